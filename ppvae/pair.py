@@ -1,0 +1,163 @@
+"""The contract: a pair is a model p(x, z) and a guide q(z | x) over one plate at dim -1, the data plate."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from ppvae import contract, tracing
+from ppvae.batches import Batch, call, map_batch, num_rows
+from ppvae.weights import Weights, sum_terms, weights_of
+
+
+class Pair(nn.Module):
+    """A generative model and its guide, as Pyro functions; all that is learnt is an `nn.Parameter`.
+
+    A subclass writes two methods. Both open one plate at dim -1 over the batch, of any name, and every sample site
+    lies in it; the guide names the model's latent sites. Nothing else is asked. Discrete sites that only the model
+    has are summed out exactly.
+
+    A batch is a tensor (`model(x)`), a tuple (`model(*batch)`) or a dict (`model(**batch)`) of tensors sharing
+    dimension 0. Particles enter in an outer plate at dim -2, so latents reach the networks as `[K, B, D]`: a network
+    must take any number of leading dimensions (`ppvae.networks.Fold` helps those that take one).
+
+    Attributes:
+        example: one row of data, for `sample`; set by `check`, or by the subclass.
+        evidence_undefined: why this pair has no evidence, if it has none; empty otherwise.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> class Noisy(Pair):
+        ...     def model(self, x):
+        ...         with pyro.plate("data", len(x)):
+        ...             z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        ...             pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        ...     def guide(self, x):
+        ...         with pyro.plate("data", len(x)):
+        ...             pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+        >>> Noisy().log_weights(torch.zeros(3), num_particles=2).log_w   # log N(0; 0, 2), whatever z: the exact guide
+        tensor([[-1.2655, -1.2655, -1.2655],
+                [-1.2655, -1.2655, -1.2655]])
+    """
+
+    example: Batch | None = None
+    evidence_undefined: str = ""
+
+    def model(self, *args: Any, **kwargs: Any) -> Any:
+        """p(x, z): a Pyro function of the batch, with the data given as `obs`."""
+        raise NotImplementedError(f"{type(self).__name__} has no `model`; write it as a method: def model(self, x)")
+
+    def guide(self, *args: Any, **kwargs: Any) -> Any:
+        """q(z | x): a Pyro function of the batch."""
+        raise NotImplementedError(f"{type(self).__name__} has no `guide`; write it as a method: def guide(self, x)")
+
+    @staticmethod
+    def of(model: Callable, guide: Callable, example: Any) -> "Pair":
+        """A pair from existing Pyro functions, unchanged; see `ppvae.existing.ExistingPair`."""
+        from ppvae.existing import ExistingPair
+
+        return ExistingPair(model, guide, example)
+
+    def check(self, batch: Batch) -> None:
+        """Runs the pair on a few rows and refuses, by name, whatever breaks the contract.
+
+        Args:
+            batch: the data, or some of it.
+
+        Raises:
+            ppvae.ContractError: with the site, what was found, what was expected and the usual remedies.
+        """
+        contract.check(self, batch)
+        self.example = map_batch(lambda t: t[:1].clone(), batch)
+
+    def log_weights(self, batch: Batch, num_particles: int = 1) -> Weights:
+        """`log w = log p(x, z_k) - log q(z_k | x)` with `z_k ~ q(z | x)`, per particle and data point.
+
+        Reparameterised sites carry gradients. Subsampling scales never enter, data points are never summed. A discrete
+        site that the guide has too is drawn; one that only the model has is summed out exactly.
+
+        Args:
+            batch: B data points.
+            num_particles: K.
+
+        Returns:
+            Weights with tensors `[K, B]`, in nats.
+        """
+        contract.at_least_one("num_particles", num_particles)
+        joint = tracing.trace_pair(self, batch, num_particles)
+        contract.check_shapes(joint)
+        return weights_of(joint)
+
+    def latents(self, batch: Batch, num_particles: int = 1) -> dict[str, Tensor]:
+        """Draws from the guide: for each of its sites `[K, B, *event]`."""
+        contract.at_least_one("num_particles", num_particles)
+        sites = tracing.sample_sites(tracing.run(self.guide, batch, num_particles), observed=False)
+        shape = (num_particles, num_rows(batch))
+        return {name: site["value"].expand(*shape, *site["fn"].event_shape) for name, site in sites.items()}
+
+    @torch.no_grad()
+    def sample(self, num: int) -> Tensor | dict[str, Tensor]:
+        """Data drawn from the model: `[num, *event]`, or a dict of such where several sites are observed.
+
+        A model of more than its observations (lengths, labels, covariates) is sampled at those of `example`.
+        """
+        return _only(self.sample_joint(num, observed=True))
+
+    @torch.no_grad()
+    def sample_joint(self, num: int, observed: bool | None = None) -> dict[str, Tensor]:
+        """Draws of the model's sites by name, `[num, *event]`: all of them, or only the observed or the latent ones."""
+        contract.at_least_one("num", num)
+        if self.example is None:
+            raise contract.ContractError(
+                f"{type(self).__name__}.example: found None, expected one row of data to know the shapes by; "
+                "call pair.check(data) first"
+            )
+        batch = map_batch(lambda t: t.expand(num, *t.shape[1:]), self.example)
+        with poutine.trace() as tracer:
+            call(poutine.uncondition(self.model), batch)
+        sites = tracing.sample_sites(tracer.trace)
+        return {
+            name: site["value"].expand(num, *site["fn"].event_shape)
+            for name, site in sites.items()
+            if observed is None or site["infer"].get("was_observed", False) == observed
+        }
+
+    @torch.no_grad()
+    def reconstruct(self, batch: Batch, num_particles: int = 1) -> Tensor | dict[str, Tensor]:
+        """`E[x' | z]` averaged over `z ~ q(z | x)`: the mean of the likelihood, `[B, *event]`.
+
+        Discrete sites that only the model has are averaged over their posterior given x and the other latents.
+        """
+        joint = tracing.trace_pair(self, batch, num_particles)
+        log_p = sum_terms(tracing.log_prob_terms(joint.model))
+        dims = tuple(range(log_p.dim() - 2))
+        posterior = (log_p - log_p.logsumexp(dims, keepdim=True)).exp() if dims else torch.ones_like(log_p)
+        means = {}
+        for name, site in tracing.sample_sites(joint.model, observed=True).items():
+            event_dim = len(site["fn"].event_shape)
+            weight = posterior.reshape(*posterior.shape, *(1,) * event_dim)
+            means[name] = (weight * site["fn"].mean).sum(dims).mean(0) if dims else site["fn"].mean.mean(0)
+        return _only(means)
+
+    def log_prob(self, batch: Batch) -> Tensor:
+        """Exact `log p(x)`, `[B]`, in nats: here by summing all latents out, where all are discrete or there are none.
+
+        Raises:
+            NotImplementedError: the pair has a continuous latent and no closed form of its own.
+        """
+        joint = tracing.trace_model(self, batch)
+        for name, site in tracing.sample_sites(joint.model, observed=False).items():
+            if "_enumerate_dim" not in site["infer"]:
+                raise NotImplementedError(
+                    f"{type(self).__name__}.log_prob: latent site '{name}' cannot be summed out exactly; "
+                    "use ppvae.log_evidence(pair, data, method='iwae')"
+                )
+        return sum_terms(joint.log_p_terms())[0]
+
+
+def _only(values: dict[str, Tensor]) -> Tensor | dict[str, Tensor]:
+    return next(iter(values.values())) if len(values) == 1 else values
+
+

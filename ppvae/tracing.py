@@ -1,0 +1,125 @@
+"""Running a pair under Pyro's handlers: K particles at dim -2, discrete sites of the model summed out exactly.
+
+Everything a pair is asked (weights, bounds, reconstructions) is read from the two traces made here.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyro
+from pyro import poutine
+from pyro.infer import config_enumerate
+from pyro.ops import packed
+from pyro.ops.einsum import contract
+from pyro.poutine import Trace
+from pyro.poutine.enum_messenger import EnumMessenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from ppvae.batches import Batch, call, num_rows
+
+if TYPE_CHECKING:
+    from ppvae.pair import Pair
+
+PARTICLES = "_particles"
+FIRST_ENUMERATION_DIM = -3
+
+
+@dataclass(frozen=True)
+class Joint:
+    """One run of guide and model: K particles for each of B data points, the model's discrete sites enumerated."""
+
+    guide: Trace
+    model: Trace
+    shape: tuple[int, int]
+    """`(K, B)`"""
+
+    def log_q_terms(self) -> dict[str, Tensor]:
+        """`log q` of each guide site, `[K, B]` (with enumeration dims to the left where the guide is enumerated)."""
+        return {name: self._expand(t) for name, t in log_prob_terms(self.guide).items()}
+
+    def log_p_terms(self) -> dict[str, Tensor]:
+        """`log p` of each model site, `[K, B]`.
+
+        Sites that enumeration ties together are one term, their names joined by commas: the log of a sum of products,
+        taken by variable elimination. Dims that the guide enumerates stay, to the left.
+        """
+        terms = log_prob_terms(self.model)
+        tied = {name: t for name, t in terms.items() if t.dim() > 2}
+        result = {name: self._expand(t) for name, t in terms.items() if name not in tied}
+        if tied:
+            result[",".join(tied)] = self._expand(self._eliminate(list(tied)))
+        return result
+
+    def _eliminate(self, names: list[str]) -> Tensor:
+        self.guide.symbolize_dims()
+        self.model.pack_tensors(self.guide.plate_to_symbol)
+        factors = [self.model.nodes[name]["packed"]["log_prob"] for name in names]
+        symbol_to_dim = {symbol: dim for dim, symbol in self.model.nodes[names[0]]["infer"]["_dim_to_symbol"].items()}
+        kept = {s: d for s, d in symbol_to_dim.items() if d in (-1, -2)}
+        for site in sample_sites(self.guide).values():
+            if (dim := site["infer"].get("_enumerate_dim")) is not None:
+                kept[site["infer"]["_dim_to_symbol"][dim]] = dim
+        output = "".join(s for s in kept if any(s in factor._pyro_dims for factor in factors))
+        equation = ",".join(factor._pyro_dims for factor in factors) + "->" + output
+        total = contract(equation, *factors, backend="pyro.ops.einsum.torch_log")
+        total._pyro_dims = output
+        return packed.unpack(total, kept)
+
+    def _expand(self, term: Tensor) -> Tensor:
+        return term.expand(*term.shape[:-2], *self.shape)
+
+
+def trace_pair(pair: "Pair", batch: Batch, num_particles: int, *, enumerate_guide: bool = False) -> Joint:
+    """Runs the guide, then the model on the guide's latents, with K particles in an outer plate at dim -2.
+
+    Args:
+        pair: the model and guide.
+        batch: B data points.
+        num_particles: K.
+        enumerate_guide: give the guide's discrete sites all their values in turn (dims left of -2) instead of drawing.
+    """
+    guide = config_enumerate(pair.guide) if enumerate_guide else pair.guide
+    with EnumMessenger(FIRST_ENUMERATION_DIM):
+        guide_trace = run(guide, batch, num_particles)
+    with EnumMessenger():
+        model_trace = run(poutine.replay(config_enumerate(pair.model), trace=guide_trace), batch, num_particles)
+    return Joint(guide_trace, model_trace, (num_particles, num_rows(batch)))
+
+
+def trace_model(pair: "Pair", batch: Batch) -> Joint:
+    """Runs the model alone, its discrete latents enumerated and the others drawn."""
+    with EnumMessenger(FIRST_ENUMERATION_DIM):
+        model_trace = run(config_enumerate(pair.model), batch, 1)
+    return Joint(Trace(), model_trace, (1, num_rows(batch)))
+
+
+def run(function: Any, batch: Batch, num_particles: int) -> Trace:
+    """The trace of `function` on a batch, inside the particle plate."""
+    with poutine.trace() as tracer, pyro.plate(PARTICLES, num_particles, dim=-2):
+        call(function, batch)
+    return tracer.trace
+
+
+def sample_sites(trace: Trace, *, observed: bool | None = None) -> dict[str, dict[str, Any]]:
+    """The sample statements of a trace by name, without those of subsampling and of `pyro.deterministic`."""
+    return {
+        name: site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample"
+        and not site_is_subsample(site)
+        and not site["infer"].get("_deterministic", False)
+        and (observed is None or site["is_observed"] == observed)
+    }
+
+
+def log_prob_terms(trace: Trace) -> dict[str, Tensor]:
+    """Log probability per site, masks applied, scales left out.
+
+    A pair's weights are per data point, so the scale of a subsampled plate must never enter them.
+    """
+    sites = sample_sites(trace)
+    for site in sites.values():
+        site["scale"] = 1.0
+    trace.compute_log_prob(lambda name, site: name in sites)
+    return {name: site["log_prob"] for name, site in sites.items()}

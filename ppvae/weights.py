@@ -1,0 +1,57 @@
+"""Importance weights of a pair, per data point: the primitive from which every bound is made."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ppvae.tracing import Joint, sample_sites
+
+
+@dataclass(frozen=True)
+class Weights:
+    """`log w = log p(x, z_k) - log q(z_k | x)` for K particles of each of B data points, in nats.
+
+    Attributes:
+        log_p_sites: log probability under the model per site, `[K, B]`. Sites tied by the exact summation of a
+            discrete one are one entry, their names joined by commas.
+        log_q_sites: log probability under the guide per site, `[K, B]`.
+        latents: the guide's draws per site, `[K, B, *event]`.
+    """
+
+    log_p_sites: dict[str, Tensor]
+    log_q_sites: dict[str, Tensor]
+    latents: dict[str, Tensor]
+
+    @property
+    def log_p(self) -> Tensor:
+        """`log p(x, z)`, `[K, B]`."""
+        return sum_terms(self.log_p_sites)
+
+    @property
+    def log_q(self) -> Tensor:
+        """`log q(z | x)`, `[K, B]`; zero for a pair without latents in its guide."""
+        return sum_terms(self.log_q_sites) if self.log_q_sites else self.log_p.new_zeros(self.log_p.shape)
+
+    @property
+    def log_w(self) -> Tensor:
+        """`log p(x, z) - log q(z | x)`, `[K, B]`."""
+        return self.log_p - self.log_q if self.log_q_sites else self.log_p
+
+
+def sum_terms(terms: dict[str, Tensor]) -> Tensor:
+    """The sum of per-site terms."""
+    first, *rest = terms.values()
+    for term in rest:
+        first = first + term
+    return first
+
+
+def weights_of(joint: Joint) -> Weights:
+    """The weights of one run of a pair."""
+    latents = {
+        name: site["value"].expand(*joint.shape, *site["fn"].event_shape)
+        for name, site in sample_sites(joint.guide, observed=False).items()
+    }
+    return Weights(joint.log_p_terms(), joint.log_q_terms(), latents)
+
+
