@@ -64,7 +64,9 @@ def as_batch(data: Any, device: torch.device | str | None = None) -> Batch:
     batch = map_batch(_as_tensor, data)
     named = tensors(batch)
     if not named:
-        raise ValueError("data: found no tensor at all, expected at least one; pass a tensor, a tuple or a dict of them")
+        raise ValueError(
+            "data: found no tensor at all, expected at least one; pass a tensor, a tuple or a dict of them"
+        )
     sizes = {name: t.shape[0] if t.dim() else None for name, t in named.items()}
     if None in sizes.values() or len(set(sizes.values())) > 1:
         raise ValueError(f"data: sizes of dimension 0 are {sizes}, expected one number of data points for all")
@@ -86,5 +88,6 @@ def _as_tensor(value: Any) -> Tensor:
         return value
     array = np.asarray(value)
     if array.dtype.kind not in "biuf":
-        raise TypeError(f"data: found {type(value).__name__} of dtype {array.dtype}, expected a tensor or a numeric array")
+        found = f"{type(value).__name__} of dtype {array.dtype}"
+        raise TypeError(f"data: found {found}, expected a tensor or a numeric array")
     return torch.as_tensor(array)

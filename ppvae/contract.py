@@ -48,9 +48,9 @@ def _check_rows(pair: "Pair", batch: Batch, num_particles: int) -> None:
         raise
     except Exception as error:
         raise ContractError(
-            f"the model failed on the guide's latents ({type(error).__name__}: {error}); expected it to accept, for each "
-            f"site, `[particles, batch, *event]` = [{num_particles}, {num_rows(batch)}, ...]; do model and guide agree "
-            "on each site's event shape?"
+            f"the model failed on the guide's latents ({type(error).__name__}: {error}); expected it to accept, for "
+            f"each site, `[particles, batch, *event]` = [{num_particles}, {num_rows(batch)}, ...]; do model and guide "
+            "agree on each site's event shape?"
         ) from error
     check_shapes(joint)
     _check_match(joint)
@@ -84,9 +84,7 @@ def _check_plate(role: str, function: object, batch: Batch, num_particles: int) 
             )
 
 
-def _explain_failure(
-    role: str, function: object, batch: Batch, num_particles: int, error: Exception
-) -> ContractError:
+def _explain_failure(role: str, function: object, batch: Batch, num_particles: int, error: Exception) -> ContractError:
     """Why a model or a guide failed: its own fault, a missing `.to_event`, or a network that takes no particles."""
     text = f"{type(error).__name__}: {error}"
     try:
@@ -115,18 +113,28 @@ def check_shapes(joint: Joint) -> None:
     for role, trace in (("guide", joint.guide), ("model", joint.model)):
         for name, site in sample_sites(trace).items():
             found = tuple(site["fn"].batch_shape)[-2:]
-            if found != joint.shape:
+            replayed = role == "model" and name in joint.guide.nodes  # Pyro leaves these as declared, unexpanded
+            if replayed:
+                _check_event_shapes(name, joint)
+            if found != joint.shape and not (replayed and _broadcasts(found, joint.shape)):
                 raise ContractError(
                     f"{role} site '{name}': found batch shape {list(found)}, expected [particles, batch] = "
-                    f"{list(joint.shape)}; put it in the data plate at dim -1 and declare event dimensions with `.to_event(n)`"
+                    f"{list(joint.shape)}; put it in the data plate at dim -1 and declare event dimensions with "
+                    "`.to_event(n)`"
                 )
-            if name in joint.guide.nodes and role == "model":
-                guide_event, event = (tuple(t.nodes[name]["fn"].event_shape) for t in (joint.guide, joint.model))
-                if guide_event != event:
-                    raise ContractError(
-                        f"site '{name}': found event shape {list(guide_event)} in the guide and {list(event)} in the "
-                        "model, expected the same; check `.to_event(n)` and the sizes in both"
-                    )
+
+
+def _check_event_shapes(name: str, joint: Joint) -> None:
+    guide, model = (list(trace.nodes[name]["fn"].event_shape) for trace in (joint.guide, joint.model))
+    if guide != model:
+        raise ContractError(
+            f"site '{name}': found event shape {guide} in the guide and {model} in the model, expected the same; "
+            "check `.to_event(n)` and the sizes in both"
+        )
+
+
+def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    return all(size in (1, goal) for size, goal in zip(reversed(shape), reversed(target), strict=False))
 
 
 def _check_match(joint: Joint) -> None:
@@ -165,5 +173,3 @@ def first_bad_row(term: Tensor) -> int | None:
     """The first data point with a non-finite entry in a `[..., B]` tensor, or None."""
     bad = (~torch.isfinite(term)).reshape(-1, term.shape[-1]).any(0)
     return int(bad.nonzero()[0]) if bad.any() else None
-
-

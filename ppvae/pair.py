@@ -159,5 +159,3 @@ class Pair(nn.Module):
 
 def _only(values: dict[str, Tensor]) -> Tensor | dict[str, Tensor]:
     return next(iter(values.values())) if len(values) == 1 else values
-
-

@@ -53,5 +53,3 @@ def weights_of(joint: Joint) -> Weights:
         for name, site in sample_sites(joint.guide, observed=False).items()
     }
     return Weights(joint.log_p_terms(), joint.log_q_terms(), latents)
-
-

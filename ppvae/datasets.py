@@ -1,0 +1,341 @@
+"""Small standard data sets, their binarisation and dequantisation, and bits per dimension."""
+
+import gzip
+import hashlib
+import http.client
+import math
+import os
+import tempfile
+import urllib.request
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+__all__ = ["Dataset", "bits_per_dim", "dequantize", "load"]
+
+_MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+)
+_MNIST_MD5 = {  # of the decompressed bytes: two mirrors may compress the same file differently
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Three disjoint splits of one data set, in memory.
+
+    Attributes:
+        name: what it was loaded as.
+        train, validation, test: float32, `[N, num_features]`; images are flattened, row by row.
+        shape: the shape of one data point before flattening, such as `(28, 28)`.
+        labels: the classes, int64 `[N]`, for each of "train", "validation" and "test".
+        transform: what training applies to every minibatch, with fresh draws from torch's own generator;
+            None where there is nothing to draw.
+
+    Example:
+        >>> from ppvae.datasets import load
+        >>> data = load("digits")
+        >>> data.train.unflatten(1, data.shape).shape
+        torch.Size([1197, 8, 8])
+    """
+
+    name: str
+    train: Tensor = field(repr=False)
+    validation: Tensor = field(repr=False)
+    test: Tensor = field(repr=False)
+    shape: tuple[int, ...]
+    labels: dict[str, Tensor] = field(repr=False)
+    transform: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def num_features(self) -> int:
+        """Numbers in one data point: the `num_features` of `bits_per_dim`."""
+        return math.prod(self.shape)
+
+
+def load(
+    name: str,
+    *,
+    binarize: Literal["dynamic", "static"] | None = None,
+    dequantize: bool = False,
+    seed: int = 0,
+) -> Dataset:
+    """Load a data set by name, split into train, validation and test.
+
+    | name       | shape    | train / validation / test | values                                       |
+    |------------|----------|---------------------------|----------------------------------------------|
+    | "digits"   | (8, 8)   | 1197 / 300 / 300          | 17 gray levels in [0, 1]; comes with sklearn |
+    | "mnist"    | (28, 28) | 50000 / 10000 / 10000     | 256 gray levels in [0, 1]                    |
+    | "moons"    | (2,)     | 3000 / 1000 / 1000        | two half circles, noise 0.1                  |
+    | "pinwheel" | (2,)     | 3000 / 1000 / 1000        | five bent arms within about [-4, 4]          |
+
+    Binarising draws `b ~ Bernoulli(x)` for every gray value x. Validation and test are drawn once, and are the same
+    for "dynamic" and "static". With "static" so is train; with "dynamic" train stays gray and `transform` draws
+    each minibatch anew. Dequantising does as "dynamic" does, with `ppvae.datasets.dequantize` in place of the draw.
+
+    MNIST is looked for in `$PPVAE_DATA/mnist` and `$PPVAE_DATA`, then in the user's cache (`$XDG_CACHE_HOME/ppvae` or
+    `~/.cache/ppvae`), and is downloaded to the cache if it is in none of them.
+
+    When it is wrong: static binarisation has the distribution, but not the draws, of the file that Larochelle and
+    Murray (2011) published; the two test sets differ by chance, by tenths of a nat. Training on the gray `train`
+    without its `transform` is another model.
+
+    References: Alpaydin and Kaynak 1998 (digits); LeCun et al. 1998 (MNIST; validation is the last 10000 training
+    images); Johnson et al. 2016, arXiv:1603.06277 (pinwheel); Salakhutdinov and Murray 2008 (static binarisation);
+    Burda et al. 2016, arXiv:1509.00519 (dynamic binarisation).
+
+    Args:
+        name: a name from the table.
+        binarize: "dynamic", "static", or None to keep the gray values.
+        dequantize: whether to spread the gray levels over [0, 1).
+        seed: decides the random splits, the 2-D points and all draws made once; torch's and NumPy's own
+            generators stay as they are. The MNIST splits do not depend on it.
+
+    Raises:
+        ValueError: an unknown name or option, binarising or dequantising 2-D points, or a damaged MNIST file.
+        ConnectionError: MNIST is neither on this machine nor to be had.
+
+    Example:
+        >>> from ppvae.datasets import load
+        >>> load("digits", binarize="static").test.unique()
+        tensor([0., 1.])
+    """
+    if name not in _SOURCES:
+        raise ValueError(f"name: found {name!r}, expected one of {sorted(_SOURCES)}")
+    if binarize not in (None, "dynamic", "static"):
+        raise ValueError(f"binarize: found {binarize!r}, expected 'dynamic', 'static' or None")
+    if binarize and dequantize:
+        raise ValueError(
+            f"found binarize={binarize!r} together with dequantize=True, expected at most one: "
+            "binary values have no gray levels to spread; drop one of the two"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    x, y, shape, levels, held_out = _SOURCES[name](seed, generator)
+    if levels is None and (binarize or dequantize):
+        raise ValueError(
+            f"{'binarize' if binarize else 'dequantize'}: expected gray levels in [0, 1], found {name!r} with real "
+            f"values from {x.min():.2f} to {x.max():.2f}; leave the option out, or load 'digits' or 'mnist'"
+        )
+    sizes = [len(x) - 2 * held_out, held_out, held_out]
+    train, validation, test = x.split(sizes)
+    labels = dict(zip(("train", "validation", "test"), y.split(sizes), strict=True))
+    transform: Callable[[Tensor], Tensor] | None = None
+    if binarize:
+        validation, test = (torch.bernoulli(part, generator=generator) for part in (validation, test))
+        if binarize == "static":
+            train = torch.bernoulli(train, generator=generator)
+        else:
+            transform = torch.bernoulli
+    elif levels and dequantize:
+        transform = partial(_dequantize, levels=levels)
+        validation, test = (_dequantize(part, levels, generator) for part in (validation, test))
+    return Dataset(name, train, validation, test, shape, labels, transform)
+
+
+def dequantize(x: Tensor, levels: int, *, generator: torch.Generator | None = None) -> Tensor:
+    """Spread gray levels over [0, 1) with uniform noise, so that a density can be fitted to them.
+
+    `y = (x (levels - 1) + u) / levels` with `u ~ U(0, 1)` for each number; `floor(y levels)` is the level again. For
+    a density p(y) over D numbers the probability of the gray image obeys
+
+        log P(x) >= E_u[log p(y)] - D log(levels)
+
+    (Jensen), and `bits_per_dim(..., levels=levels)` makes that change of volume.
+
+    When it is wrong: values between two levels are rounded to the nearest. u keeps a few rounding errors away from
+    0 and 1, so y is never 0 or 1 either and its logit is finite.
+
+    Reference: Theis, van den Oord and Bethge 2016, arXiv:1511.01844.
+
+    Args:
+        x: gray values in [0, 1], floating point, any shape: level k is `k / (levels - 1)`.
+        levels: number of gray levels, 2 or more; 256 for 8-bit images.
+        generator: where u is drawn from; torch's own if None.
+
+    Raises:
+        ValueError: `levels` below 2, or values of x that are no gray values in [0, 1].
+
+    Example:
+        >>> import torch
+        >>> from ppvae.datasets import dequantize
+        >>> x = torch.tensor([0.0, 0.5, 1.0])
+        >>> (dequantize(x, levels=3) * 3).floor()
+        tensor([0., 1., 2.])
+    """
+    _check_levels(levels)
+    if not x.is_floating_point():
+        raise ValueError(f"x: found dtype {x.dtype}, expected floating point in [0, 1]; divide by levels - 1")
+    outside = ((x >= 0) & (x <= 1)).logical_not().nonzero()  # catches NaN too
+    if len(outside):
+        index = tuple(outside[0].tolist())
+        raise ValueError(
+            f"x: found {x[index].item():g} at index {index}, expected gray values in [0, 1]; divide by levels - 1"
+        )
+    return _dequantize(x, levels, generator)
+
+
+Nats = TypeVar("Nats", float, Tensor)
+
+
+def bits_per_dim(log_evidence: Nats, num_features: int, levels: int | None = None) -> Nats:
+    """Convert log evidence (nats per data point, higher is better) to bits per dimension (lower is better).
+
+    `bits = -log_evidence / (D log 2)`, and for dequantised data `bits = (-log_evidence / D + log(levels)) / log 2`:
+    a density over [0, 1) is larger by `levels` for each number than the probability of the gray level.
+
+    When it is wrong: a density of gray values that were not dequantised can grow without bound, and then means
+    nothing in bits. From a bound (ELBO, IWAE), or dequantised data, the result is an upper bound.
+
+    Reference: Theis, van den Oord and Bethge 2016, arXiv:1511.01844.
+
+    Args:
+        log_evidence: log p(x), or a lower bound on it, in nats per data point: a number or a tensor of any shape.
+        num_features: D, how many numbers a data point has.
+        levels: the `levels` given to `dequantize`; None if log_evidence is the log of a probability already.
+
+    Raises:
+        ValueError: `num_features` below 1 or `levels` below 2.
+
+    Example:
+        >>> from ppvae.datasets import bits_per_dim
+        >>> bits_per_dim(0.0, num_features=64, levels=256)  # all gray levels equally likely: 8 bits
+        8.0
+    """
+    if num_features < 1:
+        raise ValueError(f"num_features: found {num_features}, expected 1 or more; pass data.num_features")
+    if levels is None:
+        return -log_evidence / (num_features * math.log(2))
+    _check_levels(levels)
+    return -log_evidence / (num_features * math.log(2)) + math.log2(levels)
+
+
+def _check_levels(levels: int) -> None:
+    if levels < 2:
+        raise ValueError(f"levels: found {levels}, expected 2 or more; 8-bit images have 256")
+
+
+def _dequantize(x: Tensor, levels: int, generator: torch.Generator | None = None) -> Tensor:
+    # In float32, 255 + u rounds to 256 for a u near 1: once in about 10^5 draws. The margin keeps the level exact.
+    margin = levels * torch.finfo(x.dtype).eps
+    u = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device).clamp(margin, 1 - margin)
+    return ((x * (levels - 1)).round() + u) / levels
+
+
+class _Source(NamedTuple):
+    x: Tensor  # [N, D], in the order in which it is split
+    y: Tensor  # [N]
+    shape: tuple[int, ...]
+    levels: int | None  # None: real values
+    held_out: int  # the size of validation and of test
+
+
+def _digits(seed: int, generator: torch.Generator) -> _Source:
+    from sklearn.datasets import load_digits  # imported here: sklearn takes a second, and `import ppvae` need not
+
+    pixels, classes = load_digits(return_X_y=True)
+    order = torch.randperm(len(pixels), generator=generator)
+    x = torch.as_tensor(pixels, dtype=torch.float32) / 16
+    return _Source(x[order], torch.as_tensor(classes, dtype=torch.int64)[order], (8, 8), 17, 300)
+
+
+def _moons(seed: int, generator: torch.Generator) -> _Source:
+    from sklearn.datasets import make_moons
+
+    points, classes = make_moons(5000, noise=0.1, random_state=seed)  # comes shuffled
+    x = torch.as_tensor(points, dtype=torch.float32)
+    return _Source(x, torch.as_tensor(classes, dtype=torch.int64), (2,), None, 1000)
+
+
+def _pinwheel(seed: int, generator: torch.Generator) -> _Source:
+    arm = torch.randperm(5000, generator=generator) % 5  # 1000 points each, shuffled
+    noise = torch.randn(5000, 2, generator=generator)
+    radius, across = 1 + 0.3 * noise[:, 0], 0.1 * noise[:, 1]
+    angle = arm * (2 * math.pi / 5) + 0.25 * radius.exp()
+    cos, sin = angle.cos(), angle.sin()
+    x = 2 * torch.stack([radius * cos + across * sin, across * cos - radius * sin], dim=1)
+    return _Source(x, arm, (2,), None, 1000)
+
+
+def _mnist(seed: int, generator: torch.Generator) -> _Source:
+    raw = {name: bytearray(_mnist_bytes(name)) for name in _MNIST_MD5}
+    # The checksum vouches for the headers: 16 bytes before images, 8 before labels.
+    pixels = [torch.frombuffer(raw[f"{part}-images-idx3-ubyte"], dtype=torch.uint8, offset=16) for part in _PARTS]
+    labels = [torch.frombuffer(raw[f"{part}-labels-idx1-ubyte"], dtype=torch.uint8, offset=8) for part in _PARTS]
+    x = torch.cat(pixels).reshape(-1, 28 * 28).float().div_(255)
+    return _Source(x, torch.cat(labels).long(), (28, 28), 256, 10000)
+
+
+_PARTS = ("train", "t10k")
+_SOURCES: dict[str, Callable[[int, torch.Generator], _Source]] = {
+    "digits": _digits,
+    "mnist": _mnist,
+    "moons": _moons,
+    "pinwheel": _pinwheel,
+}
+
+
+def _mnist_bytes(name: str) -> bytes:
+    """The checked, decompressed bytes of one MNIST file: from a folder, or else from a mirror."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ppvae" / "mnist"
+    given = os.environ.get("PPVAE_DATA")
+    folders = [Path(given) / "mnist", Path(given), cache] if given else [cache]
+    for path in (folder / file for folder in folders for file in (f"{name}.gz", name)):
+        if path.is_file():
+            return _verified(path.read_bytes(), name, str(path))
+    failures = []
+    for url in (f"{mirror}{name}.gz" for mirror in _MIRRORS):
+        try:
+            with urllib.request.urlopen(url, timeout=30) as response:
+                packed = response.read()
+            content = _verified(packed, name, url)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            failures.append(f"{url}: {error}")
+            continue
+        _write(cache / f"{name}.gz", packed)
+        return content
+    raise ConnectionError(
+        f"mnist: no file {name}.gz in {', '.join(map(str, folders))}, and no mirror gave it "
+        f"({'; '.join(failures)}). Set PPVAE_DATA to a folder which holds the four MNIST files "
+        f"({', '.join(f'{file}.gz' for file in _MNIST_MD5)}), or try again with a network"
+    )
+
+
+def _verified(packed: bytes, name: str, origin: str) -> bytes:
+    """Decompress what begins as gzip does, and compare the checksum."""
+    try:
+        content = gzip.decompress(packed) if packed.startswith(b"\x1f\x8b") else packed
+    except (EOFError, OSError, zlib.error) as error:
+        raise ValueError(
+            f"{origin}: damaged or truncated gzip ({error}); delete it and get {name} again"
+        ) from error
+    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if found != _MNIST_MD5[name]:
+        raise ValueError(
+            f"{origin}: found {len(content)} bytes with MD5 {found}, expected MD5 {_MNIST_MD5[name]}: not the "
+            f"{name} of MNIST, or damaged; delete it and get {name} again"
+        )
+    return content
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write under a temporary name, then rename: a reader sees all of the file or none of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        try:
+            file.write(content)
+            file.close()
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
