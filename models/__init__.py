@@ -1,0 +1,22 @@
+"""Pairs, and the parts they are made of."""
+
+from ppvae.models.autoencoder import Autoencoder
+from ppvae.models.conditionals import DiagonalNormal, FullNormal
+from ppvae.models.likelihoods import Bernoulli, Gaussian
+from ppvae.models.linear_vae import LinearVAE
+from ppvae.models.markov_hvae import ConditionallyIndependent, MarkovHVAE
+from ppvae.models.priors import StandardNormal
+from ppvae.models.vae import VAE
+
+__all__ = [
+    "VAE",
+    "Autoencoder",
+    "Bernoulli",
+    "ConditionallyIndependent",
+    "DiagonalNormal",
+    "FullNormal",
+    "Gaussian",
+    "LinearVAE",
+    "MarkovHVAE",
+    "StandardNormal",
+]

@@ -5,7 +5,6 @@ import hashlib
 import http.client
 import math
 import os
-import tempfile
 import urllib.request
 import zlib
 from collections.abc import Callable
@@ -80,20 +79,22 @@ def load(
     | "moons"    | (2,)     | 3000 / 1000 / 1000        | two half circles, noise 0.1                  |
     | "pinwheel" | (2,)     | 3000 / 1000 / 1000        | five bent arms within about [-4, 4]          |
 
-    Binarising draws `b ~ Bernoulli(x)` for every gray value x. Validation and test are drawn once, and are the same
-    for "dynamic" and "static". With "static" so is train; with "dynamic" train stays gray and `transform` draws
-    each minibatch anew. Dequantising does as "dynamic" does, with `ppvae.datasets.dequantize` in place of the draw.
+    Binarising draws `b ~ Bernoulli(x)` for every gray value x. Validation and test are drawn once, and are
+    the same for "dynamic" and "static". With "static" train is drawn once too; with "dynamic" it stays gray and
+    `transform` draws each minibatch anew. `dequantize=True` does as "dynamic" does, with the function
+    `dequantize` for the draw.
 
-    MNIST is looked for in `$PPVAE_DATA/mnist` and `$PPVAE_DATA`, then in the user's cache (`$XDG_CACHE_HOME/ppvae` or
-    `~/.cache/ppvae`), and is downloaded to the cache if it is in none of them.
+    MNIST is looked for in `$PPVAE_DATA/mnist` and `$PPVAE_DATA`, then in the user's cache
+    (`$XDG_CACHE_HOME/ppvae/mnist` or `~/.cache/ppvae/mnist`), plain or with `.gz`; if it is in none of them it is
+    downloaded to the cache. Its validation set is the last 10000 of the 60000 training images.
 
-    When it is wrong: static binarisation has the distribution, but not the draws, of the file that Larochelle and
-    Murray (2011) published; the two test sets differ by chance, by tenths of a nat. Training on the gray `train`
-    without its `transform` is another model.
+    When it is wrong: static binarisation has the distribution, but not the draws, of the file that Larochelle
+    and Murray (2011) published, so results on the two are not the same number. Training on the gray `train`
+    without its `transform` fits something else than what validation and test hold.
 
-    References: Alpaydin and Kaynak 1998 (digits); LeCun et al. 1998 (MNIST; validation is the last 10000 training
-    images); Johnson et al. 2016, arXiv:1603.06277 (pinwheel); Salakhutdinov and Murray 2008 (static binarisation);
-    Burda et al. 2016, arXiv:1509.00519 (dynamic binarisation).
+    References: Alpaydin and Kaynak 1998 (digits); LeCun et al. 1998 (MNIST); Johnson et al. 2016,
+    arXiv:1603.06277 (pinwheel); Salakhutdinov and Murray 2008 (static binarisation); Burda et al. 2016,
+    arXiv:1509.00519 (dynamic binarisation).
 
     Args:
         name: a name from the table.
@@ -124,8 +125,8 @@ def load(
     x, y, shape, levels, held_out = _SOURCES[name](seed, generator)
     if levels is None and (binarize or dequantize):
         raise ValueError(
-            f"{'binarize' if binarize else 'dequantize'}: expected gray levels in [0, 1], found {name!r} with real "
-            f"values from {x.min():.2f} to {x.max():.2f}; leave the option out, or load 'digits' or 'mnist'"
+            f"{'binarize' if binarize else 'dequantize'}: found {name!r} with real values from {x.min():.2f} to "
+            f"{x.max():.2f}, expected gray levels in [0, 1]; leave it out, or load 'digits' or 'mnist'"
         )
     sizes = [len(x) - 2 * held_out, held_out, held_out]
     train, validation, test = x.split(sizes)
@@ -146,25 +147,25 @@ def load(
 def dequantize(x: Tensor, levels: int, *, generator: torch.Generator | None = None) -> Tensor:
     """Spread gray levels over [0, 1) with uniform noise, so that a density can be fitted to them.
 
-    `y = (x (levels - 1) + u) / levels` with `u ~ U(0, 1)` for each number; `floor(y levels)` is the level again. For
-    a density p(y) over D numbers the probability of the gray image obeys
+    `y = (x (levels - 1) + u) / levels` with `u ~ U(0, 1)` for each number; `floor(y levels)` is the level again.
+    For a density p(y) over D numbers the probability of the gray image obeys
 
         log P(x) >= E_u[log p(y)] - D log(levels)
 
     (Jensen), and `bits_per_dim(..., levels=levels)` makes that change of volume.
 
-    When it is wrong: values between two levels are rounded to the nearest. u keeps a few rounding errors away from
-    0 and 1, so y is never 0 or 1 either and its logit is finite.
+    When it is wrong: values between two levels are rounded to the nearest. u keeps a few rounding errors away
+    from 0 and 1, so y is never 0 or 1 either and its logit is finite.
 
     Reference: Theis, van den Oord and Bethge 2016, arXiv:1511.01844.
 
     Args:
-        x: gray values in [0, 1], floating point, any shape: level k is `k / (levels - 1)`.
+        x: gray values in [0, 1], float32 or float64, any shape: level k is `k / (levels - 1)`.
         levels: number of gray levels, 2 or more; 256 for 8-bit images.
         generator: where u is drawn from; torch's own if None.
 
     Raises:
-        ValueError: `levels` below 2, or values of x that are no gray values in [0, 1].
+        ValueError: `levels` below 2, another dtype, or values outside [0, 1].
 
     Example:
         >>> import torch
@@ -174,13 +175,17 @@ def dequantize(x: Tensor, levels: int, *, generator: torch.Generator | None = No
         tensor([0., 1., 2.])
     """
     _check_levels(levels)
-    if not x.is_floating_point():
-        raise ValueError(f"x: found dtype {x.dtype}, expected floating point in [0, 1]; divide by levels - 1")
+    if x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"x: found {x.dtype}, expected torch.float32 or torch.float64; pass x.float(), and integer levels "
+            "as x / (levels - 1)"
+        )
     outside = ((x >= 0) & (x <= 1)).logical_not().nonzero()  # catches NaN too
     if len(outside):
         index = tuple(outside[0].tolist())
         raise ValueError(
-            f"x: found {x[index].item():g} at index {index}, expected gray values in [0, 1]; divide by levels - 1"
+            f"x: found {x[index].item():g} at index {index}, expected gray values in [0, 1]; "
+            "pass integer levels as x / (levels - 1)"
         )
     return _dequantize(x, levels, generator)
 
@@ -191,16 +196,19 @@ Nats = TypeVar("Nats", float, Tensor)
 def bits_per_dim(log_evidence: Nats, num_features: int, levels: int | None = None) -> Nats:
     """Convert log evidence (nats per data point, higher is better) to bits per dimension (lower is better).
 
-    `bits = -log_evidence / (D log 2)`, and for dequantised data `bits = (-log_evidence / D + log(levels)) / log 2`:
-    a density over [0, 1) is larger by `levels` for each number than the probability of the gray level.
+    `bits = -log_evidence / (D log 2)`, and for dequantised data
+    `bits = (-log_evidence / D + log(levels)) / log 2`: a density over [0, 1) is larger by the factor `levels`,
+    for each number, than the probability of its gray level.
 
-    When it is wrong: a density of gray values that were not dequantised can grow without bound, and then means
-    nothing in bits. From a bound (ELBO, IWAE), or dequantised data, the result is an upper bound.
+    When it is wrong: the density of gray values that were not dequantised can grow without bound, and then
+    means nothing in bits. From a lower bound (ELBO, IWAE), or from dequantised data, the result is an upper
+    bound, on average over its random draws.
 
     Reference: Theis, van den Oord and Bethge 2016, arXiv:1511.01844.
 
     Args:
-        log_evidence: log p(x), or a lower bound on it, in nats per data point: a number or a tensor of any shape.
+        log_evidence: log p(x), or a lower bound on it, in nats per data point: a number, or a tensor of any
+            shape.
         num_features: D, how many numbers a data point has.
         levels: the `levels` given to `dequantize`; None if log_evidence is the log of a probability already.
 
@@ -226,7 +234,7 @@ def _check_levels(levels: int) -> None:
 
 
 def _dequantize(x: Tensor, levels: int, generator: torch.Generator | None = None) -> Tensor:
-    # In float32, 255 + u rounds to 256 for a u near 1: once in about 10^5 draws. The margin keeps the level exact.
+    # In float32, 255 + u rounds to 256 for u near 1, once in about 10^5 draws: the margin keeps levels exact.
     margin = levels * torch.finfo(x.dtype).eps
     u = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device).clamp(margin, 1 - margin)
     return ((x * (levels - 1)).round() + u) / levels
@@ -241,7 +249,7 @@ class _Source(NamedTuple):
 
 
 def _digits(seed: int, generator: torch.Generator) -> _Source:
-    from sklearn.datasets import load_digits  # imported here: sklearn takes a second, and `import ppvae` need not
+    from sklearn.datasets import load_digits  # here, as it takes a second that `import ppvae` need not wait
 
     pixels, classes = load_digits(return_X_y=True)
     order = torch.randperm(len(pixels), generator=generator)
@@ -268,15 +276,20 @@ def _pinwheel(seed: int, generator: torch.Generator) -> _Source:
 
 
 def _mnist(seed: int, generator: torch.Generator) -> _Source:
-    raw = {name: bytearray(_mnist_bytes(name)) for name in _MNIST_MD5}
-    # The checksum vouches for the headers: 16 bytes before images, 8 before labels.
-    pixels = [torch.frombuffer(raw[f"{part}-images-idx3-ubyte"], dtype=torch.uint8, offset=16) for part in _PARTS]
-    labels = [torch.frombuffer(raw[f"{part}-labels-idx1-ubyte"], dtype=torch.uint8, offset=8) for part in _PARTS]
-    x = torch.cat(pixels).reshape(-1, 28 * 28).float().div_(255)
-    return _Source(x, torch.cat(labels).long(), (28, 28), 256, 10000)
+    # The checksum vouches for the headers, which end after 16 bytes (images) and 8 bytes (labels).
+    pixels, classes = (
+        torch.cat(
+            [
+                torch.frombuffer(bytearray(_mnist_bytes(f"{part}-{kind}")), dtype=torch.uint8, offset=header)
+                for part in ("train", "t10k")
+            ]
+        )
+        for kind, header in (("images-idx3-ubyte", 16), ("labels-idx1-ubyte", 8))
+    )
+    x = pixels.reshape(-1, 28 * 28).float().div_(255)
+    return _Source(x, classes.long(), (28, 28), 256, 10000)
 
 
-_PARTS = ("train", "t10k")
 _SOURCES: dict[str, Callable[[int, torch.Generator], _Source]] = {
     "digits": _digits,
     "mnist": _mnist,
@@ -317,13 +330,13 @@ def _verified(packed: bytes, name: str, origin: str) -> bytes:
         content = gzip.decompress(packed) if packed.startswith(b"\x1f\x8b") else packed
     except (EOFError, OSError, zlib.error) as error:
         raise ValueError(
-            f"{origin}: damaged or truncated gzip ({error}); delete it and get {name} again"
+            f"{origin}: found a damaged or truncated gzip file ({error}), expected {name}; get another copy"
         ) from error
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != _MNIST_MD5[name]:
         raise ValueError(
-            f"{origin}: found {len(content)} bytes with MD5 {found}, expected MD5 {_MNIST_MD5[name]}: not the "
-            f"{name} of MNIST, or damaged; delete it and get {name} again"
+            f"{origin}: found {len(content)} bytes with MD5 {found}, expected {name} of MNIST with MD5 "
+            f"{_MNIST_MD5[name]}; get another copy"
         )
     return content
 
@@ -331,11 +344,9 @@ def _verified(packed: bytes, name: str, origin: str) -> bytes:
 def _write(path: Path, content: bytes) -> None:
     """Write under a temporary name, then rename: a reader sees all of the file or none of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        try:
-            file.write(content)
-            file.close()
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        unfinished.write_bytes(content)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)

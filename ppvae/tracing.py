@@ -3,6 +3,7 @@
 Everything a pair is asked (weights, bounds, reconstructions) is read from the two traces made here.
 """
 
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,17 +35,17 @@ class Joint:
     shape: tuple[int, int]
     """`(K, B)`"""
 
-    def log_q_terms(self) -> dict[str, Tensor]:
+    def log_q_terms(self, without: Container[str] = ()) -> dict[str, Tensor]:
         """`log q` of each guide site, `[K, B]` (with enumeration dims to the left where the guide is enumerated)."""
-        return {name: self._expand(t) for name, t in log_prob_terms(self.guide).items()}
+        return {name: self._expand(t) for name, t in log_prob_terms(self.guide, without).items()}
 
-    def log_p_terms(self) -> dict[str, Tensor]:
+    def log_p_terms(self, without: Container[str] = ()) -> dict[str, Tensor]:
         """`log p` of each model site, `[K, B]`.
 
         Sites that enumeration ties together are one term, their names joined by commas: the log of a sum of products,
         taken by variable elimination. Dims that the guide enumerates stay, to the left.
         """
-        terms = log_prob_terms(self.model)
+        terms = log_prob_terms(self.model, without)
         tied = {name: t for name, t in terms.items() if t.dim() > 2}
         result = {name: self._expand(t) for name, t in terms.items() if name not in tied}
         if tied:
@@ -113,12 +114,12 @@ def sample_sites(trace: Trace, *, observed: bool | None = None) -> dict[str, dic
     }
 
 
-def log_prob_terms(trace: Trace) -> dict[str, Tensor]:
-    """Log probability per site, masks applied, scales left out.
+def log_prob_terms(trace: Trace, without: Container[str] = ()) -> dict[str, Tensor]:
+    """Log probability per site, but for those in `without`; masks applied, scales left out.
 
     A pair's weights are per data point, so the scale of a subsampled plate must never enter them.
     """
-    sites = sample_sites(trace)
+    sites = {name: site for name, site in sample_sites(trace).items() if name not in without}
     for site in sites.values():
         site["scale"] = 1.0
     trace.compute_log_prob(lambda name, site: name in sites)

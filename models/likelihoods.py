@@ -1,0 +1,103 @@
+"""Likelihoods: modules whose forward takes z and returns the distribution p(x | z)."""
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from ppvae.networks import output_bias
+
+
+class Bernoulli(nn.Module):
+    """`p(x | z) = prod_i Bernoulli(x_i; sigmoid(f_i(z)))`, for binary data.
+
+    Not for gray values between 0 and 1: binarise them (`datasets.load(..., binarize="dynamic")`), or use `Gaussian`.
+
+    Args:
+        network: `[*, D] -> [*, *event]`, the logits.
+        event_dim: number of event dimensions of x; 3 for images `[C, H, W]`.
+
+    Example:
+        >>> Bernoulli(nn.Linear(2, 5))(torch.zeros(4, 2)).event_shape
+        torch.Size([5])
+    """
+
+    def __init__(self, network: nn.Module, event_dim: int = 1):
+        super().__init__()
+        self.network = network
+        self.event_dim = event_dim
+
+    def forward(self, z: Tensor) -> dist.TorchDistribution:
+        return dist.Bernoulli(logits=self.network(z)).to_event(self.event_dim)
+
+    def init_output_bias(self, x: Tensor) -> None:
+        """Sets the network's output bias to the logit of the data mean, clamped to [0.01, 0.99]."""
+        bias = output_bias(self.network)
+        bias.data.copy_(_mean_per_output(x, bias, self.event_dim).clamp(0.01, 0.99).logit())
+
+
+class Gaussian(nn.Module):
+    """`p(x | z) = N(x; mu(z), sigma^2 I)`, with sigma fixed, one learnt scalar, or a network sigma(z).
+
+    A sigma(z) is unbounded below: with data of fewer dimensions than it pretends (saturated pixels) the density can
+    grow without limit. `min_sigma` bounds it, and is part of the model.
+
+    Source: Kingma & Welling 2014 (arXiv:1312.6114); learnt scalar: Rybkin et al. 2021 (arXiv:2006.13202).
+
+    Args:
+        network: `[*, D] -> [*, *event]`, the mean.
+        sigma: a number (fixed), "learnt" (one scalar, starting at 1), or a module `[*, D] -> [*, *event]` whose
+            softplus is added to `min_sigma`.
+        min_sigma: least value of a sigma that is learnt, in the units of x.
+        event_dim: number of event dimensions of x; 3 for images `[C, H, W]`.
+
+    Raises:
+        ValueError: a sigma that is not positive, or of another kind.
+
+    Example:
+        >>> Gaussian(nn.Linear(2, 5), sigma="learnt")(torch.zeros(4, 2)).event_shape
+        torch.Size([5])
+    """
+
+    fixed_sigma: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        sigma: float | str | nn.Module = "learnt",
+        min_sigma: float = 1e-2,
+        event_dim: int = 1,
+    ):
+        super().__init__()
+        self.network = network
+        self.min_sigma = min_sigma
+        self.event_dim = event_dim
+        self.sigma_network = sigma if isinstance(sigma, nn.Module) else None
+        if sigma == "learnt":
+            self.unconstrained_sigma = nn.Parameter(torch.tensor(1.0 - min_sigma).expm1().log())  # inverse softplus
+        elif isinstance(sigma, float | int) and sigma > 0:
+            self.register_buffer("fixed_sigma", torch.tensor(float(sigma)))
+        elif self.sigma_network is None:
+            raise ValueError(f"sigma: found {sigma!r}, expected a positive number, 'learnt' or a module of z")
+
+    def sigma(self, z: Tensor) -> Tensor:
+        """The standard deviation of x given z, in the units of x."""
+        if self.sigma_network is not None:
+            return self.min_sigma + softplus(self.sigma_network(z))
+        if hasattr(self, "fixed_sigma"):
+            return self.fixed_sigma
+        return self.min_sigma + softplus(self.unconstrained_sigma)
+
+    def forward(self, z: Tensor) -> dist.TorchDistribution:
+        return dist.Normal(self.network(z), self.sigma(z)).to_event(self.event_dim)
+
+    def init_output_bias(self, x: Tensor) -> None:
+        """Sets the mean network's output bias to the data mean."""
+        bias = output_bias(self.network)
+        bias.data.copy_(_mean_per_output(x, bias, self.event_dim))
+
+
+def _mean_per_output(x: Tensor, bias: Tensor, event_dim: int) -> Tensor:
+    """The data mean for each output unit: per feature, or per channel of images."""
+    mean = x.to(bias).mean(0)
+    return mean.flatten(1).mean(1) if event_dim == 3 else mean.flatten()

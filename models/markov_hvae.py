@@ -1,0 +1,116 @@
+"""The Markov-prior hierarchical VAE: p(z_L) p(z_{L-1} | z_L) ... p(z_1 | z_2) p(x | z_1)."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from ppvae.models.conditionals import DiagonalNormal
+from ppvae.models.likelihoods import Bernoulli, Gaussian
+from ppvae.models.priors import StandardNormal
+from ppvae.networks import mlp
+from ppvae.pair import Pair
+
+
+class MarkovHVAE(Pair):
+    """A chain of L latent layers, z_1 next to the data, and a guide over them; sites "z1" ... "zL" and "x".
+
+    With the conditionally independent guide the ELBO is
+    `E log p(x | z_1) - sum_{l<L} E_{q(z_{l+1} | x)} KL(q(z_l | x) || p(z_l | z_{l+1})) - KL(q(z_L | x) || p(z_L))`,
+    each inner KL in closed form; `ppvae.ELBO()` finds that out by itself. That guide cannot express that layers
+    depend on one another given x, which costs nats: the gap says how many.
+
+    Source: Rezende et al. 2014 (arXiv:1401.4082); Sønderby et al. 2016 (arXiv:1602.02282).
+
+    Args:
+        prior: forward() returns p(z_L).
+        transitions: L - 1 modules; `transitions[l - 1]`(z_{l+1}) returns p(z_l | z_{l+1}).
+        likelihood: forward(z_1) returns p(x | z_1).
+        posterior: a module whose forward(x) draws the sites "z1" ... "zL", as `ConditionallyIndependent` does.
+
+    Example:
+        >>> hvae = MarkovHVAE.mlp(num_features=64, num_latents=[8, 4], hidden=[50])
+        >>> sorted(hvae.latents(hvae.sample(5), num_particles=3))
+        ['z1', 'z2']
+    """
+
+    def __init__(self, prior: nn.Module, transitions: Sequence[nn.Module], likelihood: nn.Module, posterior: nn.Module):
+        super().__init__()
+        self.prior = prior
+        self.transitions = nn.ModuleList(transitions)
+        self.likelihood = likelihood
+        self.posterior = posterior
+        with torch.no_grad():
+            z = prior().sample()
+            for transition in reversed(self.transitions):
+                z = transition(z).sample()
+            self.example = torch.zeros(1, *likelihood(z).event_shape)
+
+    @classmethod
+    def mlp(
+        cls,
+        num_features: int,
+        num_latents: Sequence[int],
+        hidden: Sequence[int] = (200, 200),
+        likelihood: str = "bernoulli",
+        activation: type[nn.Module] = nn.Tanh,
+    ) -> "MarkovHVAE":
+        """A hierarchy of multilayer perceptrons with the conditionally independent guide.
+
+        Args:
+            num_features: size of x.
+            num_latents: sizes of z_1 ... z_L.
+            hidden: sizes of the hidden layers of each network from x upward; reversed downward.
+            likelihood: "bernoulli" or "gaussian" (one learnt sigma).
+            activation: of the hidden layers.
+        """
+        if likelihood not in ("bernoulli", "gaussian"):
+            raise ValueError(f"likelihood: found {likelihood!r}, expected 'bernoulli' or 'gaussian'")
+        if not num_latents:
+            raise ValueError("num_latents: found no layers, expected the sizes of z_1 ... z_L, L >= 1")
+        decoder = mlp(num_latents[0], hidden[::-1], num_features, activation)
+        transitions = [
+            DiagonalNormal(mlp(above, hidden[::-1], 2 * below, activation)) for below, above in pairwise(num_latents)
+        ]
+        encoders = [DiagonalNormal(mlp(num_features, hidden, 2 * size, activation)) for size in num_latents]
+        return cls(
+            StandardNormal(num_latents[-1]),
+            transitions,
+            Bernoulli(decoder) if likelihood == "bernoulli" else Gaussian(decoder),
+            ConditionallyIndependent(encoders),
+        )
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1):
+            top = len(self.transitions) + 1
+            z = pyro.sample(f"z{top}", self.prior())
+            for layer in range(top - 1, 0, -1):
+                z = pyro.sample(f"z{layer}", self.transitions[layer - 1](z))
+            pyro.sample("x", self.likelihood(z), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1):
+            self.posterior(x)
+
+    def init_output_bias(self, x: Tensor) -> "MarkovHVAE":
+        """Sets the decoder's output bias from the data mean, so that training starts at the mean of x; returns self."""
+        self.likelihood.init_output_bias(x)
+        return self
+
+
+class ConditionallyIndependent(nn.Module):
+    """The guide `q(z_1 | x) ... q(z_L | x)`: each layer its own encoder of x.
+
+    Args:
+        encoders: L modules, `encoders[l - 1]`(x) returns q(z_l | x).
+    """
+
+    def __init__(self, encoders: Sequence[nn.Module]):
+        super().__init__()
+        self.encoders = nn.ModuleList(encoders)
+
+    def forward(self, x: Tensor) -> None:
+        for layer, encoder in enumerate(self.encoders, start=1):
+            pyro.sample(f"z{layer}", encoder(x))

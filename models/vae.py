@@ -1,0 +1,132 @@
+"""The variational autoencoder: a prior, a likelihood and an amortised posterior."""
+
+from collections.abc import Sequence
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from ppvae.models.conditionals import DiagonalNormal, FullNormal
+from ppvae.models.likelihoods import Bernoulli, Gaussian
+from ppvae.models.priors import StandardNormal
+from ppvae.networks import convolutional_decoder, convolutional_encoder, mlp
+from ppvae.pair import Pair
+
+
+class VAE(Pair):
+    """`p(z) p(x | z)` with the guide `q(z | x)`, from parts.
+
+    A beta-VAE is this pair trained with `ppvae.ELBO(beta=...)`.
+
+    Source: Kingma & Welling 2014 (arXiv:1312.6114).
+
+    Args:
+        prior: forward() returns p(z).
+        likelihood: forward(z) returns p(x | z).
+        posterior: forward(x) returns q(z | x).
+
+    Example:
+        >>> vae = VAE.mlp(num_features=64, num_latents=8, hidden=[100])
+        >>> vae.log_weights(vae.sample(5), num_particles=10).log_w.shape
+        torch.Size([10, 5])
+    """
+
+    def __init__(self, prior: nn.Module, likelihood: nn.Module, posterior: nn.Module):
+        super().__init__()
+        self.prior = prior
+        self.likelihood = likelihood
+        self.posterior = posterior
+        with torch.no_grad():
+            self.example = torch.zeros(1, *likelihood(prior().sample()).event_shape)
+
+    @classmethod
+    def mlp(
+        cls,
+        num_features: int,
+        num_latents: int,
+        hidden: Sequence[int] = (200, 200),
+        likelihood: str = "bernoulli",
+        posterior: str = "diagonal",
+        activation: type[nn.Module] = nn.Tanh,
+    ) -> "VAE":
+        """A VAE of multilayer perceptrons on vectors.
+
+        Args:
+            num_features: size of x.
+            num_latents: size of z.
+            hidden: sizes of the encoder's hidden layers; the decoder's are the same, reversed.
+            likelihood: "bernoulli", "gaussian" (one learnt sigma) or "heteroscedastic" (sigma(z), a network).
+            posterior: "diagonal" or "full" covariance.
+            activation: of the hidden layers.
+
+        Raises:
+            ValueError: a likelihood or posterior of another name.
+        """
+
+        def decoder() -> nn.Module:
+            return mlp(num_latents, hidden[::-1], num_features, activation)
+
+        encoder = mlp(num_features, hidden, num_posterior_outputs(posterior, num_latents), activation)
+        likelihoods = {
+            "bernoulli": lambda: Bernoulli(decoder()),
+            "gaussian": lambda: Gaussian(decoder()),
+            "heteroscedastic": lambda: Gaussian(decoder(), sigma=decoder()),
+        }
+        if likelihood not in likelihoods:
+            raise ValueError(f"likelihood: found {likelihood!r}, expected one of {list(likelihoods)}")
+        return cls(
+            StandardNormal(num_latents), likelihoods[likelihood](), gaussian_posterior(posterior, encoder, num_latents)
+        )
+
+    @classmethod
+    def convolutional(
+        cls,
+        shape: tuple[int, int, int],
+        num_latents: int,
+        channels: Sequence[int] = (16, 32),
+        likelihood: str = "bernoulli",
+        posterior: str = "diagonal",
+    ) -> "VAE":
+        """A VAE on images `[C, H, W]`: strided convolutions in the encoder, bilinear upsampling in the decoder.
+
+        Args:
+            shape: `(C, H, W)`.
+            num_latents: size of z.
+            channels: of the encoder's convolutions; the decoder's are the same, reversed.
+            likelihood: "bernoulli" or "gaussian" (one learnt sigma).
+            posterior: "diagonal" or "full" covariance.
+        """
+        encoder = convolutional_encoder(shape, channels, num_posterior_outputs(posterior, num_latents))
+        decoder = convolutional_decoder(num_latents, channels[::-1], shape)
+        if likelihood not in ("bernoulli", "gaussian"):
+            raise ValueError(f"likelihood: found {likelihood!r}, expected 'bernoulli' or 'gaussian'")
+        part = Bernoulli(decoder, event_dim=3) if likelihood == "bernoulli" else Gaussian(decoder, event_dim=3)
+        return cls(StandardNormal(num_latents), part, gaussian_posterior(posterior, encoder, num_latents))
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1):
+            z = pyro.sample("z", self.prior())
+            pyro.sample("x", self.likelihood(z), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1):
+            pyro.sample("z", self.posterior(x))
+
+    def init_output_bias(self, x: Tensor) -> "VAE":
+        """Sets the decoder's output bias from the data mean, so that training starts at the mean of x; returns self."""
+        self.likelihood.init_output_bias(x)
+        return self
+
+
+def num_posterior_outputs(posterior: str, num_latents: int) -> int:
+    """The size of an encoder's output for a posterior family, "diagonal" or "full"."""
+    return FullNormal.num_outputs(num_latents) if posterior == "full" else 2 * num_latents
+
+
+def gaussian_posterior(posterior: str, encoder: nn.Module, num_latents: int) -> nn.Module:
+    """The Gaussian posterior family of that name on an encoder."""
+    if posterior == "diagonal":
+        return DiagonalNormal(encoder)
+    if posterior == "full":
+        return FullNormal(encoder, num_latents)
+    raise ValueError(f"posterior: found {posterior!r}, expected 'diagonal' or 'full'")
