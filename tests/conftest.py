@@ -1,0 +1,31 @@
+"""What the tests share: a fixed seed, and the one way in which an estimate is held against an exact value."""
+
+import pyro
+import pytest
+import torch
+from torch import Tensor
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed():
+    pyro.set_rng_seed(0)
+
+
+@pytest.fixture
+def float64():
+    """Oracle tests run in double precision."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def assert_mean():
+    """`assert_mean(draws, exact, k=4)`: the mean of `draws` over dim 0 lies within k measured standard errors."""
+
+    def check(draws: Tensor, exact: Tensor | float, k: float = 4.0) -> None:
+        std_error = draws.std(0) / draws.shape[0] ** 0.5
+        z = (draws.mean(0) - exact) / std_error
+        assert z.abs().max() < k, f"mean {draws.mean(0)}, exact {exact}, standard error {std_error}, z {z}"
+
+    return check
