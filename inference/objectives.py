@@ -55,8 +55,8 @@ class ELBO:
     """The evidence lower bound, `E_q[log p(x, z) - log q(z | x)] = E_q[log p(x | z)] - KL`, reparameterised.
 
     KL terms are taken in closed form where the guide's dependencies and the distributions allow
-    (`ppvae.inference.separable_sites`), else by Monte Carlo: same expectation, less noise. With `beta` or `free_bits`
-    the surrogate is `E log p(x | z) - sum_sites beta * max(KL_site, free_bits)`, `KL_site` averaged over the batch;
+    (`ppvae.inference.separable_sites`), else by Monte Carlo: the same expectation; less noise while the guide is poor,
+    more where it nears the posterior (Roeder et al. 2017, arXiv:1703.09194). With `beta` or `free_bits` the surrogate is `E log p(x | z) - sum_sites beta * max(KL_site, free_bits)`, `KL_site` averaged over the batch;
     the value stays the ELBO.
 
     Not for guides with discrete sites, which have no reparameterised gradient: use `EnumeratedELBO`.
