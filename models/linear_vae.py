@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch.distributions import kl_divergence
 from torch.nn.functional import softplus
 
 from ppvae.pair import Pair
@@ -59,9 +60,11 @@ class LinearVAE(Pair):
 
     def guide(self, x: Tensor) -> None:
         with pyro.plate("data", x.shape[0], dim=-1):
-            pyro.sample("z", self.posterior(x) if self.guide_family == "exact" else self._learnt_posterior(x))
+            pyro.sample("z", self._q(x))
 
-    def _learnt_posterior(self, x: Tensor) -> dist.TorchDistribution:
+    def _q(self, x: Tensor) -> dist.TorchDistribution:
+        if self.guide_family == "exact":
+            return self.posterior(x)
         loc, scale = self.encoder(x), softplus(self.posterior_scale)
         if self.guide_family == "diagonal":
             return dist.Normal(loc, scale).to_event(1)
@@ -81,6 +84,13 @@ class LinearVAE(Pair):
         M = self._precision_times_variance()
         loc = torch.linalg.solve(M, (x - self.mean) @ self.weight, left=False)
         return dist.MultivariateNormal(loc, precision_matrix=M * (-2 * self.log_sigma).exp())
+
+    def gap(self, x: Tensor) -> Tensor:
+        """Exact `KL(q(z | x) || p(z | x))` of the guide as it is, `[B]`, in nats."""
+        q = self._q(x)
+        if isinstance(q, dist.Independent):
+            q = dist.MultivariateNormal(q.base_dist.loc, scale_tril=q.base_dist.scale.diag_embed())
+        return kl_divergence(q, self.posterior(x))
 
     def factorised_gap(self) -> Tensor:
         """`(sum_j log M_jj - log det M) / 2`: the gap of the best diagonal guide, in nats, the same for every x."""

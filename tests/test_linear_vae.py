@@ -40,6 +40,18 @@ def test_best_diagonal_guide_has_the_closed_form_gap(assert_mean):
     assert_mean(gap.detach(), pair.factorised_gap().detach())
 
 
+@pytest.mark.parametrize("guide", ["diagonal", "full", "exact"])
+def test_gap_of_any_guide_is_known(guide, assert_mean):
+    pair, x = rotated(guide), torch.randn(5, 6)
+    best = {"diagonal": pair.factorised_gap().item(), "full": 0.0, "exact": 0.0}[guide]
+    torch.testing.assert_close(pair.gap(x), torch.full((5,), best))
+    if guide != "exact":
+        pair.encoder.bias.data += 0.2
+        pair.posterior_scale.data += 0.3
+        measured = pair.log_prob(x) - pair.log_weights(x, num_particles=20_000).log_w
+        assert_mean(measured.detach(), pair.gap(x).detach())
+
+
 def test_rotation_opens_the_gap_and_leaves_the_evidence():
     pair, x = rotated("diagonal"), torch.randn(5, 6)
     before = pair.log_prob(x)
