@@ -1,0 +1,103 @@
+"""Measuring a data set in bounded memory: chunks of data points, and of particles within them.
+
+A chunk takes few data points with many particles each, so that encoders see a data point once per chunk.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from tqdm import tqdm
+
+from ppvae.batches import Batch, map_batch, num_rows, rows
+from ppvae.pair import Pair
+
+CPU_ELEMENTS, GPU_ELEMENTS = 30_000_000, 4_000_000_000
+"""Elements of all the tensors made for one chunk: on a CPU as many as caches and the allocator like."""
+
+Measure = Callable[[Pair, Batch, int, int], dict[str, Tensor]]
+"""`(pair, B data points, K, how many of the particles at once) -> named results, each [B]`."""
+
+
+@contextmanager
+def evaluating(pair: Pair, seed: int | None) -> Iterator[None]:
+    """Eval mode, no gradients, no argument checks, and with a seed generators of its own; all undone afterwards."""
+    training = [module for module in pair.modules() if module.training]
+    devices = range(torch.cuda.device_count())
+    try:
+        pair.eval()
+        with torch.random.fork_rng(devices, enabled=seed is not None), torch.no_grad(), pyro.validation_enabled(False):
+            if seed is not None:
+                torch.manual_seed(seed)
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def to_pair(batch: Batch, pair: Pair) -> Batch:
+    """The batch on the device of the pair's parameters."""
+    device = next((p.device for p in pair.parameters()), None)
+    return map_batch(lambda t: t.to(device), batch)
+
+
+def sizes(total: int, at_once: int) -> Iterator[int]:
+    """`total` in pieces of at most `at_once`."""
+    for start in range(0, total, at_once):
+        yield min(at_once, total - start)
+
+
+def over_data(pair: Pair, batch: Batch, num_particles: int, measure: Measure, title: str | None) -> dict[str, Tensor]:
+    """`measure` over all data points, a chunk at a time; a chunk that runs out of memory is halved and tried again."""
+    budget = _chunk_rows(pair, rows(batch, torch.zeros(2, dtype=torch.long)), measure)
+    parts: list[dict[str, Tensor]] = []
+    start, end = 0, num_rows(batch)
+    with tqdm(total=end, desc=title, unit="point", disable=title is None, delay=1, leave=False) as bar:
+        while start < end:
+            num_points = min(max(1, budget // num_particles), end - start)
+            at_once = min(num_particles, max(1, budget // num_points))
+            try:
+                piece = to_pair(rows(batch, slice(start, start + num_points)), pair)
+                found = measure(pair, piece, num_particles, at_once)
+            except (RuntimeError, MemoryError) as error:
+                if num_points * at_once == 1 or not _out_of_memory(error):
+                    raise
+                budget = num_points * at_once // 2
+                continue
+            parts.append({name: t.cpu() for name, t in found.items()})
+            start += num_points
+            bar.update(num_points)
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _chunk_rows(pair: Pair, two_rows: Batch, measure: Measure) -> int:
+    """How many rows (particles times data points) a chunk may hold, from the tensors that a row makes in passing."""
+    counts = []
+    for num in (1, 2):
+        with _ElementCount() as counter:
+            found = measure(pair, to_pair(rows(two_rows, slice(num)), pair), 1, 1)
+        counts.append(counter.total)
+    on_gpu = any(t.device.type == "cuda" for t in found.values())
+    return max(1, (GPU_ELEMENTS if on_gpu else CPU_ELEMENTS) // max(1, counts[1] - counts[0]))
+
+
+class _ElementCount(TorchDispatchMode):
+    """Counts the elements of all tensors made under it."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.total += sum(leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
+        return result
+
+
+def _out_of_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    cpu = "not enough memory" in text or "can't allocate memory" in text
+    return cpu or isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)

@@ -1,0 +1,187 @@
+"""Draws of a pair as ArviZ reads them: named dimensions and coordinates, trained runs as chains."""
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from pyro import poutine
+from pyro.infer import config_enumerate, infer_discrete
+from pyro.poutine import Trace
+from torch import Tensor
+
+from ppvae._version import __version__
+from ppvae.batches import Batch, as_batch, num_rows
+from ppvae.contract import at_least_one
+from ppvae.inference.chunks import evaluating, sizes, to_pair
+from ppvae.pair import Pair
+from ppvae.tracing import FIRST_ENUMERATION_DIM, log_prob_terms, run, sample_sites, trace_pair
+from ppvae.weights import weights_of
+
+ROWS_AT_ONCE = 5000
+Groups = dict[str, dict[str, np.ndarray]]
+
+
+def to_arviz(
+    pair: Pair | Sequence[Pair],
+    data: Any,
+    *,
+    num_draws: int = 100,
+    seed: int | None = None,
+    dims: Mapping[str, Sequence[str]] | None = None,
+    coords: Mapping[str, Any] | None = None,
+) -> Any:
+    """The pair's draws and densities as ArviZ's container; write it with `.to_netcdf(path)`.
+
+    Groups: `posterior` (draws from the guide q(z | x), and of discrete sites that only the model has given those),
+    `sample_stats` (log_p, log_q, log_w), `log_likelihood` (per observed site, given the draws), `observed_data`,
+    `posterior_predictive`, `prior`, `prior_predictive`. Dimensions: chain (one per pair), draw, the data plate's name,
+    then the event's.
+
+    The posterior is the guide's, not the exact one: weigh it by `log_w`, or look at `log_evidence(...).khat` first.
+    Draws are independent, so convergence diagnostics across chains compare runs of training, not of a sampler, and
+    latents of separate runs need not mean the same thing.
+
+    Source: the InferenceData schema of Kumar et al. 2019, Journal of Open Source Software 4(33).
+
+    Args:
+        pair: a pair, or several trained runs of one model, which become chains.
+        data: N data points, a batch (tensor, tuple or dict).
+        num_draws: draws per chain and data point, and from the prior.
+        seed: makes the draws reproducible and leaves the caller's generators as they were; None draws from them.
+        dims: names of the event dimensions by site; `{site}_dim_0` and so on otherwise.
+        coords: coordinate values by dimension name.
+
+    Returns:
+        `arviz.InferenceData` with ArviZ 0.x, `xarray.DataTree` with ArviZ 1.x.
+
+    Raises:
+        ValueError: no pair, num_draws < 1, runs whose sites or shapes differ, or names that do not fit a site's event.
+
+    Example:
+        >>> import torch
+        >>> from ppvae.models import LinearVAE
+        >>> pairs = [LinearVAE(num_features=5, num_latents=2) for run in range(3)]
+        >>> found = to_arviz(pairs, torch.randn(10, 5), num_draws=4, dims={"x": ["pixel"]})
+        >>> dict(found.posterior_predictive.sizes)
+        {'chain': 3, 'draw': 4, 'data': 10, 'pixel': 5}
+    """
+    at_least_one("num_draws", num_draws)
+    pairs = [pair] if isinstance(pair, Pair) else list(pair)
+    at_least_one("number of pairs", len(pairs))
+    batch = as_batch(data)
+    chains = []
+    for index, one in enumerate(pairs):
+        with evaluating(one, None if seed is None else seed + index):
+            chains.append(_groups(one, to_pair(batch, one), num_draws))
+    groups = {group: _stack(group, [chain[group] for chain in chains]) for group in chains[0]}
+    with evaluating(pairs[0], seed):
+        groups["observed_data"], plate = _observed(pairs[0], to_pair(batch, pairs[0]))
+    return as_arviz(labelled(groups, plate, dims or {}, coords or {}))
+
+
+def labelled(
+    groups: Groups, plate: str, dims: Mapping[str, Sequence[str]], coords: Mapping[str, Any]
+) -> dict[str, xr.Dataset]:
+    """Arrays by group and name as datasets with named dimensions."""
+    datasets = {}
+    for group, arrays in groups.items():
+        batch_dims = {"observed_data": [plate], "prior": ["chain", "draw"], "prior_predictive": ["chain", "draw"]}
+        leading = batch_dims.get(group, ["chain", "draw", plate])
+        variables = {
+            name: (leading + _event_dims(name, array.ndim - len(leading), dims), array)
+            for name, array in arrays.items()
+        }
+        dataset = xr.Dataset(variables, attrs={"inference_library": "ppvae", "inference_library_version": __version__})
+        given = {str(dim): coords.get(str(dim), np.arange(size)) for dim, size in dataset.sizes.items()}
+        datasets[group] = dataset.assign_coords(given)
+    return datasets
+
+
+def as_arviz(datasets: dict[str, Any]) -> Any:
+    """The container of the ArviZ that is installed."""
+    arviz = import_arviz()
+    return arviz.InferenceData(**datasets) if arviz.__version__.startswith("0.") else xr.DataTree.from_dict(datasets)
+
+
+def import_arviz() -> Any:
+    """ArviZ, imported without the announcement of 1.0 that version 0.23 makes once a day, as a warning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="\nArviZ is undergoing a major refactor", category=FutureWarning)
+        import arviz
+    return arviz
+
+
+def _event_dims(name: str, num: int, dims: Mapping[str, Sequence[str]]) -> list[str]:
+    """Names of a site's event dimensions; its log likelihood, which has none, needs none."""
+    if num == 0:
+        return []
+    names = list(dims.get(name, [f"{name}_dim_{i}" for i in range(num)]))
+    if len(names) != num:
+        raise ValueError(f"dims[{name!r}]: found {names}, expected {num} names, one for each event dimension")
+    return names
+
+
+def _groups(pair: Pair, batch: Batch, num_draws: int) -> Groups:
+    """All groups of one chain but the observed data; arrays are `[draw, (data point), *event]`."""
+    at_once = max(1, ROWS_AT_ONCE // num_rows(batch))
+    parts = [_posterior_groups(pair, batch, size) for size in sizes(num_draws, at_once)]
+    groups = {
+        group: {name: np.concatenate([part[group][name] for part in parts]) for name in parts[0][group]}
+        for group in parts[0]
+    }
+    if pair.example is None:
+        pair.check(batch)
+    prior = _arrays(pair.sample_joint(num_draws))
+    observed = groups["posterior_predictive"]
+    groups["prior"] = {name: array for name, array in prior.items() if name not in observed}
+    groups["prior_predictive"] = {name: array for name, array in prior.items() if name in observed}
+    return groups
+
+
+def _posterior_groups(pair: Pair, batch: Batch, num: int) -> Groups:
+    joint = trace_pair(pair, batch, num)
+    weights = weights_of(joint)
+    given_latents = config_enumerate(poutine.condition(pair.model, data=weights.latents))
+    complete = infer_discrete(  # draws what the guide lacks from its posterior given what the guide drew
+        lambda: run(given_latents, batch, num), FIRST_ENUMERATION_DIM, strict_enumeration_warning=False
+    )()
+    observed = sample_sites(joint.model, observed=True)
+    latents = _values(complete, sample_sites(complete).keys() - observed.keys(), joint.shape)
+    replicate = run(poutine.condition(poutine.uncondition(pair.model), data=latents), batch, num)
+    densities = log_prob_terms(complete)
+    return {
+        "posterior": _arrays(latents),
+        "sample_stats": _arrays({"log_p": weights.log_p, "log_q": weights.log_q, "log_w": weights.log_w}),
+        "log_likelihood": _arrays({name: densities[name].expand(joint.shape) for name in observed}),
+        "posterior_predictive": _arrays(_values(replicate, observed, joint.shape)),
+    }
+
+
+def _observed(pair: Pair, batch: Batch) -> tuple[dict[str, np.ndarray], str]:
+    """The observed data by site, `[data point, *event]`, and the name of the data plate."""
+    trace = trace_pair(pair, batch, 1).model
+    sites = sample_sites(trace, observed=True)
+    plate = next(f.name for site in sites.values() for f in site["cond_indep_stack"] if f.dim == -1)
+    return _arrays(_values(trace, sites, (num_rows(batch),))), plate
+
+
+def _values(trace: Trace, names: Iterable[str], batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
+    sites = sample_sites(trace)
+    return {name: sites[name]["value"].expand(*batch_shape, *sites[name]["fn"].event_shape) for name in sorted(names)}
+
+
+def _stack(group: str, chains: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    shapes = [{name: array.shape for name, array in chain.items()} for chain in chains]
+    for index, shape in enumerate(shapes):
+        if shape != shapes[0]:
+            raise ValueError(
+                f"pair {index}: found sites {shape} in group '{group}', expected {shapes[0]} as in pair 0; "
+                "chains are runs of one model, so export different models separately"
+            )
+    return {name: np.stack([chain[name] for chain in chains]) for name in chains[0]}
+
+
+def _arrays(values: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: t.cpu().numpy() for name, t in values.items()}
