@@ -1,6 +1,40 @@
 """Objectives, training, and measurement of evidence and gap."""
 
+from ppvae.inference.checkpoint import CheckpointError, load, save
+from ppvae.inference.compare import compare
 from ppvae.inference.divergence import kl_divergence, separable_sites
+from ppvae.inference.em import EMResult, fit_em, fit_streaming_em
+from ppvae.inference.evidence import elbo, gap, log_evidence
+from ppvae.inference.fit import fit
+from ppvae.inference.nonfinite import NonFiniteError
 from ppvae.inference.objectives import ELBO, IWAE, EnumeratedELBO, LinearWarmup, Objective
+from ppvae.inference.records import Evidence, EvidenceUndefined, Gap, Mean, Measurement
+from ppvae.inference.training import Fit
 
-__all__ = ["ELBO", "IWAE", "EnumeratedELBO", "LinearWarmup", "Objective", "kl_divergence", "separable_sites"]
+__all__ = [
+    "ELBO",
+    "IWAE",
+    "CheckpointError",
+    "EMResult",
+    "EnumeratedELBO",
+    "Evidence",
+    "EvidenceUndefined",
+    "Fit",
+    "Gap",
+    "LinearWarmup",
+    "Mean",
+    "Measurement",
+    "NonFiniteError",
+    "Objective",
+    "compare",
+    "elbo",
+    "fit",
+    "fit_em",
+    "fit_streaming_em",
+    "gap",
+    "kl_divergence",
+    "load",
+    "log_evidence",
+    "save",
+    "separable_sites",
+]

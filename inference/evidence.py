@@ -19,7 +19,7 @@ from ppvae.inference.pareto import pareto_khat, tail_size
 from ppvae.inference.records import Evidence, EvidenceUndefined, Gap, Measurement
 from ppvae.pair import Pair
 from ppvae.tracing import sample_sites, trace_pair
-from ppvae.weights import sum_terms
+from ppvae.weights import expected_log_weight
 
 UNRELIABLE_KHAT = 0.7
 
@@ -240,28 +240,14 @@ def _mean_log_weight(pair: Pair, batch: Batch, num_particles: int, at_once: int)
     """Keeps the running mean and sum of squared deviations (Chan et al. 1983)."""
     count, mean, squares = 0, _row_vector(batch, 0.0), _row_vector(batch, 0.0)
     for size in sizes(num_particles, at_once):
-        log_w = _expected_log_weight(pair, batch, size).double()
+        joint = trace_pair(pair, batch, size, enumerate_guide=True)
+        check_shapes(joint)
+        log_w = expected_log_weight(joint).double()
         count += size
         shift = log_w.mean(0) - mean
         squares = squares + (log_w - log_w.mean(0)).square().sum(0) + shift.square() * size * (count - size) / count
         mean = mean + shift * size / count
     return {"estimate": mean, "std_error": (squares / (count - 1) / count).sqrt()}
-
-
-def _expected_log_weight(pair: Pair, batch: Batch, num_particles: int) -> Tensor:
-    """log w with the expectation over the guide's discrete sites taken exactly, `[K, B]`."""
-    joint = trace_pair(pair, batch, num_particles, enumerate_guide=True)
-    check_shapes(joint)
-    log_q = joint.log_q_terms()
-    log_w = sum_terms(joint.log_p_terms())
-    for term in log_q.values():
-        log_w = log_w - term
-    sites = sample_sites(joint.guide)
-    discrete = {name: term for name, term in log_q.items() if "_enumerate_dim" in sites[name]["infer"]}
-    if not discrete:
-        return log_w
-    log_w, probability = torch.broadcast_tensors(log_w, sum_terms(discrete).exp())
-    return (probability * log_w.masked_fill(probability == 0, 0.0)).flatten(end_dim=-3).sum(0)  # 0 log 0 = 0
 
 
 def _finite(found: dict[str, Tensor]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from ppvae.contract import ContractError, at_least_one, check_shapes
 from ppvae.inference.divergence import kl_divergence, separable_sites
 from ppvae.pair import Pair
 from ppvae.tracing import Joint, sample_sites, trace_pair
-from ppvae.weights import sum_terms, weights_of
+from ppvae.weights import expected_log_weight, sum_terms, weights_of
 
 
 class Objective(Protocol):
@@ -55,9 +55,11 @@ class ELBO:
     """The evidence lower bound, `E_q[log p(x, z) - log q(z | x)] = E_q[log p(x | z)] - KL`, reparameterised.
 
     KL terms are taken in closed form where the guide's dependencies and the distributions allow
-    (`ppvae.inference.separable_sites`), else by Monte Carlo: the same expectation; less noise while the guide is poor,
-    more where it nears the posterior (Roeder et al. 2017, arXiv:1703.09194). With `beta` or `free_bits` the surrogate is `E log p(x | z) - sum_sites beta * max(KL_site, free_bits)`, `KL_site` averaged over the batch;
-    the value stays the ELBO.
+    (`ppvae.inference.separable_sites`), else by Monte Carlo: the same expectation; less noise while the guide is
+    poor, more where it nears the posterior (Roeder et al. 2017, arXiv:1703.09194).
+
+    With `beta` or `free_bits` the surrogate is `E log p(x | z) - sum_sites beta * max(KL_site, free_bits)`, with
+    `KL_site` averaged over the batch; the value stays the ELBO.
 
     Not for guides with discrete sites, which have no reparameterised gradient: use `EnumeratedELBO`.
 
@@ -174,14 +176,7 @@ class EnumeratedELBO:
 
     def __call__(self, pair: Pair, batch: Batch, step: float = math.inf) -> tuple[Tensor, Tensor]:
         joint = reparameterised_joint(pair, batch, self.num_particles, enumerate_guide=True)
-        log_q = joint.log_q_terms()
-        log_w = sum_terms(joint.log_p_terms() | {f"-{name}": -term for name, term in log_q.items()})
-        discrete = {name: t for name, t in log_q.items() if "_enumerate_dim" in joint.guide.nodes[name]["infer"]}
-        if discrete:
-            log_w, probability = torch.broadcast_tensors(log_w, sum_terms(discrete).exp())
-            weighted = probability * log_w.masked_fill(probability == 0, 0.0)  # 0 log 0 = 0
-            log_w = weighted.sum(tuple(range(log_w.dim() - 2)))
-        value = log_w.mean(0)
+        value = expected_log_weight(joint).mean(0)
         return value, value.mean()
 
 

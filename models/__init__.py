@@ -2,6 +2,7 @@
 
 from ppvae.models.autoencoder import Autoencoder
 from ppvae.models.conditionals import DiagonalNormal, FullNormal
+from ppvae.models.gaussian_mixture import GaussianMixture
 from ppvae.models.likelihoods import Bernoulli, Gaussian
 from ppvae.models.linear_vae import LinearVAE
 from ppvae.models.markov_hvae import ConditionallyIndependent, MarkovHVAE
@@ -16,6 +17,7 @@ __all__ = [
     "DiagonalNormal",
     "FullNormal",
     "Gaussian",
+    "GaussianMixture",
     "LinearVAE",
     "MarkovHVAE",
     "StandardNormal",

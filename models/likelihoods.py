@@ -1,11 +1,13 @@
 """Likelihoods: modules whose forward takes z and returns the distribution p(x | z)."""
 
+from collections.abc import Sequence
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from ppvae.networks import output_bias
+from ppvae.networks import mlp, output_bias
 
 
 class Bernoulli(nn.Module):
@@ -30,7 +32,7 @@ class Bernoulli(nn.Module):
     def forward(self, z: Tensor) -> dist.TorchDistribution:
         return dist.Bernoulli(logits=self.network(z)).to_event(self.event_dim)
 
-    def init_output_bias(self, x: Tensor) -> None:
+    def init_from(self, x: Tensor) -> None:
         """Sets the network's output bias to the logit of the data mean, clamped to [0.01, 0.99]."""
         bias = output_bias(self.network)
         bias.data.copy_(_mean_per_output(x, bias, self.event_dim).clamp(0.01, 0.99).logit())
@@ -91,10 +93,45 @@ class Gaussian(nn.Module):
     def forward(self, z: Tensor) -> dist.TorchDistribution:
         return dist.Normal(self.network(z), self.sigma(z)).to_event(self.event_dim)
 
-    def init_output_bias(self, x: Tensor) -> None:
-        """Sets the mean network's output bias to the data mean."""
+    def init_from(self, x: Tensor) -> None:
+        """Sets the mean network's output bias to the data mean, and a sigma that is learnt to the data's spread."""
         bias = output_bias(self.network)
-        bias.data.copy_(_mean_per_output(x, bias, self.event_dim))
+        mean = _mean_per_output(x, bias, self.event_dim)
+        bias.data.copy_(mean)
+        excess = (x.to(bias).std(0).square().mean().sqrt() - self.min_sigma).clamp(min=self.min_sigma)
+        inverse_softplus = excess.expm1().log()
+        if self.sigma_network is not None:
+            output_bias(self.sigma_network).data.copy_(inverse_softplus)
+        elif not hasattr(self, "fixed_sigma"):
+            self.unconstrained_sigma.data.copy_(inverse_softplus)
+
+
+def mlp_likelihood(
+    name: str, num_latents: int, hidden: Sequence[int], num_features: int, activation: type[nn.Module] = nn.Tanh
+) -> nn.Module:
+    """The likelihood of that name, of multilayer perceptrons of z.
+
+    Args:
+        name: "bernoulli", "gaussian" (one learnt sigma) or "heteroscedastic" (sigma(z), a network of its own).
+        num_latents: size of z.
+        hidden: sizes of the hidden layers.
+        num_features: size of x.
+        activation: of the hidden layers.
+
+    Raises:
+        ValueError: a likelihood of another name.
+    """
+
+    def network() -> nn.Module:
+        return mlp(num_latents, hidden, num_features, activation)
+
+    if name == "bernoulli":
+        return Bernoulli(network())
+    if name == "gaussian":
+        return Gaussian(network())
+    if name == "heteroscedastic":
+        return Gaussian(network(), sigma=network())
+    raise ValueError(f"likelihood: found {name!r}, expected 'bernoulli', 'gaussian' or 'heteroscedastic'")
 
 
 def _mean_per_output(x: Tensor, bias: Tensor, event_dim: int) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.models.conditionals import DiagonalNormal
-from ppvae.models.likelihoods import Bernoulli, Gaussian
+from ppvae.models.likelihoods import mlp_likelihood
 from ppvae.models.priors import StandardNormal
 from ppvae.networks import mlp
 from ppvae.pair import Pair
@@ -63,14 +63,11 @@ class MarkovHVAE(Pair):
             num_features: size of x.
             num_latents: sizes of z_1 ... z_L.
             hidden: sizes of the hidden layers of each network from x upward; reversed downward.
-            likelihood: "bernoulli" or "gaussian" (one learnt sigma).
+            likelihood: "bernoulli", "gaussian" (one learnt sigma) or "heteroscedastic" (sigma(z), a network).
             activation: of the hidden layers.
         """
-        if likelihood not in ("bernoulli", "gaussian"):
-            raise ValueError(f"likelihood: found {likelihood!r}, expected 'bernoulli' or 'gaussian'")
         if not num_latents:
             raise ValueError("num_latents: found no layers, expected the sizes of z_1 ... z_L, L >= 1")
-        decoder = mlp(num_latents[0], hidden[::-1], num_features, activation)
         transitions = [
             DiagonalNormal(mlp(above, hidden[::-1], 2 * below, activation)) for below, above in pairwise(num_latents)
         ]
@@ -78,7 +75,7 @@ class MarkovHVAE(Pair):
         return cls(
             StandardNormal(num_latents[-1]),
             transitions,
-            Bernoulli(decoder) if likelihood == "bernoulli" else Gaussian(decoder),
+            mlp_likelihood(likelihood, num_latents[0], hidden[::-1], num_features, activation),
             ConditionallyIndependent(encoders),
         )
 
@@ -94,9 +91,9 @@ class MarkovHVAE(Pair):
         with pyro.plate("data", x.shape[0], dim=-1):
             self.posterior(x)
 
-    def init_output_bias(self, x: Tensor) -> "MarkovHVAE":
-        """Sets the decoder's output bias from the data mean, so that training starts at the mean of x; returns self."""
-        self.likelihood.init_output_bias(x)
+    def init_from(self, x: Tensor) -> "MarkovHVAE":
+        """Starts the likelihood at the data: output bias at the mean of x, a learnt sigma at its spread; returns self."""
+        self.likelihood.init_from(x)
         return self
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.models.conditionals import DiagonalNormal, FullNormal
-from ppvae.models.likelihoods import Bernoulli, Gaussian
+from ppvae.models.likelihoods import Bernoulli, Gaussian, mlp_likelihood
 from ppvae.models.priors import StandardNormal
 from ppvae.networks import convolutional_decoder, convolutional_encoder, mlp
 from ppvae.pair import Pair
@@ -62,20 +62,11 @@ class VAE(Pair):
         Raises:
             ValueError: a likelihood or posterior of another name.
         """
-
-        def decoder() -> nn.Module:
-            return mlp(num_latents, hidden[::-1], num_features, activation)
-
         encoder = mlp(num_features, hidden, num_posterior_outputs(posterior, num_latents), activation)
-        likelihoods = {
-            "bernoulli": lambda: Bernoulli(decoder()),
-            "gaussian": lambda: Gaussian(decoder()),
-            "heteroscedastic": lambda: Gaussian(decoder(), sigma=decoder()),
-        }
-        if likelihood not in likelihoods:
-            raise ValueError(f"likelihood: found {likelihood!r}, expected one of {list(likelihoods)}")
         return cls(
-            StandardNormal(num_latents), likelihoods[likelihood](), gaussian_posterior(posterior, encoder, num_latents)
+            StandardNormal(num_latents),
+            mlp_likelihood(likelihood, num_latents, hidden[::-1], num_features, activation),
+            gaussian_posterior(posterior, encoder, num_latents),
         )
 
     @classmethod
@@ -112,9 +103,9 @@ class VAE(Pair):
         with pyro.plate("data", x.shape[0], dim=-1):
             pyro.sample("z", self.posterior(x))
 
-    def init_output_bias(self, x: Tensor) -> "VAE":
-        """Sets the decoder's output bias from the data mean, so that training starts at the mean of x; returns self."""
-        self.likelihood.init_output_bias(x)
+    def init_from(self, x: Tensor) -> "VAE":
+        """Starts the likelihood at the data: output bias at the mean of x, a learnt sigma at its spread; returns self."""
+        self.likelihood.init_from(x)
         return self
 
 

@@ -3,9 +3,19 @@
 Each refusal names the site, what was found, what was expected, and the usual remedies.
 """
 
+import math
+import re
+import warnings
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
+from pyro import poutine
+from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ppvae.batches import Batch, call, num_rows, rows
@@ -39,133 +49,205 @@ def check(pair: "Pair", batch: Batch) -> None:
         _check_rows(pair, rows(batch, slice(n)), num_particles=n + 2)
 
 
+def run_alone(role: str, function: Callable, batch: Batch) -> Trace:
+    """The trace of a model or a guide by itself, without particles; if it fails, where and why."""
+    with failures_explained(role, num_rows(batch)), poutine.trace() as tracer:
+        call(function, batch)
+    return tracer.trace
+
+
 def _check_rows(pair: "Pair", batch: Batch, num_particles: int) -> None:
+    traces = {}
     for role, function in (("guide", pair.guide), ("model", pair.model)):
-        _check_plate(role, function, batch, num_particles)
-    try:
+        _check_plates(role, run_alone(role, function, batch), num_rows(batch))
+        with failures_explained(role, num_rows(batch), num_particles):
+            traces[role] = run(function, batch, num_particles)
+    _check_match(**traces)
+    summed = sample_sites(traces["model"], observed=False).keys() - traces["guide"].nodes.keys()
+    with failures_explained("model", num_rows(batch), num_particles, summed):
         joint = trace_pair(pair, batch, num_particles)
-    except ContractError:
-        raise
-    except Exception as error:
-        raise ContractError(
-            f"the model failed on the guide's latents ({type(error).__name__}: {error}); expected it to accept, for "
-            f"each site, `[particles, batch, *event]` = [{num_particles}, {num_rows(batch)}, ...]; do model and guide "
-            "agree on each site's event shape?"
-        ) from error
     check_shapes(joint)
-    _check_match(joint)
+    _check_values(joint)
     _check_finite(joint)
 
 
-def _check_plate(role: str, function: object, batch: Batch, num_particles: int) -> None:
-    """Every site lies in one plate at dim -1 whose size is the batch's, and networks take leading dims."""
-    try:
-        trace = run(function, batch, num_particles)
-    except Exception as error:
-        raise _explain_failure(role, function, batch, num_particles, error) from error
+def _check_plates(role: str, trace: Trace, num_rows: int) -> None:
+    """Every site lies in one plate at dim -1 whose size is the batch's, and in no other."""
     for name, site in sample_sites(trace).items():
-        frames = [f for f in site["cond_indep_stack"] if f.vectorized and f.name != PARTICLES]
+        frames = [f for f in site["cond_indep_stack"] if f.vectorized]
         where = f"{role} site '{name}'"
-        if not any(f.dim == -1 for f in frames):
+        if len(frames) > 1 or (frames and frames[0].dim != -1):
+            raise ContractError(
+                f"{where}: found in plates {{{', '.join(f'{f.name!r}: dim {f.dim}' for f in frames)}}}, expected only "
+                "the data plate, at dim -1 (dim -2 is for particles); declare the other dimensions as part of the "
+                "event with `.to_event(n)`"
+            )
+        if not frames:
             raise ContractError(
                 f"{where}: found outside any plate at dim -1, expected inside the data plate; "
                 "write `with pyro.plate('data', len(x), dim=-1):` around it (a latent shared by all data points has no "
                 "weight per data point: make it an nn.Parameter)"
             )
-        if len(frames) > 1:
+        if frames[0].size != num_rows:
             raise ContractError(
-                f"{where}: found in plates {[f.name for f in frames]}, expected only the data plate at dim -1; "
-                "declare the other dimensions as part of the event with `.to_event(n)`"
-            )
-        if frames[0].size != num_rows(batch):
-            raise ContractError(
-                f"{where}: found plate '{frames[0].name}' of size {frames[0].size}, expected {num_rows(batch)}, the "
+                f"{where}: found plate '{frames[0].name}' of size {frames[0].size}, expected {num_rows}, the "
                 "number of rows in the batch; size the plate (or its subsample) by the batch, as len(x) does"
             )
 
 
-def _explain_failure(role: str, function: object, batch: Batch, num_particles: int, error: Exception) -> ContractError:
-    """Why a model or a guide failed: its own fault, a missing `.to_event`, or a network that takes no particles."""
-    text = f"{type(error).__name__}: {error}"
+@contextmanager
+def failures_explained(
+    role: str, num_rows: int, num_particles: int | None = None, summed: Collection[str] = ()
+) -> Iterator[None]:
+    """Turns whatever fails inside into a `ContractError` that names the site.
+
+    Args:
+        role: "model" or "guide".
+        num_rows: B.
+        num_particles: K, where it has been seen to work without particles.
+        summed: the sites given all their values at once, where it has been seen to work with one value for each.
+    """
+    reached = _LastSite()
     try:
-        call(function, batch)  # type: ignore[arg-type]
-    except Exception:
-        if "Shape mismatch inside plate" in str(error):
-            return ContractError(
-                f"the {role} has a site whose batch shape does not fit the plates ({text}); expected batch shape "
-                f"[{num_rows(batch)}]; declare event dimensions with `.to_event(1)`"
-            )
-        return ContractError(f"the {role} fails on a batch of {num_rows(batch)} rows, even without particles ({text})")
-    if "Shape mismatch inside plate" in str(error):
-        return ContractError(
-            f"the {role} has a site whose batch shape is not [particles, batch] = [{num_particles}, {num_rows(batch)}] "
-            f"({text}); declare event dimensions with `.to_event(1)`, and let networks keep leading dimensions"
+        with reached:
+            yield
+    except ContractError:
+        raise
+    except Exception as error:
+        raise ContractError(_explanation(role, num_rows, num_particles, summed, error, reached.name)) from error
+
+
+class _LastSite(Messenger):
+    """Keeps the name of the last site of a run that got as far as to have a value."""
+
+    name: str | None = None
+
+    def _pyro_post_sample(self, msg: Message) -> None:
+        if msg["name"] == PARTICLES:
+            self.name = None  # a new run
+        elif not site_is_subsample(msg):
+            self.name = msg["name"]
+
+
+def _explanation(
+    role: str, num_rows: int, num_particles: int | None, summed: Collection[str], error: Exception, reached: str | None
+) -> str:
+    shape = f"[particles, batch] = [{num_particles}, {num_rows}]" if num_particles else f"[batch] = [{num_rows}]"
+    if mismatch := re.search(r"at site (.+) dim (-\d+), (\d+) vs (\d+)", str(error)):
+        site, dim, _, found = mismatch.groups()
+        return (
+            f"{role} site '{site}': found size {found} at dim {dim} of its batch shape, expected batch shape {shape}; "
+            "declare event dimensions with `.to_event(n)`, and let networks keep leading dimensions"
         )
-    return ContractError(
-        f"the {role} works on latents of shape [batch, *event] but fails on [particles, batch, *event] = "
-        f"[{num_particles}, {num_rows(batch)}, ...] ({text}); a network in it cannot take leading dimensions: use "
-        "`.flatten(-n)` rather than `.view(len(x), ...)`, and wrap convolutions in ppvae.networks.Fold"
+    if "Multiple sample sites named" in str(error):
+        return (
+            f"{role}: found {error}, expected each name once; to open a plate twice, make it once: "
+            "`rows = pyro.plate('data', len(x))`, then `with rows:` each time"
+        )
+    where = f"after site '{reached}'" if reached else "before its first site"
+    found = f"{role}, {where}: found {type(error).__name__}: {error}"
+    if num_particles is None:
+        return f"{found}; expected it to run on a batch of {num_rows} rows as it is; are data and parameters finite?"
+    if summed:
+        return (
+            f"{found}; expected it to take all values of {sorted(summed)} at once, as they are summed out: each has "
+            "shape [values, 1, 1], so index or broadcast with it, as in `loc[c]` or `Vindex(loc)[..., c, :]`"
+        )
+    return (
+        f"{found}; expected it to take latents of shape [particles, batch, *event] = [{num_particles}, {num_rows}, "
+        "...], as it does [batch, *event]; a network in it cannot take leading dimensions: use `.flatten(-n)` rather "
+        "than `.view(len(x), ...)`, and wrap convolutions in ppvae.networks.Fold"
     )
 
 
 def check_shapes(joint: Joint) -> None:
     """Batch shapes are `[K, B]`, and model and guide agree on each latent's event shape."""
+    enumerated: set[int] = set()
     for role, trace in (("guide", joint.guide), ("model", joint.model)):
-        for name, site in sample_sites(trace).items():
-            found = tuple(site["fn"].batch_shape)[-2:]
-            replayed = role == "model" and name in joint.guide.nodes  # Pyro leaves these as declared, unexpanded
-            if replayed:
-                _check_event_shapes(name, joint)
-            if found != joint.shape and not (replayed and _broadcasts(found, joint.shape)):
+        sites = sample_sites(trace)
+        enumerated |= {site["infer"]["_enumerate_dim"] for site in sites.values() if "_enumerate_dim" in site["infer"]}
+        for name, site in sites.items():
+            if role == "model" and name in joint.guide.nodes:
+                _check_event_shapes(name, joint.guide, joint.model)
+            found = list(site["fn"].batch_shape)
+            extra = [dim for dim in range(-len(found), -2) if found[dim] > 1 and dim not in enumerated]
+            if tuple(found[-2:]) != joint.shape or extra:
                 raise ContractError(
-                    f"{role} site '{name}': found batch shape {list(found)}, expected [particles, batch] = "
+                    f"{role} site '{name}': found batch shape {found}, expected [particles, batch] = "
                     f"{list(joint.shape)}; put it in the data plate at dim -1 and declare event dimensions with "
                     "`.to_event(n)`"
                 )
 
 
-def _check_event_shapes(name: str, joint: Joint) -> None:
-    guide, model = (list(trace.nodes[name]["fn"].event_shape) for trace in (joint.guide, joint.model))
-    if guide != model:
+def _check_event_shapes(name: str, guide: Trace, model: Trace) -> None:
+    in_guide, in_model = (list(sample_sites(trace)[name]["fn"].event_shape) for trace in (guide, model))
+    if in_guide != in_model:
         raise ContractError(
-            f"site '{name}': found event shape {guide} in the guide and {model} in the model, expected the same; "
+            f"site '{name}': found event shape {in_guide} in the guide and {in_model} in the model, expected the same; "
             "check `.to_event(n)` and the sizes in both"
         )
 
 
-def _broadcasts(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
-    return all(size in (1, goal) for size, goal in zip(reversed(shape), reversed(target), strict=False))
-
-
-def _check_match(joint: Joint) -> None:
+def _check_match(guide: Trace, model: Trace) -> None:
     """An observation, no stray guide sites, and a guide for all that cannot be summed out."""
-    guide, model = sample_sites(joint.guide, observed=False), sample_sites(joint.model)
-    if not any(site["is_observed"] for site in model.values()):
+    for name in sample_sites(guide, observed=True):
         raise ContractError(
-            f"model: found no observed site among {list(model)}, expected at least one; pass the data as `obs=x`"
+            f"guide site '{name}': found observed in the guide, expected drawn; leave out its `obs=`, and observe data "
+            "in the model"
         )
-    for name in guide:
-        if name not in model or model[name]["is_observed"]:
-            kind = "observed" if name in model else "absent"
+    drawn, sites = sample_sites(guide), sample_sites(model)
+    if not sample_sites(model, observed=True):
+        raise ContractError(
+            f"model: found no observed site among {list(sites)}, expected at least one; pass the data as `obs=x`"
+        )
+    for name in drawn:
+        if name not in sites or sites[name]["is_observed"]:
+            kind = "observed" if name in sites else "absent"
             raise ContractError(
-                f"guide site '{name}': found {kind} in the model, expected a latent there; "
-                f"the model's latents are {[n for n, s in model.items() if not s['is_observed']]}"
+                f"guide site '{name}': found {kind} in the model, expected a latent there; rename it, or leave it out; "
+                f"the model's latents are {[n for n, s in sites.items() if not s['is_observed']]}"
             )
-    for name, site in model.items():
-        if not site["is_observed"] and name not in guide and "_enumerate_dim" not in site["infer"]:
+        _check_event_shapes(name, guide, model)
+    for name, site in sites.items():
+        if not site["is_observed"] and name not in drawn and not site["fn"].has_enumerate_support:
             raise ContractError(
                 f"model site '{name}': found no site of that name in the guide and no finite support to sum over, "
-                f"expected one or the other; add `pyro.sample('{name}', ...)` to the guide, which has {list(guide)}"
+                f"expected one or the other; add `pyro.sample('{name}', ...)` to the guide, which has {list(drawn)}"
             )
+
+
+def _check_values(joint: Joint) -> None:
+    """What is observed has the shape that its distribution declares, and all values are inside the support."""
+    for role, trace in (("guide", joint.guide), ("model", joint.model)):
+        for name, site in sample_sites(trace).items():
+            fn, found = site["fn"], list(site["value"].shape)
+            expected = [joint.shape[1], *fn.event_shape]
+            if site["is_observed"] and found[-len(expected) :] != expected:
+                raise ContractError(
+                    f"{role} site '{name}': found observed data of shape {found}, expected [batch, *event] = "
+                    f"{expected} as its distribution declares; check `.to_event(n)`, and let networks keep leading "
+                    "dimensions (`.flatten(-n)` rather than `.view(len(x), ...)`)"
+                )
+            try:
+                fn.log_prob(site["value"])
+            except ValueError as error:
+                raise ContractError(
+                    f"{role} site '{name}': found a value that {type(fn).__name__} refuses ({error}), expected one "
+                    f"inside its support, {fn.support}; rescale or binarise the data, or choose another distribution"
+                ) from error
 
 
 def _check_finite(joint: Joint) -> None:
-    for role, terms in (("guide", joint.log_q_terms()), ("model", joint.log_p_terms())):
-        for name, term in terms.items():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pyro warns of what is refused here
+        terms = [("guide", joint.log_q_terms()), ("model", joint.log_p_terms())]
+    for role, by_site in terms:
+        for name, term in by_site.items():
             if (row := first_bad_row(term)) is not None:
+                value = next(v for v in term[..., row].flatten().tolist() if not math.isfinite(v))
                 raise ContractError(
-                    f"{role} site '{name}': found log probability {term[..., row].flatten()[0].item()} at row {row}, "
-                    "expected a finite one; is the data inside the distribution's support, and its scale above zero?"
+                    f"{role} site '{name}': found log probability {value} at row {row}, expected a finite one; "
+                    "is the data inside the distribution's support, and its scale above zero?"
                 )
 
 

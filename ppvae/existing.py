@@ -2,23 +2,28 @@
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pyro
 import torch
-from pyro import poutine
+from pyro.poutine import Trace
 from torch import nn
 
-from ppvae.batches import as_batch, call
+from ppvae.batches import as_batch
+from ppvae.contract import ContractError, run_alone
 from ppvae.pair import Pair
+
+_DIVIDER = "$$$"  # between a module's name and its parameter's, in the names that pyro.module gives
 
 
 class ExistingPair(Pair):
     """A pair from a Pyro model and guide written elsewhere; made by `ppvae.Pair.of(model, guide, example=batch)`.
 
     Both are run once on the example. What they announce by `pyro.module` and `pyro.param` becomes the pair's own:
-    modules are shared with the caller, a constrained `pyro.param` becomes an unconstrained leaf. Values already in the
-    global parameter store (from earlier training) are taken over; the store itself is left as it was found.
+    modules are shared with the caller, a `pyro.param` becomes an unconstrained leaf of its own. Values already in the
+    global parameter store (from earlier training) are taken over; the store itself is left as it was found (where it
+    holds the parameters of a module, they are that module's own, and move with it).
 
     Args:
         model: p(x, z), a Pyro function or a method of a module.
@@ -49,29 +54,34 @@ class ExistingPair(Pair):
         batch = as_batch(example)
         store = pyro.get_param_store()
         with store.scope(store.get_state()), torch.random.fork_rng(devices=[]), torch.no_grad():
-            traces = [poutine.trace(lambda f=f: call(f, batch)).get_trace() for f in (guide, model)]
+            traces = [run_alone(role, f, batch) for role, f in (("guide", guide), ("model", model))]
             state = store.get_state()
-        announced = {
-            name: site["args"][1] if "$$$" in name else state["params"][name]  # a module's own, or the store's leaf
-            for trace in traces
-            for name, site in trace.nodes.items()
-            if site["type"] == "param"
-        }
+        modules = _modules_of(guide, model)
+        announced = _announced(traces, state, modules)
+        self._announced = set(announced)
+        self._own_modules(modules, announced)
+        self._own_leaves(announced, state["constraints"])
+        self.check(batch)
+
+    def _own_modules(self, modules: list[nn.Module], announced: dict[str, Any]) -> None:
         learnt = {id(value) for value in announced.values()}
-        for module in {id(m): m for function in (model, guide) for m in _modules_of(function)}.values():
+        for module in modules:
             if not learnt.isdisjoint(id(parameter) for parameter in module.parameters()):
                 self.add_module(f"module{len(self._modules)}", module)
+
+    def _own_leaves(self, announced: dict[str, Any], constraints: dict[str, Any]) -> None:
         owned = {id(parameter) for parameter in self.parameters()}
         self._leaves: dict[str, str] = {}
         self._constraints: dict[str, Any] = {}
         for name, value in announced.items():
             if id(value) not in owned:
-                attribute = name.replace("$$$", "/").replace(".", "/")
-                leaf = value if isinstance(value, nn.Parameter) else nn.Parameter(value.detach().clone())
-                self.register_parameter(attribute, leaf)
+                attribute = name.replace(_DIVIDER, "/").replace(".", "/")
+                while hasattr(self, attribute):  # "scale" is free, "model" and "half" are not
+                    attribute += "_"
+                is_modules = isinstance(value, nn.Parameter) and _DIVIDER in name
+                self.register_parameter(attribute, value if is_modules else nn.Parameter(value.detach().clone()))
                 self._leaves[name] = attribute
-                self._constraints[name] = state["constraints"][name]
-        self.check(batch)
+                self._constraints[name] = constraints[name]
 
     def model(self, *args: Any, **kwargs: Any) -> Any:
         return self._run(self._model[0], args, kwargs)
@@ -82,17 +92,61 @@ class ExistingPair(Pair):
     def _run(self, function: Callable, args: tuple, kwargs: dict) -> Any:
         """Calls `function` with a parameter store that holds this pair's leaves and nothing else."""
         params = {name: self.get_parameter(attribute) for name, attribute in self._leaves.items()}
-        with pyro.get_param_store().scope({"params": params, "constraints": self._constraints.copy()}):
-            return function(*args, **kwargs)
+        state: Any = {"params": params, "constraints": self._constraints.copy()}
+        store = pyro.get_param_store()
+        with store.scope(state):
+            result = function(*args, **kwargs)
+            met = dict(store.named_parameters())
+        if unknown := met.keys() - self._announced:
+            owned = {id(parameter) for parameter in self.parameters()}
+            if late := sorted(name for name in unknown if id(met[name]) not in owned):
+                raise ContractError(
+                    f"pyro.param {late}: found first now, expected on the example already, as otherwise never learnt; "
+                    "give Pair.of an example that reaches them"
+                )
+        return result
 
 
-def _modules_of(function: Callable) -> list[nn.Module]:
-    """The modules that a function is, belongs to, or refers to by closure or global name."""
-    owner = function if isinstance(function, nn.Module) else getattr(function, "__self__", None)
-    if isinstance(owner, nn.Module):
-        return [owner]
-    if not inspect.isfunction(function):
-        return []
-    variables = inspect.getclosurevars(function)
-    values = [*variables.nonlocals.values(), *variables.globals.values()]
-    return [value for value in values if isinstance(value, nn.Module)]
+def _announced(traces: list[Trace], state: Any, modules: list[nn.Module]) -> dict[str, Any]:
+    """The leaves behind all `pyro.param` and `pyro.module` statements of the traces, by name."""
+    held = {id(parameter) for module in modules for parameter in module.parameters()}
+    result = {}
+    for name, site in ((name, site) for trace in traces for name, site in trace.nodes.items()):
+        if site["type"] == "param":
+            result[name] = state["params"][name]
+            if _DIVIDER in name and id(result[name]) not in held:  # the store has another value than the module uses
+                result[name] = site["args"][1]
+    return result
+
+
+def _modules_of(*functions: Callable) -> list[nn.Module]:
+    """The outermost modules that these functions are, belong to, or refer to by closure or global name.
+
+    Followed are: partials and decorators of Pyro's, the object that a method belongs to, containers, and the other
+    functions of the same file.
+    """
+    found: dict[int, nn.Module] = {}
+    seen: set[int] = set()
+    files = {getattr(inspect.unwrap(function), "__module__", None) for function in functions}
+    queue: list[Any] = list(functions)
+    while queue:
+        value = queue.pop(0)
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, nn.Module):
+            found[id(value)] = value
+        elif isinstance(value, partial):
+            queue += [value.func, *value.args, *value.keywords.values()]
+        elif inspect.ismethod(value):
+            owner = value.__self__
+            queue += [owner] if isinstance(owner, nn.Module) else [value.__func__, *vars(owner).values()]
+        elif inspect.isfunction(value) and value.__module__ in files:
+            variables = inspect.getclosurevars(inspect.unwrap(value))
+            queue += [*variables.nonlocals.values(), *variables.globals.values()]
+        elif isinstance(value, dict):
+            queue += value.values()
+        elif isinstance(value, tuple | list):
+            queue += value
+    inner = {id(module) for outer in found.values() for module in outer.modules() if module is not outer}
+    return [module for key, module in found.items() if key not in inner]

@@ -130,15 +130,20 @@ class Pair(nn.Module):
 
         Discrete sites that only the model has are averaged over their posterior given x and the other latents.
         """
+        contract.at_least_one("num_particles", num_particles)
         joint = tracing.trace_pair(self, batch, num_particles)
-        log_p = sum_terms(tracing.log_prob_terms(joint.model))
-        dims = tuple(range(log_p.dim() - 2))
-        posterior = (log_p - log_p.logsumexp(dims, keepdim=True)).exp() if dims else torch.ones_like(log_p)
         means = {}
         for name, site in tracing.sample_sites(joint.model, observed=True).items():
-            event_dim = len(site["fn"].event_shape)
-            weight = posterior.reshape(*posterior.shape, *(1,) * event_dim)
-            means[name] = (weight * site["fn"].mean).sum(dims).mean(0) if dims else site["fn"].mean.mean(0)
+            posterior = joint.log_posterior(name).exp()
+            mean = site["fn"].mean
+            if mean.isnan().any():
+                raise NotImplementedError(
+                    f"{type(self).__name__}.reconstruct: site '{name}' has no mean, as {type(site['fn']).__name__} has "
+                    "none; draw from p(x | z) instead, with pair.latents and pyro.poutine.condition"
+                )
+            event_shape = site["fn"].event_shape
+            weighted = posterior.reshape(*posterior.shape, *(1,) * len(event_shape)) * mean
+            means[name] = weighted.mean(-2 - len(event_shape)).sum_to_size(num_rows(batch), *event_shape)
         return _only(means)
 
     def log_prob(self, batch: Batch) -> Tensor:

@@ -3,13 +3,12 @@
 Everything a pair is asked (weights, bounds, reconstructions) is read from the two traces made here.
 """
 
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyro
 from pyro import poutine
-from pyro.infer import config_enumerate
 from pyro.ops import packed
 from pyro.ops.einsum import contract
 from pyro.poutine import Trace
@@ -52,18 +51,28 @@ class Joint:
             result[",".join(tied)] = self._expand(self._eliminate(list(tied)))
         return result
 
-    def _eliminate(self, names: list[str]) -> Tensor:
+    def log_posterior(self, name: str) -> Tensor:
+        """`log p(c | x, z)` of the summed-out values c on which a model site depends: `[..., K, B]`, a dim for each."""
+        tied = [tied for tied, term in log_prob_terms(self.model).items() if term.dim() > 2]
+        if name not in tied:
+            return log_prob_terms(self.model)[name].new_zeros(self.shape)
+        log_p = self._expand(self._eliminate(tied, keep=name))
+        return log_p - log_p.logsumexp(tuple(range(log_p.dim() - 2)), keepdim=True)
+
+    def _eliminate(self, names: list[str], keep: str | None = None) -> Tensor:
+        """The log of the summed product of the model's terms `names`; the dims of term `keep` stay."""
         self.guide.symbolize_dims()
         self.model.pack_tensors(self.guide.plate_to_symbol)
-        factors = [self.model.nodes[name]["packed"]["log_prob"] for name in names]
-        symbol_to_dim = {symbol: dim for dim, symbol in self.model.nodes[names[0]]["infer"]["_dim_to_symbol"].items()}
-        kept = {s: d for s, d in symbol_to_dim.items() if d in (-1, -2)}
+        sites = sample_sites(self.model)
+        factors = [sites[name]["packed"]["log_prob"] for name in names]
+        dims = sites[keep or names[0]]["infer"]["_dim_to_symbol"]
+        kept = {symbol: dim for dim, symbol in dims.items() if dim in (-1, -2) or keep is not None}
         for site in sample_sites(self.guide).values():
             if (dim := site["infer"].get("_enumerate_dim")) is not None:
                 kept[site["infer"]["_dim_to_symbol"][dim]] = dim
         output = "".join(s for s in kept if any(s in factor._pyro_dims for factor in factors))
         equation = ",".join(factor._pyro_dims for factor in factors) + "->" + output
-        total = contract(equation, *factors, backend="pyro.ops.einsum.torch_log")
+        total: Any = contract(equation, *factors, backend="ppvae.log_einsum")
         total._pyro_dims = output
         return packed.unpack(total, kept)
 
@@ -80,19 +89,34 @@ def trace_pair(pair: "Pair", batch: Batch, num_particles: int, *, enumerate_guid
         num_particles: K.
         enumerate_guide: give the guide's discrete sites all their values in turn (dims left of -2) instead of drawing.
     """
-    guide = config_enumerate(pair.guide) if enumerate_guide else pair.guide
     with EnumMessenger(FIRST_ENUMERATION_DIM):
-        guide_trace = run(guide, batch, num_particles)
-    with EnumMessenger():
-        model_trace = run(poutine.replay(config_enumerate(pair.model), trace=guide_trace), batch, num_particles)
+        guide_trace = run(_enumerating(pair.guide, lambda name: enumerate_guide), batch, num_particles)
+    # Replay comes last: plates and enumeration must see the sites whose values it gives, for these may depend on an
+    # enumerated one.
+    with poutine.replay(trace=guide_trace), EnumMessenger():
+        model_trace = run(_enumerating(pair.model, lambda name: name not in guide_trace), batch, num_particles)
     return Joint(guide_trace, model_trace, (num_particles, num_rows(batch)))
 
 
 def trace_model(pair: "Pair", batch: Batch) -> Joint:
     """Runs the model alone, its discrete latents enumerated and the others drawn."""
     with EnumMessenger(FIRST_ENUMERATION_DIM):
-        model_trace = run(config_enumerate(pair.model), batch, 1)
+        model_trace = run(_enumerating(pair.model), batch, 1)
     return Joint(Trace(), model_trace, (1, num_rows(batch)))
+
+
+def _enumerating(function: Callable, names: Callable[[str], bool] = lambda name: True) -> Callable:
+    """`function` with its finite latent sites of certain names given all their values, whatever it says itself."""
+
+    def config(site: Any) -> Any:
+        finite = getattr(site["fn"], "has_enumerate_support", False) and not site["is_observed"]
+        return {
+            "enumerate": "parallel" if finite and names(site["name"]) else None,
+            "num_samples": None,
+            "expand": False,
+        }
+
+    return poutine.infer_config(function, config_fn=config)
 
 
 def run(function: Any, batch: Batch, num_particles: int) -> Trace:
@@ -104,9 +128,10 @@ def run(function: Any, batch: Batch, num_particles: int) -> Trace:
 
 def sample_sites(trace: Trace, *, observed: bool | None = None) -> dict[str, dict[str, Any]]:
     """The sample statements of a trace by name, without those of subsampling and of `pyro.deterministic`."""
+    nodes: dict[str, Any] = trace.nodes
     return {
         name: site
-        for name, site in trace.nodes.items()
+        for name, site in nodes.items()
         if site["type"] == "sample"
         and not site_is_subsample(site)
         and not site["infer"].get("_deterministic", False)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ppvae.tracing import Joint, sample_sites
@@ -53,3 +54,20 @@ def weights_of(joint: Joint) -> Weights:
         for name, site in sample_sites(joint.guide, observed=False).items()
     }
     return Weights(joint.log_p_terms(), joint.log_q_terms(), latents)
+
+
+def expected_log_weight(joint: Joint) -> Tensor:
+    """`log w` with the expectation over the sites that the guide enumerates taken exactly, `[K, B]`.
+
+    `sum_c q(c | x) (log p(x, z, c) - log q(z, c | x))`, with the convention 0 log 0 = 0.
+    """
+    log_q = joint.log_q_terms()
+    log_w = sum_terms(joint.log_p_terms())
+    for term in log_q.values():
+        log_w = log_w - term
+    sites = sample_sites(joint.guide)
+    discrete = {name: term for name, term in log_q.items() if "_enumerate_dim" in sites[name]["infer"]}
+    if not discrete:
+        return log_w
+    log_w, probability = torch.broadcast_tensors(log_w, sum_terms(discrete).exp())
+    return (probability * log_w.masked_fill(probability == 0, 0.0)).flatten(end_dim=-3).sum(0)

@@ -74,15 +74,24 @@ def test_full_posterior_covers_any_covariance():
 
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
-def test_output_bias_starts_at_the_data_mean(likelihood):
+def test_likelihood_starts_at_the_data(likelihood):
     x = torch.bernoulli(torch.tensor([0.2, 0.5, 0.8]).expand(1000, 3))
-    vae = VAE.mlp(3, 2, likelihood=likelihood).init_output_bias(x)
+    vae = VAE.mlp(3, 2, likelihood=likelihood).init_from(x)
     vae.likelihood.network[-1].weight.data.zero_()
     torch.testing.assert_close(vae.likelihood(torch.randn(2)).mean, x.mean(0))
     images = x.reshape(1000, 3, 1, 1).expand(1000, 3, 4, 4)
-    vae = VAE.convolutional((3, 4, 4), 2, likelihood=likelihood).init_output_bias(images)
+    vae = VAE.convolutional((3, 4, 4), 2, likelihood=likelihood).init_from(images)
     vae.likelihood.network.network[-1].weight.data.zero_()
     torch.testing.assert_close(vae.likelihood(torch.randn(2)).mean.mean((1, 2)), x.mean(0))
+
+
+def test_learnt_sigma_starts_at_the_datas_spread():
+    x = 0.3 * torch.randn(100_000, 3)
+    for likelihood in ("gaussian", "heteroscedastic"):
+        part = VAE.mlp(3, 2, likelihood=likelihood).init_from(x).likelihood
+        if part.sigma_network is not None:
+            part.sigma_network[-1].weight.data.zero_()
+        torch.testing.assert_close(part.sigma(torch.randn(2)).mean(), torch.tensor(0.3), rtol=0.02, atol=0.0)
 
 
 def test_sigma_is_what_was_asked():
@@ -100,7 +109,7 @@ def test_sigma_is_what_was_asked():
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="likelihood: found 'poisson', expected one of"):
+    with pytest.raises(ValueError, match="likelihood: found 'poisson', expected 'bernoulli'"):
         VAE.mlp(5, 2, likelihood="poisson")
     with pytest.raises(ValueError, match="posterior: found 'flow', expected 'diagonal' or 'full'"):
         VAE.mlp(5, 2, posterior="flow")

@@ -1,0 +1,126 @@
+"""The package as it is laid out and imported: one name for each module, and no trace left by the import."""
+
+import configparser
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+EVERYTHING = """
+import importlib, pkgutil
+import ppvae, ppvae.inference, ppvae.models
+for package in (ppvae, ppvae.inference, ppvae.models):
+    for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+    for name in getattr(package, "__all__", ()):
+        assert getattr(package, name) is not None
+"""
+
+STATE = """
+import json, logging, sys, warnings
+import arviz, matplotlib, numpy, pyro, sklearn, torch
+from pyro.poutine.runtime import _PYRO_STACK
+
+def state():
+    store = pyro.get_param_store().get_state()
+    return {
+        "default dtype": str(torch.get_default_dtype()),
+        "default device": str(torch.get_default_device()),
+        "gradients": torch.is_grad_enabled(),
+        "threads": [torch.get_num_threads(), torch.get_num_interop_threads()],
+        "a denormal": (torch.tensor([1e-41]) * 1.0).item(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "matmul precision": torch.get_float32_matmul_precision(),
+        "generator": torch.random.get_rng_state().tolist(),
+        "torch validates": torch.distributions.Distribution._validate_args,
+        "pyro validates": [pyro.infer.util.is_validation_enabled(), pyro.poutine.util.is_validation_enabled()],
+        "pyro settings": {name: str(value) for name, value in pyro.settings.get().items()},
+        "parameter store": [list(store["params"]), list(store["constraints"])],
+        "pyro stack": len(_PYRO_STACK),
+        "root log": [repr(logging.getLogger().handlers), logging.getLogger().level, logging.root.manager.disable],
+        "pyro log": [repr(logging.getLogger("pyro").handlers), logging.getLogger("pyro").level],
+        "warning filters": [str(f) for f in warnings.filters],
+        "matplotlib": {name: str(value) for name, value in dict.items(matplotlib.rcParams)},
+        "numpy": [numpy.geterr(), str(numpy.get_printoptions())],
+        "hooks": [repr(sys.excepthook), repr(sys.displayhook)],
+    }
+"""
+
+
+@pytest.fixture(scope="module")
+def imported():
+    """State before and after everything of ppvae is imported, and the modules then there, in a fresh interpreter."""
+    script = f"{STATE}before = state()\n{EVERYTHING}print(json.dumps([before, state(), sorted(sys.modules)]))"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def test_each_module_has_one_name(imported):
+    """Top-level `models` and `inference` would be second copies, with classes of their own."""
+    modules = imported[2]
+    assert {"ppvae", "ppvae.models.vae", "ppvae.inference.objectives", "ppvae.pair"} <= set(modules)
+    assert [name for name in modules if name.split(".")[0] in ("models", "inference")] == []
+
+
+def test_import_changes_no_global(imported):
+    before, after, _ = imported
+    assert before["a denormal"] > 0
+    assert after == before
+
+
+CORE = ["pair", "contract", "tracing", "weights", "batches", "existing", "networks", "log_einsum"]
+
+
+@pytest.mark.parametrize(
+    ("files", "forbidden"),
+    [
+        (["models/*.py"], ["ppvae.inference"]),
+        (["inference/*.py"], ["ppvae.models"]),
+        ([f"ppvae/{name}.py" for name in CORE], ["ppvae.inference", "ppvae.models"]),
+    ],
+    ids=["models", "inference", "core"],
+)
+def test_dependencies_run_one_way(files, forbidden):
+    """The core knows neither, models no training, inference no concrete model; nor inside functions."""
+    paths = [path for pattern in files for path in sorted(ROOT.glob(pattern))]
+    assert len(paths) >= len(files)
+    lines = [
+        (path.name, line)
+        for path in paths
+        for line in path.read_text().splitlines()
+        if re.match(r"\s*(import|from) ", line) and any(name in line for name in forbidden)
+    ]
+    assert lines == []
+
+
+@pytest.mark.parametrize("folder", ["ppvae", "models", "inference"])
+def test_layout_is_flat_and_imports_absolute(folder):
+    assert [path for path in (ROOT / folder).glob("*/*.py") if path.parent.name not in ("models", "inference")] == []
+    for path in (ROOT / folder).glob("*.py"):
+        for line in path.read_text().splitlines():
+            assert not line.lstrip().startswith(("from .", "from models", "from inference", "import models")), path
+
+
+def test_setup_maps_the_folders():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    mapping = dict(line.split(" = ") for line in config["options"]["package_dir"].strip().splitlines())
+    assert mapping == {"ppvae": "ppvae", "ppvae.models": "models", "ppvae.inference": "inference"}
+    assert config["options"]["packages"].split() == list(mapping)
+    assert config["options.package_data"]["ppvae"] == "py.typed"
+    for package, folder in mapping.items():
+        assert (ROOT / folder / "__init__.py").is_file(), package
+
+
+@pytest.mark.parametrize("folder", ["models", "inference"])
+def test_links_lead_to_the_same_folders(folder):
+    link = ROOT / "ppvae" / folder
+    if not link.exists():
+        pytest.skip("a checkout without symbolic links; the mapping is the authority")
+    assert link.resolve() == ROOT / folder
