@@ -3,7 +3,7 @@
 from ppvae.models.autoencoder import Autoencoder
 from ppvae.models.conditionals import DiagonalNormal, FullNormal
 from ppvae.models.gaussian_mixture import GaussianMixture
-from ppvae.models.likelihoods import Bernoulli, Gaussian
+from ppvae.models.likelihoods import Bernoulli, Gaussian, Likelihood
 from ppvae.models.linear_vae import LinearVAE
 from ppvae.models.markov_hvae import ConditionallyIndependent, MarkovHVAE
 from ppvae.models.priors import StandardNormal
@@ -18,6 +18,7 @@ __all__ = [
     "FullNormal",
     "Gaussian",
     "GaussianMixture",
+    "Likelihood",
     "LinearVAE",
     "MarkovHVAE",
     "StandardNormal",

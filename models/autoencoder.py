@@ -3,6 +3,7 @@
 import pyro
 from torch import Tensor, nn
 
+from ppvae.models.likelihoods import Likelihood
 from ppvae.pair import Pair
 
 
@@ -29,7 +30,7 @@ class Autoencoder(Pair):
         "an autoencoder's code is a deterministic function of x: it has no prior and no density; use a VAE for evidence"
     )
 
-    def __init__(self, encoder: nn.Module, likelihood: nn.Module):
+    def __init__(self, encoder: nn.Module, likelihood: Likelihood):
         super().__init__()
         self.encoder = encoder
         self.likelihood = likelihood

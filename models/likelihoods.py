@@ -10,7 +10,19 @@ from torch.nn.functional import softplus
 from ppvae.networks import mlp, output_bias
 
 
-class Bernoulli(nn.Module):
+class Likelihood(nn.Module):
+    """What a likelihood is: z in, p(x | z) out, and a start from the data."""
+
+    def forward(self, z: Tensor) -> dist.TorchDistribution:
+        """p(x | z) for z in `[*, D]`."""
+        raise NotImplementedError
+
+    def init_from(self, x: Tensor) -> None:
+        """Starts at the data: output biases at the mean of x, a learnt scale at its spread."""
+        raise NotImplementedError
+
+
+class Bernoulli(Likelihood):
     """`p(x | z) = prod_i Bernoulli(x_i; sigmoid(f_i(z)))`, for binary data.
 
     Not for gray values between 0 and 1: binarise them (`datasets.load(..., binarize="dynamic")`), or use `Gaussian`.
@@ -38,7 +50,7 @@ class Bernoulli(nn.Module):
         bias.data.copy_(_mean_per_output(x, bias, self.event_dim).clamp(0.01, 0.99).logit())
 
 
-class Gaussian(nn.Module):
+class Gaussian(Likelihood):
     """`p(x | z) = N(x; mu(z), sigma^2 I)`, with sigma fixed, one learnt scalar, or a network sigma(z).
 
     A sigma(z) is unbounded below: with data of fewer dimensions than it pretends (saturated pixels) the density can
@@ -108,7 +120,7 @@ class Gaussian(nn.Module):
 
 def mlp_likelihood(
     name: str, num_latents: int, hidden: Sequence[int], num_features: int, activation: type[nn.Module] = nn.Tanh
-) -> nn.Module:
+) -> Likelihood:
     """The likelihood of that name, of multilayer perceptrons of z.
 
     Args:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.models.conditionals import DiagonalNormal
-from ppvae.models.likelihoods import mlp_likelihood
+from ppvae.models.likelihoods import Likelihood, mlp_likelihood
 from ppvae.models.priors import StandardNormal
 from ppvae.networks import mlp
 from ppvae.pair import Pair
@@ -36,7 +36,9 @@ class MarkovHVAE(Pair):
         ['z1', 'z2']
     """
 
-    def __init__(self, prior: nn.Module, transitions: Sequence[nn.Module], likelihood: nn.Module, posterior: nn.Module):
+    def __init__(
+        self, prior: nn.Module, transitions: Sequence[nn.Module], likelihood: Likelihood, posterior: nn.Module
+    ):
         super().__init__()
         self.prior = prior
         self.transitions = nn.ModuleList(transitions)
@@ -92,7 +94,7 @@ class MarkovHVAE(Pair):
             self.posterior(x)
 
     def init_from(self, x: Tensor) -> "MarkovHVAE":
-        """Starts the likelihood at the data: output bias at the mean of x, a learnt sigma at its spread; returns self."""
+        """Starts the likelihood at the data: output bias at the mean of x, a learnt sigma at its spread."""
         self.likelihood.init_from(x)
         return self
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.models.conditionals import DiagonalNormal, FullNormal
-from ppvae.models.likelihoods import Bernoulli, Gaussian, mlp_likelihood
+from ppvae.models.likelihoods import Bernoulli, Gaussian, Likelihood, mlp_likelihood
 from ppvae.models.priors import StandardNormal
 from ppvae.networks import convolutional_decoder, convolutional_encoder, mlp
 from ppvae.pair import Pair
@@ -31,7 +31,7 @@ class VAE(Pair):
         torch.Size([10, 5])
     """
 
-    def __init__(self, prior: nn.Module, likelihood: nn.Module, posterior: nn.Module):
+    def __init__(self, prior: nn.Module, likelihood: Likelihood, posterior: nn.Module):
         super().__init__()
         self.prior = prior
         self.likelihood = likelihood
@@ -91,7 +91,9 @@ class VAE(Pair):
         decoder = convolutional_decoder(num_latents, channels[::-1], shape)
         if likelihood not in ("bernoulli", "gaussian"):
             raise ValueError(f"likelihood: found {likelihood!r}, expected 'bernoulli' or 'gaussian'")
-        part = Bernoulli(decoder, event_dim=3) if likelihood == "bernoulli" else Gaussian(decoder, event_dim=3)
+        part: Likelihood = (
+            Bernoulli(decoder, event_dim=3) if likelihood == "bernoulli" else Gaussian(decoder, event_dim=3)
+        )
         return cls(StandardNormal(num_latents), part, gaussian_posterior(posterior, encoder, num_latents))
 
     def model(self, x: Tensor) -> None:
@@ -104,7 +106,7 @@ class VAE(Pair):
             pyro.sample("z", self.posterior(x))
 
     def init_from(self, x: Tensor) -> "VAE":
-        """Starts the likelihood at the data: output bias at the mean of x, a learnt sigma at its spread; returns self."""
+        """Starts the likelihood at the data: output bias at the mean of x, a learnt sigma at its spread."""
         self.likelihood.init_from(x)
         return self
 

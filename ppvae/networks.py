@@ -97,7 +97,7 @@ def convolutional_decoder(
     return Fold(nn.Sequential(*layers[:-1]), event_dim=1)
 
 
-def output_bias(network: nn.Module) -> nn.Parameter:
+def output_bias(network: nn.Module) -> Tensor:
     """The bias of a network's last linear or convolutional layer, which sets its output at the start of training."""
     biases = [m.bias for m in network.modules() if isinstance(m, nn.Linear | nn.Conv2d) and m.bias is not None]
     if not biases:

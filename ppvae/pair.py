@@ -146,7 +146,7 @@ class Pair(nn.Module):
             means[name] = weighted.mean(-2 - len(event_shape)).sum_to_size(num_rows(batch), *event_shape)
         return _only(means)
 
-    def log_prob(self, batch: Batch) -> Tensor:
+    def log_prob(self, batch: Any) -> Tensor:
         """Exact `log p(x)`, `[B]`, in nats: here by summing all latents out, where all are discrete or there are none.
 
         Raises:

@@ -40,7 +40,8 @@ def images(ax: Axes, x: Tensor, shape: tuple[int, int], columns: int = 6) -> Non
 
 def points(ax: Axes, x: Tensor, limits: tuple[float, float, float, float]) -> None:
     """A scatter of points `[N, 2]` within `limits` (left, right, bottom, top)."""
-    ax.scatter(*x.detach().cpu().numpy().T, s=2, color="black", alpha=0.4, linewidths=0)
+    across, up = x.detach().cpu().numpy().T
+    ax.scatter(across, up, s=2, color="black", alpha=0.4, linewidths=0)
     _square(ax, limits)
 
 
@@ -94,7 +95,7 @@ def gap_distribution(ax: Axes, gaps: Mapping[str, "Gap"]) -> None:
     """
     values = [gap.gap.estimate.numpy() for gap in gaps.values()]
     low, high = np.quantile(np.concatenate(values), [0.005, 0.99])
-    bins = np.linspace(min(low, 0.0), max(high, NO_GAP), 40)
+    bins = np.linspace(min(low, 0.0), max(high, NO_GAP), 40).tolist()
     for row, (name, value) in enumerate(zip(gaps, values, strict=True)):
         if np.abs(value).max() > NO_GAP:
             clipped, colour = value.clip(bins[0], bins[-1]), f"C{row}"

@@ -258,9 +258,7 @@ def tiny_mnist(monkeypatch):
 
 
 def test_offline_says_how_to_set_ppvae_data(offline):
-    with pytest.raises(
-        ConnectionError, match=r"Set PPVAE_DATA to a folder which holds the four MNIST files"
-    ) as e:
+    with pytest.raises(ConnectionError, match=r"Set PPVAE_DATA to a folder which holds the four MNIST files") as e:
         load("mnist")
     assert str(offline / "data" / "mnist") in str(e.value)
     assert str(offline / "cache" / "ppvae" / "mnist") in str(e.value)
@@ -278,9 +276,7 @@ def test_wrong_bytes_fail_the_checksum(offline, name):
     content = gzip.compress(b"not MNIST") if name.endswith(".gz") else b"not MNIST"
     (offline / "data" / "mnist" / name).write_bytes(content)
     found, expected = hashlib.md5(b"not MNIST").hexdigest(), datasets._MNIST_MD5[IMAGES]
-    with pytest.raises(
-        ValueError, match=rf"{name}: found 9 bytes with MD5 {found}, expected .* MD5 {expected}"
-    ):
+    with pytest.raises(ValueError, match=rf"{name}: found 9 bytes with MD5 {found}, expected .* MD5 {expected}"):
         load("mnist")
 
 

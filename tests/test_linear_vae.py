@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from sklearn.decomposition import PCA
 from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
 
 from ppvae.models import LinearVAE
 

@@ -140,9 +140,7 @@ def test_beta_weighs_the_kl_in_the_surrogate_only():
         results[beta] = ELBO(beta=beta)(pair, x)
     for beta in (0.0, 0.5):
         torch.testing.assert_close(results[beta][0], results[1.0][0])
-    kl = torch.distributions.kl_divergence(
-        pair._q(x), dist.Normal(torch.zeros(2), torch.ones(2)).to_event(1)
-    ).mean()
+    kl = torch.distributions.kl_divergence(pair._q(x), dist.Normal(torch.zeros(2), torch.ones(2)).to_event(1)).mean()
     torch.testing.assert_close(results[0.0][1] - results[1.0][1], kl)
     torch.testing.assert_close(results[0.5][1] - results[1.0][1], kl / 2)
 
@@ -161,9 +159,7 @@ def test_warmup_reaches_the_objective_by_its_step():
 
 def test_free_bits_stop_the_pull_below_them():
     pair, x = PoorlyGuided(), torch.randn(3, 4)
-    kl = torch.distributions.kl_divergence(
-        pair._q(x), dist.Normal(torch.zeros(2), torch.ones(2)).to_event(1)
-    ).mean()
+    kl = torch.distributions.kl_divergence(pair._q(x), dist.Normal(torch.zeros(2), torch.ones(2)).to_event(1)).mean()
     for nats, expected in ((0.5 * kl.item(), kl), (2 * kl.item(), 2 * kl.detach())):
         pyro.set_rng_seed(3)
         reconstruction = ELBO(beta=0.0)(pair, x)[1]
@@ -221,7 +217,7 @@ def test_enumerated_elbo_with_continuous_latents(assert_mean):
 def test_discrete_guide_sites_are_refused_by_name():
     mixture, x = GaussianMixture(num_components=3, num_features=2, guide="amortized"), torch.randn(6, 2)
     for objective in (ELBO(), IWAE()):
-        with pytest.raises(ContractError, match="'component': found Categorical.*EnumeratedELBO"):
+        with pytest.raises(ContractError, match=r"'component': found Categorical.*EnumeratedELBO"):
             objective(mixture, x)
 
 
