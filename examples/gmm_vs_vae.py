@@ -39,7 +39,7 @@ class Sizes:
 
 
 SIZES = {
-    "digits": Sizes(10, "full", 20, (10, 5), [200], 200, 100),
+    "digits": Sizes(30, "diagonal", 20, (10, 5), [200], 200, 100),
     "moons": Sizes(10, "full", 1, (2, 1), [64, 64], 60, 100),
     "pinwheel": Sizes(10, "full", 1, (2, 1), [64, 64], 60, 100),
     "mnist": Sizes(50, "diagonal", 50, (32, 16), [200, 200], 10, 100),
@@ -159,11 +159,14 @@ class Trainer:
         return pair, self.by_svi(pair.init_from(self.train), ppvae.ELBO(), lr=3e-3)
 
     def by_svi(self, pair: ppvae.Pair, objective: ppvae.Objective, lr: float) -> np.ndarray:
+        """Trains a pair on gray levels dequantised afresh in each minibatch, and keeps the best on validation data."""
         run = ppvae.fit(
             pair,
             self.data.train,
             objective,
             transform=self.data.transform,
+            held_out=self.data.validation,
+            keep_best=True,
             epochs=self.epochs,
             batch_size=self.sizes.batch_size,
             lr=lr,

@@ -1,0 +1,104 @@
+"""What training changes in the process, put back when it ends, whichever way it ends."""
+
+import contextlib
+import ctypes
+import functools
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+@contextlib.contextmanager
+def own_randomness(seed: tuple[int, ...], device: torch.device) -> Iterator[None]:
+    """The generators of the CPU and of `device`, seeded for the block; the caller's streams then go on undisturbed."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.random.default_generator.manual_seed(derived_seed(*seed))
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(derived_seed(*seed))
+        yield
+
+
+def derived_seed(*parts: int) -> int:
+    """A well-mixed 64-bit seed of non-negative integers."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """The states of the generators in use on the CPU and on `device`."""
+    state = {"cpu": torch.get_rng_state()}
+    return state | {"device": torch.cuda.get_rng_state(device)} if device.type == "cuda" else state
+
+
+def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    """Puts back what `random_state` returned."""
+    torch.set_rng_state(state["cpu"])
+    if "device" in state:
+        torch.cuda.set_rng_state(state["device"], device)
+
+
+@contextlib.contextmanager
+def mode(module: nn.Module, *, training: bool) -> Iterator[None]:
+    """A module in training or evaluation mode for the block; each submodule's own mode afterwards."""
+    before = {m: m.training for m in module.modules()}
+    module.train(training)
+    try:
+        yield
+    finally:
+        for m, was in before.items():
+            m.training = was
+
+
+@contextlib.contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Holds Ctrl-C back until the block ends, so that what is in it happens wholly or not at all."""
+    if threading.current_thread() is not threading.main_thread():  # interrupts never arrive here
+        yield
+        return
+    received = []
+    previous = signal.signal(signal.SIGINT, lambda *_: received.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        if received:
+            signal.raise_signal(signal.SIGINT)
+
+
+@contextlib.contextmanager
+def denormals_flushed() -> Iterator[None]:
+    """CPU arithmetic that takes denormal numbers for zero, as they make it several times slower.
+
+    The setting belongs to each thread. Torch sets the calling one only; here its pool of worker threads follows, where
+    that is GNU's or LLVM's OpenMP (Linux, as distributed).
+    """
+    before = sys.float_info.min / 2 == 0.0
+    _flush_denormals(True)
+    try:
+        yield
+    finally:
+        _flush_denormals(before)
+
+
+def _flush_denormals(on: bool) -> None:
+    torch.set_flush_denormal(on)
+    if (library := _openmp()) is not None:
+        environment = ctypes.create_string_buffer(256)  # of floating-point arithmetic; C's fenv_t is 32 bytes or less
+        library.fegetenv(environment)
+        library.GOMP_parallel(library.fesetenv, environment, torch.get_num_threads(), 0)
+
+
+@functools.cache
+def _openmp() -> ctypes.CDLL | None:
+    """Torch's own library, through which its OpenMP and C libraries' functions are found; None where there is none."""
+    try:
+        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+        return library if library.GOMP_parallel and library.fegetenv and library.fesetenv else None
+    except (OSError, AttributeError):
+        return None

@@ -1,0 +1,240 @@
+"""The training loop behind `ppvae.fit`: its settings, and its state after a whole number of steps."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from tqdm.auto import tqdm
+
+from ppvae.batches import Batch, map_batch, num_rows, rows
+from ppvae.inference.isolation import (
+    derived_seed,
+    interrupts_held,
+    mode,
+    own_randomness,
+    random_state,
+    set_random_state,
+)
+from ppvae.inference.nonfinite import NonFiniteError, explain
+from ppvae.inference.objectives import Objective
+from ppvae.inference.resuming import describe, restore, settings_of, store
+from ppvae.pair import Pair
+
+logger = logging.getLogger("ppvae")
+
+CHECK, STEPS, ORDER, HELD_OUT = range(4)  # streams of random numbers: one for each use, so that none disturbs another
+
+
+@dataclass(repr=False)
+class Fit:
+    """What training did.
+
+    Attributes:
+        pair: the trained pair.
+        objective: what was maximised.
+        history: arrays. Per epoch: `bound` (mean value of the objective over the epoch's steps) and, if asked for,
+            `held_out`, both in nats per data point; `learning_rate` (of its last step); `seconds` (since the start).
+            Per step: `bound_per_step`.
+        epochs: how many were done, a last one cut short included.
+        steps: how many were done.
+        seconds: how long they took.
+        stopped: why training ended: "completed", "patience", "callback", "interrupted" or "non-finite"; empty while
+            it runs.
+    """
+
+    pair: Pair
+    objective: Objective
+    history: dict[str, np.ndarray]
+    epochs: int
+    steps: int
+    seconds: float
+    stopped: str
+
+    def __repr__(self) -> str:
+        last = "".join(
+            f", {name} {self.history[key][-1]:.3f}"
+            for key, name in (("bound", "bound"), ("held_out", "held out"))
+            if len(self.history.get(key, ()))
+        )
+        return (
+            f"Fit({type(self.pair).__name__} by {describe(self.objective)}: {self.stopped or 'running'} after "
+            f"{self.epochs} epochs, {self.steps} steps, {self.seconds:.1f} s{last})"
+        )
+
+
+@dataclass(kw_only=True)
+class Training:
+    """One run of training. The arguments of `fit` come first, then the state, which is what a checkpoint holds."""
+
+    pair: Pair
+    data: Batch
+    objective: Objective
+    optimizer: Optimizer
+    num_steps: int
+    batch_size: int
+    seed: int
+    device: torch.device
+    schedule: Callable[[float], float] | None
+    transform: Callable[[Any], Any] | None
+    held_out: Batch | None
+    patience: int | None
+    keep_best: bool
+    checkpoint: Path | None
+    checkpoint_every: int | None
+    callbacks: Sequence[Callable[[Fit], None]]
+
+    step: int = 0
+    epoch: int = 0
+    stopped: str = ""
+    seconds: float = 0.0
+    history: dict[str, list[float]] = field(default_factory=dict)
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = ["bound", "learning_rate", "seconds", "bound_per_step"] + ["held_out"] * (self.held_out is not None)
+        self.history = {name: [] for name in names}
+        self.parameters = {name: p for name, p in self.pair.named_parameters() if p.requires_grad}
+        self.buffers = list(self.pair.buffers())
+        self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.steps_per_epoch = math.ceil(num_rows(self.data) / self.batch_size)
+        self.settings = settings_of(self) if self.checkpoint else {}
+
+    def run(self, progress: bool) -> Fit:
+        """Trains to the end, or until interrupted; the random generators are the caller's to set."""
+        self._resumed_at = time.perf_counter() - self.seconds
+        try:
+            with tqdm(total=self.num_steps, initial=self.step, unit="step", disable=not progress) as bar:
+                while not self.stopped:
+                    self._run_epoch(bar)
+        except KeyboardInterrupt:
+            with interrupts_held():
+                self.stopped = self.stopped or "interrupted"
+                self._save()
+            logger.warning("training interrupted after %d of %d steps", self.step, self.num_steps)
+        except NonFiniteError as error:
+            self.stopped = "non-finite"
+            error.fit = self.result()
+            raise
+        if self.best:
+            self.pair.load_state_dict(self.best)
+        return self.result()
+
+    def result(self) -> Fit:
+        """The training so far."""
+        history = {name: np.array(values) for name, values in self.history.items()}
+        return Fit(self.pair, self.objective, history, self.epoch, self.step, self.seconds, self.stopped)
+
+    def _run_epoch(self, bar: tqdm) -> None:
+        order = torch.randperm(
+            num_rows(self.data), generator=torch.Generator().manual_seed(derived_seed(self.seed, ORDER, self.epoch))
+        ).to(self.device)
+        first = self.epoch * self.steps_per_epoch
+        last = min(first + self.steps_per_epoch, self.num_steps)
+        while self.step < last:
+            start = (self.step - first) * self.batch_size
+            with interrupts_held():
+                self._take_step(order[start : start + self.batch_size])
+                if self.checkpoint_every and self.step % self.checkpoint_every == 0:
+                    self._save()
+            bar.set_postfix_str(f"bound {self.history['bound_per_step'][-1]:.3f}", refresh=False)
+            bar.update()
+        self._end_epoch(first)
+
+    def _take_step(self, index: Tensor) -> None:
+        """One update; if anything goes wrong on the way there, the state is that before the step."""
+        batch = map_batch(lambda t: t.index_select(0, index), self.data)
+        randomness, buffers = random_state(self.device), [b.clone() for b in self.buffers]
+        try:
+            value, surrogate = self._objective(batch)
+            surrogate.neg().backward()
+            gradients = [p.grad.sum() for p in self.parameters.values() if p.grad is not None]
+            bound, *others = torch.stack([value.detach().mean(), surrogate.detach(), *gradients]).tolist()
+            if not math.isfinite(bound + sum(others)):  # finite only if all they are sums of is, too
+                set_random_state(randomness, self.device)
+                raise NonFiniteError(explain(lambda: self._objective(batch), self.parameters, index))
+        except BaseException:
+            set_random_state(randomness, self.device)
+            for buffer, before in zip(self.buffers, buffers, strict=True):
+                buffer.copy_(before)
+            self.optimizer.zero_grad()
+            raise
+        if self.schedule:
+            factor = self.schedule(self.step / self.num_steps)
+            for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+                group["lr"] = rate * factor
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        self.history["bound_per_step"].append(bound)
+        self.seconds = time.perf_counter() - self._resumed_at
+
+    def _objective(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        return self.objective(self.pair, self.transform(batch) if self.transform else batch, self.step)
+
+    def _end_epoch(self, first: int) -> None:
+        """History, held-out bound, best state, checkpoint, callbacks, and whether to go on."""
+        bounds = self.history["bound_per_step"][first:]
+        starts = np.arange(len(bounds)) * self.batch_size
+        row = {
+            "bound": np.average(bounds, weights=np.minimum(self.batch_size, num_rows(self.data) - starts)),
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+        }
+        if self.held_out is not None:
+            row["held_out"] = self._held_out_bound(self.held_out)
+        with interrupts_held():
+            row["seconds"] = self.seconds = time.perf_counter() - self._resumed_at
+            for name, entry in row.items():
+                self.history[name].append(float(entry))
+            self.epoch += 1
+            self._judge()
+            self._save()
+        try:
+            for callback in self.callbacks:
+                callback(self.result())
+        except StopIteration:
+            self.stopped = "callback"
+            self._save()
+
+    def _judge(self) -> None:
+        """Keeps the state if it is the best so far, and says whether training is over."""
+        if self.held_out is not None:
+            best = int(np.argmax(np.nan_to_num(self.history["held_out"], nan=-math.inf)))
+            since = self.epoch - 1 - best
+            if self.keep_best and since == 0:
+                self.best = {name: t.detach().clone() for name, t in self.pair.state_dict().items()}
+            if self.patience and since >= self.patience:
+                self.stopped = "patience"
+        if self.step == self.num_steps:
+            self.stopped = "completed"
+
+    @torch.no_grad()
+    def _held_out_bound(self, held_out: Batch) -> float:
+        """Mean value of the objective; the same draws at each epoch, so that only the parameters differ."""
+        total = 0.0
+        with own_randomness((self.seed, HELD_OUT), self.device), mode(self.pair, training=False):
+            for start in range(0, num_rows(held_out), self.batch_size):
+                with interrupts_held():
+                    value, _ = self.objective(self.pair, rows(held_out, slice(start, start + self.batch_size)))
+                    total += value.sum().item()
+        return total / num_rows(held_out)
+
+    def _save(self) -> None:
+        if self.checkpoint is not None:
+            store(self, self.settings, self.checkpoint)
+
+    def restore(self) -> None:
+        """Goes on from the checkpoint, if there is one.
+
+        Raises:
+            CheckpointError: the file is damaged, or of another run; nothing has been changed then.
+        """
+        if self.checkpoint is not None and self.checkpoint.exists():
+            restore(self, self.settings, self.checkpoint)

@@ -1,0 +1,42 @@
+"""The code in the documents runs, as printed, and does what the text says."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import ppvae
+
+ROOT = Path(__file__).parent.parent
+
+
+def python_blocks(name):
+    return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
+
+
+def test_the_pair_of_the_guide_is_a_pair():
+    names = {}
+    exec(python_blocks("docs/pairs.md")[0], names)
+    pair = names["PoissonFactors"](num_features=6, num_latents=2)
+    x = torch.poisson(torch.full((50, 6), 3.0))
+    before = ppvae.elbo(pair, x, seed=0, progress=False).mean().estimate
+    ppvae.fit(pair, x, epochs=50, lr=1e-2, progress=False)
+    found = ppvae.gap(pair, x, seed=0, progress=False)
+    assert found.elbo.mean().estimate > before + 1
+    assert -0.1 < found.mean().estimate < 2
+    assert pair.sample(10).shape == pair.reconstruct(x[:10]).shape == (10, 6)
+
+
+@pytest.mark.slow
+def test_the_readmes_fifteen_lines_print_what_it_says(capsys):
+    """To the first digits: training differs between processors in the last."""
+    code, printed = (
+        python_blocks("README.md")[0],
+        re.findall(r"```text\n(.*?)```", (ROOT / "README.md").read_text(), re.S),
+    )
+    exec(code, {})
+    figures = [[float(n) for n in re.findall(r"-?\d+\.\d+", text)] for text in (printed[0], capsys.readouterr().out)]
+    assert len(figures[0]) == len(figures[1]) > 5
+    for a, b in zip(*figures, strict=True):
+        assert a == pytest.approx(b, abs=0.5, rel=0.05)
