@@ -2,7 +2,7 @@
 
     PPVAE_DATA=... python benchmarks/mnist_vae.py
 
-Adam 1e-3 decayed linearly to 1e-4, batch 100, tanh, all 60,000 training digits. Prints the negative log likelihood
+Adam 1e-3 decayed linearly to 1e-4, batch 100, tanh, output bias from the data mean, all 60,000 digits. Prints the negative log likelihood
 (IWAE-5000) and -ELBO on the first 1000 test digits, with standard errors, and the seconds each part took.
 """
 
@@ -25,7 +25,7 @@ def main() -> None:
     digits = ppvae.datasets.load("mnist", binarize="dynamic")
     data = torch.cat([digits.train, digits.validation])
     torch.manual_seed(0)
-    pair = VAE.mlp(784, 50, hidden=[200, 200])
+    pair = VAE.mlp(784, 50, hidden=[200, 200]).init_from(data)
     run = ppvae.fit(
         pair,
         data,

@@ -12,47 +12,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from small_pairs import Coins, Shift, X, bound, quiet
 from torch import nn
 
-from ppvae import ContractError, Pair
 from ppvae.inference.fit import fit
 from ppvae.inference.isolation import denormals_flushed
 from ppvae.inference.nonfinite import NonFiniteError
-
-
-class Shift(Pair):
-    """`z ~ N(shift, 1)`, `x | z ~ N(z, 1)`, with the exact guide: log p(x) = log N(x; shift, 2), whatever the draws."""
-
-    def __init__(self):
-        super().__init__()
-        self.shift = nn.Parameter(torch.tensor(0.0))
-
-    def model(self, x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(self.shift, 1.0))
-            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
-
-    def guide(self, x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal((x + self.shift) / 2, 0.5**0.5))
-
-    def log_prob(self, x):
-        return dist.Normal(self.shift, 2**0.5).log_prob(x)
-
-
-class Coins(Pair):
-    """Bernoulli data without latents."""
-
-    def __init__(self):
-        super().__init__()
-        self.logit = nn.Parameter(torch.zeros(()))
-
-    def model(self, x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("x", dist.Bernoulli(logits=self.logit), obs=x)
-
-    def guide(self, x):
-        pass
 
 
 class Misbehaving(Shift):
@@ -69,16 +34,6 @@ class Misbehaving(Shift):
             if self.calls == self.at:
                 return self.deed(super().model, x)
         return super().model(x)
-
-
-def bound(pair, batch, step=math.inf):
-    """The simplest objective: one draw's log weight."""
-    value = pair.log_weights(batch, 1).log_w.mean(0)
-    return value, value.mean()
-
-
-quiet = functools.partial(fit, objective=bound, progress=False)
-X = torch.randn(50, generator=torch.Generator().manual_seed(1)) + 3
 
 
 @pytest.fixture(autouse=True)
@@ -361,60 +316,6 @@ def test_denormals_are_flushed_in_all_threads_and_the_setting_restored(before):
         assert denormals_kept() == outside == ((0.0, 0.0) if before else (1.0, 1.0))
     assert inside == [(0.0, 0.0)]
     assert denormals_kept() == (1.0, 1.0)
-
-
-# --- refusals -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({}, "exactly one"),
-        ({"epochs": 1, "steps": 1}, "exactly one"),
-        ({"epochs": 0}, "epochs: found 0"),
-        ({"epochs": 1, "batch_size": 0}, "batch_size: found 0"),
-        ({"epochs": 1, "patience": 3}, "without held_out"),
-        ({"epochs": 1, "keep_best": True}, "without held_out"),
-        ({"epochs": 1, "resume": True}, "without checkpoint"),
-        ({"epochs": 1, "checkpoint_every": 5}, "without checkpoint"),
-        ({"epochs": 1, "seed": -1}, "seed: found -1"),
-        ({"epochs": 1, "optimizer": "adamm"}, "optimizer: found 'adamm'"),
-    ],
-)
-def test_bad_arguments_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        quiet(Shift(), X, **arguments)
-
-
-def test_bad_data_are_refused_with_their_index():
-    with pytest.raises(ValueError, match=r"\(13,\)"):
-        quiet(Shift(), torch.where(torch.arange(50) == 13, math.nan, X), epochs=1)
-
-
-@pytest.mark.parametrize("name", ["data", "held_out"])
-def test_data_outside_the_support_are_refused_before_training(name):
-    good = torch.ones(300)
-    bad = good.clone()
-    bad[[211, 250]] = 0.5
-    pair = Coins()
-    with pytest.raises(ValueError, match=f"{name}: found data point 211 outside .*support"):
-        quiet(pair, **({"data": good, "held_out": good} | {name: bad}), epochs=1, batch_size=32)
-    assert pair.logit.item() == 0.0
-
-
-def test_broken_pairs_are_refused():
-    class NoPlate(Shift):
-        def guide(self, x):
-            pyro.sample("z", dist.Normal(x, 1.0).to_event(1))
-
-    with pytest.raises(ContractError, match="z"):
-        quiet(NoPlate(), X, epochs=1)
-
-
-def test_nothing_to_learn_is_refused():
-    pair = Shift().requires_grad_(False)
-    with pytest.raises(ValueError, match="no parameter"):
-        quiet(pair, X, epochs=1)
 
 
 def test_bar_shows_bound_and_rate(capsys):
