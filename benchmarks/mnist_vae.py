@@ -2,8 +2,9 @@
 
     PPVAE_DATA=... python benchmarks/mnist_vae.py
 
-Adam 1e-3 decayed linearly to 1e-4, batch 100, tanh, output bias from the data mean, all 60,000 digits. Prints the negative log likelihood
-(IWAE-5000) and -ELBO on the first 1000 test digits, with standard errors, and the seconds each part took.
+Adam 1e-3 decayed linearly to 1e-4, batch 100, tanh, output bias from the data mean, all 60,000 training digits. Prints
+the negative log likelihood (IWAE-5000) and -ELBO on the first 1000 test digits, with standard errors, and the seconds
+each part took.
 """
 
 import argparse
