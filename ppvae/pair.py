@@ -114,7 +114,9 @@ class Pair(nn.Module):
                 f"{type(self).__name__}.example: found None, expected one row of data to know the shapes by; "
                 "call pair.check(data) first"
             )
-        batch = map_batch(lambda t: t.expand(num, *t.shape[1:]), self.example)
+        parameter = next(self.parameters(), torch.empty(0))
+        placed = map_batch(lambda t: t.to(parameter if t.is_floating_point() else parameter.device), self.example)
+        batch = map_batch(lambda t: t.expand(num, *t.shape[1:]), placed)
         with poutine.trace() as tracer:
             call(poutine.uncondition(self.model), batch)
         sites = tracing.sample_sites(tracer.trace)

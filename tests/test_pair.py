@@ -226,3 +226,19 @@ def test_precision_follows_the_parameters():
     pair, x = Recorded(), torch.randn(3, 5)
     assert pair.log_weights(x).log_w.dtype == torch.float32
     assert pair.to(torch.float64).log_weights(x.double()).log_w.dtype == torch.float64
+
+
+def test_samples_follow_the_parameters_too():
+    torch.set_default_dtype(torch.float32)
+    pair = Recorded()
+    pair.check(torch.randn(3, 5))
+    assert pair.sample(2).dtype == torch.float32
+    assert pair.to(torch.float64).sample(2).dtype == torch.float64
+
+
+def test_samples_are_drawn_where_the_parameters_are():
+    """The meta device stands in for a GPU: no data there, but places and shapes."""
+    pair = Recorded().to("meta")
+    pair.example = torch.zeros(1, 5)
+    with pyro.validation_enabled(False):  # it looks at values
+        assert pair.sample(2).device.type == "meta"
