@@ -55,7 +55,8 @@ class EMResult:
         history: mean log likelihood per data point, in nats: before the first iteration and after each one. Streaming:
             of each batch, before it was learnt from.
         num_iterations: how often the parameters were updated, the start not counted; streaming: number of batches.
-        converged: whether the last iteration gained no more than the tolerance. Streaming EM does not judge.
+        converged: whether the last iteration changed the likelihood by no more than the tolerance. Streaming EM does
+            not judge.
         restart: which restart won; what stands above and `reseeded` are its own.
         final_log_likelihoods: where each restart ended; mean per data point, in nats.
         reseeded: `(iteration, component)` for each empty component that was given a new place.
@@ -100,7 +101,7 @@ def fit_em(
             M-step), the means `[C, D]` (likewise), or "current" (the mixture as it is).
         restarts: how many starts to try; the likeliest end is kept.
         max_iterations: of each restart.
-        tolerance: stop when the mean log likelihood gains no more than this, in nats.
+        tolerance: stop when the mean log likelihood changes by no more than this, in nats.
         covariance_floor: added to variances in each M-step, in squared units of x; scikit-learn's `reg_covar`.
         hard: hard EM.
         update: which of "weights", "means" and "covariances" to learn.
@@ -169,7 +170,7 @@ def _climb(
         bar.update()
         if not moved:
             _check_climbed(iteration, before, after, least_gain, mixture.means.dtype)
-            if after - before <= tolerance:
+            if abs(after - before) <= tolerance:  # what the floor costs may hide a gain that is still to come
                 result.converged = True
                 break
     return result
