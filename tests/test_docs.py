@@ -29,7 +29,7 @@ def test_the_pair_of_the_guide_is_a_pair():
 
 
 @pytest.mark.slow
-def test_the_readmes_fifteen_lines_print_what_it_says(capsys):
+def test_the_readmes_example_prints_what_it_says(capsys):
     """To the first digits: training differs between processors in the last."""
     code, printed = (
         python_blocks("README.md")[0],
