@@ -281,10 +281,13 @@ def test_loading_into_another_pair_is_refused(path):
 
 
 def test_tied_parameters_are_saved(path):
-    pair = Tiny()
-    pair.again = pair.decoder
+    pair, other = Tiny(), Tiny(seed=2)
+    for one in (pair, other):
+        one.again = one.decoder
     save(pair, path)
-    load(pair, path)
+    load(other, path)
+    assert torch.equal(other.again.weight, pair.decoder.weight)
+    assert other.again.weight is other.decoder.weight
 
 
 def test_file_is_replaced_whole_or_not_at_all(path, monkeypatch):
