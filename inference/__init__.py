@@ -2,18 +2,33 @@
 
 from ppvae.inference.checkpoint import CheckpointError, load, save
 from ppvae.inference.compare import compare
+from ppvae.inference.debiased import JVI, SUMO
 from ppvae.inference.divergence import kl_divergence, separable_sites
 from ppvae.inference.em import EMResult, fit_em, fit_streaming_em
 from ppvae.inference.evidence import elbo, gap, log_evidence
 from ppvae.inference.fit import fit
+from ppvae.inference.gumbel import GumbelSoftmaxELBO
+from ppvae.inference.importance_weighted import CIWAE, IWAE, MIWAE, PIWAE, VIMCO
 from ppvae.inference.nonfinite import NonFiniteError
-from ppvae.inference.objectives import ELBO, IWAE, EnumeratedELBO, LinearWarmup, Objective
+from ppvae.inference.objectives import ELBO, EnumeratedELBO, LinearWarmup, Objective
 from ppvae.inference.records import Evidence, EvidenceUndefined, Gap, Mean, Measurement
+from ppvae.inference.renyi import CUBO, Renyi, VRMax
+from ppvae.inference.reweighted import RWS
+from ppvae.inference.thermodynamic import TVO
 from ppvae.inference.training import Fit
 
 __all__ = [
+    "CIWAE",
+    "CUBO",
     "ELBO",
     "IWAE",
+    "JVI",
+    "MIWAE",
+    "PIWAE",
+    "RWS",
+    "SUMO",
+    "TVO",
+    "VIMCO",
     "CheckpointError",
     "EMResult",
     "EnumeratedELBO",
@@ -21,11 +36,14 @@ __all__ = [
     "EvidenceUndefined",
     "Fit",
     "Gap",
+    "GumbelSoftmaxELBO",
     "LinearWarmup",
     "Mean",
     "Measurement",
     "NonFiniteError",
     "Objective",
+    "Renyi",
+    "VRMax",
     "compare",
     "elbo",
     "fit",

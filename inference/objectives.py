@@ -2,7 +2,7 @@
 
 `value`, `[B]`, is the bound per data point in nats, higher is better: what is reported. `surrogate`, a scalar per data
 point in the mean, is maximised: its gradient is the estimator. The two differ whenever training is not plain ascent on
-the bound (a beta below one, free bits, and the gradient estimators to come).
+the bound (a beta below one, free bits, estimators that leave out terms of mean zero).
 """
 
 import math
@@ -17,9 +17,11 @@ from torch import Tensor
 from ppvae.batches import Batch
 from ppvae.contract import ContractError, at_least_one, check_shapes
 from ppvae.inference.divergence import kl_divergence, separable_sites
+from ppvae.inference.gradients import Draw
+from ppvae.inference.importance_weighted import gain
 from ppvae.pair import Pair
-from ppvae.tracing import Joint, sample_sites, trace_pair
-from ppvae.weights import expected_log_weight, sum_terms, weights_of
+from ppvae.tracing import sample_sites, trace_pair
+from ppvae.weights import expected_log_weight, log_weight, sum_terms
 
 
 class Objective(Protocol):
@@ -52,18 +54,22 @@ class LinearWarmup:
 
 @dataclass(frozen=True)
 class ELBO:
-    """The evidence lower bound, `E_q[log p(x, z) - log q(z | x)] = E_q[log p(x | z)] - KL`, reparameterised.
+    """The evidence lower bound, `E_q[log p(x, z) - log q(z | x)] = E_q[log p(x | z)] - KL`.
 
-    KL terms are taken in closed form where the guide's dependencies and the distributions allow
+    Gradients: "reparameterised"; "stl" (sticking the landing) leaves out `d log q / d phi` at fixed z, whose mean is
+    zero, so that an exact guide's gradient has no noise; "score" is the score function, `(log w_k - mean of the other
+    log w) d log q(z_k)`, for all sites. Sites without reparameterisation take the last whatever the choice; that needs
+    K of 2 or more.
+
+    But for "stl", KL terms are taken in closed form where the guide's dependencies and the distributions allow
     (`ppvae.inference.separable_sites`), else by Monte Carlo: the same expectation; less noise while the guide is
-    poor, more where it nears the posterior (Roeder et al. 2017, arXiv:1703.09194).
+    poor, more where it nears the posterior.
 
-    With `beta` or `free_bits` the surrogate is `E log p(x | z) - sum_sites beta * max(KL_site, free_bits)`, with
+    With `beta` or `free_bits` the gradient is that of `E log p(x | z) - sum_sites beta * max(KL_site, free_bits)`, with
     `KL_site` averaged over the batch; the value stays the ELBO.
 
-    Not for guides with discrete sites, which have no reparameterised gradient: use `EnumeratedELBO`.
-
-    Source: Kingma & Welling 2014 (arXiv:1312.6114); beta: Higgins et al. 2017; free bits: Kingma et al. 2016
+    Source: Kingma & Welling 2014 (arXiv:1312.6114); stl: Roeder et al. 2017 (arXiv:1703.09194); score: Ranganath et al.
+    2014 (arXiv:1401.0118), baseline: Kool et al. 2019; beta: Higgins et al. 2017; free bits: Kingma et al. 2016
     (arXiv:1606.04934).
 
     Args:
@@ -71,10 +77,13 @@ class ELBO:
         kl: "auto", "analytic" (refused, by name, where it is not valid) or "monte_carlo".
         beta: weight of the KL, or a schedule `step -> weight` such as `LinearWarmup`.
         free_bits: nats per latent site below which the KL is not pushed down.
+        gradient: "reparameterised", "stl" or "score".
 
     Raises:
-        ContractError: a guide site without reparameterisation; `kl="analytic"` where no closed form is valid; beta or
-            free bits where exact summation ties a latent to the observation, so that there is no KL to weigh.
+        ValueError: a setting out of range, or `kl="analytic"` with gradient "stl".
+        ContractError: when called: a guide site without reparameterisation, and K = 1; `kl="analytic"` where no closed
+            form is valid; beta or free bits where exact summation ties a latent to the observation, so that there is no
+            KL to weigh.
 
     Example:
         >>> from ppvae.models import LinearVAE
@@ -87,6 +96,7 @@ class ELBO:
     kl: str = "auto"
     beta: float | Callable[[float], float] = 1.0
     free_bits: float = 0.0
+    gradient: str = "reparameterised"
     _separable: WeakKeyDictionary[Pair, frozenset[str]] = field(
         default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
     )
@@ -95,49 +105,53 @@ class ELBO:
         at_least_one("num_particles", self.num_particles)
         if self.kl not in ("auto", "analytic", "monte_carlo"):
             raise ValueError(f"kl: found {self.kl!r}, expected 'auto', 'analytic' or 'monte_carlo'")
+        if self.gradient not in ("reparameterised", "stl", "score"):
+            raise ValueError(
+                f"gradient: found {self.gradient!r}, expected 'reparameterised', 'stl' (which 'dreg' is, for one "
+                "particle) or 'score'"
+            )
+        if self.kl == "analytic" and self.gradient == "stl":
+            raise ValueError(
+                "kl: found 'analytic' with gradient='stl', expected 'auto' or 'monte_carlo', as a closed form has no "
+                "draws along which to differentiate"
+            )
 
     def __call__(self, pair: Pair, batch: Batch, step: float = math.inf) -> tuple[Tensor, Tensor]:
-        joint = reparameterised_joint(pair, batch, self.num_particles)
-        reconstruction, kl, tied = self._terms(pair, batch, joint)
-        value = sum_terms({"": reconstruction, **{name: -term for name, term in kl.items()}}).mean(0)
-        beta = self.beta(step) if callable(self.beta) else self.beta
-        if beta == 1.0 and self.free_bits == 0.0:
+        draw = Draw(pair, batch, self.num_particles, fixed=self.gradient == "score")
+        minus_kl = self._minus_analytic_kl(pair, batch, draw)
+        log_q = draw.joint.log_q_terms(without=minus_kl)
+        log_p = draw.joint.log_p_terms(without=minus_kl) | minus_kl
+        value = log_weight(log_p, log_q).mean(0)
+        if not torch.is_grad_enabled():
             return value, value.mean()
-        if tied:
-            raise ContractError(
-                f"latent sites {tied}: found tied to the observation by an exact summation, expected each apart from "
-                "it, as beta and free bits weigh its KL alone; use beta=1 and free_bits=0"
-            )
-        penalty = sum(term.mean().clamp(min=self.free_bits) for term in kl.values())
-        return value, reconstruction.mean() - beta * penalty
+        draw.check_scored()
+        beta = self.beta(step) if callable(self.beta) else self.beta
+        if beta != 1.0 or self.free_bits != 0.0:
+            log_p, log_q = self._tempered(log_p, log_q, draw, beta)
+        shares = torch.full_like(log_weight(log_p, log_q).detach(), 1 / self.num_particles)
+        surrogate = draw.surrogate(
+            model=shares,
+            path=shares if draw.followed else None,
+            score=gain(lambda f: f.mean(0), log_weight(log_p, log_q).detach()) if draw.scored else None,
+            stuck=log_q.keys() & (draw.scored | draw.followed if self.gradient == "stl" else draw.scored),
+            log_p=sum_terms(log_p),
+            log_q=log_q,
+        )
+        return value, surrogate
 
-    def _terms(self, pair: Pair, batch: Batch, joint: Joint) -> tuple[Tensor, dict[str, Tensor], list[str]]:
-        """`log p(x | z)` `[K, B]`, the KL terms `[K, B]` by site, and the latents that cannot be told from x."""
-        kl = self._analytic_kl(pair, batch, joint)
-        log_q, log_p = joint.log_q_terms(without=kl), joint.log_p_terms(without=kl)
-        observed = sample_sites(joint.model, observed=True)
-        likelihood = {}
-        for key, term in log_p.items():
-            names = key.split(",")
-            if observed.keys().isdisjoint(names):
-                kl[key] = sum(log_q.pop(name) for name in names if name in log_q) - term
-            else:
-                likelihood[key] = term
-        tied = list(log_q)
-        return sum_terms(likelihood | {name: -log_q[name] for name in tied}), kl, tied
-
-    def _analytic_kl(self, pair: Pair, batch: Batch, joint: Joint) -> dict[str, Tensor]:
-        if self.kl == "monte_carlo":
+    def _minus_analytic_kl(self, pair: Pair, batch: Batch, draw: Draw) -> dict[str, Tensor]:
+        """Minus the KL of each site that has a closed form, `[K, B]`."""
+        if self.kl == "monte_carlo" or self.gradient == "stl":
             return {}
         if pair not in self._separable:
             self._separable[pair] = separable_sites(pair, batch)
         result = {}
-        for name in sample_sites(joint.guide, observed=False):
-            q, p = joint.guide.nodes[name]["fn"], joint.model.nodes[name]["fn"]
+        for name in sample_sites(draw.joint.guide, observed=False):
+            q, p = draw.joint.guide.nodes[name]["fn"], draw.joint.model.nodes[name]["fn"]
             try:
                 if name not in self._separable[pair]:
                     raise NotImplementedError("a parent in the model is a descendant in the guide")
-                result[name] = kl_divergence(q, p).expand(joint.shape)
+                result[name] = -kl_divergence(q, p).expand(draw.joint.shape)
             except NotImplementedError as reason:
                 if self.kl == "analytic":
                     raise ContractError(
@@ -145,6 +159,26 @@ class ELBO:
                         "kl='analytic'; use kl='auto'"
                     ) from None
         return result
+
+    def _tempered(
+        self, log_p: dict[str, Tensor], log_q: dict[str, Tensor], draw: Draw, beta: float
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The terms with each latent's multiplied by beta, or by zero where its KL is within the free bits."""
+        observed = sample_sites(draw.joint.model, observed=True).keys()
+        latent = {key: key.split(",") for key in log_p if observed.isdisjoint(key.split(","))}
+        if tied := sorted(log_q.keys() - {name for names in latent.values() for name in names}):
+            raise ContractError(
+                f"latent sites {tied}: found tied to the observation by an exact summation, expected each apart from "
+                "it, as beta and free bits weigh its KL alone; use beta=1 and free_bits=0"
+            )
+        log_p, log_q = dict(log_p), dict(log_q)
+        for key, names in latent.items():
+            own = [name for name in names if name in log_q]
+            kl = sum(log_q[name] for name in own) - log_p[key]
+            weight = beta * (kl.mean() > self.free_bits) if self.free_bits else beta
+            log_p[key] = weight * log_p[key]
+            log_q |= {name: weight * log_q[name] for name in own}
+        return log_p, log_q
 
 
 @dataclass(frozen=True)
@@ -159,7 +193,7 @@ class EnumeratedELBO:
         num_particles: K, draws of the continuous sites per data point.
 
     Raises:
-        ContractError: a guide site that can be neither enumerated nor reparameterised.
+        ContractError: when called, on a guide site that can be neither enumerated nor reparameterised.
 
     Example:
         >>> from ppvae.models import GaussianMixture
@@ -175,52 +209,13 @@ class EnumeratedELBO:
         at_least_one("num_particles", self.num_particles)
 
     def __call__(self, pair: Pair, batch: Batch, step: float = math.inf) -> tuple[Tensor, Tensor]:
-        joint = reparameterised_joint(pair, batch, self.num_particles, enumerate_guide=True)
+        joint = trace_pair(pair, batch, self.num_particles, enumerate_guide=True)
+        check_shapes(joint)
+        for name, site in sample_sites(joint.guide, observed=False).items():
+            if torch.is_grad_enabled() and not site["fn"].has_rsample and "_enumerate_dim" not in site["infer"]:
+                raise ContractError(
+                    f"guide site '{name}': found {type(site['fn']).__name__}, which has neither finitely many values "
+                    "nor a reparameterised gradient, expected one or the other; use ELBO(num_particles=2) or VIMCO"
+                )
         value = expected_log_weight(joint).mean(0)
         return value, value.mean()
-
-
-@dataclass(frozen=True)
-class IWAE:
-    """The importance-weighted bound, `log (1/K) sum_k p(x, z_k) / q(z_k | x)`, reparameterised.
-
-    Between the ELBO (K = 1) and log p(x), rising with K; falls short by about `chi^2(posterior || q) / 2K`. The
-    gradient's signal-to-noise ratio for the guide falls as `K^-1/2` (Rainforth et al. 2018, arXiv:1802.04537), so a
-    larger K is not always better training. IWAE - ELBO is not the posterior gap.
-
-    Source: Burda et al. 2016 (arXiv:1509.00519).
-
-    Args:
-        num_particles: K.
-
-    Example:
-        >>> from ppvae.models import LinearVAE
-        >>> pair, x = LinearVAE(num_features=5, num_latents=2, guide="exact"), torch.zeros(3, 5)
-        >>> torch.allclose(IWAE(num_particles=10)(pair, x)[0], pair.log_prob(x))
-        True
-    """
-
-    num_particles: int = 50
-
-    def __post_init__(self) -> None:
-        at_least_one("num_particles", self.num_particles)
-
-    def __call__(self, pair: Pair, batch: Batch, step: float = math.inf) -> tuple[Tensor, Tensor]:
-        log_w = weights_of(reparameterised_joint(pair, batch, self.num_particles)).log_w
-        value = log_w.logsumexp(0) - math.log(self.num_particles)
-        return value, value.mean()
-
-
-def reparameterised_joint(pair: Pair, batch: Batch, num_particles: int, *, enumerate_guide: bool = False) -> Joint:
-    """One run of the pair whose latents carry gradients; a guide site that cannot is refused by name."""
-    joint = trace_pair(pair, batch, num_particles, enumerate_guide=enumerate_guide)
-    check_shapes(joint)
-    if torch.is_grad_enabled():
-        for name, site in sample_sites(joint.guide, observed=False).items():
-            if not site["fn"].has_rsample and "_enumerate_dim" not in site["infer"]:
-                raise ContractError(
-                    f"guide site '{name}': found {type(site['fn']).__name__}, which has no reparameterised gradient, "
-                    "expected one that has; use EnumeratedELBO if it is discrete with few values, or leave it out of "
-                    "the guide to have it summed out of the model"
-                )
-    return joint

@@ -36,7 +36,7 @@ class Weights:
     @property
     def log_w(self) -> Tensor:
         """`log p(x, z) - log q(z | x)`, `[K, B]`."""
-        return self.log_p - self.log_q if self.log_q_sites else self.log_p
+        return log_weight(self.log_p_sites, self.log_q_sites)
 
 
 def sum_terms(terms: dict[str, Tensor]) -> Tensor:
@@ -45,6 +45,14 @@ def sum_terms(terms: dict[str, Tensor]) -> Tensor:
     for term in rest:
         first = first + term
     return first
+
+
+def log_weight(log_p: dict[str, Tensor], log_q: dict[str, Tensor]) -> Tensor:
+    """`log p - log q`, of per-site terms."""
+    result = sum_terms(log_p)
+    for term in log_q.values():
+        result = result - term
+    return result
 
 
 def weights_of(joint: Joint) -> Weights:
@@ -62,9 +70,7 @@ def expected_log_weight(joint: Joint) -> Tensor:
     `sum_c q(c | x) (log p(x, z, c) - log q(z, c | x))`, with the convention 0 log 0 = 0.
     """
     log_q = joint.log_q_terms()
-    log_w = sum_terms(joint.log_p_terms())
-    for term in log_q.values():
-        log_w = log_w - term
+    log_w = log_weight(joint.log_p_terms(), log_q)
     sites = sample_sites(joint.guide)
     discrete = {name: term for name, term in log_q.items() if "_enumerate_dim" in sites[name]["infer"]}
     if not discrete:

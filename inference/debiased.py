@@ -1,0 +1,133 @@
+"""Estimates of log p(x) with less bias than the importance-weighted bound's. For evaluation; they are no bounds."""
+
+import math
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from ppvae.batches import Batch, num_rows, tensors
+from ppvae.contract import ContractError, at_least_one
+from ppvae.pair import Pair
+
+ELEMENTS_AT_ONCE = 4_000_000
+
+
+@dataclass(frozen=True)
+class JVI:
+    """The jackknife of order m on IWAE(K): bias `O(K^-(m+1))`, paid for in variance.
+
+    `sum_{j=0}^m c_j (mean of IWAE over all subsets of K - j draws)`, `c_j = (-1)^j (K - j)^m / ((m - j)! j!)`. The
+    subsets number `K choose m`: keep m at 1 or 2 for K in the hundreds. Neither a lower nor an upper bound, and where
+    the weights' variance is infinite the expansion in 1/K that it rests on does not hold.
+
+    Source: Nowozin 2018 (ICLR), "Debiasing evidence approximations".
+
+    Args:
+        num_particles: K.
+        order: m, 0 (IWAE itself) to K - 1.
+
+    Raises:
+        ValueError: m < 0 or m >= K.
+        ContractError: when called with gradients enabled.
+
+    Example:
+        >>> JVI(num_particles=2, order=1).bound(torch.tensor([[0.0], [-2.0]]))     # 2 log mean w - mean log w
+        tensor([-0.1324])
+    """
+
+    num_particles: int = 50
+    order: int = 1
+
+    def __post_init__(self) -> None:
+        at_least_one("num_particles", self.num_particles)
+        if not 0 <= self.order < self.num_particles:
+            raise ValueError(
+                f"order: found {self.order} with num_particles={self.num_particles}, expected 0 to "
+                f"{self.num_particles - 1}, as it leaves out that many particles; take more of them"
+            )
+
+    def bound(self, log_w: Tensor) -> Tensor:
+        """The estimate, in nats, of log weights `[K, B]`."""
+        K, m = len(log_w), self.order
+        coefficients = [(-1) ** j * (K - j) ** m / (math.factorial(m - j) * math.factorial(j)) for j in range(m + 1)]
+        return sum((c * _iwae_without(log_w, j) for j, c in enumerate(coefficients)), start=torch.zeros_like(log_w[0]))
+
+    def __call__(self, pair: Pair, batch: Batch, step: float = math.inf) -> tuple[Tensor, Tensor]:
+        refuse_gradients(self)
+        value = self.bound(pair.log_weights(batch, self.num_particles).log_w)
+        return value, value.mean()
+
+
+def _iwae_without(log_w: Tensor, num_left_out: int) -> Tensor:
+    """IWAE's mean over all subsets that leave out so many of the K draws, `[B]`."""
+    K, B = log_w.shape
+    subsets = list(combinations(range(K), num_left_out))
+    left_out = torch.tensor(subsets, dtype=torch.long, device=log_w.device).reshape(len(subsets), num_left_out)
+    total = torch.zeros_like(log_w[0])
+    for some in left_out.split(max(1, ELEMENTS_AT_ONCE // (K * B))):
+        kept = torch.ones(len(some), K, dtype=torch.bool, device=log_w.device).scatter_(1, some, False)
+        total += torch.where(kept.unsqueeze(-1), log_w, -math.inf).logsumexp(1).sum(0)
+    return total / len(left_out) - math.log(K - num_left_out)
+
+
+@dataclass(frozen=True)
+class SUMO:
+    """Unbiased for log p(x): `IWAE_m + sum_{k=1}^T (IWAE_{m+k} - IWAE_{m+k-1}) / P(T >= k)`, a series cut at random.
+
+    T is drawn for each data point with `P(T >= k) = 1/k` to k = 80, and falling by a tenth from term to term after, as
+    its authors have it. Unbiased where the series' expectation converges; the variance is large, and grows with the
+    guide's poverty. For a guide with heavy-tailed weights it can be infinite: take larger m, or another estimator.
+
+    Source: Luo et al. 2020 (arXiv:2004.00353).
+
+    Args:
+        num_particles: m, draws before the first term of the series.
+
+    Raises:
+        ContractError: when called with gradients enabled.
+
+    Example:
+        >>> SUMO(num_particles=1).estimate(torch.zeros(3, 1), torch.tensor([2]))
+        tensor([0.])
+    """
+
+    num_particles: int = 5
+
+    HARMONIC = 80
+    DECAY = 0.9
+
+    def __post_init__(self) -> None:
+        at_least_one("num_particles", self.num_particles)
+
+    def num_terms(self, u: Tensor) -> Tensor:
+        """T, `[B]`, from uniform numbers in (0, 1]."""
+        tail = self.HARMONIC + (u * self.HARMONIC).log().div(math.log(self.DECAY)).floor()
+        return torch.where(u * self.HARMONIC > 1, (1 / u).floor(), tail).long()
+
+    def estimate(self, log_w: Tensor, num_terms: Tensor) -> Tensor:
+        """The estimate, in nats, of log weights `[m + max T, B]` and T, `[B]`."""
+        counts = torch.arange(1, len(log_w) + 1, dtype=log_w.dtype, device=log_w.device).unsqueeze(-1)
+        iwae = log_w.logcumsumexp(0) - counts.log()
+        k = counts[: len(log_w) - self.num_particles]
+        survival = torch.where(k < self.HARMONIC, 1 / k, self.DECAY ** (k - self.HARMONIC) / self.HARMONIC)
+        series = iwae[self.num_particles - 1 :].diff(dim=0) / survival
+        return iwae[self.num_particles - 1] + (series * (k <= num_terms)).sum(0)
+
+    def __call__(self, pair: Pair, batch: Batch, step: float = math.inf) -> tuple[Tensor, Tensor]:
+        refuse_gradients(self)
+        like = next(iter(tensors(batch).values()))
+        num_terms = self.num_terms(1 - torch.rand(num_rows(batch), dtype=torch.float64, device=like.device))
+        log_w = pair.log_weights(batch, self.num_particles + int(num_terms.max())).log_w
+        value = self.estimate(log_w, num_terms)
+        return value, value.mean()
+
+
+def refuse_gradients(objective: object) -> None:
+    """Says that an estimate is not to be trained on, where that is about to happen."""
+    if torch.is_grad_enabled():
+        raise ContractError(
+            f"{objective}: found gradients enabled, expected evaluation, which is all that it is for; call it under "
+            "torch.no_grad(), and train with IWAE"
+        )

@@ -1,0 +1,97 @@
+"""Reweighted wake-sleep: model and guide each by their own importance-weighted gradient, z fixed."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from ppvae.batches import Batch, call, map_batch, num_rows, tensors
+from ppvae.contract import ContractError
+from ppvae.inference.importance_weighted import IWAE, Weighting, slope
+from ppvae.pair import Pair
+from ppvae.tracing import log_prob_terms, sample_sites
+from ppvae.weights import sum_terms
+
+
+@dataclass(frozen=True)
+class RWS(IWAE):
+    """Reweighted wake-sleep: the model ascends IWAE(K), the guide descends KL(posterior || q).
+
+    With `w~` the normalised weights: model, `sum_k w~_k d log p(x, z_k)`; guide, in the wake phase,
+    `sum_k w~_k d log q(z_k | x)`, an estimate of `E_posterior[d log q]` biased by O(1/K); in the sleep phase,
+    `d log q(z | x)` at a pair (x, z) drawn from the model for each data point: unbiased, but on the model's data in
+    place of the real ones. z is fixed, so that discrete and continuous latents are alike. There is no one bound that
+    this ascends; the value is IWAE(K)'s.
+
+    Source: Bornschein & Bengio 2015 (arXiv:1406.2751); Le et al. 2020 (arXiv:1805.10469).
+
+    Args:
+        num_particles: K.
+        phase: "wake" or "sleep", of the guide.
+
+    Raises:
+        ContractError: when called with phase "sleep", for a model that observes something that is not an argument.
+
+    Example:
+        >>> from ppvae.models import GaussianMixture
+        >>> mixture = GaussianMixture(num_components=3, num_features=2, guide="amortized")
+        >>> value, surrogate = RWS(num_particles=5)(mixture, torch.randn(4, 2))
+        >>> surrogate.backward()
+    """
+
+    gradients: ClassVar[tuple[str, ...]] = ("score",)
+    instead: ClassVar[str] = ", as here z is fixed; for another, use IWAE"
+
+    gradient: str = "score"
+    phase: str = "wake"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.phase not in ("wake", "sleep"):
+            raise ValueError(f"phase: found {self.phase!r}, expected 'wake' or 'sleep'")
+
+    def weigh(self, log_w: Tensor, scored: bool) -> Weighting:
+        weights = slope(self.bound, log_w)
+        return Weighting(weights, score=weights if self.phase == "wake" else None)
+
+    def __call__(self, pair: Pair, batch: Batch, step: float = math.inf) -> tuple[Tensor, Tensor]:
+        value, surrogate = super().__call__(pair, batch, step)
+        if self.phase == "sleep" and torch.is_grad_enabled():
+            surrogate = surrogate + dreamt_log_q(pair, batch).mean()
+        return value, surrogate
+
+
+def dreamt_log_q(pair: Pair, batch: Batch) -> Tensor:
+    """`log q(z | x)` at (x, z) drawn from the model, as many as the batch has rows, `[B]`.
+
+    Arguments of the model that it does not observe (lengths, labels, covariates) are the batch's.
+    """
+    with torch.no_grad(), poutine.trace() as tracer:
+        call(poutine.uncondition(pair.model), batch)
+    sites = sample_sites(tracer.trace)
+    observed = {name: site for name, site in sites.items() if site["infer"].get("was_observed", False)}
+    latents = {name: site["value"] for name, site in sites.items() if name not in observed}
+    with poutine.trace() as tracer:
+        call(poutine.condition(pair.guide, data=latents), _replaced(batch, observed))
+    return sum_terms(log_prob_terms(tracer.trace)).expand(num_rows(batch))
+
+
+def _replaced(batch: Batch, observed: dict[str, dict]) -> Batch:
+    """The batch with the model's draws in place of what it observes."""
+    drawn = {}
+    for name, site in observed.items():
+        places = [t for t in tensors(batch).values() if _same_memory(t, site["infer"]["obs"])]
+        if not places:
+            raise ContractError(
+                f"model site '{name}': found an observation that is none of the arguments, expected one of them as it "
+                "is (`obs=x`), so that a draw can take its place in the guide; compute it before, or use phase='wake'"
+            )
+        drawn[id(places[0])] = site["value"]
+    return map_batch(lambda t: drawn[id(t)].reshape(t.shape) if id(t) in drawn else t, batch)
+
+
+def _same_memory(a: Tensor, b: Tensor) -> bool:
+    return a.data_ptr() == b.data_ptr() and a.numel() == b.numel()
