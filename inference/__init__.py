@@ -7,6 +7,7 @@ from ppvae.inference.divergence import kl_divergence, separable_sites
 from ppvae.inference.em import EMResult, fit_em, fit_streaming_em
 from ppvae.inference.evidence import elbo, gap, log_evidence
 from ppvae.inference.fit import fit
+from ppvae.inference.gradient_statistics import gradient_statistics
 from ppvae.inference.gumbel import GumbelSoftmaxELBO
 from ppvae.inference.importance_weighted import CIWAE, IWAE, MIWAE, PIWAE, VIMCO
 from ppvae.inference.nonfinite import NonFiniteError
@@ -50,6 +51,7 @@ __all__ = [
     "fit_em",
     "fit_streaming_em",
     "gap",
+    "gradient_statistics",
     "kl_divergence",
     "load",
     "log_evidence",

@@ -54,7 +54,7 @@ def sizes(total: int, at_once: int) -> Iterator[int]:
 
 def over_data(pair: Pair, batch: Batch, num_particles: int, measure: Measure, title: str | None) -> dict[str, Tensor]:
     """`measure` over all data points, a chunk at a time; a chunk that runs out of memory is halved and tried again."""
-    budget = _chunk_rows(pair, rows(batch, torch.zeros(2, dtype=torch.long)), measure)
+    budget = chunk_rows(pair, batch, measure, CPU_ELEMENTS, GPU_ELEMENTS)
     parts: list[dict[str, Tensor]] = []
     start, end = 0, num_rows(batch)
     with tqdm(total=end, desc=title, unit="point", disable=title is None, delay=1, leave=False) as bar:
@@ -75,15 +75,16 @@ def over_data(pair: Pair, batch: Batch, num_particles: int, measure: Measure, ti
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _chunk_rows(pair: Pair, two_rows: Batch, measure: Measure) -> int:
+def chunk_rows(pair: Pair, batch: Batch, measure: Measure, cpu_elements: int, gpu_elements: int) -> int:
     """How many rows (particles times data points) a chunk may hold, from the tensors that a row makes in passing."""
+    two_rows = rows(batch, torch.zeros(2, dtype=torch.long))
     counts = []
     for num in (1, 2):
         with _ElementCount() as counter:
             found = measure(pair, to_pair(rows(two_rows, slice(num)), pair), 1, 1)
         counts.append(counter.total)
     on_gpu = any(t.device.type == "cuda" for t in found.values())
-    return max(1, (GPU_ELEMENTS if on_gpu else CPU_ELEMENTS) // max(1, counts[1] - counts[0]))
+    return max(1, (gpu_elements if on_gpu else cpu_elements) // max(1, counts[1] - counts[0]))
 
 
 class _ElementCount(TorchDispatchMode):

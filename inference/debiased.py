@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from itertools import combinations
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -36,6 +37,8 @@ class JVI:
         >>> JVI(num_particles=2, order=1).bound(torch.tensor([[0.0], [-2.0]]))     # 2 log mean w - mean log w
         tensor([-0.1324])
     """
+
+    evaluation_only: ClassVar[bool] = True
 
     num_particles: int = 50
     order: int = 1
@@ -93,10 +96,11 @@ class SUMO:
         tensor([0.])
     """
 
-    num_particles: int = 5
+    evaluation_only: ClassVar[bool] = True
+    HARMONIC: ClassVar[int] = 80
+    DECAY: ClassVar[float] = 0.9
 
-    HARMONIC = 80
-    DECAY = 0.9
+    num_particles: int = 5
 
     def __post_init__(self) -> None:
         at_least_one("num_particles", self.num_particles)

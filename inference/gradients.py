@@ -19,7 +19,7 @@ from ppvae.batches import Batch
 from ppvae.contract import ContractError, check_shapes
 from ppvae.pair import Pair
 from ppvae.tracing import sample_sites, trace_pair
-from ppvae.weights import sum_terms
+from ppvae.weights import log_weight, sum_terms
 
 
 class Draw:
@@ -45,6 +45,11 @@ class Draw:
         latents = sample_sites(self.joint.guide, observed=False)
         self.scored = frozenset(name for name, site in latents.items() if fixed or not site["fn"].has_rsample)
         self.followed = latents.keys() - self.scored
+
+    @property
+    def log_w(self) -> Tensor:
+        """`log p(x, z) - log q(z | x)`, `[K, B]`."""
+        return log_weight(self.joint.log_p_terms(), self.joint.log_q_terms())
 
     def surrogate(
         self,
@@ -86,7 +91,7 @@ class Draw:
                 total = total + score * own_log_q[name]
         return total.sum(0).mean()
 
-    def check_scored(self, possible: bool = True) -> None:
+    def check_scored(self, possible: bool, num_particles: int) -> None:
         """Refuses by name a site that needs the score function where that is not possible, or has no baseline."""
         for name in sorted(self.scored):
             fn = type(self.joint.guide.nodes[name]["fn"]).__name__
@@ -95,7 +100,7 @@ class Draw:
                     f"guide site '{name}': found {fn}, which has no reparameterised gradient, expected one that "
                     "has, as this estimator follows z(phi); use IWAE(), VIMCO(), RWS() or EnumeratedELBO()"
                 )
-            if self.joint.shape[0] == 1:
+            if num_particles == 1:
                 raise ContractError(
                     f"guide site '{name}': found {fn} and one particle, expected at least two for the score function, "
                     "as its baseline is made of the others; use num_particles=2 or more; or EnumeratedELBO if it is "
@@ -114,7 +119,7 @@ class _Paths(Messenger):
     def __init__(self, fixed: bool):
         super().__init__()
         self.fixed = fixed
-        self.shut = False
+        self._gates = _Gates()
         self._drawn: dict[str, Tensor] = {}
         self._in_model: dict[str, Tensor] = {}
 
@@ -125,7 +130,7 @@ class _Paths(Messenger):
         if self.fixed:
             msg["value"] = value.detach()
         elif name not in self._drawn:
-            msg["value"] = self._drawn[name] = _Gate.apply(value, self)
+            msg["value"] = self._drawn[name] = _Gate.apply(value, self._gates)
         else:
             msg["value"] = self._in_model[name] = value.view_as(value)
 
@@ -135,9 +140,9 @@ class _Paths(Messenger):
         if not log_q or not self._drawn:
             return []
         draws = list(self._drawn.values())
-        self.shut = True
+        self._gates.shut = True
         slopes = torch.autograd.grad([term.sum() for term in log_q], draws, retain_graph=True, allow_unused=True)
-        self.shut = False
+        self._gates.shut = False
         return [
             (slope.detach() * z).flatten(2).sum(-1) if z.dim() > 2 else slope.detach() * z
             for slope, z in zip(slopes, draws, strict=True)
@@ -154,14 +159,20 @@ class _Paths(Messenger):
             z.register_hook(scale)
 
 
+class _Gates:
+    """Whether they are shut; apart from `_Paths`, which holds the graph, so that the graph does not hold itself."""
+
+    shut = False
+
+
 class _Gate(torch.autograd.Function):
     """The identity, whose gradient is nothing while the gate is shut."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, paths: _Paths) -> Tensor:
-        ctx.paths = paths
+    def forward(ctx: Any, z: Tensor, gates: _Gates) -> Tensor:
+        ctx.gates = gates
         return z.view_as(z)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None]:  # type: ignore[override]
-        return None if ctx.paths.shut else gradient, None
+        return None if ctx.gates.shut else gradient, None

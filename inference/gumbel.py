@@ -54,6 +54,11 @@ class GumbelSoftmaxELBO:
         if not callable(self.temperature) and not self.temperature > 0:
             raise ValueError(f"temperature: found {self.temperature}, expected above 0")
 
+    @property
+    def unbiased(self) -> ELBO:
+        """The ELBO by the score function, which takes a second particle."""
+        return ELBO(max(self.num_particles, 2))
+
     def __call__(self, pair: Pair, batch: Batch, step: float = math.inf) -> tuple[Tensor, Tensor]:
         temperature = self.temperature(step) if callable(self.temperature) else self.temperature
         with _StraightThrough(temperature):

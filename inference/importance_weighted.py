@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from dataclasses import dataclass, replace
+from typing import ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -12,7 +12,6 @@ from ppvae.batches import Batch
 from ppvae.contract import at_least_one
 from ppvae.inference.gradients import Draw
 from ppvae.pair import Pair
-from ppvae.weights import log_weight
 
 
 class Weighting(NamedTuple):
@@ -21,6 +20,11 @@ class Weighting(NamedTuple):
     model: Tensor
     path: Tensor | None = None
     score: Tensor | None = None
+
+    def rows(self, start: int, end: int) -> "Weighting":
+        """The weights of the particles from `start` to `end`."""
+        model, path, score = (None if t is None else t[start:end] for t in self)
+        return Weighting(cast(Tensor, model), model if self.path is self.model else path, score)
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,11 @@ class WeightObjective:
         """How many draws from the guide each data point takes."""
         return self.num_particles
 
+    @property
+    def unbiased(self) -> "WeightObjective | None":
+        """The same value with a gradient that is the expected value's, if there is one: what bias is measured by."""
+        return replace(self, gradient=self.gradients[0])
+
     def bound(self, log_w: Tensor) -> Tensor:
         """The bound, in nats, of log weights `[K, *]` (over dim 0)."""
         raise NotImplementedError
@@ -80,15 +89,24 @@ class WeightObjective:
         path = self.squared(weights) if self.gradient == "dreg" else weights
         return Weighting(weights, path, gain(self.bound, log_w) if scored else None)
 
+    def draw(self, pair: Pair, batch: Batch, num_particles: int) -> Draw:
+        """Some of the particles; refused, where they are to be trained on, if this gradient is not for such sites."""
+        draw = Draw(pair, batch, num_particles, fixed=self.gradient == "score")
+        if torch.is_grad_enabled():
+            draw.check_scored(self.scores and self.gradient != "dreg", self.num_draws)
+        return draw
+
+    def surrogate(self, draw: Draw, weighting: Weighting) -> Tensor:
+        """What is maximised, with the weights of these particles."""
+        return draw.surrogate(*weighting, stuck=draw.followed if self.gradient in ("stl", "dreg") else ())
+
     def __call__(self, pair: Pair, batch: Batch, step: float = math.inf) -> tuple[Tensor, Tensor]:
-        draw = Draw(pair, batch, self.num_draws, fixed=self.gradient == "score")
-        log_w = log_weight(draw.joint.log_p_terms(), draw.joint.log_q_terms()).detach()
+        draw = self.draw(pair, batch, self.num_draws)
+        log_w = draw.log_w.detach()
         value = self.bound(log_w)
         if not torch.is_grad_enabled():
             return value, value.mean()
-        draw.check_scored(possible=self.scores and self.gradient != "dreg")
-        stuck = draw.followed if self.gradient in ("stl", "dreg") else ()
-        return value, draw.surrogate(*self.weigh(log_w, bool(draw.scored)), stuck=stuck)
+        return value, self.surrogate(draw, self.weigh(log_w, bool(draw.scored)))
 
 
 @dataclass(frozen=True)
@@ -144,6 +162,10 @@ class VIMCO(IWAE):
     instead: ClassVar[str] = "; for another, use IWAE"
 
     gradient: str = "score"
+
+    @property
+    def unbiased(self) -> IWAE:
+        return IWAE(self.num_particles)
 
 
 @dataclass(frozen=True)
@@ -204,6 +226,10 @@ class PIWAE(MIWAE):
         >>> value.shape
         torch.Size([3])
     """
+
+    @property
+    def unbiased(self) -> MIWAE:
+        return MIWAE(self.num_particles, num_groups=self.num_groups)
 
     def weigh(self, log_w: Tensor, scored: bool) -> Weighting:
         return super().weigh(log_w, scored)._replace(model=slope(log_mean_exp, log_w))

@@ -7,7 +7,7 @@ the bound (a beta below one, free bits, estimators that leave out terms of mean 
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
@@ -116,6 +116,11 @@ class ELBO:
                 "draws along which to differentiate"
             )
 
+    @property
+    def unbiased(self) -> "ELBO":
+        """The same objective with a gradient that is its expectation's: all are."""
+        return replace(self, gradient="reparameterised")
+
     def __call__(self, pair: Pair, batch: Batch, step: float = math.inf) -> tuple[Tensor, Tensor]:
         draw = Draw(pair, batch, self.num_particles, fixed=self.gradient == "score")
         minus_kl = self._minus_analytic_kl(pair, batch, draw)
@@ -124,7 +129,7 @@ class ELBO:
         value = log_weight(log_p, log_q).mean(0)
         if not torch.is_grad_enabled():
             return value, value.mean()
-        draw.check_scored()
+        draw.check_scored(True, self.num_particles)
         beta = self.beta(step) if callable(self.beta) else self.beta
         if beta != 1.0 or self.free_bits != 0.0:
             log_p, log_q = self._tempered(log_p, log_q, draw, beta)

@@ -111,6 +111,10 @@ class CUBO(WeightObjective):
         if self.n < 1:
             raise ValueError(f"n: found {self.n}, expected at least 1")
 
+    @property
+    def unbiased(self) -> None:
+        return None
+
     def bound(self, log_w: Tensor) -> Tensor:
         return log_mean_exp(self.n * log_w) / self.n
 

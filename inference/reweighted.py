@@ -53,6 +53,10 @@ class RWS(IWAE):
         if self.phase not in ("wake", "sleep"):
             raise ValueError(f"phase: found {self.phase!r}, expected 'wake' or 'sleep'")
 
+    @property
+    def unbiased(self) -> IWAE:
+        return IWAE(self.num_particles)
+
     def weigh(self, log_w: Tensor, scored: bool) -> Weighting:
         weights = slope(self.bound, log_w)
         return Weighting(weights, score=weights if self.phase == "wake" else None)

@@ -52,6 +52,10 @@ class TVO(WeightObjective):
         if len(b) < 2 or b[0] != 0 or b[-1] != 1 or any(low >= high for low, high in pairwise(b)):
             raise ValueError(f"partition: found {b}, expected numbers rising from 0 to 1, both included")
 
+    @property
+    def unbiased(self) -> None:
+        return None
+
     def _intervals(self) -> list[tuple[float, float]]:
         """`(b, width)`: where the integrand is taken, and for how wide an interval."""
         return [(high if self.upper else low, high - low) for low, high in pairwise(self.partition)]

@@ -85,6 +85,10 @@ class LinearVAE(Pair):
         loc = torch.linalg.solve(M, (x - self.mean) @ self.weight, left=False)
         return dist.MultivariateNormal(loc, precision_matrix=M * (-2 * self.log_sigma).exp())
 
+    def elbo(self, x: Tensor) -> Tensor:
+        """Exact `log p(x) - KL(q(z | x) || p(z | x))`, `[B]`, in nats."""
+        return self.log_prob(x) - self.gap(x)
+
     def gap(self, x: Tensor) -> Tensor:
         """Exact `KL(q(z | x) || p(z | x))` of the guide as it is, `[B]`, in nats."""
         q = self._q(x)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ppvae import contract, tracing
 from ppvae.batches import Batch, call, map_batch, num_rows
-from ppvae.weights import Weights, sum_terms, weights_of
+from ppvae.weights import Weights, expected_log_weight, sum_terms, weights_of
 
 
 class Pair(nn.Module):
@@ -162,6 +162,21 @@ class Pair(nn.Module):
                     "use ppvae.log_evidence(pair, data, method='iwae')"
                 )
         return sum_terms(joint.log_p_terms())[0]
+
+    def elbo(self, batch: Any) -> Tensor:
+        """Exact ELBO, `[B]`, in nats: here by summing the guide's sites, where all are discrete or there are none.
+
+        Raises:
+            NotImplementedError: the guide has a continuous site and the pair no closed form of its own.
+        """
+        joint = tracing.trace_pair(self, batch, 1, enumerate_guide=True)
+        for name, site in tracing.sample_sites(joint.guide).items():
+            if "_enumerate_dim" not in site["infer"]:
+                raise NotImplementedError(
+                    f"{type(self).__name__}.elbo: guide site '{name}' cannot be summed exactly; "
+                    "use ppvae.elbo(pair, data)"
+                )
+        return expected_log_weight(joint)[0]
 
 
 def _only(values: dict[str, Tensor]) -> Tensor | dict[str, Tensor]:

@@ -1,0 +1,85 @@
+"""One gradient of an objective in bounded memory, whatever its number of particles."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ppvae.batches import Batch
+from ppvae.inference.chunks import sizes
+from ppvae.inference.gumbel import GumbelSoftmaxELBO
+from ppvae.inference.importance_weighted import WeightObjective
+from ppvae.inference.isolation import random_state, set_random_state
+from ppvae.inference.objectives import ELBO, EnumeratedELBO, Objective
+from ppvae.pair import Pair
+
+
+def gradient(
+    objective: Objective, pair: Pair, batch: Batch, parameters: Sequence[Tensor], at_once: int
+) -> tuple[Tensor, Tensor]:
+    """The value, `[B]`, and the gradient of the surrogate with respect to all parameters, flat, `[P]`.
+
+    A function of the log weights that takes more particles than are to be held at once is run twice: first to know all
+    the weights, then, with the same random numbers, to differentiate chunk after chunk. An ELBO is the mean of ELBOs of
+    fewer particles. Other objectives, and those whose call does more than that, are run whole.
+
+    Args:
+        objective: what to differentiate.
+        pair: the model and guide.
+        batch: B data points.
+        parameters: with respect to what; one that the surrogate does not reach has gradient zero.
+        at_once: the most particles to hold in memory.
+    """
+    if isinstance(objective, WeightObjective) and type(objective).__call__ is WeightObjective.__call__:
+        if objective.num_draws > at_once:
+            return _in_two_passes(objective, pair, batch, parameters, at_once)
+    elif isinstance(objective, ELBO | EnumeratedELBO | GumbelSoftmaxELBO) and objective.num_particles > at_once:
+        return _as_mean(objective, pair, batch, parameters, at_once)
+    value, surrogate = objective(pair, batch)
+    return value.detach(), _flat_gradient(surrogate, parameters)
+
+
+def _flat_gradient(surrogate: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    if not surrogate.requires_grad:
+        return torch.cat([torch.zeros_like(p).flatten() for p in parameters])
+    found = torch.autograd.grad(surrogate, parameters, allow_unused=True, materialize_grads=True)
+    return torch.cat([g.flatten() for g in found])
+
+
+def _as_mean(
+    objective: ELBO | EnumeratedELBO | GumbelSoftmaxELBO,
+    pair: Pair,
+    batch: Batch,
+    parameters: Sequence[Tensor],
+    at_once: int,
+) -> tuple[Tensor, Tensor]:
+    found = []
+    for size in sizes(objective.num_particles, at_once):
+        value, surrogate = replace(objective, num_particles=size)(pair, batch)
+        share = size / objective.num_particles
+        found.append((share * value.detach(), share * _flat_gradient(surrogate, parameters)))
+    values, gradients = zip(*found, strict=True)
+    return torch.stack(values).sum(0), torch.stack(gradients).sum(0)
+
+
+def _in_two_passes(
+    objective: WeightObjective, pair: Pair, batch: Batch, parameters: Sequence[Tensor], at_once: int
+) -> tuple[Tensor, Tensor]:
+    device = parameters[0].device
+    log_w, states, scored = [], [], False
+    with torch.no_grad():
+        for size in sizes(objective.num_draws, at_once):
+            states.append(random_state(device))
+            draw = objective.draw(pair, batch, size)
+            log_w.append(draw.log_w)
+            scored = bool(draw.scored)
+    all_log_w = torch.cat(log_w)
+    weighting = objective.weigh(all_log_w, scored)
+    total, start = torch.zeros(sum(p.numel() for p in parameters), dtype=all_log_w.dtype, device=device), 0
+    for state, chunk in zip(states, log_w, strict=True):
+        set_random_state(state, device)
+        draw = objective.draw(pair, batch, len(chunk))
+        total += _flat_gradient(objective.surrogate(draw, weighting.rows(start, start + len(chunk))), parameters)
+        start += len(chunk)
+    return objective.bound(all_log_w), total
