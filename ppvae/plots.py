@@ -1,11 +1,15 @@
-"""Pictures of data, densities, training and gaps, each on a given matplotlib axis."""
+"""Pictures of data, densities, training, gaps and gradients, drawn on given matplotlib axes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
+import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
 
 from ppvae.inference.evidence import log_evidence
@@ -117,3 +121,57 @@ def training(ax: Axes, curves: Mapping[str, np.ndarray]) -> None:
     low = np.quantile(settled, 0.02)
     ax.set_ylim(low, settled.max() + 0.05 * (settled.max() - low) + 1e-6)
     ax.set(xlabel="fraction of training", ylabel="bound on training data [nats]")
+
+
+def gradient_statistics(ds: xr.Dataset, axes: Sequence[Axes] | None = None) -> Figure:
+    """Signal-to-noise ratio of each gradient against K, a panel per group of parameters; dotted: slopes 1/2 and -1/2.
+
+    Bars are standard errors. In the gray region, below `1 / sqrt(repeats)`, signals are hard to tell from noise; those
+    that were not seen at all are left out.
+
+    Args:
+        ds: from `ppvae.gradient_statistics`.
+        axes: one for each group; a new figure if not given.
+
+    Example:
+        >>> import ppvae
+        >>> pair = ppvae.models.LinearVAE(num_features=5, num_latents=2)
+        >>> ds = ppvae.gradient_statistics(pair, torch.randn(4, 5), [ppvae.IWAE()], [1, 4], repeats=16, progress=False)
+        >>> len(gradient_statistics(ds).axes)
+        2
+    """
+    if axes is None:
+        _, grid = plt.subplots(1, ds.sizes["group"], figsize=(4.5 * ds.sizes["group"], 4), squeeze=False, sharey=True)
+        axes = list(grid[0])
+    K = ds["num_particles"].values
+    for ax, group in zip(axes, ds["group"].values, strict=True):
+        of_group = ds.sel(group=group)
+        for row, name in enumerate(ds["objective"].values):
+            snr, std_error = (of_group[v].sel(objective=name).values for v in ("snr", "snr_std_error"))
+            seen = snr > 0
+            ax.errorbar(K[seen], snr[seen], std_error[seen], color=f"C{row}", marker="o", ms=4, capsize=2, label=name)
+        _reference_slopes(ax, K, of_group["snr"].values)
+        ax.axhspan(0, ds["snr_noise_floor"].item(), color="gray", alpha=0.15, lw=0)
+        ax.set_title(f"gradient of {group}")
+        log_axes(ax, K)
+    axes[0].set_ylabel("signal-to-noise ratio")
+    figure = axes[0].get_figure()
+    assert isinstance(figure, Figure)
+    return figure
+
+
+def log_axes(ax: Axes, K: np.ndarray) -> None:
+    """Logarithmic axes of something against K, labelled in plain numbers."""
+    ax.set(xscale="log", yscale="log", xlabel="particles K")
+    ax.set_xticks(K, labels=[str(k) for k in K])
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_minor_formatter(NullFormatter())
+
+
+def _reference_slopes(ax: Axes, K: np.ndarray, snr: np.ndarray) -> None:
+    """Dotted lines of slope 1/2 and -1/2 through the first K's middle ratio, within the range of what is drawn."""
+    start = np.nanmedian(np.where(snr > 0, snr, np.nan)[:, 0])
+    for slope in (0.5, -0.5):
+        ax.plot(K, start * (K / K[0]) ** slope, ":", color="gray", lw=1, zorder=0)
