@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -31,13 +32,36 @@ def gradient(
         parameters: with respect to what; one that the surrogate does not reach has gradient zero.
         at_once: the most particles to hold in memory.
     """
-    if isinstance(objective, WeightObjective) and type(objective).__call__ is WeightObjective.__call__:
-        if objective.num_draws > at_once:
-            return _in_two_passes(objective, pair, batch, parameters, at_once)
-    elif isinstance(objective, ELBO | EnumeratedELBO | GumbelSoftmaxELBO) and objective.num_particles > at_once:
-        return _as_mean(objective, pair, batch, parameters, at_once)
+    if _is_function_of_weights(objective) and objective.num_draws > at_once:
+        return _in_two_passes(objective, pair, batch, parameters, at_once)
+    if isinstance(objective, ELBO | EnumeratedELBO | GumbelSoftmaxELBO) and objective.num_particles > at_once:
+        found = []
+        for size in sizes(objective.num_particles, at_once):
+            value, surrogate = replace(objective, num_particles=size)(pair, batch)
+            share = size / objective.num_particles
+            found.append((share * value.detach(), share * _flat_gradient(surrogate, parameters)))
+        values, gradients = zip(*found, strict=True)
+        return torch.stack(values).sum(0), torch.stack(gradients).sum(0)
     value, surrogate = objective(pair, batch)
     return value.detach(), _flat_gradient(surrogate, parameters)
+
+
+@torch.no_grad()
+def value(objective: Objective, pair: Pair, batch: Batch, at_once: int) -> Tensor:
+    """The value alone, `[B]`, likewise in bounded memory."""
+    if _is_function_of_weights(objective):
+        draws = (objective.draw(pair, batch, size).log_w for size in sizes(objective.num_draws, at_once))
+        return objective.bound(torch.cat(list(draws)))
+    if isinstance(objective, ELBO | EnumeratedELBO | GumbelSoftmaxELBO):
+        num = objective.num_particles
+        parts = (replace(objective, num_particles=k)(pair, batch)[0] * k / num for k in sizes(num, at_once))
+        return torch.stack(list(parts)).sum(0)
+    return objective(pair, batch)[0]
+
+
+def _is_function_of_weights(objective: Objective) -> TypeGuard[WeightObjective]:
+    """Nothing else: a subclass whose call adds something must be called."""
+    return isinstance(objective, WeightObjective) and type(objective).__call__ is WeightObjective.__call__
 
 
 def _flat_gradient(surrogate: Tensor, parameters: Sequence[Tensor]) -> Tensor:
@@ -45,22 +69,6 @@ def _flat_gradient(surrogate: Tensor, parameters: Sequence[Tensor]) -> Tensor:
         return torch.cat([torch.zeros_like(p).flatten() for p in parameters])
     found = torch.autograd.grad(surrogate, parameters, allow_unused=True, materialize_grads=True)
     return torch.cat([g.flatten() for g in found])
-
-
-def _as_mean(
-    objective: ELBO | EnumeratedELBO | GumbelSoftmaxELBO,
-    pair: Pair,
-    batch: Batch,
-    parameters: Sequence[Tensor],
-    at_once: int,
-) -> tuple[Tensor, Tensor]:
-    found = []
-    for size in sizes(objective.num_particles, at_once):
-        value, surrogate = replace(objective, num_particles=size)(pair, batch)
-        share = size / objective.num_particles
-        found.append((share * value.detach(), share * _flat_gradient(surrogate, parameters)))
-    values, gradients = zip(*found, strict=True)
-    return torch.stack(values).sum(0), torch.stack(gradients).sum(0)
 
 
 def _in_two_passes(

@@ -3,6 +3,7 @@
 A chunk takes few data points with many particles each, so that encoders see a data point once per chunk.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -47,9 +48,10 @@ def to_pair(batch: Batch, pair: Pair) -> Batch:
 
 
 def sizes(total: int, at_once: int) -> Iterator[int]:
-    """`total` in pieces of at most `at_once`."""
-    for start in range(0, total, at_once):
-        yield min(at_once, total - start)
+    """`total` in as few pieces of at most `at_once` as will do, of nearly one size."""
+    num_pieces = math.ceil(total / at_once)
+    for i in range(num_pieces):
+        yield total // num_pieces + (i < total % num_pieces)
 
 
 def over_data(pair: Pair, batch: Batch, num_particles: int, measure: Measure, title: str | None) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ppvae.batches import Batch, num_rows
-from ppvae.inference.chunked_gradient import gradient
+from ppvae.inference.chunked_gradient import gradient, value
 from ppvae.inference.chunks import chunk_rows
 from ppvae.inference.importance_weighted import IWAE
 from ppvae.inference.isolation import derived_seed
@@ -76,8 +76,7 @@ class RepeatedGradients:
     def once(self, objective: Objective) -> tuple[Tensor, Tensor | None]:
         """The value, `[B]`, and the flat gradient, `[P]`; None for an objective that is for evaluation only."""
         if getattr(objective, "evaluation_only", False):
-            with torch.no_grad():
-                return objective(self.pair, self.batch)[0], None
+            return value(objective, self.pair, self.batch, self.at_once), None
         return gradient(objective, self.pair, self.batch, self.parameters, self.at_once)
 
     def repeat(self, objectives: Sequence[Any], repeats: int, bar: tqdm) -> list[Observed]:
@@ -91,9 +90,9 @@ class RepeatedGradients:
             for one in observed:
                 torch.manual_seed(derived_seed(self.seed, r))
                 start = self._clock()
-                value, g = self.once(one.objective)
+                bound, g = self.once(one.objective)
                 one.seconds.append(self._clock() - start)
-                one.values.append(value.mean().item())
+                one.values.append(bound.mean().item())
                 found.append(g)
             for one, g in zip(observed, found, strict=True):
                 if g is None:
@@ -108,11 +107,10 @@ class RepeatedGradients:
     def seconds_of_value(self, objective: Objective) -> float:
         """The median time of the bound alone."""
         times = []
-        with torch.no_grad():
-            for _ in range(VALUES_TIMED):
-                start = self._clock()
-                objective(self.pair, self.batch)
-                times.append(self._clock() - start)
+        for _ in range(VALUES_TIMED):
+            start = self._clock()
+            value(objective, self.pair, self.batch, self.at_once)
+            times.append(self._clock() - start)
         return statistics.median(times)
 
     def _new(self, objective: Any) -> Observed:
