@@ -3,8 +3,8 @@
 With more particles K the importance-weighted bound closes in on log p(x), and the model's gradient gets clearer; but
 the guide's signal-to-noise ratio falls as K^-1/2 (Rainforth et al. 2018, arXiv:1802.04537). The doubly reparameterised
 gradient of the same bound has it rise as K^1/2 (Tucker et al. 2019, arXiv:1810.04152). Both are measured here: on the
-first paper's Gaussian toy, with parameters near the optimum, and on a VAE trained on handwritten digits. Prints the
-slopes of log SNR on log K, and writes the figure.
+first paper's Gaussian toy, with parameters near the optimum, and on a VAE trained on handwritten digits, whose weights
+have heavier tails than the theory assumes. Prints the slopes of log SNR on log K, and writes the figure.
 """
 
 import argparse
@@ -57,7 +57,7 @@ class GaussianToy(ppvae.Pair):
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=2000, help="gradients for each estimator and K")
+    parser.add_argument("--repeats", type=int, default=1000, help="gradients for each estimator and K")
     parser.add_argument("--particles", type=int, nargs="+", default=[1, 10, 100, 1000], help="the K to try")
     parser.add_argument("--device", default="cpu", help="where to train and measure, such as cuda")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder for the figure")
@@ -77,6 +77,10 @@ def main() -> None:
         ),
         "VAE on digits": ppvae.gradient_statistics(vae, digits, OBJECTIVES, num_particles, repeats),
     }
+    heavy = ppvae.log_evidence(vae, digits, num_particles=10_000, seed=0).khat > 0.25
+    print(
+        f"VAE on digits: w^4, on which dreg's noise rests, has no mean (k-hat > 1/4) at {heavy.sum()} of {len(heavy)}\n"
+    )
     for name, ds in measured.items():
         print(f"{name}: slope of log SNR on log K")
         print(slopes(ds).to_pandas().round(2).to_string(), end="\n\n")
@@ -118,7 +122,7 @@ def draw(measured: dict[str, xr.Dataset]) -> plt.Figure:
         row[0].set(ylabel="log p(x) - bound [nats]", title=name)
         plots.log_axes(row[0], ds["num_particles"].values)
         plots.gradient_statistics(ds, row[1:])
-    grid[0, 2].legend(frameon=False)
+    figure.legend(*grid[0, 2].get_legend_handles_labels(), loc="outside lower center", ncols=len(OBJECTIVES))
     return figure
 
 

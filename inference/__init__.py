@@ -9,7 +9,7 @@ from ppvae.inference.evidence import elbo, gap, log_evidence
 from ppvae.inference.fit import fit
 from ppvae.inference.gradient_statistics import gradient_statistics
 from ppvae.inference.gumbel import GumbelSoftmaxELBO
-from ppvae.inference.importance_weighted import CIWAE, IWAE, MIWAE, PIWAE, VIMCO
+from ppvae.inference.importance_weighted import CIWAE, IWAE, MIWAE, PIWAE, VIMCO, WeightObjective
 from ppvae.inference.nonfinite import NonFiniteError
 from ppvae.inference.objectives import ELBO, EnumeratedELBO, LinearWarmup, Objective
 from ppvae.inference.records import Evidence, EvidenceUndefined, Gap, Mean, Measurement
@@ -45,6 +45,7 @@ __all__ = [
     "Objective",
     "Renyi",
     "VRMax",
+    "WeightObjective",
     "compare",
     "elbo",
     "fit",

@@ -28,6 +28,19 @@ def test_the_pair_of_the_guide_is_a_pair():
     assert pair.sample(10).shape == pair.reconstruct(x[:10]).shape == (10, 6)
 
 
+def test_the_bound_of_the_guide_is_a_bound():
+    names = {}
+    exec(python_blocks("docs/objectives.md")[2], names)
+    pair, x = ppvae.models.LinearVAE(num_features=4, num_latents=2), torch.randn(5, 4)
+    for gradient in ("reparameterised", "stl", "score"):
+        objective = names["MedianOfMeans"](num_particles=9, gradient=gradient)
+        value, _ = objective(pair, x)
+        assert value.shape == (5,)
+        ppvae.fit(pair, x, objective, steps=3, progress=False)
+    ds = ppvae.gradient_statistics(pair, x, [objective], [9], repeats=16, progress=False)
+    assert (ds["total_variance"] > 0).all()
+
+
 @pytest.mark.slow
 def test_the_readmes_example_prints_what_it_says(capsys):
     """To the first digits: training differs between processors in the last."""
