@@ -45,7 +45,7 @@ class JVI:
 
     def __post_init__(self) -> None:
         at_least_one("num_particles", self.num_particles)
-        if not 0 <= self.order < self.num_particles:
+        if not 0 <= self.order < self.num_particles or self.order != int(self.order):
             raise ValueError(
                 f"order: found {self.order} with num_particles={self.num_particles}, expected 0 to "
                 f"{self.num_particles - 1}, as it leaves out that many particles; take more of them"

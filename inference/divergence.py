@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence as torch_kl_divergence
 
 from ppvae.batches import Batch, rows
+from ppvae.inference.isolation import mode
 from ppvae.pair import Pair
 
 
@@ -50,7 +51,8 @@ def separable_sites(pair: Pair, batch: Batch) -> frozenset[str]:
 
     A model parent that the guide lacks (a discrete site to be summed out) rules the closed form out too.
     """
-    guide, model = (_parents(function, rows(batch, slice(2))) for function in (pair.guide, pair.model))
+    with mode(pair, training=False):  # batch norm's running statistics are not to see these two rows
+        guide, model = (_parents(function, rows(batch, slice(2))) for function in (pair.guide, pair.model))
     ancestors: dict[str, set[str]] = {}
     for site, parents in guide.items():  # in sampling order, so that parents come first
         ancestors[site] = parents.union(*(ancestors[parent] for parent in parents))

@@ -16,7 +16,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ppvae.batches import Batch
-from ppvae.contract import ContractError, check_shapes
+from ppvae.contract import ContractError, check_shapes, family
 from ppvae.pair import Pair
 from ppvae.tracing import sample_sites, trace_pair
 from ppvae.weights import log_weight, sum_terms
@@ -94,17 +94,17 @@ class Draw:
     def check_scored(self, possible: bool, num_particles: int) -> None:
         """Refuses by name a site that needs the score function where that is not possible, or has no baseline."""
         for name in sorted(self.scored):
-            fn = type(self.joint.guide.nodes[name]["fn"]).__name__
+            fn = family(self.joint.guide.nodes[name]["fn"])
             if not possible:
                 raise ContractError(
                     f"guide site '{name}': found {fn}, which has no reparameterised gradient, expected one that "
-                    "has, as this estimator follows z(phi); use IWAE(), VIMCO(), RWS() or EnumeratedELBO()"
+                    "has, as this estimator follows z(phi); use another gradient, VIMCO() or RWS()"
                 )
             if num_particles == 1:
                 raise ContractError(
                     f"guide site '{name}': found {fn} and one particle, expected at least two for the score function, "
-                    "as its baseline is made of the others; use num_particles=2 or more; or EnumeratedELBO if it is "
-                    "discrete with few values, or leave it out of the guide to have it summed out of the model"
+                    "as particles are weighed against one another; use num_particles=2 or more; or EnumeratedELBO if "
+                    "it is discrete with few values, or leave it out of the guide to have it summed out of the model"
                 )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from ppvae.batches import Batch
-from ppvae.contract import ContractError, at_least_one
+from ppvae.contract import ContractError, at_least_one, family
 from ppvae.inference.objectives import ELBO
 from ppvae.pair import Pair
 
@@ -24,7 +24,7 @@ class GumbelSoftmaxELBO:
     """The ELBO with one-hot and Bernoulli guide sites drawn exactly, and differentiated as if softened.
 
     Forward `z = one_hot(argmax(l + g))`, g Gumbel noise; backward `z = softmax((l + g) / temperature)`. The value is
-    the ELBO, unbiased. The gradient is biased, the less the lower the temperature, where its variance grows: for an
+    the ELBO, unbiased. The gradient is biased, at high temperatures most, at low ones with more variance: for an
     unbiased one use `ELBO(num_particles=2)` or `EnumeratedELBO`. Between its corners log p(z) is taken as linear in z.
     Model code must use z itself (`z @ weights`), not an index made of it.
 
@@ -55,12 +55,19 @@ class GumbelSoftmaxELBO:
             raise ValueError(f"temperature: found {self.temperature}, expected above 0")
 
     @property
+    def schedules(self) -> tuple[str, ...]:
+        """The fields that change with the step; a compiled step takes their values as tensors."""
+        return ("temperature",) if callable(self.temperature) else ()
+
+    @property
     def unbiased(self) -> ELBO:
         """The ELBO by the score function, which takes a second particle."""
         return ELBO(max(self.num_particles, 2))
 
     def __call__(self, pair: Pair, batch: Batch, step: float = math.inf) -> tuple[Tensor, Tensor]:
         temperature = self.temperature(step) if callable(self.temperature) else self.temperature
+        if not isinstance(temperature, Tensor) and not temperature > 0:
+            raise ValueError(f"temperature: found {temperature} at step {step}, expected above 0")
         with _StraightThrough(temperature):
             return ELBO(self.num_particles, kl="monte_carlo")(pair, batch)
 
@@ -87,8 +94,8 @@ class _StraightThrough(Messenger):
         if isinstance(base, dist.Bernoulli):
             return _Bernoulli(self.temperature, base.logits).to_event(len(fn.event_shape))
         raise ContractError(
-            f"guide site '{name}': found {type(base).__name__}, whose draws cannot be softened, expected "
-            "OneHotCategorical or Bernoulli; rewrite the site with one of them, or use EnumeratedELBO or VIMCO"
+            f"guide site '{name}': found {family(base)}, whose draws cannot be softened, expected "
+            "OneHotCategorical or Bernoulli; rewrite the site with one of them, or use VIMCO"
         )
 
 
@@ -97,7 +104,7 @@ class _OneHot(dist.OneHotCategorical):
 
     def __init__(self, temperature: float, logits: Tensor):
         super().__init__(logits=logits, validate_args=False)
-        self.relaxed = dist.RelaxedOneHotCategoricalStraightThrough(torch.tensor(temperature), logits=logits)
+        self.relaxed = dist.RelaxedOneHotCategoricalStraightThrough(torch.as_tensor(temperature), logits=logits)
 
     def rsample(self, *args: Any, **kwargs: Any) -> Tensor:
         return self.relaxed.rsample(*args, **kwargs)
@@ -111,7 +118,7 @@ class _Bernoulli(dist.Bernoulli):
 
     def __init__(self, temperature: float, logits: Tensor):
         super().__init__(logits=logits, validate_args=False)
-        self.relaxed = dist.RelaxedBernoulliStraightThrough(torch.tensor(temperature), logits=logits)
+        self.relaxed = dist.RelaxedBernoulliStraightThrough(torch.as_tensor(temperature), logits=logits)
 
     def rsample(self, *args: Any, **kwargs: Any) -> Tensor:
         return self.relaxed.rsample(*args, **kwargs)

@@ -51,7 +51,6 @@ class WeightObjective:
 
     gradients: ClassVar[tuple[str, ...]] = ("reparameterised", "stl", "dreg", "score")
     instead: ClassVar[str] = ""
-    scores: ClassVar[bool] = True
 
     num_particles: int = 50
     gradient: str = "reparameterised"
@@ -93,7 +92,7 @@ class WeightObjective:
         """Some of the particles; refused, where they are to be trained on, if this gradient is not for such sites."""
         draw = Draw(pair, batch, num_particles, fixed=self.gradient == "score")
         if torch.is_grad_enabled():
-            draw.check_scored(self.scores and self.gradient != "dreg", self.num_draws)
+            draw.check_scored(self.gradient != "dreg", self.num_draws)
         return draw
 
     def surrogate(self, draw: Draw, weighting: Weighting) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ppvae.batches import Batch
-from ppvae.contract import ContractError, at_least_one, check_shapes
+from ppvae.contract import ContractError, at_least_one, check_shapes, family
 from ppvae.inference.divergence import kl_divergence, separable_sites
 from ppvae.inference.gradients import Draw
 from ppvae.inference.importance_weighted import gain
@@ -47,6 +47,9 @@ class LinearWarmup:
 
     steps: int
     delay: int = 0
+
+    def __post_init__(self) -> None:
+        at_least_one("steps", self.steps)
 
     def __call__(self, step: float) -> float:
         return min(max((step - self.delay) / self.steps, 0.0), 1.0)
@@ -105,6 +108,10 @@ class ELBO:
         at_least_one("num_particles", self.num_particles)
         if self.kl not in ("auto", "analytic", "monte_carlo"):
             raise ValueError(f"kl: found {self.kl!r}, expected 'auto', 'analytic' or 'monte_carlo'")
+        for name in ("beta", "free_bits"):
+            weight = getattr(self, name)
+            if not callable(weight) and not weight >= 0:
+                raise ValueError(f"{name}: found {weight}, expected 0 or more")
         if self.gradient not in ("reparameterised", "stl", "score"):
             raise ValueError(
                 f"gradient: found {self.gradient!r}, expected 'reparameterised', 'stl' (which 'dreg' is, for one "
@@ -115,6 +122,11 @@ class ELBO:
                 "kl: found 'analytic' with gradient='stl', expected 'auto' or 'monte_carlo', as a closed form has no "
                 "draws along which to differentiate"
             )
+
+    @property
+    def schedules(self) -> tuple[str, ...]:
+        """The fields that change with the step; a compiled step takes their values as tensors."""
+        return ("beta",) if callable(self.beta) else ()
 
     @property
     def unbiased(self) -> "ELBO":
@@ -131,7 +143,7 @@ class ELBO:
             return value, value.mean()
         draw.check_scored(True, self.num_particles)
         beta = self.beta(step) if callable(self.beta) else self.beta
-        if beta != 1.0 or self.free_bits != 0.0:
+        if isinstance(beta, Tensor) or beta != 1.0 or self.free_bits != 0.0:
             log_p, log_q = self._tempered(log_p, log_q, draw, beta)
         shares = torch.full_like(log_weight(log_p, log_q).detach(), 1 / self.num_particles)
         surrogate = draw.surrogate(
@@ -155,7 +167,7 @@ class ELBO:
             q, p = draw.joint.guide.nodes[name]["fn"], draw.joint.model.nodes[name]["fn"]
             try:
                 if name not in self._separable[pair]:
-                    raise NotImplementedError("a parent in the model is a descendant in the guide")
+                    raise NotImplementedError("a parent in the model is a descendant in the guide, or not in the guide")
                 result[name] = -kl_divergence(q, p).expand(draw.joint.shape)
             except NotImplementedError as reason:
                 if self.kl == "analytic":
@@ -219,8 +231,8 @@ class EnumeratedELBO:
         for name, site in sample_sites(joint.guide, observed=False).items():
             if torch.is_grad_enabled() and not site["fn"].has_rsample and "_enumerate_dim" not in site["infer"]:
                 raise ContractError(
-                    f"guide site '{name}': found {type(site['fn']).__name__}, which has neither finitely many values "
-                    "nor a reparameterised gradient, expected one or the other; use ELBO(num_particles=2) or VIMCO"
+                    f"guide site '{name}': found {family(site['fn'])}, which can neither be enumerated as one site "
+                    "nor has a reparameterised gradient, expected one or the other; use ELBO(num_particles=2) or VIMCO"
                 )
         value = expected_log_weight(joint).mean(0)
         return value, value.mean()

@@ -1,11 +1,12 @@
 """Bounds from other divergences than KL(q || p): Renyi's family, and chi-square."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from ppvae.inference.importance_weighted import Weighting, WeightObjective, log_mean_exp, slope
+from ppvae.inference.importance_weighted import Weighting, WeightObjective, log_mean_exp
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Renyi(WeightObjective):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not math.isfinite(self.alpha):
+            raise ValueError(f"alpha: found {self.alpha}, expected a finite number; the limit at -inf is VRMax")
         if self.gradient == "dreg" or (self.gradient == "stl" and self.alpha != 1):
             raise ValueError(
                 f"gradient: found {self.gradient!r} with alpha={self.alpha}, expected 'reparameterised' or 'score', as "
@@ -80,19 +83,19 @@ class CUBO(WeightObjective):
     For K -> infinity an upper bound on log p(x): for n = 2, `log p(x) + log(1 + chi^2(posterior || q)) / 2`. With a
     finite K the value is biased *low*, badly so where the weights' tail is heavy: never take it for an upper bound.
 
-    The guide descends `exp(n CUBO)`, divided by its own value for scale (and so biased by O(1/K)): the path and score
-    weights are minus `w_k^n / sum w^n`. The model, to which an upper bound gives nothing to climb, ascends IWAE(K).
+    The guide descends `exp(n CUBO) = (1/K) sum_k w_k^n`, in the form that fixes z, `(1 - n) w_k^n d log q(z_k)`,
+    divided by the mean of `w^n` for scale (and so biased by O(1/K)): it is drawn to where the weights are large. The
+    model, to which an upper bound gives nothing to climb, ascends IWAE(K).
 
     Source: Dieng et al. 2017 (arXiv:1611.00328).
 
     Args:
-        num_particles: K.
-        gradient: "reparameterised".
-        n: the order, at least 1.
+        num_particles: K, at least 2.
+        gradient: "score", the one there is.
+        n: the order, above 1.
 
     Raises:
-        ValueError: n < 1, or another gradient.
-        ContractError: when called, on a guide site without reparameterisation.
+        ValueError: n <= 1, or another gradient.
 
     Example:
         >>> import torch
@@ -100,16 +103,16 @@ class CUBO(WeightObjective):
         tensor([0.])
     """
 
-    gradients: ClassVar[tuple[str, ...]] = ("reparameterised",)
-    instead: ClassVar[str] = "; for another, use IWAE"
-    scores: ClassVar[bool] = False
+    gradients: ClassVar[tuple[str, ...]] = ("score",)
+    instead: ClassVar[str] = ", as here z is fixed; for another, use IWAE"
 
+    gradient: str = "score"
     n: float = 2.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.n < 1:
-            raise ValueError(f"n: found {self.n}, expected at least 1")
+        if not 1 < self.n < math.inf:
+            raise ValueError(f"n: found {self.n}, expected a number above 1")
 
     @property
     def unbiased(self) -> None:
@@ -119,4 +122,4 @@ class CUBO(WeightObjective):
         return log_mean_exp(self.n * log_w) / self.n
 
     def weigh(self, log_w: Tensor, scored: bool) -> Weighting:
-        return Weighting(slope(log_mean_exp, log_w), -slope(self.bound, log_w))
+        return Weighting(log_w.softmax(0), score=(self.n - 1) * (self.n * log_w).softmax(0))

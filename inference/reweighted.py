@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ppvae.batches import Batch, call, map_batch, num_rows, tensors
 from ppvae.contract import ContractError
+from ppvae.inference.gradients import Draw
 from ppvae.inference.importance_weighted import IWAE, Weighting, slope
 from ppvae.pair import Pair
 from ppvae.tracing import log_prob_terms, sample_sites
-from ppvae.weights import sum_terms
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,11 @@ class RWS(IWAE):
     def unbiased(self) -> IWAE:
         return IWAE(self.num_particles)
 
+    def draw(self, pair: Pair, batch: Batch, num_particles: int) -> Draw:
+        if self.phase == "sleep":  # in which no particle is weighed against others
+            return Draw(pair, batch, num_particles, fixed=True)
+        return super().draw(pair, batch, num_particles)
+
     def weigh(self, log_w: Tensor, scored: bool) -> Weighting:
         weights = slope(self.bound, log_w)
         return Weighting(weights, score=weights if self.phase == "wake" else None)
@@ -80,7 +85,8 @@ def dreamt_log_q(pair: Pair, batch: Batch) -> Tensor:
     latents = {name: site["value"] for name, site in sites.items() if name not in observed}
     with poutine.trace() as tracer:
         call(poutine.condition(pair.guide, data=latents), _replaced(batch, observed))
-    return sum_terms(log_prob_terms(tracer.trace)).expand(num_rows(batch))
+    total = torch.zeros(num_rows(batch), device=next(iter(tensors(batch).values())).device)
+    return sum(log_prob_terms(tracer.trace).values(), start=total)
 
 
 def _replaced(batch: Batch, observed: dict[str, dict]) -> Batch:
@@ -98,4 +104,5 @@ def _replaced(batch: Batch, observed: dict[str, dict]) -> Batch:
 
 
 def _same_memory(a: Tensor, b: Tensor) -> bool:
-    return a.data_ptr() == b.data_ptr() and a.numel() == b.numel()
+    """Whether the two hold the same numbers in the same order, if not the same shape."""
+    return a.data_ptr() == b.data_ptr() and a.numel() == b.numel() and a.is_contiguous() and b.is_contiguous()

@@ -49,7 +49,8 @@ class TVO(WeightObjective):
     def __post_init__(self) -> None:
         super().__post_init__()
         b = tuple(self.partition)
-        if len(b) < 2 or b[0] != 0 or b[-1] != 1 or any(low >= high for low, high in pairwise(b)):
+        object.__setattr__(self, "partition", b)  # hashable, like all settings
+        if len(b) < 2 or b[0] != 0 or b[-1] != 1 or not all(low < high for low, high in pairwise(b)):
             raise ValueError(f"partition: found {b}, expected numbers rising from 0 to 1, both included")
 
     @property

@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pyro import poutine
@@ -17,6 +17,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+from torch.distributions import Independent
 
 from ppvae.batches import Batch, call, num_rows, rows
 from ppvae.tracing import PARTICLES, Joint, run, sample_sites, trace_pair
@@ -32,9 +33,14 @@ class ContractError(ValueError):
 
 
 def at_least_one(name: str, value: int) -> None:
-    """Refuses counts (of particles, samples, rows) below one."""
-    if value < 1:
-        raise ValueError(f"{name}: found {value}, expected at least 1")
+    """Refuses counts (of particles, samples, rows) below one, or not whole."""
+    if value < 1 or value != int(value):
+        raise ValueError(f"{name}: found {value}, expected at least 1" + ", a whole number" * (value >= 1))
+
+
+def family(fn: Any) -> str:
+    """The name of a distribution, without the declaration that dimensions are event dimensions."""
+    return family(fn.base_dist) if isinstance(fn, Independent) else type(fn).__name__
 
 
 @torch.no_grad()

@@ -58,10 +58,6 @@ def by_hand(pair, x, noise):
     return path.detach(), log_p(x, z1, z2, shared, weight), path, log_q(x, z1, z2, slope, shared, log_scale)
 
 
-def cubo_weights(log_w):
-    return (2 * log_w).softmax(0)
-
-
 WEIGHTS = {  # of log p, the path and the score, given log w
     IWAE(6): lambda w: (w.softmax(0), w.softmax(0), -w.softmax(0)),
     IWAE(6, "stl"): lambda w: (w.softmax(0), w.softmax(0), 0 * w),
@@ -71,7 +67,7 @@ WEIGHTS = {  # of log p, the path and the score, given log w
     MIWAE(3, num_groups=2): lambda w: (grouped(w), grouped(w), -grouped(w)),
     MIWAE(3, "dreg", num_groups=2): lambda w: (grouped(w), 2 * grouped(w) ** 2, 0 * w),
     PIWAE(3, num_groups=2): lambda w: (w.softmax(0), grouped(w), -grouped(w)),
-    CUBO(6): lambda w: (w.softmax(0), -cubo_weights(w), cubo_weights(w)),
+    CUBO(6, n=3): lambda w: (w.softmax(0), 0 * w, 2 * (3 * w).softmax(0)),
     Renyi(6, alpha=0.3): lambda w: ((0.7 * w).softmax(0), (0.7 * w).softmax(0), -(0.7 * w).softmax(0)),
     TVO(6, partition=(0.0, 1.0)): lambda w: (0 * w + 1 / 6, 0 * w, (w - w.mean(0) - 1) / 6),
 }

@@ -1,0 +1,123 @@
+"""The zoo: one small pair of each kind that the contract allows, with a batch, and what is known of it beforehand.
+
+The facts are written by hand, not computed by the library, so that what it finds out can be held against them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+from pyro_tutorials import DMM, TutorialVAE, sequences
+from small_pairs import Coins
+from torch import nn
+from zoo_pairs import BottomUp, Components, Counts, Labelled, Linearly, Positive, Summed, TiedWeights, Unsteady
+
+from ppvae import Pair
+from ppvae.models import VAE, GaussianMixture, LinearVAE, MarkovHVAE
+
+
+@dataclass(frozen=True)
+class Member:
+    """One kind of pair.
+
+    Attributes:
+        make: returns a pair and a batch, of the default dtype.
+        drawn: the distribution of each guide site that has no reparameterised gradient; "Bits" for a vector of coins.
+        open_kl: a site without a KL in closed form, if any.
+        tied: a guide site that an exact summation ties to the observation, if any.
+        made: an observed site whose data are computed from the arguments, if any.
+        exact: log p(x) is known.
+        gap: the guide differs from the posterior.
+    """
+
+    make: Callable
+    drawn: dict[str, str] = field(default_factory=dict)
+    open_kl: str = ""
+    tied: str = ""
+    made: str = ""
+    exact: bool = True
+    gap: bool = True
+
+
+def on_normal(make, *shape):
+    """A member's `make`: a pair from `make()` with standard normal data, eight points."""
+    return lambda: (make(), torch.randn(8, *shape))
+
+
+def on_bits(make, *shape):
+    return lambda: (make(), torch.rand(8, *shape).round())
+
+
+def functions():
+    """Pyro's functions as they are: parameters by `pyro.module` and `pyro.param`."""
+    decoder = nn.Linear(2, 3)
+
+    def model(x):
+        pyro.module("decoder", decoder)
+        scale = pyro.param("scale", torch.tensor(1.0), constraint=constraints.positive)
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decoder(z), scale).to_event(1), obs=x)
+
+    def guide(x):
+        slope = pyro.param("slope", lambda: 0.1 * torch.ones(3, 2))
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", dist.Normal(x @ slope, 0.8).to_event(1))
+
+    x = torch.randn(8, 3)
+    return Pair.of(model, guide, example=x), x
+
+
+def tutorial():
+    vae, x = TutorialVAE(), torch.rand(8, 4, 4).round()
+    return Pair.of(vae.model, vae.guide, example=x), x
+
+
+def deep_markov():
+    dmm, x = DMM(), sequences()
+    return Pair.of(dmm.model, dmm.guide, example=x), x
+
+
+def labelled():
+    return Labelled(), {"x": torch.randn(8, 3), "label": torch.arange(8) % 2}
+
+
+def positive():
+    return Positive(), 0.2 + torch.rand(8)
+
+
+COMPONENT = {"component": "Categorical"}
+BITS = {"z0": "Bernoulli", "z1": "Bernoulli"}
+
+ZOO = {
+    "mixture": Member(on_normal(lambda: GaussianMixture(3, 2), 2), COMPONENT, gap=False),
+    "amortized mixture": Member(on_normal(lambda: GaussianMixture(3, 2, guide="amortized"), 2), COMPONENT),
+    "linear": Member(on_normal(lambda: LinearVAE(3, 2), 3)),
+    "linear, full": Member(on_normal(lambda: LinearVAE(3, 2, guide="full"), 3)),
+    "linear, exact": Member(on_normal(lambda: LinearVAE(3, 2, guide="exact"), 3), gap=False),
+    "bernoulli": Member(on_bits(lambda: VAE.mlp(4, 2, [5]), 4), exact=False),
+    "gaussian": Member(on_normal(lambda: VAE.mlp(4, 2, [5], "gaussian"), 4), exact=False),
+    "full posterior": Member(on_normal(lambda: VAE.mlp(4, 2, [5], "heteroscedastic", "full"), 4), exact=False),
+    "convolutional": Member(on_bits(lambda: VAE.convolutional((1, 4, 4), 2, [2]), 1, 4, 4), exact=False),
+    "hierarchy": Member(on_normal(lambda: MarkovHVAE.mlp(4, [2, 2], [4], "gaussian"), 4), exact=False),
+    "bottom-up": Member(on_normal(BottomUp, 3), open_kl="z1"),
+    "tied weights": Member(on_normal(TiedWeights, 3)),
+    "labelled": Member(labelled),
+    "unsteady": Member(on_normal(Unsteady, 3)),
+    "positive": Member(positive, open_kl="z"),
+    "mixture prior": Member(on_normal(Components), open_kl="z"),
+    "tied by summation": Member(on_normal(lambda: Components(tied=True)), open_kl="z", tied="z"),
+    "discrete above continuous": Member(on_normal(lambda: Components(guided=True)), {"c": "Categorical"}),
+    "one-hot": Member(on_normal(lambda: Linearly("one-hot"), 3), {"z": "OneHotCategorical"}),
+    "bits": Member(on_normal(lambda: Linearly("bits"), 3), BITS),
+    "vector of bits": Member(on_normal(lambda: Linearly("vector"), 3), {"z": "Bits"}),
+    "counts": Member(on_normal(Counts), {"z": "Poisson"}),
+    "pyro functions": Member(functions, exact=False),
+    "pyro tutorial": Member(tutorial, exact=False),
+    "deep Markov": Member(deep_markov, made="obs_x_1", exact=False),
+    "summed": Member(on_normal(Summed), gap=False),
+    "no latents": Member(on_bits(Coins), gap=False),
+}
