@@ -16,6 +16,8 @@ from ppvae.inference.objectives import ELBO, Objective
 from ppvae.inference.training import CHECK, STEPS, Fit, Training
 from ppvae.pair import Pair
 
+AUTO_COMPILE_STEPS = 10_000
+
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
@@ -37,6 +39,7 @@ def fit(
     seed: int = 0,
     device: torch.device | str | None = None,
     transform: Callable[[Any], Any] | None = None,
+    compile: bool | str = "auto",
     held_out: Any = None,
     patience: int | None = None,
     keep_best: bool = False,
@@ -76,6 +79,10 @@ def fit(
         seed: of minibatches and all other draws; not negative.
         device: where to train; pair and data are moved there, and the pair stays. Not given: where the pair is.
         transform: applied to each minibatch of `data`; `torch.bernoulli` makes dynamic binarisation.
+        compile: run a step as one compiled program, the same estimator with the same noise several times faster, after
+            some seconds of compiling. "auto": where there are at least 10,000 steps, on a CPU. What Python decides in
+            the model or the guide (a branch, a loop) is decided once, when the step is traced. What cannot be compiled
+            goes on uncompiled, with a warning that says why. The first step, and smaller batches, are not compiled.
         held_out: data whose bound is computed after each epoch, as they are, with the same draws each time.
         patience: epochs without a better held-out bound after which to stop.
         keep_best: leave the pair, at the end, as it was after the epoch of the best held-out bound.
@@ -107,7 +114,7 @@ def fit(
     pair.to(device)
     batch = as_batch(data, device)
     held_out = None if held_out is None else as_batch(held_out, device)
-    per_epoch = math.ceil(num_rows(batch) / batch_size)
+    num_steps = steps or math.ceil(num_rows(batch) / batch_size) * (epochs or 0)
     with denormals_flushed():
         with own_randomness((seed, CHECK), device), mode(pair, training=False), pyro.validation_enabled(True):
             _check_data(pair, "data", batch, objective, transform, batch_size)
@@ -118,7 +125,7 @@ def fit(
             data=batch,
             objective=objective,
             optimizer=_optimizer(optimizer, pair, lr),
-            num_steps=steps or per_epoch * (epochs or 0),
+            num_steps=num_steps,
             batch_size=batch_size,
             seed=seed,
             device=device,
@@ -130,6 +137,7 @@ def fit(
             checkpoint=None if checkpoint is None else Path(checkpoint),
             checkpoint_every=checkpoint_every,
             callbacks=callbacks,
+            compile=_long_enough(num_steps, device) if compile == "auto" else bool(compile),
         )
         with own_randomness((seed, STEPS), device), mode(pair, training=True), pyro.validation_enabled(False):
             if resume:
@@ -150,6 +158,8 @@ def _check_arguments(given: dict[str, Any]) -> None:
     for name, needed in needs.items():
         if given[name] and given[needed] is None:
             raise ValueError(f"{name}: found {given[name]} without {needed}, expected both; give `{needed}=` as well")
+    if given["compile"] not in ("auto", True, False):
+        raise ValueError(f"compile: found {given['compile']!r}, expected 'auto', True or False")
     if given["seed"] < 0:
         raise ValueError(f"seed: found {given['seed']}, expected 0 or more")
     if not any(p.requires_grad for p in given["pair"].parameters()):
@@ -157,6 +167,11 @@ def _check_arguments(given: dict[str, Any]) -> None:
             f"pair: found no parameter of {type(given['pair']).__name__} with `requires_grad`, expected at least one; "
             "make what is to be learnt an nn.Parameter"
         )
+
+
+def _long_enough(num_steps: int, device: torch.device) -> bool:
+    """Whether compiling is likely to pay."""
+    return num_steps >= AUTO_COMPILE_STEPS and device.type == "cpu"
 
 
 def _optimizer(optimizer: str | Callable[..., Optimizer], pair: Pair, lr: float) -> Optimizer:

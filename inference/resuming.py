@@ -91,6 +91,7 @@ def settings_of(run: "Training") -> dict[str, Any]:
         "patience": run.patience,
         "keep_best": run.keep_best,
         "device": run.device.type,
+        "compile": run.compile,
     }
     return json.loads(json.dumps(settings, default=str))
 

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from tqdm.auto import tqdm
 
 from ppvae.batches import Batch, map_batch, num_rows, rows
+from ppvae.inference.compiled_step import CannotCompileError, CompiledStep
 from ppvae.inference.isolation import (
     derived_seed,
     interrupts_held,
@@ -90,6 +91,7 @@ class Training:
     checkpoint: Path | None
     checkpoint_every: int | None
     callbacks: Sequence[Callable[[Fit], None]]
+    compile: bool
 
     step: int = 0
     epoch: int = 0
@@ -106,6 +108,8 @@ class Training:
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.steps_per_epoch = math.ceil(num_rows(self.data) / self.batch_size)
         self.settings = settings_of(self) if self.checkpoint else {}
+        self._compiled: CompiledStep | None = None
+        self._note = ""
 
     def run(self, progress: bool) -> Fit:
         """Trains to the end, or until interrupted; the random generators are the caller's to set."""
@@ -144,7 +148,7 @@ class Training:
                 self._take_step(order[start : start + self.batch_size])
                 if self.checkpoint_every and self.step % self.checkpoint_every == 0:
                     self._save()
-            bar.set_postfix_str(f"bound {self.history['bound_per_step'][-1]:.3f}", refresh=False)
+            bar.set_postfix_str(f"bound {self.history['bound_per_step'][-1]:.3f}{self._note}", refresh=False)
             bar.update()
         self._end_epoch(first)
 
@@ -152,29 +156,57 @@ class Training:
         """One update; if anything goes wrong on the way there, the state is that before the step."""
         batch = map_batch(lambda t: t.index_select(0, index), self.data)
         randomness, buffers = random_state(self.device), [b.clone() for b in self.buffers]
+        if self.schedule:
+            factor = self.schedule(self.step / self.num_steps)
+            for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+                group["lr"] = rate * factor
         try:
-            value, surrogate = self._objective(batch)
-            surrogate.neg().backward()
-            gradients = [p.grad.sum() for p in self.parameters.values() if p.grad is not None]
-            bound, *others = torch.stack([value.detach().mean(), surrogate.detach(), *gradients]).tolist()
-            if not math.isfinite(bound + sum(others)):  # finite only if all they are sums of is, too
+            bound = self._compiled_update(batch)
+            if bound is None:
                 set_random_state(randomness, self.device)
-                raise NonFiniteError(explain(lambda: self._objective(batch), self.parameters, index))
+                bound = self._update(batch, index, randomness)
         except BaseException:
             set_random_state(randomness, self.device)
             for buffer, before in zip(self.buffers, buffers, strict=True):
                 buffer.copy_(before)
             self.optimizer.zero_grad()
             raise
-        if self.schedule:
-            factor = self.schedule(self.step / self.num_steps)
-            for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
-                group["lr"] = rate * factor
-        self.optimizer.step()
-        self.optimizer.zero_grad()
         self.step += 1
         self.history["bound_per_step"].append(bound)
         self.seconds = time.perf_counter() - self._resumed_at
+
+    def _update(self, batch: Batch, index: Tensor, randomness: dict[str, Tensor]) -> float:
+        """The step, operation by operation; the batch's mean bound."""
+        value, surrogate = self._objective(batch)
+        surrogate.neg().backward()
+        gradients = [p.grad.sum() for p in self.parameters.values() if p.grad is not None]
+        bound, *others = torch.stack([value.detach().mean(), surrogate.detach(), *gradients]).tolist()
+        if not math.isfinite(bound + sum(others)):  # finite only if all they are sums of is, too
+            set_random_state(randomness, self.device)
+            raise NonFiniteError(explain(lambda: self._objective(batch), self.parameters, index))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return bound
+
+    def _compiled_update(self, batch: Batch) -> float | None:
+        """The step as one program; None, and nothing done, where there is no such or where it was not finite.
+
+        The first step of all is not compiled, as it makes the optimiser's state, nor are smaller batches.
+        """
+        if not self.compile or num_rows(batch) < self.batch_size or not self.optimizer.state:
+            return None
+        if self.transform:
+            batch = self.transform(batch)
+        if self._compiled is None:
+            start = time.perf_counter()
+            try:
+                self._compiled = CompiledStep(self.pair, self.objective, self.optimizer, batch)
+            except CannotCompileError as reason:
+                logger.warning("training goes on uncompiled: %s", reason)
+                self.compile = False
+                return None
+            self._note = f", compiled in {time.perf_counter() - start:.1f} s"
+        return self._compiled(batch, self.step) if self._compiled.fits(batch) else None
 
     def _objective(self, batch: Batch) -> tuple[Tensor, Tensor]:
         return self.objective(self.pair, self.transform(batch) if self.transform else batch, self.step)

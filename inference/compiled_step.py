@@ -1,0 +1,190 @@
+"""One step of training as one compiled program: objective, gradients, check of finiteness, and the optimiser's update.
+
+The step is run once under `make_fx`, which writes down the tensor operations that Pyro's handlers, autograd and the
+optimiser give rise to; that flat list goes to inductor. Of Pyro and torch's dispatcher nothing is left in the program.
+Random numbers are drawn by torch's own generators in the order in which the eager step draws them, so that the two
+differ by rounding alone.
+"""
+
+import copy
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch._inductor
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+
+from ppvae.batches import Batch, tensors
+from ppvae.inference.isolation import random_state, set_random_state
+from ppvae.inference.objectives import Objective
+from ppvae.pair import Pair
+
+AGREEMENT = 1e-3
+"""How far a compiled value may be from the eager one, relatively: they sum in another order."""
+
+
+class CannotCompileError(RuntimeError):
+    """The step cannot be compiled; the message says why."""
+
+
+class CompiledStep:
+    """A step of training, compiled for batches of one shape.
+
+    What Python decides while the step is traced (a branch, a loop, an attribute that is no parameter or buffer) is
+    fixed in the program; a branch on a tensor's value cannot be traced.
+
+    Args:
+        pair: the model and guide, in training mode.
+        objective: what is maximised; its schedules reach the program as tensors.
+        optimizer: one that has taken a step, so that its state is there.
+        batch: one like those to come.
+
+    Raises:
+        CannotCompileError: the step cannot be traced, there is no compiler, or the program's bound is not the eager
+            one.
+    """
+
+    def __init__(self, pair: Pair, objective: Objective, optimizer: Optimizer, batch: Batch):
+        self._objective, self._optimizer = objective, optimizer
+        self._call = _Call(pair)
+        self._parameters = {name: p for name, p in self._call.named_parameters() if p.requires_grad}
+        self._buffers = dict(self._call.named_buffers())
+        self._rates = [torch.tensor(0.0) for _ in optimizer.param_groups]
+        self._shapes = _shapes(batch)
+        self._device = next(iter(self._parameters.values())).device
+        inputs, self._structure = tree_flatten(self._inputs(batch, 0.0))
+        before = random_state(self._device)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the compiler's, of its own code
+                self._program = self._compiled(inputs)
+                self._check(batch, inputs)
+        except CannotCompileError:
+            raise
+        except Exception as error:  # of any kind: users' code, the tracer, the compiler
+            raise CannotCompileError(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
+        finally:
+            set_random_state(before, self._device)
+
+    def _compiled(self, inputs: Sequence[Tensor]) -> Callable[..., list[Tensor]]:
+        """The program: with the update if the optimiser can be traced, else up to the gradients."""
+        self._updates = True
+        with torch.enable_grad():
+            try:
+                graph = make_fx(self._step)(*[t.clone() for t in inputs])  # tracing runs the step
+            except Exception:
+                self._updates = False
+                graph = make_fx(self._step)(*[t.clone() for t in inputs])
+        with torch.no_grad():
+            return torch._inductor.compile(graph, list(inputs), options={"fallback_random": True})
+
+    def fits(self, batch: Batch) -> bool:
+        """Whether the program is for batches of this shape."""
+        return _shapes(batch) == self._shapes
+
+    def __call__(self, batch: Batch, step: float) -> float | None:
+        """Takes the step and returns the batch's mean bound; None, and nothing changed, if it was not finite."""
+        with torch.no_grad():
+            report, *gradients = self._program(*tree_leaves(self._inputs(batch, step)))
+        bound, total = report.tolist()
+        if not math.isfinite(total):
+            return None
+        if not self._updates:
+            reached = iter(gradients)
+            for p, has_gradient in zip(self._parameters.values(), self._reached, strict=True):
+                p.grad = next(reached) if has_gradient else None
+            self._optimizer.step()
+            self._optimizer.zero_grad()
+        return bound
+
+    def _inputs(self, batch: Batch, step: float) -> dict[str, Any]:
+        """All that the program reads, and writes back to."""
+        for rate, group in zip(self._rates, self._optimizer.param_groups, strict=True):
+            rate.fill_(group["lr"])
+        schedules = {name: getattr(self._objective, name)(step) for name in getattr(self._objective, "schedules", ())}
+        return {
+            "parameters": [p.detach() for p in self._parameters.values()],
+            "buffers": list(self._buffers.values()),
+            "state": [self._optimizer.state[p] for p in self._parameters.values()],
+            "rates": self._rates,
+            "schedules": {name: torch.tensor(value) for name, value in schedules.items()},
+            "step": torch.tensor(step),
+            "batch": batch,
+        }
+
+    def _step(self, *leaves: Tensor) -> list[Tensor]:
+        """What is traced: the update, if all is finite. Returns the mean bound and a sum that tells (or gradients)."""
+        inputs = tree_unflatten(list(leaves), self._structure)
+        parameters = [p.detach().requires_grad_() for p in inputs["parameters"]]
+        buffers = [b.clone() for b in inputs["buffers"]]
+        objective = copy.copy(self._objective)
+        for name, now in inputs["schedules"].items():
+            object.__setattr__(objective, name, now)  # past a frozen dataclass's guard, and its checks of plain numbers
+        named = dict(zip([*self._parameters, *self._buffers], [*parameters, *buffers], strict=True))
+        value, surrogate = torch.func.functional_call(self._call, named, (objective, inputs["batch"], inputs["step"]))
+        gradients = torch.autograd.grad(surrogate.neg(), parameters, allow_unused=True)
+        found = [g for g in gradients if g is not None]
+        self._reached = [g is not None for g in gradients]
+        total = torch.stack([value.mean(), surrogate, *[g.sum() for g in found]]).sum().detach()
+        old, new = inputs["buffers"], buffers
+        if self._updates:
+            updated, state = self._updated(inputs, gradients)
+            old, new = tree_leaves((old, inputs["parameters"], inputs["state"])), tree_leaves((new, updated, state))
+        for before, after in zip(old, new, strict=True):
+            before.copy_(torch.where(total.isfinite(), after.detach(), before))
+        return [torch.stack([value.mean().detach(), total]), *([] if self._updates else found)]
+
+    def _updated(self, inputs: dict[str, Any], gradients: Sequence[Tensor | None]) -> tuple[list[Tensor], list[Any]]:
+        """The parameters and the optimiser's state after its own `step`, run on copies as if to be differentiated."""
+        parameters = [p.clone() for p in inputs["parameters"]]
+        copies = dict(zip(self._parameters.values(), parameters, strict=True))
+        optimizer = copy.copy(self._optimizer)
+        optimizer.state = {  # type: ignore[assignment]
+            p: {name: t.clone() for name, t in state.items()}
+            for p, state in zip(parameters, inputs["state"], strict=True)
+        }
+        traceable = {"differentiable": True, "foreach": False, "fused": None, "capturable": False}
+        optimizer.param_groups = [
+            group | traceable | {"params": [copies[p] for p in group["params"]], "lr": rate.detach().requires_grad_()}
+            for group, rate in zip(self._optimizer.param_groups, inputs["rates"], strict=True)
+        ]
+        for p, g in zip(parameters, gradients, strict=True):
+            p.grad = g
+        optimizer.step()
+        return parameters, list(optimizer.state.values())
+
+    @torch.no_grad()
+    def _check(self, batch: Batch, inputs: Sequence[Tensor]) -> None:
+        """Runs the program on copies, and the objective eagerly with the same noise: the bounds must agree."""
+        before = random_state(self._device)
+        found = self._program(*[t.clone() for t in inputs])[0][0].item()
+        set_random_state(before, self._device)
+        buffers = {name: b.clone() for name, b in self._buffers.items()}
+        with torch.enable_grad():
+            value, _ = torch.func.functional_call(self._call, buffers, (self._objective, batch, 0.0))
+        expected = value.mean().item()
+        if not abs(found - expected) <= AGREEMENT * (1 + abs(expected)):
+            raise CannotCompileError(
+                f"the compiled bound is {found}, the eager one {expected}: does the model or the guide decide "
+                "something in Python that changes from call to call, or keep state outside parameters and buffers?"
+            )
+
+
+class _Call(nn.Module):
+    """An objective of a pair, as a module: what `functional_call` can run with other parameters."""
+
+    def __init__(self, pair: Pair):
+        super().__init__()
+        self.pair = pair
+
+    def forward(self, objective: Objective, batch: Batch, step: Any) -> tuple[Tensor, Tensor]:
+        return objective(self.pair, batch, step)
+
+
+def _shapes(batch: Batch) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (t.shape, t.dtype) for name, t in tensors(batch).items()}

@@ -1,0 +1,200 @@
+"""Compiled or not, a step is the same estimator with the same noise: parameters agree to rounding."""
+
+import functools
+import logging
+import sys
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+import ppvae
+from ppvae import ELBO, IWAE, RWS, VIMCO, EnumeratedELBO, LinearWarmup, NonFiniteError, Pair
+from ppvae.models import VAE, GaussianMixture, LinearVAE, MarkovHVAE
+
+DATA = torch.randn(70, 4, generator=torch.Generator().manual_seed(0))
+
+
+def trained(make, objective, compile, **settings):
+    """A fresh pair after twelve steps: three epochs of three batches of 20, and one of 10."""
+    torch.manual_seed(1)
+    pair = make()
+    settings = {"steps": 12, "batch_size": 20, "lr": 1e-2, "progress": False} | settings
+    return pair, ppvae.fit(pair, settings.pop("data", DATA), objective, compile=compile, **settings)
+
+
+def assert_same(make, objective, caplog, **settings):
+    with caplog.at_level(logging.WARNING):
+        (eager, a), (compiled, b) = (trained(make, objective, compile, **settings) for compile in (False, True))
+    assert not caplog.records, caplog.text
+    for (name, p), q in zip(eager.state_dict().items(), compiled.state_dict().values(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+    bounds = (torch.tensor(run.history["bound_per_step"]) for run in (a, b))
+    torch.testing.assert_close(*bounds, rtol=1e-4, atol=1e-4)
+
+
+class Busy(Pair):
+    """Batch norm and dropout: buffers that a step changes, and noise that is not a site's."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(4, 8, bias=False), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 4))
+        self.decoder = nn.Linear(2, 4)
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            loc, log_scale = self.encoder(x).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+
+def test_buffers_dropout_schedules_and_a_transform(caplog):
+    assert_same(
+        Busy,
+        ELBO(beta=LinearWarmup(8)),
+        caplog,
+        schedule=lambda done: 1 - done,
+        transform=lambda x: x + 0.1 * torch.randn_like(x),
+    )
+
+
+def test_an_optimiser_that_cannot_be_traced_takes_its_own_step(caplog):
+    assert_same(lambda: LinearVAE(4, 2), IWAE(3, "dreg"), caplog, optimizer=torch.optim.RMSprop)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        functools.partial(torch.optim.AdamW, weight_decay=0.1),
+        functools.partial(torch.optim.SGD, momentum=0.9),
+        functools.partial(torch.optim.Adam, amsgrad=True, betas=(0.8, 0.9)),
+    ],
+    ids=["adamw", "sgd", "amsgrad"],
+)
+def test_optimisers(optimizer, caplog):
+    assert_same(lambda: LinearVAE(4, 2), ELBO(), caplog, optimizer=optimizer, lr=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("make", "objective"),
+    [
+        (lambda: LinearVAE(4, 2, guide="full"), IWAE(3)),
+        (lambda: LinearVAE(4, 2, guide="full"), ELBO(3, gradient="stl")),
+        (lambda: LinearVAE(4, 2, guide="full"), VIMCO(3)),
+        (lambda: VAE.mlp(4, 2, hidden=[5], likelihood="gaussian", posterior="full"), IWAE(3, "dreg")),
+        (lambda: GaussianMixture(3, 4, guide="amortized"), EnumeratedELBO()),
+        (lambda: GaussianMixture(3, 4, guide="amortized"), RWS(4)),
+        (lambda: MarkovHVAE.mlp(4, [2, 2], hidden=[5], likelihood="gaussian"), ELBO()),
+    ],
+    ids=["iwae", "stl", "vimco", "full-dreg", "enumerated", "rws", "hierarchy"],
+)
+def test_pairs_and_objectives(make, objective, caplog):
+    assert_same(make, objective, caplog)
+
+
+class InterruptedAt:
+    """Leaves the data as they are, until Ctrl-C is pressed at its n-th call."""
+
+    def __init__(self, calls):
+        self.calls = calls
+
+    def __repr__(self):
+        return "transform"
+
+    def __call__(self, x):
+        self.calls -= 1
+        if self.calls == 0:
+            raise KeyboardInterrupt
+        return x
+
+
+def test_resuming_is_bit_for_bit(tmp_path):
+    """A resumed run has its optimiser's state, and compiles before its first step."""
+    make = functools.partial(LinearVAE, 4, 2)
+    never, midway = InterruptedAt(-1), InterruptedAt(9)  # two of the calls are for checks
+    whole, run = trained(make, ELBO(), True, transform=never, checkpoint=tmp_path / "whole")
+    assert run.stopped == "completed"
+    _, run = trained(make, ELBO(), True, transform=midway, checkpoint=tmp_path / "halves")
+    assert (run.stopped, 2 < run.steps < 10) == ("interrupted", True)
+    halves, run = trained(make, ELBO(), True, transform=never, checkpoint=tmp_path / "halves", resume=True)
+    assert run.steps == 12
+    for p, q in zip(whole.parameters(), halves.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+class Branching(LinearVAE):
+    """Decides by the value of a tensor, which cannot be traced."""
+
+    def __init__(self):
+        super().__init__(4, 2)
+
+    def guide(self, x):
+        if self.encoder.weight.abs().max() > -1:
+            super().guide(x)
+
+
+class Alternating(LinearVAE):
+    """Keeps a count outside its buffers, which a program would not."""
+
+    calls = 0
+
+    def __init__(self):
+        super().__init__(4, 2)
+
+    def model(self, x):
+        self.calls += 1
+        super().model(x + self.calls % 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"), [(Branching, "data-dependent control flow"), (Alternating, "the compiled bound is")]
+)
+def test_what_cannot_be_compiled_goes_on_uncompiled_and_says_why(make, reason, caplog):
+    with caplog.at_level(logging.WARNING):
+        _, run = trained(make, ELBO(), True)
+    assert run.steps == 12
+    (record,) = caplog.records
+    assert "training goes on uncompiled" in record.message
+    assert reason in record.message
+
+
+class Exploding(LinearVAE):
+    """Its scale is infinite from the point where the mean has moved."""
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            scale = torch.where(self.mean.detach().abs().max() > 0.035, torch.inf, 1.0)
+            pyro.sample("x", dist.Normal(z @ self.weight.T + self.mean, scale).to_event(1), obs=x)
+
+
+def test_a_step_that_is_not_finite_is_not_applied_and_names_the_site():
+    errors = {}
+    for compile in (False, True):
+        torch.manual_seed(1)
+        pair = Exploding(4, 2)
+        with pytest.raises(NonFiniteError, match="first in the log probability of site 'x'") as caught:
+            ppvae.fit(pair, DATA, steps=12, batch_size=20, lr=1e-2, compile=compile, progress=False)
+        errors[compile] = caught.value
+        assert all(p.isfinite().all() for p in pair.parameters())
+    assert errors[True].fit.steps == errors[False].fit.steps > 2
+
+
+def test_compile_is_auto_on_long_runs_only(monkeypatch):
+    compiled = []
+    monkeypatch.setattr("ppvae.inference.training.CompiledStep", lambda *args: compiled.append(args) or 1 / 0)
+    trained(lambda: LinearVAE(4, 2), ELBO(), "auto")
+    assert not compiled
+    monkeypatch.setattr(sys.modules["ppvae.inference.fit"], "AUTO_COMPILE_STEPS", 12)
+    with pytest.raises(ZeroDivisionError):
+        trained(lambda: LinearVAE(4, 2), ELBO(), "auto")
+    with pytest.raises(ValueError, match="compile: found 'yes', expected 'auto', True or False"):
+        trained(lambda: LinearVAE(4, 2), ELBO(), "yes")
