@@ -28,6 +28,14 @@ AGREEMENT = 1e-3
 """How far a compiled value may be from the eager one, relatively: they sum in another order."""
 
 
+OPTIONS = {
+    "fallback_random": True,  # torch's own generators
+    "cpp.min_chunk_size": 16384,  # elements below which a loop is not worth waking other threads for
+    "size_asserts": False,  # `fits` sees to that
+    "alignment_asserts": False,
+}
+
+
 class CannotCompileError(RuntimeError):
     """The step cannot be compiled; the message says why."""
 
@@ -54,10 +62,17 @@ class CompiledStep:
         self._call = _Call(pair)
         self._parameters = {name: p for name, p in self._call.named_parameters() if p.requires_grad}
         self._buffers = dict(self._call.named_buffers())
-        self._rates = [torch.tensor(0.0) for _ in optimizer.param_groups]
+        self._rates, self._at = [torch.tensor(0.0) for _ in optimizer.param_groups], torch.tensor(0.0)
+        self._schedules = getattr(objective, "schedules", ())
         self._shapes = _shapes(batch)
         self._device = next(iter(self._parameters.values())).device
-        inputs, self._structure = tree_flatten(self._inputs(batch, 0.0))
+        state = [  # what the program writes back to: always these same tensors
+            [p.detach() for p in self._parameters.values()],
+            list(self._buffers.values()),
+            [optimizer.state[p] for p in self._parameters.values()],
+        ]
+        self._state_leaves = tree_leaves(state)
+        inputs, self._structure = tree_flatten((state, self._changing(batch, 0.0)))
         before = random_state(self._device)
         try:
             with warnings.catch_warnings():
@@ -81,7 +96,7 @@ class CompiledStep:
                 self._updates = False
                 graph = make_fx(self._step)(*[t.clone() for t in inputs])
         with torch.no_grad():
-            return torch._inductor.compile(graph, list(inputs), options={"fallback_random": True})
+            return torch._inductor.compile(graph, list(inputs), options=OPTIONS)
 
     def fits(self, batch: Batch) -> bool:
         """Whether the program is for batches of this shape."""
@@ -90,7 +105,7 @@ class CompiledStep:
     def __call__(self, batch: Batch, step: float) -> float | None:
         """Takes the step and returns the batch's mean bound; None, and nothing changed, if it was not finite."""
         with torch.no_grad():
-            report, *gradients = self._program(*tree_leaves(self._inputs(batch, step)))
+            report, *gradients = self._program(*self._state_leaves, *tree_leaves(self._changing(batch, step)))
         bound, total = report.tolist()
         if not math.isfinite(total):
             return None
@@ -102,61 +117,57 @@ class CompiledStep:
             self._optimizer.zero_grad()
         return bound
 
-    def _inputs(self, batch: Batch, step: float) -> dict[str, Any]:
-        """All that the program reads, and writes back to."""
+    def _changing(self, batch: Batch, step: float) -> list[Any]:
+        """What the program reads besides the state: learning rates, schedules, the step, the batch."""
         for rate, group in zip(self._rates, self._optimizer.param_groups, strict=True):
             rate.fill_(group["lr"])
-        schedules = {name: getattr(self._objective, name)(step) for name in getattr(self._objective, "schedules", ())}
-        return {
-            "parameters": [p.detach() for p in self._parameters.values()],
-            "buffers": list(self._buffers.values()),
-            "state": [self._optimizer.state[p] for p in self._parameters.values()],
-            "rates": self._rates,
-            "schedules": {name: torch.tensor(value) for name, value in schedules.items()},
-            "step": torch.tensor(step),
-            "batch": batch,
-        }
+        schedules = [torch.tensor(getattr(self._objective, name)(step)) for name in self._schedules]
+        return [self._rates, schedules, self._at.fill_(step), batch]
 
     def _step(self, *leaves: Tensor) -> list[Tensor]:
         """What is traced: the update, if all is finite. Returns the mean bound and a sum that tells (or gradients)."""
-        inputs = tree_unflatten(list(leaves), self._structure)
-        parameters = [p.detach().requires_grad_() for p in inputs["parameters"]]
-        buffers = [b.clone() for b in inputs["buffers"]]
+        (parameters, buffers, moments), (rates, schedules, at, batch) = tree_unflatten(list(leaves), self._structure)
+        learnt, running = [p.detach().requires_grad_() for p in parameters], [b.clone() for b in buffers]
         objective = copy.copy(self._objective)
-        for name, now in inputs["schedules"].items():
+        for name, now in zip(self._schedules, schedules, strict=True):
             object.__setattr__(objective, name, now)  # past a frozen dataclass's guard, and its checks of plain numbers
-        named = dict(zip([*self._parameters, *self._buffers], [*parameters, *buffers], strict=True))
-        value, surrogate = torch.func.functional_call(self._call, named, (objective, inputs["batch"], inputs["step"]))
-        gradients = torch.autograd.grad(surrogate.neg(), parameters, allow_unused=True)
+        named = dict(zip([*self._parameters, *self._buffers], [*learnt, *running], strict=True))
+        value, surrogate = torch.func.functional_call(self._call, named, (objective, batch, at))
+        gradients = torch.autograd.grad(surrogate.neg(), learnt, allow_unused=True)
         found = [g for g in gradients if g is not None]
         self._reached = [g is not None for g in gradients]
         total = torch.stack([value.mean(), surrogate, *[g.sum() for g in found]]).sum().detach()
-        old, new = inputs["buffers"], buffers
+        before, after = [buffers], [running]
         if self._updates:
-            updated, state = self._updated(inputs, gradients)
-            old, new = tree_leaves((old, inputs["parameters"], inputs["state"])), tree_leaves((new, updated, state))
-        for before, after in zip(old, new, strict=True):
-            before.copy_(torch.where(total.isfinite(), after.detach(), before))
+            before += [parameters, moments]
+            after += self._updated(parameters, moments, rates, gradients)
+        for old, new in zip(tree_leaves(before), tree_leaves(after), strict=True):
+            old.copy_(torch.where(total.isfinite(), new.detach(), old))
         return [torch.stack([value.mean().detach(), total]), *([] if self._updates else found)]
 
-    def _updated(self, inputs: dict[str, Any], gradients: Sequence[Tensor | None]) -> tuple[list[Tensor], list[Any]]:
+    def _updated(
+        self,
+        parameters: list[Tensor],
+        moments: list[dict[str, Tensor]],
+        rates: list[Tensor],
+        gradients: Sequence[Tensor | None],
+    ) -> list[Any]:
         """The parameters and the optimiser's state after its own `step`, run on copies as if to be differentiated."""
-        parameters = [p.clone() for p in inputs["parameters"]]
+        parameters = [p.clone() for p in parameters]
         copies = dict(zip(self._parameters.values(), parameters, strict=True))
         optimizer = copy.copy(self._optimizer)
         optimizer.state = {  # type: ignore[assignment]
-            p: {name: t.clone() for name, t in state.items()}
-            for p, state in zip(parameters, inputs["state"], strict=True)
+            p: {name: t.clone() for name, t in state.items()} for p, state in zip(parameters, moments, strict=True)
         }
         traceable = {"differentiable": True, "foreach": False, "fused": None, "capturable": False}
         optimizer.param_groups = [
             group | traceable | {"params": [copies[p] for p in group["params"]], "lr": rate.detach().requires_grad_()}
-            for group, rate in zip(self._optimizer.param_groups, inputs["rates"], strict=True)
+            for group, rate in zip(self._optimizer.param_groups, rates, strict=True)
         ]
         for p, g in zip(parameters, gradients, strict=True):
             p.grad = g
         optimizer.step()
-        return parameters, list(optimizer.state.values())
+        return [parameters, list(optimizer.state.values())]
 
     @torch.no_grad()
     def _check(self, batch: Batch, inputs: Sequence[Tensor]) -> None:
