@@ -13,6 +13,7 @@ from ppvae.inference.gumbel import GumbelSoftmaxELBO
 from ppvae.inference.importance_weighted import WeightObjective
 from ppvae.inference.isolation import random_state, set_random_state
 from ppvae.inference.objectives import ELBO, EnumeratedELBO, Objective
+from ppvae.inference.programs import flat_gradient
 from ppvae.pair import Pair
 
 
@@ -39,11 +40,11 @@ def gradient(
         for size in sizes(objective.num_particles, at_once):
             value, surrogate = replace(objective, num_particles=size)(pair, batch)
             share = size / objective.num_particles
-            found.append((share * value.detach(), share * _flat_gradient(surrogate, parameters)))
+            found.append((share * value.detach(), share * flat_gradient(surrogate, parameters)))
         values, gradients = zip(*found, strict=True)
         return torch.stack(values).sum(0), torch.stack(gradients).sum(0)
     value, surrogate = objective(pair, batch)
-    return value.detach(), _flat_gradient(surrogate, parameters)
+    return value.detach(), flat_gradient(surrogate, parameters)
 
 
 @torch.no_grad()
@@ -64,13 +65,6 @@ def _is_function_of_weights(objective: Objective) -> TypeGuard[WeightObjective]:
     return isinstance(objective, WeightObjective) and type(objective).__call__ is WeightObjective.__call__
 
 
-def _flat_gradient(surrogate: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-    if not surrogate.requires_grad:
-        return torch.cat([torch.zeros_like(p).flatten() for p in parameters])
-    found = torch.autograd.grad(surrogate, parameters, allow_unused=True, materialize_grads=True)
-    return torch.cat([g.flatten() for g in found])
-
-
 def _in_two_passes(
     objective: WeightObjective, pair: Pair, batch: Batch, parameters: Sequence[Tensor], at_once: int
 ) -> tuple[Tensor, Tensor]:
@@ -88,6 +82,6 @@ def _in_two_passes(
     for state, chunk in zip(states, log_w, strict=True):
         set_random_state(state, device)
         draw = objective.draw(pair, batch, len(chunk))
-        total += _flat_gradient(objective.surrogate(draw, weighting.rows(start, start + len(chunk))), parameters)
+        total += flat_gradient(objective.surrogate(draw, weighting.rows(start, start + len(chunk))), parameters)
         start += len(chunk)
     return objective.bound(all_log_w), total

@@ -1,50 +1,25 @@
-"""One step of training as one compiled program: objective, gradients, check of finiteness, and the optimiser's update.
-
-The step is run once under `make_fx`, which writes down the tensor operations that Pyro's handlers, autograd and the
-optimiser give rise to; that flat list goes to inductor. Of Pyro and torch's dispatcher nothing is left in the program.
-Random numbers are drawn by torch's own generators in the order in which the eager step draws them, so that the two
-differ by rounding alone.
-"""
+"""A step of training as one compiled program: objective, gradients, check of finiteness, and the optimiser's update."""
 
 import copy
 import math
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch._inductor
-from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from ppvae.batches import Batch, tensors
-from ppvae.inference.isolation import random_state, set_random_state
 from ppvae.inference.objectives import Objective
+from ppvae.inference.programs import Call, CannotCompileError, compiled
 from ppvae.pair import Pair
-
-AGREEMENT = 1e-3
-"""How far a compiled value may be from the eager one, relatively: they sum in another order."""
-
-
-OPTIONS = {
-    "fallback_random": True,  # torch's own generators
-    "cpp.min_chunk_size": 16384,  # elements below which a loop is not worth waking other threads for
-    "size_asserts": False,  # `fits` sees to that
-    "alignment_asserts": False,
-}
-
-
-class CannotCompileError(RuntimeError):
-    """The step cannot be compiled; the message says why."""
 
 
 class CompiledStep:
-    """A step of training, compiled for batches of one shape.
+    """A step of training, compiled for batches of one shape; see `ppvae.inference.programs`.
 
-    What Python decides while the step is traced (a branch, a loop, an attribute that is no parameter or buffer) is
-    fixed in the program; a branch on a tensor's value cannot be traced.
+    If the optimiser's `step` cannot be traced, the program goes up to the gradients, and the optimiser follows.
 
     Args:
         pair: the model and guide, in training mode.
@@ -59,13 +34,12 @@ class CompiledStep:
 
     def __init__(self, pair: Pair, objective: Objective, optimizer: Optimizer, batch: Batch):
         self._objective, self._optimizer = objective, optimizer
-        self._call = _Call(pair)
+        self._call = Call(pair)
         self._parameters = {name: p for name, p in self._call.named_parameters() if p.requires_grad}
         self._buffers = dict(self._call.named_buffers())
         self._rates, self._at = [torch.tensor(0.0) for _ in optimizer.param_groups], torch.tensor(0.0)
         self._schedules = getattr(objective, "schedules", ())
         self._shapes = _shapes(batch)
-        self._device = next(iter(self._parameters.values())).device
         state = [  # what the program writes back to: always these same tensors
             [p.detach() for p in self._parameters.values()],
             list(self._buffers.values()),
@@ -73,30 +47,13 @@ class CompiledStep:
         ]
         self._state_leaves = tree_leaves(state)
         inputs, self._structure = tree_flatten((state, self._changing(batch, 0.0)))
-        before = random_state(self._device)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the compiler's, of its own code
-                self._program = self._compiled(inputs)
-                self._check(batch, inputs)
-        except CannotCompileError:
-            raise
-        except Exception as error:  # of any kind: users' code, the tracer, the compiler
-            raise CannotCompileError(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
-        finally:
-            set_random_state(before, self._device)
-
-    def _compiled(self, inputs: Sequence[Tensor]) -> Callable[..., list[Tensor]]:
-        """The program: with the update if the optimiser can be traced, else up to the gradients."""
+        device = next(pair.parameters()).device
         self._updates = True
-        with torch.enable_grad():
-            try:
-                graph = make_fx(self._step)(*[t.clone() for t in inputs])  # tracing runs the step
-            except Exception:
-                self._updates = False
-                graph = make_fx(self._step)(*[t.clone() for t in inputs])
-        with torch.no_grad():
-            return torch._inductor.compile(graph, list(inputs), options=OPTIONS)
+        try:
+            self._program = compiled(self._step, inputs, lambda: self._eager_bound(batch), device)
+        except CannotCompileError:
+            self._updates = False
+            self._program = compiled(self._step, inputs, lambda: self._eager_bound(batch), device)
 
     def fits(self, batch: Batch) -> bool:
         """Whether the program is for batches of this shape."""
@@ -169,32 +126,9 @@ class CompiledStep:
         optimizer.step()
         return [parameters, list(optimizer.state.values())]
 
-    @torch.no_grad()
-    def _check(self, batch: Batch, inputs: Sequence[Tensor]) -> None:
-        """Runs the program on copies, and the objective eagerly with the same noise: the bounds must agree."""
-        before = random_state(self._device)
-        found = self._program(*[t.clone() for t in inputs])[0][0].item()
-        set_random_state(before, self._device)
+    def _eager_bound(self, batch: Batch) -> Tensor:
         buffers = {name: b.clone() for name, b in self._buffers.items()}
-        with torch.enable_grad():
-            value, _ = torch.func.functional_call(self._call, buffers, (self._objective, batch, 0.0))
-        expected = value.mean().item()
-        if not abs(found - expected) <= AGREEMENT * (1 + abs(expected)):
-            raise CannotCompileError(
-                f"the compiled bound is {found}, the eager one {expected}: does the model or the guide decide "
-                "something in Python that changes from call to call, or keep state outside parameters and buffers?"
-            )
-
-
-class _Call(nn.Module):
-    """An objective of a pair, as a module: what `functional_call` can run with other parameters."""
-
-    def __init__(self, pair: Pair):
-        super().__init__()
-        self.pair = pair
-
-    def forward(self, objective: Objective, batch: Batch, step: Any) -> tuple[Tensor, Tensor]:
-        return objective(self.pair, batch, step)
+        return torch.func.functional_call(self._call, buffers, (self._objective, batch, 0.0))[0].mean()
 
 
 def _shapes(batch: Batch) -> dict[str, tuple[torch.Size, torch.dtype]]:

@@ -35,6 +35,7 @@ def gradient_statistics(
     groups: Mapping[str, Sequence[str]] | None = None,
     *,
     seed: int = 0,
+    compile: bool = False,
     progress: bool = True,
 ) -> xr.Dataset:
     """How noisy is each gradient estimator, how biased, and at what cost; the same for the bounds' values.
@@ -77,6 +78,8 @@ def gradient_statistics(
         groups: names of the groups, and the parameters in each: full names, or what their names start with. Not given:
             "model", "guide" and "shared", by who uses them.
         seed: of the noise; the caller's generators are left as they were.
+        compile: run the gradients as compiled programs, which takes some seconds for each objective and K: worth it
+            from some thousands of repeats. What cannot be compiled is run as it is, with a warning that says why.
         progress: show a bar.
 
     Returns:
@@ -111,7 +114,7 @@ def gradient_statistics(
     ):
         pair.check(batch)
         evidence = _log_evidence(pair, batch, EVIDENCE_FACTOR * max(num_particles), seed)
-        run = RepeatedGradients(pair, batch, _members(pair, groups) if groups else _by_use(pair, batch), seed)
+        run = RepeatedGradients(pair, batch, _members(pair, groups) if groups else _by_use(pair, batch), seed, compile)
         with tqdm(total=len(num_particles) * repeats, disable=not progress, unit="repeat") as bar:
             for K in num_particles:
                 accepted = {}

@@ -1,8 +1,9 @@
 """Gradients of several objectives at one minibatch, many times over, with the same noise for all."""
 
+import logging
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,10 @@ from ppvae.inference.importance_weighted import IWAE
 from ppvae.inference.isolation import derived_seed
 from ppvae.inference.moments import BLOCKS, Moments
 from ppvae.inference.objectives import ELBO, EnumeratedELBO, Objective
+from ppvae.inference.programs import CannotCompileError, compiled_gradient
 from ppvae.pair import Pair
+
+logger = logging.getLogger("ppvae")
 
 CPU_ELEMENTS, GPU_ELEMENTS = 250_000_000, 8_000_000_000
 """Elements of all the tensors made for one gradient: on a CPU, about 1 GB, of which a part is alive at a time."""
@@ -60,10 +64,11 @@ class RepeatedGradients:
         batch: B data points.
         groups: parameters of the pair by group.
         seed: of the noise; repeat r of K particles has the same for every objective.
+        compile: run gradients that need not be taken in chunks as compiled programs.
     """
 
-    def __init__(self, pair: Pair, batch: Batch, groups: Mapping[str, Sequence[Tensor]], seed: int):
-        self.pair, self.batch, self.seed = pair, batch, seed
+    def __init__(self, pair: Pair, batch: Batch, groups: Mapping[str, Sequence[Tensor]], seed: int, compile: bool):
+        self.pair, self.batch, self.seed, self.compile = pair, batch, seed, compile
         chosen = {id(p) for group in groups.values() for p in group}
         self.parameters = [p for p in pair.parameters() if id(p) in chosen]
         self.groups = {name: _slices(self.parameters, group) for name, group in groups.items()}
@@ -85,12 +90,13 @@ class RepeatedGradients:
         for one in list(observed):
             if not isinstance(one.reference, Tensor | None) and one.reference not in [o.objective for o in observed]:
                 observed.append(self._new(one.reference))
+        runs = [self._program(one.objective) for one in observed]
         for r in range(repeats):
             found = []
-            for one in observed:
+            for one, run in zip(observed, runs, strict=True):
                 torch.manual_seed(derived_seed(self.seed, r))
                 start = self._clock()
-                bound, g = self.once(one.objective)
+                bound, g = run()
                 one.seconds.append(self._clock() - start)
                 one.values.append(bound.mean().item())
                 found.append(g)
@@ -103,6 +109,16 @@ class RepeatedGradients:
                         one.differences.add(r % BLOCKS, g - reference)
             bar.update()
         return observed[: len(objectives)]
+
+    def _program(self, objective: Any) -> Callable[[], tuple[Tensor, Tensor | None]]:
+        num_draws = getattr(objective, "num_draws", objective.num_particles)
+        if not self.compile or getattr(objective, "evaluation_only", False) or num_draws > self.at_once:
+            return lambda: self.once(objective)
+        try:
+            return compiled_gradient(objective, self.pair, self.batch, self.parameters)
+        except CannotCompileError as reason:
+            logger.warning("%s: gradients are taken uncompiled: %s", objective, reason)
+            return lambda: self.once(objective)
 
     def seconds_of_value(self, objective: Objective) -> float:
         """The median time of the bound alone."""

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from tqdm.auto import tqdm
 
 from ppvae.batches import Batch, map_batch, num_rows, rows
-from ppvae.inference.compiled_step import CannotCompileError, CompiledStep
+from ppvae.inference.compiled_step import CompiledStep
 from ppvae.inference.isolation import (
     derived_seed,
     interrupts_held,
@@ -26,6 +26,7 @@ from ppvae.inference.isolation import (
 )
 from ppvae.inference.nonfinite import NonFiniteError, explain
 from ppvae.inference.objectives import Objective
+from ppvae.inference.programs import CannotCompileError
 from ppvae.inference.resuming import describe, restore, settings_of, store
 from ppvae.pair import Pair
 

@@ -1,0 +1,123 @@
+"""Compiled programs: what a function of a pair does to tensors, written down once and handed to a compiler.
+
+The function is run once under `make_fx`, which writes down the tensor operations that Pyro's handlers and autograd give
+rise to; that flat list goes to inductor. Of Pyro and of torch's dispatcher nothing is left in the program. Random
+numbers are drawn by torch's own generators in the order in which the function draws them, so that the two differ by
+rounding alone.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch._inductor
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from ppvae.batches import Batch
+from ppvae.inference.isolation import random_state, set_random_state
+from ppvae.inference.objectives import Objective
+from ppvae.pair import Pair
+
+OPTIONS = {
+    "fallback_random": True,  # torch's own generators
+    "cpp.min_chunk_size": 16384,  # elements below which a loop is not worth waking other threads for
+    "size_asserts": False,  # callers see to that
+    "alignment_asserts": False,
+}
+AGREEMENT = 1e-3
+"""How far a compiled value may be from the eager one, relatively: they sum in another order."""
+
+
+class CannotCompileError(RuntimeError):
+    """Something cannot be compiled; the message says why."""
+
+
+class Call(nn.Module):
+    """An objective of a pair, as a module: what `torch.func.functional_call` can run with other parameters."""
+
+    def __init__(self, pair: Pair):
+        super().__init__()
+        self.pair = pair
+
+    def forward(self, objective: Objective, batch: Batch, step: Any) -> tuple[Tensor, Tensor]:
+        return objective(self.pair, batch, step)
+
+
+def compiled(
+    function: Callable[..., list[Tensor]],
+    inputs: Sequence[Tensor],
+    bound: Callable[[], Tensor],
+    device: torch.device,
+) -> Callable[..., list[Tensor]]:
+    """`function` as a program for tensors like `inputs`, whose first result's first number is the bound.
+
+    What Python decides while `function` is traced (a branch, a loop, an attribute that is no parameter or buffer) is
+    fixed in the program; a branch on a tensor's value cannot be traced. The program is run once, on copies, against
+    `bound` with the same noise. Random generators are left as they were.
+
+    Raises:
+        CannotCompileError: `function` cannot be traced, there is no compiler, or the bounds differ.
+    """
+    before = random_state(device)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the compiler's, of its own code
+            with torch.enable_grad():
+                graph = make_fx(function)(*[t.clone() for t in inputs])  # tracing runs the function
+            with torch.no_grad():
+                program = torch._inductor.compile(graph, list(inputs), options=OPTIONS)
+                set_random_state(before, device)
+                found = program(*[t.clone() for t in inputs])[0].flatten()[0].item()
+        set_random_state(before, device)
+        expected = bound().detach().flatten()[0].item()
+    except Exception as error:  # of any kind: users' code, the tracer, the compiler
+        raise CannotCompileError(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
+    finally:
+        set_random_state(before, device)
+    if not abs(found - expected) <= AGREEMENT * (1 + abs(expected)):
+        raise CannotCompileError(
+            f"the compiled bound is {found}, the eager one {expected}: does the model or the guide decide something in "
+            "Python that changes from call to call, or keep state outside parameters and buffers?"
+        )
+    return program
+
+
+def compiled_gradient(
+    objective: Objective, pair: Pair, batch: Batch, parameters: Sequence[Tensor]
+) -> Callable[[], tuple[Tensor, Tensor]]:
+    """`ppvae.inference.chunked_gradient.gradient` of these arguments as a program, all particles at once.
+
+    Raises:
+        CannotCompileError: as `compiled`.
+    """
+    call = Call(pair)
+    names = {id(p): name for name, p in call.named_parameters()}
+    inputs, structure = tree_flatten([[p.detach() for p in parameters], batch])
+
+    def function(*leaves: Tensor) -> list[Tensor]:
+        copies, data = tree_unflatten(list(leaves), structure)
+        copies = [p.detach().requires_grad_() for p in copies]
+        named = {names[id(p)]: own for p, own in zip(parameters, copies, strict=True)}
+        value, surrogate = torch.func.functional_call(call, named, (objective, data, math.inf))
+        return [value.detach(), flat_gradient(surrogate, copies)]
+
+    program = compiled(function, inputs, lambda: objective(pair, batch)[0], parameters[0].device)
+
+    @torch.no_grad()
+    def run() -> tuple[Tensor, Tensor]:
+        value, found = program(*inputs)
+        return value, found
+
+    return run
+
+
+def flat_gradient(surrogate: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    """The gradient with respect to all parameters, `[P]`; zero for those that the surrogate does not reach."""
+    if not surrogate.requires_grad:
+        return torch.cat([torch.zeros_like(p).flatten() for p in parameters])
+    found = torch.autograd.grad(surrogate, parameters, allow_unused=True, materialize_grads=True)
+    return torch.cat([g.flatten() for g in found])
