@@ -125,8 +125,10 @@ def gradient_statistics(
                         accepted[name] = at_K
                     except ValueError as error:
                         refused[name, K] = error
-                for name, observed in zip(accepted, run.repeat(list(accepted.values()), repeats, bar), strict=True):
-                    cells[name, K] = _cell(observed, evidence) | {"value_seconds": run.seconds_of_value(accepted[name])}
+                observed = run.prepare(list(accepted.values()))
+                run.repeat(observed, repeats, bar)
+                for (name, objective), one in zip(accepted.items(), observed, strict=False):
+                    cells[name, K] = _cell(one, evidence) | {"value_seconds": run.seconds_of_value(objective)}
     for name in named:
         if all((name, K) in refused for K in num_particles):
             raise refused[name, num_particles[0]]

@@ -18,11 +18,16 @@ from torch import Tensor, nn
 def own_randomness(seed: tuple[int, ...], device: torch.device) -> Iterator[None]:
     """The generators of the CPU and of `device`, seeded for the block; the caller's streams then go on undisturbed."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.random.default_generator.manual_seed(derived_seed(*seed))
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(derived_seed(*seed))
+        seed_generators(seed, device)
         yield
+
+
+def seed_generators(seed: tuple[int, ...], device: torch.device) -> None:
+    """Seeds the generators of the CPU and of `device`, and no others, as `torch.manual_seed` would."""
+    torch.random.default_generator.manual_seed(derived_seed(*seed))
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(derived_seed(*seed))
 
 
 def derived_seed(*parts: int) -> int:

@@ -35,12 +35,13 @@ class Moments:
         self._first: Tensor | None = None
 
     def add(self, block: int, vector: Tensor) -> None:
-        """One more draw, `[P]`; successive draws should go to the blocks in turn."""
+        """One more draw, `[P]`; blocks should get about equally many."""
         if self._first is None:
             self._first = vector
+            self._difference = torch.empty_like(vector)
             self._sums = vector.new_zeros(BLOCKS, len(vector))
             self._squares = vector.new_zeros(BLOCKS, len(self._groups), dtype=torch.float64)
-        difference = vector - self._first
+        difference = torch.sub(vector, self._first, out=self._difference)
         self._counts[block] += 1
         self._sums[block] += difference
         for i, group in enumerate(self._groups):

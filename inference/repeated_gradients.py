@@ -15,7 +15,7 @@ from ppvae.batches import Batch, num_rows
 from ppvae.inference.chunked_gradient import gradient, value
 from ppvae.inference.chunks import chunk_rows
 from ppvae.inference.importance_weighted import IWAE
-from ppvae.inference.isolation import derived_seed
+from ppvae.inference.isolation import seed_generators
 from ppvae.inference.moments import BLOCKS, Moments
 from ppvae.inference.objectives import ELBO, EnumeratedELBO, Objective
 from ppvae.inference.programs import CannotCompileError, compiled_gradient
@@ -35,6 +35,7 @@ class Observed:
 
     Attributes:
         objective: with its number of particles.
+        run: takes one gradient: the value `[B]` and the flat gradient, or None where there is none.
         reference: against which bias is measured: a gradient, another objective, or nothing.
         gradients: the moments of the gradient; none drawn if the objective is for evaluation only.
         differences: those of its difference from the reference's with the same noise.
@@ -43,6 +44,7 @@ class Observed:
     """
 
     objective: Objective
+    run: Callable[[], tuple[Tensor, Tensor | None]]
     reference: Tensor | Objective | None
     gradients: Moments
     differences: Moments
@@ -84,31 +86,35 @@ class RepeatedGradients:
             return value(objective, self.pair, self.batch, self.at_once), None
         return gradient(objective, self.pair, self.batch, self.parameters, self.at_once)
 
-    def repeat(self, objectives: Sequence[Any], repeats: int, bar: tqdm) -> list[Observed]:
-        """All of them, that many times; those that only serve as references are run too, and left out of the result."""
+    def prepare(self, objectives: Sequence[Any]) -> list[Observed]:
+        """Ready to be repeated: these, and then those that are run as references alone."""
         observed = [self._new(objective) for objective in objectives]
         for one in list(observed):
-            if not isinstance(one.reference, Tensor | None) and one.reference not in [o.objective for o in observed]:
-                observed.append(self._new(one.reference))
-        runs = [self._program(one.objective) for one in observed]
+            if not isinstance(one.reference, Tensor | None):
+                if one.reference not in [other.objective for other in observed]:
+                    observed.append(self._new(one.reference))
+                one.reference = next(o.objective for o in observed if o.objective == one.reference)
+        return observed
+
+    def repeat(self, observed: Sequence[Observed], repeats: int, bar: tqdm) -> None:
+        """All of them, that many times."""
         for r in range(repeats):
-            found = []
-            for one, run in zip(observed, runs, strict=True):
-                torch.manual_seed(derived_seed(self.seed, r))
+            found, block = [], r * BLOCKS // repeats  # one after the other, so that its sum stays in the cache
+            for one in observed:
+                seed_generators((self.seed, r), self.parameters[0].device)
                 start = self._clock()
-                bound, g = run()
+                bound, g = one.run()
                 one.seconds.append(self._clock() - start)
                 one.values.append(bound.mean().item())
                 found.append(g)
             for one, g in zip(observed, found, strict=True):
                 if g is None:
                     continue
-                one.gradients.add(r % BLOCKS, g)
+                one.gradients.add(block, g)
                 for other, reference in zip(observed, found, strict=True):
-                    if reference is not None and one.reference == other.objective:
-                        one.differences.add(r % BLOCKS, g - reference)
+                    if reference is not None and one.reference is other.objective:
+                        one.differences.add(block, g - reference)
             bar.update()
-        return observed[: len(objectives)]
 
     def _program(self, objective: Any) -> Callable[[], tuple[Tensor, Tensor | None]]:
         num_draws = getattr(objective, "num_draws", objective.num_particles)
@@ -135,7 +141,7 @@ class RepeatedGradients:
             unbiased = getattr(objective, "unbiased", objective)
             reference = None if unbiased == objective else unbiased
         groups = list(self.groups.values())
-        return Observed(objective, reference, Moments(groups), Moments(groups))
+        return Observed(objective, self._program(objective), reference, Moments(groups), Moments(groups))
 
     def _exact(self, objective: Objective) -> Tensor | None:
         """The exact gradient of the ELBO, where this is one and the pair has it."""
