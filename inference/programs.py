@@ -12,9 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch._inductor
 from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ppvae.batches import Batch
@@ -66,6 +64,9 @@ def compiled(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the compiler's, of its own code
+            import torch._inductor  # here, as they take long to import
+            from torch.fx.experimental.proxy_tensor import make_fx
+
             with torch.enable_grad():
                 graph = make_fx(function)(*[t.clone() for t in inputs])  # tracing runs the function
             with torch.no_grad():

@@ -1,0 +1,130 @@
+"""Pairs so small that the expectation of any function of K log weights, and its gradient, can be written out.
+
+Each gives `nodes(x)`: log weights `[n, B]` at n points of the guide's sample space, and the points' probabilities, both
+differentiable in all parameters; discrete states, or Gauss-Hermite nodes of the noise of a reparameterised draw.
+"""
+
+import math
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import nn
+from torch.distributions import Bernoulli, Categorical, Normal
+
+from ppvae import Pair
+
+
+def expected_bound(objective, pair, x, num_draws):
+    """`E[bound]`, `[B]`, over all tuples of draws: exact, and differentiable."""
+    log_w, probability = pair.nodes(x)
+    tuples = torch.cartesian_prod(*[torch.arange(len(log_w))] * num_draws).reshape(-1, num_draws).T
+    return (probability[tuples].prod(0) * objective.bound(log_w[tuples])).sum(0)
+
+
+def normal_noise(num_nodes=24):
+    """Nodes and weights of an expectation over N(0, 1)."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(num_nodes)
+    return torch.tensor(nodes), torch.tensor(weights / math.sqrt(2 * math.pi))
+
+
+class Curved(Pair):
+    """z ~ N(0, 1), x | z ~ N(weight sin(z) + shared z, sigma); q(z | x) = N(slope x + shared, scale)."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.shared, self.log_sigma, self.slope, self.log_scale = (
+            nn.Parameter(torch.tensor(value)) for value in (0.8, 0.4, -0.2, 0.3, -0.3)
+        )
+
+    def likelihood(self, z):
+        return self.weight * z.sin() + self.shared * z, self.log_sigma.exp()
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(*self.likelihood(z)), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.slope * x + self.shared, self.log_scale.exp()))
+
+    def nodes(self, x):
+        noise, weights = normal_noise()
+        q = Normal(self.slope * x + self.shared, self.log_scale.exp())
+        z = q.loc + q.scale * noise.unsqueeze(-1)
+        log_w = Normal(0.0, 1.0).log_prob(z) + Normal(*self.likelihood(z)).log_prob(x) - q.log_prob(z)
+        return log_w, weights.unsqueeze(-1).expand_as(log_w)
+
+
+class Discrete(Pair):
+    """c -> b -> x with c in three values and b in two, b depending on c in the guide too."""
+
+    def __init__(self):
+        super().__init__()
+        self.logits = nn.Parameter(torch.tensor([0.3, -0.2, 0.1]))
+        self.odds = nn.Parameter(torch.tensor([0.5, -0.5, 0.0]))
+        self.means = nn.Parameter(torch.tensor([-1.0, 0.2, 1.0]))
+        self.slopes = nn.Parameter(torch.tensor([-0.5, 0.1, 0.4]))
+        self.guide_odds = nn.Parameter(torch.tensor([0.2, -0.3, 0.6]))
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Categorical(logits=self.logits))
+            b = pyro.sample("b", dist.Bernoulli(logits=self.odds[c]))
+            pyro.sample("x", dist.Normal(self.means[c] + b, 1.0), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Categorical(logits=x.unsqueeze(-1) * self.slopes))
+            pyro.sample("b", dist.Bernoulli(logits=self.guide_odds[c]))
+
+    def log_joints(self, x):
+        """`log p(x, c, b)` and `log q(c, b | x)` at all six states, `[6, B]`."""
+        c, b = (t.unsqueeze(-1) for t in torch.cartesian_prod(torch.arange(3), torch.arange(2)).T)
+        b = b.to(x.dtype)
+        log_p = Categorical(logits=self.logits).log_prob(c) + Bernoulli(logits=self.odds[c]).log_prob(b)
+        log_q = Categorical(logits=x.unsqueeze(-1) * self.slopes).log_prob(c)
+        log_q = log_q + Bernoulli(logits=self.guide_odds[c]).log_prob(b)
+        return log_p + Normal(self.means[c] + b, 1.0).log_prob(x), log_q
+
+    def nodes(self, x):
+        log_p, log_q = self.log_joints(x)
+        return log_p - log_q, log_q.exp()
+
+
+class Mixed(Pair):
+    """c -> z -> x with z depending on the discrete c in model and guide."""
+
+    def __init__(self):
+        super().__init__()
+        self.means = nn.Parameter(torch.tensor([-1.0, 0.5]))
+        self.log_sigma = nn.Parameter(torch.tensor(-0.2))
+        self.logit = nn.Parameter(torch.tensor(0.4))
+        self.shifts = nn.Parameter(torch.tensor([-0.3, 0.6]))
+        self.log_scale = nn.Parameter(torch.tensor(-0.1))
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Categorical(logits=torch.zeros(2)))
+            z = pyro.sample("z", dist.Normal(self.means[c], 1.0))
+            pyro.sample("x", dist.Normal(z, self.log_sigma.exp()), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Categorical(logits=self.logit * torch.tensor([-1.0, 1.0])))
+            pyro.sample("z", dist.Normal(x / 2 + self.shifts[c], self.log_scale.exp()))
+
+    def nodes(self, x):
+        noise, weights = normal_noise(12)
+        log_q = (self.logit * torch.tensor([-1.0, 1.0])).log_softmax(0)
+        log_w, probability = [], []
+        for c in range(2):
+            q = Normal(x / 2 + self.shifts[c], self.log_scale.exp())
+            z = q.loc + q.scale * noise.unsqueeze(-1)
+            log_p = math.log(0.5) + Normal(self.means[c], 1.0).log_prob(z)
+            log_p = log_p + Normal(z, self.log_sigma.exp()).log_prob(x)
+            log_w.append(log_p - q.log_prob(z) - log_q[c])
+            probability.append((weights.unsqueeze(-1) * log_q[c].exp()).expand_as(z))
+        return torch.cat(log_w), torch.cat(probability)
