@@ -76,7 +76,7 @@ def test_slopes_up_to_some_dozens():
 
 @pytest.mark.slow
 def test_slopes_up_to_a_thousand():
-    plain = slopes([1, 10, 100, 1000], repeats=800, num_points=100, gradient="reparameterised")
+    plain = slopes([1, 10, 100, 1000], repeats=3000, num_points=100, gradient="reparameterised")
     assert_slope(plain["mu"], 0.5)
     assert_slope(plain["b"], -0.5)
     assert_slope(slopes([30, 100, 300, 1000], repeats=300, num_points=20, gradient="dreg")["b"], 0.5)
