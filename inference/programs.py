@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ppvae.batches import Batch
+from ppvae.inference.fast_math import FORMULAS
 from ppvae.inference.isolation import random_state, set_random_state
 from ppvae.inference.objectives import Objective
 from ppvae.pair import Pair
@@ -68,7 +69,8 @@ def compiled(
             from torch.fx.experimental.proxy_tensor import make_fx
 
             with torch.enable_grad():
-                graph = make_fx(function)(*[t.clone() for t in inputs])  # tracing runs the function
+                formulas = FORMULAS if device.type == "cpu" else {}
+                graph = make_fx(function, formulas)(*[t.clone() for t in inputs])  # tracing runs the function
             with torch.no_grad():
                 program = torch._inductor.compile(graph, list(inputs), options=OPTIONS)
                 set_random_state(before, device)

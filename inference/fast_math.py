@@ -1,0 +1,75 @@
+"""Formulas of a few functions that compile to fewer instructions than the compiler's own, to float32's rounding.
+
+On a CPU the compiler calls a library for `tanh` and `log1p` that keeps more digits than float32 shows. By an
+exponential and a polynomial they take half the time. Relative errors stay below 3e-7; float32's spacing is 1.2e-7.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.polynomial import Chebyshev, Polynomial
+from torch import Tensor
+
+aten = torch.ops.aten
+LOG2_E = float(np.log2(np.e))
+
+
+def _coefficients(values: Chebyshev) -> list[float]:
+    return [float(c) for c in values.convert(kind=Polynomial).coef]
+
+
+LOG1P = _coefficients(Chebyshev.interpolate(lambda e: np.log1p(e) / e, 8, [0, 1]))
+"""Of `log(1 + e) / e` in e, from 0 to 1."""
+TANH_BELOW = 0.5
+TANH = _coefficients(Chebyshev.interpolate(lambda s: np.tanh(s**0.5) / s**0.5, 4, [0, TANH_BELOW**2]))
+"""Of `tanh(x) / x` in x^2, from 0 to `TANH_BELOW`."""
+
+
+def _polynomial(coefficients: list[float], x: Tensor) -> Tensor:
+    *others, last = coefficients
+    result: Tensor | float = last
+    for c in reversed(others):
+        result = result * x + c
+    return result  # type: ignore[return-value]
+
+
+def tanh(x: Tensor) -> Tensor:
+    """`1 - 2 / (exp(2 x) + 1)`, and near zero, where that cancels, a polynomial."""
+    if x.dtype != torch.float32:
+        return NotImplemented
+    return torch.where(x.abs() < TANH_BELOW, x * _polynomial(TANH, x * x), 1 - 2 / (torch.exp(2 * x) + 1))
+
+
+def binary_cross_entropy_with_logits(
+    logits: Tensor,
+    x: Tensor,
+    weight: Tensor | None = None,
+    pos_weight: Tensor | None = None,
+    reduction: int = 1,
+) -> Tensor:
+    """`max(l, 0) - x l + log(1 + e)`, `e = exp(-|l|)`.
+
+    In powers of two, as the compiler would store an `exp` that is used more than once to memory.
+    """
+    if logits.dtype != torch.float32 or weight is not None or pos_weight is not None or reduction != 0:
+        return NotImplemented
+    e = torch.exp2(-logits.abs() * LOG2_E)
+    return logits.clamp(min=0) - x * logits + e * _polynomial(LOG1P, e)
+
+
+def addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """`a b + bias`, with the bias left to what follows, that would else be copied into place first.
+
+    Subtracted, as the compiler would put a product and an addition back together.
+    """
+    return a @ b - (-bias) if beta == alpha == 1 else NotImplemented
+
+
+FORMULAS: dict[Any, Callable[..., Any]] = {
+    aten.tanh.default: tanh,
+    aten.binary_cross_entropy_with_logits.default: binary_cross_entropy_with_logits,
+    aten.addmm.default: addmm,
+}
+"""For `make_fx`: what takes the place of which operation. Where a formula does not apply the operation stays."""
