@@ -11,8 +11,6 @@ peers.
 import argparse
 import json
 import math
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -22,6 +20,7 @@ from pathlib import Path
 import pyro
 import pyro.distributions as dist
 import torch
+from machine import machine
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
@@ -234,10 +233,7 @@ def main() -> None:
 
     torch.set_flush_denormal(True)
     pyro.enable_validation(False)
-    machine = (
-        f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    )
-    print(f"{machine}; medians of {args.blocks} blocks, microseconds per step\n")
+    print(f"{machine()}; medians of {args.blocks} blocks, microseconds per step\n")
     print("| load |", " | ".join(PEERS), "|\n|---|" + "---|" * len(PEERS))
     results = {}
     for load in LOADS:
@@ -247,7 +243,7 @@ def main() -> None:
     for load, found in results.items():
         print(f"| {load} |", " | ".join(f"{found['ppvae, compiled'] / found[name]:.2f}" for name in PEERS), "|")
     if args.json:
-        args.json.write_text(json.dumps({"machine": machine, "microseconds": results}, indent=2))
+        args.json.write_text(json.dumps({"machine": machine(), "microseconds": results}, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Measuring a data set in bounded memory: chunks of data points, and of particles within them.
 
-A chunk takes few data points with many particles each, so that encoders see a data point once per chunk.
+A chunk takes few data points with many particles each, as encoders see a data point once for each chunk.
 """
 
 import math
@@ -18,11 +18,14 @@ from tqdm import tqdm
 from ppvae.batches import Batch, map_batch, num_rows, rows
 from ppvae.pair import Pair
 
-CPU_ELEMENTS, GPU_ELEMENTS = 30_000_000, 4_000_000_000
+CPU_ELEMENTS, GPU_ELEMENTS = 22_000_000, 4_000_000_000
 """Elements of all the tensors made for one chunk: on a CPU as many as caches and the allocator like."""
 
-Measure = Callable[[Pair, Batch, int, int], dict[str, Tensor]]
-"""`(pair, B data points, K, how many of the particles at once) -> named results, each [B]`."""
+LEAST_POINTS = 10
+"""Data points in a chunk, that what is done once for a chunk is shared."""
+
+Measure = Callable[[Batch, int, int], dict[str, Tensor]]
+"""`(B data points, K, how many of the particles at once) -> named results, each [B]`."""
 
 
 @contextmanager
@@ -61,11 +64,11 @@ def over_data(pair: Pair, batch: Batch, num_particles: int, measure: Measure, ti
     start, end = 0, num_rows(batch)
     with tqdm(total=end, desc=title, unit="point", disable=title is None, delay=1, leave=False) as bar:
         while start < end:
-            num_points = min(max(1, budget // num_particles), end - start)
+            num_points = min(max(LEAST_POINTS, budget // num_particles), end - start)
             at_once = min(num_particles, max(1, budget // num_points))
             try:
                 piece = to_pair(rows(batch, slice(start, start + num_points)), pair)
-                found = measure(pair, piece, num_particles, at_once)
+                found = measure(piece, num_particles, at_once)
             except (RuntimeError, MemoryError) as error:
                 if num_points * at_once == 1 or not _out_of_memory(error):
                     raise
@@ -83,7 +86,7 @@ def chunk_rows(pair: Pair, batch: Batch, measure: Measure, cpu_elements: int, gp
     counts = []
     for num in (1, 2):
         with _ElementCount() as counter:
-            found = measure(pair, to_pair(rows(two_rows, slice(num)), pair), 1, 1)
+            found = measure(to_pair(rows(two_rows, slice(num)), pair), 1, 1)
         counts.append(counter.total)
     on_gpu = any(t.device.type == "cuda" for t in found.values())
     return max(1, (gpu_elements if on_gpu else cpu_elements) // max(1, counts[1] - counts[0]))

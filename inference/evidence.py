@@ -7,6 +7,7 @@ k-hat.
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from ppvae.batches import Batch, as_batch, num_rows, tensors
 from ppvae.contract import at_least_one, check_shapes, first_bad_row
 from ppvae.inference.chunks import evaluating, over_data, sizes
+from ppvae.inference.log_weights import LogWeights
 from ppvae.inference.pareto import pareto_khat, tail_size
 from ppvae.inference.records import Evidence, EvidenceUndefined, Gap, Measurement
 from ppvae.pair import Pair
@@ -22,6 +24,7 @@ from ppvae.tracing import sample_sites, trace_pair
 from ppvae.weights import expected_log_weight
 
 UNRELIABLE_KHAT = 0.7
+CHUNKS_TOGETHER = 16
 
 
 def log_evidence(
@@ -158,12 +161,13 @@ def _log_evidence(pair: Pair, batch: Batch, method: str, num_particles: int, pro
         raise ValueError(f"method: found {method!r}, expected 'auto', 'exact' or 'iwae'")
     if method != "iwae":
         try:
-            found = _finite(over_data(pair, batch, 1, _exact, "log evidence" if progress else None))
+            found = _finite(over_data(pair, batch, 1, partial(_exact, pair), "log evidence" if progress else None))
             return Evidence(**found, num_particles=0, method="exact")
         except NotImplementedError:
             if method == "exact":
                 raise
-    found = _finite(over_data(pair, batch, num_particles, _iwae, "log evidence" if progress else None))
+    measure = partial(_iwae, LogWeights(pair, _log_weights))
+    found = _finite(over_data(pair, batch, num_particles, measure, "log evidence" if progress else None))
     num_bad = int((found["khat"] > UNRELIABLE_KHAT).sum())
     warning = (
         f"k-hat > {UNRELIABLE_KHAT} for {num_bad} of {num_rows(batch)} data points: their estimates are likely too low "
@@ -173,7 +177,8 @@ def _log_evidence(pair: Pair, batch: Batch, method: str, num_particles: int, pro
 
 
 def _elbo(pair: Pair, batch: Batch, num_samples: int, progress: bool) -> Measurement:
-    found = _finite(over_data(pair, batch, num_samples, _mean_log_weight, "elbo" if progress else None))
+    measure = partial(_mean_log_weight, LogWeights(pair, _expected_log_weights))
+    found = _finite(over_data(pair, batch, num_samples, measure, "elbo" if progress else None))
     return Measurement(**found, num_particles=num_samples, method="elbo")
 
 
@@ -189,7 +194,7 @@ def _setting(pair: Pair, data: Any, seed: int | None) -> Iterator[Batch]:
 
 
 def _refuse_outside_support(pair: Pair, batch: Batch) -> None:
-    for site, inside in over_data(pair, batch, 1, _inside_support, None).items():
+    for site, inside in over_data(pair, batch, 1, partial(_inside_support, pair), None).items():
         if not inside.all():
             raise ValueError(
                 f"data: found row {int(inside.int().argmin())} outside the support of the likelihood at site '{site}' "
@@ -218,12 +223,15 @@ def _exact(pair: Pair, batch: Batch, num_particles: int, at_once: int) -> dict[s
     return {"estimate": estimate, "std_error": torch.zeros_like(estimate), "ess": unknown, "khat": unknown}
 
 
-def _iwae(pair: Pair, batch: Batch, num_particles: int, at_once: int) -> dict[str, Tensor]:
+def _log_weights(pair: Pair, batch: Batch, num_particles: int) -> Tensor:
+    return pair.log_weights(batch, num_particles).log_w
+
+
+def _iwae(draws: LogWeights, batch: Batch, num_particles: int, at_once: int) -> dict[str, Tensor]:
     """Keeps the running `log sum w` and `log sum w^2`, and the largest weights."""
     log_sum = log_sum_squares = _row_vector(batch, -math.inf)
     largest = log_sum.expand(tail_size(num_particles) + 1, -1)
-    for size in sizes(num_particles, at_once):
-        log_w = pair.log_weights(batch, size).log_w.double()
+    for log_w in _pieces(draws, batch, num_particles, at_once):
         log_sum = torch.logaddexp(log_sum, log_w.logsumexp(0))
         log_sum_squares = torch.logaddexp(log_sum_squares, (2 * log_w).logsumexp(0))
         largest = torch.cat([largest, log_w]).topk(len(largest), dim=0).values
@@ -236,13 +244,24 @@ def _iwae(pair: Pair, batch: Batch, num_particles: int, at_once: int) -> dict[st
     }
 
 
-def _mean_log_weight(pair: Pair, batch: Batch, num_particles: int, at_once: int) -> dict[str, Tensor]:
+def _pieces(draws: LogWeights, batch: Batch, num_particles: int, at_once: int) -> Iterator[Tensor]:
+    """All log weights, some chunks together: a weight takes far less room than what it is computed from."""
+    chunks = list(sizes(num_particles, at_once))
+    for start in range(0, len(chunks), CHUNKS_TOGETHER):
+        yield torch.cat([draws(batch, size) for size in chunks[start : start + CHUNKS_TOGETHER]]).double()
+
+
+def _expected_log_weights(pair: Pair, batch: Batch, num_particles: int) -> Tensor:
+    joint = trace_pair(pair, batch, num_particles, enumerate_guide=True)
+    check_shapes(joint)
+    return expected_log_weight(joint)
+
+
+def _mean_log_weight(draws: LogWeights, batch: Batch, num_particles: int, at_once: int) -> dict[str, Tensor]:
     """Keeps the running mean and sum of squared deviations (Chan et al. 1983)."""
     count, mean, squares = 0, _row_vector(batch, 0.0), _row_vector(batch, 0.0)
-    for size in sizes(num_particles, at_once):
-        joint = trace_pair(pair, batch, size, enumerate_guide=True)
-        check_shapes(joint)
-        log_w = expected_log_weight(joint).double()
+    for log_w in _pieces(draws, batch, num_particles, at_once):
+        size = len(log_w)
         count += size
         shift = log_w.mean(0) - mean
         squares = squares + (log_w - log_w.mean(0)).square().sum(0) + shift.square() * size * (count - size) / count

@@ -1,7 +1,7 @@
 """Formulas of a few functions that compile to fewer instructions than the compiler's own, to float32's rounding.
 
-On a CPU the compiler calls a library for `tanh` and `log1p` that keeps more digits than float32 shows. By an
-exponential and a polynomial they take half the time. Relative errors stay below 3e-7; float32's spacing is 1.2e-7.
+On a CPU the compiler calls a library for `tanh` and `log1p` that keeps more digits than float32 shows. By polynomials
+the one takes a fifth of the time and cross entropy half. Relative errors stay below 4e-7; float32's spacing is 1.2e-7.
 """
 
 from collections.abc import Callable
@@ -22,9 +22,10 @@ def _coefficients(values: Chebyshev) -> list[float]:
 
 LOG1P = _coefficients(Chebyshev.interpolate(lambda e: np.log1p(e) / e, 8, [0, 1]))
 """Of `log(1 + e) / e` in e, from 0 to 1."""
-TANH_BELOW = 0.5
-TANH = _coefficients(Chebyshev.interpolate(lambda s: np.tanh(s**0.5) / s**0.5, 4, [0, TANH_BELOW**2]))
-"""Of `tanh(x) / x` in x^2, from 0 to `TANH_BELOW`."""
+TANH_ABOVE = [0.999999992, 0.133843691, 0.00349942576, 2.066681e-05, 1.34244181e-08]
+TANH_BELOW = [1.0, 0.467176902, 0.0258919286, 0.000329167739, 7.80727263e-07]
+TANH_MAX = 9.01
+"""Of `tanh(x) / x` as a fraction of polynomials in x^2, by least squares of the relative error; beyond, it is 1."""
 
 
 def _polynomial(coefficients: list[float], x: Tensor) -> Tensor:
@@ -36,10 +37,11 @@ def _polynomial(coefficients: list[float], x: Tensor) -> Tensor:
 
 
 def tanh(x: Tensor) -> Tensor:
-    """`1 - 2 / (exp(2 x) + 1)`, and near zero, where that cancels, a polynomial."""
+    """`x P(x^2) / Q(x^2)`."""
     if x.dtype != torch.float32:
         return NotImplemented
-    return torch.where(x.abs() < TANH_BELOW, x * _polynomial(TANH, x * x), 1 - 2 / (torch.exp(2 * x) + 1))
+    x = x.clamp(-TANH_MAX, TANH_MAX)
+    return x * _polynomial(TANH_ABOVE, x * x) / _polynomial(TANH_BELOW, x * x)
 
 
 def binary_cross_entropy_with_logits(

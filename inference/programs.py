@@ -24,6 +24,7 @@ from ppvae.pair import Pair
 OPTIONS = {
     "fallback_random": True,  # torch's own generators
     "cpp.min_chunk_size": 16384,  # elements below which a loop is not worth waking other threads for
+    "cpp.enable_floating_point_contract_flag": "fast",  # a product and a sum in one instruction
     "size_asserts": False,  # callers see to that
     "alignment_asserts": False,
 }

@@ -77,8 +77,8 @@ class RepeatedGradients:
         budget = chunk_rows(pair, batch, self._two_particles, CPU_ELEMENTS, GPU_ELEMENTS)
         self.at_once = max(LEAST_AT_ONCE, 2 * budget // num_rows(batch))
 
-    def _two_particles(self, pair: Pair, batch: Batch, num_particles: int, at_once: int) -> dict[str, Tensor]:
-        return {"gradient": gradient(IWAE(2), pair, batch, self.parameters, 2)[1]}
+    def _two_particles(self, batch: Batch, num_particles: int, at_once: int) -> dict[str, Tensor]:
+        return {"gradient": gradient(IWAE(2), self.pair, batch, self.parameters, 2)[1]}
 
     def once(self, objective: Objective) -> tuple[Tensor, Tensor | None]:
         """The value, `[B]`, and the flat gradient, `[P]`; None for an objective that is for evaluation only."""
