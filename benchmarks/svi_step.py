@@ -26,6 +26,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 import ppvae
 from ppvae.inference.compiled_step import CompiledStep
+from ppvae.inference.update import Update
 
 
 @dataclass(frozen=True)
@@ -139,8 +140,8 @@ def ppvae_step(load: Load, compile: bool) -> Callable[[], object]:
     if not compile:
         return eager
     eager()
-    compiled = CompiledStep(pair, objective, optimizer, x)
-    return lambda: compiled(x, 0)
+    compiled = CompiledStep(pair, objective, Update(optimizer, dict(pair.named_parameters())), x)
+    return lambda: compiled(x, 0, 1.0, [])
 
 
 def pyro_step(load: Load) -> Callable[[], object]:

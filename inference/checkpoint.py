@@ -38,6 +38,8 @@ def save(pair: Pair, path: str | Path) -> None:
 def load(pair: Pair, path: str | Path) -> None:
     """Reads into `pair` the parameters and buffers that `save` wrote, or the latest ones in a checkpoint of `fit`.
 
+    Where that keeps an average of the parameters, it is read.
+
     Args:
         pair: of the same architecture as the one saved; it stays on its device.
         path: of the file.
@@ -48,8 +50,9 @@ def load(pair: Pair, path: str | Path) -> None:
             that do are named). The pair is untouched then.
     """
     tensors, _ = read(path)
-    check_same(path, layout(unprefixed("pair", tensors)), layout(pair.state_dict()))
-    pair.load_state_dict(unprefixed("pair", tensors))
+    state = unprefixed("pair", tensors) | unprefixed("average", tensors)
+    check_same(path, layout(state), layout(pair.state_dict()))
+    pair.load_state_dict(state)
 
 
 def write(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:

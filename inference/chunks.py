@@ -16,6 +16,8 @@ from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
 from ppvae.batches import Batch, map_batch, num_rows, rows
+from ppvae.inference.distributed import processes
+from ppvae.inference.isolation import derived_seed
 from ppvae.pair import Pair
 
 CPU_ELEMENTS, GPU_ELEMENTS = 22_000_000, 4_000_000_000
@@ -30,14 +32,17 @@ Measure = Callable[[Batch, int, int], dict[str, Tensor]]
 
 @contextmanager
 def evaluating(pair: Pair, seed: int | None) -> Iterator[None]:
-    """Eval mode, no gradients, no argument checks, and with a seed generators of its own; all undone afterwards."""
+    """Eval mode, no gradients, no argument checks, and with a seed generators of its own; all undone afterwards.
+
+    Of several processes each draws other noise.
+    """
     training = [module for module in pair.modules() if module.training]
     devices = range(torch.cuda.device_count())
     try:
         pair.eval()
         with torch.random.fork_rng(devices, enabled=seed is not None), torch.no_grad(), pyro.validation_enabled(False):
             if seed is not None:
-                torch.manual_seed(seed)
+                torch.manual_seed(derived_seed(seed, rank) if (rank := processes().rank) else seed)
             yield
     finally:
         for module in training:
@@ -58,7 +63,19 @@ def sizes(total: int, at_once: int) -> Iterator[int]:
 
 
 def over_data(pair: Pair, batch: Batch, num_particles: int, measure: Measure, title: str | None) -> dict[str, Tensor]:
-    """`measure` over all data points, a chunk at a time; a chunk that runs out of memory is halved and tried again."""
+    """`measure` over all data points, shared among the processes there are; each has all the results."""
+    group = processes()
+    own = group.share(torch.arange(num_rows(batch)))
+    found = None
+    if len(own):
+        points = rows(batch, slice(int(own[0]), int(own[-1]) + 1))
+        found = _in_chunks(pair, points, num_particles, measure, title if group.rank == 0 else None)
+    parts = [part for part in group.gather(found) if part is not None]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _in_chunks(pair: Pair, batch: Batch, num_particles: int, measure: Measure, title: str | None) -> dict[str, Tensor]:
+    """A chunk at a time; one that runs out of memory is halved and tried again."""
     budget = chunk_rows(pair, batch, measure, CPU_ELEMENTS, GPU_ELEMENTS)
     parts: list[dict[str, Tensor]] = []
     start, end = 0, num_rows(batch)

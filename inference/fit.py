@@ -11,8 +11,11 @@ from torch.optim import Optimizer
 
 from ppvae.batches import Batch, as_batch, num_rows, rows
 from ppvae.contract import at_least_one
+from ppvae.inference.distributed import Processes, joined
 from ppvae.inference.isolation import denormals_flushed, mode, own_randomness
+from ppvae.inference.mixed_precision import networks_in
 from ppvae.inference.objectives import ELBO, Objective
+from ppvae.inference.resuming import fingerprint
 from ppvae.inference.training import CHECK, STEPS, Fit, Training
 from ppvae.pair import Pair
 
@@ -39,7 +42,11 @@ def fit(
     seed: int = 0,
     device: torch.device | str | None = None,
     transform: Callable[[Any], Any] | None = None,
+    clip_norm: float | None = None,
+    ema: float | None = None,
+    autocast: torch.dtype | None = None,
     compile: bool | str = "auto",
+    distributed: bool | str = "auto",
     held_out: Any = None,
     patience: int | None = None,
     keep_best: bool = False,
@@ -79,10 +86,18 @@ def fit(
         seed: of minibatches and all other draws; not negative.
         device: where to train; pair and data are moved there, and the pair stays. Not given: where the pair is.
         transform: applied to each minibatch of `data`; `torch.bernoulli` makes dynamic binarisation.
+        clip_norm: gradients whose norm, of all together, is greater are scaled down to it.
+        ema: keep an exponential moving average of the parameters with this decay, in (0, 1), such as 0.999; after t
+            steps it is `(1 + t) / (10 + t)` where that is less. The held-out bound is the average's, and the pair ends
+            as it.
+        autocast: run the networks (the modules that return tensors) under `torch.autocast` in this type,
+            `torch.bfloat16`; log probabilities stay in float32. Faster where the processor multiplies bfloat16.
         compile: run a step as one compiled program, the same estimator with the same noise several times faster, after
             some seconds of compiling. "auto": where there are at least 10,000 steps, on a CPU. What Python decides in
             the model or the guide (a branch, a loop) is decided once, when the step is traced. What cannot be compiled
             goes on uncompiled, with a warning that says why. The first step, and smaller batches, are not compiled.
+        distributed: share each batch among the processes of torch's process group. "auto": where there is one, or
+            `torchrun` has started this script. See the guide to training on several processes.
         held_out: data whose bound is computed after each epoch, as they are, with the same draws each time.
         patience: epochs without a better held-out bound after which to stop.
         keep_best: leave the pair, at the end, as it was after the epoch of the best held-out bound.
@@ -112,6 +127,7 @@ def fit(
     objective = objective or ELBO()
     device = next(pair.parameters()).device if device is None else torch.empty(0, device=device).device  # numbered
     pair.to(device)
+    group = joined(distributed, device)
     batch = as_batch(data, device)
     held_out = None if held_out is None else as_batch(held_out, device)
     num_steps = steps or math.ceil(num_rows(batch) / batch_size) * (epochs or 0)
@@ -120,6 +136,7 @@ def fit(
             _check_data(pair, "data", batch, objective, transform, batch_size)
             if held_out is not None:
                 _check_data(pair, "held_out", held_out, objective, None, batch_size)
+        _check_same(group, batch)
         training = Training(
             pair=pair,
             data=batch,
@@ -138,11 +155,20 @@ def fit(
             checkpoint_every=checkpoint_every,
             callbacks=callbacks,
             compile=_long_enough(num_steps, device) if compile == "auto" else bool(compile),
+            clip_norm=clip_norm,
+            ema=ema,
+            autocast=autocast,
+            processes=group,
         )
-        with own_randomness((seed, STEPS), device), mode(pair, training=True), pyro.validation_enabled(False):
+        with (
+            own_randomness((seed, STEPS, group.rank), device),
+            mode(pair, training=True),
+            pyro.validation_enabled(False),
+            networks_in(autocast, pair, rows(batch, slice(1))),
+        ):
             if resume:
                 training.restore()
-            return training.run(progress)
+            return training.run(progress and group.rank == 0)
 
 
 def _check_arguments(given: dict[str, Any]) -> None:
@@ -160,6 +186,15 @@ def _check_arguments(given: dict[str, Any]) -> None:
             raise ValueError(f"{name}: found {given[name]} without {needed}, expected both; give `{needed}=` as well")
     if given["compile"] not in ("auto", True, False):
         raise ValueError(f"compile: found {given['compile']!r}, expected 'auto', True or False")
+    if given["clip_norm"] is not None and not given["clip_norm"] > 0:
+        raise ValueError(f"clip_norm: found {given['clip_norm']}, expected more than 0, or None not to clip")
+    if given["ema"] is not None and not 0 < given["ema"] < 1:
+        raise ValueError(f"ema: found {given['ema']}, expected a decay between 0 and 1, such as 0.999, or None")
+    if given["autocast"] not in (None, torch.bfloat16):
+        raise ValueError(
+            f"autocast: found {given['autocast']}, expected torch.bfloat16 or None; float16 would need its gradients "
+            "scaled"
+        )
     if given["seed"] < 0:
         raise ValueError(f"seed: found {given['seed']}, expected 0 or more")
     if not any(p.requires_grad for p in given["pair"].parameters()):
@@ -184,6 +219,16 @@ def _optimizer(optimizer: str | Callable[..., Optimizer], pair: Pair, lr: float)
         )
     fused = learnt[0].device.type in ("cpu", "cuda")  # one kernel for all parameters: a third of the time
     return OPTIMIZERS[optimizer](learnt, lr=lr, fused=fused)
+
+
+def _check_same(group: Processes, data: Batch) -> None:
+    """Refuses data that differ from process to process."""
+    prints = group.gather(fingerprint(data))
+    if (other := next((rank for rank, found in enumerate(prints) if found != prints[0]), None)) is not None:
+        raise ValueError(
+            f"data: found {prints[other]} in process {other} and {prints[0]} in process 0, expected the same in all, "
+            "as each batch is shared among them; seed what makes the data"
+        )
 
 
 def _check_data(

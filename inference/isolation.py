@@ -61,15 +61,18 @@ def mode(module: nn.Module, *, training: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def interrupts_held() -> Iterator[None]:
-    """Holds Ctrl-C back until the block ends, so that what is in it happens wholly or not at all."""
+def interrupts_held() -> Iterator[list[bool]]:
+    """Holds Ctrl-C back until the block ends, so that what is in it happens wholly or not at all.
+
+    Yields a list to which each one received is added; what is in it at the end is raised then.
+    """
+    received: list[bool] = []
     if threading.current_thread() is not threading.main_thread():  # interrupts never arrive here
-        yield
+        yield received
         return
-    received = []
     previous = signal.signal(signal.SIGINT, lambda *_: received.append(True))
     try:
-        yield
+        yield received
     finally:
         signal.signal(signal.SIGINT, previous)
         if received:

@@ -10,19 +10,20 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ppvae.batches import Batch
+from ppvae.inference.isolation import mode
 from ppvae.pair import Pair
 
 
 @contextlib.contextmanager
-def autocast(pair: Pair, batch: Batch, dtype: torch.dtype | None) -> Iterator[None]:
+def networks_in(dtype: torch.dtype | None, pair: Pair, batch: Batch) -> Iterator[None]:
     """Runs the pair's networks under `torch.autocast`; what they return is float32 again. Nothing, if no dtype.
 
     Distributions are made, sampled and scored outside, so no log probability loses digits but those of its arguments.
 
     Args:
+        dtype: of the networks' products and convolutions.
         pair: the model and guide.
         batch: some data, by which the networks are found.
-        dtype: of the networks' products and convolutions.
     """
     hooks = []
     for network in networks(pair, batch) if dtype else []:
@@ -60,7 +61,8 @@ def networks(pair: Pair, batch: Batch) -> list[nn.Module]:
 
     hooks = [module.register_forward_hook(watch) for module in pair.modules()]
     try:
-        pair.log_weights(batch, num_particles=1)
+        with mode(pair, training=False):
+            pair.log_weights(batch, num_particles=1)
     finally:
         for hook in hooks:
             hook.remove()

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ppvae.inference.distributed import processes
+
 BLOCKS = 8
 """Parts of the draws; the spread of what the others give without each is the jackknife's standard error."""
 
@@ -37,7 +39,8 @@ class Moments:
     def add(self, block: int, vector: Tensor) -> None:
         """One more draw, `[P]`; blocks should get about equally many."""
         if self._first is None:
-            self._first = vector
+            self._first = vector.clone()
+            processes().copy_first([self._first])
             self._difference = torch.empty_like(vector)
             self._sums = vector.new_zeros(BLOCKS, len(vector))
             self._squares = vector.new_zeros(BLOCKS, len(self._groups), dtype=torch.float64)
@@ -47,6 +50,14 @@ class Moments:
         for i, group in enumerate(self._groups):
             for part in group:
                 self._squares[block, i] += difference[part].dot(difference[part])
+
+    def merge(self) -> None:
+        """Puts together what several processes have added; all of them must have added something, or none."""
+        if self._first is not None:
+            group = processes()
+            device = self._first.device
+            self._counts = group.sum(self._counts.to(device)).to(self._counts.device)
+            self._sums, self._squares = group.sum(self._sums), group.sum(self._squares)
 
     @property
     def drawn(self) -> bool:

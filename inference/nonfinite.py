@@ -8,7 +8,7 @@ import torch
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
-from torch import Tensor, nn
+from torch import Tensor
 
 from ppvae.contract import first_bad_row
 
@@ -23,22 +23,22 @@ class NonFiniteError(FloatingPointError):
     fit: Any = None
 
 
-def explain(rerun: Callable[[], Any], parameters: dict[str, nn.Parameter], index: Tensor) -> str:
+def explain(rerun: Callable[[], Any], gradients: dict[str, Tensor | None], index: Tensor) -> str:
     """Where a step's NaN or infinity comes from, and what to do about it.
 
     Args:
         rerun: does the step's computation again, with the same random numbers.
-        parameters: what is learnt, by name, with the step's gradients.
+        gradients: of what is learnt, by name.
         index: which data points are in the batch, `[B]`.
     """
-    gradients = [name for name, p in parameters.items() if p.grad is not None and not p.grad.isfinite().all()]
+    bad = [name for name, g in gradients.items() if g is not None and not g.isfinite().all()]
     with _FirstNonFinite(len(index)) as first:
         rerun()
     site = f"first in the {first.what} of site '{first.site}'" if first.site else "though every site is finite"
     point = f" for data point {int(index[first.row])}" if first.row is not None else ""
     return (
         f"found NaN or infinity, {site}{point}, expected finite numbers (gradients not finite: "
-        f"{', '.join(gradients) or 'none'}); the step was not applied. Lower the learning rate, keep scales away from "
+        f"{', '.join(bad) or 'none'}); the step was not applied. Lower the learning rate, keep scales away from "
         "zero, or train in float64"
     )
 

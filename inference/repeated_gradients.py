@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from ppvae.batches import Batch, num_rows
 from ppvae.inference.chunked_gradient import gradient, value
 from ppvae.inference.chunks import chunk_rows
+from ppvae.inference.distributed import processes
 from ppvae.inference.importance_weighted import IWAE
 from ppvae.inference.isolation import seed_generators
 from ppvae.inference.moments import BLOCKS, Moments
@@ -97,8 +98,9 @@ class RepeatedGradients:
         return observed
 
     def repeat(self, observed: Sequence[Observed], repeats: int, bar: tqdm) -> None:
-        """All of them, that many times."""
-        for r in range(repeats):
+        """All of them, that many times; several processes take the repeats in turn."""
+        group = processes()
+        for r in range(group.rank, repeats, group.size):
             found, block = [], r * BLOCKS // repeats  # one after the other, so that its sum stays in the cache
             for one in observed:
                 seed_generators((self.seed, r), self.parameters[0].device)
@@ -114,7 +116,12 @@ class RepeatedGradients:
                 for other, reference in zip(observed, found, strict=True):
                     if reference is not None and one.reference is other.objective:
                         one.differences.add(block, g - reference)
-            bar.update()
+            bar.update(group.size)
+        for one in observed:
+            one.gradients.merge()
+            one.differences.merge()
+            one.values = [value for values in group.gather(one.values) for value in values]
+            one.seconds = [seconds for some in group.gather(one.seconds) for seconds in some]
 
     def _program(self, objective: Any) -> Callable[[], tuple[Tensor, Tensor | None]]:
         num_draws = getattr(objective, "num_draws", objective.num_particles)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ppvae.batches import Batch, tensors
 from ppvae.inference.checkpoint import CheckpointError, check_same, layout, prefixed, read, unprefixed, write
-from ppvae.inference.isolation import random_state, set_random_state
+from ppvae.inference.isolation import random_state, seed_generators, set_random_state
 
 if TYPE_CHECKING:
     from ppvae.inference.training import Training
@@ -20,17 +20,25 @@ COUNTERS = ("num_steps", "step", "epoch", "stopped", "seconds")
 
 
 def store(run: "Training", settings: dict[str, Any], path: Path) -> None:
-    """Writes a run's whole state; the random generators' is that of the moment."""
+    """Writes a run's whole state; the random generators' is that of the moment.
+
+    All processes take part, as each has its own random generators; the first one writes.
+    """
+    states = run.processes.gather(random_state(run.device))
+    if run.processes.rank:
+        return
     optimizer = run.optimizer.state_dict()
     slots = {f"{i}.{name}": value for i, slot in optimizer["state"].items() for name, value in slot.items()}
     contents = {
         "pair": run.pair.state_dict(),
         "best": run.best,
         "optimizer": {name: value for name, value in slots.items() if isinstance(value, Tensor)},
-        "random": random_state(run.device),
+        "average": run.update.averages,
+        **{_random(rank): state for rank, state in enumerate(states)},
         "history": {name: torch.tensor(values, dtype=torch.float64) for name, values in run.history.items()},
     }
     about = {
+        "processes": len(states),
         "settings": settings,
         "counters": {name: getattr(run, name) for name in COUNTERS},
         "optimizer": {name: value for name, value in slots.items() if not isinstance(value, Tensor)},
@@ -41,7 +49,7 @@ def store(run: "Training", settings: dict[str, Any], path: Path) -> None:
 
 def restore(run: "Training", settings: dict[str, Any], path: Path) -> None:
     """Gives a run the state that `store` wrote, random generators included; refuses, before any change, another's."""
-    tensors, about = read(path)
+    tensors, about = run.processes.first(read(path) if run.processes.rank == 0 else ({}, {}))
     check_same(path, about.get("settings", {}), settings)
     counters = about["counters"]
     _check_length(run, path, counters)
@@ -58,7 +66,16 @@ def restore(run: "Training", settings: dict[str, Any], path: Path) -> None:
     run.step, run.epoch, run.seconds = counters["step"], counters["epoch"], counters["seconds"]
     lengthened = counters["stopped"] == "completed" and run.step < run.num_steps
     run.stopped = "" if lengthened or counters["stopped"] == "interrupted" else counters["stopped"]
-    set_random_state(unprefixed("random", tensors), run.device)
+    for name, average in unprefixed("average", tensors).items():
+        run.update.averages[name].copy_(average)
+    if about["processes"] == run.processes.size:
+        set_random_state(unprefixed(_random(run.processes.rank), tensors), run.device)
+    else:  # how noise is shared among so many is not known from a run of others
+        seed_generators((run.seed, run.step, run.processes.rank), run.device)
+
+
+def _random(rank: int) -> str:
+    return f"random{rank or ''}"
 
 
 def _check_length(run: "Training", path: Path, counters: dict[str, Any]) -> None:
@@ -78,20 +95,23 @@ def settings_of(run: "Training") -> dict[str, Any]:
     settings = {
         "pair": type(run.pair).__qualname__,
         "tensors": layout(run.pair.state_dict()),
-        "learnt": list(run.parameters),
+        "learnt": list(run.update.parameters),
         "objective": describe(run.objective),
         "optimizer": type(run.optimizer).__qualname__,
         "optimizer_groups": dict(enumerate(_without_parameters(run.optimizer.param_groups))),
         "schedule": [run.schedule(i / 8) for i in range(9)] if run.schedule else None,
         "transform": describe(run.transform) if run.transform else None,
-        "data": _fingerprint(run.data),
-        "held_out": _fingerprint(run.held_out) if run.held_out is not None else None,
+        "data": fingerprint(run.data),
+        "held_out": fingerprint(run.held_out) if run.held_out is not None else None,
         "batch_size": run.batch_size,
         "seed": run.seed,
         "patience": run.patience,
         "keep_best": run.keep_best,
         "device": run.device.type,
         "compile": run.compile,
+        "clip_norm": run.clip_norm,
+        "ema": run.ema,
+        "autocast": str(run.autocast),
     }
     return json.loads(json.dumps(settings, default=str))
 
@@ -105,7 +125,8 @@ def _without_parameters(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in group.items() if name != "params"} for group in groups]
 
 
-def _fingerprint(batch: Batch) -> dict[str, str]:
+def fingerprint(batch: Batch) -> dict[str, str]:
+    """Each tensor's type, shape and checksum in words."""
     named = tensors(batch)
     crc = {name: zlib.crc32(t.cpu().contiguous().flatten().view(torch.uint8).numpy().data) for name, t in named.items()}
     return {name: f"{words} with CRC-32 {crc[name]:08x}" for name, words in layout(named).items()}

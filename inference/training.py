@@ -1,9 +1,10 @@
 """The training loop behind `ppvae.fit`: its settings, and its state after a whole number of steps."""
 
+import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tqdm.auto import tqdm
 
 from ppvae.batches import Batch, map_batch, num_rows, rows
 from ppvae.inference.compiled_step import CompiledStep
+from ppvae.inference.distributed import Processes
 from ppvae.inference.isolation import (
     derived_seed,
     interrupts_held,
@@ -28,6 +30,7 @@ from ppvae.inference.nonfinite import NonFiniteError, explain
 from ppvae.inference.objectives import Objective
 from ppvae.inference.programs import CannotCompileError
 from ppvae.inference.resuming import describe, restore, settings_of, store
+from ppvae.inference.update import Update
 from ppvae.pair import Pair
 
 logger = logging.getLogger("ppvae")
@@ -93,6 +96,10 @@ class Training:
     checkpoint_every: int | None
     callbacks: Sequence[Callable[[Fit], None]]
     compile: bool
+    clip_norm: float | None
+    ema: float | None
+    autocast: torch.dtype | None
+    processes: Processes
 
     step: int = 0
     epoch: int = 0
@@ -104,8 +111,10 @@ class Training:
     def __post_init__(self) -> None:
         names = ["bound", "learning_rate", "seconds", "bound_per_step"] + ["held_out"] * (self.held_out is not None)
         self.history = {name: [] for name in names}
-        self.parameters = {name: p for name, p in self.pair.named_parameters() if p.requires_grad}
+        parameters = {name: p for name, p in self.pair.named_parameters() if p.requires_grad}
         self.buffers = list(self.pair.buffers())
+        self.processes.copy_first([*self.pair.parameters(), *self.buffers])
+        self.update = Update(self.optimizer, parameters, self.buffers, self.clip_norm, self.ema, self.processes)
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.steps_per_epoch = math.ceil(num_rows(self.data) / self.batch_size)
         self.settings = settings_of(self) if self.checkpoint else {}
@@ -115,21 +124,25 @@ class Training:
     def run(self, progress: bool) -> Fit:
         """Trains to the end, or until interrupted; the random generators are the caller's to set."""
         self._resumed_at = time.perf_counter() - self.seconds
-        try:
-            with tqdm(total=self.num_steps, initial=self.step, unit="step", disable=not progress) as bar:
-                while not self.stopped:
-                    self._run_epoch(bar)
-        except KeyboardInterrupt:
-            with interrupts_held():
-                self.stopped = self.stopped or "interrupted"
-                self._save()
-            logger.warning("training interrupted after %d of %d steps", self.step, self.num_steps)
-        except NonFiniteError as error:
-            self.stopped = "non-finite"
-            error.fit = self.result()
-            raise
-        if self.best:
-            self.pair.load_state_dict(self.best)
+        held: contextlib.AbstractContextManager[list[bool]] = contextlib.nullcontext([])
+        if self.processes.size > 1:
+            held = interrupts_held()  # all stop after the same step, or some would wait for the others for ever
+        with held as self._signals:
+            try:
+                with tqdm(total=self.num_steps, initial=self.step, unit="step", disable=not progress) as bar:
+                    while not self.stopped:
+                        self._run_epoch(bar)
+            except KeyboardInterrupt:
+                with interrupts_held():
+                    self._signals.clear()
+                    self.stopped = self.stopped or "interrupted"
+                    self._save()
+                logger.warning("training interrupted after %d of %d steps", self.step, self.num_steps)
+            except NonFiniteError as error:
+                self.stopped = "non-finite"
+                error.fit = self.result()
+                raise
+        self.pair.load_state_dict(self.best or self._averaged_state())
         return self.result()
 
     def result(self) -> Fit:
@@ -145,27 +158,35 @@ class Training:
         last = min(first + self.steps_per_epoch, self.num_steps)
         while self.step < last:
             start = (self.step - first) * self.batch_size
+            self.update.interrupted = bool(self._signals)
             with interrupts_held():
                 self._take_step(order[start : start + self.batch_size])
                 if self.checkpoint_every and self.step % self.checkpoint_every == 0:
                     self._save()
             bar.set_postfix_str(f"bound {self.history['bound_per_step'][-1]:.3f}{self._note}", refresh=False)
             bar.update()
+            if self.update.interrupted:
+                raise KeyboardInterrupt
         self._end_epoch(first)
 
     def _take_step(self, index: Tensor) -> None:
         """One update; if anything goes wrong on the way there, the state is that before the step."""
-        batch = map_batch(lambda t: t.index_select(0, index), self.data)
+        own = self.processes.share(index)
+        batch = map_batch(lambda t: t.index_select(0, own), self.data)
         randomness, buffers = random_state(self.device), [b.clone() for b in self.buffers]
         if self.schedule:
             factor = self.schedule(self.step / self.num_steps)
             for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
                 group["lr"] = rate * factor
         try:
-            bound = self._compiled_update(batch)
+            if self.transform and len(own):
+                batch = self.transform(batch)
+            transformed = random_state(self.device)
+            program, share = self._program(batch, len(index)), len(own) / len(index)
+            bound = program(batch, self.step, share, buffers) if program else None
             if bound is None:
-                set_random_state(randomness, self.device)
-                bound = self._update(batch, index, randomness)
+                set_random_state(transformed, self.device)
+                bound = self._update(batch, share, own, buffers, transformed)
         except BaseException:
             set_random_state(randomness, self.device)
             for buffer, before in zip(self.buffers, buffers, strict=True):
@@ -176,41 +197,44 @@ class Training:
         self.history["bound_per_step"].append(bound)
         self.seconds = time.perf_counter() - self._resumed_at
 
-    def _update(self, batch: Batch, index: Tensor, randomness: dict[str, Tensor]) -> float:
+    def _update(
+        self, batch: Batch, share: float, index: Tensor, buffers: list[Tensor], randomness: dict[str, Tensor]
+    ) -> float:
         """The step, operation by operation; the batch's mean bound."""
-        value, surrogate = self._objective(batch)
-        surrogate.neg().backward()
-        gradients = [p.grad.sum() for p in self.parameters.values() if p.grad is not None]
-        bound, *others = torch.stack([value.detach().mean(), surrogate.detach(), *gradients]).tolist()
-        if not math.isfinite(bound + sum(others)):  # finite only if all they are sums of is, too
+        parameters = self.update.parameters
+        gradients: list[Tensor | None] = [None] * len(parameters)
+        value = torch.zeros(1, device=self.device)
+        if share:
+            value, surrogate = self.objective(self.pair, batch, self.step)
+            gradients = list(torch.autograd.grad(surrogate.neg(), list(parameters.values()), allow_unused=True))
+        bound = self.update(value.detach().mean(), gradients, self.step, share, buffers)
+        if bound is None:
             set_random_state(randomness, self.device)
-            raise NonFiniteError(explain(lambda: self._objective(batch), self.parameters, index))
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+            named = dict(zip(parameters, gradients, strict=True))
+            raise NonFiniteError(explain(lambda: self.objective(self.pair, batch, self.step), named, index))
         return bound
 
-    def _compiled_update(self, batch: Batch) -> float | None:
-        """The step as one program; None, and nothing done, where there is no such or where it was not finite.
+    def _program(self, batch: Batch, num_points: int) -> CompiledStep | None:
+        """The compiled step, where there is one for this batch.
 
         The first step of all is not compiled, as it makes the optimiser's state, nor are smaller batches.
         """
-        if not self.compile or num_rows(batch) < self.batch_size or not self.optimizer.state:
+        if not self.compile or num_points < self.batch_size or not self.optimizer.state:
             return None
-        if self.transform:
-            batch = self.transform(batch)
         if self._compiled is None:
             start = time.perf_counter()
             try:
-                self._compiled = CompiledStep(self.pair, self.objective, self.optimizer, batch)
+                self._compiled = CompiledStep(self.pair, self.objective, self.update, batch)
             except CannotCompileError as reason:
                 logger.warning("training goes on uncompiled: %s", reason)
                 self.compile = False
                 return None
             self._note = f", compiled in {time.perf_counter() - start:.1f} s"
-        return self._compiled(batch, self.step) if self._compiled.fits(batch) else None
+        return self._compiled if self._compiled.fits(batch) else None
 
-    def _objective(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return self.objective(self.pair, self.transform(batch) if self.transform else batch, self.step)
+    def _averaged_state(self) -> dict[str, Tensor]:
+        """The pair's state with the averages, if there are any, in place of the parameters."""
+        return self.pair.state_dict() | self.update.averages
 
     def _end_epoch(self, first: int) -> None:
         """History, held-out bound, best state, checkpoint, callbacks, and whether to go on."""
@@ -229,12 +253,18 @@ class Training:
             self.epoch += 1
             self._judge()
             self._save()
+        if self.processes.first(self.processes.rank == 0 and self._call_back()):
+            self.stopped = "callback"
+            self._save()
+
+    def _call_back(self) -> bool:
+        """Whether a callback wants to stop; with several processes, the first one's are called."""
         try:
             for callback in self.callbacks:
                 callback(self.result())
         except StopIteration:
-            self.stopped = "callback"
-            self._save()
+            return True
+        return False
 
     def _judge(self) -> None:
         """Keeps the state if it is the best so far, and says whether training is over."""
@@ -242,7 +272,7 @@ class Training:
             best = int(np.argmax(np.nan_to_num(self.history["held_out"], nan=-math.inf)))
             since = self.epoch - 1 - best
             if self.keep_best and since == 0:
-                self.best = {name: t.detach().clone() for name, t in self.pair.state_dict().items()}
+                self.best = {name: t.detach().clone() for name, t in self._averaged_state().items()}
             if self.patience and since >= self.patience:
                 self.stopped = "patience"
         if self.step == self.num_steps:
@@ -251,13 +281,25 @@ class Training:
     @torch.no_grad()
     def _held_out_bound(self, held_out: Batch) -> float:
         """Mean value of the objective; the same draws at each epoch, so that only the parameters differ."""
-        total = 0.0
-        with own_randomness((self.seed, HELD_OUT), self.device), mode(self.pair, training=False):
-            for start in range(0, num_rows(held_out), self.batch_size):
+        total = torch.zeros(1, dtype=torch.float64, device=self.device)
+        own = self.processes.share(torch.arange(num_rows(held_out), device=self.device))
+        seed = (self.seed, HELD_OUT, self.processes.rank)
+        with own_randomness(seed, self.device), mode(self.pair, training=False), self._averages_in_place():
+            for index in own.split(self.batch_size):
                 with interrupts_held():
-                    value, _ = self.objective(self.pair, rows(held_out, slice(start, start + self.batch_size)))
-                    total += value.sum().item()
-        return total / num_rows(held_out)
+                    if len(index):
+                        total += self.objective(self.pair, rows(held_out, index))[0].sum()
+        return self.processes.sum(total).item() / num_rows(held_out)
+
+    @contextlib.contextmanager
+    def _averages_in_place(self) -> Iterator[None]:
+        """The averages, if there are any, as the pair's parameters."""
+        learnt = {name: p.detach().clone() for name, p in self.update.parameters.items()}
+        try:
+            self.pair.load_state_dict(self._averaged_state())
+            yield
+        finally:
+            self.pair.load_state_dict(self.pair.state_dict() | learnt)
 
     def _save(self) -> None:
         if self.checkpoint is not None:
@@ -269,5 +311,5 @@ class Training:
         Raises:
             CheckpointError: the file is damaged, or of another run; nothing has been changed then.
         """
-        if self.checkpoint is not None and self.checkpoint.exists():
+        if self.checkpoint is not None and self.processes.first(self.checkpoint.exists()):
             restore(self, self.settings, self.checkpoint)

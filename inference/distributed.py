@@ -1,0 +1,87 @@
+"""The processes that train or measure together: who they are, and what they exchange.
+
+Started by `torchrun`, each runs the same script and has the same data and, at every step, the same parameters; the data
+points of a batch, or of a measurement, are shared among them.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """A group of processes, of which this is one; of one alone, every exchange gives back what it is given.
+
+    Attributes:
+        rank: this process's number, from 0.
+        size: how many there are.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    def share(self, rows: Tensor) -> Tensor:
+        """This process's part of some rows, in order; none, perhaps, where there are fewer rows than processes."""
+        return rows.tensor_split(self.size)[self.rank]
+
+    def sum(self, t: Tensor) -> Tensor:
+        """The sum of all processes' tensors of one shape; the same bits in all of them."""
+        if self.size > 1:
+            t = t.clone()
+            dist.all_reduce(t)
+        return t
+
+    def gather(self, thing: T) -> list[T]:
+        """All processes' things, by rank."""
+        if self.size == 1:
+            return [thing]
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, thing)
+        return found
+
+    def first(self, thing: T) -> T:
+        """What process 0 has."""
+        found = [thing]
+        if self.size > 1:
+            dist.broadcast_object_list(found, src=0)
+        return found[0]
+
+    def copy_first(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrites tensors with those of process 0."""
+        if self.size > 1:
+            for t in tensors:
+                dist.broadcast(t.detach(), src=0)
+
+
+def processes() -> Processes:
+    """Those of torch's process group; this one alone if there is none."""
+    if dist.is_available() and dist.is_initialized():
+        return Processes(dist.get_rank(), dist.get_world_size())
+    return Processes()
+
+
+def joined(distributed: bool | str, device: torch.device) -> Processes:
+    """The group for a `distributed` of "auto", True or False, made if `torchrun` asks for one and there is none yet.
+
+    Raises:
+        ValueError: True, where there is neither a group nor `torchrun`'s environment.
+    """
+    if distributed not in ("auto", True, False):
+        raise ValueError(f"distributed: found {distributed!r}, expected 'auto', True or False")
+    if not distributed:
+        return Processes()
+    if dist.is_available() and not dist.is_initialized() and dist.is_torchelastic_launched():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if distributed is True and not (dist.is_available() and dist.is_initialized()):
+        raise ValueError(
+            "distributed: found True without a process group, expected to be started by torchrun; "
+            "run `torchrun --nproc-per-node=2 script.py`, or leave it out"
+        )
+    return processes()

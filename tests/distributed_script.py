@@ -1,0 +1,184 @@
+"""What the tests of several processes run under torchrun: `distributed_script.py DEED FOLDER`.
+
+Every process writes what it found to FOLDER/DEED.SIZE.RANK.pt; run without torchrun, it is the only one.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import nn
+
+import ppvae
+from ppvae.models import VAE, GaussianMixture, LinearVAE
+
+RANK, SIZE = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+class Regression(ppvae.Pair):
+    """No latents, so no noise; a parameter that is not reached, and a constant buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+        self.unused = nn.Parameter(torch.ones(3))
+        self.register_buffer("scale", torch.tensor(0.1))
+
+    def model(self, x, y):
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Normal(self.network(x)[..., 0], self.scale), obs=y)
+
+    def guide(self, x, y):
+        pass
+
+
+def data():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(50, 4, generator=generator)
+    return x, x.sin().sum(-1)
+
+
+def regression(objective=None, **settings):
+    """Six epochs of batches of 16, 16, 16 and 2: the last has fewer points than three processes."""
+    torch.manual_seed(RANK)  # another start in each process: the first one's counts
+    pair = Regression()
+    run = ppvae.fit(
+        pair,
+        data(),
+        objective,
+        epochs=6,
+        batch_size=16,
+        optimizer=lambda p, lr: torch.optim.AdamW(p, lr=lr, weight_decay=0.1),
+        lr=0.01,
+        clip_norm=50.0,
+        ema=0.9,
+        held_out=data(),
+        keep_best=True,
+        progress=False,
+        **settings,
+    )
+    return {"state": pair.state_dict(), "bound": run.history["bound_per_step"], "held_out": run.history["held_out"]}
+
+
+def train(folder):
+    return regression() | {"compiled": regression(compile=True)["state"]}
+
+
+def kill(folder):
+    """The last process is killed, without a word, in the fourth epoch."""
+
+    class Dying(ppvae.ELBO):
+        def __call__(self, pair, batch, step=0.0):
+            if step == 14 and RANK == SIZE - 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().__call__(pair, batch, step)
+
+    Dying.__qualname__ = "ELBO"
+    return regression(Dying(), checkpoint=folder / "checkpoint", checkpoint_every=5)
+
+
+def resume(folder):
+    return regression(checkpoint=folder / "checkpoint", resume=True)
+
+
+class Leaving(ppvae.ELBO):
+    """Fails at a step, if told to."""
+
+    at = None
+
+    def __call__(self, pair, batch, step=0.0):
+        if step == self.at:
+            raise RuntimeError("left")
+        return super().__call__(pair, batch, step)
+
+
+def noisy(folder):
+    """A pair with noise, left in the middle of an epoch and resumed: a checkpoint keeps each process's noise."""
+    x = torch.rand(60, 6, generator=torch.Generator().manual_seed(0)).round()
+
+    def trained(**settings):
+        torch.manual_seed(0)
+        pair = VAE.mlp(6, 2, [8])
+        ppvae.fit(pair, x, Leaving(), steps=12, batch_size=20, progress=False, **settings)
+        return pair.state_dict()
+
+    path, found = folder / f"noisy{SIZE}", {"whole": trained()}
+    Leaving.at = 8
+    with contextlib.suppress(RuntimeError):
+        trained(checkpoint=path, checkpoint_every=7)
+    Leaving.at = None
+    found["resumed"] = trained(checkpoint=path, resume=True)
+    return found
+
+
+def interrupt(folder):
+    """Ctrl-C reaches one process only."""
+
+    class Interrupting(ppvae.ELBO):
+        def __call__(self, pair, batch, step=0.0):
+            if step == 5 and RANK == SIZE - 1:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().__call__(pair, batch, step)
+
+    torch.manual_seed(0)
+    pair = Regression()
+    run = ppvae.fit(pair, data(), Interrupting(), epochs=5, batch_size=16, progress=False)
+    return {"steps": run.steps, "stopped": run.stopped, "state": pair.state_dict()}
+
+
+def nan(folder):
+    """One process's part of a batch is out of range in the third step."""
+
+    class Failing(ppvae.ELBO):
+        def __call__(self, pair, batch, step=0.0):
+            value, surrogate = super().__call__(pair, batch, step)
+            return (value / 0 if step == 3 and RANK == SIZE - 1 else value), surrogate
+
+    torch.manual_seed(0)
+    pair = Regression()
+    try:
+        ppvae.fit(pair, data(), Failing(), epochs=2, batch_size=16, progress=False)
+    except ppvae.NonFiniteError as error:
+        return {"steps": error.fit.steps, "state": pair.state_dict()}
+
+
+def measure(folder):
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    linear, mixture = LinearVAE(5, 2).fit_guide(), GaussianMixture(num_components=3, num_features=5)
+    x = torch.randn(31, 5, generator=torch.Generator().manual_seed(0))
+    if SIZE > 1 and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo")
+    bound = ppvae.log_evidence(linear, x, "iwae", num_particles=500, seed=0, progress=False)
+    gap = ppvae.gap(linear, x[:2], seed=0, progress=False)
+    statistics = ppvae.gradient_statistics(
+        linear, x, [ppvae.ELBO(kl="monte_carlo")], [2, 4], repeats=33, progress=False
+    )
+    return {
+        "exact": ppvae.log_evidence(mixture, x, progress=False).estimate,
+        "mixture elbo": ppvae.elbo(mixture, x, progress=False).estimate,
+        "log p": linear.log_prob(x),
+        "iwae": (bound.estimate, bound.std_error),
+        "gap": gap.mean().estimate,
+        "snr": statistics.snr.values,
+        "value": statistics.value.values,
+    }
+
+
+def other_data(folder):
+    try:
+        ppvae.fit(LinearVAE(4, 2), torch.full((20, 4), float(RANK)), epochs=1, progress=False)
+    except ValueError as error:
+        return {"message": str(error)}
+
+
+if __name__ == "__main__":
+    deed, folder = sys.argv[1], Path(sys.argv[2])
+    torch.set_num_threads(1)
+    for name in deed.split(","):
+        torch.save(globals()[name](folder), folder / f"{name}.{SIZE}.{RANK}.pt")
