@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ppvae.batches import Batch
-from ppvae.inference.isolation import mode
+from ppvae.inference.isolation import mode, own_randomness
 from ppvae.pair import Pair
 
 
@@ -61,7 +61,7 @@ def networks(pair: Pair, batch: Batch) -> list[nn.Module]:
 
     hooks = [module.register_forward_hook(watch) for module in pair.modules()]
     try:
-        with mode(pair, training=False):
+        with mode(pair, training=False), own_randomness((0,), next(pair.parameters()).device):
             pair.log_weights(batch, num_particles=1)
     finally:
         for hook in hooks:

@@ -64,8 +64,12 @@ def test_buffers_dropout_schedules_and_a_transform(caplog):
     )
 
 
+def test_clipping_and_averages(caplog):
+    assert_same(lambda: LinearVAE(4, 2), ELBO(), caplog, clip_norm=1.0, ema=0.8)
+
+
 def test_an_optimiser_that_cannot_be_traced_takes_its_own_step(caplog):
-    assert_same(lambda: LinearVAE(4, 2), IWAE(3, "dreg"), caplog, optimizer=torch.optim.RMSprop)
+    assert_same(lambda: LinearVAE(4, 2), IWAE(3, "dreg"), caplog, optimizer=torch.optim.RMSprop, clip_norm=1.0, ema=0.8)
 
 
 @pytest.mark.slow
