@@ -16,8 +16,9 @@ from pathlib import Path
 import pyro
 import torch
 import torch._inductor  # before the clock starts: whoever came first would pay for it
+from loads import LOADS
 from machine import machine
-from svi_step import LOADS, HandWritten, networks, ppvae_step
+from svi_step import ppvae_step
 from torch import Tensor
 
 import ppvae
@@ -30,7 +31,7 @@ LOAD, LR, LAST_LR = LOADS[0], 1e-3, 1e-4
 
 
 def new_pair(data: Tensor) -> VAE:
-    encoder, decoder = networks(LOAD)
+    encoder, decoder = LOAD.networks()
     return VAE(StandardNormal(LOAD.latents), Bernoulli(decoder), DiagonalNormal(encoder)).init_from(data)
 
 
@@ -51,7 +52,7 @@ def by_ppvae(data: Tensor, transform: Callable[[Tensor], Tensor], epochs: int) -
 
 
 def by_hand(data: Tensor, epochs: int) -> VAE:
-    pair, loss = new_pair(data), HandWritten(LOAD)
+    pair, loss = new_pair(data), LOAD.by_hand()
     loss.encoder, loss.decoder = pair.posterior.network, pair.likelihood.network
     run = torch.compile(loss)
     optimizer = torch.optim.Adam(loss.parameters(), lr=LR, fused=True)

@@ -2,114 +2,34 @@
 
     pip install numpyro && python benchmarks/svi_step.py
 
-A VAE of tanh networks with Bernoulli (784 features) or Gaussian (2 features, sigma 0.1) likelihood, Adam at 1e-3, one
-fixed batch; ELBO with analytic KL, or IWAE. Each peer takes blocks of steps in turn with the others; printed are
-medians over blocks of the time per step, in microseconds, as a Markdown table. Denormals are flushed for all torch
-peers.
+The loads are those of `loads.py`; Adam at 1e-3, one fixed batch. Each peer takes blocks of steps in turn with the
+others; printed are medians over blocks of the time per step, in microseconds, as a Markdown table. Denormals are
+flushed for all torch peers. The losses of each peer's first and fiftieth step are printed, that they can be seen to do
+the same (but Pyro's and NumPyro's IWAE, whose weights are joint over the data points).
 """
 
 import argparse
 import json
-import math
 import statistics
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyro
-import pyro.distributions as dist
 import torch
+from loads import LOADS, HierarchyLoad, MixtureLoad, VAELoad
 from machine import machine
-from torch import nn
-from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 import ppvae
 from ppvae.inference.compiled_step import CompiledStep
 from ppvae.inference.update import Update
 
-
-@dataclass(frozen=True)
-class Load:
-    name: str
-    features: int
-    hidden: int
-    latents: int
-    batch: int
-    particles: int
-
-    @property
-    def x(self) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(0)
-        if self.features == 2:
-            return torch.randn(self.batch, 2, generator=generator)
-        return torch.bernoulli(torch.full((self.batch, self.features), 0.2), generator=generator)
-
-
-LOADS = [
-    Load("784-200-200-50, batch 100, K = 1", 784, 200, 50, 100, 1),
-    Load("2-32-32-2, batch 64, K = 1", 2, 32, 2, 64, 1),
-    Load("784-200-200-50, batch 20, IWAE K = 50", 784, 200, 50, 20, 50),
-]
-SIGMA = 0.1
-
-
-def networks(load: Load) -> tuple[nn.Sequential, nn.Sequential]:
-    """Encoder and decoder."""
-    torch.manual_seed(0)
-    hidden = [load.hidden, load.hidden]
-    encoder = ppvae.networks.mlp(load.features, hidden, 2 * load.latents, nn.Tanh)
-    return encoder, ppvae.networks.mlp(load.latents, hidden, load.features, nn.Tanh)
-
-
-def pyro_functions(load: Load, encoder: nn.Module, decoder: nn.Module) -> tuple[Callable, Callable]:
-    """Model and guide, as one writes them."""
-
-    def likelihood(out):
-        return dist.Bernoulli(logits=out) if load.features == 784 else dist.Normal(out, SIGMA)
-
-    def model(x):
-        pyro.module("decoder", decoder)
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros(load.latents), 1.0).to_event(1))
-            pyro.sample("x", likelihood(decoder(z)).to_event(1), obs=x)
-
-    def guide(x):
-        pyro.module("encoder", encoder)
-        with pyro.plate("data", len(x)):
-            loc, scale = encoder(x).chunk(2, -1)
-            pyro.sample("z", dist.Normal(loc, softplus(scale)).to_event(1))
-
-    return model, guide
-
-
-class HandWritten(nn.Module):
-    """The loss, as one writes it in torch."""
-
-    def __init__(self, load: Load):
-        super().__init__()
-        self.load = load
-        self.encoder, self.decoder = networks(load)
-
-    def forward(self, x):
-        loc, scale = self.encoder(x).chunk(2, -1)
-        scale, K = softplus(scale), self.load.particles
-        eps = torch.randn(K, *loc.shape)
-        z = loc + scale * eps
-        out = self.decoder(z)
-        if self.load.features == 784:
-            log_lik = -binary_cross_entropy_with_logits(out, x.expand(out.shape), reduction="none").sum(-1)
-        else:
-            log_lik = (-((x - out) / SIGMA).square() / 2 - math.log(SIGMA) - math.log(2 * math.pi) / 2).sum(-1)
-        if K == 1:
-            kl = ((loc.square() + scale.square() - 1) / 2 - scale.log()).sum(-1)
-            return (kl - log_lik[0]).mean()
-        log_w = log_lik + (-z.square() / 2 + eps.square() / 2 + scale.log()).sum(-1)
-        return (math.log(K) - log_w.logsumexp(0)).mean()
+Load = VAELoad | MixtureLoad | HierarchyLoad
 
 
 def torch_step(load: Load, compile: bool) -> Callable[[], object]:
-    loss = HandWritten(load)
+    loss = load.by_hand()
     optimizer = torch.optim.Adam(loss.parameters(), lr=1e-3, fused=True)
     run, x = torch.compile(loss) if compile else loss, load.x
 
@@ -124,10 +44,8 @@ def torch_step(load: Load, compile: bool) -> Callable[[], object]:
 
 
 def ppvae_step(load: Load, compile: bool) -> Callable[[], object]:
-    model, guide = pyro_functions(load, *networks(load))
-    x = load.x
-    pair = ppvae.Pair.of(model, guide, example=x)
-    objective = ppvae.ELBO() if load.particles == 1 else ppvae.IWAE(load.particles)
+    x, objective = load.x, load.objective
+    pair = ppvae.Pair.of(*load.pyro(), example=x)
     optimizer = torch.optim.Adam(pair.parameters(), lr=1e-3, fused=True)
 
     def eager():
@@ -135,64 +53,36 @@ def ppvae_step(load: Load, compile: bool) -> Callable[[], object]:
         surrogate.neg().backward()
         optimizer.step()
         optimizer.zero_grad()
-        return value.mean().item()
+        return -value.mean().item()
 
     if not compile:
         return eager
     eager()
     compiled = CompiledStep(pair, objective, Update(optimizer, dict(pair.named_parameters())), x)
-    return lambda: compiled(x, 0, 1.0, [])
+    return lambda: -compiled(x, 0, 1.0, [])
 
 
 def pyro_step(load: Load) -> Callable[[], object]:
-    from pyro.infer import SVI, RenyiELBO, TraceMeanField_ELBO
-
     pyro.clear_param_store()
-    elbo = TraceMeanField_ELBO() if load.particles == 1 else RenyiELBO(0, load.particles, vectorize_particles=True)
     x = load.x
-    svi = SVI(*pyro_functions(load, *networks(load)), pyro.optim.Adam({"lr": 1e-3}), elbo)
-    return lambda: svi.step(x)
+    svi = pyro.infer.SVI(*load.pyro(), pyro.optim.Adam({"lr": 1e-3}), load.pyro_elbo)
+    return lambda: svi.step(x) / len(x)
 
 
 def numpyro_step(load: Load) -> Callable[[], object]:
     import jax
     import jax.numpy as jnp
     import numpyro
-    import numpyro.distributions as ndist
-    from numpyro.infer import SVI, RenyiELBO, TraceMeanField_ELBO
 
-    encoder, decoder = networks(load)
-
-    def network(name, torch_network, h):
-        layers = [m for m in torch_network if isinstance(m, nn.Linear)]
-        for i, layer in enumerate(layers):
-            W = numpyro.param(f"{name}.{i}.W", jnp.asarray(layer.weight.detach().numpy().T))
-            b = numpyro.param(f"{name}.{i}.b", jnp.asarray(layer.bias.detach().numpy()))
-            h = h @ W + b
-            h = jnp.tanh(h) if i < len(layers) - 1 else h
-        return h
-
-    def model(x):
-        with numpyro.plate("data", len(x)):
-            z = numpyro.sample("z", ndist.Normal(jnp.zeros(load.latents), 1.0).to_event(1))
-            out = network("decoder", decoder, z)
-            likelihood = ndist.Bernoulli(logits=out) if load.features == 784 else ndist.Normal(out, SIGMA)
-            numpyro.sample("x", likelihood.to_event(1), obs=x)
-
-    def guide(x):
-        loc, scale = jnp.split(network("encoder", encoder, x), 2, -1)
-        with numpyro.plate("data", len(x)):
-            numpyro.sample("z", ndist.Normal(loc, jax.nn.softplus(scale)).to_event(1))
-
-    elbo = TraceMeanField_ELBO() if load.particles == 1 else RenyiELBO(0, load.particles)
-    svi, x = SVI(model, guide, numpyro.optim.Adam(1e-3), elbo), jnp.asarray(load.x.numpy())
+    model, guide, elbo = load.numpyro()
+    svi, x = numpyro.infer.SVI(model, guide, numpyro.optim.Adam(1e-3), elbo), jnp.asarray(load.x.numpy())
     state = svi.init(jax.random.PRNGKey(0), x)
     update = jax.jit(svi.update, donate_argnums=0)
 
     def step():
         nonlocal state
         state, loss = update(state, x)
-        return float(loss)
+        return float(loss) / len(x)
 
     return step
 
@@ -212,7 +102,8 @@ def measure(load: Load, blocks: int, seconds: float) -> dict[str, float]:
     steps = {name: make(load) for name, make in PEERS.items()}
     sizes, times = {}, {name: [] for name in steps}
     for name, step in steps.items():
-        step(), step()
+        losses = [step() for _ in range(50)]
+        print(f"{load.name}: {name}: loss {losses[0]:.2f}, then {losses[-1]:.2f}", file=sys.stderr)
         start = time.perf_counter()
         step()
         sizes[name] = max(3, int(seconds / (time.perf_counter() - start)))

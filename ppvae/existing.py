@@ -91,7 +91,7 @@ class ExistingPair(Pair):
 
     def _run(self, function: Callable, args: tuple, kwargs: dict) -> Any:
         """Calls `function` with a parameter store that holds this pair's leaves and nothing else."""
-        params = {name: self.get_parameter(attribute) for name, attribute in self._leaves.items()}
+        params = {name: getattr(self, attribute) for name, attribute in self._leaves.items()}
         state: Any = {"params": params, "constraints": self._constraints.copy()}
         store = pyro.get_param_store()
         with store.scope(state):

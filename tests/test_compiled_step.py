@@ -64,6 +64,29 @@ def test_buffers_dropout_schedules_and_a_transform(caplog):
     )
 
 
+def from_functions():
+    """Pyro functions with parameters of the store, one of them constrained, and a module."""
+    encoder = nn.Linear(4, 2)
+
+    def model(x):
+        scale = pyro.param("scale", torch.tensor(0.7), constraint=dist.constraints.positive)
+        loading = pyro.param("loading", torch.ones(2, 4))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z @ loading, scale).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("encoder", encoder)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(encoder(x), 0.5).to_event(1))
+
+    return Pair.of(model, guide, example=DATA)
+
+
+def test_pyro_functions(caplog):
+    assert_same(from_functions, ELBO(), caplog)
+
+
 def test_clipping_and_averages(caplog):
     assert_same(lambda: LinearVAE(4, 2), ELBO(), caplog, clip_norm=1.0, ema=0.8)
 
