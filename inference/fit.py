@@ -97,7 +97,8 @@ def fit(
             the model or the guide (a branch, a loop) is decided once, when the step is traced. What cannot be compiled
             goes on uncompiled, with a warning that says why. The first step, and smaller batches, are not compiled.
         distributed: share each batch among the processes of torch's process group. "auto": where there is one, or
-            `torchrun` has started this script. See the guide to training on several processes.
+            `torchrun` has started this script; all of them must have the same data. What is drawn for a data point
+            is drawn by the process that has it.
         held_out: data whose bound is computed after each epoch, as they are, with the same draws each time.
         patience: epochs without a better held-out bound after which to stop.
         keep_best: leave the pair, at the end, as it was after the epoch of the best held-out bound.

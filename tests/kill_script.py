@@ -1,7 +1,8 @@
 """Kills training at random moments, resumes it, and compares the parameters with those of an undisturbed run.
 
-Usage: python kill_script.py KILLS FOLDER. Prints a JSON report. Each run is a fork of this process, which has imported
-everything and computed nothing: what follows a kill is training alone.
+Usage: python kill_script.py KILLS FOLDER COMPILE, the last True or False. Prints a JSON report. Each run is a fork of
+this process, which has imported everything and computed nothing: what follows a kill is training alone. Compiled runs
+are killed once they have compiled.
 """
 
 import json
@@ -45,7 +46,7 @@ class SmallVAE(Pair):
             pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
 
 
-def train(checkpoint: Path | None, result: Path) -> None:
+def train(checkpoint: Path | None, result: Path, compile: bool) -> None:
     """One run, resumed from `checkpoint` if there is one; every part of the state is in use."""
     torch.manual_seed(0)
     pair, data = SmallVAE(), torch.rand(ROWS + 50, FEATURES)
@@ -62,16 +63,17 @@ def train(checkpoint: Path | None, result: Path) -> None:
         checkpoint=checkpoint,
         checkpoint_every=2 if checkpoint else None,
         resume=checkpoint is not None,
+        compile=compile,
         progress=False,
     )
     save(pair, result)
 
 
-def fork(checkpoint: Path | None, result: Path) -> int:
+def fork(checkpoint: Path | None, result: Path, compile: bool) -> int:
     if child := os.fork():
         return child
     try:
-        train(checkpoint, result)
+        train(checkpoint, result, compile)
         os._exit(0)
     except BaseException:
         traceback.print_exc()
@@ -91,19 +93,37 @@ def same(one: Path, other: Path) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def main(kills: int, folder: Path) -> dict:
+def await_write(path: Path, child: int) -> None:
+    """Returns when the child has written the checkpoint once more: it has compiled, and trains."""
+    before = path.stat().st_mtime_ns if path.exists() else 0
+    while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if path.exists() and path.stat().st_mtime_ns > before:
+            return
+        time.sleep(0.001)
+
+
+def main(kills: int, folder: Path, compile: bool) -> dict:
     torch.set_num_threads(1)  # threads do not survive a fork
     chance, started = random.Random(0), time.perf_counter()
-    finish(fork(None, folder / "undisturbed"))
-    finish(fork(folder / "timed.checkpoint", folder / "timed"))
-    duration = (time.perf_counter() - started) / 2
+    finish(fork(None, folder / "undisturbed", compile))
+    timed = fork(folder / "timed.checkpoint", folder / "timed", compile)
+    if compile:
+        await_write(folder / "timed.checkpoint", timed)
+        begun = time.perf_counter()
+        finish(timed)
+        duration = time.perf_counter() - begun
+    else:
+        finish(timed)
+        duration = (time.perf_counter() - started) / 2
     report = {"kills": 0, "exact": 0, "runs": 0, "steps_at_kill": [], "killed_while_writing": 0}
     while report["kills"] < kills:
         checkpoint, result = (folder / f"{report['runs']}.{kind}" for kind in ("checkpoint", "result"))
         report["runs"] += 1
         killed = 0
         for _ in range(min(chance.choice([1, 1, 2, 3]), kills - report["kills"])):
-            child = fork(checkpoint, result)
+            child = fork(checkpoint, result, compile)
+            if compile:
+                await_write(checkpoint, child)
             time.sleep(chance.uniform(0, duration))
             os.kill(child, signal.SIGKILL)
             if finish(child):
@@ -112,7 +132,7 @@ def main(kills: int, folder: Path) -> dict:
             report["killed_while_writing"] += Path(f"{checkpoint}.tmp").exists()
             report["steps_at_kill"].append(read(checkpoint)[1]["counters"]["step"] if checkpoint.exists() else 0)
         if not result.exists():
-            finish(fork(checkpoint, result))
+            finish(fork(checkpoint, result, compile))
         report["kills"] += killed
         report["exact"] += killed * same(folder / "undisturbed", result)
     report["seconds"] = round(time.perf_counter() - started, 1)
@@ -120,4 +140,4 @@ def main(kills: int, folder: Path) -> dict:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(int(sys.argv[1]), Path(sys.argv[2]))))
+    print(json.dumps(main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "True")))

@@ -53,3 +53,11 @@ def test_the_readmes_example_prints_what_it_says(capsys):
     assert len(figures[0]) == len(figures[1]) > 5
     for a, b in zip(*figures, strict=True):
         assert a == pytest.approx(b, abs=0.5, rel=0.05)
+
+
+def test_the_settings_of_the_guide_to_training_train():
+    pair, data = ppvae.models.VAE.mlp(4, 2, [8], likelihood="gaussian"), torch.randn(50, 4)
+    before = ppvae.elbo(pair, data, seed=0, progress=False).mean()
+    exec(python_blocks("docs/training.md")[0], {"ppvae": ppvae, "torch": torch, "pair": pair, "data": data})
+    after = ppvae.elbo(pair, data, seed=0, progress=False).mean()
+    assert after.estimate > before.estimate + 3 * before.monte_carlo_error

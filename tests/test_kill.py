@@ -10,16 +10,20 @@ import pytest
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
 
 
-def run(kills: int, folder: Path) -> dict:
+def run(kills: int, folder: Path, compile: bool) -> dict:
     script = Path(__file__).with_name("kill_script.py")
-    done = subprocess.run([sys.executable, str(script), str(kills), str(folder)], capture_output=True, text=True)
+    command = [sys.executable, str(script), str(kills), str(folder), str(compile)]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(100, marks=pytest.mark.slow)])
-def test_resumed_runs_are_bit_exact(kills, tmp_path):
-    report = run(kills, tmp_path)
+@pytest.mark.parametrize(
+    ("kills", "compile"),
+    [(3, False), pytest.param(100, False, marks=pytest.mark.slow), pytest.param(10, True, marks=pytest.mark.slow)],
+)
+def test_resumed_runs_are_bit_exact(kills, compile, tmp_path):
+    report = run(kills, tmp_path, compile)
     print(f"{report['exact']} bit-exact resumes of {report['kills']} kills in {report['seconds']} s: {report}")
     assert report["kills"] == kills
     assert report["exact"] == kills
