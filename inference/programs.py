@@ -67,13 +67,18 @@ def compiled(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the compiler's, of its own code
             import torch._inductor  # here, as they take long to import
+            from torch._guards import TracingContext, tracing
+            from torch._subclasses import FakeTensorMode
             from torch.fx.experimental.proxy_tensor import make_fx
+            from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
             with torch.enable_grad():
                 formulas = FORMULAS if device.type == "cpu" else {}
                 graph = make_fx(function, formulas)(*[t.clone() for t in inputs])  # tracing runs the function
-            with torch.no_grad():
+            context = tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv())))  # else it is not cached on disk
+            with torch.no_grad(), context:
                 program = torch._inductor.compile(graph, list(inputs), options=OPTIONS)
+            with torch.no_grad():
                 set_random_state(before, device)
                 found = program(*[t.clone() for t in inputs])[0].flatten()[0].item()
         set_random_state(before, device)
