@@ -12,15 +12,13 @@ import argparse
 import json
 import math
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
-from machine import machine
+from machine import in_new_process, machine
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
@@ -129,13 +127,11 @@ def rates(pair: VAE, x: Tensor, blocks: int) -> dict[str, list[float]]:
 
 def peak_memory(num_points: int, num_particles: int) -> float:
     """The largest resident set, in MB, of a process of its own that measures so much."""
-    code = (
+    return in_new_process(
         "import torch, ppvae; from ppvae.models import VAE; torch.manual_seed(0); "
         f"x = torch.rand({num_points}, 784).round(); pair = VAE.mlp(784, 50, [200, 200]); "
-        f"ppvae.log_evidence(pair, x, 'iwae', num_particles={num_particles}, progress=False); "
-        "print(*[line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')])"
-    )
-    return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout) / 1024
+        f"ppvae.log_evidence(pair, x, 'iwae', num_particles={num_particles}, progress=False)"
+    )[1]
 
 
 def main() -> None:

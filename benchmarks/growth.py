@@ -10,8 +10,6 @@ Markdown tables and draws the curves.
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,7 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pyro
 import torch
-from machine import machine
+from machine import in_new_process, machine
 
 import ppvae
 from ppvae.inference.compiled_step import CompiledStep
@@ -52,14 +50,6 @@ def milliseconds(K: int, N: int, D: int, layers: int) -> float:
 def slope(sizes: list[int], times: list[float]) -> float:
     half = len(sizes) // 2
     return float(np.polyfit(np.log(sizes[half:]), np.log(times[half:]), 1)[0])
-
-
-def in_new_process(code: str) -> tuple[float, float]:
-    """Seconds, and the largest resident set in MB."""
-    report = "; print(*[l.split()[1] for l in open('/proc/self/status') if l.startswith('VmHWM')])"
-    start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code + report], check=True, capture_output=True, text=True)
-    return time.perf_counter() - start, int(done.stdout.split()[-1]) / 1024
 
 
 def waits(blocks: int) -> dict[str, tuple[float, float]]:

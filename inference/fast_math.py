@@ -16,11 +16,7 @@ aten = torch.ops.aten
 LOG2_E = float(np.log2(np.e))
 
 
-def _coefficients(values: Chebyshev) -> list[float]:
-    return [float(c) for c in values.convert(kind=Polynomial).coef]
-
-
-LOG1P = _coefficients(Chebyshev.interpolate(lambda e: np.log1p(e) / e, 8, [0, 1]))
+LOG1P = Chebyshev.interpolate(lambda e: np.log1p(e) / e, 8, [0, 1]).convert(kind=Polynomial).coef.tolist()
 """Of `log(1 + e) / e` in e, from 0 to 1."""
 TANH_ABOVE = [0.999999992, 0.133843691, 0.00349942576, 2.066681e-05, 1.34244181e-08]
 TANH_BELOW = [1.0, 0.467176902, 0.0258919286, 0.000329167739, 7.80727263e-07]

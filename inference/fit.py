@@ -137,7 +137,8 @@ def fit(
             _check_data(pair, "data", batch, objective, transform, batch_size)
             if held_out is not None:
                 _check_data(pair, "held_out", held_out, objective, None, batch_size)
-        _check_same(group, batch)
+        if group.size > 1:
+            _check_same_data(group, batch)
         training = Training(
             pair=pair,
             data=batch,
@@ -222,7 +223,7 @@ def _optimizer(optimizer: str | Callable[..., Optimizer], pair: Pair, lr: float)
     return OPTIMIZERS[optimizer](learnt, lr=lr, fused=fused)
 
 
-def _check_same(group: Processes, data: Batch) -> None:
+def _check_same_data(group: Processes, data: Batch) -> None:
     """Refuses data that differ from process to process."""
     prints = group.gather(fingerprint(data))
     if (other := next((rank for rank, found in enumerate(prints) if found != prints[0]), None)) is not None:

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from ppvae.batches import Batch, tensors
-from ppvae.inference.programs import CannotCompileError, compiled
+from ppvae.inference.programs import Call, CannotCompileError, compiled
 from ppvae.pair import Pair
 
 logger = logging.getLogger("ppvae")
@@ -32,7 +32,7 @@ class LogWeights:
     """
 
     def __init__(self, pair: Pair, draw: Draw):
-        self._call, self._draw = _Call(pair, draw), draw
+        self._call, self._draw = Call(pair), draw
         self._seen: Counter[Any] = Counter()
         self._programs: dict[Any, Callable[[Batch], Tensor]] = {}
         self._compile = True
@@ -56,19 +56,10 @@ class LogWeights:
 
         def function(*leaves: Tensor) -> list[Tensor]:
             named, data = tree_unflatten(list(leaves), structure)
-            return [torch.func.functional_call(self._call, named, (data, num_particles)).detach()]
+            return [torch.func.functional_call(self._call, named, (self._draw, data, num_particles)).detach()]
 
-        program = compiled(function, inputs, lambda: self._call(batch, num_particles), inputs[0].device)
+        program = compiled(
+            function, inputs, lambda: self._draw(self._call.pair, batch, num_particles), inputs[0].device
+        )
         held = tree_leaves(state)
         return lambda batch: program(*held, *tree_leaves(batch))[0]
-
-
-class _Call(nn.Module):
-    """A draw from a pair as a module: what `torch.func.functional_call` can run with other tensors."""
-
-    def __init__(self, pair: Pair, draw: Draw):
-        super().__init__()
-        self.pair, self._draw = pair, draw
-
-    def forward(self, batch: Batch, num_particles: int) -> Tensor:
-        return self._draw(self.pair, batch, num_particles)

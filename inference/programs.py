@@ -37,14 +37,15 @@ class CannotCompileError(RuntimeError):
 
 
 class Call(nn.Module):
-    """An objective of a pair, as a module: what `torch.func.functional_call` can run with other parameters."""
+    """A function of a pair (an objective, a draw), as a module: what `torch.func.functional_call` can run with other
+    parameters."""
 
     def __init__(self, pair: Pair):
         super().__init__()
         self.pair = pair
 
-    def forward(self, objective: Objective, batch: Batch, step: Any) -> tuple[Tensor, Tensor]:
-        return objective(self.pair, batch, step)
+    def forward(self, function: Callable[..., Any], *args: Any) -> Any:
+        return function(self.pair, *args)
 
 
 def compiled(

@@ -142,7 +142,10 @@ class Training:
                 self.stopped = "non-finite"
                 error.fit = self.result()
                 raise
-        self.pair.load_state_dict(self.best or self._averaged_state())
+        if self.best:
+            self.pair.load_state_dict(self.best)
+        else:
+            self.update.swap_averages()
         return self.result()
 
     def result(self) -> Fit:
@@ -232,10 +235,6 @@ class Training:
             self._note = f", compiled in {time.perf_counter() - start:.1f} s"
         return self._compiled if self._compiled.fits(batch) else None
 
-    def _averaged_state(self) -> dict[str, Tensor]:
-        """The pair's state with the averages, if there are any, in place of the parameters."""
-        return self.pair.state_dict() | self.update.averages
-
     def _end_epoch(self, first: int) -> None:
         """History, held-out bound, best state, checkpoint, callbacks, and whether to go on."""
         bounds = self.history["bound_per_step"][first:]
@@ -272,7 +271,8 @@ class Training:
             best = int(np.argmax(np.nan_to_num(self.history["held_out"], nan=-math.inf)))
             since = self.epoch - 1 - best
             if self.keep_best and since == 0:
-                self.best = {name: t.detach().clone() for name, t in self._averaged_state().items()}
+                with self._averages_in_place():
+                    self.best = {name: t.detach().clone() for name, t in self.pair.state_dict().items()}
             if self.patience and since >= self.patience:
                 self.stopped = "patience"
         if self.step == self.num_steps:
@@ -294,12 +294,11 @@ class Training:
     @contextlib.contextmanager
     def _averages_in_place(self) -> Iterator[None]:
         """The averages, if there are any, as the pair's parameters."""
-        learnt = {name: p.detach().clone() for name, p in self.update.parameters.items()}
+        self.update.swap_averages()
         try:
-            self.pair.load_state_dict(self._averaged_state())
             yield
         finally:
-            self.pair.load_state_dict(self.pair.state_dict() | learnt)
+            self.update.swap_averages()
 
     def _save(self) -> None:
         if self.checkpoint is not None:

@@ -42,7 +42,7 @@ class Update:
     def __call__(
         self, bound: Tensor, gradients: Sequence[Tensor | None], step: float, share: float, before: Sequence[Tensor]
     ) -> float | None:
-        """Takes the step and returns the batch's mean bound; None, and nothing is changed, if all is not finite.
+        """Takes the step and returns the batch's mean bound; None, and no parameter is changed, if all is not finite.
 
         Args:
             bound: the mean of the bound over this process's part of the batch.
@@ -63,6 +63,12 @@ class Update:
         self.advance(self.optimizer, list(self.parameters.values()), list(self.averages.values()), step)
         self.optimizer.zero_grad()
         return value
+
+    def swap_averages(self) -> None:
+        """Makes the averages, if there are any, the pair's parameters, or the other way round."""
+        for name, average in self.averages.items():
+            p = self.parameters[name]
+            p.data, average.data = average.data, p.data
 
     def _summed(
         self, bound: Tensor, total: Tensor, gradients: Sequence[Tensor | None], share: float, before: Sequence[Tensor]

@@ -69,32 +69,44 @@ def train(folder):
     return regression() | {"compiled": regression(compile=True)["state"]}
 
 
-def kill(folder):
-    """The last process is killed, without a word, in the fourth epoch."""
+class Disturbed(ppvae.ELBO):
+    """Does a deed at a step, if told to."""
 
-    class Dying(ppvae.ELBO):
-        def __call__(self, pair, batch, step=0.0):
-            if step == 14 and RANK == SIZE - 1:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return super().__call__(pair, batch, step)
-
-    Dying.__qualname__ = "ELBO"
-    return regression(Dying(), checkpoint=folder / "checkpoint", checkpoint_every=5)
-
-
-def resume(folder):
-    return regression(checkpoint=folder / "checkpoint", resume=True)
-
-
-class Leaving(ppvae.ELBO):
-    """Fails at a step, if told to."""
-
-    at = None
+    at, deed = None, None
 
     def __call__(self, pair, batch, step=0.0):
         if step == self.at:
-            raise RuntimeError("left")
+            Disturbed.deed()
         return super().__call__(pair, batch, step)
+
+
+@contextlib.contextmanager
+def disturbed(at, deed):
+    Disturbed.at, Disturbed.deed = at, deed
+    try:
+        yield
+    finally:
+        Disturbed.at = None
+
+
+def signal_last(number):
+    """Sends a signal to the last process, from itself."""
+    if RANK == SIZE - 1:
+        os.kill(os.getpid(), number)
+
+
+def kill(folder):
+    """The last process is killed, without a word, in the fourth epoch."""
+    with disturbed(14, lambda: signal_last(signal.SIGKILL)):
+        return regression(Disturbed(), checkpoint=folder / "checkpoint", checkpoint_every=5)
+
+
+def resume(folder):
+    return regression(Disturbed(), checkpoint=folder / "checkpoint", resume=True)
+
+
+def leave():
+    raise RuntimeError("left")
 
 
 def noisy(folder):
@@ -104,30 +116,22 @@ def noisy(folder):
     def trained(**settings):
         torch.manual_seed(0)
         pair = VAE.mlp(6, 2, [8])
-        ppvae.fit(pair, x, Leaving(), steps=12, batch_size=20, progress=False, **settings)
+        ppvae.fit(pair, x, Disturbed(), steps=12, batch_size=20, progress=False, **settings)
         return pair.state_dict()
 
     path, found = folder / f"noisy{SIZE}", {"whole": trained()}
-    Leaving.at = 8
-    with contextlib.suppress(RuntimeError):
+    with contextlib.suppress(RuntimeError), disturbed(8, leave):
         trained(checkpoint=path, checkpoint_every=7)
-    Leaving.at = None
     found["resumed"] = trained(checkpoint=path, resume=True)
     return found
 
 
 def interrupt(folder):
     """Ctrl-C reaches one process only."""
-
-    class Interrupting(ppvae.ELBO):
-        def __call__(self, pair, batch, step=0.0):
-            if step == 5 and RANK == SIZE - 1:
-                os.kill(os.getpid(), signal.SIGINT)
-            return super().__call__(pair, batch, step)
-
     torch.manual_seed(0)
     pair = Regression()
-    run = ppvae.fit(pair, data(), Interrupting(), epochs=5, batch_size=16, progress=False)
+    with disturbed(5, lambda: signal_last(signal.SIGINT)):
+        run = ppvae.fit(pair, data(), Disturbed(), epochs=5, batch_size=16, progress=False)
     return {"steps": run.steps, "stopped": run.stopped, "state": pair.state_dict()}
 
 
