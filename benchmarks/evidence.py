@@ -24,7 +24,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from ppvae.inference.chunks import evaluating, over_data
 from ppvae.inference.evidence import _iwae, _log_weights
-from ppvae.inference.log_weights import COMPILE_AFTER, LogWeights
+from ppvae.inference.repeated import COMPILE_AFTER, Repeated
 from ppvae.models import VAE
 
 NUM_PARTICLES = 5000
@@ -96,7 +96,7 @@ def products(pair: VAE, x: Tensor, K: int) -> None:
 
 def by_ppvae(pair: VAE) -> Callable[[Tensor, int], list[float]]:
     """What `ppvae.log_evidence` runs, kept compiled from call to call."""
-    measure = partial(_iwae, LogWeights(pair, _log_weights))
+    measure = partial(_iwae, Repeated(pair, _log_weights))
 
     def run(x, K):
         with evaluating(pair, seed=None):

@@ -62,21 +62,28 @@ def sizes(total: int, at_once: int) -> Iterator[int]:
         yield total // num_pieces + (i < total % num_pieces)
 
 
-def over_data(pair: Pair, batch: Batch, num_particles: int, measure: Measure, title: str | None) -> dict[str, Tensor]:
-    """`measure` over all data points, shared among the processes there are; each has all the results."""
+def over_data(
+    pair: Pair, batch: Batch, num_particles: int, measure: Measure, title: str | None, probe: Measure | None = None
+) -> dict[str, Tensor]:
+    """`measure` over all data points, shared among the processes there are; each has all the results.
+
+    Chunks are sized by what a data point costs `measure`, or by what it costs `probe`, if given.
+    """
     group = processes()
     own = group.share(torch.arange(num_rows(batch)))
     found = None
     if len(own):
         points = rows(batch, slice(int(own[0]), int(own[-1]) + 1))
-        found = _in_chunks(pair, points, num_particles, measure, title if group.rank == 0 else None)
+        budget = chunk_rows(pair, points, probe or measure, CPU_ELEMENTS, GPU_ELEMENTS)
+        found = _in_chunks(pair, points, num_particles, measure, budget, title if group.rank == 0 else None)
     parts = [part for part in group.gather(found) if part is not None]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _in_chunks(pair: Pair, batch: Batch, num_particles: int, measure: Measure, title: str | None) -> dict[str, Tensor]:
-    """A chunk at a time; one that runs out of memory is halved and tried again."""
-    budget = chunk_rows(pair, batch, measure, CPU_ELEMENTS, GPU_ELEMENTS)
+def _in_chunks(
+    pair: Pair, batch: Batch, num_particles: int, measure: Measure, budget: int, title: str | None
+) -> dict[str, Tensor]:
+    """A chunk of `budget` rows at a time; one that runs out of memory is halved and tried again."""
     parts: list[dict[str, Tensor]] = []
     start, end = 0, num_rows(batch)
     with tqdm(total=end, desc=title, unit="point", disable=title is None, delay=1, leave=False) as bar:

@@ -1,30 +1,30 @@
-"""Log evidence, ELBO and the gap between them, per data point, in bounded memory for any number of particles.
+"""Log evidence and ELBO per data point, in bounded memory for any number of particles.
 
 Draws are streamed (`ppvae.inference.chunks`): what is kept of them are running sums, and the largest weights for Pareto
-k-hat.
+k-hat (`ppvae.inference.streamed`).
 """
 
-import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ppvae.batches import Batch, as_batch, num_rows, tensors
-from ppvae.contract import at_least_one, check_shapes, first_bad_row
-from ppvae.inference.chunks import evaluating, over_data, sizes
-from ppvae.inference.log_weights import LogWeights
-from ppvae.inference.pareto import pareto_khat, tail_size
-from ppvae.inference.records import Evidence, EvidenceUndefined, Gap, Measurement
+from ppvae.batches import Batch, rows
+from ppvae.contract import ContractError, at_least_one
+from ppvae.inference import streamed
+from ppvae.inference.annealed_importance import AIS, annealed, annealed_halves, sandwich
+from ppvae.inference.chunks import over_data
+from ppvae.inference.larger_bound import joined, larger_bound
+from ppvae.inference.measuring import finite, measuring
+from ppvae.inference.records import Evidence, Measurement
+from ppvae.inference.repeated import Repeated
 from ppvae.pair import Pair
-from ppvae.tracing import sample_sites, trace_pair
-from ppvae.weights import expected_log_weight
 
+METHODS = ("auto", "exact", "iwae", "ais", "bdmc", "best")
 UNRELIABLE_KHAT = 0.7
-CHUNKS_TOGETHER = 16
 
 
 def log_evidence(
@@ -33,29 +33,44 @@ def log_evidence(
     method: str = "auto",
     num_particles: int = 1000,
     *,
+    annealing: AIS | Sequence[AIS] | None = None,
     seed: int | None = None,
     progress: bool = True,
 ) -> Evidence:
-    """log p(x) per data point: exact where that is known, else the importance-weighted bound.
+    """log p(x) per data point: exact where that is known, else the best of the bounds there are.
 
-    `log (1/K) sum_k w_k`, `w_k = p(x, z_k) / q(z_k | x)`. It is a stochastic *lower* bound: its mean falls short of
-    log p(x) by about `std_error^2 / 2`, so models with a poor guide look worse than they are, never better. The
-    standard error is the delta method's, `sqrt((K sum w^2 / (sum w)^2 - 1) / (K - 1))`; it and the estimate are not to
-    be trusted where k-hat > 0.7, and nothing shows a mode that the guide never visits.
+    `log (1/K) sum_k w_k`, where the w_k have the mean p(x): importance weights `p(x, z_k) / q(z_k | x)` ("iwae"), or
+    the weights of chains annealed to the posterior ("ais", see `ppvae.AIS`). It is a stochastic *lower* bound: its mean
+    falls short of log p(x) by about `std_error^2 / 2`, so models with a poor guide look worse than they are, never
+    better. The standard error is the delta method's, `sqrt((K sum w^2 / (sum w)^2 - 1) / (K - 1))`. Neither is to be
+    trusted where the record's `reliable` is false: k-hat > 0.7, or fewer than a quarter of the chains effective. A mode
+    that neither guide nor prior leads to leaves no trace.
 
-    Source: Burda et al. 2016 (arXiv:1509.00519); k-hat: Vehtari et al. 2024 (arXiv:1507.02646).
+    - "auto": exact where the pair can; else IWAE, and for the data points whose k-hat is above 0.7 annealed importance
+      sampling. The record's `methods` says which was taken for each, its `reason` why.
+    - "best": exact where the pair can; else IWAE and AIS, from the guide and from the prior, and the largest of them
+      for each data point. The largest of noisy bounds would be too large. So each is split in two halves, one half's
+      estimate is taken from the method that the other half finds largest, and the two are averaged (before the log):
+      whichever is chosen, the average has the mean p(x). The record's `candidates` holds all of them.
+    - "bdmc": AIS, and on as many data points simulated from the model the sandwich of AIS and reverse AIS, in the
+      record's `certificate`. It certifies the evaluator on the model's own data, not the estimate on yours.
+
+    Source: Burda et al. 2016 (arXiv:1509.00519); k-hat: Vehtari et al. 2024 (arXiv:1507.02646); AIS: Neal 2001
+    (arXiv:physics/9803008), Wu et al. 2017 (arXiv:1611.04273); BDMC: Grosse et al. 2015 (arXiv:1511.02543).
 
     Args:
         pair: the model and guide; measured in eval mode, where its parameters are.
         data: N data points, a batch (tensor, tuple or dict); moved to the pair's device a chunk at a time.
-        method: "exact" (`pair.log_prob`), "iwae", or "auto": exact where the pair can, else IWAE.
+        method: "auto", "exact" (`pair.log_prob`), "iwae", "ais", "bdmc" or "best".
         num_particles: K, for IWAE. Memory does not grow with it.
+        annealing: settings of AIS; for "best" several may be given. `AIS()` if not given, for "best" from both starts.
         seed: makes the result reproducible and leaves the caller's generators as they were; None draws from them.
         progress: show a bar when it takes more than a second.
 
     Raises:
         EvidenceUndefined: the pair declares that it has no evidence.
         NotImplementedError: method="exact" for a pair with no closed form.
+        ppvae.ContractError: "ais" or "bdmc" for a pair whose guide has discrete sites, or no continuous latents.
         ValueError: K < 1, an unknown method, or data that are not finite or outside the likelihood's support (the row
             is named).
 
@@ -71,8 +86,10 @@ def log_evidence(
         True
     """
     at_least_one("num_particles", num_particles)
-    with _setting(pair, data, seed) as batch:
-        return _log_evidence(pair, batch, method, num_particles, progress)
+    if method not in METHODS:
+        raise ValueError(f"method: found {method!r}, expected one of {METHODS}")
+    with measuring(pair, data, seed) as batch:
+        return evidence_of(pair, batch, method, num_particles, annealing, progress)
 
 
 def elbo(
@@ -103,181 +120,84 @@ def elbo(
         True
     """
     at_least_one("num_samples", num_samples)
-    with _setting(pair, data, seed) as batch:
-        return _elbo(pair, batch, num_samples, progress)
+    with measuring(pair, data, seed) as batch:
+        return elbo_of(pair, batch, num_samples, progress)
 
 
-def gap(
+def evidence_of(
     pair: Pair,
-    data: Any,
-    method: str = "auto",
-    num_particles: int = 1000,
-    num_samples: int = 100,
-    *,
-    seed: int | None = None,
-    progress: bool = True,
-) -> Gap:
-    """`log p(x) - ELBO = KL(q(z | x) || p(z | x))` per data point, with its standard error.
-
-    Both are measured with independent draws, so their standard errors add in squares. Where the evidence is the
-    importance-weighted bound, the gap too is a lower bound; noise can take it below zero.
-
-    Args:
-        pair: the model and guide.
-        data: N data points, a batch (tensor, tuple or dict).
-        method: as in `log_evidence`.
-        num_particles: K of the evidence.
-        num_samples: S of the ELBO.
-        seed: as in `log_evidence`.
-        progress: show a bar when it takes more than a second.
-
-    Raises:
-        EvidenceUndefined, NotImplementedError, ValueError: as `log_evidence`.
-
-    Example:
-        >>> from ppvae.models import LinearVAE
-        >>> pair = LinearVAE(num_features=5, num_latents=2).fit_guide()
-        >>> found = gap(pair, torch.randn(200, 5), seed=0).mean()
-        >>> abs(found.estimate - pair.factorised_gap().item()) < 4 * found.monte_carlo_error
-        True
-    """
-    at_least_one("num_particles", num_particles)
-    at_least_one("num_samples", num_samples)
-    with _setting(pair, data, seed) as batch:
-        evidence = _log_evidence(pair, batch, method, num_particles, progress)
-        bound = _elbo(pair, batch, num_samples, progress)
-    difference = Measurement(
-        estimate=evidence.estimate - bound.estimate,
-        std_error=torch.hypot(evidence.std_error, bound.std_error),
-        num_particles=evidence.num_particles + num_samples,
-        method=f"{evidence.method} - elbo",
-        warning=evidence.warning,
-    )
-    return Gap(evidence, bound, difference)
-
-
-def _log_evidence(pair: Pair, batch: Batch, method: str, num_particles: int, progress: bool) -> Evidence:
-    if method not in ("auto", "exact", "iwae"):
-        raise ValueError(f"method: found {method!r}, expected 'auto', 'exact' or 'iwae'")
-    if method != "iwae":
+    batch: Batch,
+    method: str,
+    num_particles: int,
+    annealing: AIS | Sequence[AIS] | None,
+    progress: bool,
+) -> Evidence:
+    """`log_evidence` within `measuring`."""
+    if method in ("auto", "exact", "best"):
         try:
-            found = _finite(over_data(pair, batch, 1, partial(_exact, pair), "log evidence" if progress else None))
-            return Evidence(**found, num_particles=0, method="exact")
+            return _exact(pair, batch, progress)
         except NotImplementedError:
             if method == "exact":
                 raise
-    measure = partial(_iwae, LogWeights(pair, _log_weights))
-    found = _finite(over_data(pair, batch, num_particles, measure, "log evidence" if progress else None))
-    num_bad = int((found["khat"] > UNRELIABLE_KHAT).sum())
-    warning = (
-        f"k-hat > {UNRELIABLE_KHAT} for {num_bad} of {num_rows(batch)} data points: their estimates are likely too low "
-        "and their standard errors too small; take more particles or a better guide"
+    if method == "best":
+        return _best(pair, batch, num_particles, annealing or (AIS(), AIS(start="prior")), progress)
+    settings = annealing or AIS()
+    if not isinstance(settings, AIS):
+        raise ValueError(f"annealing: found {annealing!r}, expected one AIS(...) for method={method!r}; use 'best'")
+    if method == "ais":
+        return annealed(pair, batch, settings, progress)
+    if method == "bdmc":
+        return replace(annealed(pair, batch, settings, progress), certificate=sandwich(pair, batch, settings, progress))
+    weighted = _iwae(pair, batch, num_particles, progress)
+    return _annealed_where_unreliable(pair, batch, weighted, settings, progress) if method == "auto" else weighted
+
+
+def _exact(pair: Pair, batch: Batch, progress: bool) -> Evidence:
+    measure = partial(_log_prob, pair)
+    return Evidence.of("exact", 0, finite(over_data(pair, batch, 1, measure, "log evidence" if progress else None)))
+
+
+def _iwae(pair: Pair, batch: Batch, num_particles: int, progress: bool) -> Evidence:
+    measure = partial(streamed.log_mean_weight, Repeated(pair, streamed.log_weights))
+    found = finite(over_data(pair, batch, num_particles, measure, "log evidence" if progress else None))
+    return Evidence.of("iwae", num_particles, found, reliable=~(found["khat"] > UNRELIABLE_KHAT))
+
+
+def _annealed_where_unreliable(pair: Pair, batch: Batch, weighted: Evidence, settings: AIS, progress: bool) -> Evidence:
+    bad = ~weighted.reliable
+    if not bad.any():
+        return replace(weighted, reason="iwae, as k-hat is at most 0.7 for all data points")
+    try:
+        chains = annealed(pair, rows(batch, bad), settings, progress)
+    except ContractError as error:
+        return replace(weighted, reason=f"iwae, as annealing does not apply: {error}")
+    return replace(
+        weighted.with_rows(bad, chains),
+        method="auto",
+        reason=f"ais for the {int(bad.sum())} of {len(bad)} data points whose k-hat is above 0.7, iwae for the others",
+        candidates={"iwae": weighted},
     )
-    return Evidence(**found, num_particles=num_particles, method="iwae", warning=warning if num_bad else "")
 
 
-def _elbo(pair: Pair, batch: Batch, num_samples: int, progress: bool) -> Measurement:
-    measure = partial(_mean_log_weight, LogWeights(pair, _expected_log_weights))
-    found = _finite(over_data(pair, batch, num_samples, measure, "elbo" if progress else None))
-    return Measurement(**found, num_particles=num_samples, method="elbo")
+def _best(pair: Pair, batch: Batch, num_particles: int, annealing: AIS | Sequence[AIS], progress: bool) -> Evidence:
+    half = max(1, num_particles // 2)
+    candidates = {"iwae": (_iwae(pair, batch, half, progress), _iwae(pair, batch, half, progress))}
+    try:
+        for settings in [annealing] if isinstance(annealing, AIS) else annealing:
+            candidates[settings.name] = annealed_halves(pair, batch, settings, progress)
+    except ContractError as error:
+        reason = f"iwae, as annealing does not apply: {error}"
+        return replace(joined(*candidates["iwae"]), reason=reason)
+    return larger_bound(candidates)
 
 
-@contextmanager
-def _setting(pair: Pair, data: Any, seed: int | None) -> Iterator[Batch]:
-    """Everything a measurement needs around it; yields the checked data."""
-    if pair.evidence_undefined:
-        raise EvidenceUndefined(f"{type(pair).__name__} has no evidence: {pair.evidence_undefined}")
-    batch = as_batch(data)
-    with evaluating(pair, seed):
-        _refuse_outside_support(pair, batch)
-        yield batch
-
-
-def _refuse_outside_support(pair: Pair, batch: Batch) -> None:
-    for site, inside in over_data(pair, batch, 1, partial(_inside_support, pair), None).items():
-        if not inside.all():
-            raise ValueError(
-                f"data: found row {int(inside.int().argmin())} outside the support of the likelihood at site '{site}' "
-                f"({int((~inside).sum())} such rows in all), expected values it can produce; rescale, clip or binarise "
-                "the data, or choose another likelihood"
-            )
-
-
-def _inside_support(pair: Pair, batch: Batch, num_particles: int, at_once: int) -> dict[str, Tensor]:
-    inside = {}
-    for name, site in sample_sites(trace_pair(pair, batch, num_particles).model, observed=True).items():
-        try:
-            support = site["fn"].support
-        except NotImplementedError:  # a distribution of the user's own need not have one
-            continue
-        found = support.check(site["value"])
-        for _ in range(len(site["fn"].event_shape) - support.event_dim):  # pyro.factor's
-            found = found.all(-1)
-        inside[name] = found.expand(torch.broadcast_shapes(found.shape, (1, num_rows(batch)))).flatten(0, -2).all(0)
-    return inside
-
-
-def _exact(pair: Pair, batch: Batch, num_particles: int, at_once: int) -> dict[str, Tensor]:
+def _log_prob(pair: Pair, batch: Batch, num_particles: int, at_once: int) -> dict[str, Tensor]:
     estimate = pair.log_prob(batch).double()
-    unknown = torch.full_like(estimate, math.nan)
-    return {"estimate": estimate, "std_error": torch.zeros_like(estimate), "ess": unknown, "khat": unknown}
+    return {"estimate": estimate, "std_error": torch.zeros_like(estimate)}
 
 
-def _log_weights(pair: Pair, batch: Batch, num_particles: int) -> Tensor:
-    return pair.log_weights(batch, num_particles).log_w
-
-
-def _iwae(draws: LogWeights, batch: Batch, num_particles: int, at_once: int) -> dict[str, Tensor]:
-    """Keeps the running `log sum w` and `log sum w^2`, and the largest weights."""
-    log_sum = log_sum_squares = _row_vector(batch, -math.inf)
-    largest = log_sum.expand(tail_size(num_particles) + 1, -1)
-    for log_w in _pieces(draws, batch, num_particles, at_once):
-        log_sum = torch.logaddexp(log_sum, log_w.logsumexp(0))
-        log_sum_squares = torch.logaddexp(log_sum_squares, (2 * log_w).logsumexp(0))
-        largest = torch.cat([largest, log_w]).topk(len(largest), dim=0).values
-    ess = (2 * log_sum - log_sum_squares).exp()
-    return {
-        "estimate": log_sum - math.log(num_particles),
-        "std_error": ((num_particles / ess - 1).clamp(min=0) / (num_particles - 1)).sqrt(),
-        "ess": ess,
-        "khat": pareto_khat(largest),
-    }
-
-
-def _pieces(draws: LogWeights, batch: Batch, num_particles: int, at_once: int) -> Iterator[Tensor]:
-    """All log weights, some chunks together: a weight takes far less room than what it is computed from."""
-    chunks = list(sizes(num_particles, at_once))
-    for start in range(0, len(chunks), CHUNKS_TOGETHER):
-        yield torch.cat([draws(batch, size) for size in chunks[start : start + CHUNKS_TOGETHER]]).double()
-
-
-def _expected_log_weights(pair: Pair, batch: Batch, num_particles: int) -> Tensor:
-    joint = trace_pair(pair, batch, num_particles, enumerate_guide=True)
-    check_shapes(joint)
-    return expected_log_weight(joint)
-
-
-def _mean_log_weight(draws: LogWeights, batch: Batch, num_particles: int, at_once: int) -> dict[str, Tensor]:
-    """Keeps the running mean and sum of squared deviations (Chan et al. 1983)."""
-    count, mean, squares = 0, _row_vector(batch, 0.0), _row_vector(batch, 0.0)
-    for log_w in _pieces(draws, batch, num_particles, at_once):
-        size = len(log_w)
-        count += size
-        shift = log_w.mean(0) - mean
-        squares = squares + (log_w - log_w.mean(0)).square().sum(0) + shift.square() * size * (count - size) / count
-        mean = mean + shift * size / count
-    return {"estimate": mean, "std_error": (squares / (count - 1) / count).sqrt()}
-
-
-def _finite(found: dict[str, Tensor]) -> dict[str, Any]:
-    if (row := first_bad_row(found["estimate"])) is not None:
-        raise ValueError(
-            f"data: found an estimate of {found['estimate'][row].item()} nats at row {row}, expected a finite one; "
-            "does the guide draw latents to which the model gives no density, or is a scale zero or infinite there?"
-        )
-    return found
-
-
-def _row_vector(batch: Batch, value: float) -> Tensor:
-    first = next(iter(tensors(batch).values()))
-    return torch.full((len(first),), value, dtype=torch.float64, device=first.device)
+def elbo_of(pair: Pair, batch: Batch, num_samples: int, progress: bool) -> Measurement:
+    """`elbo` within `measuring`."""
+    measure = partial(streamed.mean_log_weight, Repeated(pair, streamed.expected_log_weights))
+    found = finite(over_data(pair, batch, num_samples, measure, "elbo" if progress else None))
+    return Measurement(found["estimate"], found["std_error"], num_samples, "elbo")

@@ -1,8 +1,10 @@
 """Measurements as records: an estimate in nats with its standard error, per data point, and the data-set mean."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 
@@ -77,13 +79,89 @@ class Evidence(Measurement):
     """log p(x), or a stochastic lower bound on it, per data point.
 
     Attributes:
-        ess: effective sample size `(sum w)^2 / sum w^2`, `[N]`, between 1 and K; NaN where the evidence is exact.
-        khat: Pareto k-hat of the weights' tail, `[N]`; above 0.7 neither estimate nor error bar is to be trusted; NaN
-            where the evidence is exact. See `ppvae.inference.pareto.pareto_khat`.
+        ess: effective sample size `(sum w)^2 / sum w^2` of the weights, `[N]`; NaN where the evidence is exact.
+        khat: Pareto k-hat of the importance weights' tail, `[N]`; NaN where there are none. See
+            `ppvae.inference.pareto.pareto_khat`.
+        acceptance: mean acceptance probability of the chains' transitions, `[N]`; NaN where there are none.
+        divergences: how many of their transitions diverged, `[N]`; NaN where there are none.
+        reliable: `[N]`: False where neither estimate nor error bar is to be trusted, as k-hat is above 0.7, or fewer
+            than a quarter of the chains are effective.
+        methods: how each data point was measured.
+        reason: why so, where there was a choice.
+        candidates: the other bounds that were measured on the way, by method.
+        certificate: for "bdmc", what the same chains do on simulated data.
     """
 
     ess: Tensor
     khat: Tensor
+    acceptance: Tensor
+    divergences: Tensor
+    reliable: Tensor
+    methods: tuple[str, ...]
+    reason: str = ""
+    candidates: Mapping[str, "Evidence"] = field(default_factory=dict)
+    certificate: "Sandwich | None" = None
+
+    @classmethod
+    def of(
+        cls, method: str, num_particles: int, found: Mapping[str, Tensor], reliable: Tensor | None = None
+    ) -> "Evidence":
+        """A record of one method; what was not found is NaN, and without more ado it is reliable."""
+        estimate = found["estimate"]
+        unknown = torch.full_like(estimate, math.nan)
+        reliable = torch.ones_like(estimate, dtype=torch.bool) if reliable is None else reliable
+        return cls(
+            estimate=estimate,
+            std_error=found["std_error"],
+            num_particles=num_particles,
+            method=method,
+            warning=_warning(reliable),
+            ess=found.get("ess", unknown),
+            khat=found.get("khat", unknown),
+            acceptance=found.get("acceptance", unknown),
+            divergences=found.get("divergences", unknown),
+            reliable=reliable,
+            methods=(method,) * len(estimate),
+        )
+
+    def with_rows(self, at: Tensor, other: "Evidence") -> "Evidence":
+        """This record with another's data points where the mask `at` is true; the other has all, or these alone."""
+        rows = {}
+        for name in ("estimate", "std_error", "ess", "khat", "acceptance", "divergences", "reliable"):
+            theirs = getattr(other, name)
+            rows[name] = getattr(self, name).clone()
+            rows[name][at] = theirs[at] if len(theirs) == len(at) else theirs
+        methods = list(self.methods)
+        for row in at.nonzero().flatten().tolist():
+            methods[row] = other.method
+        return replace(self, **rows, methods=tuple(methods), warning=_warning(rows["reliable"]))
+
+
+def _warning(reliable: Tensor) -> str:
+    if reliable.all():
+        return ""
+    return (
+        f"unreliable for {int((~reliable).sum())} of {len(reliable)} data points (k-hat > 0.7, or few effective "
+        "chains): their estimates are likely too low and their standard errors too small; take more particles, or AIS "
+        "with more temperatures, or a better guide"
+    )
+
+
+@dataclass(frozen=True)
+class Sandwich:
+    """Both sides of log p(x) on data simulated from the model: what the evaluator is worth there.
+
+    It certifies the evaluator on the model's own data, and says nothing of another data set.
+
+    Attributes:
+        lower: annealed importance sampling's bound, per simulated data point.
+        upper: the reverse's, from the latents that made the data.
+        width: upper minus lower; the mean of what either errs by is at most the mean of this.
+    """
+
+    lower: Measurement
+    upper: Measurement
+    width: Measurement
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from ppvae._version import __version__
 from ppvae.arviz_export import to_arviz
 from ppvae.contract import ContractError
 from ppvae.inference import (
+    AIS,
     CIWAE,
     CUBO,
     ELBO,
@@ -28,6 +29,7 @@ from ppvae.inference import (
     NonFiniteError,
     Objective,
     Renyi,
+    Sandwich,
     VRMax,
     compare,
     elbo,
@@ -44,6 +46,7 @@ from ppvae.pair import Pair
 from ppvae.weights import Weights
 
 __all__ = [
+    "AIS",
     "CIWAE",
     "CUBO",
     "ELBO",
@@ -69,6 +72,7 @@ __all__ = [
     "Objective",
     "Pair",
     "Renyi",
+    "Sandwich",
     "VRMax",
     "Weights",
     "__version__",

@@ -98,11 +98,11 @@ def trace_pair(pair: "Pair", batch: Batch, num_particles: int, *, enumerate_guid
     return Joint(guide_trace, model_trace, (num_particles, num_rows(batch)))
 
 
-def trace_model(pair: "Pair", batch: Batch) -> Joint:
+def trace_model(pair: "Pair", batch: Batch, num_particles: int = 1) -> Joint:
     """Runs the model alone, its discrete latents enumerated and the others drawn."""
     with EnumMessenger(FIRST_ENUMERATION_DIM):
-        model_trace = run(_enumerating(pair.model), batch, 1)
-    return Joint(Trace(), model_trace, (1, num_rows(batch)))
+        model_trace = run(_enumerating(pair.model), batch, num_particles)
+    return Joint(Trace(), model_trace, (num_particles, num_rows(batch)))
 
 
 def _enumerating(function: Callable, names: Callable[[str], bool] = lambda name: True) -> Callable:

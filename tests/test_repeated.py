@@ -8,13 +8,13 @@ import pytest
 import torch
 
 import ppvae
-from ppvae.inference import chunks, log_weights
+from ppvae.inference import chunks, repeated
 from ppvae.models import VAE, GaussianMixture
 
 
 @pytest.fixture
 def compile_soon(monkeypatch):
-    monkeypatch.setattr(log_weights, "COMPILE_AFTER", 2)
+    monkeypatch.setattr(repeated, "COMPILE_AFTER", 2)
 
 
 class Programs:
@@ -22,20 +22,20 @@ class Programs:
 
     def __init__(self, monkeypatch):
         self.made = 0
-        plain = log_weights.compiled
+        plain = repeated.compiled
 
         def counting(*args):
             self.made += 1
             return plain(*args)
 
-        monkeypatch.setattr(log_weights, "compiled", counting)
+        monkeypatch.setattr(repeated, "compiled", counting)
 
 
 def test_same_noise_same_measurement(monkeypatch):
     monkeypatch.setattr(chunks, "CPU_ELEMENTS", 200_000)
     pair, x = VAE.mlp(6, 2, [8]), torch.randn(60, 6).gt(0).float()
     by_pyro = ppvae.gap(pair, x, num_particles=2000, num_samples=2000, seed=0, progress=False)
-    monkeypatch.setattr(log_weights, "COMPILE_AFTER", 2)
+    monkeypatch.setattr(repeated, "COMPILE_AFTER", 2)
     programs = Programs(monkeypatch)
     found = ppvae.gap(pair, x, num_particles=2000, num_samples=2000, seed=0, progress=False)
     assert programs.made >= 2
@@ -48,7 +48,7 @@ def test_same_noise_same_measurement(monkeypatch):
 def test_batches_in_turn_and_other_shapes(compile_soon, monkeypatch):
     programs, pair = Programs(monkeypatch), VAE.mlp(6, 2, [8])
     x = torch.randn(8, 6).gt(0).float()
-    draws = log_weights.LogWeights(pair, lambda pair, batch, num: pair.log_weights(batch, num).log_w)
+    draws = repeated.Repeated(pair, lambda pair, batch, num: pair.log_weights(batch, num).log_w)
     with torch.no_grad():
         for batch in (x[:3], x[3:6], x[2:5], x[6:], x[:3]):
             torch.manual_seed(1)
@@ -61,7 +61,7 @@ def test_batches_in_turn_and_other_shapes(compile_soon, monkeypatch):
 def test_enumerated_sites(compile_soon, monkeypatch):
     programs, pair = Programs(monkeypatch), GaussianMixture(num_components=3, num_features=2)
     x = torch.randn(40, 2)
-    draws = log_weights.LogWeights(pair, lambda pair, batch, num: pair.log_weights(batch, num).log_w)
+    draws = repeated.Repeated(pair, lambda pair, batch, num: pair.log_weights(batch, num).log_w)
     with torch.no_grad():
         found = [draws(x, 5) for _ in range(3)]
     assert programs.made == 1
@@ -84,7 +84,7 @@ class Branching(ppvae.Pair):
 
 
 def test_what_cannot_be_compiled_is_measured_all_the_same(compile_soon, caplog):
-    draws = log_weights.LogWeights(Branching(), lambda pair, batch, num: pair.log_weights(batch, num).log_w)
+    draws = repeated.Repeated(Branching(), lambda pair, batch, num: pair.log_weights(batch, num).log_w)
     with caplog.at_level(logging.WARNING, "ppvae"), torch.no_grad():
         assert all(draws(torch.zeros(3), 5).isfinite().all() for _ in range(4))
     assert [record.message.split(":")[0] for record in caplog.records] == ["measuring goes on uncompiled"]

@@ -1,0 +1,182 @@
+"""The latent view of a pair: all its continuous latents as one unconstrained vector for each particle and data point.
+
+Samplers, annealing, and guides fitted to one data point at a time stand on it, and know nothing of any model.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+from torch.distributions import Transform, biject_to
+
+from ppvae.batches import Batch, num_rows
+from ppvae.contract import ContractError, check_shapes, family
+from ppvae.pair import Pair
+from ppvae.tracing import run, sample_sites, trace_model, trace_pair
+from ppvae.weights import sum_terms
+
+
+class Densities(NamedTuple):
+    """Log densities of unconstrained vectors, `[K, B]`, in nats, with the Jacobians of what constrains them."""
+
+    log_start: Tensor
+    """`log q(z | x)`; `log p(z)` where the view starts from the prior."""
+    log_joint: Tensor
+    """`log p(x, z)`."""
+
+
+class LatentView:
+    """The continuous latents z of a pair as unconstrained vectors u, `[K, B, D]`.
+
+    `u = concat_l T_l^-1(z_l)`, with T_l the bijection from the reals onto the support of site l, which may depend on
+    the sites before it; densities of u are those of z times `|det dT/du|`. Discrete sites that only the model has are
+    summed out.
+
+    It does not apply to a guide with discrete sites, nor to a pair without continuous latents.
+
+    Args:
+        pair: the model and guide.
+        batch: data points like those to come.
+        start: "guide" or "prior": what `draw` draws from, and whose density `log_start` is.
+
+    Raises:
+        ppvae.ContractError: a latent is discrete (its site is named), or there is none.
+        ValueError: a start of another name.
+
+    Example:
+        >>> from ppvae.models import LinearVAE
+        >>> pair, x = LinearVAE(num_features=5, num_latents=2, guide="exact"), torch.randn(3, 5)
+        >>> view = LatentView(pair, x)
+        >>> log_start, log_joint = view.densities(pair, x, view.draw(pair, x, num_particles=4))
+        >>> torch.allclose(log_joint - log_start, pair.log_prob(x).expand(4, 3), atol=1e-4)
+        True
+    """
+
+    def __init__(self, pair: Pair, batch: Batch, start: str = "guide"):
+        if start not in ("guide", "prior"):
+            raise ValueError(f"start: found {start!r}, expected 'guide' or 'prior'")
+        self.start = start
+        self._shapes: dict[str, torch.Size] = {}
+        with torch.no_grad():
+            self._draw(pair, batch, 1)
+
+    @property
+    def num_dims(self) -> int:
+        """D."""
+        return sum(shape.numel() for shape in self._shapes.values())
+
+    @property
+    def sites(self) -> dict[str, slice]:
+        """Which of u's entries belong to each site."""
+        ends = torch.tensor([0, *[shape.numel() for shape in self._shapes.values()]]).cumsum(0).tolist()
+        return {name: slice(*ends[i : i + 2]) for i, name in enumerate(self._shapes)}
+
+    def draw(self, pair: Pair, batch: Batch, num_particles: int) -> Tensor:
+        """Draws from the guide, or from the prior: u, `[K, B, D]`."""
+        pieces = self._draw(pair, batch, num_particles)
+        return torch.cat([pieces[name].reshape(num_particles, num_rows(batch), -1) for name in self._shapes], -1)
+
+    def unconstrain(self, pair: Pair, batch: Batch, latents: dict[str, Tensor]) -> Tensor:
+        """Given latents by site, `[K, B, *event]`, as u."""
+        num_particles = next(iter(latents.values())).shape[0]
+        given = _Given(lambda name, bijection: (bijection.inv(latents[name]), latents[name]))
+        self._run(pair, batch, num_particles, given)
+        return torch.cat([piece.reshape(num_particles, num_rows(batch), -1) for piece in given.pieces.values()], -1)
+
+    def densities(self, pair: Pair, batch: Batch, u: Tensor) -> Densities:
+        """`log_start` and `log_joint` of u `[K, B, D]`."""
+        given = self._given(u)
+        joint = self._run(pair, batch, len(u), given)
+        log_p = joint.log_p_terms()
+        if self.start == "guide":
+            check_shapes(joint)
+            start = joint.log_q_terms()
+        else:
+            start = joint.log_p_terms(without=sample_sites(joint.model, observed=True))
+        log_det = given.log_det()
+        return Densities(sum_terms(start) + log_det, sum_terms(log_p) + log_det)
+
+    def latents(self, pair: Pair, batch: Batch, u: Tensor) -> dict[str, Tensor]:
+        """u as the latents of the model, by site, `[K, B, *event]`."""
+        given = self._given(u)
+        self._run(pair, batch, len(u), given)
+        return given.values
+
+    def _given(self, u: Tensor) -> "_Given":
+        pieces = {name: u[..., where].reshape(*u.shape[:2], *self._shapes[name]) for name, where in self.sites.items()}
+        return _Given(lambda name, bijection: (pieces[name], bijection(pieces[name])))
+
+    def _run(self, pair: Pair, batch: Batch, num_particles: int, given: "_Given") -> Any:
+        with given:
+            if self.start == "guide":
+                return trace_pair(pair, batch, num_particles)
+            return trace_model(pair, batch, num_particles)
+
+    def _draw(self, pair: Pair, batch: Batch, num_particles: int) -> dict[str, Tensor]:
+        trace = run(pair.guide if self.start == "guide" else pair.model, batch, num_particles)
+        sites, shape = sample_sites(trace), (num_particles, num_rows(batch))
+        pieces = {
+            name: bijection.inv(sites[name]["value"].expand(*shape, *sites[name]["fn"].event_shape))
+            for name, bijection in self._bijections(trace).items()
+        }
+        if not pieces:
+            raise ContractError(
+                f"{type(pair).__name__}: found no continuous latent, expected at least one; log p(x) is a sum then: "
+                "use method='exact'"
+            )
+        self._shapes = {name: piece.shape[2:] for name, piece in pieces.items()}
+        return pieces
+
+    def _bijections(self, trace: Trace) -> dict[str, Transform]:
+        sites = sample_sites(trace, observed=False)
+        return {
+            name: _bijection(name, site["fn"])
+            for name, site in sites.items()
+            if self.start == "guide" or not site["fn"].has_enumerate_support  # those are summed out
+        }
+
+
+class _Given(Messenger):
+    """Gives each latent that is not enumerated a value: `value(name, bijection onto its support)` is (u, z)."""
+
+    def __init__(self, value: Callable[[str, Transform], tuple[Tensor, Tensor]]):
+        super().__init__()
+        self._value = value
+        self._bijections: list[Transform] = []
+        self.pieces: dict[str, Tensor] = {}
+        self.values: dict[str, Tensor] = {}
+
+    def _pyro_sample(self, msg: Message) -> None:
+        if msg["is_observed"] or msg["done"] or site_is_subsample(msg):
+            return
+        name = str(msg["name"])
+        self._bijections.append(_bijection(name, msg["fn"]))
+        self.pieces[name], self.values[name] = self._value(name, self._bijections[-1])
+        msg["value"], msg["done"] = self.values[name], True
+
+    def log_det(self) -> Tensor:
+        """`log |det dT/du|`, `[K, B]`."""
+        given = zip(self._bijections, self.pieces.values(), self.values.values(), strict=True)
+        terms = [bijection.log_abs_det_jacobian(piece, value) for bijection, piece, value in given]
+        return torch.stack([term.reshape(*term.shape[:2], -1).sum(-1) for term in terms]).sum(0)
+
+
+def _bijection(name: str, fn: Any) -> Transform:
+    """From the reals onto the support of a site."""
+    try:
+        if not fn.support.is_discrete:
+            return biject_to(fn.support)
+    except NotImplementedError as error:
+        raise ContractError(
+            f"site '{name}': found {family(fn)}, whose support has no bijection from the reals ({error}), expected one "
+            "of torch's constraints; give the distribution a `support`"
+        ) from error
+    raise ContractError(
+        f"site '{name}': found {family(fn)}, which is discrete, expected a continuous latent; leave it out of the "
+        "guide to have it summed out of the model if it has finitely many values, or use method='iwae'"
+    )

@@ -1,0 +1,69 @@
+"""Data simulated from a pair's model, with the latents that made them: an exact draw from their posterior."""
+
+from typing import TYPE_CHECKING, cast
+
+import torch
+from pyro import poutine
+from pyro.distributions import TorchDistribution
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from ppvae.batches import Batch, call, map_batch, num_rows, tensors
+from ppvae.contract import ContractError, family
+from ppvae.tracing import sample_sites
+
+if TYPE_CHECKING:
+    from ppvae.pair import Pair
+
+
+@torch.no_grad()
+def simulate(pair: "Pair", batch: Batch) -> tuple[Batch, dict[str, Tensor]]:
+    """`(x, z) ~ p(x, z)`: a batch with simulated data in the place of the observed, and its latents.
+
+    What the model only reads (lengths, labels, covariates) stays as it is in `batch`.
+
+    Args:
+        pair: whose model is drawn from.
+        batch: B data points, left untouched.
+
+    Returns:
+        A batch like the given one, and the latents by site, `[B, *event]`.
+
+    Raises:
+        ppvae.ContractError: the model observes something that it computed from the batch, or `pyro.factor`, so that
+            simulated data have no place in a batch (the site is named).
+
+    Example:
+        >>> from ppvae.models import LinearVAE
+        >>> x, latents = simulate(LinearVAE(num_features=5, num_latents=2), torch.zeros(3, 5))
+        >>> x.shape, latents["z"].shape
+        (torch.Size([3, 5]), torch.Size([3, 2]))
+    """
+    batch = map_batch(lambda t: t.clone(memory_format=torch.contiguous_format), batch)
+    with poutine.trace() as tracer, _Overwriting(batch):
+        call(pair.model, batch)
+    sites = sample_sites(tracer.trace, observed=False)
+    shape = {name: (num_rows(batch), *site["fn"].event_shape) for name, site in sites.items()}
+    return batch, {name: site["value"].expand(shape[name]) for name, site in sites.items()}
+
+
+class _Overwriting(Messenger):
+    """Draws what is observed, and writes it over the data, through whatever view of them the model observes."""
+
+    def __init__(self, batch: Batch):
+        super().__init__()
+        self._held = {t.untyped_storage().data_ptr() for t in tensors(batch).values()}
+
+    def _pyro_sample(self, msg: Message) -> None:
+        if not msg["is_observed"] or site_is_subsample(msg) or (msg["infer"] or {}).get("_deterministic", False):
+            return
+        fn, value = cast(TorchDistribution, msg["fn"]), cast(Tensor, msg["value"])
+        if value.untyped_storage().data_ptr() not in self._held or family(fn) == "Unit":
+            raise ContractError(
+                f"model site '{msg['name']}': found observed data that the model computes from the batch, expected a "
+                "part of the batch itself (a tensor, or a view of one), so that simulated data can take its place; "
+                "prepare the data before they are passed to the model"
+            )
+        value.copy_(fn.sample())
