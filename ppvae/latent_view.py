@@ -17,7 +17,7 @@ from torch.distributions import Transform, biject_to
 from ppvae.batches import Batch, num_rows
 from ppvae.contract import ContractError, check_shapes, family
 from ppvae.pair import Pair
-from ppvae.tracing import run, sample_sites, trace_model, trace_pair
+from ppvae.tracing import log_prob_terms, run, sample_sites, trace_model, trace_pair
 from ppvae.weights import sum_terms
 
 
@@ -100,6 +100,15 @@ class LatentView:
             start = joint.log_p_terms(without=sample_sites(joint.model, observed=True))
         log_det = given.log_det()
         return Densities(sum_terms(start) + log_det, sum_terms(log_p) + log_det)
+
+    def log_start(self, pair: Pair, batch: Batch, u: Tensor) -> Tensor:
+        """The first of the densities alone, `[K, B]`; where the view starts from the guide, the model is not run."""
+        if self.start == "prior":
+            return self.densities(pair, batch, u).log_start
+        given = self._given(u)
+        with given:
+            trace = run(pair.guide, batch, len(u))
+        return sum_terms(log_prob_terms(trace)) + given.log_det()
 
     def latents(self, pair: Pair, batch: Batch, u: Tensor) -> dict[str, Tensor]:
         """u as the latents of the model, by site, `[K, B, *event]`."""

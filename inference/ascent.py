@@ -1,0 +1,75 @@
+"""Stochastic gradient ascent on parameters that each data point has of its own, until all have settled."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ppvae.contract import at_least_one
+
+Gradient = Callable[[dict[str, Tensor]], tuple[Tensor, list[Tensor]]]
+"""Parameters `[B, ...]` by name -> an unbiased estimate of the bound, `[B]`, and of its gradients."""
+
+WINDOW = 50
+"""Steps whose mean bound is compared with that of as many before."""
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """Settings of the ascent: Adam, whose learning rate falls to a third whenever the bound no longer rises.
+
+    Attributes:
+        num_particles: draws for each data point and step.
+        max_steps: after which to stop, settled or not.
+        lr: the first learning rate.
+        reductions: after which to stop.
+        tolerance: nats per data point and window below which the bound is said to rise no longer; or below two standard
+            errors, if that is more.
+
+    Raises:
+        ValueError: a number below one.
+    """
+
+    num_particles: int = 8
+    max_steps: int = 1000
+    lr: float = 0.1
+    reductions: int = 3
+    tolerance: float = 0.005
+
+    def __post_init__(self) -> None:
+        for name in ("num_particles", "max_steps", "reductions"):
+            at_least_one(name, getattr(self, name))
+
+
+def ascend(gradient: Gradient, start: dict[str, Tensor], settings: Ascent) -> tuple[dict[str, Tensor], bool]:
+    """The parameters where the bound is largest, averaged over the last window, and whether they have settled there."""
+    parameters = {name: t.clone() for name, t in start.items()}
+    optimizer = torch.optim.Adam(list(parameters.values()), lr=settings.lr, maximize=True)
+    window: list[Tensor] = []
+    before: Tensor | None = None
+    reductions = 0
+    for _ in range(settings.max_steps):
+        if len(window) % WINDOW == 0:
+            average = {name: torch.zeros_like(t) for name, t in parameters.items()}
+        value, gradients = gradient(parameters)
+        window.append(value.mean())
+        for p, g in zip(parameters.values(), gradients, strict=True):
+            p.grad = g
+        optimizer.step()
+        for name, p in parameters.items():
+            average[name] += p / WINDOW
+        if len(window) < WINDOW:
+            continue
+        now = torch.stack(window)
+        window = []
+        if before is not None:
+            noise = ((now.var() + before.var()) / WINDOW).sqrt()
+            if now.mean() - before.mean() < max(settings.tolerance, 2 * noise.item()):
+                reductions += 1
+                if reductions == settings.reductions:
+                    return average, True
+                for group in optimizer.param_groups:
+                    group["lr"] /= 3
+        before = now
+    return average if not window else parameters, False
