@@ -108,15 +108,7 @@ class Pair(nn.Module):
     @torch.no_grad()
     def sample_joint(self, num: int, observed: bool | None = None) -> dict[str, Tensor]:
         """Draws of the model's sites by name, `[num, *event]`: all of them, or only the observed or the latent ones."""
-        contract.at_least_one("num", num)
-        if self.example is None:
-            raise contract.ContractError(
-                f"{type(self).__name__}.example: found None, expected one row of data to know the shapes by; "
-                "call pair.check(data) first"
-            )
-        parameter = next(self.parameters(), torch.empty(0))
-        placed = map_batch(lambda t: t.to(parameter if t.is_floating_point() else parameter.device), self.example)
-        batch = map_batch(lambda t: t.expand(num, *t.shape[1:]), placed)
+        batch = self.examples(num)
         with poutine.trace() as tracer:
             call(poutine.uncondition(self.model), batch)
         sites = tracing.sample_sites(tracer.trace)
@@ -125,6 +117,18 @@ class Pair(nn.Module):
             for name, site in sites.items()
             if observed is None or site["infer"].get("was_observed", False) == observed
         }
+
+    def examples(self, num: int) -> Batch:
+        """A batch of `num` rows, all alike: `example`, where the pair's parameters are and of their precision."""
+        contract.at_least_one("num", num)
+        if self.example is None:
+            raise contract.ContractError(
+                f"{type(self).__name__}.example: found None, expected one row of data to know the shapes by; "
+                "call pair.check(data) first"
+            )
+        parameter = next(self.parameters(), torch.empty(0))
+        placed = map_batch(lambda t: t.to(parameter if t.is_floating_point() else parameter.device), self.example)
+        return map_batch(lambda t: t.expand(num, *t.shape[1:]), placed)
 
     @torch.no_grad()
     def reconstruct(self, batch: Batch, num_particles: int = 1) -> Tensor | dict[str, Tensor]:

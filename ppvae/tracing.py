@@ -3,8 +3,9 @@
 Everything a pair is asked (weights, bounds, reconstructions) is read from the two traces made here.
 """
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pyro
@@ -51,11 +52,15 @@ class Joint:
             result[",".join(tied)] = self._expand(self._eliminate(list(tied)))
         return result
 
-    def log_posterior(self, name: str) -> Tensor:
-        """`log p(c | x, z)` of the summed-out values c on which a model site depends: `[..., K, B]`, a dim for each."""
-        tied = [tied for tied, term in log_prob_terms(self.model).items() if term.dim() > 2]
-        if name not in tied:
-            return log_prob_terms(self.model)[name].new_zeros(self.shape)
+    def log_posterior(self, name: str, without: Container[str] = ()) -> Tensor:
+        """`log p(c | x, z)` of the summed-out values c on which a model site depends: `[..., K, B]`, a dim for each.
+
+        Values of the sites in `without` are taken as unknown: without the observed ones it is `log p(c | z)`.
+        """
+        terms = log_prob_terms(self.model)
+        if terms[name].dim() <= 2:
+            return terms[name].new_zeros(self.shape)
+        tied = [tied for tied, term in terms.items() if term.dim() > 2 and tied not in without]
         log_p = self._expand(self._eliminate(tied, keep=name))
         return log_p - log_p.logsumexp(tuple(range(log_p.dim() - 2)), keepdim=True)
 
@@ -98,11 +103,13 @@ def trace_pair(pair: "Pair", batch: Batch, num_particles: int, *, enumerate_guid
     return Joint(guide_trace, model_trace, (num_particles, num_rows(batch)))
 
 
-def trace_model(pair: "Pair", batch: Batch) -> Joint:
-    """Runs the model alone, its discrete latents enumerated and the others drawn."""
+def trace_model(
+    pair: "Pair", batch: Batch, latents: Mapping[str, Tensor] = MappingProxyType({}), num_particles: int = 1
+) -> Joint:
+    """Runs the model alone: some latents as given, `[K, B, *event]`, other discrete ones enumerated, the rest drawn."""
     with EnumMessenger(FIRST_ENUMERATION_DIM):
-        model_trace = run(_enumerating(pair.model), batch, 1)
-    return Joint(Trace(), model_trace, (1, num_rows(batch)))
+        model_trace = run(_enumerating(poutine.condition(pair.model, data=dict(latents))), batch, num_particles)
+    return Joint(Trace(), model_trace, (num_particles, num_rows(batch)))
 
 
 def _enumerating(function: Callable, names: Callable[[str], bool] = lambda name: True) -> Callable:
