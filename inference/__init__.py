@@ -1,5 +1,6 @@
 """Objectives, training, and measurement of evidence and gap."""
 
+from ppvae.inference.calibration import calibration
 from ppvae.inference.checkpoint import CheckpointError, load, save
 from ppvae.inference.compare import compare
 from ppvae.inference.debiased import JVI, SUMO
@@ -46,6 +47,7 @@ __all__ = [
     "Renyi",
     "VRMax",
     "WeightObjective",
+    "calibration",
     "compare",
     "elbo",
     "fit",

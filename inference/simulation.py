@@ -45,7 +45,7 @@ def _replaced(batch: Batch, observed: dict[str, dict], instead: str) -> Batch:
         if not places:
             raise ContractError(
                 f"model site '{name}': found an observation that is none of the arguments, expected one of them as it "
-                f"is (`obs=x`), so that a draw can take its place in the guide; compute it before{instead}"
+                f"is (`obs=x`), so that a draw can take its place in the guide; compute it before the model{instead}"
             )
         drawn[id(places[0])] = site["value"]
     return map_batch(lambda t: drawn[id(t)].reshape(t.shape) if id(t) in drawn else t, batch)

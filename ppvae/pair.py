@@ -93,9 +93,7 @@ class Pair(nn.Module):
     def latents(self, batch: Batch, num_particles: int = 1) -> dict[str, Tensor]:
         """Draws from the guide: for each of its sites `[K, B, *event]`."""
         contract.at_least_one("num_particles", num_particles)
-        sites = tracing.sample_sites(tracing.run(self.guide, batch, num_particles), observed=False)
-        shape = (num_particles, num_rows(batch))
-        return {name: site["value"].expand(*shape, *site["fn"].event_shape) for name, site in sites.items()}
+        return tracing.draw_latents(self, batch, num_particles)
 
     @torch.no_grad()
     def sample(self, num: int) -> Tensor | dict[str, Tensor]:

@@ -126,6 +126,13 @@ def _enumerating(function: Callable, names: Callable[[str], bool] = lambda name:
     return poutine.infer_config(function, config_fn=config)
 
 
+def draw_latents(pair: "Pair", batch: Batch, num_particles: int) -> dict[str, Tensor]:
+    """Draws from the guide by site, `[K, B, *event]`."""
+    sites = sample_sites(run(pair.guide, batch, num_particles), observed=False)
+    shape = (num_particles, num_rows(batch))
+    return {name: site["value"].expand(*shape, *site["fn"].event_shape) for name, site in sites.items()}
+
+
 def run(function: Any, batch: Batch, num_particles: int) -> Trace:
     """The trace of `function` on a batch, inside the particle plate."""
     with poutine.trace() as tracer, pyro.plate(PARTICLES, num_particles, dim=-2):
