@@ -8,7 +8,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from ppvae import contract, tracing
-from ppvae.batches import Batch, call, map_batch, num_rows
+from ppvae.batches import Batch, call, map_batch
 from ppvae.weights import Weights, expected_log_weight, sum_terms, weights_of
 
 
@@ -136,19 +136,8 @@ class Pair(nn.Module):
         """
         contract.at_least_one("num_particles", num_particles)
         joint = tracing.trace_pair(self, batch, num_particles)
-        means = {}
-        for name, site in tracing.sample_sites(joint.model, observed=True).items():
-            posterior = joint.log_posterior(name).exp()
-            mean = site["fn"].mean
-            if mean.isnan().any():
-                raise NotImplementedError(
-                    f"{type(self).__name__}.reconstruct: site '{name}' has no mean, as {type(site['fn']).__name__} has "
-                    "none; draw from p(x | z) instead, with pair.latents and pyro.poutine.condition"
-                )
-            event_shape = site["fn"].event_shape
-            weighted = posterior.reshape(*posterior.shape, *(1,) * len(event_shape)) * mean
-            means[name] = weighted.mean(-2 - len(event_shape)).sum_to_size(num_rows(batch), *event_shape)
-        return _only(means)
+        names = tracing.sample_sites(joint.model, observed=True)
+        return _only({name: joint.expected(name).mean(0) for name in names})
 
     def log_prob(self, batch: Any) -> Tensor:
         """Exact `log p(x)`, `[B]`, in nats: here by summing all latents out, where all are discrete or there are none.

@@ -198,6 +198,8 @@ def calibration(ds: xr.Dataset) -> Figure:
         ax.set(xlim=(0, 1), ylim=(0, None), xticks=(0, 0.5, 1))
     for ax in grid.flat[num:]:
         ax.remove()
+    for ax in grid.flat[num - columns : num]:
+        ax.tick_params(labelbottom=True)
     figure.supxlabel("rank of the truth among draws from the guide / number of draws", fontsize=10)
     figure.supylabel("simulations", fontsize=10)
     if num < ds.sizes["quantity"]:

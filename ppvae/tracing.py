@@ -64,6 +64,19 @@ class Joint:
         log_p = self._expand(self._eliminate(tied, keep=name))
         return log_p - log_p.logsumexp(tuple(range(log_p.dim() - 2)), keepdim=True)
 
+    def expected(self, name: str, without: Container[str] = ()) -> Tensor:
+        """`E[x | z]` of a model site, `[K, B, *event]`; summed-out values are weighed by `log_posterior`."""
+        fn = sample_sites(self.model)[name]["fn"]
+        mean = fn.mean
+        if mean.isnan().any():
+            raise NotImplementedError(
+                f"model site '{name}' has no mean, as {type(fn).__name__} has none; draw from p(x | z) instead, with "
+                "pair.latents and pyro.poutine.condition"
+            )
+        posterior = self.log_posterior(name, without).exp()
+        weighted = posterior.reshape(*posterior.shape, *(1,) * len(fn.event_shape)) * mean
+        return weighted.sum_to_size(*self.shape, *fn.event_shape)
+
     def _eliminate(self, names: list[str], keep: str | None = None) -> Tensor:
         """The log of the summed product of the model's terms `names`; the dims of term `keep` stay."""
         self.guide.symbolize_dims()
