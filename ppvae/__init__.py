@@ -1,6 +1,6 @@
 """ppvae: model/guide pairs on Pyro, and the measure of their posterior gap in nats."""
 
-from ppvae import datasets, models, networks, plots
+from ppvae import datasets, models, networks, pictures, plots
 from ppvae._version import __version__
 from ppvae.arviz_export import to_arviz
 from ppvae.contract import ContractError
@@ -86,6 +86,7 @@ __all__ = [
     "log_evidence",
     "models",
     "networks",
+    "pictures",
     "plots",
     "save",
     "to_arviz",

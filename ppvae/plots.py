@@ -46,6 +46,16 @@ def images(ax: Axes, x: Tensor, shape: tuple[int, int], columns: int = 6) -> Non
     ax.set_axis_off()
 
 
+def label_tiles(ax: Axes, shape: tuple[int, int], columns: Mapping[float, str], rows: Mapping[float, str]) -> None:
+    """Labels at columns and rows of a mosaic of `images`, by their numbers; those between two lie between."""
+    height, width = shape[0] + 2, shape[1] + 2
+    ax.set_axis_on()
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    ax.set_xticks([(column + 0.5) * width - 0.5 for column in columns], labels=list(columns.values()))
+    ax.set_yticks([(row + 0.5) * height - 0.5 for row in rows], labels=list(rows.values()))
+
+
 def points(ax: Axes, x: Tensor, limits: tuple[float, float, float, float]) -> None:
     """A scatter of points `[N, 2]` within `limits` (left, right, bottom, top)."""
     across, up = x.detach().cpu().numpy().T
