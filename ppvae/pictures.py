@@ -230,8 +230,8 @@ def aggregated_posterior(axes: Axes | Sequence[Axes], pair: Pair, data: Any) -> 
         bins = torch.linspace(both.quantile(0.001).item(), both.quantile(0.999).item(), 41).tolist()
         ax.hist(p[:, entry].numpy(), bins, density=True, color="gray", alpha=0.3, label="prior")
         ax.hist(q[:, entry].numpy(), bins, density=True, histtype="step", lw=1.5, label="aggregated posterior")
-        ax.set(title=names[entry], yticks=[], ylim=(0, 1.35 * ax.get_ylim()[1]))  # with room for the legend
-    axes[0].set_ylabel("density")
+        ax.set(title=names[entry], yticks=[])
+    axes[0].set(ylabel="density", ylim=(0, 1.35 * axes[0].get_ylim()[1]))  # with room for the legend
     axes[0].legend(frameon=False, loc="upper left")
 
 
