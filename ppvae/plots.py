@@ -205,7 +205,7 @@ def calibration(ds: xr.Dataset) -> Figure:
         ax.stairs(expected, edges, baseline=None, color="gray", lw=1)
         ax.stairs(count, edges, baseline=None, color="C0", lw=1.5)
         ax.set_title(f"{quantity}\n{_verdict(of_one['p_value'].item(), of_one['direction'].item())}", fontsize=9)
-        ax.set(xlim=(0, 1), ylim=(0, None), xticks=(0, 0.5, 1))
+        ax.set(xlim=(0, 1), ylim=(0, None), xticks=(0, 0.5, 1), xticklabels=("0", "0.5", "1"))
     for ax in grid.flat[num:]:
         ax.remove()
     for ax in grid.flat[num - columns : num]:
