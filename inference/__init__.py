@@ -1,6 +1,7 @@
 """Objectives, training, and measurement of evidence and gap."""
 
 from ppvae.inference.annealed_importance import AIS
+from ppvae.inference.calibration import calibration
 from ppvae.inference.checkpoint import CheckpointError, load, save
 from ppvae.inference.compare import compare
 from ppvae.inference.debiased import JVI, SUMO
@@ -50,6 +51,7 @@ __all__ = [
     "Sandwich",
     "VRMax",
     "WeightObjective",
+    "calibration",
     "compare",
     "elbo",
     "fit",

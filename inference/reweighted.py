@@ -8,12 +8,12 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ppvae.batches import Batch, call, map_batch, num_rows, tensors
-from ppvae.contract import ContractError
+from ppvae.batches import Batch, call, num_rows, tensors
 from ppvae.inference.gradients import Draw
 from ppvae.inference.importance_weighted import IWAE, Weighting, slope
 from ppvae.pair import Pair
-from ppvae.tracing import log_prob_terms, sample_sites
+from ppvae.simulation import simulate
+from ppvae.tracing import log_prob_terms
 
 
 @dataclass(frozen=True)
@@ -78,31 +78,8 @@ def dreamt_log_q(pair: Pair, batch: Batch) -> Tensor:
 
     Arguments of the model that it does not observe (lengths, labels, covariates) are the batch's.
     """
-    with torch.no_grad(), poutine.trace() as tracer:
-        call(poutine.uncondition(pair.model), batch)
-    sites = sample_sites(tracer.trace)
-    observed = {name: site for name, site in sites.items() if site["infer"].get("was_observed", False)}
-    latents = {name: site["value"] for name, site in sites.items() if name not in observed}
+    dreamt, latents = simulate(pair, batch)
     with poutine.trace() as tracer:
-        call(poutine.condition(pair.guide, data=latents), _replaced(batch, observed))
+        call(poutine.condition(pair.guide, data=latents), dreamt)
     total = torch.zeros(num_rows(batch), device=next(iter(tensors(batch).values())).device)
     return sum(log_prob_terms(tracer.trace).values(), start=total)
-
-
-def _replaced(batch: Batch, observed: dict[str, dict]) -> Batch:
-    """The batch with the model's draws in place of what it observes."""
-    drawn = {}
-    for name, site in observed.items():
-        places = [t for t in tensors(batch).values() if _same_memory(t, site["infer"]["obs"])]
-        if not places:
-            raise ContractError(
-                f"model site '{name}': found an observation that is none of the arguments, expected one of them as it "
-                "is (`obs=x`), so that a draw can take its place in the guide; compute it before, or use phase='wake'"
-            )
-        drawn[id(places[0])] = site["value"]
-    return map_batch(lambda t: drawn[id(t)].reshape(t.shape) if id(t) in drawn else t, batch)
-
-
-def _same_memory(a: Tensor, b: Tensor) -> bool:
-    """Whether the two hold the same numbers in the same order, if not the same shape."""
-    return a.data_ptr() == b.data_ptr() and a.numel() == b.numel() and a.is_contiguous() and b.is_contiguous()

@@ -1,6 +1,6 @@
 """ppvae: model/guide pairs on Pyro, and the measure of their posterior gap in nats."""
 
-from ppvae import datasets, models, networks, plots
+from ppvae import datasets, models, networks, pictures, plots
 from ppvae._version import __version__
 from ppvae.arviz_export import to_arviz
 from ppvae.contract import ContractError
@@ -31,6 +31,7 @@ from ppvae.inference import (
     Renyi,
     Sandwich,
     VRMax,
+    calibration,
     compare,
     elbo,
     fit,
@@ -76,6 +77,7 @@ __all__ = [
     "VRMax",
     "Weights",
     "__version__",
+    "calibration",
     "compare",
     "datasets",
     "elbo",
@@ -88,6 +90,7 @@ __all__ = [
     "log_evidence",
     "models",
     "networks",
+    "pictures",
     "plots",
     "save",
     "to_arviz",

@@ -143,10 +143,7 @@ def _groups(pair: Pair, batch: Batch, num_draws: int) -> Groups:
 def _posterior_groups(pair: Pair, batch: Batch, num: int) -> Groups:
     joint = trace_pair(pair, batch, num)
     weights = weights_of(joint)
-    given_latents = config_enumerate(poutine.condition(pair.model, data=weights.latents))
-    complete = infer_discrete(  # draws what the guide lacks from its posterior given what the guide drew
-        lambda: run(given_latents, batch, num), FIRST_ENUMERATION_DIM, strict_enumeration_warning=False
-    )()
+    complete = completed(pair, batch, weights.latents, num)
     observed = sample_sites(joint.model, observed=True)
     latents = _values(complete, sample_sites(complete).keys() - observed.keys(), joint.shape)
     replicate = run(poutine.condition(poutine.uncondition(pair.model), data=latents), batch, num)
@@ -157,6 +154,14 @@ def _posterior_groups(pair: Pair, batch: Batch, num: int) -> Groups:
         "log_likelihood": _arrays({name: densities[name].expand(joint.shape) for name in observed}),
         "posterior_predictive": _arrays(_values(replicate, observed, joint.shape)),
     }
+
+
+def completed(pair: Pair, batch: Batch, latents: dict[str, Tensor], num_particles: int) -> Trace:
+    """The model's trace at what the guide drew; what the guide lacks is drawn from its posterior given that."""
+    given_latents = config_enumerate(poutine.condition(pair.model, data=latents))
+    return infer_discrete(
+        lambda: run(given_latents, batch, num_particles), FIRST_ENUMERATION_DIM, strict_enumeration_warning=False
+    )()
 
 
 def _observed(pair: Pair, batch: Batch) -> tuple[dict[str, np.ndarray], str]:

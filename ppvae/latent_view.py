@@ -124,7 +124,7 @@ class LatentView:
         with given:
             if self.start == "guide":
                 return trace_pair(pair, batch, num_particles)
-            return trace_model(pair, batch, num_particles)
+            return trace_model(pair, batch, num_particles=num_particles)
 
     def _draw(self, pair: Pair, batch: Batch, num_particles: int) -> dict[str, Tensor]:
         trace = run(pair.guide if self.start == "guide" else pair.model, batch, num_particles)

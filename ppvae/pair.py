@@ -8,7 +8,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from ppvae import contract, tracing
-from ppvae.batches import Batch, call, map_batch, num_rows
+from ppvae.batches import Batch, call, map_batch
 from ppvae.weights import Weights, expected_log_weight, sum_terms, weights_of
 
 
@@ -93,9 +93,7 @@ class Pair(nn.Module):
     def latents(self, batch: Batch, num_particles: int = 1) -> dict[str, Tensor]:
         """Draws from the guide: for each of its sites `[K, B, *event]`."""
         contract.at_least_one("num_particles", num_particles)
-        sites = tracing.sample_sites(tracing.run(self.guide, batch, num_particles), observed=False)
-        shape = (num_particles, num_rows(batch))
-        return {name: site["value"].expand(*shape, *site["fn"].event_shape) for name, site in sites.items()}
+        return tracing.draw_latents(self, batch, num_particles)
 
     @torch.no_grad()
     def sample(self, num: int) -> Tensor | dict[str, Tensor]:
@@ -108,15 +106,7 @@ class Pair(nn.Module):
     @torch.no_grad()
     def sample_joint(self, num: int, observed: bool | None = None) -> dict[str, Tensor]:
         """Draws of the model's sites by name, `[num, *event]`: all of them, or only the observed or the latent ones."""
-        contract.at_least_one("num", num)
-        if self.example is None:
-            raise contract.ContractError(
-                f"{type(self).__name__}.example: found None, expected one row of data to know the shapes by; "
-                "call pair.check(data) first"
-            )
-        parameter = next(self.parameters(), torch.empty(0))
-        placed = map_batch(lambda t: t.to(parameter if t.is_floating_point() else parameter.device), self.example)
-        batch = map_batch(lambda t: t.expand(num, *t.shape[1:]), placed)
+        batch = self.examples(num)
         with poutine.trace() as tracer:
             call(poutine.uncondition(self.model), batch)
         sites = tracing.sample_sites(tracer.trace)
@@ -126,6 +116,18 @@ class Pair(nn.Module):
             if observed is None or site["infer"].get("was_observed", False) == observed
         }
 
+    def examples(self, num: int) -> Batch:
+        """A batch of `num` rows, all alike: `example`, where the pair's parameters are and of their precision."""
+        contract.at_least_one("num", num)
+        if self.example is None:
+            raise contract.ContractError(
+                f"{type(self).__name__}.example: found None, expected one row of data to know the shapes by; "
+                "call pair.check(data) first"
+            )
+        parameter = next(self.parameters(), torch.empty(0))
+        placed = map_batch(lambda t: t.to(parameter if t.is_floating_point() else parameter.device), self.example)
+        return map_batch(lambda t: t.expand(num, *t.shape[1:]), placed)
+
     @torch.no_grad()
     def reconstruct(self, batch: Batch, num_particles: int = 1) -> Tensor | dict[str, Tensor]:
         """`E[x' | z]` averaged over `z ~ q(z | x)`: the mean of the likelihood, `[B, *event]`.
@@ -134,19 +136,8 @@ class Pair(nn.Module):
         """
         contract.at_least_one("num_particles", num_particles)
         joint = tracing.trace_pair(self, batch, num_particles)
-        means = {}
-        for name, site in tracing.sample_sites(joint.model, observed=True).items():
-            posterior = joint.log_posterior(name).exp()
-            mean = site["fn"].mean
-            if mean.isnan().any():
-                raise NotImplementedError(
-                    f"{type(self).__name__}.reconstruct: site '{name}' has no mean, as {type(site['fn']).__name__} has "
-                    "none; draw from p(x | z) instead, with pair.latents and pyro.poutine.condition"
-                )
-            event_shape = site["fn"].event_shape
-            weighted = posterior.reshape(*posterior.shape, *(1,) * len(event_shape)) * mean
-            means[name] = weighted.mean(-2 - len(event_shape)).sum_to_size(num_rows(batch), *event_shape)
-        return _only(means)
+        names = tracing.sample_sites(joint.model, observed=True)
+        return _only({name: joint.expected(name).mean(0) for name in names})
 
     def log_prob(self, batch: Any) -> Tensor:
         """Exact `log p(x)`, `[B]`, in nats: here by summing all latents out, where all are discrete or there are none.

@@ -10,8 +10,10 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
+from scipy import stats
 from torch import Tensor
 
+from ppvae.inference.calibration import rank_counts
 from ppvae.inference.evidence import log_evidence
 from ppvae.pair import Pair
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 GRID_POINTS = 80
 NO_GAP = 1e-3  # nats below which a guide counts as exact
+MOST_PANELS = 12
+LEAST_P = 1e-6  # below which a p-value's size says nothing more
 
 
 def images(ax: Axes, x: Tensor, shape: tuple[int, int], columns: int = 6) -> None:
@@ -40,6 +44,16 @@ def images(ax: Axes, x: Tensor, shape: tuple[int, int], columns: int = 6) -> Non
     mosaic = framed.permute(0, 2, 1, 3).reshape(framed.shape[0] * framed.shape[2], -1)
     ax.imshow(1 - mosaic.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     ax.set_axis_off()
+
+
+def label_tiles(ax: Axes, shape: tuple[int, int], columns: Mapping[float, str], rows: Mapping[float, str]) -> None:
+    """Labels at columns and rows of a mosaic of `images`, by their numbers; those between two lie between."""
+    height, width = shape[0] + 2, shape[1] + 2
+    ax.set_axis_on()
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    ax.set_xticks([(column + 0.5) * width - 0.5 for column in columns], labels=list(columns.values()))
+    ax.set_yticks([(row + 0.5) * height - 0.5 for row in rows], labels=list(rows.values()))
 
 
 def points(ax: Axes, x: Tensor, limits: tuple[float, float, float, float]) -> None:
@@ -158,6 +172,54 @@ def gradient_statistics(ds: xr.Dataset, axes: Sequence[Axes] | None = None) -> F
     figure = axes[0].get_figure()
     assert isinstance(figure, Figure)
     return figure
+
+
+def calibration(ds: xr.Dataset) -> Figure:
+    """Histograms of ranks, a panel per quantity; the least uniform first, and of many quantities the first twelve.
+
+    The gray band holds 99% of the counts that uniform ranks would have; the line is what is expected of them.
+
+    Args:
+        ds: from `ppvae.calibration`.
+
+    Example:
+        >>> import ppvae
+        >>> pair = ppvae.models.LinearVAE(num_features=3, num_latents=2)
+        >>> len(calibration(ppvae.calibration(pair, num_simulations=100, progress=False)).axes)
+        3
+    """
+    num = min(MOST_PANELS, ds.sizes["quantity"])
+    worst = ds.isel(quantity=np.argsort(ds["p_value"].values, kind="stable")[:num])
+    columns = min(4, num)
+    rows = -(-num // columns)
+    size = (2.6 * columns, 2.0 * rows + 0.8)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=size, squeeze=False, sharex=True, sharey=True, layout="constrained"
+    )
+    counts, expected = rank_counts(worst["rank"].values, ds.attrs["num_draws"])
+    edges = np.concatenate([[0.0], np.cumsum(expected)]) / ds.sizes["simulation"]
+    low, high = stats.binom.interval(0.99, ds.sizes["simulation"], np.diff(edges))
+    for ax, count, quantity in zip(grid.flat, counts, worst["quantity"].values, strict=False):
+        of_one = worst.sel(quantity=quantity)
+        ax.stairs(high, edges, baseline=low, fill=True, color="gray", alpha=0.25, lw=0)
+        ax.stairs(expected, edges, baseline=None, color="gray", lw=1)
+        ax.stairs(count, edges, baseline=None, color="C0", lw=1.5)
+        ax.set_title(f"{quantity}\n{_verdict(of_one['p_value'].item(), of_one['direction'].item())}", fontsize=9)
+        ax.set(xlim=(0, 1), ylim=(0, None), xticks=(0, 0.5, 1), xticklabels=("0", "0.5", "1"))
+    for ax in grid.flat[num:]:
+        ax.remove()
+    for ax in grid.flat[num - columns : num]:
+        ax.tick_params(labelbottom=True)
+    figure.supxlabel("rank of the truth among draws from the guide / number of draws", fontsize=10)
+    figure.supylabel("simulations", fontsize=10)
+    if num < ds.sizes["quantity"]:
+        figure.suptitle(f"the {num} least uniform of {ds.sizes['quantity']} quantities", fontsize=10)
+    return figure
+
+
+def _verdict(p_value: float, direction: str) -> str:
+    said = f"p = {p_value:.2g}" if p_value >= LEAST_P else f"p < {LEAST_P:g}"
+    return f"{said}, draws {direction}" if direction else said
 
 
 def log_axes(ax: Axes, K: np.ndarray) -> None:

@@ -1,5 +1,7 @@
 """Data simulated from a pair's model, with the latents that made them: an exact draw from their posterior."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def simulate(pair: "Pair", batch: Batch) -> tuple[Batch, dict[str, Tensor]]:
+def simulate(
+    pair: "Pair", batch: Batch, given: Mapping[str, Tensor] = MappingProxyType({})
+) -> tuple[Batch, dict[str, Tensor]]:
     """`(x, z) ~ p(x, z)`: a batch with simulated data in the place of the observed, and its latents.
 
     What the model only reads (lengths, labels, covariates) stays as it is in `batch`.
@@ -27,6 +31,7 @@ def simulate(pair: "Pair", batch: Batch) -> tuple[Batch, dict[str, Tensor]]:
     Args:
         pair: whose model is drawn from.
         batch: B data points, left untouched.
+        given: latents that are not drawn, by site, `[B, *event]`.
 
     Returns:
         A batch like the given one, and the latents by site, `[B, *event]`.
@@ -42,7 +47,7 @@ def simulate(pair: "Pair", batch: Batch) -> tuple[Batch, dict[str, Tensor]]:
         (torch.Size([3, 5]), torch.Size([3, 2]))
     """
     batch = map_batch(lambda t: t.clone(memory_format=torch.contiguous_format), batch)
-    with poutine.trace() as tracer, _Overwriting(batch):
+    with poutine.trace() as tracer, _Overwriting(batch, given):
         call(pair.model, batch)
     sites = sample_sites(tracer.trace, observed=False)
     shape = {name: (num_rows(batch), *site["fn"].event_shape) for name, site in sites.items()}
@@ -52,11 +57,15 @@ def simulate(pair: "Pair", batch: Batch) -> tuple[Batch, dict[str, Tensor]]:
 class _Overwriting(Messenger):
     """Draws what is observed, and writes it over the data, through whatever view of them the model observes."""
 
-    def __init__(self, batch: Batch):
+    def __init__(self, batch: Batch, given: Mapping[str, Tensor]):
         super().__init__()
+        self._given = given
         self._held = {t.untyped_storage().data_ptr() for t in tensors(batch).values()}
 
     def _pyro_sample(self, msg: Message) -> None:
+        if msg["name"] in self._given:
+            msg["value"], msg["done"] = self._given[str(msg["name"])], True
+            return
         if not msg["is_observed"] or site_is_subsample(msg) or (msg["infer"] or {}).get("_deterministic", False):
             return
         fn, value = cast(TorchDistribution, msg["fn"]), cast(Tensor, msg["value"])

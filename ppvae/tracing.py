@@ -3,8 +3,9 @@
 Everything a pair is asked (weights, bounds, reconstructions) is read from the two traces made here.
 """
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pyro
@@ -51,13 +52,30 @@ class Joint:
             result[",".join(tied)] = self._expand(self._eliminate(list(tied)))
         return result
 
-    def log_posterior(self, name: str) -> Tensor:
-        """`log p(c | x, z)` of the summed-out values c on which a model site depends: `[..., K, B]`, a dim for each."""
-        tied = [tied for tied, term in log_prob_terms(self.model).items() if term.dim() > 2]
-        if name not in tied:
-            return log_prob_terms(self.model)[name].new_zeros(self.shape)
+    def log_posterior(self, name: str, without: Container[str] = ()) -> Tensor:
+        """`log p(c | x, z)` of the summed-out values c on which a model site depends: `[..., K, B]`, a dim for each.
+
+        Values of the sites in `without` are taken as unknown: without the observed ones it is `log p(c | z)`.
+        """
+        terms = log_prob_terms(self.model)
+        if terms[name].dim() <= 2:
+            return terms[name].new_zeros(self.shape)
+        tied = [tied for tied, term in terms.items() if term.dim() > 2 and tied not in without]
         log_p = self._expand(self._eliminate(tied, keep=name))
         return log_p - log_p.logsumexp(tuple(range(log_p.dim() - 2)), keepdim=True)
+
+    def expected(self, name: str, without: Container[str] = ()) -> Tensor:
+        """`E[x | z]` of a model site, `[K, B, *event]`; summed-out values are weighed by `log_posterior`."""
+        fn = sample_sites(self.model)[name]["fn"]
+        mean = fn.mean
+        if mean.isnan().any():
+            raise NotImplementedError(
+                f"model site '{name}' has no mean, as {type(fn).__name__} has none; draw from p(x | z) instead, with "
+                "pair.latents and pyro.poutine.condition"
+            )
+        posterior = self.log_posterior(name, without).exp()
+        weighted = posterior.reshape(*posterior.shape, *(1,) * len(fn.event_shape)) * mean
+        return weighted.sum_to_size(*self.shape, *fn.event_shape)
 
     def _eliminate(self, names: list[str], keep: str | None = None) -> Tensor:
         """The log of the summed product of the model's terms `names`; the dims of term `keep` stay."""
@@ -98,10 +116,12 @@ def trace_pair(pair: "Pair", batch: Batch, num_particles: int, *, enumerate_guid
     return Joint(guide_trace, model_trace, (num_particles, num_rows(batch)))
 
 
-def trace_model(pair: "Pair", batch: Batch, num_particles: int = 1) -> Joint:
-    """Runs the model alone, its discrete latents enumerated and the others drawn."""
+def trace_model(
+    pair: "Pair", batch: Batch, latents: Mapping[str, Tensor] = MappingProxyType({}), num_particles: int = 1
+) -> Joint:
+    """Runs the model alone: some latents as given, `[K, B, *event]`, other discrete ones enumerated, the rest drawn."""
     with EnumMessenger(FIRST_ENUMERATION_DIM):
-        model_trace = run(_enumerating(pair.model), batch, num_particles)
+        model_trace = run(_enumerating(poutine.condition(pair.model, data=dict(latents))), batch, num_particles)
     return Joint(Trace(), model_trace, (num_particles, num_rows(batch)))
 
 
@@ -117,6 +137,13 @@ def _enumerating(function: Callable, names: Callable[[str], bool] = lambda name:
         }
 
     return poutine.infer_config(function, config_fn=config)
+
+
+def draw_latents(pair: "Pair", batch: Batch, num_particles: int) -> dict[str, Tensor]:
+    """Draws from the guide by site, `[K, B, *event]`."""
+    sites = sample_sites(run(pair.guide, batch, num_particles), observed=False)
+    shape = (num_particles, num_rows(batch))
+    return {name: site["value"].expand(*shape, *site["fn"].event_shape) for name, site in sites.items()}
 
 
 def run(function: Any, batch: Batch, num_particles: int) -> Trace:

@@ -91,8 +91,6 @@ def refusal(objective, member):
             return f"site '{member.open_kl}': found no closed-form KL.*use kl='auto'"
         case ELBO() if member.tied and (objective.beta != 1 or objective.free_bits):
             return rf"latent sites \['{member.tied}'\]: found tied to the observation.*use beta=1 and free_bits=0"
-        case RWS(phase="sleep") if member.made:
-            return f"model site '{member.made}': found an observation that is none of the arguments.*phase='wake'"
     for site, fn in member.drawn.items():
         where = f"guide site '{site}': found "
         match objective:

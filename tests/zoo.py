@@ -28,7 +28,6 @@ class Member:
         drawn: the distribution of each guide site that has no reparameterised gradient; "Bits" for a vector of coins.
         open_kl: a site without a KL in closed form, if any.
         tied: a guide site that an exact summation ties to the observation, if any.
-        made: an observed site whose data are computed from the arguments, if any.
         exact: log p(x) is known.
         gap: the guide differs from the posterior.
     """
@@ -37,7 +36,6 @@ class Member:
     drawn: dict[str, str] = field(default_factory=dict)
     open_kl: str = ""
     tied: str = ""
-    made: str = ""
     exact: bool = True
     gap: bool = True
 
@@ -117,7 +115,7 @@ ZOO = {
     "counts": Member(on_normal(Counts), {"z": "Poisson"}),
     "pyro functions": Member(functions, exact=False),
     "pyro tutorial": Member(tutorial, exact=False),
-    "deep Markov": Member(deep_markov, made="obs_x_1", exact=False),
+    "deep Markov": Member(deep_markov, exact=False),
     "summed": Member(on_normal(Summed), gap=False),
     "no latents": Member(on_bits(Coins), gap=False),
 }
