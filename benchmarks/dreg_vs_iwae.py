@@ -45,7 +45,9 @@ def main() -> None:
                 device=args.device,
                 progress=False,
             )
-            gap = ppvae.gap(pair, test, num_particles=args.particles, seed=0, progress=False)
+            gap = ppvae.gap(
+                pair, test, ppvae.Effort("iwae", args.particles, num_samples=100, ascent=None), seed=0, progress=False
+            )
             found[gradient] = gap.log_evidence
             print(
                 f"seed {seed} {gradient:<16} log p(x) {found[gradient].mean()}, gap {gap.mean().estimate:.3f}, "

@@ -39,7 +39,9 @@ def main() -> None:
     )
     print(run)
     start = time.perf_counter()
-    gap = ppvae.gap(pair, digits.test[:1000], num_particles=args.particles, num_samples=1000, seed=0)
+    gap = ppvae.gap(
+        pair, digits.test[:1000], ppvae.Effort("iwae", args.particles, num_samples=1000, ascent=None), seed=0
+    )
     evidence, elbo = gap.log_evidence.mean(), gap.elbo.mean()
     print(f"training       {run.seconds:8.1f} s, {1000 * run.seconds / run.steps:.3f} ms per step")
     print(f"measurement    {time.perf_counter() - start:8.1f} s, K = {args.particles}")

@@ -6,16 +6,18 @@ from ppvae.inference.checkpoint import CheckpointError, load, save
 from ppvae.inference.compare import compare
 from ppvae.inference.debiased import JVI, SUMO
 from ppvae.inference.divergence import kl_divergence, separable_sites
+from ppvae.inference.effort import Effort
 from ppvae.inference.em import EMResult, fit_em, fit_streaming_em
 from ppvae.inference.evidence import elbo, log_evidence
 from ppvae.inference.fit import fit
 from ppvae.inference.gap import gap
+from ppvae.inference.gap_report import GapReport
 from ppvae.inference.gradient_statistics import gradient_statistics
 from ppvae.inference.gumbel import GumbelSoftmaxELBO
 from ppvae.inference.importance_weighted import CIWAE, IWAE, MIWAE, PIWAE, VIMCO, WeightObjective
 from ppvae.inference.nonfinite import NonFiniteError
 from ppvae.inference.objectives import ELBO, EnumeratedELBO, LinearWarmup, Objective
-from ppvae.inference.records import Evidence, EvidenceUndefined, Gap, Mean, Measurement, Sandwich
+from ppvae.inference.records import Evidence, EvidenceUndefined, Mean, Measurement, Sandwich
 from ppvae.inference.renyi import CUBO, Renyi, VRMax
 from ppvae.inference.reweighted import RWS
 from ppvae.inference.thermodynamic import TVO
@@ -36,11 +38,12 @@ __all__ = [
     "VIMCO",
     "CheckpointError",
     "EMResult",
+    "Effort",
     "EnumeratedELBO",
     "Evidence",
     "EvidenceUndefined",
     "Fit",
-    "Gap",
+    "GapReport",
     "GumbelSoftmaxELBO",
     "LinearWarmup",
     "Mean",

@@ -32,9 +32,6 @@ SCALE_DRAWS = 64
 COMPILE_EVALUATIONS = 2000
 """From how many on compiling pays, for any pair."""
 
-EFFECTIVE_SHARE = 0.25
-"""Of the chains that must be effective for their estimate to be trusted."""
-
 
 @dataclass(frozen=True)
 class AIS:
@@ -208,7 +205,7 @@ def _record(settings: AIS, log_weight: Tensor, found: dict[str, Tensor]) -> Evid
             "divergences": found["divergences"],
         }
     )
-    return Evidence.of(settings.name, num, result, reliable=ess >= EFFECTIVE_SHARE * num)
+    return Evidence.of(settings.name, num, result)
 
 
 def run_chains(

@@ -11,6 +11,9 @@ from ppvae.contract import at_least_one
 Gradient = Callable[[dict[str, Tensor]], tuple[Tensor, list[Tensor]]]
 """Parameters `[B, ...]` by name -> an unbiased estimate of the bound, `[B]`, and of its gradients."""
 
+COMPILE_AFTER = 1000
+"""Gradients of one shape: most ascents are over by then, and a flow's take some 20 s to compile."""
+
 WINDOW = 50
 """Steps whose mean bound is compared with that of as many before."""
 

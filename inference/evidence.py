@@ -24,7 +24,6 @@ from ppvae.inference.repeated import Repeated
 from ppvae.pair import Pair
 
 METHODS = ("auto", "exact", "iwae", "ais", "bdmc", "best")
-UNRELIABLE_KHAT = 0.7
 
 
 def log_evidence(
@@ -43,7 +42,7 @@ def log_evidence(
     the weights of chains annealed to the posterior ("ais", see `ppvae.AIS`). It is a stochastic *lower* bound: its mean
     falls short of log p(x) by about `std_error^2 / 2`, so models with a poor guide look worse than they are, never
     better. The standard error is the delta method's, `sqrt((K sum w^2 / (sum w)^2 - 1) / (K - 1))`. Neither is to be
-    trusted where the record's `reliable` is false: k-hat > 0.7, or fewer than a quarter of the chains effective. A mode
+    trusted where the record's `reliable` is false: k-hat > 0.7, or chains whose standard error is above 0.5. A mode
     that neither guide nor prior leads to leaves no trace.
 
     - "auto": exact where the pair can; else IWAE, and for the data points whose k-hat is above 0.7 annealed importance
@@ -160,7 +159,7 @@ def _exact(pair: Pair, batch: Batch, progress: bool) -> Evidence:
 def _iwae(pair: Pair, batch: Batch, num_particles: int, progress: bool) -> Evidence:
     measure = partial(streamed.log_mean_weight, Repeated(pair, streamed.log_weights))
     found = finite(over_data(pair, batch, num_particles, measure, "log evidence" if progress else None))
-    return Evidence.of("iwae", num_particles, found, reliable=~(found["khat"] > UNRELIABLE_KHAT))
+    return Evidence.of("iwae", num_particles, found)
 
 
 def _annealed_where_unreliable(pair: Pair, batch: Batch, weighted: Evidence, settings: AIS, progress: bool) -> Evidence:

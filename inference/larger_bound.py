@@ -18,10 +18,11 @@ def larger_bound(candidates: Mapping[str, Halves]) -> Evidence:
     Each half's estimate of p(x) is taken from the method that the *other* half finds largest, and the two are averaged.
     What is chosen does not depend on what is then taken, so the average has the mean p(x), and its log is a stochastic
     lower bound, whichever is chosen. Where the halves agree, as they do where it matters, it is the whole estimate.
+    Largest is the bound less its standard error, that of two good ones the more precise be taken.
     """
     names = list(candidates)
-    estimates = torch.stack([torch.stack([half.estimate for half in candidates[name]]) for name in names])
-    chosen_by_first, chosen_by_second = estimates.argmax(0)
+    low = torch.stack([torch.stack([half.estimate - half.std_error for half in candidates[name]]) for name in names])
+    chosen_by_first, chosen_by_second = low.argmax(0)
     taken = []
     for half, chosen in enumerate((chosen_by_second, chosen_by_first)):
         record = candidates[names[0]][half]
@@ -53,8 +54,6 @@ def joined(first: Evidence, second: Evidence) -> Evidence:
         "acceptance": acceptance.mean(0),
         "divergences": divergences.sum(0),
     }
-    whole = Evidence.of(
-        first.method, first.num_particles + second.num_particles, found, first.reliable & second.reliable
-    )
+    whole = Evidence.of(first.method, first.num_particles + second.num_particles, found)
     methods = [a if a == b else f"{a}, {b}" for a, b in zip(first.methods, second.methods, strict=True)]
     return replace(whole, methods=tuple(methods))

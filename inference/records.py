@@ -7,6 +7,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+MOST_KHAT, MOST_STD_ERROR = 0.7, 0.5
+"""Up to which evidence is to be trusted, from importance weights and from chains."""
+
 
 class EvidenceUndefined(ValueError):  # noqa: N818 (it says what is the case)
     """The pair has no evidence to measure, by its own declaration (`pair.evidence_undefined`)."""
@@ -84,8 +87,6 @@ class Evidence(Measurement):
             `ppvae.inference.pareto.pareto_khat`.
         acceptance: mean acceptance probability of the chains' transitions, `[N]`; NaN where there are none.
         divergences: how many of their transitions diverged, `[N]`; NaN where there are none.
-        reliable: `[N]`: False where neither estimate nor error bar is to be trusted, as k-hat is above 0.7, or fewer
-            than a quarter of the chains are effective.
         methods: how each data point was measured.
         reason: why so, where there was a choice.
         candidates: the other bounds that were measured on the way, by method.
@@ -96,55 +97,54 @@ class Evidence(Measurement):
     khat: Tensor
     acceptance: Tensor
     divergences: Tensor
-    reliable: Tensor
     methods: tuple[str, ...]
     reason: str = ""
     candidates: Mapping[str, "Evidence"] = field(default_factory=dict)
     certificate: "Sandwich | None" = None
 
+    @property
+    def reliable(self) -> Tensor:
+        """Where estimate and error bar are to be trusted, `[N]`: k-hat at most 0.7; of chains, a standard error of at
+        most half a nat."""
+        return torch.where(self.khat.isnan(), self.std_error <= MOST_STD_ERROR, self.khat <= MOST_KHAT)
+
+    def __post_init__(self) -> None:
+        num_bad = int((~self.reliable).sum())
+        warning = (
+            f"unreliable for {num_bad} of {len(self.estimate)} data points (k-hat > {MOST_KHAT}, or of chains a "
+            f"standard error > {MOST_STD_ERROR}): their estimates are likely too low and their standard errors too "
+            "small; take more particles, or AIS with more temperatures, or a better guide"
+        )
+        object.__setattr__(self, "warning", warning if num_bad else "")
+
     @classmethod
-    def of(
-        cls, method: str, num_particles: int, found: Mapping[str, Tensor], reliable: Tensor | None = None
-    ) -> "Evidence":
-        """A record of one method; what was not found is NaN, and without more ado it is reliable."""
+    def of(cls, method: str, num_particles: int, found: Mapping[str, Tensor]) -> "Evidence":
+        """A record of one method; what was not found is NaN."""
         estimate = found["estimate"]
         unknown = torch.full_like(estimate, math.nan)
-        reliable = torch.ones_like(estimate, dtype=torch.bool) if reliable is None else reliable
         return cls(
             estimate=estimate,
             std_error=found["std_error"],
             num_particles=num_particles,
             method=method,
-            warning=_warning(reliable),
             ess=found.get("ess", unknown),
             khat=found.get("khat", unknown),
             acceptance=found.get("acceptance", unknown),
             divergences=found.get("divergences", unknown),
-            reliable=reliable,
             methods=(method,) * len(estimate),
         )
 
     def with_rows(self, at: Tensor, other: "Evidence") -> "Evidence":
         """This record with another's data points where the mask `at` is true; the other has all, or these alone."""
         rows = {}
-        for name in ("estimate", "std_error", "ess", "khat", "acceptance", "divergences", "reliable"):
+        for name in ("estimate", "std_error", "ess", "khat", "acceptance", "divergences"):
             theirs = getattr(other, name)
             rows[name] = getattr(self, name).clone()
             rows[name][at] = theirs[at] if len(theirs) == len(at) else theirs
         methods = list(self.methods)
         for row in at.nonzero().flatten().tolist():
             methods[row] = other.method
-        return replace(self, **rows, methods=tuple(methods), warning=_warning(rows["reliable"]))
-
-
-def _warning(reliable: Tensor) -> str:
-    if reliable.all():
-        return ""
-    return (
-        f"unreliable for {int((~reliable).sum())} of {len(reliable)} data points (k-hat > 0.7, or few effective "
-        "chains): their estimates are likely too low and their standard errors too small; take more particles, or AIS "
-        "with more temperatures, or a better guide"
-    )
+        return replace(self, **rows, methods=tuple(methods))
 
 
 @dataclass(frozen=True)
@@ -162,22 +162,3 @@ class Sandwich:
     lower: Measurement
     upper: Measurement
     width: Measurement
-
-
-@dataclass(frozen=True)
-class Gap:
-    """`log p(x) - ELBO = KL(q(z | x) || p(z | x))`: what the guide costs, per data point, and what it is made of.
-
-    Attributes:
-        log_evidence: the evidence. Where that is a lower bound, so is the gap.
-        elbo: the ELBO.
-        gap: their difference; its standard error joins both.
-    """
-
-    log_evidence: Evidence
-    elbo: Measurement
-    gap: Measurement
-
-    def mean(self) -> Mean:
-        """The mean of the gap over data points."""
-        return self.gap.mean()

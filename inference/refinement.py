@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ppvae.batches import Batch, num_rows, rows
 from ppvae.inference import streamed
-from ppvae.inference.ascent import Ascent, ascend
+from ppvae.inference.ascent import COMPILE_AFTER, Ascent, ascend
 from ppvae.inference.chunks import over_data, to_pair
 from ppvae.inference.local_guide import LocalGuide
 from ppvae.inference.objectives import ELBO, EnumeratedELBO, Objective
@@ -49,7 +49,7 @@ def refine(pair: Pair, batch: Batch, settings: Ascent, restarts: int, progress: 
     samples, the ELBO never falls below the amortised one but for noise.
     """
     local = LocalGuide(pair, to_pair(rows(batch, slice(2)), pair))
-    gradient = Repeated(local, partial(_gradient, _objective(local, batch, settings.num_particles)))
+    gradient = Repeated(local, partial(_gradient, _objective(local, batch, settings.num_particles)), COMPILE_AFTER)
     values = Repeated(local, streamed.expected_log_weights)
 
     def one_step(index: Any, num_particles: int, at_once: int) -> dict[str, Tensor]:

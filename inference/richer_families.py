@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ppvae.batches import Batch, num_rows, rows
-from ppvae.inference.ascent import Ascent, ascend
+from ppvae.inference.ascent import COMPILE_AFTER, Ascent, ascend
 from ppvae.inference.chunks import over_data, sizes, to_pair
 from ppvae.inference.records import Measurement
 from ppvae.inference.refinement import SELECTION_SAMPLES, Refined, like
@@ -20,9 +20,6 @@ from ppvae.inference.repeated import Repeated
 from ppvae.inference.transport import Affine, Composition, Coupling, Parameters, SinhArcsinh, Transport
 from ppvae.latent_view import LatentView
 from ppvae.pair import Pair
-
-COMPILE_AFTER = 1000
-"""Gradients; a flow's take some 20 s to compile, and become little faster."""
 
 NUM_COUPLINGS = 4
 NETWORK_RATE = 0.1

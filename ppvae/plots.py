@@ -18,7 +18,7 @@ from ppvae.inference.evidence import log_evidence
 from ppvae.pair import Pair
 
 if TYPE_CHECKING:
-    from ppvae.inference.records import Gap
+    from ppvae.inference.gap_report import GapReport
 
 GRID_POINTS = 80
 NO_GAP = 1e-3  # nats below which a guide counts as exact
@@ -86,7 +86,7 @@ def _square(ax: Axes, limits: tuple[float, float, float, float]) -> None:
     ax.set_box_aspect(1)
 
 
-def bounds(ax: Axes, gaps: Mapping[str, "Gap"]) -> None:
+def bounds(ax: Axes, gaps: Mapping[str, "GapReport"]) -> None:
     """Evidence (a dot) and ELBO (a bar) of each pair, joined by the gap, with standard errors over data points.
 
     Args:
@@ -104,7 +104,7 @@ def bounds(ax: Axes, gaps: Mapping[str, "Gap"]) -> None:
     ax.margins(x=0.12)
 
 
-def gap_distribution(ax: Axes, gaps: Mapping[str, "Gap"]) -> None:
+def gap_distribution(ax: Axes, gaps: Mapping[str, "GapReport"]) -> None:
     """Histograms of the gap over data points, for each pair whose guide leaves one; the outermost bins hold the rest.
 
     Args:
@@ -237,3 +237,61 @@ def _reference_slopes(ax: Axes, K: np.ndarray, snr: np.ndarray) -> None:
     start = np.nanmedian(np.where(snr > 0, snr, np.nan)[:, 0])
     for slope in (0.5, -0.5):
         ax.plot(K, start * (K / K[0]) ** slope, ":", color="gray", lw=1, zorder=0)
+
+
+def ledger(report: "GapReport") -> Figure:
+    """The way from log p(x) down to the ELBO: each step's mean with its standard error, and its spread over the data.
+
+    Args:
+        report: from `ppvae.gap`.
+
+    Example:
+        >>> import ppvae
+        >>> pair = ppvae.models.LinearVAE(num_features=5, num_latents=2).fit_guide()
+        >>> len(ledger(ppvae.gap(pair, pair.sample(20), "quick", progress=False)).axes)
+        2
+    """
+    names = [("correlation_gap", "shape_gap", "remaining_gap"), ("training_gap", "capacity_gap")]
+    wholes = ("approximation_gap", "amortization_gap")
+    lines = report.lines()
+    steps = [n for parts, whole in zip(names, wholes, strict=True) for n in (parts if parts[-1] in lines else [whole])]
+    steps = [name for name in steps if name in lines] or ["gap"]
+    of_family = {*names[0], wholes[0]}
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 0.55 * len(steps) + 2), sharey=True, layout="constrained")
+    level = report.log_evidence.mean().estimate
+    left.axvline(level, color="gray", lw=1, ls=":")
+    for row, name in enumerate(steps, start=1):
+        mean = lines[name].mean()
+        left.barh(row, -mean.estimate, left=level, color="C0" if name in of_family else "C1", height=0.6, alpha=0.8)
+        level -= mean.estimate
+        left.errorbar(level, row, xerr=mean.std_error, color="black", capsize=3, lw=1)
+        left.annotate(
+            f" {mean.estimate:.2f}", (level, row), (-8, 0), textcoords="offset points", ha="right", va="center"
+        )
+        right.boxplot(
+            lines[name].estimate.numpy(), positions=[row], orientation="horizontal", widths=0.5, flierprops={"ms": 2}
+        )
+    ends = {0: ("log_evidence", "log p(x)"), len(steps) + 1: ("elbo", "ELBO")}
+    for row, (name, _) in ends.items():
+        mean = lines[name].mean()
+        left.errorbar(mean.estimate, row, xerr=mean.std_error, fmt="o", color="black", capsize=3)
+    labels = [LINE_LABELS[name] for name in steps]
+    left.set_yticks(range(len(steps) + 2), ["log p(x)", *labels, "ELBO"])
+    left.invert_yaxis()
+    left.set(xlabel="nats per data point", title=report.pair)
+    left.margins(x=0.15)
+    right.axvline(0, color="gray", lw=1, ls=":")
+    right.set(xlabel="nats, over data points", title="each data point")
+    return figure
+
+
+LINE_LABELS = {
+    "gap": "gap",
+    "approximation_gap": "family",
+    "correlation_gap": "family: correlation",
+    "shape_gap": "family: shape",
+    "remaining_gap": "family: beyond",
+    "amortization_gap": "amortisation",
+    "training_gap": "amortisation: training",
+    "capacity_gap": "amortisation: beyond",
+}

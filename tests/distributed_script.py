@@ -159,7 +159,7 @@ def measure(folder):
     if SIZE > 1 and not torch.distributed.is_initialized():
         torch.distributed.init_process_group("gloo")
     bound = ppvae.log_evidence(linear, x, "iwae", num_particles=500, seed=0, progress=False)
-    gap = ppvae.gap(linear, x[:2], seed=0, progress=False)
+    gap = ppvae.gap(linear, x[:2], "quick", seed=0, progress=False)
     statistics = ppvae.gradient_statistics(
         linear, x, [ppvae.ELBO(kl="monte_carlo")], [2, 4], repeats=33, progress=False
     )

@@ -11,6 +11,7 @@ from torch import nn
 
 from ppvae import Pair
 from ppvae.inference import chunks
+from ppvae.inference.effort import Effort
 from ppvae.inference.evidence import elbo, log_evidence
 from ppvae.inference.gap import gap
 from ppvae.inference.pareto import pareto_khat, tail_size
@@ -188,7 +189,7 @@ def test_elbo_and_its_standard_error_are_right(assert_calibrated):
 @pytest.mark.parametrize("method", ["exact", "iwae"])
 def test_gap_is_the_closed_form(method, assert_calibrated):
     pair, x = linear(), torch.randn(500, 4)
-    found = gap(pair, x, method, num_particles=1000, num_samples=200, seed=0)
+    found = gap(pair, x, Effort(method, 1000, num_samples=200, ascent=None), seed=0)
     torch.testing.assert_close(found.gap.estimate, found.log_evidence.estimate - found.elbo.estimate)
     torch.testing.assert_close(found.gap.std_error**2, found.log_evidence.std_error**2 + found.elbo.std_error**2)
     assert closed_form_gap(pair) > 10 * found.mean().monte_carlo_error
@@ -199,7 +200,7 @@ def test_gap_is_the_closed_form(method, assert_calibrated):
 
 def test_discrete_sites_of_the_guide_are_summed_exactly():
     pair, x = Mixture(), torch.bernoulli(torch.full((9, 3), 0.5))
-    found = gap(pair, x, num_samples=2)
+    found = gap(pair, x, Effort("exact", num_samples=2, ascent=None))
     likelihood = dist.Bernoulli(logits=pair.logits).to_event(1).log_prob(x.unsqueeze(1))
     posterior = dist.Categorical(logits=likelihood + torch.tensor([0.3, 0.7]).log())
     exact = torch.distributions.kl_divergence(dist.Categorical(logits=pair.encoder(x)), posterior)
@@ -246,7 +247,7 @@ def test_heavy_tails_are_announced():
 
 def test_an_exact_guide_is_not_warned_of():
     pair, x = LinearVAE(num_features=4, num_latents=2, guide="exact").float(), torch.randn(50, 4, dtype=torch.float32)
-    found = gap(pair, x, "iwae")
+    found = gap(pair, x, Effort("iwae", 1000, ascent=None))
     assert found.gap.warning == ""
     assert (found.gap.estimate.abs() < 1e-5).all()
     torch.testing.assert_close(found.log_evidence.ess, torch.full((50,), 1000.0), rtol=1e-6, atol=0)
@@ -321,10 +322,13 @@ def test_batches_may_be_dicts_and_rows_keep_their_order(small_chunks):
 def test_a_seed_reproduces_and_leaves_the_callers_generator():
     pair, x = linear(NoClosedForm), torch.randn(5, 4)
     state = torch.get_rng_state()
-    first, second = (gap(pair, x, num_particles=50, seed=3).gap.estimate for _ in range(2))
+    first, second = (gap(pair, x, Effort("iwae", 50, ascent=None), seed=3).gap.estimate for _ in range(2))
     assert torch.equal(first, second)
     assert torch.equal(torch.get_rng_state(), state)
-    assert not torch.equal(gap(pair, x, num_particles=50).gap.estimate, gap(pair, x, num_particles=50).gap.estimate)
+    assert not torch.equal(
+        gap(pair, x, Effort("iwae", 50, ascent=None)).gap.estimate,
+        gap(pair, x, Effort("iwae", 50, ascent=None)).gap.estimate,
+    )
 
 
 def test_measures_in_eval_mode_without_gradients_and_restores_all():
@@ -371,7 +375,7 @@ def test_exact_evidence_is_refused_where_there_is_none():
     [
         (lambda pair, x: log_evidence(pair, x, num_particles=0), "num_particles: found 0, expected at least 1"),
         (lambda pair, x: elbo(pair, x, num_samples=0), "num_samples: found 0, expected at least 1"),
-        (lambda pair, x: gap(pair, x, num_samples=-1), "num_samples: found -1, expected at least 1"),
+        (lambda pair, x: gap(pair, x, Effort(num_samples=-1)), "num_samples: found -1, expected at least 1"),
         (lambda pair, x: log_evidence(pair, x, "magic"), "method: found 'magic', expected one of"),
         (lambda pair, x: log_evidence(pair, x[:0]), "found 0 data points"),
         (lambda pair, x: elbo(pair, x.index_fill(0, torch.tensor(2), math.nan)), r"found nan at index \(2, 0\)"),

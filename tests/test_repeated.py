@@ -11,6 +11,8 @@ import ppvae
 from ppvae.inference import chunks, repeated
 from ppvae.models import VAE, GaussianMixture
 
+EFFORT = ppvae.Effort("iwae", 2000, num_samples=2000, ascent=None)
+
 
 @pytest.fixture
 def compile_soon(monkeypatch):
@@ -34,10 +36,10 @@ class Programs:
 def test_same_noise_same_measurement(monkeypatch):
     monkeypatch.setattr(chunks, "CPU_ELEMENTS", 200_000)
     pair, x = VAE.mlp(6, 2, [8]), torch.randn(60, 6).gt(0).float()
-    by_pyro = ppvae.gap(pair, x, num_particles=2000, num_samples=2000, seed=0, progress=False)
+    by_pyro = ppvae.gap(pair, x, EFFORT, seed=0, progress=False)
     monkeypatch.setattr(repeated, "COMPILE_AFTER", 2)
     programs = Programs(monkeypatch)
-    found = ppvae.gap(pair, x, num_particles=2000, num_samples=2000, seed=0, progress=False)
+    found = ppvae.gap(pair, x, EFFORT, seed=0, progress=False)
     assert programs.made >= 2
     for name in ("log_evidence", "elbo"):
         for field in ("estimate", "std_error"):
