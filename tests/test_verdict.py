@@ -1,0 +1,21 @@
+"""Pairs broken on purpose, in one way each: the verdict names it."""
+
+import pytest
+from broken_pairs import BROKEN
+
+import ppvae
+from ppvae import AIS, Effort
+from ppvae.inference.ascent import Ascent
+from ppvae.inference.verdict import causes
+
+EFFORT = Effort("auto", 1000, (AIS(num_temperatures=100),), 200, Ascent(max_steps=600), restarts=0)
+
+
+@pytest.mark.parametrize("make", BROKEN)
+def test_the_cause_is_named(make):
+    pair, (train, test) = make()
+    report = ppvae.gap(pair, test, EFFORT, train=train, seed=0, progress=False)
+    found = causes(report)
+    assert found[0].name == BROKEN[make], [(cause.name, cause.nats) for cause in found]
+    assert f"The main cause is {BROKEN[make]} (" in report.verdict()
+    assert f"- {BROKEN[make]}: {found[0].says} {found[0].remedy}" in report.verdict()
