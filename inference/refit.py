@@ -31,7 +31,8 @@ def refitted(
     Parameters that the guide shares with the model stay as they are. Yields what is to be said of it: nothing, that
     the bound was still rising, or that the guide has nothing of its own to train.
     """
-    two = to_pair(rows(as_batch(train), slice(2)), pair)
+    two = rows(as_batch(train), slice(2))
+    two = to_pair(as_batch(transform(two)) if transform else two, pair)
     own = guide_parameters(pair, two)
     state = {name: t.clone() for name, t in pair.state_dict().items()}
     frozen = [p for p in pair.parameters() if p.requires_grad and not any(p is q for q in own)]
