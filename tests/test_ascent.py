@@ -42,7 +42,7 @@ def test_without_noise_the_optimum_is_reached():
 
 @pytest.mark.parametrize("noise", [0.1, 1.0])
 def test_with_noise_it_is_reached_within_what_noise_leaves(noise):
-    """Adam's steps are `lr (noise - error) / sd(noise)`: near the optimum the error's variance tends to `lr sd(noise) / 2`.
+    """Adam's steps are `lr (noise - error) / sd(noise)`: the error's variance tends to `lr sd(noise) / 2`.
 
     The last window, of which the mean is taken, begins at that of a third of the rate, and is at a ninth.
     """
