@@ -57,7 +57,7 @@ def identical(a, b):
         return isinstance(b, tuple) and len(a) == len(b) and all(map(identical, a, b))
     if hasattr(a, "__dataclass_fields__"):
         return type(a) is type(b) and identical(vars(a), vars(b))
-    return type(a) is type(b) and (a == b or a != a and b != b)
+    return type(a) is type(b) and (a == b or (a != a and b != b))
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_a_record_of_other_fields_is_refused(path):
 
     Versioned.__name__ = "Leaf"
     write_record(Versioned(torch.ones(1)), path)
-    with pytest.raises(CheckpointError, match="found a Leaf of another version of ppvae: .* argument 'added'"):
+    with pytest.raises(CheckpointError, match=r"found a Leaf of another version of ppvae: .* argument 'added'"):
         read_record(path, [Leaf])
 
 
