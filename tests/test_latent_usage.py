@@ -128,7 +128,7 @@ def test_the_kls_are_what_the_elbo_pays(assert_mean):
 
 
 def test_mutual_information_is_that_of_channels(assert_mean):
-    """`I(x; z) = log det(W'W / sigma^2 + I) / 2` when q is the posterior and x is the model's own; over ten data sets."""
+    """`I(x; z) = log det(W'W / sigma^2 + I) / 2` with q the posterior and x the model's own; over ten data sets."""
     pair = LinearVAE(4, 2, guide="exact")
     with torch.no_grad():
         pair.weight.mul_(0.6)

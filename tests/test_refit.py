@@ -179,9 +179,14 @@ def test_an_exception_leaves_nothing(training):
     pair.train(training)
     pair.encoder[1].train()  # a mode of its own
     before = everything(pair)
-    with pytest.raises(RuntimeError, match="by the caller"), refit(pair, x, steps=5):
-        assert changed(pair, before)
-        raise RuntimeError("by the caller")
+
+    def fail():
+        with refit(pair, x, steps=5):
+            assert changed(pair, before)
+            raise RuntimeError("by the caller")
+
+    with pytest.raises(RuntimeError, match="by the caller"):
+        fail()
     assert_same(everything(pair), before)
 
 
