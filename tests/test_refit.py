@@ -120,7 +120,7 @@ def test_other_pairs_guides_are_refitted_too(name):
     own = guide_parameters(pair, batch)
     before = everything(pair)
     start = ppvae.elbo(pair, batch, 500, seed=0, progress=False).mean()
-    with refit(pair, batch, steps=100):
+    with refit(pair, batch, steps=300):
         end = ppvae.elbo(pair, batch, 500, seed=0, progress=False).mean()
         assert end.estimate - start.estimate > 4 * (end.monte_carlo_error**2 + start.monte_carlo_error**2) ** 0.5
         moved = changed(pair, before) - {each for each, _ in pair.named_buffers()}
