@@ -54,19 +54,21 @@ def latent_usage(pair: Pair, batch: Batch, num_samples: int, progress: bool) -> 
 
     def measure(points: Batch, num_draws: int, at_once: int) -> dict[str, Tensor]:
         terms: dict[str, list[Tensor]] = {}
-        means: dict[str, Tensor] = {}
+        sums: dict[str, Tensor] = {}  # of z and its square
         for size in sizes(num_draws, at_once):
             weights = pair.log_weights(points, size)
             for name, log_q in weights.log_q_sites.items():
                 if name in weights.log_p_sites:
                     terms.setdefault(name, []).append((log_q - weights.log_p_sites[name]).double())
                     z = weights.latents[name].double()
-                    means[name] = means.get(name, 0) + z.reshape(*z.shape[:2], -1).sum(0) / num_draws
+                    z = z.reshape(*z.shape[:2], -1)
+                    sums[name] = sums.get(name, 0) + torch.stack([z, z.square()]).sum(1)
         found: dict[str, Tensor] = {}
         for name, pieces in terms.items():
             kl = torch.cat(pieces)
-            error = (kl.var(0, correction=0) / max(1, num_draws - 1)).sqrt()
-            found |= {f"{name}/kl": kl.mean(0), f"{name}/error": error, f"{name}/z": means[name]}
+            mean, square = sums[name] / num_draws
+            found |= {f"{name}/kl": kl.mean(0), f"{name}/error": (kl.var(0, correction=0) / (num_draws - 1)).sqrt()}
+            found |= {f"{name}/z": mean, f"{name}/noise": (square - mean.square()) / (num_draws - 1)}
         return found
 
     found = over_data(pair, batch, num_samples, measure, "latents" if progress else None)
@@ -78,11 +80,18 @@ def latent_usage(pair: Pair, batch: Batch, num_samples: int, progress: bool) -> 
             kl=Measurement(found[f"{name}/kl"], found[f"{name}/error"], num_samples, f"kl of {name}"),
             mutual_information=information[name],
             most_information=math.log(most),
-            active_units=int((found[f"{name}/z"].var(0) > ACTIVE_VARIANCE).sum()) if num_rows(batch) > 1 else 0,
+            active_units=_active_units(found[f"{name}/z"], found[f"{name}/noise"]),
             num_units=found[f"{name}/z"].shape[1],
         )
         for name in names
     }
+
+
+def _active_units(means: Tensor, noise: Tensor) -> int:
+    """Of estimated posterior means, `[N, D]`, each with the variance `noise`, which is no part of theirs."""
+    if len(means) < 2:
+        return 0
+    return int((means.var(0) - noise.mean(0) > ACTIVE_VARIANCE).sum())
 
 
 def _mutual_information(pair: Pair, batch: Batch) -> dict[str, float]:

@@ -4,6 +4,8 @@ The parameters travel with the data, as further entries of the batch. So the pai
 like any other: it is trained, measured and annealed from by the same code.
 """
 
+from contextlib import suppress
+from inspect import signature
 from typing import Any
 
 import torch
@@ -24,9 +26,11 @@ LEFT_OUT = {
     "probs": "logits",
     "covariance_matrix": "scale_tril",
     "precision_matrix": "scale_tril",
-    "log_density": "v",  # pyro's Delta: no part of its family
+    "log_density": "v",  # Pyro's Delta: no part of its family
+    "low": "high",  # Uniform's ends bound each other
+    "high": "low",
 }
-"""Arguments that are not moved where there is another: that says the same, and is easier to move."""
+"""Arguments that are not moved where there is another: mostly it says the same, and is easier to move."""
 
 
 class LocalGuide(Pair):
@@ -155,13 +159,11 @@ def _rebuilt(fn: Any, change: Any) -> Any:
         return _rebuilt(fn.base_dist, change).mask(fn._mask)
     if type(fn) is TransformedDistribution:
         return TransformedDistribution(_rebuilt(fn.base_dist, change), fn.transforms)
-    arguments = {}
-    for name, constraint in fn.arg_constraints.items():
-        if LEFT_OUT.get(name) in fn.arg_constraints:
-            continue
-        value = getattr(fn, name)
-        try:
-            arguments[name] = change(name, value, transform_to(constraint))
-        except NotImplementedError:  # no bijection from the reals: a count, say
-            arguments[name] = value
-    return type(fn)(**arguments, validate_args=False) if arguments else fn
+    named = [name for name in fn.arg_constraints if LEFT_OUT.get(name) not in fn.arg_constraints]
+    further = [name for name in signature(type(fn)).parameters if name not in fn.arg_constraints and hasattr(fn, name)]
+    arguments = {name: getattr(fn, name) for name in named + further}  # a temperature is of the further ones
+    moved = {}
+    for name in named:
+        with suppress(NotImplementedError):  # no bijection from the reals: a count, say
+            moved[name] = change(name, arguments[name], transform_to(fn.arg_constraints[name]))
+    return type(fn)(**arguments | moved, validate_args=False) if moved else fn

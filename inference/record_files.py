@@ -29,13 +29,17 @@ def read_record(path: str | Path, kinds: Collection[type]) -> Any:
     expected = next(iter(by_name))
     if written.get("kind") != expected:
         raise CheckpointError(f"{path}: found {written.get('kind', 'no record')}, expected a {expected}")
-    return _read(written, tensors, by_name)
+    try:
+        return _read(written, tensors, by_name)
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: found a {expected} of another version of ppvae: {error}") from error
 
 
 def _written(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
-        tensors[path] = value
-        return {"tensor": path}
+        name = f"{len(tensors)} {path}"  # as paths alone may coincide: names in mappings may have dots
+        tensors[name] = value
+        return {"tensor": name}
     if dataclasses.is_dataclass(value):
         fields = {
             f.name: _written(getattr(value, f.name), f"{path}.{f.name}", tensors) for f in dataclasses.fields(value)
@@ -44,7 +48,7 @@ def _written(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Mapping):
         return {"mapping": {name: _written(each, f"{path}.{name}", tensors) for name, each in value.items()}}
     if isinstance(value, tuple):
-        return {"tuple": list(value)}
+        return {"tuple": [_written(each, path, tensors) for each in value]}
     return value
 
 
@@ -57,4 +61,4 @@ def _read(written: Any, tensors: dict[str, Tensor], kinds: Mapping[str, type]) -
         return kinds[written["kind"]](**{name: _read(v, tensors, kinds) for name, v in written["fields"].items()})
     if "mapping" in written:
         return {name: _read(each, tensors, kinds) for name, each in written["mapping"].items()}
-    return tuple(written["tuple"])
+    return tuple(_read(each, tensors, kinds) for each in written["tuple"])

@@ -50,7 +50,8 @@ def refine(pair: Pair, batch: Batch, settings: Ascent, restarts: int, progress: 
     """
     local = LocalGuide(pair, to_pair(rows(batch, slice(2)), pair))
     if not local.shapes:
-        return Refined(local, batch, torch.zeros(num_rows(batch), dtype=torch.bool), 1.0, local.fixed)
+        nowhere = torch.zeros(num_rows(batch), dtype=torch.bool)
+        return Refined(local, local.joined(batch, {}), nowhere, 1.0, local.fixed)
     gradient = Repeated(local, partial(_gradient, _objective(local, batch, settings.num_particles)), COMPILE_AFTER)
     values = Repeated(local, streamed.expected_log_weights)
 

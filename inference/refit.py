@@ -1,5 +1,6 @@
 """The guide trained further while the model is frozen: how much of the gap is unfinished training."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.batches import Batch, as_batch, rows
-from ppvae.inference.chunks import to_pair
+from ppvae.inference.chunks import evaluating, to_pair
 from ppvae.inference.fit import fit
 from ppvae.inference.isolation import mode
 from ppvae.inference.objectives import ELBO
@@ -32,31 +33,33 @@ def refitted(
     the bound was still rising, or that the guide has nothing of its own to train.
     """
     two = rows(as_batch(train), slice(2))
-    two = to_pair(as_batch(transform(two)) if transform else two, pair)
-    own = guide_parameters(pair, two)
-    state = {name: t.clone() for name, t in pair.state_dict().items()}
-    frozen = [p for p in pair.parameters() if p.requires_grad and not any(p is q for q in own)]
+    with evaluating(pair, seed):
+        two = to_pair(as_batch(transform(two)) if transform else two, pair)
+        own = guide_parameters(pair, two)
+        num_particles = 2 if _has_scores(pair, two) else 1
     if not own:
         yield "undefined: the guide has no parameters of its own"
         return
+    state = {name: t.clone() for name, t in pair.state_dict().items()}
+    frozen = [p for p in pair.parameters() if p.requires_grad and not _among(p, own)]
     try:
         for p in frozen:
             p.requires_grad_(False)
-        run = fit(
-            pair,
-            train,
-            ELBO(num_particles=2 if _has_scores(pair, two) else 1),
-            steps=steps,
-            lr=LR,
-            schedule=lambda done: 1 - done,
-            transform=transform,
-            seed=seed,
-            progress=progress,
-        )
-        bounds = torch.as_tensor(run.history["bound_per_step"])
-        before, last = bounds.chunk(4)[-2:]
-        noise = (before.var() / len(before) + last.var() / len(last)).sqrt()
-        rising = last.mean() - before.mean() > RISING * noise
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".* was not registered in the param store")  # Pyro's, of what is frozen
+            run = fit(
+                pair,
+                train,
+                ELBO(num_particles),
+                steps=steps,
+                lr=LR,
+                schedule=lambda done: 1 - done,
+                transform=transform,
+                seed=seed,
+                progress=progress,
+            )
+        pair.load_state_dict({name: state[name] for name in _buffers_beside(frozen, pair)}, strict=False)
+        rising = _is_rising(torch.as_tensor(run.history["bound_per_step"]))
         yield f"still rising after {steps} steps, so that more training would gain more" if rising else ""
     finally:
         for p in frozen:
@@ -70,9 +73,10 @@ def guide_parameters(pair: Pair, batch: Batch) -> list[nn.Parameter]:
     with mode(pair, training=False), torch.enable_grad():
         latents = {name: z.detach() for name, z in draw_latents(pair, batch, 1).items()}
         of_model = sum_terms(trace_model(pair, batch, latents).log_p_terms()).sum()
-        log_q = [term.sum() for term in trace_pair(pair, batch, 1).log_q_terms().values()]
-    in_model = _reached(of_model, learnt)
-    in_guide = _reached(torch.stack(log_q).sum(), learnt) if log_q else [False] * len(learnt)
+        of_guide = of_model.new_zeros(())
+        for term in trace_pair(pair, batch, 1).log_q_terms().values():
+            of_guide = of_guide + term.sum()
+    in_model, in_guide = _reached(of_model, learnt), _reached(of_guide, learnt)
     return [p for p, guide, model in zip(learnt, in_guide, in_model, strict=True) if guide and not model]
 
 
@@ -80,6 +84,27 @@ def _reached(total: Tensor, parameters: Sequence[Tensor]) -> list[bool]:
     if not (total.requires_grad and parameters):
         return [False] * len(parameters)
     return [g is not None for g in torch.autograd.grad(total, parameters, allow_unused=True)]
+
+
+def _among(parameter: Tensor, parameters: Sequence[Tensor]) -> bool:
+    return any(parameter is each for each in parameters)
+
+
+def _buffers_beside(parameters: Sequence[Tensor], pair: Pair) -> Iterator[str]:
+    """The names of buffers in the modules that hold some of the parameters: running statistics, say."""
+    for prefix, module in pair.named_modules():
+        if any(_among(p, parameters) for p in module.parameters(recurse=False)):
+            yield from (name for name, _ in module.named_buffers(prefix, recurse=False) if name in pair.state_dict())
+
+
+def _is_rising(bounds: Tensor) -> bool:
+    """Whether the last quarter of the steps exceeds the one before by more than noise."""
+    quarter = len(bounds) // 4
+    if quarter < 2:
+        return False
+    before, last = bounds[-2 * quarter :].chunk(2)
+    noise = ((before.var() + last.var()) / quarter).sqrt()
+    return bool(last.mean() - before.mean() > RISING * noise)
 
 
 def _has_scores(pair: Pair, batch: Batch) -> bool:

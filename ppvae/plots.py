@@ -251,7 +251,7 @@ def ledger(report: "GapReport") -> Figure:
         >>> len(ledger(ppvae.gap(pair, pair.sample(20), "quick", progress=False)).axes)
         2
     """
-    names = [("correlation_gap", "shape_gap", "remaining_gap"), ("training_gap", "capacity_gap")]
+    names = [("correlation_gap", "shape_gap", "remaining_gap"), ("capacity_gap", "training_gap")]
     wholes = ("approximation_gap", "amortization_gap")
     lines = report.lines()
     steps = [n for parts, whole in zip(names, wholes, strict=True) for n in (parts if parts[-1] in lines else [whole])]
