@@ -2,6 +2,7 @@
 
 from ppvae.models.autoencoder import Autoencoder
 from ppvae.models.conditionals import DiagonalNormal, FullNormal
+from ppvae.models.flows import CouplingFlow
 from ppvae.models.gaussian_mixture import GaussianMixture
 from ppvae.models.likelihoods import Bernoulli, Gaussian, Likelihood
 from ppvae.models.linear_vae import LinearVAE
@@ -14,6 +15,7 @@ __all__ = [
     "Autoencoder",
     "Bernoulli",
     "ConditionallyIndependent",
+    "CouplingFlow",
     "DiagonalNormal",
     "FullNormal",
     "Gaussian",

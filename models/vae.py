@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.models.conditionals import DiagonalNormal, FullNormal
+from ppvae.models.flows import CouplingFlow
 from ppvae.models.likelihoods import Bernoulli, Gaussian, Likelihood, mlp_likelihood
 from ppvae.models.priors import StandardNormal
 from ppvae.networks import convolutional_decoder, convolutional_encoder, mlp
@@ -56,7 +57,7 @@ class VAE(Pair):
             num_latents: size of z.
             hidden: sizes of the encoder's hidden layers; the decoder's are the same, reversed.
             likelihood: "bernoulli", "gaussian" (one learnt sigma) or "heteroscedastic" (sigma(z), a network).
-            posterior: "diagonal" or "full" covariance.
+            posterior: "diagonal" or "full" covariance, or "flow".
             activation: of the hidden layers.
 
         Raises:
@@ -66,7 +67,7 @@ class VAE(Pair):
         return cls(
             StandardNormal(num_latents),
             mlp_likelihood(likelihood, num_latents, hidden[::-1], num_features, activation),
-            gaussian_posterior(posterior, encoder, num_latents),
+            posterior_family(posterior, encoder, num_latents),
         )
 
     @classmethod
@@ -85,7 +86,7 @@ class VAE(Pair):
             num_latents: size of z.
             channels: of the encoder's convolutions; the decoder's are the same, reversed.
             likelihood: "bernoulli" or "gaussian" (one learnt sigma).
-            posterior: "diagonal" or "full" covariance.
+            posterior: "diagonal" or "full" covariance, or "flow".
         """
         encoder = convolutional_encoder(shape, channels, num_posterior_outputs(posterior, num_latents))
         decoder = convolutional_decoder(num_latents, channels[::-1], shape)
@@ -94,7 +95,7 @@ class VAE(Pair):
         part: Likelihood = (
             Bernoulli(decoder, event_dim=3) if likelihood == "bernoulli" else Gaussian(decoder, event_dim=3)
         )
-        return cls(StandardNormal(num_latents), part, gaussian_posterior(posterior, encoder, num_latents))
+        return cls(StandardNormal(num_latents), part, posterior_family(posterior, encoder, num_latents))
 
     def model(self, x: Tensor) -> None:
         with pyro.plate("data", x.shape[0], dim=-1):
@@ -112,14 +113,16 @@ class VAE(Pair):
 
 
 def num_posterior_outputs(posterior: str, num_latents: int) -> int:
-    """The size of an encoder's output for a posterior family, "diagonal" or "full"."""
+    """The size of an encoder's output for a posterior family, "diagonal", "full" or "flow"."""
     return FullNormal.num_outputs(num_latents) if posterior == "full" else 2 * num_latents
 
 
-def gaussian_posterior(posterior: str, encoder: nn.Module, num_latents: int) -> nn.Module:
-    """The Gaussian posterior family of that name on an encoder."""
+def posterior_family(posterior: str, encoder: nn.Module, num_latents: int) -> nn.Module:
+    """The posterior family of that name on an encoder."""
     if posterior == "diagonal":
         return DiagonalNormal(encoder)
     if posterior == "full":
         return FullNormal(encoder, num_latents)
-    raise ValueError(f"posterior: found {posterior!r}, expected 'diagonal' or 'full'")
+    if posterior == "flow":
+        return CouplingFlow(encoder, num_latents)
+    raise ValueError(f"posterior: found {posterior!r}, expected 'diagonal', 'full' or 'flow'")

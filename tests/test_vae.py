@@ -111,8 +111,8 @@ def test_sigma_is_what_was_asked():
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="likelihood: found 'poisson', expected 'bernoulli'"):
         VAE.mlp(5, 2, likelihood="poisson")
-    with pytest.raises(ValueError, match="posterior: found 'flow', expected 'diagonal' or 'full'"):
-        VAE.mlp(5, 2, posterior="flow")
+    with pytest.raises(ValueError, match="posterior: found 'spline', expected 'diagonal', 'full' or 'flow'"):
+        VAE.mlp(5, 2, posterior="spline")
 
 
 def test_autoencoder_trains_on_reconstruction_and_has_no_density():
