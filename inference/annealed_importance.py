@@ -6,8 +6,9 @@ Only so are the weights unbiased.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,9 @@ from ppvae.batches import Batch, num_rows, rows
 from ppvae.contract import at_least_one
 from ppvae.inference import annealing, hmc
 from ppvae.inference.chunks import over_data, to_pair
+from ppvae.inference.distributed import processes
 from ppvae.inference.hmc import State
+from ppvae.inference.kept_chunks import KeptChunks
 from ppvae.inference.measuring import finite
 from ppvae.inference.records import Evidence, Measurement, Sandwich
 from ppvae.inference.repeated import Repeated
@@ -48,6 +51,9 @@ class AIS:
         start: "guide" or "prior".
         schedule: "adaptive" (each step costs the chains as much of their effective sample size), "linear", "sigmoid".
         num_leapfrog: gradients for each transition.
+        checkpoint: a file in which finished chunks of data points are kept, for this one measurement: with the same
+            data, pair, settings and seed it goes on from there, and ends with the same result. Each process of several
+            adds its number to the name.
 
     Raises:
         ValueError: a number below one, or a start or schedule of another name.
@@ -58,6 +64,7 @@ class AIS:
     start: str = "guide"
     schedule: str = "adaptive"
     num_leapfrog: int = 5
+    checkpoint: str | Path | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_chains", "num_temperatures", "num_leapfrog"):
@@ -178,6 +185,7 @@ def annealed_halves(pair: Pair, batch: Batch, settings: AIS, progress: bool) -> 
 
 def sandwich(pair: Pair, batch: Batch, settings: AIS, progress: bool) -> Sandwich:
     """Both sides of log p(x) on data simulated from the model in the place of `batch`."""
+    settings = replace(settings, checkpoint=None)  # which keeps the chains of the real data
     simulated, latents = simulate(pair, to_pair(batch, pair))
     found = run_chains(pair, simulated, settings, partial(weigh_both_ways, latents), progress, passes=2)
     below, above = _record(settings, found["forward"], found), _record(settings, found["backward"], found)
@@ -232,7 +240,19 @@ def run_chains(
     num = num_rows(batch)
     total = num * (START_STEPS + settings.num_warm_up + 1 + passes * settings.num_temperatures)
     with tqdm(total=total, desc=settings.name, unit="step", disable=not progress, delay=1, leave=False) as bar:
-        return over_data(pair, torch.arange(num), 1, measure, None, probe=one_evaluation)
+        return over_data(
+            pair, torch.arange(num), 1, measure, None, probe=one_evaluation, kept=_kept(pair, batch, settings)
+        )
+
+
+def _kept(pair: Pair, batch: Batch, settings: AIS) -> KeptChunks | None:
+    if settings.checkpoint is None:
+        return None
+    about = asdict(settings)
+    path, group = about.pop("checkpoint"), processes()
+    return KeptChunks(
+        f"{path}.{group.rank}" if group.size > 1 else path, pair, batch, about | {"processes": group.size}
+    )
 
 
 def weigh(sampler: Sampler, index: Tensor) -> dict[str, Tensor]:

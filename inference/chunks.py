@@ -6,7 +6,7 @@ A chunk takes few data points with many particles each, as encoders see a data p
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyro
 import torch
@@ -19,6 +19,9 @@ from ppvae.batches import Batch, map_batch, num_rows, rows
 from ppvae.inference.distributed import processes
 from ppvae.inference.isolation import derived_seed
 from ppvae.pair import Pair
+
+if TYPE_CHECKING:
+    from ppvae.inference.kept_chunks import KeptChunks
 
 CPU_ELEMENTS, GPU_ELEMENTS = 22_000_000, 4_000_000_000
 """Elements of all the tensors made for one chunk: on a CPU as many as caches and the allocator like."""
@@ -63,11 +66,18 @@ def sizes(total: int, at_once: int) -> Iterator[int]:
 
 
 def over_data(
-    pair: Pair, batch: Batch, num_particles: int, measure: Measure, title: str | None, probe: Measure | None = None
+    pair: Pair,
+    batch: Batch,
+    num_particles: int,
+    measure: Measure,
+    title: str | None,
+    probe: Measure | None = None,
+    kept: "KeptChunks | None" = None,
 ) -> dict[str, Tensor]:
     """`measure` over all data points, shared among the processes there are; each has all the results.
 
-    Chunks are sized by what a data point costs `measure`, or by what it costs `probe`, if given.
+    Chunks are sized by what a data point costs `measure`, or by what it costs `probe`, if given. Where results are
+    kept, this process's are, after each chunk; what was kept before is not measured again.
     """
     group = processes()
     own = group.share(torch.arange(num_rows(batch)))
@@ -75,17 +85,24 @@ def over_data(
     if len(own):
         points = rows(batch, slice(int(own[0]), int(own[-1]) + 1))
         budget = chunk_rows(pair, points, probe or measure, CPU_ELEMENTS, GPU_ELEMENTS)
-        found = _in_chunks(pair, points, num_particles, measure, budget, title if group.rank == 0 else None)
+        found = _in_chunks(pair, points, num_particles, measure, budget, title if group.rank == 0 else None, kept)
     parts = [part for part in group.gather(found) if part is not None]
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return _joined(parts)
 
 
 def _in_chunks(
-    pair: Pair, batch: Batch, num_particles: int, measure: Measure, budget: int, title: str | None
+    pair: Pair,
+    batch: Batch,
+    num_particles: int,
+    measure: Measure,
+    budget: int,
+    title: str | None,
+    kept: "KeptChunks | None",
 ) -> dict[str, Tensor]:
     """A chunk of `budget` rows at a time; one that runs out of memory is halved and tried again."""
-    parts: list[dict[str, Tensor]] = []
-    start, end = 0, num_rows(batch)
+    before = kept.load() if kept else {}
+    parts = [before] if before else []
+    start, end = len(next(iter(before.values()))) if before else 0, num_rows(batch)
     with tqdm(total=end, desc=title, unit="point", disable=title is None, delay=1, leave=False) as bar:
         while start < end:
             num_points = min(max(LEAST_POINTS, budget // num_particles), end - start)
@@ -101,6 +118,12 @@ def _in_chunks(
             parts.append({name: t.cpu() for name, t in found.items()})
             start += num_points
             bar.update(num_points)
+            if kept:
+                kept.save(_joined(parts))
+    return _joined(parts)
+
+
+def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -250,3 +250,56 @@ def test_odd_chains_have_no_halves():
 
     with pytest.raises(ValueError, match="num_chains: found 5, expected an even number"):
         ppvae.log_evidence(Hidden(5, 2), torch.randn(4, 5), "best", annealing=AIS(num_chains=5), progress=False)
+
+
+# Resuming
+
+
+class Interrupted(Exception):  # noqa: N818 (it is what happened)
+    pass
+
+
+def measured(pair, x, path, **settings):
+    chains = AIS(num_chains=4, num_temperatures=10, checkpoint=path, **settings)
+    return ppvae.log_evidence(pair, x, "ais", annealing=chains, **quiet)
+
+
+def test_an_interrupted_measurement_goes_on_where_it_was(float64, tmp_path, monkeypatch):
+    monkeypatch.setattr(ppvae.inference.chunks, "CPU_ELEMENTS", 1)  # ten data points a chunk
+    pair, path = poor(), tmp_path / "chains"
+    x = pair.sample(45)
+    whole = measured(pair, x, tmp_path / "whole")
+    plain = annealed_importance.weigh
+    done = []
+
+    def failing(sampler, index):
+        if len(done) == 2:
+            raise Interrupted
+        done.append(index)
+        return plain(sampler, index)
+
+    monkeypatch.setattr(annealed_importance, "weigh", failing)
+    with pytest.raises(Interrupted):
+        measured(pair, x, path)
+    done.clear()
+    monkeypatch.setattr(annealed_importance, "weigh", lambda *args: done.append(args[1]) or plain(*args))
+    resumed = measured(pair, x, path)
+    assert torch.cat(done).tolist() == list(range(20, 45))
+    for name in ("estimate", "std_error", "acceptance"):
+        assert torch.equal(getattr(resumed, name), getattr(whole, name))
+    done.clear()
+    assert torch.equal(measured(pair, x, path).estimate, whole.estimate)
+    assert not done
+
+
+def test_a_checkpoint_of_another_measurement_is_refused(float64, tmp_path):
+    pair, path = poor(), tmp_path / "chains"
+    x = pair.sample(5)
+    measured(pair, x, path)
+    with pytest.raises(ppvae.CheckpointError, match=r"settings.start: found guide, expected prior"):
+        measured(pair, x, path, start="prior")
+    with pytest.raises(ppvae.CheckpointError, match=r"data.*CRC-32"):
+        measured(pair, x + 1, path)
+    pair.mean.data += 1
+    with pytest.raises(ppvae.CheckpointError, match=r"pair.mean"):
+        measured(pair, x, path)
