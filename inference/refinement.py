@@ -46,9 +46,11 @@ def refine(pair: Pair, batch: Batch, settings: Ascent, restarts: int, progress: 
     """Ascends the ELBO of each data point from its amortised guide, and from `restarts` places about it.
 
     What is best on samples of its own is kept, and the amortised guide where nothing is better; so, measured on fresh
-    samples, the ELBO never falls below the amortised one but for noise.
+    samples, the ELBO never falls below the amortised one but for noise. A guide with nothing to move stays as it is.
     """
     local = LocalGuide(pair, to_pair(rows(batch, slice(2)), pair))
+    if not local.shapes:
+        return Refined(local, batch, torch.zeros(num_rows(batch), dtype=torch.bool), 1.0, local.fixed)
     gradient = Repeated(local, partial(_gradient, _objective(local, batch, settings.num_particles)), COMPILE_AFTER)
     values = Repeated(local, streamed.expected_log_weights)
 

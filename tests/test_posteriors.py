@@ -8,15 +8,15 @@ import pyro.distributions as dist
 import pytest
 import torch
 import xarray as xr
-from zoo_pairs import Components, Labelled
+from torch import nn
+from zoo_pairs import Components, Labelled, Summed
 
-import ppvae
 from ppvae import AIS, ContractError, EvidenceUndefined, Pair
 from ppvae.arviz_export import import_arviz, to_arviz
 from ppvae.inference.posteriors import POSTERIORS, systematic
-from ppvae.models import VAE, Autoencoder, LinearVAE
+from ppvae.models import Autoencoder, Gaussian, LinearVAE, MarkovHVAE
 
-ANNEALING = AIS(num_temperatures=60)
+ANNEALING = AIS(num_temperatures=40, num_leapfrog=3)
 quiet = {"seed": 0, "progress": False}
 
 
@@ -55,13 +55,13 @@ def largest_z(draws, exact):
 @pytest.mark.parametrize("posterior", ["resampled", "annealed"])
 def test_draws_have_the_exact_posteriors_mean_and_covariance(posterior, float64):
     pair = off_the_mark()
-    x = pair.sample(40)
+    x = pair.sample(10)
     exact = pair.posterior(x)
-    assert largest_z(draws_of(export(pair, x, "guide", 500)).detach(), exact) > 8
-    found = export(pair, x, posterior, 500)
+    assert largest_z(draws_of(export(pair, x, "guide", 400)), exact) > 8
+    found = export(pair, x, posterior, 400)
     assert largest_z(draws_of(found), exact) < 4
     stats = group(found, "sample_stats")
-    assert (stats.ess > 250).all()
+    assert (stats.ess > 200).all()
     if posterior == "resampled":
         assert (stats.khat < 0.7).all()
 
@@ -77,7 +77,7 @@ def test_refined_draws_lack_what_amortisation_costs(float64):
     best = LinearVAE(6, 2)
     best.load_state_dict(pair.state_dict())
     found = draws_of(export(pair, x, "refined", 400)).std(0).mean(0)
-    torch.testing.assert_close(found, best.fit_guide()._q(x).base_dist.scale.detach(), rtol=0.08, atol=0)
+    torch.testing.assert_close(found, best.fit_guide()._q(x).base_dist.scale[0].detach(), rtol=0.08, atol=0)
 
 
 @pytest.mark.parametrize("posterior", POSTERIORS)
@@ -107,7 +107,7 @@ def test_quality_is_per_chain_and_data_point(posterior, quality, tmp_path):
     assert set(stats) == {"log_p", "log_q", "log_w"} | quality
     for name in quality:
         assert stats[name].dims == ("chain", "data")
-        assert list(stats[name].data.values) == list("abc")
+        assert list(stats[name]["data"].values) == list("abc")
     assert stats.log_w.dims == ("chain", "draw", "data")
     found.to_netcdf(tmp_path / "run.nc")
     xr.testing.assert_equal(group(import_arviz().from_netcdf(tmp_path / "run.nc"), "sample_stats"), stats)
@@ -153,7 +153,9 @@ def test_resampled_mixture_components_have_their_exact_probabilities(assert_mean
 @pytest.mark.parametrize("posterior", POSTERIORS)
 def test_batches_of_several_tensors(posterior):
     batch = {"x": torch.randn(4, 3), "label": torch.tensor([0, 1, 1, 0])}
-    assert draws_of(export(Labelled(), batch, posterior, 5)).shape == (5, 4, 2)
+    pair = Labelled()
+    pair.check(batch)
+    assert draws_of(export(pair, batch, posterior, 5)).shape == (5, 4, 2)
 
 
 def test_chunks_of_data_and_draws_join_up(monkeypatch, float64):
@@ -167,8 +169,7 @@ def test_chunks_of_data_and_draws_join_up(monkeypatch, float64):
         assert (z - mean).abs().max() < spread, posterior
 
 
-@pytest.mark.parametrize("start", ["guide", "prior"])
-def test_chains_find_the_mode_that_the_guide_leaves_out(start):
+def test_chains_find_the_mode_that_the_guide_leaves_out():
     class Bimodal(Pair):
         def model(self, x):
             with pyro.plate("data", len(x)):
@@ -179,9 +180,9 @@ def test_chains_find_the_mode_that_the_guide_leaves_out(start):
             with pyro.plate("data", len(x)):
                 pyro.sample("z", dist.Normal(1.0, 0.15).expand([len(x)]))
 
-    found = export(Bimodal(), torch.ones(4), "annealed", 200, AIS(num_temperatures=100, start=start))
+    found = export(Bimodal(), torch.ones(4), "annealed", 200, AIS(num_temperatures=100, start="prior"))
     below = (draws_of(found) < 0).float().mean(0)
-    assert ((below - 0.5).abs() < 0.2).all() if start == "prior" else (below == 0).all()
+    assert ((below - 0.5).abs() < 0.2).all()
     assert (draws_of(export(Bimodal(), torch.ones(4), "resampled", 200)) > 0).all()
 
 
@@ -205,7 +206,13 @@ def test_systematic_resampling_takes_each_its_share():
         (lambda: LinearVAE(3, 2), "exact", None, ValueError, "posterior: found 'exact', expected one of .'guide'"),
         (lambda: LinearVAE(3, 2), "guide", AIS(), ValueError, "annealing: found AIS.* for posterior='guide'"),
         (lambda: Components(guided=True), "annealed", None, ContractError, "site 'c': found Categorical, .* discrete"),
-        (lambda: Autoencoder(3, 2), "resampled", None, EvidenceUndefined, "Autoencoder has no evidence"),
+        (
+            lambda: Autoencoder(nn.Linear(3, 2), Gaussian(nn.Linear(2, 3), sigma=1.0)),
+            "resampled",
+            None,
+            EvidenceUndefined,
+            "Autoencoder has no evidence",
+        ),
     ],
 )
 def test_what_does_not_apply_is_refused_by_name(pair, posterior, settings, error, message):
@@ -216,20 +223,30 @@ def test_what_does_not_apply_is_refused_by_name(pair, posterior, settings, error
 
 
 def test_nothing_to_refine_is_refused_by_name():
+    class Rigid(dist.Normal):
+        arg_constraints = {}  # noqa: RUF012
+
     class Fixed(LinearVAE):
         def guide(self, x):
             with pyro.plate("data", len(x)):
-                pyro.sample("z", dist.Uniform(-1.0, 1.0).expand([len(x), 2]).to_event(1))
+                pyro.sample("z", Rigid(torch.zeros(len(x), 2), 1.0).to_event(1))
 
-    with pytest.raises(ContractError, match=r"nothing to refine in the guide of Fixed .site 'z'"):
+    with pytest.raises(ContractError, match=r"the guide of Fixed .site 'z': Rigid has no argument that can be moved"):
         export(Fixed(3, 2), torch.randn(4, 3), "refined", 2)
+    with pytest.raises(ContractError, match=r"the guide of Summed .it has no latent sites"):
+        export(Summed(), torch.randn(4), "refined", 2)
 
 
-def test_hierarchies_and_networks():
-    pair = (
-        ppvae.models.MarkovHVAE.mlp(6, [3, 2], [8]) if hasattr(ppvae.models.MarkovHVAE, "mlp") else VAE.mlp(6, 2, [8])
-    )
-    x = torch.rand(5, 6).round()
-    for posterior in POSTERIORS:
-        found = export(pair, x, posterior, 3, AIS(num_temperatures=10))
-        assert np.isfinite(group(found, "sample_stats").log_w).all()
+def test_a_pair_without_a_guide_has_nothing_to_choose_among():
+    """Its one latent is summed out, so all candidates weigh the same, and it is drawn from its exact posterior."""
+    found = export(Summed(), torch.randn(4), "resampled", 3)
+    assert group(found, "posterior").c.shape == (1, 3, 4)
+    np.testing.assert_allclose(group(found, "sample_stats").ess, 60)
+
+
+@pytest.mark.parametrize("posterior", POSTERIORS)
+def test_hierarchies_and_networks(posterior):
+    pair = MarkovHVAE.mlp(6, [3, 2], [8])
+    found = export(pair, torch.rand(5, 6).round(), posterior, 3, AIS(num_temperatures=5, num_leapfrog=1))
+    assert group(found, "posterior").z1.shape == (1, 3, 5, 3)
+    assert np.isfinite(group(found, "sample_stats").log_w).all()
