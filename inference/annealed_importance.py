@@ -137,6 +137,10 @@ class Sampler:
         u = self._view.unconstrain(self._pair, self._batch, latents)
         return self._evaluate(u.expand(self.settings.num_chains, -1, -1).contiguous())
 
+    def latents(self, state: State) -> dict[str, Tensor]:
+        """Where the chains are, as latents by site, `[K, B, *event]`."""
+        return self._view.latents(self._pair, self._batch, state.position)
+
     def forward(self) -> tuple[State, Tensor]:
         """Fresh chains to the posterior, and their log weights."""
         return self._pass(annealing.forward, self.start())

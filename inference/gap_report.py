@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import torch
+import xarray as xr
 
 from ppvae.inference.latent_usage import LatentUsage
 from ppvae.inference.likelihood_scale import LikelihoodScale
@@ -153,6 +155,46 @@ class GapReport:
         from ppvae.plots import ledger
 
         return ledger(self)
+
+    def to_arviz(self) -> Any:
+        """The report as ArviZ's container, labelled and per data point; write it with `.to_netcdf(path)`.
+
+        Groups: `ledger` (each measured line, and `<line>_std_error`, in nats over `data`; a line's note is among its
+        attributes) and `evidence` (estimate, std_error, ess, khat and reliable of each candidate, the last being what
+        the ledger has, over `candidate` and `data`; and `taken`, by which method each data point was measured there).
+
+        Returns:
+            `arviz.InferenceData` with ArviZ 0.x, `xarray.DataTree` with ArviZ 1.x.
+
+        Example:
+            >>> import ppvae
+            >>> pair = ppvae.models.LinearVAE(num_features=5, num_latents=2).fit_guide()
+            >>> found = ppvae.gap(pair, pair.sample(20), "quick", progress=False).to_arviz()
+            >>> sorted(found["ledger"]), found["evidence"]["candidate"].values.tolist()
+            (['elbo', 'elbo_std_error', 'gap', 'gap_std_error', 'log_evidence', 'log_evidence_std_error'], ['exact'])
+        """
+        from ppvae.arviz_export import as_arviz
+
+        return as_arviz({"ledger": self._ledger(), "evidence": self._evidence()})
+
+    def _ledger(self) -> xr.Dataset:
+        variables = {}
+        for name, line in self.lines().items():
+            about = {"units": "nats", "long_name": LINES[name].strip(), "method": line.method, "warning": line.warning}
+            variables[name] = ("data", line.estimate.numpy(), about | {"note": self.notes.get(name, "")})
+            variables[f"{name}_std_error"] = ("data", line.std_error.numpy(), {"units": "nats"})
+        return xr.Dataset(variables, {"data": np.arange(len(self.elbo.estimate))}, {"pair": self.pair})
+
+    def _evidence(self) -> xr.Dataset:
+        taken = self.log_evidence
+        records = {**taken.candidates, taken.method: taken}
+        variables: dict[str, Any] = {
+            name: (("candidate", "data"), np.stack([getattr(record, name).numpy() for record in records.values()]))
+            for name in ("estimate", "std_error", "ess", "khat", "reliable")
+        }
+        variables["taken"] = ("data", np.array(taken.methods))
+        coords = {"candidate": list(records), "data": np.arange(len(taken.estimate))}
+        return xr.Dataset(variables, coords, {"pair": self.pair, "reason": taken.reason})
 
     def save(self, path: str | Path) -> None:
         """Writes the report to a file, which replaces an old one whole or not at all."""

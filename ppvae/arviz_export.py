@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import xarray as xr
@@ -14,10 +14,13 @@ from torch import Tensor
 from ppvae._version import __version__
 from ppvae.batches import Batch, as_batch, num_rows
 from ppvae.contract import at_least_one
+from ppvae.inference.annealed_importance import AIS
 from ppvae.inference.chunks import evaluating, sizes, to_pair
+from ppvae.inference.measuring import measuring
+from ppvae.inference.posteriors import Draws, posterior_draws
 from ppvae.pair import Pair
-from ppvae.tracing import FIRST_ENUMERATION_DIM, log_prob_terms, run, sample_sites, trace_pair
-from ppvae.weights import weights_of
+from ppvae.tracing import FIRST_ENUMERATION_DIM, log_prob_terms, run, sample_sites, trace_model, trace_pair
+from ppvae.weights import sum_terms
 
 ROWS_AT_ONCE = 5000
 Groups = dict[str, dict[str, np.ndarray]]
@@ -27,37 +30,55 @@ def to_arviz(
     pair: Pair | Sequence[Pair],
     data: Any,
     *,
+    posterior: str = "guide",
     num_draws: int = 100,
+    annealing: AIS | None = None,
     seed: int | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
     coords: Mapping[str, Any] | None = None,
+    progress: bool = True,
 ) -> Any:
     """The pair's draws and densities as ArviZ's container; write it with `.to_netcdf(path)`.
 
-    Groups: `posterior` (draws from the guide q(z | x), and of discrete sites that only the model has given those),
-    `sample_stats` (log_p, log_q, log_w), `log_likelihood` (per observed site, given the draws), `observed_data`,
-    `posterior_predictive`, `prior`, `prior_predictive`. Dimensions: chain (one per pair), draw, the data plate's name,
-    then the event's.
+    Groups: `posterior` (draws of z, and of discrete sites that only the model has given those), `sample_stats` (log_p,
+    log_q, log_w), `log_likelihood` (per observed site, given the draws), `observed_data`, `posterior_predictive`,
+    `prior`, `prior_predictive`. Dimensions: chain (one per pair), draw, the data plate's name, then the event's.
 
-    The posterior is the guide's, not the exact one: weigh it by `log_w`, or look at `log_evidence(...).khat` first.
-    Draws are independent, so convergence diagnostics across chains compare runs of training, not of a sampler, and
-    latents of separate runs need not mean the same thing.
+    | posterior | draws of z | in `sample_stats`, per data point |
+    |---|---|---|
+    | "guide" | from q(z given x) | |
+    | "resampled" | of 20 times as many from q, chosen by Pareto-smoothed weights | `khat`, `ess` |
+    | "refined" | from each data point's best guide of the same family | |
+    | "annealed" | last states of annealed chains, one for each draw, chosen by weight | `ess` |
 
-    Source: the InferenceData schema of Kumar et al. 2019, Journal of Open Source Software 4(33).
+    None is the exact posterior: "guide" has its whole gap; "resampled" is to be trusted where k-hat is below 0.7 and
+    `ess` well above the number of draws, below which they repeat; "refined" leaves the family's share of the gap;
+    "annealed" is to be trusted where `ess` is a good part of the number of draws. `log_q` is the guide's in all of
+    them, so `log_w` weighs draws of "guide" and no others. Draws are not a sampler's sequence: convergence diagnostics
+    across chains compare runs of training, and latents of separate runs need not mean the same thing.
+
+    Source: the InferenceData schema of Kumar et al. 2019, Journal of Open Source Software 4(33). The ways to draw:
+    `ppvae.inference.posteriors`.
 
     Args:
         pair: a pair, or several trained runs of one model, which become chains.
         data: N data points, a batch (tensor, tuple or dict).
+        posterior: whose draws: one of the table's.
         num_draws: draws per chain and data point, and from the prior.
+        annealing: settings for "annealed", but for the number of chains; `AIS()` if not given.
         seed: makes the draws reproducible and leaves the caller's generators as they were; None draws from them.
         dims: names of the event dimensions by site; `{site}_dim_0` and so on otherwise.
         coords: coordinate values by dimension name.
+        progress: show bars when it takes more than a second.
 
     Returns:
         `arviz.InferenceData` with ArviZ 0.x, `xarray.DataTree` with ArviZ 1.x.
 
     Raises:
-        ValueError: no pair, num_draws < 1, runs whose sites or shapes differ, or names that do not fit a site's event.
+        ValueError: no pair, num_draws < 1, runs whose sites or shapes differ, names that do not fit a site's event, a
+            posterior of another name, or settings for annealing where nothing is annealed.
+        EvidenceUndefined: the pair declares that it has no density, and more than its guide is asked for.
+        ppvae.ContractError: "annealed" for a guide with discrete sites, or "refined" where nothing can be refined.
 
     Example:
         >>> import torch
@@ -73,8 +94,10 @@ def to_arviz(
     batch = as_batch(data)
     chains = []
     for index, one in enumerate(pairs):
-        with evaluating(one, None if seed is None else seed + index):
-            chains.append(_groups(one, to_pair(batch, one), num_draws))
+        own_seed = None if seed is None else seed + index
+        with evaluating(one, own_seed) if posterior == "guide" else measuring(one, batch, own_seed):
+            draws = posterior_draws(one, batch, num_draws, posterior, annealing, progress)
+            chains.append(_groups(one, to_pair(batch, one), draws))
     groups = {group: _stack(group, [chain[group] for chain in chains]) for group in chains[0]}
     with evaluating(pairs[0], seed):
         groups["observed_data"], plate = _observed(pairs[0], to_pair(batch, pairs[0]))
@@ -91,6 +114,8 @@ def labelled(
         leading = batch_dims.get(group, ["chain", "draw", plate])
         variables = {
             name: (leading + _event_dims(name, array.ndim - len(leading), dims), array)
+            if array.ndim >= len(leading)
+            else (["chain", plate], array)  # said of a data point's draws together
             for name, array in arrays.items()
         }
         dataset = xr.Dataset(variables, attrs={"inference_library": "ppvae", "inference_library_version": __version__})
@@ -123,14 +148,18 @@ def _event_dims(name: str, num: int, dims: Mapping[str, Sequence[str]]) -> list[
     return names
 
 
-def _groups(pair: Pair, batch: Batch, num_draws: int) -> Groups:
+def _groups(pair: Pair, batch: Batch, draws: Draws) -> Groups:
     """All groups of one chain but the observed data; arrays are `[draw, (data point), *event]`."""
-    at_once = max(1, ROWS_AT_ONCE // num_rows(batch))
-    parts = [_posterior_groups(pair, batch, size) for size in sizes(num_draws, at_once)]
+    num_draws, at_once = len(draws.log_q), max(1, ROWS_AT_ONCE // num_rows(batch))
+    parts, start = [], 0
+    for size in sizes(num_draws, at_once):
+        parts.append(_posterior_groups(pair, batch, draws, slice(start, start + size)))
+        start += size
     groups = {
         group: {name: np.concatenate([part[group][name] for part in parts]) for name in parts[0][group]}
         for group in parts[0]
     }
+    groups["sample_stats"] |= _arrays(draws.quality)
     if pair.example is None:
         pair.check(batch)
     prior = _arrays(pair.sample_joint(num_draws))
@@ -140,19 +169,22 @@ def _groups(pair: Pair, batch: Batch, num_draws: int) -> Groups:
     return groups
 
 
-def _posterior_groups(pair: Pair, batch: Batch, num: int) -> Groups:
-    joint = trace_pair(pair, batch, num)
-    weights = weights_of(joint)
-    complete = completed(pair, batch, weights.latents, num)
-    observed = sample_sites(joint.model, observed=True)
-    latents = _values(complete, sample_sites(complete).keys() - observed.keys(), joint.shape)
+def _posterior_groups(pair: Pair, batch: Batch, draws: Draws, at: slice) -> Groups:
+    """What the model says of some of the draws."""
+    log_q = draws.log_q[at]
+    drawn = cast(dict[str, Tensor], to_pair({name: z[at] for name, z in draws.latents.items()}, pair))
+    num, shape = len(log_q), tuple(log_q.shape)
+    log_p = sum_terms(trace_model(pair, batch, drawn, num).log_p_terms()).cpu()
+    complete = completed(pair, batch, drawn, num)
+    observed = sample_sites(complete, observed=True).keys() - drawn.keys()
+    latents = _values(complete, sample_sites(complete).keys() - observed, shape)
     replicate = run(poutine.condition(poutine.uncondition(pair.model), data=latents), batch, num)
     densities = log_prob_terms(complete)
     return {
         "posterior": _arrays(latents),
-        "sample_stats": _arrays({"log_p": weights.log_p, "log_q": weights.log_q, "log_w": weights.log_w}),
-        "log_likelihood": _arrays({name: densities[name].expand(joint.shape) for name in observed}),
-        "posterior_predictive": _arrays(_values(replicate, observed, joint.shape)),
+        "sample_stats": _arrays({"log_p": log_p, "log_q": log_q, "log_w": log_p - log_q}),
+        "log_likelihood": _arrays({name: densities[name].expand(shape) for name in observed}),
+        "posterior_predictive": _arrays(_values(replicate, observed, shape)),
     }
 
 
@@ -188,5 +220,5 @@ def _stack(group: str, chains: list[dict[str, np.ndarray]]) -> dict[str, np.ndar
     return {name: np.stack([chain[name] for chain in chains]) for name in chains[0]}
 
 
-def _arrays(values: dict[str, Tensor]) -> dict[str, np.ndarray]:
+def _arrays(values: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     return {name: t.cpu().numpy() for name, t in values.items()}
