@@ -9,7 +9,7 @@ import ppvae
 from ppvae.models import VAE, DiagonalNormal, Gaussian, LinearVAE, MarkovHVAE, StandardNormal
 from ppvae.networks import mlp
 
-FEATURES, TRAIN, TEST = 10, 1000, 100
+FEATURES, TRAIN, TEST = 10, 1000, 50
 
 
 def split(x):
