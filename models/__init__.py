@@ -8,6 +8,7 @@ from ppvae.models.likelihoods import Bernoulli, Gaussian, Likelihood
 from ppvae.models.linear_vae import LinearVAE
 from ppvae.models.markov_hvae import ConditionallyIndependent, MarkovHVAE
 from ppvae.models.priors import StandardNormal
+from ppvae.models.residual_normal import ResidualNormal
 from ppvae.models.vae import VAE
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "Likelihood",
     "LinearVAE",
     "MarkovHVAE",
+    "ResidualNormal",
     "StandardNormal",
 ]
