@@ -7,6 +7,7 @@ from ppvae.inference.compare import compare
 from ppvae.inference.debiased import JVI, SUMO
 from ppvae.inference.divergence import kl_divergence, separable_sites
 from ppvae.inference.effort import Effort
+from ppvae.inference.elbo_terms import ElboTerms, elbo_terms
 from ppvae.inference.em import EMResult, fit_em, fit_streaming_em
 from ppvae.inference.evidence import elbo, log_evidence
 from ppvae.inference.fit import fit
@@ -39,6 +40,7 @@ __all__ = [
     "CheckpointError",
     "EMResult",
     "Effort",
+    "ElboTerms",
     "EnumeratedELBO",
     "Evidence",
     "EvidenceUndefined",
@@ -57,6 +59,7 @@ __all__ = [
     "calibration",
     "compare",
     "elbo",
+    "elbo_terms",
     "fit",
     "fit_em",
     "fit_streaming_em",

@@ -7,9 +7,9 @@ from typing import Any
 from ppvae.batches import Batch, as_batch, num_rows, rows
 from ppvae.contract import ContractError
 from ppvae.inference.effort import Effort, effort_of
+from ppvae.inference.elbo_terms import elbo_terms_of
 from ppvae.inference.evidence import elbo_of, evidence_of
 from ppvae.inference.gap_report import GapReport
-from ppvae.inference.latent_usage import latent_usage
 from ppvae.inference.likelihood_scale import likelihood_scale
 from ppvae.inference.measuring import measuring
 from ppvae.inference.refinement import Refined, refine
@@ -87,7 +87,7 @@ def _measured(pair: Pair, data: Any, settings: Effort, seed: int | None, progres
             pair=type(pair).__name__,
             log_evidence=evidence_of(pair, batch, settings.evidence, settings.num_particles, annealing, progress),
             elbo=elbo_of(pair, batch, settings.num_samples, progress),
-            latents=latent_usage(pair, batch, settings.num_samples, progress),
+            latents=elbo_terms_of(pair, batch, settings.num_samples, progress).latents,
         )
         return _with_refined(report, pair, batch, settings, progress)
 

@@ -132,7 +132,7 @@ class GapReport:
         Lines of latent sites and of training data follow.
         """
         table = {LINES[name]: line.mean() for name, line in self.lines().items()}
-        table |= {f"KL of {name}": usage.kl.mean() for name, usage in self.latents.items()}
+        table |= {f"{usage.term} of {name}": usage.kl.mean() for name, usage in self.latents.items()}
         if self.train:
             table |= {f"training data: {LINES[name].strip()}": line.mean() for name, line in self.train.lines().items()}
         return pd.DataFrame(

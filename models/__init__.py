@@ -4,24 +4,37 @@ from ppvae.models.autoencoder import Autoencoder
 from ppvae.models.conditionals import DiagonalNormal, FullNormal
 from ppvae.models.flows import CouplingFlow
 from ppvae.models.gaussian_mixture import GaussianMixture
+from ppvae.models.hierarchical_posteriors import (
+    BottomUpPosterior,
+    ConditionallyIndependent,
+    LadderPosterior,
+    ResidualPosterior,
+)
 from ppvae.models.likelihoods import Bernoulli, Gaussian, Likelihood
+from ppvae.models.linear_gaussian_chain import LinearGaussianChain
 from ppvae.models.linear_vae import LinearVAE
-from ppvae.models.markov_hvae import ConditionallyIndependent, MarkovHVAE
+from ppvae.models.markov_hvae import MarkovHVAE
 from ppvae.models.priors import StandardNormal
+from ppvae.models.residual_normal import ResidualNormal
 from ppvae.models.vae import VAE
 
 __all__ = [
     "VAE",
     "Autoencoder",
     "Bernoulli",
+    "BottomUpPosterior",
     "ConditionallyIndependent",
     "CouplingFlow",
     "DiagonalNormal",
     "FullNormal",
     "Gaussian",
     "GaussianMixture",
+    "LadderPosterior",
     "Likelihood",
+    "LinearGaussianChain",
     "LinearVAE",
     "MarkovHVAE",
+    "ResidualNormal",
+    "ResidualPosterior",
     "StandardNormal",
 ]

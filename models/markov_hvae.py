@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.models.conditionals import DiagonalNormal
+from ppvae.models.hierarchical_posteriors import hierarchical_posterior
 from ppvae.models.likelihoods import Likelihood, mlp_likelihood
 from ppvae.models.priors import StandardNormal
 from ppvae.networks import mlp
@@ -17,18 +18,20 @@ from ppvae.pair import Pair
 class MarkovHVAE(Pair):
     """A chain of L latent layers, z_1 next to the data, and a guide over them; sites "z1" ... "zL" and "x".
 
-    With the conditionally independent guide the ELBO is
-    `E log p(x | z_1) - sum_{l<L} E_{q(z_{l+1} | x)} KL(q(z_l | x) || p(z_l | z_{l+1})) - KL(q(z_L | x) || p(z_L))`,
-    each inner KL in closed form; `ppvae.ELBO()` finds that out by itself. That guide cannot express that layers
-    depend on one another given x, which costs nats: the gap says how many.
+    With a guide whose layers are independent given x, or drawn downwards, the ELBO is
+    `E log p(x | z_1) - sum_{l<L} E_q KL(q(z_l | z_{l+1}, x) || p(z_l | z_{l+1})) - KL(q(z_L | x) || p(z_L))`,
+    each inner KL in closed form; `ppvae.ELBO()` finds that out by itself. What a guide cannot express of how layers
+    depend on one another given x costs nats: `ppvae.gap` says how many, `ppvae.elbo_terms` what each layer pays.
 
-    Source: Rezende et al. 2014 (arXiv:1401.4082); Sønderby et al. 2016 (arXiv:1602.02282).
+    Source: Rezende et al. 2014 (arXiv:1401.4082); Sønderby et al. 2016 (arXiv:1602.02282); Vahdat & Kautz 2020
+    (arXiv:2007.03898).
 
     Args:
         prior: forward() returns p(z_L).
         transitions: L - 1 modules; `transitions[l - 1]`(z_{l+1}) returns p(z_l | z_{l+1}).
         likelihood: forward(z_1) returns p(x | z_1).
-        posterior: a module whose forward(x) draws the sites "z1" ... "zL", as `ConditionallyIndependent` does.
+        posterior: a module whose forward(x, transitions) draws the sites "z1" ... "zL": `ConditionallyIndependent`,
+            `BottomUpPosterior`, `LadderPosterior` or `ResidualPosterior`.
 
     Example:
         >>> hvae = MarkovHVAE.mlp(num_features=64, num_latents=[8, 4], hidden=[50])
@@ -57,28 +60,34 @@ class MarkovHVAE(Pair):
         num_latents: Sequence[int],
         hidden: Sequence[int] = (200, 200),
         likelihood: str = "bernoulli",
+        posterior: str = "independent",
         activation: type[nn.Module] = nn.Tanh,
     ) -> "MarkovHVAE":
-        """A hierarchy of multilayer perceptrons with the conditionally independent guide.
+        """A hierarchy of multilayer perceptrons.
 
         Args:
             num_features: size of x.
             num_latents: sizes of z_1 ... z_L.
             hidden: sizes of the hidden layers of each network from x upward; reversed downward.
             likelihood: "bernoulli", "gaussian" (one learnt sigma) or "heteroscedastic" (sigma(z), a network).
+            posterior: "independent" (each layer given x), "bottom_up" (each given the one below), "ladder" (downwards,
+                messages from x meeting the prior) or "residual" (downwards, relative to the prior).
             activation: of the hidden layers.
+
+        Raises:
+            ValueError: no layers, or a likelihood or posterior of another name.
         """
         if not num_latents:
             raise ValueError("num_latents: found no layers, expected the sizes of z_1 ... z_L, L >= 1")
         transitions = [
             DiagonalNormal(mlp(above, hidden[::-1], 2 * below, activation)) for below, above in pairwise(num_latents)
         ]
-        encoders = [DiagonalNormal(mlp(num_features, hidden, 2 * size, activation)) for size in num_latents]
+        guide = hierarchical_posterior(posterior, num_features, num_latents, hidden, activation)
         return cls(
             StandardNormal(num_latents[-1]),
             transitions,
             mlp_likelihood(likelihood, num_latents[0], hidden[::-1], num_features, activation),
-            ConditionallyIndependent(encoders),
+            guide,
         )
 
     def model(self, x: Tensor) -> None:
@@ -91,25 +100,9 @@ class MarkovHVAE(Pair):
 
     def guide(self, x: Tensor) -> None:
         with pyro.plate("data", x.shape[0], dim=-1):
-            self.posterior(x)
+            self.posterior(x, self.transitions)
 
     def init_from(self, x: Tensor) -> "MarkovHVAE":
         """Starts the likelihood at the data: output bias at the mean of x, a learnt sigma at its spread."""
         self.likelihood.init_from(x)
         return self
-
-
-class ConditionallyIndependent(nn.Module):
-    """The guide `q(z_1 | x) ... q(z_L | x)`: each layer its own encoder of x.
-
-    Args:
-        encoders: L modules, `encoders[l - 1]`(x) returns q(z_l | x).
-    """
-
-    def __init__(self, encoders: Sequence[nn.Module]):
-        super().__init__()
-        self.encoders = nn.ModuleList(encoders)
-
-    def forward(self, x: Tensor) -> None:
-        for layer, encoder in enumerate(self.encoders, start=1):
-            pyro.sample(f"z{layer}", encoder(x))

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Collection, Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 from pyro.distributions import TorchDistribution
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -93,6 +94,26 @@ class Sweep(Messenger):
         elif (mean != mean[:1]).any():
             value = mean
         msg["value"] = value
+
+
+class Tempered(Messenger):
+    """Draws latents that are continuous with t times their standard deviations: `mean + t (z - mean)`."""
+
+    def __init__(self, temperature: float):
+        super().__init__()
+        self.temperature = temperature
+
+    def _pyro_sample(self, msg: Message) -> None:
+        fn: Any = msg["fn"]
+        if msg["is_observed"] or site_is_subsample(msg) or fn.support.is_discrete:
+            return
+        mean = fn.mean
+        if not mean.isfinite().all():
+            raise ContractError(
+                f"model site '{msg['name']}': found {family(fn)}, which has no mean, expected one that has, to draw "
+                "closer to; look at ppvae.pictures.samples instead"
+            )
+        msg["value"] = mean + self.temperature * (fn() - mean)
 
 
 def continuous_sites(pair: Pair, batch: Batch) -> dict[str, torch.Size]:

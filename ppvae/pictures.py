@@ -9,14 +9,15 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from ppvae import decoding
-from ppvae.batches import as_batch, map_batch, num_rows
-from ppvae.contract import at_least_one
+from ppvae.batches import as_batch, map_batch, num_rows, rows
+from ppvae.contract import ContractError, at_least_one
 from ppvae.inference.calibration import scalars
 from ppvae.inference.chunks import evaluating, to_pair
 from ppvae.pair import Pair
 from ppvae.plots import GRID_POINTS, images, label_tiles
 from ppvae.simulation import simulate
 from ppvae.tracing import sample_sites, trace_pair
+from ppvae.weights import weights_of
 
 SEED = 0
 GRID_IMAGES = 15  # of the manifold, each way
@@ -181,6 +182,94 @@ def samples(ax: Axes, pair: Pair, shape: tuple[int, int], rerun: int = 1, seed: 
     passes = f"after {rerun} pass{'es' * (rerun > 1)} through encoder and decoder"
     label_tiles(ax, shape, {(MOSAIC - 1) / 2: "samples", MOSAIC + (MOSAIC + 1) / 2: passes}, {})
     ax.xaxis.tick_top()
+
+
+def temperatures(
+    ax: Axes, pair: Pair, shape: tuple[int, int], scales: Sequence[float] = (0.4, 0.6, 0.8, 1.0), seed: int = 0
+) -> None:
+    """Samples as the model's latents are drawn closer to their means, `E[x | z]`: a row for each temperature t.
+
+    Each continuous latent is `mean + t (z - mean)`, with mean and z of its distribution given the layers above as they
+    were drawn: the standard deviations of prior and transitions are multiplied by t. Noise is the same in all rows.
+
+    What looks better at t < 1 is no sample of the model, and says nothing of its evidence: the model puts mass where
+    it does not look as well.
+
+    Source: Kingma & Dhariwal 2018 (arXiv:1807.03039); of hierarchies Vahdat & Kautz 2020 (arXiv:2007.03898).
+
+    Args:
+        ax: where to draw.
+        pair: a pair over images in [0, 1].
+        shape: `(H, W)` of the images.
+        scales: the temperatures, 0 or more.
+        seed: of the draws; the caller's generators stay as they are.
+
+    Raises:
+        ContractError: no `pair.example`, a latent whose distribution has no mean, or observations that are no such
+            images.
+        ValueError: a temperature below 0.
+
+    Example:
+        >>> import matplotlib.pyplot as plt
+        >>> from ppvae.models import MarkovHVAE
+        >>> temperatures(plt.figure().subplots(), MarkovHVAE.mlp(64, [4, 2], [20]), (8, 8), scales=(0.5, 1.0))
+    """
+    if not scales or min(scales) < 0:
+        raise ValueError(f"scales: found {tuple(scales)}, expected one or more temperatures of at least 0")
+    drawn = []
+    for scale in scales:
+        with evaluating(pair, seed):
+            batch = pair.examples(COLUMNS)
+            with decoding.Tempered(scale):
+                _, latents = simulate(pair, batch)
+            drawn.append(decoding.decoded(pair, batch, latents, shape))
+    images(ax, torch.cat(drawn), shape, COLUMNS)
+    label_tiles(ax, shape, {}, {row: f"t = {scale:g}" for row, scale in enumerate(scales)})
+
+
+def resampled_layers(ax: Axes, pair: Pair, x: Any, shape: tuple[int, int], seed: int = 0) -> None:
+    """What each layer of a hierarchy holds of the data: some kept as the guide drew them, those below drawn anew.
+
+    Below the data, the first row keeps the model's first latent site alone, `z_L ~ q(z_L | x)`, and draws the others
+    from the model given it; each row keeps one more, and the last, which keeps all, is a reconstruction. Shown is
+    `E[x | z]`. Where a row looks like the data, the layers that it keeps hold what there is to see; where it looks like
+    any sample, they hold nothing.
+
+    Source: Sønderby et al. 2016 (arXiv:1602.02282) and Maaløe et al. 2019 (arXiv:1902.02102) show such pictures.
+
+    Args:
+        ax: where to draw.
+        pair: a pair over images in [0, 1], its guide with two latent sites or more.
+        x: data, of which at most ten points are shown.
+        shape: `(H, W)` of the images.
+        seed: of the draws; the caller's generators stay as they are.
+
+    Raises:
+        ContractError: fewer than two latent sites in the guide, or observations that are no such images.
+
+    Example:
+        >>> import matplotlib.pyplot as plt
+        >>> from ppvae.models import MarkovHVAE
+        >>> pair, x = MarkovHVAE.mlp(64, [4, 2], [20]), torch.rand(10, 64).round()
+        >>> resampled_layers(plt.figure().subplots(), pair, x, (8, 8))
+    """
+    with evaluating(pair, seed):
+        batch = to_pair(rows(as_batch(x), slice(COLUMNS)), pair)
+        joint = trace_pair(pair, batch, 1)
+        data = sample_sites(joint.model)[decoding.image_site(joint, shape)]["value"]
+        drawn = weights_of(joint).latents
+        sites = [name for name in sample_sites(joint.model) if name in drawn]
+        if len(sites) < 2:
+            raise ContractError(
+                f"{type(pair).__name__}.guide: found latent sites {sites}, expected two or more, to keep some and draw "
+                "the others anew; look at ppvae.pictures.reconstructions instead"
+            )
+        shown = [data.reshape(num_rows(batch), -1)]
+        for num_kept in range(1, len(sites) + 1):
+            _, latents = simulate(pair, batch, {name: drawn[name][0] for name in sites[:num_kept]})
+            shown.append(decoding.decoded(pair, batch, latents, shape))
+    images(ax, torch.cat(shown), shape, num_rows(batch))
+    label_tiles(ax, shape, {}, dict(enumerate(["data", sites[0], *(f"+ {name}" for name in sites[1:])])))
 
 
 def aggregated_posterior(axes: Axes | Sequence[Axes], pair: Pair, data: Any) -> None:

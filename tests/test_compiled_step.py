@@ -12,7 +12,7 @@ from torch import nn
 
 import ppvae
 from ppvae import ELBO, IWAE, RWS, VIMCO, EnumeratedELBO, LinearWarmup, NonFiniteError, Pair
-from ppvae.models import VAE, GaussianMixture, LinearVAE, MarkovHVAE
+from ppvae.models import VAE, GaussianMixture, LinearGaussianChain, LinearVAE, MarkovHVAE
 
 DATA = torch.randn(70, 4, generator=torch.Generator().manual_seed(0))
 
@@ -120,8 +120,24 @@ def test_optimisers(optimizer, caplog):
         (lambda: GaussianMixture(3, 4, guide="amortized"), EnumeratedELBO()),
         (lambda: GaussianMixture(3, 4, guide="amortized"), RWS(4)),
         (lambda: MarkovHVAE.mlp(4, [2, 2], hidden=[5], likelihood="gaussian"), ELBO()),
+        (lambda: MarkovHVAE.mlp(4, [2, 2], [5], "gaussian", "bottom_up"), ELBO()),
+        (lambda: MarkovHVAE.mlp(4, [2, 2], [5], "gaussian", "ladder"), ELBO()),
+        (lambda: MarkovHVAE.mlp(4, [2, 2], [5], "gaussian", "residual"), ELBO(gradient="stl")),
+        (lambda: LinearGaussianChain(4, [2, 2], guide="exact"), ELBO()),
     ],
-    ids=["iwae", "stl", "vimco", "full-dreg", "enumerated", "rws", "hierarchy"],
+    ids=[
+        "iwae",
+        "stl",
+        "vimco",
+        "full-dreg",
+        "enumerated",
+        "rws",
+        "hierarchy",
+        "bottom-up",
+        "ladder",
+        "residual",
+        "chain",
+    ],
 )
 def test_pairs_and_objectives(make, objective, caplog):
     assert_same(make, objective, caplog)

@@ -1,105 +1,144 @@
-"""The Markov hierarchy against the linear-Gaussian chain (oracle 5), where all is linear algebra."""
+"""The Markov hierarchy and its guides against the linear-Gaussian chain (oracle 5), where all is linear algebra."""
 
-import pyro.distributions as dist
 import pytest
 import torch
+from linear_hierarchies import EXACT, LinearGaussian, as_hierarchy, best_independent, chain, linear
+from safetensors.torch import load_file
 from torch import nn
 
-from ppvae.inference import ELBO
-from ppvae.models import ConditionallyIndependent, MarkovHVAE, StandardNormal
+import ppvae
+from ppvae.contract import ContractError
+from ppvae.inference import ELBO, separable_sites
+from ppvae.models import FullNormal, LadderPosterior, MarkovHVAE
+from ppvae.models.hierarchical_posteriors import POSTERIORS
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-
-class LinearGaussian(nn.Module):
-    """N(A h + b, sigma^2), entry by entry."""
-
-    def __init__(self, matrix, sigma, bias=0.0):
-        super().__init__()
-        self.matrix, self.sigma, self.bias = nn.Parameter(matrix), sigma, bias
-
-    def forward(self, h):
-        return dist.Normal(h @ self.matrix.T + self.bias, self.sigma).to_event(1)
-
-
-SIZES = (3, 2, 2)  # of z1, z2, z3
-SIGMAS = (0.6, 0.8)  # of z1 given z2, z2 given z3
-
-
-def chain():
-    """A three-layer chain, with the best conditionally independent guide, and its exact posterior precision."""
-    transitions = [torch.randn(SIZES[i], SIZES[i + 1]) for i in range(2)]
-    emission, noise = torch.randn(4, SIZES[0]), 0.7
-    blocks = torch.block_diag(torch.eye(3) / SIGMAS[0] ** 2, torch.eye(2) / SIGMAS[1] ** 2, torch.eye(2))
-    differences = torch.eye(7)  # the residuals of (z1, z2, z3), as a linear map of them
-    differences[:3, 3:5] = -transitions[0]
-    differences[3:5, 5:] = -transitions[1]
-    precision = differences.T @ blocks @ differences
-    observe = torch.cat([emission, torch.zeros(4, 4)], 1)
-    precision = precision + observe.T @ observe / noise**2
-    gain = torch.linalg.solve(precision, observe.T) / noise**2
-    scales = precision.diagonal().rsqrt()
-    encoders = [LinearGaussian(g, s) for g, s in zip(gain.split(SIZES), scales.split(SIZES), strict=True)]
-    pair = MarkovHVAE(
-        StandardNormal(SIZES[2]),
-        [LinearGaussian(m, s) for m, s in zip(transitions, SIGMAS, strict=True)],
-        LinearGaussian(emission, noise),
-        ConditionallyIndependent(encoders),
-    )
-    covariance = torch.eye(2)
-    for matrix, sigma in zip(reversed(transitions), reversed(SIGMAS), strict=True):
-        covariance = matrix @ covariance @ matrix.T + sigma**2 * torch.eye(len(matrix))
-    marginal = dist.MultivariateNormal(torch.zeros(4), emission @ covariance @ emission.T + noise**2 * torch.eye(4))
-    gap = (precision.diagonal().log().sum() - torch.logdet(precision)) / 2
-    return pair, marginal, gap
+DOWNWARDS = ["ladder", "residual"]
 
 
 @pytest.mark.parametrize("kl", ["analytic", "monte_carlo"])
 def test_independent_guide_costs_what_the_chain_says(kl, assert_mean):
-    pair, marginal, gap = chain()
-    x = marginal.sample((5,))
+    truth = chain([3, 2, 2])
+    pair, x = as_hierarchy(truth, best_independent(truth)), truth.sample(5)
     with torch.no_grad():
         values = ELBO(kl=kl)(pair, x.repeat(20_000, 1))[0].reshape(20_000, 5)
-    assert gap > 0.5
-    assert_mean(values, marginal.log_prob(x) - gap)
+        exact = truth.log_prob(x) - truth.factorised_gap()
+    assert truth.factorised_gap() > 0.5
+    assert_mean(values, exact)
 
 
-@pytest.mark.parametrize(("narrowing", "less_noise"), [(0.2, True), (1.0, False)])
-def test_analytic_inner_kl_has_the_same_mean(narrowing, less_noise):
-    """Its noise is less for a narrow guide, as before training; near the posterior the noises of Monte Carlo's terms
-    cancel, and the closed form has more (Roeder et al. 2017)."""
-    pair, marginal, _ = chain()
-    for encoder in pair.posterior.encoders:
-        encoder.sigma = encoder.sigma * narrowing
-    x = marginal.sample((5,))
+@pytest.mark.parametrize("posterior", EXACT)
+@pytest.mark.parametrize("sizes", [[1], [1, 1], [1, 1, 1, 1]])
+def test_guides_over_dependent_layers_reach_the_posterior(posterior, sizes):
+    """Of scalars, with the parameters that the chain gives: no gap, where independent layers have one."""
+    truth = chain(sizes)
+    pair, x = as_hierarchy(truth, EXACT[posterior](truth)), truth.sample(6)
+    log_w = pair.log_weights(x, 20).log_w
+    torch.testing.assert_close(log_w, truth.log_prob(x).expand(20, 6))
+    assert (truth.factorised_gap() > 0.01) == (len(sizes) > 1)
+
+
+def noises(pair, x, repeats):
+    """Mean and variance of the ELBO of each data point, with the KL in closed form and by draws."""
     with torch.no_grad():
-        repeated = x.repeat(2000, 1)
-        analytic, monte_carlo = (ELBO(kl=kl)(pair, repeated)[0].reshape(2000, 5) for kl in ("analytic", "monte_carlo"))
-    z = (analytic.mean(0) - monte_carlo.mean(0)) / ((analytic.var(0) + monte_carlo.var(0)) / 2000).sqrt()
-    assert z.abs().max() < 4
-    assert ((analytic.var(0) < monte_carlo.var(0)) == less_noise).all()
+        many = x.repeat(repeats, 1)
+        values = [ELBO(kl=kl)(pair, many)[0].reshape(repeats, -1) for kl in ("analytic", "monte_carlo")]
+    return [(value.mean(0), value.var(0)) for value in values]
+
+
+@pytest.mark.parametrize("posterior", ["independent", *DOWNWARDS])
+def test_analytic_inner_kl_has_the_same_mean_and_less_noise_before_training(posterior):
+    pair = MarkovHVAE.mlp(6, [4, 3, 2], [8], "gaussian", posterior)
+    x = pair.sample(5)
+    (mean, variance), (other_mean, other_variance) = noises(pair, x, 4000)
+    assert separable_sites(pair, x) == {"z1", "z2", "z3"}
+    assert ((mean - other_mean) / ((variance + other_variance) / 4000).sqrt()).abs().max() < 4
+    assert (variance < other_variance).all()
+
+
+@pytest.mark.parametrize("posterior", ["independent", *DOWNWARDS])
+def test_near_the_posterior_it_has_more_noise(posterior):
+    """There the noises of Monte Carlo's terms cancel (Roeder et al. 2017): all of them, if the guide is exact."""
+    truth = chain([1, 1, 1])
+    pair = as_hierarchy(truth, EXACT.get(posterior, best_independent)(truth))
+    x = truth.sample(5)
+    (mean, variance), (other_mean, other_variance) = noises(pair, x, 4000)
+    assert ((mean - other_mean) / ((variance + other_variance) / 4000).sqrt()).abs().max() < 4
+    assert (variance > other_variance).all()
+    if posterior in EXACT:
+        assert other_variance.max() < 1e-20
 
 
 def test_samples_have_the_marginal_covariance(assert_mean):
-    pair, marginal, _ = chain()
-    x = pair.sample(20_000)
-    assert_mean((x.unsqueeze(-1) * x.unsqueeze(-2)).flatten(1), marginal.covariance_matrix.flatten(), k=4.5)
+    truth = chain([3, 2, 2])
+    x = as_hierarchy(truth, best_independent(truth)).sample(20_000) - truth.mean.detach()
+    exact = truth.marginal().covariance_matrix.flatten().detach()
+    assert_mean((x.unsqueeze(-1) * x.unsqueeze(-2)).flatten(1), exact, k=4.5)
 
 
+def test_where_x_says_nothing_the_ladder_stays_at_the_prior():
+    """A message that is infinitely wide costs nothing, and changes nothing."""
+    truth = chain([2, 2])
+    features = [linear(torch.randn(2, n), torch.zeros(2)) for n in (4, 2)]
+    pair = as_hierarchy(truth, LadderPosterior(features, [LinearGaussian(torch.eye(2), 1e9)] * 2))
+    pair.posterior.heads[1] = LinearGaussian(torch.zeros(2, 2), 1.0)
+    usage = ppvae.elbo_terms(pair, truth.sample(5), progress=False).latents
+    assert max(each.kl.estimate.abs().max() for each in usage.values()) < 1e-6
+    assert all(each.collapsed for each in usage.values())
+
+
+@pytest.mark.parametrize("posterior", POSTERIORS)
 @pytest.mark.parametrize("num_latents", [[3], [3, 2], [4, 3, 2, 2]])
-def test_any_number_of_layers(num_latents):
-    pair = MarkovHVAE.mlp(num_features=6, num_latents=num_latents, hidden=[8], likelihood="gaussian")
+def test_any_number_of_layers(num_latents, posterior):
+    pair = MarkovHVAE.mlp(6, num_latents, [8], "gaussian", posterior)
     x = torch.randn(4, 6)
     pair.check(x)
     latents = pair.latents(x, num_particles=3)
     assert {name: tuple(z.shape) for name, z in latents.items()} == {
         f"z{i}": (3, 4, n) for i, n in enumerate(num_latents, 1)
     }
-    _, surrogate = ELBO(kl="analytic")(pair, x)
+    _, surrogate = ELBO(kl="monte_carlo" if posterior == "bottom_up" else "analytic")(pair, x)
     surrogate.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in pair.parameters())
 
 
-def test_no_layers_are_refused():
+@pytest.mark.parametrize("posterior", POSTERIORS)
+def test_training_closes_in_on_the_chains_evidence(posterior):
+    """By two thirds of the way from where it starts."""
+    truth = chain([1, 1])
+    x = truth.sample(300)
+    pair, reachable = MarkovHVAE.mlp(4, [1, 1], [16], "gaussian", posterior).init_from(x), truth.log_prob(x).mean()
+    start = ppvae.elbo(pair, x, seed=0, progress=False).mean().estimate
+    ppvae.fit(pair, x, epochs=40, batch_size=60, lr=0.01, progress=False)
+    end = ppvae.elbo(pair, x, seed=0, progress=False).mean().estimate
+    assert start < reachable - 0.5
+    assert (end - start) / (reachable - start) > 2 / 3, (start, end, reachable)
+
+
+@pytest.mark.parametrize("posterior", POSTERIORS)
+def test_a_checkpoint_holds_every_tensor_once(posterior, tmp_path):
+    pair = MarkovHVAE.mlp(6, [3, 2, 2], [8], "gaussian", posterior)
+    ppvae.save(pair, tmp_path / "pair.safetensors")
+    found = load_file(tmp_path / "pair.safetensors")
+    assert sum(t.numel() for t in found.values()) == sum(p.numel() for p in pair.parameters())
+    other = MarkovHVAE.mlp(6, [3, 2, 2], [8], "gaussian", posterior)
+    ppvae.load(other, tmp_path / "pair.safetensors")
+    x = torch.randn(4, 6)
+    torch.manual_seed(0)
+    before = pair.log_weights(x, 3).log_w
+    torch.manual_seed(0)
+    torch.testing.assert_close(other.log_weights(x, 3).log_w, before, rtol=0, atol=0)
+
+
+def test_what_is_refused():
     with pytest.raises(ValueError, match="num_latents: found no layers"):
         MarkovHVAE.mlp(num_features=6, num_latents=[])
+    with pytest.raises(ValueError, match="posterior: found 'flow', expected one of 'independent', 'bottom_up'"):
+        MarkovHVAE.mlp(6, [2, 2], posterior="flow")
+    with pytest.raises(ValueError, match=r"hidden: found no layers.*features of 'ladder'"):
+        MarkovHVAE.mlp(6, [2, 2], hidden=[], posterior="ladder")
+    pair = MarkovHVAE.mlp(6, [2, 2], [4], posterior="residual")
+    pair.transitions[0] = FullNormal(nn.Linear(2, 5), 2)
+    with pytest.raises(ContractError, match=r"transitions\[0\]: found MultivariateNormal, expected Normal"):
+        pair.check(torch.zeros(3, 6))

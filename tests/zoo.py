@@ -16,7 +16,7 @@ from torch import nn
 from zoo_pairs import BottomUp, Components, Counts, Labelled, Linearly, Positive, Summed, TiedWeights, Unsteady
 
 from ppvae import Pair
-from ppvae.models import VAE, GaussianMixture, LinearVAE, MarkovHVAE
+from ppvae.models import VAE, GaussianMixture, LinearGaussianChain, LinearVAE, MarkovHVAE
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,10 @@ def on_normal(make, *shape):
 
 def on_bits(make, *shape):
     return lambda: (make(), torch.rand(8, *shape).round())
+
+
+def hierarchy(posterior="independent"):
+    return on_normal(lambda: MarkovHVAE.mlp(4, [2, 2], [4], "gaussian", posterior), 4)
 
 
 def functions():
@@ -100,7 +104,14 @@ ZOO = {
     "gaussian": Member(on_normal(lambda: VAE.mlp(4, 2, [5], "gaussian"), 4), exact=False),
     "full posterior": Member(on_normal(lambda: VAE.mlp(4, 2, [5], "heteroscedastic", "full"), 4), exact=False),
     "convolutional": Member(on_bits(lambda: VAE.convolutional((1, 4, 4), 2, [2]), 1, 4, 4), exact=False),
-    "hierarchy": Member(on_normal(lambda: MarkovHVAE.mlp(4, [2, 2], [4], "gaussian"), 4), exact=False),
+    "chain": Member(on_normal(lambda: LinearGaussianChain(3, [2, 2]), 3)),
+    "chain, exact": Member(
+        on_normal(lambda: LinearGaussianChain(3, [2, 2], guide="exact"), 3), open_kl="z1", gap=False
+    ),
+    "hierarchy": Member(hierarchy(), exact=False),
+    "hierarchy, upwards": Member(hierarchy("bottom_up"), exact=False, open_kl="z1"),
+    "ladder": Member(hierarchy("ladder"), exact=False),
+    "residual": Member(hierarchy("residual"), exact=False),
     "bottom-up": Member(on_normal(BottomUp, 3), open_kl="z1"),
     "tied weights": Member(on_normal(TiedWeights, 3)),
     "labelled": Member(labelled),
