@@ -146,7 +146,7 @@ class GapReport:
             if name in lines:
                 table[label] = lines[name].mean()
             elif name == "amortization_gap" and self.amortization_undefined:
-                table[f"{label}: undefined, the guide is fixed"] = Mean(math.nan, math.nan, math.nan, 0)
+                table[f"{label} (undefined: the guide is fixed)"] = Mean(math.nan, math.nan, math.nan, 0)
         table |= {f"KL of {name}": usage.kl.mean() for name, usage in self.latents.items()}
         if self.train:
             table |= {f"training data: {LINES[name].strip()}": line.mean() for name, line in self.train.lines().items()}

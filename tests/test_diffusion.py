@@ -1,11 +1,8 @@
 """Diffusion against Gaussian data, where the bound and p(x) are closed forms, and against its own hierarchy."""
 
-import math
-from unittest import mock
-
 import pytest
 import torch
-from diffusion_oracle import covariance, exact_elbo, exact_terms, marginal, optimal
+from diffusion_oracle import covariance, exact_elbo, exact_terms, integrated_terms, marginal, optimal
 from torch import nn
 
 import ppvae
@@ -41,16 +38,6 @@ def repeated(objective, pair, x, repeats=4000):
 def test_every_bound_has_the_exact_mean(objective, schedule, parameterisation, variance, assert_mean):
     pair, x = optimal(4, schedule, parameterisation, variance), data(5)
     assert_mean(repeated(objective, pair, x), exact_elbo(pair, x).detach())
-
-
-@torch.no_grad()
-def integrated_terms(pair, x):
-    """`E elbo_term`, `[T, B]`, exactly: as a quadratic function of the noise it has its mean at six nodes."""
-    T, B = pair.num_steps, len(x)
-    nodes = math.sqrt(3) * torch.cat([torch.eye(3), -torch.eye(3)])
-    noise, index = nodes.repeat_interleave(B, 0).repeat(T, 1), torch.arange(T).repeat_interleave(6 * B)
-    with mock.patch("torch.distributions.normal._standard_normal", return_value=noise):
-        return pair.elbo_term(x.repeat(6 * T, 1), index).reshape(T, 6, B).mean(1)
 
 
 @pytest.mark.parametrize(("schedule", "parameterisation", "variance"), SETTINGS)

@@ -16,7 +16,7 @@ from torch import nn
 from zoo_pairs import BottomUp, Components, Counts, Labelled, Linearly, Positive, Summed, TiedWeights, Unsteady
 
 from ppvae import Pair
-from ppvae.models import VAE, GaussianMixture, LinearVAE, MarkovHVAE
+from ppvae.models import VAE, DiffusionVAE, GaussianMixture, LinearVAE, MarkovHVAE, MLPDenoiser, UNet
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Member:
         tied: a guide site that an exact summation ties to the observation, if any.
         exact: log p(x) is known.
         gap: the guide differs from the posterior.
+        terms: the ELBO's terms can be drawn one by one.
     """
 
     make: Callable
@@ -38,6 +39,7 @@ class Member:
     tied: str = ""
     exact: bool = True
     gap: bool = True
+    terms: bool = False
 
 
 def on_normal(make, *shape):
@@ -87,6 +89,10 @@ def positive():
     return Positive(), 0.2 + torch.rand(8)
 
 
+def bit_diffusion():
+    return DiffusionVAE(UNet((1, 4, 4), [4], 4), [1, 4, 4], 2, "bernoulli", "learnt", "eps", "posterior")
+
+
 COMPONENT = {"component": "Categorical"}
 BITS = {"z0": "Bernoulli", "z1": "Bernoulli"}
 
@@ -101,6 +107,8 @@ ZOO = {
     "full posterior": Member(on_normal(lambda: VAE.mlp(4, 2, [5], "heteroscedastic", "full"), 4), exact=False),
     "convolutional": Member(on_bits(lambda: VAE.convolutional((1, 4, 4), 2, [2]), 1, 4, 4), exact=False),
     "hierarchy": Member(on_normal(lambda: MarkovHVAE.mlp(4, [2, 2], [4], "gaussian"), 4), exact=False),
+    "diffusion": Member(on_normal(lambda: DiffusionVAE(MLPDenoiser(4, [5]), [4], 3), 4), exact=False, terms=True),
+    "diffusion of bits": Member(on_bits(bit_diffusion, 1, 4, 4), exact=False, terms=True),
     "bottom-up": Member(on_normal(BottomUp, 3), open_kl="z1"),
     "tied weights": Member(on_normal(TiedWeights, 3)),
     "labelled": Member(labelled),
