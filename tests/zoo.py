@@ -90,7 +90,7 @@ def positive():
 
 
 def bit_diffusion():
-    return DiffusionVAE(UNet((1, 4, 4), [4], 4), [1, 4, 4], 2, "bernoulli", "learnt", "eps", "posterior")
+    return DiffusionVAE(UNet((1, 2, 2), [2], 4), [1, 2, 2], 2, "bernoulli", "learnt", "eps", "posterior")
 
 
 COMPONENT = {"component": "Categorical"}
@@ -108,7 +108,7 @@ ZOO = {
     "convolutional": Member(on_bits(lambda: VAE.convolutional((1, 4, 4), 2, [2]), 1, 4, 4), exact=False),
     "hierarchy": Member(on_normal(lambda: MarkovHVAE.mlp(4, [2, 2], [4], "gaussian"), 4), exact=False),
     "diffusion": Member(on_normal(lambda: DiffusionVAE(MLPDenoiser(4, [5]), [4], 3), 4), exact=False, terms=True),
-    "diffusion of bits": Member(on_bits(bit_diffusion, 1, 4, 4), exact=False, terms=True),
+    "diffusion of bits": Member(on_bits(bit_diffusion, 1, 2, 2), exact=False, terms=True),
     "bottom-up": Member(on_normal(BottomUp, 3), open_kl="z1"),
     "tied weights": Member(on_normal(TiedWeights, 3)),
     "labelled": Member(labelled),
