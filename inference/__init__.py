@@ -21,6 +21,7 @@ from ppvae.inference.objectives import ELBO, EnumeratedELBO, LinearWarmup, Objec
 from ppvae.inference.records import Evidence, EvidenceUndefined, Mean, Measurement, Sandwich
 from ppvae.inference.renyi import CUBO, Renyi, VRMax
 from ppvae.inference.reweighted import RWS
+from ppvae.inference.single_term import SingleTermELBO
 from ppvae.inference.thermodynamic import TVO
 from ppvae.inference.training import Fit
 
@@ -54,6 +55,7 @@ __all__ = [
     "Objective",
     "Renyi",
     "Sandwich",
+    "SingleTermELBO",
     "VRMax",
     "WeightObjective",
     "calibration",

@@ -6,13 +6,15 @@ from typing import Any
 
 from ppvae.batches import Batch, as_batch, num_rows, rows
 from ppvae.contract import ContractError
+from ppvae.inference.chunks import to_pair
 from ppvae.inference.effort import Effort, effort_of
 from ppvae.inference.elbo_terms import elbo_terms_of
 from ppvae.inference.evidence import elbo_of, evidence_of
+from ppvae.inference.fixed_guide import amortization_undefined
 from ppvae.inference.gap_report import GapReport
 from ppvae.inference.likelihood_scale import likelihood_scale
 from ppvae.inference.measuring import measuring
-from ppvae.inference.refinement import Refined, refine
+from ppvae.inference.refinement import Refined, refine, unrefined
 from ppvae.inference.refit import refitted
 from ppvae.inference.richer_families import richer
 from ppvae.pair import Pair
@@ -38,6 +40,9 @@ def gap(
     while the model stays: what that gains is unfinished training. For each latent site there is its KL, what it knows
     of the data, and how many of its dimensions are used; for each Gaussian observation whether it is as wide as what it
     leaves unexplained. `report.verdict()` says in words what follows.
+
+    Of a guide that learns nothing (a diffusion's), amortisation is undefined: the whole gap counts as that of its
+    family, of which it is the only member.
 
     Where log p(x) is not known exactly it is a stochastic lower bound, and so are gap and approximation gap. Fits can
     fail: the refined ELBOs are lower bounds of what their families could reach, and the lines beyond them upper bounds.
@@ -69,14 +74,17 @@ def gap(
     settings = effort_of(effort)
     report = _measured(pair, data, settings, seed, progress)
     if train is None:
-        return replace(report, notes=report.notes | {"training_gap": "pass train= to measure it"})
+        unmeasured = {} if report.amortization_undefined else {"training_gap": "pass train= to measure it"}
+        return replace(report, notes=report.notes | unmeasured)
     own = as_batch(train)
     sample = rows(own, slice(num_rows(as_batch(data))))
     if transform is not None:
         sample = as_batch(transform(sample))
     on_train = _measured(pair, sample, settings, seed, progress)
     report = replace(report, train=on_train)
-    return _with_refit(report, pair, data, own, settings, transform, seed, progress) if settings.refit_steps else report
+    if not settings.refit_steps or report.amortization_undefined:
+        return report
+    return _with_refit(report, pair, data, own, settings, transform, seed, progress)
 
 
 def _measured(pair: Pair, data: Any, settings: Effort, seed: int | None, progress: bool) -> GapReport:
@@ -88,6 +96,7 @@ def _measured(pair: Pair, data: Any, settings: Effort, seed: int | None, progres
             log_evidence=evidence_of(pair, batch, settings.evidence, settings.num_particles, annealing, progress),
             elbo=elbo_of(pair, batch, settings.num_samples, progress),
             latents=elbo_terms_of(pair, batch, settings.num_samples, progress).latents,
+            amortization_undefined=amortization_undefined(pair, to_pair(rows(batch, slice(2)), pair)),
         )
         return _with_refined(report, pair, batch, settings, progress)
 
@@ -97,6 +106,9 @@ def _with_refined(report: GapReport, pair: Pair, batch: Batch, settings: Effort,
     if settings.ascent is None:
         report = replace(report, likelihood=likelihood_scale(pair, batch, SCALE_SAMPLES))
         return replace(report, notes=report.notes | {"elbo_refined": "not asked for"})
+    if report.amortization_undefined:
+        report = replace(report, likelihood=likelihood_scale(pair, batch, SCALE_SAMPLES))
+        return _with_richer(report, unrefined(pair, batch), settings, progress) if settings.richer else report
     refined = refine(pair, batch, settings.ascent, settings.restarts, progress)
     if not refined.pair.shapes:
         reason = "; ".join(f"site '{site}': {why}" for site, why in refined.fixed.items()) or "the guide has no sites"

@@ -1,5 +1,6 @@
 """The ledger of the gap: where the nats between log p(x) and the ELBO go, per data point, each with its error."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,9 @@ class GapReport:
     `approximation_gap = correlation_gap + shape_gap + remaining_gap`, and `amortization_gap = training_gap +
     capacity_gap`. A line that was not measured is None, and `notes` says why.
 
+    Of a guide that learns nothing there is no best of its family but itself: the whole gap is the approximation gap,
+    and the amortization gap is undefined, None, as `amortization_undefined` says.
+
     Where the evidence is a stochastic lower bound, the gap and the approximation gap are too. The standard errors of
     differences join those of both ends, which are measured with independent draws.
 
@@ -61,6 +65,7 @@ class GapReport:
         elbo_refitted: of the amortised guide after more training with the model frozen.
         latents: usage of each latent site of the guide, by name.
         likelihood: what rescaling each Gaussian observation would gain, by site.
+        amortization_undefined: why the guide does not amortise, if it does not; empty otherwise.
         train: the same lines on training data, if there were any.
         notes: by line, why it was not measured, or what went wrong.
     """
@@ -74,6 +79,7 @@ class GapReport:
     elbo_refitted: Measurement | None = None
     latents: Mapping[str, LatentUsage] = field(default_factory=dict)
     likelihood: Mapping[str, LikelihoodScale] = field(default_factory=dict)
+    amortization_undefined: str = ""
     train: "GapReport | None" = None
     notes: dict[str, str] = field(default_factory=dict)
 
@@ -85,7 +91,7 @@ class GapReport:
     @property
     def approximation_gap(self) -> Measurement | None:
         """`log p(x) - ELBO` of the best guide of the family: what no amortised guide of it can avoid."""
-        return self.elbo_refined and _less("approximation gap", self.log_evidence, self.elbo_refined)
+        return _difference("approximation gap", self.log_evidence, self._best_of_family)
 
     @property
     def amortization_gap(self) -> Measurement | None:
@@ -95,7 +101,7 @@ class GapReport:
     @property
     def correlation_gap(self) -> Measurement | None:
         """What a full covariance gains over the guide's own family."""
-        return _difference("correlation gap", self.elbo_full_rank, self.elbo_refined)
+        return _difference("correlation gap", self.elbo_full_rank, self._best_of_family)
 
     @property
     def shape_gap(self) -> Measurement | None:
@@ -117,6 +123,10 @@ class GapReport:
         """What the refitted guide still loses to the refined ones: its networks are too small, or do not generalise."""
         return _difference("capacity gap", self.elbo_refined, self.elbo_refitted)
 
+    @property
+    def _best_of_family(self) -> Measurement | None:
+        return self.elbo if self.amortization_undefined else self.elbo_refined
+
     def mean(self) -> Mean:
         """The mean of the gap over data points."""
         return self.gap.mean()
@@ -129,9 +139,14 @@ class GapReport:
     def summary(self) -> pd.DataFrame:
         """The table: for each line nats per data point, the standard error over data points, and the Monte Carlo error.
 
-        Lines of latent sites and of training data follow.
+        Lines of latent sites and of training data follow. What is undefined is NaN, and its line says so.
         """
-        table = {LINES[name]: line.mean() for name, line in self.lines().items()}
+        lines, table = self.lines(), {}
+        for name, label in LINES.items():
+            if name in lines:
+                table[label] = lines[name].mean()
+            elif name == "amortization_gap" and self.amortization_undefined:
+                table[f"{label} (undefined: the guide is fixed)"] = Mean(math.nan, math.nan, math.nan, 0)
         table |= {f"{usage.term} of {name}": usage.kl.mean() for name, usage in self.latents.items()}
         if self.train:
             table |= {f"training data: {LINES[name].strip()}": line.mean() for name, line in self.train.lines().items()}
@@ -183,7 +198,8 @@ class GapReport:
             about = {"units": "nats", "long_name": LINES[name].strip(), "method": line.method, "warning": line.warning}
             variables[name] = ("data", line.estimate.numpy(), about | {"note": self.notes.get(name, "")})
             variables[f"{name}_std_error"] = ("data", line.std_error.numpy(), {"units": "nats"})
-        return xr.Dataset(variables, {"data": np.arange(len(self.elbo.estimate))}, {"pair": self.pair})
+        about = {"pair": self.pair, "amortization_undefined": self.amortization_undefined}
+        return xr.Dataset(variables, {"data": np.arange(len(self.elbo.estimate))}, about)
 
     def _evidence(self) -> xr.Dataset:
         taken = self.log_evidence

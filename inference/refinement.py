@@ -81,6 +81,13 @@ def refine(pair: Pair, batch: Batch, settings: Ascent, restarts: int, progress: 
     return Refined(local, local.joined(batch, found), improved, converged, local.fixed)
 
 
+def unrefined(pair: Pair, batch: Batch) -> Refined:
+    """The guide as it is, for a pair whose guide is not to be refined."""
+    local = LocalGuide(pair, to_pair(rows(batch, slice(2)), pair))
+    offsets = {name: t.cpu() for name, t in local.zeros(batch).items()}
+    return Refined(local, local.joined(batch, offsets), torch.zeros(num_rows(batch), dtype=torch.bool), 1.0)
+
+
 def _objective(local: LocalGuide, batch: Batch, num_particles: int) -> Objective:
     """The ELBO with the least noise near its best."""
     two = local.pair

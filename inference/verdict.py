@@ -62,6 +62,11 @@ def verdict(report: "GapReport") -> str:
         f"The ELBO is {elbo.estimate:.2f} nats, {gap.estimate:.2f} +- {gap.std_error:.2f} below log p(x), "
         f"{evidence.estimate:.2f}, which is {_how(report)}."
     ]
+    if report.amortization_undefined:
+        said.append(
+            f"Amortisation is undefined, not zero: {report.amortization_undefined}. The whole gap counts as that "
+            "of its family."
+        )
     if not report.log_evidence.reliable.all():
         num_bad = int((~report.log_evidence.reliable).sum())
         said.append(
@@ -125,6 +130,10 @@ def _cause(name: str, line: Measurement | None, says: str, remedy: str) -> list[
 
 def _of_family(report: "GapReport") -> list[Cause]:
     family = "The best guides of the same family, one for each data point, still fall {:.2f} nats short."
+    if report.elbo_full_rank is None and report.amortization_undefined:
+        fixed = "The guide, which cannot learn, is {:.2f} nats from the posterior."
+        remedy = "Let the model come nearer (train it longer; give a diffusion more steps), or let the guide learn."
+        return _cause("family", report.approximation_gap, fixed, remedy)
     if report.elbo_full_rank is None:
         return _cause("family", report.approximation_gap, family, "Try a richer posterior.")
     found = _cause(
@@ -214,7 +223,7 @@ def _of_likelihood(report: "GapReport") -> list[Cause]:
 
 def _of_collapse(report: "GapReport") -> list[Cause]:
     collapsed = [name for name, usage in report.latents.items() if usage.collapsed]
-    if not collapsed:
+    if not collapsed or report.amortization_undefined:  # what is fixed does not collapse: a diffusion ends in noise
         return []
     every = len(collapsed) == len(report.latents)
     says = (

@@ -1,7 +1,10 @@
 """Pairs, and the parts they are made of."""
 
-from ppvae.models.autoencoder import Autoencoder
+from ppvae.models.autoencoder import Autoencoder, DenoisingAutoencoder
 from ppvae.models.conditionals import DiagonalNormal, FullNormal
+from ppvae.models.denoisers import MLPDenoiser, UNet
+from ppvae.models.diffusion import DiffusionVAE
+from ppvae.models.diffusion_sampling import sample_ddim
 from ppvae.models.flows import CouplingFlow
 from ppvae.models.gaussian_mixture import GaussianMixture
 from ppvae.models.hierarchical_posteriors import (
@@ -14,6 +17,7 @@ from ppvae.models.likelihoods import Bernoulli, Gaussian, Likelihood
 from ppvae.models.linear_gaussian_chain import LinearGaussianChain
 from ppvae.models.linear_vae import LinearVAE
 from ppvae.models.markov_hvae import MarkovHVAE
+from ppvae.models.noise_schedules import CosineSchedule, LearntSchedule, LinearSchedule
 from ppvae.models.priors import StandardNormal
 from ppvae.models.residual_normal import ResidualNormal
 from ppvae.models.vae import VAE
@@ -24,17 +28,25 @@ __all__ = [
     "Bernoulli",
     "BottomUpPosterior",
     "ConditionallyIndependent",
+    "CosineSchedule",
     "CouplingFlow",
+    "DenoisingAutoencoder",
     "DiagonalNormal",
+    "DiffusionVAE",
     "FullNormal",
     "Gaussian",
     "GaussianMixture",
     "LadderPosterior",
+    "LearntSchedule",
     "Likelihood",
     "LinearGaussianChain",
+    "LinearSchedule",
     "LinearVAE",
+    "MLPDenoiser",
     "MarkovHVAE",
     "ResidualNormal",
     "ResidualPosterior",
     "StandardNormal",
+    "UNet",
+    "sample_ddim",
 ]

@@ -1,4 +1,6 @@
-"""The plain autoencoder, the baseline without a density."""
+"""The plain autoencoder, the baseline without a density, and the denoising one."""
+
+from collections.abc import Callable
 
 import pyro
 from torch import Tensor, nn
@@ -49,3 +51,37 @@ class Autoencoder(Pair):
     def sample(self, num: int) -> Tensor | dict[str, Tensor]:
         """Refused: there is no prior over codes to draw from."""
         raise NotImplementedError(f"{type(self).__name__}.sample: {self.evidence_undefined}")
+
+
+class DenoisingAutoencoder(Autoencoder):
+    """Trained to restore corrupted data, by `E log p(x | encoder(corruption(x)))`; in evaluation mode x stays as it is.
+
+    With Gaussian noise of variance s^2 and least squares, the best it can do is `E[x | x~] = x~ + s^2 grad log p(x~)`,
+    with p the density of the noisy x~. A diffusion's denoiser is such an autoencoder for all amounts of noise at once,
+    of which `DiffusionVAE` makes what this pair lacks, a density of x.
+
+    Source: Vincent et al. 2008; Vincent et al. 2010; Vincent 2011, for the score.
+
+    Args:
+        encoder: `[*, *event] -> [*, D]`.
+        likelihood: forward(code) returns p(x | code).
+        corruption: a function of x `[B, *event]`, drawn afresh at each call.
+
+    Example:
+        >>> import torch
+        >>> from ppvae.models import Gaussian
+        >>> def masked(x):
+        ...     return x * (torch.rand_like(x) > 0.3)
+        >>> pair = DenoisingAutoencoder(nn.Linear(5, 2), Gaussian(nn.Linear(2, 5), sigma=1.0), masked)
+        >>> pair.reconstruct(torch.zeros(3, 5)).shape
+        torch.Size([3, 5])
+    """
+
+    def __init__(self, encoder: nn.Module, likelihood: Likelihood, corruption: Callable[[Tensor], Tensor]):
+        super().__init__(encoder, likelihood)
+        self.corruption = corruption
+
+    def model(self, x: Tensor) -> None:
+        seen = self.corruption(x) if self.training else x
+        with pyro.plate("data", x.shape[0], dim=-1):
+            pyro.sample("x", self.likelihood(self.encoder(seen)), obs=x)

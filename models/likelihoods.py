@@ -110,8 +110,11 @@ class Gaussian(Likelihood):
         bias = output_bias(self.network)
         mean = _mean_per_output(x, bias, self.event_dim)
         bias.data.copy_(mean)
-        excess = (x.to(bias).std(0).square().mean().sqrt() - self.min_sigma).clamp(min=self.min_sigma)
-        inverse_softplus = excess.expm1().log()
+        self.start_sigma(x.to(bias).std(0).square().mean().sqrt())
+
+    def start_sigma(self, sigma: Tensor) -> None:
+        """Sets a sigma that is learnt to a number, in the units of x."""
+        inverse_softplus = (sigma - self.min_sigma).clamp(min=self.min_sigma).expm1().log()
         if self.sigma_network is not None:
             output_bias(self.sigma_network).data.copy_(inverse_softplus)
         elif not hasattr(self, "fixed_sigma"):

@@ -26,6 +26,8 @@ class Pair(nn.Module):
     Attributes:
         example: one row of data, for `sample`; set by `check`, or by the subclass.
         evidence_undefined: why this pair has no evidence, if it has none; empty otherwise.
+        amortization_undefined: why its guide cannot be said to amortise, if so. That of a guide without learnt
+            parameters is found out by `ppvae.gap`.
 
     Example:
         >>> import pyro, pyro.distributions as dist
@@ -44,6 +46,7 @@ class Pair(nn.Module):
 
     example: Batch | None = None
     evidence_undefined: str = ""
+    amortization_undefined: str = ""
 
     def model(self, *args: Any, **kwargs: Any) -> Any:
         """p(x, z): a Pyro function of the batch, with the data given as `obs`."""

@@ -28,6 +28,7 @@ from ppvae.inference import (
     LinearWarmup,
     Objective,
     Renyi,
+    SingleTermELBO,
     VRMax,
     WeightObjective,
 )
@@ -75,6 +76,7 @@ OBJECTIVES = {
     "Gumbel-softmax ELBO": GumbelSoftmaxELBO(temperature=lambda step: 0.5),
     "JVI": JVI(3),
     "SUMO": SUMO(2),
+    "single-term ELBO": SingleTermELBO(),
 }
 NO_BOUNDS = {"VR-max", "CUBO", "JVI", "SUMO"}
 
@@ -87,6 +89,8 @@ def refusal(objective, member):
     match objective:
         case JVI() | SUMO():
             return "found gradients enabled.*under torch.no_grad.*train with IWAE"
+        case SingleTermELBO() if not member.terms:
+            return r"found no `num_terms` and `elbo_term`.*use ELBO\(\)"
         case ELBO(kl="analytic") if member.open_kl:
             return f"site '{member.open_kl}': found no closed-form KL.*use kl='auto'"
         case ELBO() if member.tied and (objective.beta != 1 or objective.free_bits):

@@ -16,7 +16,16 @@ from torch import nn
 from zoo_pairs import BottomUp, Components, Counts, Labelled, Linearly, Positive, Summed, TiedWeights, Unsteady
 
 from ppvae import Pair
-from ppvae.models import VAE, GaussianMixture, LinearGaussianChain, LinearVAE, MarkovHVAE
+from ppvae.models import (
+    VAE,
+    DiffusionVAE,
+    GaussianMixture,
+    LinearGaussianChain,
+    LinearVAE,
+    MarkovHVAE,
+    MLPDenoiser,
+    UNet,
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,7 @@ class Member:
         tied: a guide site that an exact summation ties to the observation, if any.
         exact: log p(x) is known.
         gap: the guide differs from the posterior.
+        terms: the ELBO's terms can be drawn one by one.
     """
 
     make: Callable
@@ -38,6 +48,7 @@ class Member:
     tied: str = ""
     exact: bool = True
     gap: bool = True
+    terms: bool = False
 
 
 def on_normal(make, *shape):
@@ -91,6 +102,10 @@ def positive():
     return Positive(), 0.2 + torch.rand(8)
 
 
+def bit_diffusion():
+    return DiffusionVAE(UNet((1, 2, 2), [2], 4), [1, 2, 2], 2, "bernoulli", "learnt", "eps", "posterior")
+
+
 COMPONENT = {"component": "Categorical"}
 BITS = {"z0": "Bernoulli", "z1": "Bernoulli"}
 
@@ -112,6 +127,8 @@ ZOO = {
     "hierarchy, upwards": Member(hierarchy("bottom_up"), exact=False, open_kl="z1"),
     "ladder": Member(hierarchy("ladder"), exact=False),
     "residual": Member(hierarchy("residual"), exact=False),
+    "diffusion": Member(on_normal(lambda: DiffusionVAE(MLPDenoiser(4, [5]), [4], 3), 4), exact=False, terms=True),
+    "diffusion of bits": Member(on_bits(bit_diffusion, 1, 2, 2), exact=False, terms=True),
     "bottom-up": Member(on_normal(BottomUp, 3), open_kl="z1"),
     "tied weights": Member(on_normal(TiedWeights, 3)),
     "labelled": Member(labelled),
