@@ -32,6 +32,12 @@ class Objective(Protocol):
         ...
 
 
+def with_penalty(objective: Objective, pair: Pair, batch: Batch, step: float) -> tuple[Tensor, Tensor]:
+    """What a step of training calls: the objective, with the pair's own penalty taken off the surrogate."""
+    value, surrogate = objective(pair, batch, step)
+    return value, surrogate - pair.penalty()
+
+
 @dataclass(frozen=True)
 class LinearWarmup:
     """A schedule for beta: zero for `delay` steps (reconstruction first), then rising linearly to one in `steps`.
