@@ -4,7 +4,7 @@ from ppvae.models.autoencoder import Autoencoder
 from ppvae.models.conditionals import DiagonalNormal, FullNormal
 from ppvae.models.flows import CouplingFlow
 from ppvae.models.gaussian_mixture import GaussianMixture
-from ppvae.models.likelihoods import Bernoulli, Gaussian, Likelihood
+from ppvae.models.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, LogisticMixture
 from ppvae.models.linear_vae import LinearVAE
 from ppvae.models.markov_hvae import ConditionallyIndependent, MarkovHVAE
 from ppvae.models.priors import StandardNormal
@@ -15,6 +15,7 @@ __all__ = [
     "VAE",
     "Autoencoder",
     "Bernoulli",
+    "Categorical",
     "ConditionallyIndependent",
     "CouplingFlow",
     "DiagonalNormal",
@@ -23,6 +24,7 @@ __all__ = [
     "GaussianMixture",
     "Likelihood",
     "LinearVAE",
+    "LogisticMixture",
     "MarkovHVAE",
     "ResidualNormal",
     "StandardNormal",

@@ -49,6 +49,10 @@ def on_bits(make, *shape):
     return lambda: (make(), torch.rand(8, *shape).round())
 
 
+def on_levels(make, levels, *shape):
+    return lambda: (make(), torch.randint(levels, (8, *shape)) / (levels - 1))
+
+
 def functions():
     """Pyro's functions as they are: parameters by `pyro.module` and `pyro.param`."""
     decoder = nn.Linear(2, 3)
@@ -100,6 +104,10 @@ ZOO = {
     "gaussian": Member(on_normal(lambda: VAE.mlp(4, 2, [5], "gaussian"), 4), exact=False),
     "full posterior": Member(on_normal(lambda: VAE.mlp(4, 2, [5], "heteroscedastic", "full"), 4), exact=False),
     "convolutional": Member(on_bits(lambda: VAE.convolutional((1, 4, 4), 2, [2]), 1, 4, 4), exact=False),
+    "logistic mixture": Member(
+        on_levels(lambda: VAE.convolutional((3, 4, 4), 2, [2], "logistic_mixture", levels=5), 5, 3, 4, 4), exact=False
+    ),
+    "categorical": Member(on_levels(lambda: VAE.mlp(4, 2, [5], "categorical", levels=3), 3, 4), exact=False),
     "hierarchy": Member(on_normal(lambda: MarkovHVAE.mlp(4, [2, 2], [4], "gaussian"), 4), exact=False),
     "bottom-up": Member(on_normal(BottomUp, 3), open_kl="z1"),
     "tied weights": Member(on_normal(TiedWeights, 3)),
