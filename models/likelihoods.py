@@ -1,6 +1,6 @@
 """Likelihoods: modules whose forward takes z and returns the distribution p(x | z)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pyro.distributions as dist
 import torch
@@ -267,6 +267,31 @@ def mlp_likelihood(
         f"likelihood: found {name!r}, expected 'bernoulli', 'gaussian', 'heteroscedastic', 'logistic_mixture' or "
         "'categorical'"
     )
+
+
+def image_likelihood(
+    name: str, network: Callable[[int], nn.Module], shape: tuple[int, int, int], levels: int = 256
+) -> Likelihood:
+    """The likelihood of that name, of images.
+
+    Args:
+        name: "bernoulli", "gaussian" (one learnt sigma), "logistic_mixture" (of five components) or "categorical".
+        network: given its number of output channels, a module `[*, D] -> [*, outputs, H, W]`.
+        shape: of x, `(C, H, W)`.
+        levels: of gray, for the last two.
+
+    Raises:
+        ValueError: a likelihood of another name.
+    """
+    parts: dict[str, Callable[[nn.Module], Likelihood]] = {
+        "bernoulli": lambda network: Bernoulli(network, event_dim=3),
+        "gaussian": lambda network: Gaussian(network, event_dim=3),
+        "logistic_mixture": lambda network: LogisticMixture(network, shape, levels),
+        "categorical": lambda network: Categorical(network, shape, levels),
+    }
+    if name not in parts:
+        raise ValueError(f"likelihood: found {name!r}, expected one of {list(parts)}")
+    return parts[name](network(num_outputs(name, shape, levels)))
 
 
 def _mean_per_output(x: Tensor, bias: Tensor, event_dim: int) -> Tensor:

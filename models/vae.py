@@ -1,6 +1,6 @@
 """The variational autoencoder: a prior, a likelihood and an amortised posterior."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pyro
 import torch
@@ -8,15 +8,7 @@ from torch import Tensor, nn
 
 from ppvae.models.conditionals import DiagonalNormal, FullNormal
 from ppvae.models.flows import CouplingFlow
-from ppvae.models.likelihoods import (
-    Bernoulli,
-    Categorical,
-    Gaussian,
-    Likelihood,
-    LogisticMixture,
-    mlp_likelihood,
-    num_outputs,
-)
+from ppvae.models.likelihoods import Likelihood, image_likelihood, mlp_likelihood
 from ppvae.models.priors import StandardNormal
 from ppvae.networks import convolutional_decoder, convolutional_encoder, mlp
 from ppvae.pair import Pair
@@ -106,17 +98,15 @@ class VAE(Pair):
             ValueError: a likelihood or posterior of another name.
         """
         encoder = convolutional_encoder(shape, channels, num_posterior_outputs(posterior, num_latents))
-        outputs = num_outputs(likelihood, shape, levels)
-        decoder = convolutional_decoder(num_latents, channels[::-1], (outputs, *shape[1:]))
-        parts: dict[str, Callable[[], Likelihood]] = {
-            "bernoulli": lambda: Bernoulli(decoder, event_dim=3),
-            "gaussian": lambda: Gaussian(decoder, event_dim=3),
-            "logistic_mixture": lambda: LogisticMixture(decoder, shape, levels),
-            "categorical": lambda: Categorical(decoder, shape, levels),
-        }
-        if likelihood not in parts:
-            raise ValueError(f"likelihood: found {likelihood!r}, expected one of {list(parts)}")
-        return cls(StandardNormal(num_latents), parts[likelihood](), posterior_family(posterior, encoder, num_latents))
+
+        def decoder(num_outputs: int) -> nn.Module:
+            return convolutional_decoder(num_latents, channels[::-1], (num_outputs, *shape[1:]))
+
+        return cls(
+            StandardNormal(num_latents),
+            image_likelihood(likelihood, decoder, shape, levels),
+            posterior_family(posterior, encoder, num_latents),
+        )
 
     def model(self, x: Tensor) -> None:
         with pyro.plate("data", x.shape[0], dim=-1):
