@@ -2,6 +2,7 @@
 
 from ppvae.models.autoencoder import Autoencoder
 from ppvae.models.conditionals import DiagonalNormal, FullNormal
+from ppvae.models.convolutional_hvae import ConvolutionalHVAE
 from ppvae.models.flows import CouplingFlow
 from ppvae.models.gaussian_mixture import GaussianMixture
 from ppvae.models.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, LogisticMixture
@@ -9,6 +10,7 @@ from ppvae.models.linear_vae import LinearVAE
 from ppvae.models.markov_hvae import ConditionallyIndependent, MarkovHVAE
 from ppvae.models.priors import StandardNormal
 from ppvae.models.residual_normal import ResidualNormal
+from ppvae.models.spectral import SpectralNorms
 from ppvae.models.vae import VAE
 
 __all__ = [
@@ -17,6 +19,7 @@ __all__ = [
     "Bernoulli",
     "Categorical",
     "ConditionallyIndependent",
+    "ConvolutionalHVAE",
     "CouplingFlow",
     "DiagonalNormal",
     "FullNormal",
@@ -27,5 +30,6 @@ __all__ = [
     "LogisticMixture",
     "MarkovHVAE",
     "ResidualNormal",
+    "SpectralNorms",
     "StandardNormal",
 ]
