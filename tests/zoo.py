@@ -16,7 +16,7 @@ from torch import nn
 from zoo_pairs import BottomUp, Components, Counts, Labelled, Linearly, Positive, Summed, TiedWeights, Unsteady
 
 from ppvae import Pair
-from ppvae.models import VAE, GaussianMixture, LinearVAE, MarkovHVAE
+from ppvae.models import VAE, ConvolutionalHVAE, GaussianMixture, LinearVAE, MarkovHVAE
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,9 @@ ZOO = {
     ),
     "categorical": Member(on_levels(lambda: VAE.mlp(4, 2, [5], "categorical", levels=3), 3, 4), exact=False),
     "hierarchy": Member(on_normal(lambda: MarkovHVAE.mlp(4, [2, 2], [4], "gaussian"), 4), exact=False),
+    "convolutional hierarchy": Member(
+        on_bits(lambda: ConvolutionalHVAE((1, 4, 4), [1, 1], 1, channels=1, num_cells=1), 1, 4, 4), exact=False
+    ),
     "bottom-up": Member(on_normal(BottomUp, 3), open_kl="z1"),
     "tied weights": Member(on_normal(TiedWeights, 3)),
     "labelled": Member(labelled),
