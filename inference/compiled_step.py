@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from ppvae.batches import Batch, tensors
-from ppvae.inference.objectives import Objective
+from ppvae.inference.objectives import Objective, with_penalty
 from ppvae.inference.programs import Call, CannotCompileError, compiled
 from ppvae.inference.update import Update
 from ppvae.pair import Pair
@@ -92,7 +93,7 @@ class CompiledStep:
         for name, now in zip(self._schedules, schedules, strict=True):
             object.__setattr__(objective, name, now)  # past a frozen dataclass's guard, and its checks of plain numbers
         named = dict(zip([*self._parameters, *self._buffers], [*learnt, *running], strict=True))
-        value, surrogate = torch.func.functional_call(self._call, named, (objective, batch, at))
+        value, surrogate = torch.func.functional_call(self._call, named, (partial(with_penalty, objective), batch, at))
         gradients = torch.autograd.grad(surrogate.neg(), learnt, allow_unused=True)
         found = [g for g in gradients if g is not None]
         self._reached = [g is not None for g in gradients]

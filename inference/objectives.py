@@ -12,6 +12,7 @@ from typing import Protocol
 from weakref import WeakKeyDictionary
 
 import torch
+from pyro.poutine import Trace
 from torch import Tensor
 
 from ppvae.batches import Batch
@@ -23,6 +24,9 @@ from ppvae.pair import Pair
 from ppvae.tracing import sample_sites, trace_pair
 from ppvae.weights import expected_log_weight, log_weight, sum_terms
 
+LEAST_KL = 0.01
+"""Nats that a site is taken to use at least when sites are balanced: one that is not used yet is not free of charge."""
+
 
 class Objective(Protocol):
     """What `fit` maximises."""
@@ -30,6 +34,12 @@ class Objective(Protocol):
     def __call__(self, pair: Pair, batch: Batch, step: float = math.inf) -> tuple[Tensor, Tensor]:
         """The bound's value `[B]` and the surrogate, a scalar, at a step of training (infinity: schedules are over)."""
         ...
+
+
+def with_penalty(objective: Objective, pair: Pair, batch: Batch, step: float) -> tuple[Tensor, Tensor]:
+    """What a step of training calls: the objective, with the pair's own penalty taken off the surrogate."""
+    value, surrogate = objective(pair, batch, step)
+    return value, surrogate - pair.penalty()
 
 
 @dataclass(frozen=True)
@@ -69,17 +79,21 @@ class ELBO:
     poor, more where it nears the posterior.
 
     With `beta` or `free_bits` the gradient is that of `E log p(x | z) - sum_sites beta * max(KL_site, free_bits)`, with
-    `KL_site` averaged over the batch; the value stays the ELBO.
+    `KL_site` averaged over the batch; the value stays the ELBO. With `balance`, while beta is below 1, each site's KL
+    has a further weight, proportional to `KL_site / size_site` and 1 in the mean over sites, through which no gradient
+    goes: a site that uses more nats per number pays more for them, so that none is left unused early on.
 
     Source: Kingma & Welling 2014 (arXiv:1312.6114); stl: Roeder et al. 2017 (arXiv:1703.09194); score: Ranganath et al.
     2014 (arXiv:1401.0118), baseline: Kool et al. 2019; beta: Higgins et al. 2017; free bits: Kingma et al. 2016
-    (arXiv:1606.04934).
+    (arXiv:1606.04934); balance: Vahdat et al. 2018 (arXiv:1802.04920), appendix H, and Vahdat & Kautz 2020
+    (arXiv:2007.03898), whose text says "proportional to the size", and whose program divides by it.
 
     Args:
         num_particles: K, draws per data point.
         kl: "auto", "analytic" (refused, by name, where it is not valid) or "monte_carlo".
         beta: weight of the KL, or a schedule `step -> weight` such as `LinearWarmup`.
         free_bits: nats per latent site below which the KL is not pushed down.
+        balance: whether sites share the KL's weight by what they use, while beta is below 1.
         gradient: "reparameterised", "stl" or "score".
 
     Raises:
@@ -99,6 +113,7 @@ class ELBO:
     kl: str = "auto"
     beta: float | Callable[[float], float] = 1.0
     free_bits: float = 0.0
+    balance: bool = False
     gradient: str = "reparameterised"
     _separable: WeakKeyDictionary[Pair, frozenset[str]] = field(
         default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
@@ -116,6 +131,11 @@ class ELBO:
             raise ValueError(
                 f"gradient: found {self.gradient!r}, expected 'reparameterised', 'stl' (which 'dreg' is, for one "
                 "particle) or 'score'"
+            )
+        if self.balance and not callable(self.beta) and self.beta >= 1:
+            raise ValueError(
+                f"balance: found True with beta={self.beta}, expected a beta below 1 or a schedule, as sites are "
+                "balanced while it is below 1; use beta=LinearWarmup(...)"
             )
         if self.kl == "analytic" and self.gradient == "stl":
             raise ValueError(
@@ -189,13 +209,26 @@ class ELBO:
                 "it, as beta and free bits weigh its KL alone; use beta=1 and free_bits=0"
             )
         log_p, log_q = dict(log_p), dict(log_q)
-        for key, names in latent.items():
-            own = [name for name in names if name in log_q]
-            kl = sum(log_q[name] for name in own) - log_p[key]
-            weight = beta * (kl.mean() > self.free_bits) if self.free_bits else beta
+        own = {key: [name for name in names if name in log_q] for key, names in latent.items()}
+        kl = {key: (sum(log_q[name] for name in own[key]) - log_p[key]).mean() for key in latent}
+        gamma = _balancing(kl, draw.joint.model) if self.balance else {}
+        for key in latent:
+            weight = beta * (kl[key] > self.free_bits) if self.free_bits else beta
+            if self.balance:
+                weight = weight * (1 + (beta < 1) * (gamma[key] - 1))
             log_p[key] = weight * log_p[key]
-            log_q |= {name: weight * log_q[name] for name in own}
+            log_q |= {name: weight * log_q[name] for name in own[key]}
         return log_p, log_q
+
+
+def _balancing(kl: dict[str, Tensor], model: Trace) -> dict[str, Tensor]:
+    """Weights of mean one, proportional to the KL over the size of each site, or of sites tied together."""
+    sites, per_number = sample_sites(model), {}
+    for key, nats in kl.items():
+        size = sum(sites[name]["fn"].event_shape.numel() for name in key.split(","))
+        per_number[key] = nats.detach().clamp(min=LEAST_KL) / size
+    mean = sum(per_number.values()) / max(len(per_number), 1)
+    return {key: share / mean for key, share in per_number.items()}
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from ppvae.inference.isolation import (
     set_random_state,
 )
 from ppvae.inference.nonfinite import NonFiniteError, explain
-from ppvae.inference.objectives import Objective
+from ppvae.inference.objectives import Objective, with_penalty
 from ppvae.inference.programs import CannotCompileError
 from ppvae.inference.resuming import describe, restore, settings_of, store
 from ppvae.inference.update import Update
@@ -208,7 +208,7 @@ class Training:
         gradients: list[Tensor | None] = [None] * len(parameters)
         value = torch.zeros(1, device=self.device)
         if share:
-            value, surrogate = self.objective(self.pair, batch, self.step)
+            value, surrogate = with_penalty(self.objective, self.pair, batch, self.step)
             gradients = list(torch.autograd.grad(surrogate.neg(), list(parameters.values()), allow_unused=True))
         bound = self.update(value.detach().mean(), gradients, self.step, share, buffers)
         if bound is None:

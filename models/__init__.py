@@ -2,6 +2,7 @@
 
 from ppvae.models.autoencoder import Autoencoder, DenoisingAutoencoder
 from ppvae.models.conditionals import DiagonalNormal, FullNormal
+from ppvae.models.convolutional_hvae import ConvolutionalHVAE
 from ppvae.models.denoisers import MLPDenoiser, UNet
 from ppvae.models.diffusion import DiffusionVAE
 from ppvae.models.diffusion_sampling import sample_ddim
@@ -13,13 +14,14 @@ from ppvae.models.hierarchical_posteriors import (
     LadderPosterior,
     ResidualPosterior,
 )
-from ppvae.models.likelihoods import Bernoulli, Gaussian, Likelihood
+from ppvae.models.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, LogisticMixture
 from ppvae.models.linear_gaussian_chain import LinearGaussianChain
 from ppvae.models.linear_vae import LinearVAE
 from ppvae.models.markov_hvae import MarkovHVAE
 from ppvae.models.noise_schedules import CosineSchedule, LearntSchedule, LinearSchedule
 from ppvae.models.priors import StandardNormal
 from ppvae.models.residual_normal import ResidualNormal
+from ppvae.models.spectral import SpectralNorms
 from ppvae.models.vae import VAE
 
 __all__ = [
@@ -27,7 +29,9 @@ __all__ = [
     "Autoencoder",
     "Bernoulli",
     "BottomUpPosterior",
+    "Categorical",
     "ConditionallyIndependent",
+    "ConvolutionalHVAE",
     "CosineSchedule",
     "CouplingFlow",
     "DenoisingAutoencoder",
@@ -42,10 +46,12 @@ __all__ = [
     "LinearGaussianChain",
     "LinearSchedule",
     "LinearVAE",
+    "LogisticMixture",
     "MLPDenoiser",
     "MarkovHVAE",
     "ResidualNormal",
     "ResidualPosterior",
+    "SpectralNorms",
     "StandardNormal",
     "UNet",
     "sample_ddim",

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ppvae.models.conditionals import DiagonalNormal, FullNormal
 from ppvae.models.flows import CouplingFlow
-from ppvae.models.likelihoods import Bernoulli, Gaussian, Likelihood, mlp_likelihood
+from ppvae.models.likelihoods import Likelihood, image_likelihood, mlp_likelihood
 from ppvae.models.priors import StandardNormal
 from ppvae.networks import convolutional_decoder, convolutional_encoder, mlp
 from ppvae.pair import Pair
@@ -49,6 +49,7 @@ class VAE(Pair):
         likelihood: str = "bernoulli",
         posterior: str = "diagonal",
         activation: type[nn.Module] = nn.Tanh,
+        levels: int = 256,
     ) -> "VAE":
         """A VAE of multilayer perceptrons on vectors.
 
@@ -56,9 +57,11 @@ class VAE(Pair):
             num_features: size of x.
             num_latents: size of z.
             hidden: sizes of the encoder's hidden layers; the decoder's are the same, reversed.
-            likelihood: "bernoulli", "gaussian" (one learnt sigma) or "heteroscedastic" (sigma(z), a network).
+            likelihood: "bernoulli", "gaussian" (one learnt sigma), "heteroscedastic" (sigma(z), a network), or, for
+                gray levels, "logistic_mixture" or "categorical".
             posterior: "diagonal" or "full" covariance, or "flow".
             activation: of the hidden layers.
+            levels: of gray, for the last two likelihoods; data are `k / (levels - 1)`.
 
         Raises:
             ValueError: a likelihood or posterior of another name.
@@ -66,7 +69,7 @@ class VAE(Pair):
         encoder = mlp(num_features, hidden, num_posterior_outputs(posterior, num_latents), activation)
         return cls(
             StandardNormal(num_latents),
-            mlp_likelihood(likelihood, num_latents, hidden[::-1], num_features, activation),
+            mlp_likelihood(likelihood, num_latents, hidden[::-1], num_features, activation, levels),
             posterior_family(posterior, encoder, num_latents),
         )
 
@@ -78,6 +81,7 @@ class VAE(Pair):
         channels: Sequence[int] = (16, 32),
         likelihood: str = "bernoulli",
         posterior: str = "diagonal",
+        levels: int = 256,
     ) -> "VAE":
         """A VAE on images `[C, H, W]`: strided convolutions in the encoder, bilinear upsampling in the decoder.
 
@@ -85,17 +89,24 @@ class VAE(Pair):
             shape: `(C, H, W)`.
             num_latents: size of z.
             channels: of the encoder's convolutions; the decoder's are the same, reversed.
-            likelihood: "bernoulli" or "gaussian" (one learnt sigma).
+            likelihood: "bernoulli", "gaussian" (one learnt sigma), or, for gray levels, "logistic_mixture" or
+                "categorical".
             posterior: "diagonal" or "full" covariance, or "flow".
+            levels: of gray, for the last two likelihoods; data are `k / (levels - 1)`.
+
+        Raises:
+            ValueError: a likelihood or posterior of another name.
         """
         encoder = convolutional_encoder(shape, channels, num_posterior_outputs(posterior, num_latents))
-        decoder = convolutional_decoder(num_latents, channels[::-1], shape)
-        if likelihood not in ("bernoulli", "gaussian"):
-            raise ValueError(f"likelihood: found {likelihood!r}, expected 'bernoulli' or 'gaussian'")
-        part: Likelihood = (
-            Bernoulli(decoder, event_dim=3) if likelihood == "bernoulli" else Gaussian(decoder, event_dim=3)
+
+        def decoder(num_outputs: int) -> nn.Module:
+            return convolutional_decoder(num_latents, channels[::-1], (num_outputs, *shape[1:]))
+
+        return cls(
+            StandardNormal(num_latents),
+            image_likelihood(likelihood, decoder, shape, levels),
+            posterior_family(posterior, encoder, num_latents),
         )
-        return cls(StandardNormal(num_latents), part, posterior_family(posterior, encoder, num_latents))
 
     def model(self, x: Tensor) -> None:
         with pyro.plate("data", x.shape[0], dim=-1):

@@ -56,6 +56,10 @@ class Pair(nn.Module):
         """q(z | x): a Pyro function of the batch."""
         raise NotImplementedError(f"{type(self).__name__} has no `guide`; write it as a method: def guide(self, x)")
 
+    def penalty(self) -> Tensor | float:
+        """What training takes off the surrogate at each step, such as a multiple of weights' norms; no bound has it."""
+        return 0.0
+
     @staticmethod
     def of(model: Callable, guide: Callable, example: Any) -> "Pair":
         """A pair from existing Pyro functions, unchanged; see `ppvae.existing.ExistingPair`."""

@@ -52,6 +52,7 @@ OBJECTIVES = {
     "beta-ELBO": ELBO(2, beta=0.5),
     "beta-ELBO, warmup": ELBO(2, beta=LinearWarmup(2), gradient="stl"),
     "free bits": ELBO(2, free_bits=0.1),
+    "KL balancing": ELBO(2, beta=LinearWarmup(2), balance=True),
     "IWAE": IWAE(3),
     "IWAE, STL": IWAE(3, gradient="stl"),
     "IWAE, DReG": IWAE(3, gradient="dreg"),

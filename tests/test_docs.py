@@ -28,6 +28,21 @@ def test_the_pair_of_the_guide_is_a_pair():
     assert pair.sample(10).shape == pair.reconstruct(x[:10]).shape == (10, 6)
 
 
+def test_the_penalty_of_the_guide_holds_weights_down_and_enters_no_bound():
+    names, found = {}, []
+    for block in python_blocks("docs/pairs.md")[:1] + python_blocks("docs/pairs.md")[-1:]:
+        exec(block, names)
+    x = torch.poisson(torch.full((50, 6), 3.0))
+    for name in ("PoissonFactors", "Regularised"):
+        torch.manual_seed(0)
+        pair = names[name](num_features=6, num_latents=2)
+        run = ppvae.fit(pair, x, epochs=50, lr=1e-2, progress=False)
+        found.append((run.history["bound"][0], pair.rates.weight.square().sum().item()))
+    (bound, norm), (regularised_bound, regularised_norm) = found
+    assert regularised_bound == bound
+    assert regularised_norm < 0.97 * norm
+
+
 def test_the_bound_of_the_guide_is_a_bound():
     names = {}
     exec(python_blocks("docs/objectives.md")[2], names)

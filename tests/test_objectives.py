@@ -10,7 +10,8 @@ from torch import nn
 
 from ppvae import ContractError, Pair
 from ppvae.inference import ELBO, IWAE, EnumeratedELBO, LinearWarmup
-from ppvae.models import GaussianMixture, LinearVAE
+from ppvae.models import GaussianMixture, LinearVAE, MarkovHVAE
+from ppvae.tracing import trace_pair
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -166,6 +167,38 @@ def test_free_bits_stop_the_pull_below_them():
             pyro.set_rng_seed(3)
             gradients.append(flat_gradient(objective(pair, x)[1], list(pair.parameters())))
         torch.testing.assert_close(*gradients)
+
+
+def test_balancing_weighs_each_layer_by_the_nats_per_number_it_uses():
+    """Against the formula, by hand: `sum_l beta gamma_l KL_l`, gamma_l ~ KL_l / size_l, 1 in the mean, held fixed."""
+    pair, x, beta = MarkovHVAE.mlp(4, [3, 2, 1], hidden=[5], likelihood="gaussian"), torch.randn(6, 4), 0.3
+    pyro.set_rng_seed(3)
+    value, surrogate = ELBO(beta=beta, balance=True)(pair, x)
+    pyro.set_rng_seed(3)
+    joint = trace_pair(pair, x, num_particles=1)
+    q, p = ([trace.nodes[f"z{i}"]["fn"] for i in (1, 2, 3)] for trace in (joint.guide, joint.model))
+    kl = torch.stack([torch.distributions.kl_divergence(a, b).mean() for a, b in zip(q, p, strict=True)])
+    per_number = kl.detach() / torch.tensor([3.0, 2.0, 1.0])
+    gamma = per_number / per_number.mean()
+    assert gamma.max() > 1.2 * gamma.min()
+    log_lik = joint.model.nodes["x"]["fn"].log_prob(x)
+    expected = log_lik.mean() - beta * (gamma * kl).sum()
+    torch.testing.assert_close(surrogate, expected)
+    torch.testing.assert_close(value.mean(), log_lik.mean() - kl.sum())  # the ELBO still
+    learnt = list(pair.parameters())
+    torch.testing.assert_close(flat_gradient(surrogate, learnt), flat_gradient(expected, learnt))
+
+
+def test_balancing_ends_with_the_warmup():
+    pair, x = MarkovHVAE.mlp(4, [3, 2], hidden=[5], likelihood="gaussian"), torch.randn(6, 4)
+    for step, same in ((5, False), (10, True), (math.inf, True)):
+        surrogates = []
+        for balance in (False, True):
+            pyro.set_rng_seed(3)
+            surrogates.append(ELBO(beta=LinearWarmup(10), balance=balance)(pair, x, step)[1])
+        assert torch.equal(*surrogates) == same
+    with pytest.raises(ValueError, match=r"balance: found True with beta=1\.0, expected a beta below 1"):
+        ELBO(balance=True)
 
 
 def test_enumerated_elbo_is_exact_for_a_mixture():

@@ -18,6 +18,7 @@ from zoo_pairs import BottomUp, Components, Counts, Labelled, Linearly, Positive
 from ppvae import Pair
 from ppvae.models import (
     VAE,
+    ConvolutionalHVAE,
     DiffusionVAE,
     GaussianMixture,
     LinearGaussianChain,
@@ -62,6 +63,10 @@ def on_bits(make, *shape):
 
 def hierarchy(posterior="independent"):
     return on_normal(lambda: MarkovHVAE.mlp(4, [2, 2], [4], "gaussian", posterior), 4)
+
+
+def on_levels(make, levels, *shape):
+    return lambda: (make(), torch.randint(levels, (8, *shape)) / (levels - 1))
 
 
 def functions():
@@ -129,6 +134,13 @@ ZOO = {
     "residual": Member(hierarchy("residual"), exact=False),
     "diffusion": Member(on_normal(lambda: DiffusionVAE(MLPDenoiser(4, [5]), [4], 3), 4), exact=False, terms=True),
     "diffusion of bits": Member(on_bits(bit_diffusion, 1, 2, 2), exact=False, terms=True),
+    "logistic mixture": Member(
+        on_levels(lambda: VAE.convolutional((3, 4, 4), 2, [2], "logistic_mixture", levels=5), 5, 3, 4, 4), exact=False
+    ),
+    "categorical": Member(on_levels(lambda: VAE.mlp(4, 2, [5], "categorical", levels=3), 3, 4), exact=False),
+    "convolutional hierarchy": Member(
+        on_bits(lambda: ConvolutionalHVAE((1, 4, 4), [1, 1], 1, channels=1, num_cells=1), 1, 4, 4), exact=False
+    ),
     "bottom-up": Member(on_normal(BottomUp, 3), open_kl="z1"),
     "tied weights": Member(on_normal(TiedWeights, 3)),
     "labelled": Member(labelled),

@@ -1,0 +1,118 @@
+"""Residual cells for images `[N, C, H, W]`: what the two directions of a deep convolutional hierarchy are built of.
+
+Source: Vahdat & Kautz 2020 (arXiv:2007.03898), figure 3; squeeze-excite: Hu et al. 2018 (arXiv:1709.01507).
+"""
+
+from torch import Tensor, nn
+
+from ppvae.recomputation import recomputed
+
+MOMENTUM = 0.05
+"""Of batch norm's running statistics."""
+RESIDUAL_SCALE = 0.1
+"""Of what a cell adds: a deep stack starts near the identity."""
+
+
+class SqueezeExcite(nn.Module):
+    """Scales each channel by a gate in (0, 1), a network of all channels' means over the image.
+
+    Args:
+        channels: C.
+
+    Example:
+        >>> import torch
+        >>> SqueezeExcite(8)(torch.zeros(2, 8, 4, 4)).shape
+        torch.Size([2, 8, 4, 4])
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        hidden = max(channels // 16, 4)
+        self.gate = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(channels, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, channels),
+            nn.Sigmoid(),
+            nn.Unflatten(1, (channels, 1, 1)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gate(x)
+
+
+class Residual(nn.Module):
+    """`x + 0.1 f(x)`.
+
+    Args:
+        body: f, which keeps the shape.
+        recompute: keep x alone for the backward pass, and run f again there (`ppvae.recomputation`).
+    """
+
+    def __init__(self, body: nn.Module, recompute: bool = False):
+        super().__init__()
+        self.body = body
+        self.recompute = recompute
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + RESIDUAL_SCALE * (recomputed(self.body, x) if self.recompute else self.body(x))
+
+
+def generative_cell(channels: int, recompute: bool = False, expansion: int = 6) -> Residual:
+    """The top-down path's cell: channels are expanded, each is convolved 5x5 by itself, and they are merged again.
+
+    The wide depthwise convolution sees far at the cost of few weights.
+
+    Args:
+        channels: C.
+        recompute: save memory.
+        expansion: of the channels.
+
+    Example:
+        >>> import torch
+        >>> generative_cell(8)(torch.zeros(2, 8, 4, 4)).shape
+        torch.Size([2, 8, 4, 4])
+    """
+    wide = expansion * channels
+    body = nn.Sequential(
+        _norm(channels),
+        nn.Conv2d(channels, wide, 1, bias=False),
+        _norm(wide),
+        nn.SiLU(),
+        nn.Conv2d(wide, wide, 5, padding=2, groups=wide, bias=False),
+        _norm(wide),
+        nn.SiLU(),
+        nn.Conv2d(wide, channels, 1, bias=False),
+        _norm(channels),
+        SqueezeExcite(channels),
+    )
+    return Residual(body, recompute)
+
+
+def encoder_cell(channels: int, recompute: bool = False) -> Residual:
+    """The bottom-up path's cell: two plain 3x3 convolutions.
+
+    Args:
+        channels: C.
+        recompute: save memory.
+
+    Example:
+        >>> import torch
+        >>> encoder_cell(8)(torch.zeros(2, 8, 4, 4)).shape
+        torch.Size([2, 8, 4, 4])
+    """
+    body = nn.Sequential(
+        _norm(channels),
+        nn.SiLU(),
+        nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+        _norm(channels),
+        nn.SiLU(),
+        nn.Conv2d(channels, channels, 3, padding=1),
+        SqueezeExcite(channels),
+    )
+    return Residual(body, recompute)
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, momentum=MOMENTUM)
