@@ -1,9 +1,18 @@
 """What the tests share: a fixed seed, and the one way in which an estimate is held against an exact value."""
 
+import os
+
 import pyro
 import pytest
 import torch
 from torch import Tensor
+
+
+def pytest_configure(config):
+    """Of several workers each has one thread, and so have the programs that it starts: more would wait for each other."""
+    if hasattr(config, "workerinput"):
+        os.environ["OMP_NUM_THREADS"] = "1"
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
