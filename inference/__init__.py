@@ -1,6 +1,7 @@
 """Objectives, training, and measurement of evidence and gap."""
 
 from ppvae.inference.annealed_importance import AIS
+from ppvae.inference.bound_curve import BoundCurve, bound_curve
 from ppvae.inference.calibration import calibration
 from ppvae.inference.checkpoint import CheckpointError, load, save
 from ppvae.inference.compare import compare
@@ -38,6 +39,7 @@ __all__ = [
     "SUMO",
     "TVO",
     "VIMCO",
+    "BoundCurve",
     "CheckpointError",
     "EMResult",
     "Effort",
@@ -58,6 +60,7 @@ __all__ = [
     "SingleTermELBO",
     "VRMax",
     "WeightObjective",
+    "bound_curve",
     "calibration",
     "compare",
     "elbo",

@@ -18,11 +18,14 @@ from ppvae.inference.evidence import log_evidence
 from ppvae.pair import Pair
 
 if TYPE_CHECKING:
+    from ppvae.inference.bound_curve import BoundCurve
     from ppvae.inference.gap_report import GapReport
+    from ppvae.inference.records import Evidence
 
 GRID_POINTS = 80
 NO_GAP = 1e-3  # nats below which a guide counts as exact
 MOST_PANELS = 12
+FINITE_VARIANCE = 0.5  # Pareto's k above which weights have no variance
 LEAST_P = 1e-6  # below which a p-value's size says nothing more
 
 
@@ -120,6 +123,52 @@ def gap_distribution(ax: Axes, gaps: Mapping[str, "GapReport"]) -> None:
             ax.hist(clipped, bins, histtype="stepfilled", color=colour, alpha=0.3)
             ax.hist(clipped, bins, histtype="step", color=colour, label=name)
     ax.set(xlabel="gap per data point [nats]", ylabel="data points")
+
+
+def bound_curve(ax: Axes, curve: "BoundCurve", evidence: "Evidence | None" = None) -> None:
+    """The mean IWAE(K) against K, the line in 1/K through the two largest, and where it leads.
+
+    Bands are as wide as Monte Carlo errors to either side; a line that misses the points to its left says that the law
+    in 1/K does not hold yet. The legend says for how many data points it cannot (k-hat > 1/2).
+
+    Args:
+        ax: where to draw.
+        curve: from `ppvae.bound_curve`.
+        evidence: of the same data by other means, such as `ppvae.log_evidence(pair, data, "ais")`.
+
+    Raises:
+        ValueError: evidence of another number of data points.
+
+    Example:
+        >>> import matplotlib.pyplot as plt, ppvae
+        >>> pair = ppvae.models.LinearVAE(num_features=5, num_latents=2)
+        >>> bound_curve(plt.figure().subplots(), ppvae.bound_curve(pair, pair.sample(20), [1, 10]))
+    """
+    if evidence is not None and len(evidence.estimate) != len(curve.khat):
+        raise ValueError(
+            f"evidence: found {len(evidence.estimate)} data points, expected the {len(curve.khat)} of the curve"
+        )
+    K = curve.num_particles
+    means = [bound.mean() for bound in curve.bounds]
+    estimates, limit = [mean.estimate for mean in means], curve.limit.mean()
+    ax.errorbar(K, estimates, [m.monte_carlo_error for m in means], fmt="o", color="C0", capsize=3, label="IWAE(K)")
+    heavy = (curve.khat > FINITE_VARIANCE).double().mean().item()
+    lines = [(limit, "C0", f"limit in 1/K (k-hat > 1/2: {heavy:.0%})")]
+    if evidence is not None:
+        lines.append((evidence.mean(), "C1", evidence.method))
+    grid = np.geomspace(K[0], 10 * K[-1], 200)
+    ax.plot(grid, limit.estimate - (limit.estimate - estimates[-1]) * K[-1] / grid, "--", color="C0", lw=1)
+    for mean, colour, label in lines:
+        error = mean.monte_carlo_error
+        ax.axhspan(mean.estimate - error, mean.estimate + error, color=colour, alpha=0.25, lw=0)
+        ax.axhline(mean.estimate, color=colour, lw=1, label=f"{mean.estimate:.2f} ± {error:.2f}, {label}")
+    low, high = min(estimates), max([*estimates, *(mean.estimate for mean, _, _ in lines)])
+    margin = 0.1 * (high - low)
+    ax.set(xscale="log", xlim=(K[0] / 1.5, 10 * K[-1]), ylim=(low - margin, high + margin))
+    ax.set(xlabel="particles K", ylabel="nats per data point")
+    ax.set_xticks(K, labels=[str(k) for k in K])
+    ax.minorticks_off()
+    ax.legend(loc="lower right", fontsize=9)
 
 
 def training(ax: Axes, curves: Mapping[str, np.ndarray]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def pytest_configure(config):
-    """Of several workers each has one thread, and so have the programs that it starts: more would wait for each other."""
+    """Each of several workers has one thread, as have the programs it starts: more would wait for each other."""
     if hasattr(config, "workerinput"):
         os.environ["OMP_NUM_THREADS"] = "1"
         torch.set_num_threads(1)
