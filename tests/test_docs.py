@@ -76,3 +76,18 @@ def test_the_settings_of_the_guide_to_training_train():
     exec(python_blocks("docs/training.md")[0], {"ppvae": ppvae, "torch": torch, "pair": pair, "data": data})
     after = ppvae.elbo(pair, data, seed=0, progress=False).mean()
     assert after.estimate > before.estimate + 3 * before.monte_carlo_error
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Estimated shape parameter of Pareto:UserWarning")
+@pytest.mark.filterwarnings("ignore:Passing a dict or None as alias_mapping:DeprecationWarning")
+def test_the_arviz_page_runs_and_says_what_is_so(capsys):
+    code = "\n".join(python_blocks("docs/arviz.md"))
+    names = {}
+    exec(code.replace("import arviz as az", "from ppvae.arviz_export import import_arviz\naz = import_arviz()"), names)
+    assert "elpd_loo" in capsys.readouterr().out
+    assert names["loo"].elpd_loo > names["evidence"].estimate.sum() + 20
+    assert (names["loo"].pareto_k > 0.63).mean() > 0.5
+    guide, annealed = (names["found"][name].posterior.z.sel(data=0) for name in ("guide", "annealed"))
+    shift = abs(annealed.mean(("chain", "draw")) - guide.mean(("chain", "draw"))) / guide.std(("chain", "draw"))
+    assert shift.max() > 0.4
