@@ -107,7 +107,7 @@ def main() -> None:
         ledgers[guide] |= {name: f"{mean.estimate:.2f} +- {mean.monte_carlo_error:.2f}" for name, mean in means.items()}
         ledgers[guide] |= noise
         paid[guide] = terms_of(pair, held_out)
-        print(f"{guide}: {time.perf_counter() - start:.0f} s", flush=True)
+        print(f"{guide}: {time.perf_counter() - start:.0f} s; {ledgers[guide]}; {paid[guide]}", flush=True)
     print_table(ledgers)
     print_table(paid)
 
