@@ -81,12 +81,9 @@ class ElboTerms:
         said = [self.summary().round(3).to_string(na_rep="")]
         if self.collapsed:
             said.append(f"Collapsed: {', '.join(self.collapsed)}.")
-        for name, usage in self.latents.items():
-            if usage.mutual_information > usage.most_information - 1:
-                said.append(
-                    f"Of {name} the mutual information may be more: so many data points can tell "
-                    f"{usage.most_information:.2f} nats at most."
-                )
+        total = sum(usage.mutual_information for usage in self.latents.values())
+        if self.latents and total > (most := next(iter(self.latents.values())).most_information) - 1:
+            said.append(f"Mutual information may be more: so many data points can show {most:.2f} nats in all.")
         return "\n".join(said)
 
 
@@ -163,9 +160,9 @@ def _latent_terms(pair: Pair, batch: Batch) -> tuple[dict[str, list[str]], str]:
     terms = {site: term for term in joint.log_p_terms() for site in term.split(",")}
     with_observation = {terms[site] for site in sample_sites(joint.model, observed=True)}
     found: dict[str, list[str]] = {}
+    tied: list[str] = []
     for site in sample_sites(joint.guide):
-        found.setdefault(terms[site], []).append(site)
-    tied = [site for term in with_observation for site in found.pop(term, [])]
+        (tied if terms[site] in with_observation else found.setdefault(terms[site], [])).append(site)
     said = f"log p - log q of latent sites {tied} is in it, as an exact summation ties them to the observation"
     return found, said if tied else ""
 

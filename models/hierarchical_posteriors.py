@@ -25,6 +25,13 @@ class ConditionallyIndependent(nn.Module):
 
     Args:
         encoders: L modules, `encoders[l - 1]`(x) returns q(z_l | x).
+
+    Example:
+        >>> from ppvae.models import MarkovHVAE
+        >>> pair = MarkovHVAE.mlp(num_features=6, num_latents=[3, 2], hidden=[8])
+        >>> pair.posterior = ConditionallyIndependent([DiagonalNormal(nn.Linear(6, 2 * size)) for size in (3, 2)])
+        >>> list(pair.latents(torch.zeros(4, 6)))
+        ['z1', 'z2']
     """
 
     def __init__(self, encoders: Sequence[nn.Module]):
@@ -46,6 +53,13 @@ class BottomUpPosterior(nn.Module):
 
     Args:
         encoders: L modules, `encoders[0]`(x) returns q(z_1 | x), `encoders[l]`(z_l) q(z_{l+1} | z_l).
+
+    Example:
+        >>> from ppvae.models import MarkovHVAE
+        >>> pair = MarkovHVAE.mlp(num_features=6, num_latents=[3, 2], hidden=[8])
+        >>> pair.posterior = BottomUpPosterior([DiagonalNormal(nn.Linear(6, 6)), DiagonalNormal(nn.Linear(3, 4))])
+        >>> list(pair.latents(torch.zeros(4, 6)))
+        ['z1', 'z2']
     """
 
     def __init__(self, encoders: Sequence[nn.Module]):
@@ -108,6 +122,14 @@ class LadderPosterior(TopDownPosterior):
     Args:
         features: as of `TopDownPosterior`.
         heads: `heads[l - 1]`(d_l) returns N(m_l, v_l); the last one is q(z_L | x) itself.
+
+    Example:
+        >>> from ppvae.models import MarkovHVAE
+        >>> pair = MarkovHVAE.mlp(num_features=6, num_latents=[3, 2], hidden=[8])
+        >>> features = [nn.Linear(6, 8), nn.Linear(8, 8)]
+        >>> pair.posterior = LadderPosterior(features, [DiagonalNormal(nn.Linear(8, 2 * size)) for size in (3, 2)])
+        >>> list(pair.latents(torch.zeros(4, 6)))
+        ['z2', 'z1']
     """
 
     def moved(self, prior: dist.Normal, head: nn.Module, d: Tensor, above: Tensor) -> ResidualNormal:
@@ -128,6 +150,15 @@ class ResidualPosterior(TopDownPosterior):
         features: as of `TopDownPosterior`.
         heads: `heads[l - 1]`(d_l and z_{l+1}, one after the other) returns N(delta_mu, delta_sigma^2), as a pair of
             numbers; the last one, of d_L, is q(z_L | x) itself.
+
+    Example:
+        >>> from ppvae.models import MarkovHVAE
+        >>> pair = MarkovHVAE.mlp(num_features=6, num_latents=[3, 2], hidden=[8])
+        >>> features = [nn.Linear(6, 8), nn.Linear(8, 8)]
+        >>> heads = [DiagonalNormal(nn.Linear(8 + 2, 6)), DiagonalNormal(nn.Linear(8, 4))]
+        >>> pair.posterior = ResidualPosterior(features, heads)
+        >>> list(pair.latents(torch.zeros(4, 6)))
+        ['z2', 'z1']
     """
 
     def moved(self, prior: dist.Normal, head: nn.Module, d: Tensor, above: Tensor) -> ResidualNormal:

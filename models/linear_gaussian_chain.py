@@ -21,7 +21,8 @@ class LinearGaussianChain(Pair):
     the diagonal matrix of the standard deviations, its precision is `P = T' S^-2 T`. So x is Gaussian, and `z | x` has
     the precision P_zz, block by block tridiagonal. The best guide whose scalars are independent given x has the exact
     mean and the variances `1 / P_jj`; its gap is the same for every x, `(sum_j log P_jj - log det P_zz) / 2`. By this
-    pair measurements of hierarchies are tested; with one layer it is `LinearVAE`.
+    pair measurements of hierarchies are tested; with one layer it is `LinearVAE`. Where a noise is a hundredth of what
+    it is added to, or less, its covariances are nearly singular: use float64.
 
     Source: Rauch, Tung & Striebel 1965, whose smoother this is; for the best independent Gaussian Bishop 2006, 10.1.2.
 

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pyro
 import pytest
 import torch
 
@@ -54,6 +55,20 @@ def test_the_bound_of_the_guide_is_a_bound():
         ppvae.fit(pair, x, objective, steps=3, progress=False)
     ds = ppvae.gradient_statistics(pair, x, [objective], [9], repeats=16, progress=False)
     assert (ds["total_variance"] > 0).all()
+
+
+def test_the_hierarchies_of_their_page_train(capsys):
+    x = torch.rand(200, 6).round()
+    names = {"ppvae": ppvae, "torch": torch, "pyro": pyro, "nn": torch.nn, "num_features": 6, "train": x, "held_out": x}
+    first, own = python_blocks("docs/hierarchies.md")
+    exec(first, names)
+    assert list(names["terms"].latents) == ["z3", "z2", "z1"]
+    assert "KL of z3" in capsys.readouterr().out
+    exec(own, names)
+    pair, before = names["pair"], ppvae.elbo(names["pair"], x, seed=0, progress=False).mean()
+    ppvae.fit(pair, x, epochs=20, lr=1e-2, progress=False)
+    assert ppvae.elbo(pair, x, seed=0, progress=False).mean().estimate > before.estimate + 4 * before.monte_carlo_error
+    assert all(usage.is_kl for usage in ppvae.elbo_terms(pair, x, 10, progress=False).latents.values())
 
 
 @pytest.mark.slow

@@ -122,6 +122,17 @@ def test_a_guide_that_runs_upwards_is_not_said_to_pay_kls():
     assert report.summary().index.tolist()[-2:] == ["E log q/p of z1", "KL of z2"]
 
 
+def test_information_near_what_the_data_can_show_is_said_to_be_so():
+    """A guide so certain that each draw tells its data point: log 7 of all that it knows."""
+    pair = LinearVAE(5, 2)
+    with torch.no_grad():
+        pair.posterior_scale.fill_(-20.0)
+    terms = measured(pair, torch.randn(7, 5))
+    assert terms.latents["z"].mutual_information == pytest.approx(math.log(7))
+    assert f"Mutual information may be more: so many data points can show {math.log(7):.2f} nats" in str(terms)
+    assert "may be more" not in str(measured(LinearVAE(5, 2, guide="exact"), torch.randn(7, 5) / 10))
+
+
 @pytest.mark.parametrize("posterior", POSTERIORS)
 def test_layers_come_in_the_guides_order(posterior):
     pair = MarkovHVAE.mlp(5, [3, 2, 2], [8], "gaussian", posterior)
