@@ -61,3 +61,13 @@ def test_the_settings_of_the_guide_to_training_train():
     exec(python_blocks("docs/training.md")[0], {"ppvae": ppvae, "torch": torch, "pair": pair, "data": data})
     after = ppvae.elbo(pair, data, seed=0, progress=False).mean()
     assert after.estimate > before.estimate + 3 * before.monte_carlo_error
+
+
+def test_the_diffusion_of_the_guide_is_measured():
+    """As printed, but for the number of epochs."""
+    data = ppvae.datasets.load("moons")
+    code = python_blocks("docs/diffusion.md")[0].replace("epochs=300", "epochs=2, progress=False")
+    names = {"ppvae": ppvae, "data": data.train, "held_out": data.test[:10]}
+    exec(code, names)
+    assert "Amortisation is undefined, not zero" in names["report"].verdict()
+    assert names["x"].shape == (1000, 2)
