@@ -29,7 +29,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", choices=["moons", "pinwheel"], default="moons")
     parser.add_argument("--steps", type=int, default=32, help="T, of the diffusion; a power of two")
     parser.add_argument("--layers", type=int, default=2, help="L, of the hierarchical VAE")
-    parser.add_argument("--epochs", type=int, default=300, help="passes through the data")
+    parser.add_argument("--epochs", type=int, default=1000, help="passes through the data")
     parser.add_argument("--held-out", type=int, default=100, help="data points to measure")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder for figure and reports")
@@ -123,6 +123,7 @@ def draw(
     left, middle, right = below.subplots(1, 3)
     ppvae.plots.bounds(left, reports)
     left.set_title("evidence (dot) and ELBO (bar)")
+    left.margins(x=0.25)
     draw_layers(middle, reports)
     right.plot(list(bounds), list(bounds.values()), "o-", color="C1", label="ELBO of one network in T steps")
     right.axhline(reports["HVAE"].elbo.mean().estimate, color="C0", label="ELBO of the HVAE")
@@ -138,12 +139,13 @@ def draw_layers(ax: Axes, reports: dict[str, ppvae.GapReport]) -> None:
     names, start = {}, 0
     for row, report in enumerate(reports.values()):
         sites = sorted(report.latents, key=lambda name: int(name[1:]))
-        at = range(start, start + len(sites))
-        ax.bar(at, [report.latents[name].kl.mean().estimate for name in sites], color=f"C{row}")
+        width = 1 if len(sites) > 5 else 3  # room for the names of a few
+        at = range(start, start + width * len(sites), width)
+        ax.bar(at, [report.latents[name].kl.mean().estimate for name in sites], 0.8 * width, color=f"C{row}")
         names |= {
             position: name for position, name in zip(at, sites, strict=True) if len(sites) < 6 or name in ends(sites)
         }
-        start += len(sites) + 1
+        start = at[-1] + 4
     ax.set_xticks(list(names), labels=list(names.values()))
     ax.set(ylabel="KL [nats]", title="what each layer costs, or step")
 
