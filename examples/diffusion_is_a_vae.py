@@ -115,8 +115,8 @@ def draw(
     }
     low, high = x.amin(0) - 0.3, x.amax(0) + 0.3
     limits = (low[0].item(), high[0].item(), low[1].item(), high[1].item())
-    figure = plt.figure(figsize=(11, 6), layout="constrained")
-    above, below = figure.subfigures(2, 1)
+    figure = plt.figure(figsize=(11, 6.6), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=[1.1, 1])
     for ax, (title, cloud) in zip(above.subplots(1, len(clouds)), clouds.items(), strict=True):
         ppvae.plots.points(ax, cloud, limits)
         ax.set_title(title)

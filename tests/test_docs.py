@@ -66,7 +66,7 @@ def test_the_settings_of_the_guide_to_training_train():
 def test_the_diffusion_of_the_guide_is_measured():
     """As printed, but for the number of epochs."""
     data = ppvae.datasets.load("moons")
-    code = python_blocks("docs/diffusion.md")[0].replace("epochs=300", "epochs=2, progress=False")
+    code = python_blocks("docs/diffusion.md")[0].replace("epochs=1000", "epochs=2, progress=False")
     names = {"ppvae": ppvae, "data": data.train, "held_out": data.test[:10]}
     exec(code, names)
     assert "Amortisation is undefined, not zero" in names["report"].verdict()
