@@ -9,8 +9,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from ppvae.batches import Batch, call, num_rows, tensors
-from ppvae.contract import ContractError
+from ppvae.batches import Batch, call, map_batch, num_rows, tensors
+from ppvae.contract import ContractError, at_least_one
 from ppvae.pair import Pair
 
 
@@ -29,22 +29,25 @@ class SumOfTerms(Protocol):
 
 @dataclass(frozen=True)
 class SingleTermELBO:
-    """`T term_i(x)`, with i uniform on 0 ... T - 1 for each data point, where `ELBO = sum_i E term_i(x)`.
+    """`T term_i(x)`, with i uniform on 0 ... T - 1, by K draws for each data point, where `ELBO = sum_i E term_i(x)`.
 
     An unbiased estimate of the ELBO and of its gradient, for a pair that is a `SumOfTerms`, as
     `ppvae.models.DiffusionVAE` is, which so runs its network once for each data point instead of T times. Its noise is
     that of the terms' differences: more than that of `ELBO()`, and worth it where T is large. To be trained with;
     `ppvae.elbo` measures with less noise.
 
-    Stratified, the indices of a batch are spread evenly, `i_b = floor(T ((u + b / B) mod 1))` with one uniform u. Each
-    is still uniform, and the estimate unbiased; the batch's mean has less noise, its data points are not independent.
+    Stratified, the indices of a batch are spread evenly, `i_n = floor(T ((u + n / N) mod 1))` for its N = K B draws,
+    with one uniform u. Each is still uniform, and the estimate unbiased; the batch's mean has less noise, and its data
+    points are not independent.
 
     Source: Ho et al. 2020 (arXiv:2006.11239); stratified: Kingma et al. 2021 (arXiv:2107.00630).
 
     Args:
+        num_particles: K.
         stratified: whether to spread the indices over a batch.
 
     Raises:
+        ValueError: K < 1.
         ContractError: when called: the pair does not offer its terms.
 
     Example:
@@ -55,7 +58,11 @@ class SingleTermELBO:
         (torch.Size([3]), torch.Size([]))
     """
 
+    num_particles: int = 1
     stratified: bool = True
+
+    def __post_init__(self) -> None:
+        at_least_one("num_particles", self.num_particles)
 
     def __call__(self, pair: Pair, batch: Batch, step: float = math.inf) -> tuple[Tensor, Tensor]:
         if not isinstance(pair, SumOfTerms):
@@ -63,11 +70,13 @@ class SingleTermELBO:
                 f"{type(pair).__name__}: found no `num_terms` and `elbo_term`, expected a pair that draws single terms "
                 "of its ELBO, such as DiffusionVAE; use ELBO()"
             )
-        num, device = num_rows(batch), next(iter(tensors(batch).values())).device
+        repeated = map_batch(lambda t: t.repeat(self.num_particles, *(1,) * (t.dim() - 1)), batch)
+        num, device = num_rows(repeated), next(iter(tensors(batch).values())).device
         if self.stratified:
             u = (torch.rand((), device=device) + torch.arange(num, device=device) / num) % 1
         else:
             u = torch.rand(num, device=device)
         index = (u * pair.num_terms).long().clamp(max=pair.num_terms - 1)  # u may round to 1
-        value = pair.num_terms * call(partial(pair.elbo_term, index=index), batch)
+        term = call(partial(pair.elbo_term, index=index), repeated)
+        value = pair.num_terms * term.reshape(self.num_particles, -1).mean(0)
         return value, value.mean()

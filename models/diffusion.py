@@ -97,7 +97,14 @@ class DiffusionVAE(Pair):
 
     @torch.no_grad()
     def init_from(self, x: Tensor) -> "DiffusionVAE":
-        """Takes the mean and the spread of x over all its entries for `loc` and `scale`, and starts a learnt sigma."""
+        """Takes the mean and the spread of x over all its entries for `loc` and `scale`, and starts a learnt sigma.
+
+        Raises:
+            ValueError: data that are all the same.
+        """
+        x = x.to(self.loc)
+        if not x.std() > 0:
+            raise ValueError("x: found data without any spread, expected some, to be scaled by")
         self.loc.copy_(x.mean())
         self.scale.copy_(x.std())
         if isinstance(self.likelihood, Gaussian):

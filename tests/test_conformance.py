@@ -77,7 +77,7 @@ OBJECTIVES = {
     "Gumbel-softmax ELBO": GumbelSoftmaxELBO(temperature=lambda step: 0.5),
     "JVI": JVI(3),
     "SUMO": SUMO(2),
-    "single-term ELBO": SingleTermELBO(),
+    "single-term ELBO": SingleTermELBO(2),
 }
 NO_BOUNDS = {"VR-max", "CUBO", "JVI", "SUMO"}
 

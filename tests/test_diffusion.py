@@ -160,3 +160,34 @@ def test_bound_is_below_the_pairs_own_log_p(variance):
     found = ppvae.log_evidence(pair, x, "iwae", num_particles=20_000, seed=0, progress=False)
     z = (found.estimate - log_p) / found.std_error
     assert z.abs().max() < 4
+
+
+def test_start_at_the_data():
+    """Data are standardised by two numbers, and sigma starts where x_1 has its noise."""
+    pair, x = DiffusionVAE(MLPDenoiser(2, [4]), [2], 5), 3 + 2 * torch.randn(1000, 2)
+    pair.init_from(x)
+    assert (pair.loc, pair.scale) == (x.mean(), x.std())
+    torch.testing.assert_close(pair.likelihood.sigma(x), x.std() * pair.levels()[0].sigmoid().sqrt())
+    top = pair.latents(x, 1)["x5"][0]
+    assert abs(top.mean()) < 4 / 2000**0.5
+    assert abs(top.var() - 1) < 4 * (2 / 2000) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_steps": 0}, "num_steps: found 0, expected at least 1"),
+        ({"parameterisation": "score"}, "parameterisation: found 'score', expected one of"),
+        ({"variance": "learnt"}, "variance: found 'learnt', expected one of"),
+        ({"schedule": "sigmoid"}, "schedule: found 'sigmoid', expected one of"),
+        ({"likelihood": "poisson"}, "likelihood: found 'poisson', expected 'gaussian'"),
+    ],
+)
+def test_refusals(settings, message):
+    with pytest.raises(ValueError, match=message):
+        DiffusionVAE(MLPDenoiser(2, [4]), [2], **({"num_steps": 3} | settings))
+
+
+def test_data_without_spread_are_refused():
+    with pytest.raises(ValueError, match="x: found data without any spread"):
+        DiffusionVAE(MLPDenoiser(2, [4]), [2], 3).init_from(torch.ones(5, 2))

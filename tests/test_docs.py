@@ -106,3 +106,13 @@ def test_the_arviz_page_runs_and_says_what_is_so(capsys):
     guide, annealed = (names["found"][name].posterior.z.sel(data=0) for name in ("guide", "annealed"))
     shift = abs(annealed.mean(("chain", "draw")) - guide.mean(("chain", "draw"))) / guide.std(("chain", "draw"))
     assert shift.max() > 0.4
+
+
+def test_the_diffusion_of_the_guide_is_measured():
+    """As printed, but for the number of epochs."""
+    data = ppvae.datasets.load("moons")
+    code = python_blocks("docs/diffusion.md")[0].replace("epochs=1000", "epochs=2, progress=False")
+    names = {"ppvae": ppvae, "data": data.train, "held_out": data.test[:10]}
+    exec(code, names)
+    assert "Amortisation is undefined, not zero" in names["report"].verdict()
+    assert names["x"].shape == (1000, 2)
