@@ -76,7 +76,7 @@ def generative_cell(channels: int, recompute: bool = False, expansion: int = 6) 
     """
     wide = expansion * channels
     body = nn.Sequential(
-        _norm(channels),
+        nn.BatchNorm2d(channels, momentum=MOMENTUM, affine=False),  # the next norm would undo a shift
         nn.Conv2d(channels, wide, 1, bias=False),
         _norm(wide),
         nn.SiLU(),

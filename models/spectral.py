@@ -35,11 +35,13 @@ class SpectralNorms(nn.Module):
     def __init__(self, network: nn.Module, iterations: int = 4):
         super().__init__()
         self.iterations = iterations
-        self._scales = [f"{name}.weight" for name, m in network.named_modules() if isinstance(m, nn.BatchNorm2d)]
-        alike = defaultdict(list)  # weights of one shape are iterated on together
+        self._scales, alike = [], defaultdict(list)  # weights of one shape are iterated on together
         for name, module in network.named_modules():
+            weight = f"{name}.weight".lstrip(".")
             if isinstance(module, nn.Conv2d):
-                alike[module.weight.flatten(1).shape].append(f"{name}.weight")
+                alike[module.weight.flatten(1).shape].append(weight)
+            elif isinstance(module, nn.BatchNorm2d) and module.affine:
+                self._scales.append(weight)
         self._alike = list(alike.values())
         parameters = dict(network.named_parameters())
         for i, names in enumerate(self._alike):

@@ -122,12 +122,12 @@ def test_bad_settings_are_refused(change, message):
         ConvolutionalHVAE(**{"shape": (1, 28, 28), "groups": (1, 1)} | change)
 
 
-DATA = torch.rand(24, 1, 4, 4, generator=torch.Generator().manual_seed(0)).round()
+DATA = torch.rand(24, 1, 1, 4, generator=torch.Generator().manual_seed(0)).round().expand(24, 1, 4, 4).contiguous()
 WARM = ELBO(beta=LinearWarmup(8), balance=True)
 
 
-def trained(**settings):
-    pair = small(spectral_weight=0.1, recompute=settings.pop("recompute", False))
+def trained(groups=(2, 1), recompute=False, **settings):
+    pair = small(groups=groups, spectral_weight=0.1, recompute=recompute)
     run = ppvae.fit(pair, DATA, WARM, **{"epochs": 4, "batch_size": 8, "lr": 1e-2, "progress": False} | settings)
     return pair, run
 
@@ -137,10 +137,11 @@ def assert_same(a, b, **tolerance):
         torch.testing.assert_close(p, q, **tolerance, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@pytest.mark.parametrize("recompute", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow  # of compiling: a minute and a half each
+@pytest.mark.parametrize("recompute", [False, True])
 def test_compiled_training_is_the_same(recompute, caplog):
     with caplog.at_level(logging.WARNING):
-        (eager, a), (compiled, b) = (trained(compile=compile, recompute=recompute) for compile in (False, True))
+        (eager, a), (compiled, b) = (trained([1], recompute, compile=compile) for compile in (False, True))
     assert not caplog.records, caplog.text
     assert_same(eager, compiled, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(*(torch.tensor(r.history["bound_per_step"]) for r in (a, b)), rtol=1e-4, atol=1e-4)
@@ -175,7 +176,9 @@ def test_bfloat16_reaches_the_convolutions_and_no_log_probability():
 
 
 def test_a_trained_pair_is_measured():
-    pair, run = trained(epochs=150)
-    report = ppvae.gap(pair, DATA[:10], effort="quick", seed=0, progress=False)
-    assert report.elbo.mean().estimate > run.history["bound"][0] + 0.5
-    assert report.mean().estimate > -3 * report.mean().monte_carlo_error
+    """Columns of four equal pixels: 4 bits, or 2.8 nats, where 16 pixels by themselves take 11.1."""
+    pair = small(groups=[1], channels=4)
+    ppvae.fit(pair, DATA, epochs=100, batch_size=24, lr=0.03, progress=False)
+    report = ppvae.gap(pair, DATA[:5], effort="quick", seed=0, progress=False)
+    assert report.elbo.mean().estimate > -9
+    assert 3 * report.mean().monte_carlo_error < report.mean().estimate < 2
