@@ -141,7 +141,7 @@ def test_shared_parameters_stay():
 def test_a_decoders_running_statistics_are_the_models():
     """Batch normalisation in the decoder moves with each batch in training: inside, too, the model is as it was."""
     pair = VAE.mlp(4, 2, [5], "gaussian")
-    decoder = nn.Sequential(nn.Linear(2, 4), Leading(4))
+    decoder = nn.Sequential(nn.Linear(2, 4), Leading(4), Leading(4, affine=False))
     pair.likelihood = Around(decoder)
     pair.example = torch.zeros(1, 4)
     pair.eval()
