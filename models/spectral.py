@@ -10,11 +10,11 @@ STEPS_AT_START = 40
 
 
 class SpectralNorms(nn.Module):
-    """`sum_i s_i`, with s_i the largest singular value of the i-th layer: a bound on how steep a network can be.
+    """`sum_i s_i`, with s_i the largest singular value of the i-th layer, which limits how steep it can be.
 
-    A convolution's is that of its weight as a matrix `[out, in * k * k]`, by power iteration; a batch norm's is that of
-    the diagonal map it ends with, its largest scale. What steepens a guide and a prior is what lets their KL explode
-    on data unlike those of training.
+    A convolution's is that of its weight as a matrix `[out, in * k * k]`, by power iteration: as a map of images it can
+    be k times as steep, no more. A batch norm's is that of the diagonal map it ends with, its largest scale. Where
+    networks are steep, a guide leaves its prior by many nats on data a little unlike those of training.
 
     The vectors iterated on are buffers, and go on from where they were at each call in training; in evaluation they
     stay. An s_i so found is never too large, and exact once the vector has settled.

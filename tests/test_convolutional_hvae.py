@@ -122,6 +122,12 @@ def test_bad_settings_are_refused(change, message):
         ConvolutionalHVAE(**{"shape": (1, 28, 28), "groups": (1, 1)} | change)
 
 
+@pytest.mark.parametrize("shape", [(16,), (1, 8, 8)])
+def test_data_of_another_shape_are_refused(shape):
+    with pytest.raises(ppvae.ContractError, match=r"x: found \[\d, .*expected images .* = \(1, 4, 4\)"):
+        small().check(torch.zeros(3, *shape))
+
+
 DATA = torch.rand(24, 1, 1, 4, generator=torch.Generator().manual_seed(0)).round().expand(24, 1, 4, 4).contiguous()
 WARM = ELBO(beta=LinearWarmup(8), balance=True)
 
