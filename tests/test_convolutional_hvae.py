@@ -49,10 +49,19 @@ def test_weights_have_the_evidence_as_their_mean(assert_mean):
     exact = evidence_on_a_grid(pair, x)
     torch.testing.assert_close(exact.logsumexp(0), torch.zeros(()), rtol=0, atol=1e-8)
     with torch.no_grad():
-        log_w = pair.log_weights(x, num_particles=5000).log_w
+        log_w = pair.log_weights(x, num_particles=3000).log_w
     assert_mean((log_w - exact).exp(), 1.0)
     gap = exact - log_w.mean(0)
     assert (gap > 1e-3).all()
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_measured_gap_is_that_of_the_grid():
+    pair, x = small((1, 2, 2), [2], num_latents=1), all_images()[:5]
+    report = ppvae.gap(pair, x, effort="quick", seed=0, progress=False)
+    error = report.log_evidence.estimate - evidence_on_a_grid(pair, x)
+    assert (error.abs() < 4 * report.log_evidence.std_error).all()
+    assert report.mean().estimate > 4 * report.mean().monte_carlo_error
 
 
 @pytest.mark.usefixtures("float64")
@@ -60,7 +69,7 @@ def test_kl_in_closed_form_has_the_same_mean(assert_mean):
     pair, x = small(), torch.rand(4, 1, 4, 4).round()
     with torch.no_grad():
         analytic, monte_carlo = (
-            ELBO(kl=kl)(pair, x.repeat(3000, 1, 1, 1))[0].reshape(3000, 4) for kl in ("analytic", "monte_carlo")
+            ELBO(kl=kl)(pair, x.repeat(1500, 1, 1, 1))[0].reshape(1500, 4) for kl in ("analytic", "monte_carlo")
         )
     assert_mean(analytic - monte_carlo, 0.0)
     assert (analytic.std(0) < monte_carlo.std(0)).all()
@@ -134,7 +143,7 @@ WARM = ELBO(beta=LinearWarmup(8), balance=True)
 
 def trained(groups=(2, 1), recompute=False, **settings):
     pair = small(groups=groups, spectral_weight=0.1, recompute=recompute)
-    run = ppvae.fit(pair, DATA, WARM, **{"epochs": 4, "batch_size": 8, "lr": 1e-2, "progress": False} | settings)
+    run = ppvae.fit(pair, DATA, WARM, **{"epochs": 3, "batch_size": 8, "lr": 1e-2, "progress": False} | settings)
     return pair, run
 
 
@@ -155,9 +164,9 @@ def test_compiled_training_is_the_same(recompute, caplog):
 
 def test_resuming_is_bit_for_bit_with_running_statistics_and_singular_vectors(tmp_path):
     whole, _ = trained(checkpoint=tmp_path / "whole")
-    trained(epochs=2, checkpoint=tmp_path / "halves")
+    trained(epochs=1, checkpoint=tmp_path / "halves")
     halves, run = trained(checkpoint=tmp_path / "halves", resume=True)
-    assert run.epochs == 4
+    assert run.epochs == 3
     assert_same(whole, halves, rtol=0, atol=0)
 
 
@@ -181,10 +190,10 @@ def test_bfloat16_reaches_the_convolutions_and_no_log_probability():
     assert 0 < abs(low - full).max() < 0.1
 
 
-def test_a_trained_pair_is_measured():
+def test_training_finds_what_there_is_to_be_found():
     """Columns of four equal pixels: 4 bits, or 2.8 nats, where 16 pixels by themselves take 11.1."""
     pair = small(groups=[1], channels=4)
-    ppvae.fit(pair, DATA, epochs=100, batch_size=24, lr=0.03, progress=False)
-    report = ppvae.gap(pair, DATA[:5], effort="quick", seed=0, progress=False)
-    assert report.elbo.mean().estimate > -9
-    assert 3 * report.mean().monte_carlo_error < report.mean().estimate < 2
+    run = ppvae.fit(pair, DATA, epochs=100, batch_size=24, lr=0.03, progress=False)
+    assert run.history["bound"][0] < -11
+    assert run.history["bound"][-10:].mean() > -8.5
+    assert ppvae.elbo(pair, DATA, seed=0, progress=False).mean().estimate > -9.5
