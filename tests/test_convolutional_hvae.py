@@ -98,11 +98,14 @@ def test_data_points_are_by_themselves_in_evaluation_only(training):
 
 
 @pytest.mark.parametrize(
-    ("shape", "groups", "sizes"),
-    [((1, 28, 28), (1, 1), [(14, 14), (7, 7)]), ((3, 8, 4), (1, 2), [(4, 2), (2, 1), (2, 1)])],
+    ("shape", "groups", "likelihood", "sizes"),
+    [
+        ((1, 28, 28), (1, 1), "bernoulli", [(14, 14), (7, 7)]),
+        ((3, 8, 4), (1, 2), "logistic_mixture", [(4, 2), (2, 1), (2, 1)]),
+    ],
 )
-def test_any_images_that_the_scales_divide(shape, groups, sizes):
-    pair = ConvolutionalHVAE(shape, groups, num_latents=2, channels=4, num_cells=1).eval()
+def test_any_images_that_the_scales_divide(shape, groups, likelihood, sizes):
+    pair = ConvolutionalHVAE(shape, groups, num_latents=2, channels=4, num_cells=1, likelihood=likelihood).eval()
     x = torch.rand(3, *shape).round()
     pair.check(x)
     found = pair.latents(x, num_particles=2)
