@@ -24,6 +24,10 @@ OWN = {
     "full posterior": ("posterior.",),
     "convolutional": ("posterior.",),
     "hierarchy": ("posterior.",),
+    "convolutional hierarchy": (
+        *("stem.", "encoder."),
+        *(f"groups.{i}.{network}." for i in (0, 1) for network in ("query", "posterior_head")),
+    ),
     "bottom-up": ("to_z1.", "to_z2."),
     "tied weights": (),
     "labelled": ("encoder.", "posterior_scale"),
