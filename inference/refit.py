@@ -37,6 +37,7 @@ def refitted(
         two = to_pair(as_batch(transform(two)) if transform else two, pair)
         own = guide_parameters(pair, two)
         num_particles = 2 if _has_scores(pair, two) else 1
+        statistics = _running_statistics(pair, two)
     if not own:
         yield "undefined: the guide has no parameters of its own"
         return
@@ -58,7 +59,7 @@ def refitted(
                 seed=seed,
                 progress=progress,
             )
-        pair.load_state_dict({name: state[name] for name in _buffers_beside(frozen, pair)}, strict=False)
+        pair.load_state_dict({name: state[name] for name in statistics if name in state}, strict=False)
         rising = _is_rising(torch.as_tensor(run.history["bound_per_step"]))
         yield f"still rising after {steps} steps, so that more training would gain more" if rising else ""
     finally:
@@ -90,11 +91,15 @@ def _among(parameter: Tensor, parameters: Sequence[Tensor]) -> bool:
     return any(parameter is each for each in parameters)
 
 
-def _buffers_beside(parameters: Sequence[Tensor], pair: Pair) -> Iterator[str]:
-    """The names of buffers in the modules that hold some of the parameters: running statistics, say."""
-    for prefix, module in pair.named_modules():
-        if any(_among(p, parameters) for p in module.parameters(recurse=False)):
-            yield from (name for name, _ in module.named_buffers(prefix, recurse=False) if name in pair.state_dict())
+def _running_statistics(pair: Pair, batch: Batch) -> list[str]:
+    """The names of the buffers that a run of the model in training changes; here, they are left as they were."""
+    latents, before = draw_latents(pair, batch, 1), {name: b.clone() for name, b in pair.named_buffers()}
+    with mode(pair, training=True):
+        trace_model(pair, batch, latents)
+    changed = [name for name, b in pair.named_buffers() if not torch.equal(b, before[name])]
+    for name in changed:
+        pair.get_buffer(name).copy_(before[name])
+    return changed
 
 
 def _is_rising(bounds: Tensor) -> bool:

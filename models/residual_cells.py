@@ -11,6 +11,8 @@ MOMENTUM = 0.05
 """Of batch norm's running statistics."""
 RESIDUAL_SCALE = 0.1
 """Of what a cell adds: a deep stack starts near the identity."""
+EXPANSION = 6
+"""Of the channels, in the cells of the top-down path."""
 
 
 class SqueezeExcite(nn.Module):
@@ -59,7 +61,7 @@ class Residual(nn.Module):
         return x + RESIDUAL_SCALE * (recomputed(self.body, x) if self.recompute else self.body(x))
 
 
-def generative_cell(channels: int, recompute: bool = False, expansion: int = 6) -> Residual:
+def generative_cell(channels: int, recompute: bool = False) -> Residual:
     """The top-down path's cell: channels are expanded, each is convolved 5x5 by itself, and they are merged again.
 
     The wide depthwise convolution sees far at the cost of few weights.
@@ -67,16 +69,15 @@ def generative_cell(channels: int, recompute: bool = False, expansion: int = 6) 
     Args:
         channels: C.
         recompute: save memory.
-        expansion: of the channels.
 
     Example:
         >>> import torch
         >>> generative_cell(8)(torch.zeros(2, 8, 4, 4)).shape
         torch.Size([2, 8, 4, 4])
     """
-    wide = expansion * channels
+    wide = EXPANSION * channels
     body = nn.Sequential(
-        _norm(channels),
+        nn.BatchNorm2d(channels, momentum=MOMENTUM, affine=False),  # the next norm would undo a shift
         nn.Conv2d(channels, wide, 1, bias=False),
         _norm(wide),
         nn.SiLU(),

@@ -10,11 +10,11 @@ STEPS_AT_START = 40
 
 
 class SpectralNorms(nn.Module):
-    """`sum_i s_i`, with s_i the largest singular value of the i-th layer: a bound on how steep a network can be.
+    """`sum_i s_i`, with s_i the largest singular value of the i-th layer, which limits how steep it can be.
 
-    A convolution's is that of its weight as a matrix `[out, in * k * k]`, by power iteration; a batch norm's is that of
-    the diagonal map it ends with, its largest scale. What steepens a guide and a prior is what lets their KL explode
-    on data unlike those of training.
+    A convolution's is that of its weight as a matrix `[out, in * k * k]`, by power iteration: as a map of images it can
+    be k times as steep, no more. A batch norm's is that of the diagonal map it ends with, its largest scale. Where
+    networks are steep, a guide leaves its prior by many nats on data a little unlike those of training.
 
     The vectors iterated on are buffers, and go on from where they were at each call in training; in evaluation they
     stay. An s_i so found is never too large, and exact once the vector has settled.
@@ -35,11 +35,13 @@ class SpectralNorms(nn.Module):
     def __init__(self, network: nn.Module, iterations: int = 4):
         super().__init__()
         self.iterations = iterations
-        self._scales = [f"{name}.weight" for name, m in network.named_modules() if isinstance(m, nn.BatchNorm2d)]
-        alike = defaultdict(list)  # weights of one shape are iterated on together
+        self._scales, alike = [], defaultdict(list)  # weights of one shape are iterated on together
         for name, module in network.named_modules():
+            weight = f"{name}.weight".lstrip(".")
             if isinstance(module, nn.Conv2d):
-                alike[module.weight.flatten(1).shape].append(f"{name}.weight")
+                alike[module.weight.flatten(1).shape].append(weight)
+            elif isinstance(module, nn.BatchNorm2d) and module.affine:
+                self._scales.append(weight)
         self._alike = list(alike.values())
         parameters = dict(network.named_parameters())
         for i, names in enumerate(self._alike):

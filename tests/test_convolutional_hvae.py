@@ -49,10 +49,19 @@ def test_weights_have_the_evidence_as_their_mean(assert_mean):
     exact = evidence_on_a_grid(pair, x)
     torch.testing.assert_close(exact.logsumexp(0), torch.zeros(()), rtol=0, atol=1e-8)
     with torch.no_grad():
-        log_w = pair.log_weights(x, num_particles=5000).log_w
+        log_w = pair.log_weights(x, num_particles=3000).log_w
     assert_mean((log_w - exact).exp(), 1.0)
     gap = exact - log_w.mean(0)
     assert (gap > 1e-3).all()
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_measured_gap_is_that_of_the_grid():
+    pair, x = small((1, 2, 2), [2], num_latents=1), all_images()[:5]
+    report = ppvae.gap(pair, x, effort="quick", seed=0, progress=False)
+    error = report.log_evidence.estimate - evidence_on_a_grid(pair, x)
+    assert (error.abs() < 4 * report.log_evidence.std_error).all()
+    assert report.mean().estimate > 4 * report.mean().monte_carlo_error
 
 
 @pytest.mark.usefixtures("float64")
@@ -60,7 +69,7 @@ def test_kl_in_closed_form_has_the_same_mean(assert_mean):
     pair, x = small(), torch.rand(4, 1, 4, 4).round()
     with torch.no_grad():
         analytic, monte_carlo = (
-            ELBO(kl=kl)(pair, x.repeat(3000, 1, 1, 1))[0].reshape(3000, 4) for kl in ("analytic", "monte_carlo")
+            ELBO(kl=kl)(pair, x.repeat(1500, 1, 1, 1))[0].reshape(1500, 4) for kl in ("analytic", "monte_carlo")
         )
     assert_mean(analytic - monte_carlo, 0.0)
     assert (analytic.std(0) < monte_carlo.std(0)).all()
@@ -89,11 +98,14 @@ def test_data_points_are_by_themselves_in_evaluation_only(training):
 
 
 @pytest.mark.parametrize(
-    ("shape", "groups", "sizes"),
-    [((1, 28, 28), (1, 1), [(14, 14), (7, 7)]), ((3, 8, 4), (1, 2), [(4, 2), (2, 1), (2, 1)])],
+    ("shape", "groups", "likelihood", "sizes"),
+    [
+        ((1, 28, 28), (1, 1), "bernoulli", [(14, 14), (7, 7)]),
+        ((3, 8, 4), (1, 2), "logistic_mixture", [(4, 2), (2, 1), (2, 1)]),
+    ],
 )
-def test_any_images_that_the_scales_divide(shape, groups, sizes):
-    pair = ConvolutionalHVAE(shape, groups, num_latents=2, channels=4, num_cells=1).eval()
+def test_any_images_that_the_scales_divide(shape, groups, likelihood, sizes):
+    pair = ConvolutionalHVAE(shape, groups, num_latents=2, channels=4, num_cells=1, likelihood=likelihood).eval()
     x = torch.rand(3, *shape).round()
     pair.check(x)
     found = pair.latents(x, num_particles=2)
@@ -122,13 +134,19 @@ def test_bad_settings_are_refused(change, message):
         ConvolutionalHVAE(**{"shape": (1, 28, 28), "groups": (1, 1)} | change)
 
 
-DATA = torch.rand(24, 1, 4, 4, generator=torch.Generator().manual_seed(0)).round()
+@pytest.mark.parametrize("shape", [(16,), (1, 8, 8)])
+def test_data_of_another_shape_are_refused(shape):
+    with pytest.raises(ppvae.ContractError, match=r"x: found \[\d, .*expected images .* = \(1, 4, 4\)"):
+        small().check(torch.zeros(3, *shape))
+
+
+DATA = torch.rand(24, 1, 1, 4, generator=torch.Generator().manual_seed(0)).round().expand(24, 1, 4, 4).contiguous()
 WARM = ELBO(beta=LinearWarmup(8), balance=True)
 
 
-def trained(**settings):
-    pair = small(spectral_weight=0.1, recompute=settings.pop("recompute", False))
-    run = ppvae.fit(pair, DATA, WARM, **{"epochs": 4, "batch_size": 8, "lr": 1e-2, "progress": False} | settings)
+def trained(groups=(2, 1), recompute=False, **settings):
+    pair = small(groups=groups, spectral_weight=0.1, recompute=recompute)
+    run = ppvae.fit(pair, DATA, WARM, **{"epochs": 3, "batch_size": 8, "lr": 1e-2, "progress": False} | settings)
     return pair, run
 
 
@@ -137,10 +155,11 @@ def assert_same(a, b, **tolerance):
         torch.testing.assert_close(p, q, **tolerance, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@pytest.mark.parametrize("recompute", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow  # of compiling: a minute and a half each
+@pytest.mark.parametrize("recompute", [False, True])
 def test_compiled_training_is_the_same(recompute, caplog):
     with caplog.at_level(logging.WARNING):
-        (eager, a), (compiled, b) = (trained(compile=compile, recompute=recompute) for compile in (False, True))
+        (eager, a), (compiled, b) = (trained([1], recompute, compile=compile) for compile in (False, True))
     assert not caplog.records, caplog.text
     assert_same(eager, compiled, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(*(torch.tensor(r.history["bound_per_step"]) for r in (a, b)), rtol=1e-4, atol=1e-4)
@@ -148,9 +167,9 @@ def test_compiled_training_is_the_same(recompute, caplog):
 
 def test_resuming_is_bit_for_bit_with_running_statistics_and_singular_vectors(tmp_path):
     whole, _ = trained(checkpoint=tmp_path / "whole")
-    trained(epochs=2, checkpoint=tmp_path / "halves")
+    trained(epochs=1, checkpoint=tmp_path / "halves")
     halves, run = trained(checkpoint=tmp_path / "halves", resume=True)
-    assert run.epochs == 4
+    assert run.epochs == 3
     assert_same(whole, halves, rtol=0, atol=0)
 
 
@@ -174,8 +193,10 @@ def test_bfloat16_reaches_the_convolutions_and_no_log_probability():
     assert 0 < abs(low - full).max() < 0.1
 
 
-def test_a_trained_pair_is_measured():
-    pair, run = trained(epochs=150)
-    report = ppvae.gap(pair, DATA[:10], effort="quick", seed=0, progress=False)
-    assert report.elbo.mean().estimate > run.history["bound"][0] + 0.5
-    assert report.mean().estimate > -3 * report.mean().monte_carlo_error
+def test_training_finds_what_there_is_to_be_found():
+    """Columns of four equal pixels: 4 bits, or 2.8 nats, where 16 pixels by themselves take 11.1."""
+    pair = small(groups=[1], channels=4)
+    run = ppvae.fit(pair, DATA, epochs=100, batch_size=24, lr=0.03, progress=False)
+    assert run.history["bound"][0] < -11
+    assert run.history["bound"][-10:].mean() > -8.5
+    assert ppvae.elbo(pair, DATA, seed=0, progress=False).mean().estimate > -9.5

@@ -24,6 +24,10 @@ OWN = {
     "full posterior": ("posterior.",),
     "convolutional": ("posterior.",),
     "hierarchy": ("posterior.",),
+    "convolutional hierarchy": (
+        *("stem.", "encoder."),
+        *(f"groups.{i}.{network}." for i in (0, 1) for network in ("query", "posterior_head")),
+    ),
     "bottom-up": ("to_z1.", "to_z2."),
     "tied weights": (),
     "labelled": ("encoder.", "posterior_scale"),
@@ -141,7 +145,7 @@ def test_shared_parameters_stay():
 def test_a_decoders_running_statistics_are_the_models():
     """Batch normalisation in the decoder moves with each batch in training: inside, too, the model is as it was."""
     pair = VAE.mlp(4, 2, [5], "gaussian")
-    decoder = nn.Sequential(nn.Linear(2, 4), Leading(4))
+    decoder = nn.Sequential(nn.Linear(2, 4), Leading(4), Leading(4, affine=False))
     pair.likelihood = Around(decoder)
     pair.example = torch.zeros(1, 4)
     pair.eval()
