@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from oracle_pairs import Curved, Discrete, Mixed, expected_bound
+from oracle_pairs import Curved, Discrete, Mixed, TwoModed, expected_bound
 
 from ppvae import CIWAE, CUBO, ELBO, IWAE, MIWAE, PIWAE, RWS, TVO, VIMCO, EnumeratedELBO, Renyi, VRMax
 from ppvae.inference.importance_weighted import slope
@@ -71,6 +71,16 @@ def test_on_discrete_latents(make, objective):
 @pytest.mark.parametrize("objective", [ELBO(2, gradient="stl"), ELBO(2, gradient="score"), IWAE(2, "score")], ids=str)
 def test_on_mixed_latents(objective):
     pair = Mixed()
+    assert bias(objective, pair, exact_gradient(objective, pair)).abs().max() < 5
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [*(ELBO(2, gradient=g) for g in ("reparameterised", "stl", "score")), IWAE(2), IWAE(2, "score"), Renyi(2)],
+    ids=str,
+)
+def test_on_a_latent_that_is_reparameterised_in_part(objective):
+    pair = TwoModed()
     assert bias(objective, pair, exact_gradient(objective, pair)).abs().max() < 5
 
 
