@@ -6,8 +6,8 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from ppvae.models.conditionals import DiagonalNormal, FullNormal
-from ppvae.models.flows import CouplingFlow
+from ppvae.models.conditionals import DiagonalNormal, FullNormal, LowRankNormal, NormalMixture
+from ppvae.models.flows import CouplingFlow, InverseAutoregressiveFlow
 from ppvae.models.likelihoods import (
     Bernoulli,
     Categorical,
@@ -17,7 +17,7 @@ from ppvae.models.likelihoods import (
     mlp_likelihood,
     num_outputs,
 )
-from ppvae.models.priors import StandardNormal
+from ppvae.models.priors import VampPrior, prior_of
 from ppvae.networks import convolutional_decoder, convolutional_encoder, mlp
 from ppvae.pair import Pair
 
@@ -58,6 +58,7 @@ class VAE(Pair):
         posterior: str = "diagonal",
         activation: type[nn.Module] = nn.Tanh,
         levels: int = 256,
+        prior: str = "normal",
     ) -> "VAE":
         """A VAE of multilayer perceptrons on vectors.
 
@@ -67,18 +68,21 @@ class VAE(Pair):
             hidden: sizes of the encoder's hidden layers; the decoder's are the same, reversed.
             likelihood: "bernoulli", "gaussian" (one learnt sigma), "heteroscedastic" (sigma(z), a network), or, for
                 gray levels, "logistic_mixture" or "categorical".
-            posterior: "diagonal" or "full" covariance, or "flow".
+            posterior: "diagonal", "low-rank" or "full" covariance, "mixture" (of Gaussians), "flow" (of couplings) or
+                "iaf" (inverse autoregressive flow).
             activation: of the hidden layers.
             levels: of gray, for the last two likelihoods; data are `k / (levels - 1)`.
+            prior: "normal", "mixture" (of ten Gaussians), "vamp" (of fifty pseudo-inputs) or "flow" (of couplings).
 
         Raises:
-            ValueError: a likelihood or posterior of another name.
+            ValueError: a likelihood, posterior or prior of another name.
         """
         encoder = mlp(num_features, hidden, num_posterior_outputs(posterior, num_latents), activation)
+        family = posterior_family(posterior, encoder, num_latents)
         return cls(
-            StandardNormal(num_latents),
+            prior_of(prior, num_latents, family, (num_features,)),
             mlp_likelihood(likelihood, num_latents, hidden[::-1], num_features, activation, levels),
-            posterior_family(posterior, encoder, num_latents),
+            family,
         )
 
     @classmethod
@@ -90,6 +94,7 @@ class VAE(Pair):
         likelihood: str = "bernoulli",
         posterior: str = "diagonal",
         levels: int = 256,
+        prior: str = "normal",
     ) -> "VAE":
         """A VAE on images `[C, H, W]`: strided convolutions in the encoder, bilinear upsampling in the decoder.
 
@@ -99,11 +104,13 @@ class VAE(Pair):
             channels: of the encoder's convolutions; the decoder's are the same, reversed.
             likelihood: "bernoulli", "gaussian" (one learnt sigma), or, for gray levels, "logistic_mixture" or
                 "categorical".
-            posterior: "diagonal" or "full" covariance, or "flow".
+            posterior: "diagonal", "low-rank" or "full" covariance, "mixture" (of Gaussians), "flow" (of couplings) or
+                "iaf" (inverse autoregressive flow).
             levels: of gray, for the last two likelihoods; data are `k / (levels - 1)`.
+            prior: "normal", "mixture" (of ten Gaussians), "vamp" (of fifty pseudo-inputs) or "flow" (of couplings).
 
         Raises:
-            ValueError: a likelihood or posterior of another name.
+            ValueError: a likelihood, posterior or prior of another name.
         """
         encoder = convolutional_encoder(shape, channels, num_posterior_outputs(posterior, num_latents))
         outputs = num_outputs(likelihood, shape, levels)
@@ -116,7 +123,8 @@ class VAE(Pair):
         }
         if likelihood not in parts:
             raise ValueError(f"likelihood: found {likelihood!r}, expected one of {list(parts)}")
-        return cls(StandardNormal(num_latents), parts[likelihood](), posterior_family(posterior, encoder, num_latents))
+        family = posterior_family(posterior, encoder, num_latents)
+        return cls(prior_of(prior, num_latents, family, shape), parts[likelihood](), family)
 
     def model(self, x: Tensor) -> None:
         with pyro.plate("data", x.shape[0], dim=-1):
@@ -128,22 +136,33 @@ class VAE(Pair):
             pyro.sample("z", self.posterior(x))
 
     def init_from(self, x: Tensor) -> "VAE":
-        """Starts the likelihood at the data: output bias at the mean of x, a learnt sigma at its spread."""
+        """Starts at the data: the likelihood's output bias at the mean of x, a learnt sigma at its spread, and a
+        VampPrior's pseudo-inputs at some of them."""
         self.likelihood.init_from(x)
+        if isinstance(self.prior, VampPrior):
+            self.prior.init_from(x)
         return self
 
 
+SIZED: dict[str, type[FullNormal | LowRankNormal | NormalMixture]] = {
+    "full": FullNormal,
+    "low-rank": LowRankNormal,
+    "mixture": NormalMixture,
+}
+FLOWS = {"flow": CouplingFlow, "iaf": InverseAutoregressiveFlow}
+"""Posterior families by name, on networks of a size of their own, and of 2 D outputs as the diagonal's."""
+
+
 def num_posterior_outputs(posterior: str, num_latents: int) -> int:
-    """The size of an encoder's output for a posterior family, "diagonal", "full" or "flow"."""
-    return FullNormal.num_outputs(num_latents) if posterior == "full" else 2 * num_latents
+    """The size of an encoder's output for the posterior family of that name."""
+    return SIZED[posterior].num_outputs(num_latents) if posterior in SIZED else 2 * num_latents
 
 
 def posterior_family(posterior: str, encoder: nn.Module, num_latents: int) -> nn.Module:
     """The posterior family of that name on an encoder."""
     if posterior == "diagonal":
         return DiagonalNormal(encoder)
-    if posterior == "full":
-        return FullNormal(encoder, num_latents)
-    if posterior == "flow":
-        return CouplingFlow(encoder, num_latents)
-    raise ValueError(f"posterior: found {posterior!r}, expected 'diagonal', 'full' or 'flow'")
+    families: dict[str, Callable[[nn.Module, int], nn.Module]] = {**SIZED, **FLOWS}
+    if posterior not in families:
+        raise ValueError(f"posterior: found {posterior!r}, expected one of {['diagonal', *families]}")
+    return families[posterior](encoder, num_latents)

@@ -109,6 +109,19 @@ def test_optimisers(optimizer, caplog):
     assert_same(lambda: LinearVAE(4, 2), ELBO(), caplog, optimizer=optimizer, lr=1e-3)
 
 
+def of_parts(posterior, prior="normal"):
+    return VAE.mlp(4, 2, hidden=[5], likelihood="gaussian", posterior=posterior, prior=prior)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("likelihood", ["logistic_mixture", "categorical"])
+def test_gray_levels(likelihood, caplog):
+    def make():
+        return VAE.mlp(4, 2, hidden=[5], likelihood=likelihood, levels=5)
+
+    assert_same(make, ELBO(), caplog, data=torch.randint(5, (70, 4)) / 4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "objective"),
@@ -120,8 +133,18 @@ def test_optimisers(optimizer, caplog):
         (lambda: GaussianMixture(3, 4, guide="amortized"), EnumeratedELBO()),
         (lambda: GaussianMixture(3, 4, guide="amortized"), RWS(4)),
         (lambda: MarkovHVAE.mlp(4, [2, 2], hidden=[5], likelihood="gaussian"), ELBO()),
+        (lambda: of_parts("low-rank"), ELBO()),
+        (lambda: of_parts("mixture"), ELBO(3)),
+        (lambda: of_parts("mixture"), IWAE(3)),
+        (lambda: of_parts("flow", "mixture"), ELBO()),
+        (lambda: of_parts("iaf", "flow"), ELBO()),
+        (lambda: of_parts("iaf"), IWAE(3, "dreg")),
+        (lambda: of_parts("diagonal", "vamp"), ELBO(gradient="stl")),
     ],
-    ids=["iwae", "stl", "vimco", "full-dreg", "enumerated", "rws", "hierarchy"],
+    ids=[
+        *("iwae", "stl", "vimco", "full-dreg", "enumerated", "rws", "hierarchy", "low-rank", "mixture-elbo"),
+        *("mixture-iwae", "mixture-prior", "iaf-flow-prior", "iaf-dreg", "vamp"),
+    ],
 )
 def test_pairs_and_objectives(make, objective, caplog):
     assert_same(make, objective, caplog)
