@@ -67,7 +67,8 @@ class VampPrior(nn.Module):
 
     The best prior for a guide is its posterior averaged over the data; this is that average over few points, which
     learn to stand for all. The guide's parameters are the model's too then: there is none that the ledger could train
-    further with the model frozen. The KL to it has no closed form.
+    further with the model frozen. The KL to it has no closed form. Its density takes M of the posterior's: cheap of
+    Gaussians, dear of flows.
 
     Source: Tomczak & Welling 2018 (arXiv:1705.07120).
 
