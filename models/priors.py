@@ -105,8 +105,8 @@ class VampPrior(nn.Module):
 class FlowPrior(nn.Module):
     """`z = T_n(... T_1(e))`, e ~ N(0, I), with affine couplings T, after each of which the order is reversed.
 
-    Each coupling shifts and scales half of z by a network of the other half. The density is exact. It is continuous:
-    for clusters with nothing between them prefer `MixturePrior`.
+    Each coupling shifts and scales half of z by a network of the other half; all start as the identity. The density is
+    exact, and continuous: for clusters with nothing between them prefer `MixturePrior`.
 
     Source: Dinh et al. 2017 (arXiv:1605.08803); as a prior: Chen et al. 2017 (arXiv:1611.02731).
 
@@ -133,6 +133,9 @@ class FlowPrior(nn.Module):
         self.split = num_latents // 2
         sizes = [num_latents - self.split] * 2
         self.networks = nn.ModuleList(DenseNN(self.split, [num_hidden], sizes) for _ in range(num_couplings))
+        for network in self.networks:
+            for p in network.layers[-1].parameters():
+                nn.init.zeros_(p)
 
     def forward(self) -> dist.TorchDistribution:
         base = self.base()

@@ -9,15 +9,15 @@ from torch import nn
 from torch.distributions import MultivariateNormal
 
 import ppvae
-from ppvae.models import VAE, DiagonalNormal, FlowPrior, FullNormal, Gaussian, MixturePrior, VampPrior
+from ppvae.models import VAE, DiagonalNormal, FlowPrior, FullNormal, Gaussian, MixturePrior, StandardNormal, VampPrior
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 
-def spread(prior):
+def spread(prior, size=0.3):
     """A prior with parameters that are nothing special."""
     for p in prior.parameters():
-        p.data += 0.3 * torch.randn_like(p)
+        p.data += size * torch.randn_like(p)
     return prior
 
 
@@ -30,7 +30,7 @@ PRIORS = {
     "mixture": lambda: spread(MixturePrior(2, 3)),
     "vamp": vamp,
     "vamp of a flow": lambda: vamp("flow"),
-    "flow": lambda: FlowPrior(2),
+    "flow": lambda: spread(FlowPrior(2), 0.05),
 }
 AXIS = torch.linspace(-9, 9, 301, dtype=torch.float64)
 GRID, CELL = torch.cartesian_prod(AXIS, AXIS), (AXIS[1] - AXIS[0]) ** 2
@@ -59,10 +59,14 @@ def test_a_couplings_density_is_the_change_of_variables():
 
     for e in torch.randn(4, 5):
         jacobian = torch.autograd.functional.jacobian(forward, e)
-        expected = torch.distributions.Normal(0.0, 1.0).log_prob(e).sum() - torch.logdet(
-            jacobian.abs().sign() * jacobian
-        )
+        log_normal = torch.distributions.Normal(0.0, 1.0).log_prob(e).sum()
+        expected = log_normal - torch.linalg.slogdet(jacobian).logabsdet
         torch.testing.assert_close(p.log_prob(forward(e)), expected)
+
+
+def test_a_flow_starts_as_the_standard_normal():
+    z = torch.randn(6, 3)
+    torch.testing.assert_close(FlowPrior(3)().log_prob(z), StandardNormal(3)().log_prob(z))
 
 
 def linear(prior, posterior):
@@ -147,25 +151,22 @@ def test_a_vamp_prior_shares_the_guides_network_and_does_not_hold_it(tmp_path):
     torch.testing.assert_close(other.log_weights(x, 3).log_w, before)
 
 
-def test_a_learnt_prior_comes_closer_to_clusters():
-    """Data that are the latents and little noise: the model's evidence is the prior's density of two clusters."""
+@pytest.mark.parametrize("make", [MixturePrior, FlowPrior])
+def test_a_learnt_prior_comes_close_to_clusters(make):
+    """Data that are the latents and little noise: the best ELBO is the log density of their two clusters.
+
+    Measured were 0.2 nats below it at most; log p(x) under a standard normal prior is 3 nats below.
+    """
     truth = torch.distributions.Normal(torch.tensor([[-2.0, 0.0], [2.0, 1.0]]), 0.3)
     x = truth.sample((200,)).flatten(end_dim=1)
-
-    def trained(prior):
-        torch.manual_seed(0)
-        vae = VAE(prior, Gaussian(nn.Identity(), sigma=0.1), DiagonalNormal(nn.Linear(2, 4)))
-        vae.posterior.network.weight.data[:2] = torch.eye(2)
-        vae.posterior.network.bias.data = torch.tensor([0.0, 0.0, -2.2, -2.2])
-        ppvae.fit(vae, x, steps=400, lr=0.02, batch_size=200, progress=False)
-        return ppvae.elbo(vae, x, seed=0, progress=False).mean()
-
-    normal = trained(VAE.mlp(2, 2, [4]).prior)
     best = truth.log_prob(x.unsqueeze(1)).sum(-1).logsumexp(-1).mean() - math.log(2)
-    for prior, short in ((MixturePrior(2, 4), 0.25), (FlowPrior(2), 0.6)):
-        learnt = trained(prior)
-        assert learnt.estimate > normal.estimate + 1
-        assert learnt.estimate > best - short
+    normal = torch.distributions.Normal(0.0, 1.01**0.5).log_prob(x).sum(-1).mean()
+    vae = VAE(make(2), Gaussian(nn.Identity(), sigma=0.1), DiagonalNormal(nn.Linear(2, 4)))
+    vae.posterior.network.weight.data[:2] = torch.eye(2)
+    vae.posterior.network.bias.data = torch.tensor([0.0, 0.0, -2.2, -2.2])
+    ppvae.fit(vae, x, steps=400, lr=0.01, batch_size=200, progress=False)
+    assert normal < best - 2.5
+    assert ppvae.elbo(vae, x, seed=0, progress=False).mean().estimate > best - 0.3
 
 
 def test_bad_priors_are_refused():
