@@ -1,5 +1,6 @@
 """Closed-form KL(q || p): where distributions have one, and where a guide's dependencies let it be used."""
 
+import math
 from typing import Any
 
 import pyro.distributions as dist
@@ -15,9 +16,9 @@ from ppvae.pair import Pair
 def kl_divergence(q: Any, p: Any) -> Tensor:
     """`KL(q || p)` in closed form, in nats, over the batch shape.
 
-    PyTorch's and Pyro's formulas, and one that neither has: a full-covariance Gaussian against a factorised one,
-    `(tr(P S) + (m - m_p)' P (m - m_p) - k - log det(P S)) / 2` with `P` the diagonal precision of p; for the standard
-    normal that is `(tr S + m'm - k - log det S) / 2`.
+    PyTorch's and Pyro's formulas, and one that neither has: a Gaussian q with correlations, of full or low rank,
+    against a factorised one, `-H(q) - sum_j E_q log N(z_j; m_j, s_j^2)`; for the standard normal, with m and S those of
+    q, that is `(tr S + m'm - D - log det S) / 2`.
 
     Raises:
         NotImplementedError: no closed form is known.
@@ -28,12 +29,10 @@ def kl_divergence(q: Any, p: Any) -> Tensor:
         >>> kl_divergence(dist.MultivariateNormal(torch.ones(2), torch.eye(2)), p)
         tensor(1.)
     """
-    if isinstance(q, dist.MultivariateNormal) and _is_factorised_normal(p):
-        scale = p.base_dist.scale
-        whitened = q.scale_tril / scale.unsqueeze(-1)
-        shift = (q.loc - p.base_dist.loc) / scale
-        log_det = whitened.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return (whitened.square().sum((-2, -1)) + shift.square().sum(-1) - q.event_shape[0]) / 2 - log_det
+    if isinstance(q, dist.MultivariateNormal | dist.LowRankMultivariateNormal) and _is_factorised_normal(p):
+        loc, scale = p.base_dist.loc, p.base_dist.scale
+        squares = ((q.mean - loc).square() + q.variance) / scale.square()
+        return (squares / 2 + scale.log() + math.log(2 * math.pi) / 2).sum(-1) - q.entropy()
     return torch_kl_divergence(q, p)
 
 

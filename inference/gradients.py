@@ -9,17 +9,39 @@ which may depend on those before it, and for parameters that model and guide sha
 from collections.abc import Collection
 from typing import Any, cast
 
+import pyro.distributions as dist
 import torch
+from pyro.distributions.torch_distribution import ExpandedDistribution, MaskedDistribution
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from ppvae.batches import Batch
+from ppvae.batches import Batch, rows
 from ppvae.contract import ContractError, check_shapes, family
+from ppvae.inference.isolation import mode
 from ppvae.pair import Pair
-from ppvae.tracing import sample_sites, trace_pair
+from ppvae.tracing import run, sample_sites, trace_pair
 from ppvae.weights import log_weight, sum_terms
+
+
+def reparameterised(fn: Any) -> bool:
+    """Whether a path leads from all of a distribution's arguments to its draws.
+
+    A Pyro distribution that is reparameterised in part says by its own `score_parts` what is not.
+    """
+    while isinstance(fn, MaskedDistribution | ExpandedDistribution):
+        fn = fn.base_dist
+    whole = dist.Distribution.score_parts
+    return fn.has_rsample and getattr(type(fn), "score_parts", whole) is whole
+
+
+def has_scored_sites(pair: Pair, batch: Batch) -> bool:
+    """Whether a site of the guide is not reparameterised, or in part; by a run on two rows that leaves no trace."""
+    devices = {p.device for p in pair.parameters() if p.is_cuda}
+    with mode(pair, training=False), torch.random.fork_rng(devices=list(devices)), torch.no_grad():
+        sites = sample_sites(run(pair.guide, rows(batch, slice(2)), 1), observed=False)
+    return not all(reparameterised(site["fn"]) for site in sites.values())
 
 
 class Draw:
@@ -30,21 +52,23 @@ class Draw:
         batch: B data points.
         num_particles: K.
         fixed: follow no path: all latents are held fixed, as the score function holds them.
+        partial: whether derivatives of log q at fixed parameters will be asked for, as those of `stuck` sites are.
+            They take densities computed from the draws; without them a flow's are those it kept when it drew.
 
     Attributes:
         joint: the run.
-        scored: the guide's sites that no path leads through: those without reparameterisation, or all if `fixed`.
-        followed: the others.
+        scored: the guide's sites that no path leads through, or not from all arguments; all if `fixed`.
+        followed: those that a path leads through.
     """
 
-    def __init__(self, pair: Pair, batch: Batch, num_particles: int, *, fixed: bool = False):
-        self._paths = _Paths(fixed)
+    def __init__(self, pair: Pair, batch: Batch, num_particles: int, *, fixed: bool = False, partial: bool = True):
+        self._paths = _Paths(fixed, partial)
         with self._paths:
             self.joint = trace_pair(pair, batch, num_particles)
         check_shapes(self.joint)
-        latents = sample_sites(self.joint.guide, observed=False)
-        self.scored = frozenset(name for name, site in latents.items() if fixed or not site["fn"].has_rsample)
-        self.followed = latents.keys() - self.scored
+        fns = {name: site["fn"] for name, site in sample_sites(self.joint.guide, observed=False).items()}
+        self.scored = frozenset(name for name, fn in fns.items() if fixed or not reparameterised(fn))
+        self.followed = frozenset(name for name, fn in fns.items() if fn.has_rsample and not fixed)
 
     @property
     def log_w(self) -> Tensor:
@@ -87,8 +111,11 @@ class Draw:
             for term in free + along:
                 total = total - path * term
         if score is not None:
-            for name in self.scored:
+            for name in self.scored - self.followed:
                 total = total + score * own_log_q[name]
+            for name in self.scored & self.followed:
+                site: Any = self.joint.guide.nodes[name]
+                total = total + score * site["fn"].score_parts(site["value"].detach()).score_function
         return total.sum(0).mean()
 
     def check_scored(self, possible: bool, num_particles: int) -> None:
@@ -96,8 +123,9 @@ class Draw:
         for name in sorted(self.scored):
             fn = family(self.joint.guide.nodes[name]["fn"])
             if not possible:
+                where = " for some of its arguments" if name in self.followed else ""
                 raise ContractError(
-                    f"guide site '{name}': found {fn}, which has no reparameterised gradient, expected one that "
+                    f"guide site '{name}': found {fn}, which has no reparameterised gradient{where}, expected one that "
                     "has, as this estimator follows z(phi); use another gradient, VIMCO() or RWS()"
                 )
             if num_particles == 1:
@@ -116,9 +144,9 @@ class _Paths(Messenger):
     one draw to another is followed, and none to the parameters.
     """
 
-    def __init__(self, fixed: bool):
+    def __init__(self, fixed: bool, partial: bool):
         super().__init__()
-        self.fixed = fixed
+        self.fixed, self.partial = fixed, partial
         self._gates = _Gates()
         self._drawn: dict[str, Tensor] = {}
         self._in_model: dict[str, Tensor] = {}
@@ -130,7 +158,7 @@ class _Paths(Messenger):
         if self.fixed:
             msg["value"] = value.detach()
         elif name not in self._drawn:
-            msg["value"] = self._drawn[name] = _Gate.apply(value, self._gates)
+            msg["value"] = self._drawn[name] = _Gate.apply(value, self._gates) if self.partial else value
         else:
             msg["value"] = self._in_model[name] = value.view_as(value)
 

@@ -15,6 +15,7 @@ from torch.nn.functional import softplus
 
 from ppvae.batches import Batch
 from ppvae.contract import ContractError, at_least_one, family
+from ppvae.inference.gradients import reparameterised
 from ppvae.inference.objectives import ELBO
 from ppvae.pair import Pair
 
@@ -83,7 +84,7 @@ class _StraightThrough(Messenger):
     def _pyro_sample(self, msg: Message) -> None:
         name, fn = str(msg["name"]), cast(dist.TorchDistribution, msg["fn"])
         enumerated = msg["done"] and name not in self.replaced
-        if not msg["is_observed"] and not site_is_subsample(msg) and not fn.has_rsample and not enumerated:
+        if not msg["is_observed"] and not site_is_subsample(msg) and not reparameterised(fn) and not enumerated:
             msg["fn"] = self._replacement(name, fn)
             self.replaced.add(name)
 

@@ -68,6 +68,11 @@ class WeightObjective:
         return self.num_particles
 
     @property
+    def sticks(self) -> bool:
+        """Whether the score of the sites that are followed is left out."""
+        return self.gradient in ("stl", "dreg")
+
+    @property
     def unbiased(self) -> "WeightObjective | None":
         """The same value with a gradient that is the expected value's, if there is one: what bias is measured by."""
         return replace(self, gradient=self.gradients[0])
@@ -90,14 +95,14 @@ class WeightObjective:
 
     def draw(self, pair: Pair, batch: Batch, num_particles: int) -> Draw:
         """Some of the particles; refused, where they are to be trained on, if this gradient is not for such sites."""
-        draw = Draw(pair, batch, num_particles, fixed=self.gradient == "score")
+        draw = Draw(pair, batch, num_particles, fixed=self.gradient == "score", partial=self.sticks)
         if torch.is_grad_enabled():
             draw.check_scored(self.gradient != "dreg", self.num_draws)
         return draw
 
     def surrogate(self, draw: Draw, weighting: Weighting) -> Tensor:
         """What is maximised, with the weights of these particles."""
-        return draw.surrogate(*weighting, stuck=draw.followed if self.gradient in ("stl", "dreg") else ())
+        return draw.surrogate(*weighting, stuck=draw.followed if self.sticks else ())
 
     def __call__(self, pair: Pair, batch: Batch, step: float = math.inf) -> tuple[Tensor, Tensor]:
         draw = self.draw(pair, batch, self.num_draws)

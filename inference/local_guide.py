@@ -14,7 +14,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import Independent, transform_to
+from torch.distributions import Independent, MixtureSameFamily, transform_to
 
 from ppvae.batches import Batch
 from ppvae.contract import family
@@ -38,8 +38,8 @@ class LocalGuide(Pair):
 
     Argument a of a site's distribution becomes `T(T^-1(a) + offset)`, with T the bijection from the reals onto what a
     may be: locations are shifted, scales multiplied. Offsets of zero give the guide as it was. Of a transformed
-    distribution (a flow) the base's arguments are moved. Where a site depends on others, so do its arguments, and the
-    offset is the same wherever they are.
+    distribution (a flow) the base's arguments are moved, of a mixture its weights and its components'. Where a site
+    depends on others, so do its arguments, and the offset is the same wherever they are.
 
     Args:
         pair: the model and guide; its parameters are shared.
@@ -159,6 +159,9 @@ def _rebuilt(fn: Any, change: Any) -> Any:
         return _rebuilt(fn.base_dist, change).mask(fn._mask)
     if type(fn) is TransformedDistribution:
         return TransformedDistribution(_rebuilt(fn.base_dist, change), fn.transforms)
+    if isinstance(fn, MixtureSameFamily):
+        weights, components = (_rebuilt(part, change) for part in (fn.mixture_distribution, fn.component_distribution))
+        return type(fn)(weights, components, validate_args=False)
     named = [name for name in fn.arg_constraints if LEFT_OUT.get(name) not in fn.arg_constraints]
     further = [name for name in signature(type(fn)).parameters if name not in fn.arg_constraints and hasattr(fn, name)]
     arguments = {name: getattr(fn, name) for name in named + further}  # a temperature is of the further ones

@@ -18,7 +18,7 @@ from torch import Tensor
 from ppvae.batches import Batch
 from ppvae.contract import ContractError, at_least_one, check_shapes, family
 from ppvae.inference.divergence import kl_divergence, separable_sites
-from ppvae.inference.gradients import Draw
+from ppvae.inference.gradients import Draw, has_scored_sites, reparameterised
 from ppvae.inference.importance_weighted import gain
 from ppvae.pair import Pair
 from ppvae.tracing import sample_sites, trace_pair
@@ -71,8 +71,8 @@ class ELBO:
 
     Gradients: "reparameterised"; "stl" (sticking the landing) leaves out `d log q / d phi` at fixed z, whose mean is
     zero, so that an exact guide's gradient has no noise; "score" is the score function, `(log w_k - mean of the other
-    log w) d log q(z_k)`, for all sites. Sites without reparameterisation take the last whatever the choice; that needs
-    K of 2 or more.
+    log w) d log q(z_k)`, for all sites. Sites without reparameterisation take the last whatever the choice, and so do
+    arguments from which no path leads to the draws (the weights of a mixture); that needs K of 2 or more.
 
     But for "stl", KL terms are taken in closed form where the guide's dependencies and the distributions allow
     (`ppvae.inference.separable_sites`), else by Monte Carlo: the same expectation; less noise while the guide is
@@ -118,6 +118,9 @@ class ELBO:
     _separable: WeakKeyDictionary[Pair, frozenset[str]] = field(
         default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
     )
+    _scored: WeakKeyDictionary[Pair, bool] = field(
+        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         at_least_one("num_particles", self.num_particles)
@@ -154,7 +157,8 @@ class ELBO:
         return replace(self, gradient="reparameterised")
 
     def __call__(self, pair: Pair, batch: Batch, step: float = math.inf) -> tuple[Tensor, Tensor]:
-        draw = Draw(pair, batch, self.num_particles, fixed=self.gradient == "score")
+        sticks = self.gradient == "stl" or (self.gradient == "reparameterised" and self._has_scored(pair, batch))
+        draw = Draw(pair, batch, self.num_particles, fixed=self.gradient == "score", partial=sticks)
         minus_kl = self._minus_analytic_kl(pair, batch, draw)
         log_q = draw.joint.log_q_terms(without=minus_kl)
         log_p = draw.joint.log_p_terms(without=minus_kl) | minus_kl
@@ -175,6 +179,11 @@ class ELBO:
             log_q=log_q,
         )
         return value, surrogate
+
+    def _has_scored(self, pair: Pair, batch: Batch) -> bool:
+        if pair not in self._scored:
+            self._scored[pair] = has_scored_sites(pair, batch)
+        return self._scored[pair]
 
     def _minus_analytic_kl(self, pair: Pair, batch: Batch, draw: Draw) -> dict[str, Tensor]:
         """Minus the KL of each site that has a closed form, `[K, B]`."""
@@ -262,7 +271,7 @@ class EnumeratedELBO:
         joint = trace_pair(pair, batch, self.num_particles, enumerate_guide=True)
         check_shapes(joint)
         for name, site in sample_sites(joint.guide, observed=False).items():
-            if torch.is_grad_enabled() and not site["fn"].has_rsample and "_enumerate_dim" not in site["infer"]:
+            if torch.is_grad_enabled() and not reparameterised(site["fn"]) and "_enumerate_dim" not in site["infer"]:
                 raise ContractError(
                     f"guide site '{name}': found {family(site['fn'])}, which can neither be enumerated as one site "
                     "nor has a reparameterised gradient, expected one or the other; use ELBO(num_particles=2) or VIMCO"

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from ppvae.batches import Batch, as_batch, rows
 from ppvae.inference.chunks import evaluating, to_pair
 from ppvae.inference.fit import fit
+from ppvae.inference.gradients import has_scored_sites
 from ppvae.inference.isolation import mode
 from ppvae.inference.objectives import ELBO
 from ppvae.pair import Pair
-from ppvae.tracing import draw_latents, sample_sites, trace_model, trace_pair
+from ppvae.tracing import draw_latents, trace_model, trace_pair
 from ppvae.weights import sum_terms
 
 LR = 3e-3
@@ -36,7 +37,7 @@ def refitted(
     with evaluating(pair, seed):
         two = to_pair(as_batch(transform(two)) if transform else two, pair)
         own = guide_parameters(pair, two)
-        num_particles = 2 if _has_scores(pair, two) else 1
+        num_particles = 2 if has_scored_sites(pair, two) else 1
         statistics = _running_statistics(pair, two)
     if not own:
         yield "undefined: the guide has no parameters of its own"
@@ -110,9 +111,3 @@ def _is_rising(bounds: Tensor) -> bool:
     before, last = bounds[-2 * quarter :].chunk(2)
     noise = ((before.var() + last.var()) / quarter).sqrt()
     return bool(last.mean() - before.mean() > RISING * noise)
-
-
-def _has_scores(pair: Pair, batch: Batch) -> bool:
-    """Whether a site of the guide has no reparameterised gradient."""
-    sites = sample_sites(trace_pair(pair, batch, 1).guide, observed=False).values()
-    return any(not site["fn"].has_rsample for site in sites)

@@ -1,15 +1,15 @@
 """The variational autoencoder: a prior, a likelihood and an amortised posterior."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pyro
 import torch
 from torch import Tensor, nn
 
-from ppvae.models.conditionals import DiagonalNormal, FullNormal
-from ppvae.models.flows import CouplingFlow
+from ppvae.models.conditionals import DiagonalNormal, FullNormal, LowRankNormal, NormalMixture
+from ppvae.models.flows import CouplingFlow, InverseAutoregressiveFlow
 from ppvae.models.likelihoods import Likelihood, image_likelihood, mlp_likelihood
-from ppvae.models.priors import StandardNormal
+from ppvae.models.priors import VampPrior, prior_of
 from ppvae.networks import convolutional_decoder, convolutional_encoder, mlp
 from ppvae.pair import Pair
 
@@ -50,6 +50,7 @@ class VAE(Pair):
         posterior: str = "diagonal",
         activation: type[nn.Module] = nn.Tanh,
         levels: int = 256,
+        prior: str = "normal",
     ) -> "VAE":
         """A VAE of multilayer perceptrons on vectors.
 
@@ -59,18 +60,21 @@ class VAE(Pair):
             hidden: sizes of the encoder's hidden layers; the decoder's are the same, reversed.
             likelihood: "bernoulli", "gaussian" (one learnt sigma), "heteroscedastic" (sigma(z), a network), or, for
                 gray levels, "logistic_mixture" or "categorical".
-            posterior: "diagonal" or "full" covariance, or "flow".
+            posterior: "diagonal", "low-rank" or "full" covariance, "mixture" (of Gaussians), "flow" (of couplings) or
+                "iaf" (inverse autoregressive flow).
             activation: of the hidden layers.
             levels: of gray, for the last two likelihoods; data are `k / (levels - 1)`.
+            prior: "normal", "mixture" (of ten Gaussians), "vamp" (of fifty pseudo-inputs) or "flow" (of couplings).
 
         Raises:
-            ValueError: a likelihood or posterior of another name.
+            ValueError: a likelihood, posterior or prior of another name.
         """
         encoder = mlp(num_features, hidden, num_posterior_outputs(posterior, num_latents), activation)
+        family = posterior_family(posterior, encoder, num_latents)
         return cls(
-            StandardNormal(num_latents),
+            prior_of(prior, num_latents, family, (num_features,)),
             mlp_likelihood(likelihood, num_latents, hidden[::-1], num_features, activation, levels),
-            posterior_family(posterior, encoder, num_latents),
+            family,
         )
 
     @classmethod
@@ -82,6 +86,7 @@ class VAE(Pair):
         likelihood: str = "bernoulli",
         posterior: str = "diagonal",
         levels: int = 256,
+        prior: str = "normal",
     ) -> "VAE":
         """A VAE on images `[C, H, W]`: strided convolutions in the encoder, bilinear upsampling in the decoder.
 
@@ -91,21 +96,22 @@ class VAE(Pair):
             channels: of the encoder's convolutions; the decoder's are the same, reversed.
             likelihood: "bernoulli", "gaussian" (one learnt sigma), or, for gray levels, "logistic_mixture" or
                 "categorical".
-            posterior: "diagonal" or "full" covariance, or "flow".
+            posterior: "diagonal", "low-rank" or "full" covariance, "mixture" (of Gaussians), "flow" (of couplings) or
+                "iaf" (inverse autoregressive flow).
             levels: of gray, for the last two likelihoods; data are `k / (levels - 1)`.
+            prior: "normal", "mixture" (of ten Gaussians), "vamp" (of fifty pseudo-inputs) or "flow" (of couplings).
 
         Raises:
-            ValueError: a likelihood or posterior of another name.
+            ValueError: a likelihood, posterior or prior of another name.
         """
         encoder = convolutional_encoder(shape, channels, num_posterior_outputs(posterior, num_latents))
 
         def decoder(num_outputs: int) -> nn.Module:
             return convolutional_decoder(num_latents, channels[::-1], (num_outputs, *shape[1:]))
 
+        family = posterior_family(posterior, encoder, num_latents)
         return cls(
-            StandardNormal(num_latents),
-            image_likelihood(likelihood, decoder, shape, levels),
-            posterior_family(posterior, encoder, num_latents),
+            prior_of(prior, num_latents, family, shape), image_likelihood(likelihood, decoder, shape, levels), family
         )
 
     def model(self, x: Tensor) -> None:
@@ -118,22 +124,33 @@ class VAE(Pair):
             pyro.sample("z", self.posterior(x))
 
     def init_from(self, x: Tensor) -> "VAE":
-        """Starts the likelihood at the data: output bias at the mean of x, a learnt sigma at its spread."""
+        """Starts at the data: the likelihood's output bias at the mean of x, a learnt sigma at its spread, and a
+        VampPrior's pseudo-inputs at some of them."""
         self.likelihood.init_from(x)
+        if isinstance(self.prior, VampPrior):
+            self.prior.init_from(x)
         return self
 
 
+SIZED: dict[str, type[FullNormal | LowRankNormal | NormalMixture]] = {
+    "full": FullNormal,
+    "low-rank": LowRankNormal,
+    "mixture": NormalMixture,
+}
+FLOWS = {"flow": CouplingFlow, "iaf": InverseAutoregressiveFlow}
+"""Posterior families by name, on networks of a size of their own, and of 2 D outputs as the diagonal's."""
+
+
 def num_posterior_outputs(posterior: str, num_latents: int) -> int:
-    """The size of an encoder's output for a posterior family, "diagonal", "full" or "flow"."""
-    return FullNormal.num_outputs(num_latents) if posterior == "full" else 2 * num_latents
+    """The size of an encoder's output for the posterior family of that name."""
+    return SIZED[posterior].num_outputs(num_latents) if posterior in SIZED else 2 * num_latents
 
 
 def posterior_family(posterior: str, encoder: nn.Module, num_latents: int) -> nn.Module:
     """The posterior family of that name on an encoder."""
     if posterior == "diagonal":
         return DiagonalNormal(encoder)
-    if posterior == "full":
-        return FullNormal(encoder, num_latents)
-    if posterior == "flow":
-        return CouplingFlow(encoder, num_latents)
-    raise ValueError(f"posterior: found {posterior!r}, expected 'diagonal', 'full' or 'flow'")
+    families: dict[str, Callable[[nn.Module, int], nn.Module]] = {**SIZED, **FLOWS}
+    if posterior not in families:
+        raise ValueError(f"posterior: found {posterior!r}, expected one of {['diagonal', *families]}")
+    return families[posterior](encoder, num_latents)

@@ -14,6 +14,7 @@ from torch import nn
 from torch.distributions import Bernoulli, Categorical, Normal
 
 from ppvae import Pair
+from ppvae.models.mixtures import Mixture
 
 
 def expected_bound(objective, pair, x, num_draws):
@@ -127,4 +128,43 @@ class Mixed(Pair):
             log_p = log_p + Normal(z, self.log_sigma.exp()).log_prob(x)
             log_w.append(log_p - q.log_prob(z) - log_q[c])
             probability.append((weights.unsqueeze(-1) * log_q[c].exp()).expand_as(z))
+        return torch.cat(log_w), torch.cat(probability)
+
+
+class TwoModed(Pair):
+    """z -> x and z -> y -> x, z guided by a mixture of two Gaussians, whose draws are reparameterised in part."""
+
+    def __init__(self):
+        super().__init__()
+        self.log_sigma, self.shared = nn.Parameter(torch.tensor(-0.2)), nn.Parameter(torch.tensor(0.4))
+        self.logits = nn.Parameter(torch.tensor([0.3, -0.4]))
+        self.means, self.log_scales = (nn.Parameter(torch.tensor(v)) for v in ([-1.0, 0.8], [-0.3, -0.6]))
+        self.slope, self.log_scale = nn.Parameter(torch.tensor(0.5)), nn.Parameter(torch.tensor(-0.2))
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            y = pyro.sample("y", dist.Normal(self.shared * z, 1.0))
+            pyro.sample("x", dist.Normal(y + z.square() / 2, self.log_sigma.exp()), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            components = dist.Normal(self.means + x.unsqueeze(-1) / 4, self.log_scales.exp())
+            z = pyro.sample("z", Mixture(dist.Categorical(logits=self.logits), components))
+            pyro.sample("y", dist.Normal(self.slope * z + self.shared, self.log_scale.exp()))
+
+    def nodes(self, x):
+        noise, weights = normal_noise(12)
+        first, second = (t.unsqueeze(-1) for t in torch.cartesian_prod(noise, noise).T)
+        weights = torch.cartesian_prod(weights, weights).prod(-1).unsqueeze(-1)
+        log_q, log_w, probability = self.logits.log_softmax(0), [], []
+        for c in range(2):
+            z = self.means[c] + x / 4 + self.log_scales[c].exp() * first
+            y = self.slope * z + self.shared + self.log_scale.exp() * second
+            log_p = Normal(0.0, 1.0).log_prob(z) + Normal(self.shared * z, 1.0).log_prob(y)
+            log_p = log_p + Normal(y + z.square() / 2, self.log_sigma.exp()).log_prob(x)
+            each = [log_q[m] + Normal(self.means[m] + x / 4, self.log_scales[m].exp()).log_prob(z) for m in range(2)]
+            own = Normal(self.slope * z + self.shared, self.log_scale.exp()).log_prob(y)
+            log_w.append(log_p - torch.logaddexp(*each) - own)
+            probability.append((weights * log_q[c].exp()).expand_as(z))
         return torch.cat(log_w), torch.cat(probability)

@@ -109,6 +109,19 @@ def test_optimisers(optimizer, caplog):
     assert_same(lambda: LinearVAE(4, 2), ELBO(), caplog, optimizer=optimizer, lr=1e-3)
 
 
+def of_parts(posterior, prior="normal"):
+    return VAE.mlp(4, 2, hidden=[5], likelihood="gaussian", posterior=posterior, prior=prior)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("likelihood", ["logistic_mixture", "categorical"])
+def test_gray_levels(likelihood, caplog):
+    def make():
+        return VAE.mlp(4, 2, hidden=[5], likelihood=likelihood, levels=5)
+
+    assert_same(make, ELBO(), caplog, data=torch.randint(5, (70, 4)) / 4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "objective"),
@@ -124,6 +137,13 @@ def test_optimisers(optimizer, caplog):
         (lambda: MarkovHVAE.mlp(4, [2, 2], [5], "gaussian", "ladder"), ELBO()),
         (lambda: MarkovHVAE.mlp(4, [2, 2], [5], "gaussian", "residual"), ELBO(gradient="stl")),
         (lambda: LinearGaussianChain(4, [2, 2], guide="exact"), ELBO()),
+        (lambda: of_parts("low-rank"), ELBO()),
+        (lambda: of_parts("mixture"), ELBO(3)),
+        (lambda: of_parts("mixture"), IWAE(3)),
+        (lambda: of_parts("flow", "mixture"), ELBO()),
+        (lambda: of_parts("iaf", "flow"), ELBO()),
+        (lambda: of_parts("iaf"), IWAE(3, "dreg")),
+        (lambda: of_parts("diagonal", "vamp"), ELBO(gradient="stl")),
     ],
     ids=[
         "iwae",
@@ -137,6 +157,13 @@ def test_optimisers(optimizer, caplog):
         "ladder",
         "residual",
         "chain",
+        "low-rank",
+        "mixture-elbo",
+        "mixture-iwae",
+        "mixture-prior",
+        "iaf-flow-prior",
+        "iaf-dreg",
+        "vamp",
     ],
 )
 def test_pairs_and_objectives(make, objective, caplog):

@@ -44,6 +44,16 @@ def test_the_penalty_of_the_guide_holds_weights_down_and_enters_no_bound():
     assert regularised_norm < 0.97 * norm
 
 
+def test_the_parts_of_the_guide_make_a_pair():
+    names = {"ppvae": ppvae}
+    exec(python_blocks("docs/pairs.md")[2].replace("epochs=300", "steps=3, progress=False"), names)
+    vae, x = names["vae"], names["digits"].test[:5]
+    assert vae.log_weights(x, num_particles=3).log_w.isfinite().all()
+    named = set(re.findall(r"^\|.*?\| .*?\| `(\w+)` \|", (ROOT / "docs/pairs.md").read_text(), re.MULTILINE))
+    assert len(named) == 14
+    assert named <= set(ppvae.models.__all__)
+
+
 def test_the_bound_of_the_guide_is_a_bound():
     names = {}
     exec(python_blocks("docs/objectives.md")[2], names)

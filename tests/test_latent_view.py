@@ -9,7 +9,8 @@ from zoo import ZOO
 from ppvae import ContractError, Pair
 from ppvae.latent_view import LatentView
 
-CONTINUOUS = [name for name, member in ZOO.items() if not member.drawn and name not in ("summed", "no latents")]
+WITHOUT = ("summed", "no latents")
+CONTINUOUS = [n for n, m in ZOO.items() if n not in WITHOUT and (not m.drawn or m.drawn == {"z": "Mixture"})]
 
 
 class Nested(Pair):

@@ -18,6 +18,9 @@ SHAPES = {
     "linear": {"z": NORMAL},
     "linear, full": {"z": {"loc": (2,), "scale_tril": (2, 2)}},
     "linear, exact": {"z": {"loc": (2,), "scale_tril": (2, 2)}},
+    "low-rank posterior": {"z": {"loc": (2,), "cov_factor": (2, 2), "cov_diag": (2,)}},
+    "mixture posterior": {"z": {"logits": (4,), "loc": (4, 2), "scale": (4, 2)}},
+    "autoregressive posterior, flow prior": {"z": NORMAL},
     "hierarchy": {"z1": NORMAL, "z2": NORMAL},
     "bottom-up": {"z1": NORMAL, "z2": NORMAL},
     "labelled": {"z": NORMAL},
@@ -134,6 +137,19 @@ def test_logits_and_rates_are_moved_in_their_own_units():
     weights = local.log_weights(local.joined(x, {"z/rate": change}), 5)
     rate = torch.nn.functional.softplus(pair.encoder(x.unsqueeze(-1)).squeeze(-1)) + 0.5
     torch.testing.assert_close(weights.log_q, dist.Poisson(rate * change.exp()).log_prob(weights.latents["z"]))
+
+
+def test_a_mixtures_weights_and_components_are_moved():
+    pair, x = ZOO["mixture posterior"].make()
+    local, change = LocalGuide(pair, x), torch.tensor([0.0, 1.0, -1.0, 0.5])
+    shift, factor = torch.randn(8, 4, 2), 0.5 + torch.rand(8, 4, 2)
+    offsets = {"z/logits": change.expand(8, 4), "z/loc": shift, "z/scale": factor.log()}
+    weights = local.log_weights(local.joined(x, offsets), 5)
+    q = pair.posterior(x)
+    own = q.component_distribution.base_dist
+    components = dist.Normal(own.loc + shift, own.scale * factor).to_event(1)
+    expected = dist.MixtureSameFamily(dist.Categorical(logits=q.mixture_distribution.logits + change), components)
+    torch.testing.assert_close(weights.log_q, expected.log_prob(weights.latents["z"]))
 
 
 def test_below_another_site_the_offset_is_the_same_wherever_that_is():

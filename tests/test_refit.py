@@ -22,6 +22,10 @@ OWN = {
     "linear, exact": (),
     "bernoulli": ("posterior.",),
     "full posterior": ("posterior.",),
+    "mixture posterior": ("posterior.",),
+    "flow posterior, learnt mixture prior": ("posterior.",),
+    "autoregressive posterior, flow prior": ("posterior.",),
+    "VampPrior": (),
     "convolutional": ("posterior.",),
     "hierarchy": ("posterior.",),
     "convolutional hierarchy": (

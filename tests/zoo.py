@@ -123,6 +123,17 @@ ZOO = {
     "bernoulli": Member(on_bits(lambda: VAE.mlp(4, 2, [5]), 4), exact=False),
     "gaussian": Member(on_normal(lambda: VAE.mlp(4, 2, [5], "gaussian"), 4), exact=False),
     "full posterior": Member(on_normal(lambda: VAE.mlp(4, 2, [5], "heteroscedastic", "full"), 4), exact=False),
+    "low-rank posterior": Member(on_normal(lambda: VAE.mlp(4, 2, [5], "gaussian", "low-rank"), 4), exact=False),
+    "mixture posterior": Member(
+        on_normal(lambda: VAE.mlp(4, 2, [5], "gaussian", "mixture"), 4), {"z": "Mixture"}, open_kl="z", exact=False
+    ),
+    "flow posterior, learnt mixture prior": Member(
+        on_normal(lambda: VAE.mlp(4, 2, [5], "gaussian", "flow", prior="mixture"), 4), open_kl="z", exact=False
+    ),
+    "autoregressive posterior, flow prior": Member(
+        on_normal(lambda: VAE.mlp(4, 2, [5], "gaussian", "iaf", prior="flow"), 4), open_kl="z", exact=False
+    ),
+    "VampPrior": Member(on_normal(lambda: VAE.mlp(4, 2, [5], "gaussian", prior="vamp"), 4), open_kl="z", exact=False),
     "convolutional": Member(on_bits(lambda: VAE.convolutional((1, 4, 4), 2, [2]), 1, 4, 4), exact=False),
     "chain": Member(on_normal(lambda: LinearGaussianChain(3, [2, 2]), 3)),
     "chain, exact": Member(
@@ -135,7 +146,7 @@ ZOO = {
     "diffusion": Member(on_normal(lambda: DiffusionVAE(MLPDenoiser(4, [5]), [4], 3), 4), exact=False, terms=True),
     "diffusion of bits": Member(on_bits(bit_diffusion, 1, 2, 2), exact=False, terms=True),
     "logistic mixture": Member(
-        on_levels(lambda: VAE.convolutional((3, 4, 4), 2, [2], "logistic_mixture", levels=5), 5, 3, 4, 4), exact=False
+        on_levels(lambda: VAE.convolutional((3, 2, 2), 2, [2], "logistic_mixture", levels=5), 5, 3, 2, 2), exact=False
     ),
     "categorical": Member(on_levels(lambda: VAE.mlp(4, 2, [5], "categorical", levels=3), 3, 4), exact=False),
     "convolutional hierarchy": Member(
