@@ -131,11 +131,12 @@ class FlowPrior(nn.Module):
             )
         self.base = StandardNormal(num_latents)
         self.split = num_latents // 2
-        sizes = [num_latents - self.split] * 2
-        self.networks = nn.ModuleList(DenseNN(self.split, [num_hidden], sizes) for _ in range(num_couplings))
-        for network in self.networks:
+        self.networks = nn.ModuleList()
+        for _ in range(num_couplings):
+            network = DenseNN(self.split, [num_hidden], [num_latents - self.split] * 2)
             for p in network.layers[-1].parameters():
                 nn.init.zeros_(p)
+            self.networks.append(network)
 
     def forward(self) -> dist.TorchDistribution:
         base = self.base()
