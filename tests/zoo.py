@@ -16,7 +16,19 @@ from torch import nn
 from zoo_pairs import BottomUp, Components, Counts, Labelled, Linearly, Positive, Summed, TiedWeights, Unsteady
 
 from ppvae import Pair
-from ppvae.models import VAE, GaussianMixture, LinearVAE, MarkovHVAE
+from ppvae.models import (
+    NICE,
+    VAE,
+    ContinuousFlow,
+    Dequantized,
+    DiagonalNormal,
+    GaussianMixture,
+    Glow,
+    LinearVAE,
+    MarkovHVAE,
+    RealNVP,
+    ResidualFlow,
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,12 @@ def on_normal(make, *shape):
 
 def on_bits(make, *shape):
     return lambda: (make(), torch.rand(8, *shape).round())
+
+
+def dequantized(posterior):
+    """Images of two pixels with four gray levels."""
+    pair = Dequantized(RealNVP(2, 2, [4]), levels=4, posterior=posterior)
+    return pair, torch.randint(0, 4, (8, 2)).to(torch.get_default_dtype()) / 3
 
 
 def functions():
@@ -101,6 +119,13 @@ ZOO = {
     "full posterior": Member(on_normal(lambda: VAE.mlp(4, 2, [5], "heteroscedastic", "full"), 4), exact=False),
     "convolutional": Member(on_bits(lambda: VAE.convolutional((1, 4, 4), 2, [2]), 1, 4, 4), exact=False),
     "hierarchy": Member(on_normal(lambda: MarkovHVAE.mlp(4, [2, 2], [4], "gaussian"), 4), exact=False),
+    "NICE": Member(on_normal(lambda: NICE(2, 2, [4]), 2), gap=False),
+    "RealNVP": Member(on_normal(lambda: RealNVP(2, 2, [4]), 2), gap=False),
+    "Glow": Member(on_normal(lambda: Glow((1, 4, 4), 2, 1, 2), 1, 4, 4), gap=False),
+    "continuous flow": Member(on_normal(lambda: ContinuousFlow(2, [4], tolerance=1e-3), 2), gap=False),
+    "residual flow": Member(on_normal(lambda: ResidualFlow(2, 2, [4]), 2), gap=False),
+    "dequantized": Member(lambda: dequantized(DiagonalNormal(nn.Linear(2, 4))), open_kl="y", exact=False),
+    "dequantized uniformly": Member(lambda: dequantized(None), open_kl="y", exact=False),
     "bottom-up": Member(on_normal(BottomUp, 3), open_kl="z1"),
     "tied weights": Member(on_normal(TiedWeights, 3)),
     "labelled": Member(labelled),
