@@ -2,12 +2,17 @@
 
 from ppvae.models.autoencoder import Autoencoder, DenoisingAutoencoder
 from ppvae.models.conditionals import DiagonalNormal, FullNormal, LowRankNormal, NormalMixture
+from ppvae.models.continuous_flow import ContinuousFlow
 from ppvae.models.convolutional_hvae import ConvolutionalHVAE
+from ppvae.models.coupling_flows import NICE, RealNVP
 from ppvae.models.denoisers import MLPDenoiser, UNet
+from ppvae.models.dequantized import Dequantized
 from ppvae.models.diffusion import DiffusionVAE
 from ppvae.models.diffusion_sampling import sample_ddim
-from ppvae.models.flows import CouplingFlow, InverseAutoregressiveFlow
+from ppvae.models.flow import Flow
+from ppvae.models.flow_posteriors import CouplingFlow, InverseAutoregressiveFlow
 from ppvae.models.gaussian_mixture import GaussianMixture
+from ppvae.models.glow import Glow
 from ppvae.models.hierarchical_posteriors import (
     BottomUpPosterior,
     ConditionallyIndependent,
@@ -20,27 +25,35 @@ from ppvae.models.linear_vae import LinearVAE
 from ppvae.models.markov_hvae import MarkovHVAE
 from ppvae.models.noise_schedules import CosineSchedule, LearntSchedule, LinearSchedule
 from ppvae.models.priors import FlowPrior, MixturePrior, StandardNormal, VampPrior
+from ppvae.models.residual_flow import ResidualFlow
 from ppvae.models.residual_normal import ResidualNormal
 from ppvae.models.spectral import SpectralNorms
+from ppvae.models.transforms import Bijection
 from ppvae.models.vae import VAE
 
 __all__ = [
+    "NICE",
     "VAE",
     "Autoencoder",
     "Bernoulli",
+    "Bijection",
     "BottomUpPosterior",
     "Categorical",
     "ConditionallyIndependent",
+    "ContinuousFlow",
     "ConvolutionalHVAE",
     "CosineSchedule",
     "CouplingFlow",
     "DenoisingAutoencoder",
+    "Dequantized",
     "DiagonalNormal",
     "DiffusionVAE",
+    "Flow",
     "FlowPrior",
     "FullNormal",
     "Gaussian",
     "GaussianMixture",
+    "Glow",
     "InverseAutoregressiveFlow",
     "LadderPosterior",
     "LearntSchedule",
@@ -54,6 +67,8 @@ __all__ = [
     "MarkovHVAE",
     "MixturePrior",
     "NormalMixture",
+    "RealNVP",
+    "ResidualFlow",
     "ResidualNormal",
     "ResidualPosterior",
     "SpectralNorms",

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.models.conditionals import DiagonalNormal, FullNormal, LowRankNormal, NormalMixture
-from ppvae.models.flows import CouplingFlow, InverseAutoregressiveFlow
+from ppvae.models.flow_posteriors import CouplingFlow, InverseAutoregressiveFlow
 from ppvae.models.likelihoods import Likelihood, image_likelihood, mlp_likelihood
 from ppvae.models.priors import VampPrior, prior_of
 from ppvae.networks import convolutional_decoder, convolutional_encoder, mlp

@@ -36,8 +36,8 @@ class Dataset:
 
     Attributes:
         name: what it was loaded as.
-        train, validation, test: float32, `[N, num_features]`; images are flattened, row by row.
-        shape: the shape of one data point before flattening, such as `(28, 28)`.
+        train, validation, test: float32, `[N, num_features]`, images flattened, row by row; or `[N, C, H, W]`.
+        shape: the shape of one data point before flattening, such as `(28, 28)`; of images `(C, H, W)`.
         labels: the classes, int64 `[N]`, for each of "train", "validation" and "test".
         transform: what training applies to every minibatch, with fresh draws from torch's own generator;
             None where there is nothing to draw.
@@ -68,6 +68,7 @@ def load(
     *,
     binarize: Literal["dynamic", "static"] | None = None,
     dequantize: bool = False,
+    images: bool = False,
     seed: int = 0,
 ) -> Dataset:
     """Load a data set by name, split into train, validation and test.
@@ -100,11 +101,12 @@ def load(
         name: a name from the table.
         binarize: "dynamic", "static", or None to keep the gray values.
         dequantize: whether to spread the gray levels over [0, 1).
+        images: whether to keep images as such, `[N, C, H, W]` with one channel, rather than flatten them.
         seed: decides the random splits, the 2-D points and all draws made once; torch's and NumPy's own
             generators stay as they are. The MNIST splits do not depend on it.
 
     Raises:
-        ValueError: an unknown name or option, binarising or dequantising 2-D points, or a damaged MNIST file.
+        ValueError: an unknown name or option, or one that 2-D points do not have, or a damaged MNIST file.
         ConnectionError: MNIST is neither on this machine nor to be had.
 
     Example:
@@ -128,6 +130,11 @@ def load(
             f"{'binarize' if binarize else 'dequantize'}: found {name!r} with real values from {x.min():.2f} to "
             f"{x.max():.2f}, expected gray levels in [0, 1]; leave it out, or load 'digits' or 'mnist'"
         )
+    if images:
+        if len(shape) != 2:
+            raise ValueError(f"images: found {name!r} of 2-D points, expected 'digits' or 'mnist'; leave it out")
+        shape = (1, *shape)
+        x = x.unflatten(1, shape)
     sizes = [len(x) - 2 * held_out, held_out, held_out]
     train, validation, test = x.split(sizes)
     labels = dict(zip(("train", "validation", "test"), y.split(sizes), strict=True))

@@ -45,6 +45,17 @@ def test_sizes_shapes_and_labels(name):
         assert y.unique().tolist() == list(range(CLASSES[name])), split
 
 
+@pytest.mark.parametrize("options", [{}, {"binarize": "static"}, {"dequantize": True}])
+def test_images_are_the_vectors_unflattened(options):
+    vectors, images = load("digits", **options), load("digits", images=True, **options)
+    assert images.shape == (1, 8, 8)
+    assert images.num_features == 64
+    for x, y in zip(splits(images), splits(vectors), strict=True):
+        assert torch.equal(x, y.reshape(-1, 1, 8, 8))
+    if images.transform is not None:
+        assert images.transform(images.train).shape == images.train.shape
+
+
 @pytest.mark.parametrize("name", SIZES)
 def test_same_seed_same_data_other_seed_other_data(name):
     first, again, other = load(name, seed=3), load(name, seed=3), load(name, seed=4)
@@ -104,6 +115,7 @@ def test_loading_leaves_the_global_generators_alone(name):
         ("digits", {"binarize": "static", "dequantize": True}, "expected at most one"),
         ("moons", {"binarize": "dynamic"}, r"binarize: found 'moons' .* expected gray levels in \[0, 1\]"),
         ("pinwheel", {"dequantize": True}, r"dequantize: found 'pinwheel' .* expected gray levels"),
+        ("moons", {"images": True}, r"images: found 'moons' of 2-D points, expected 'digits' or 'mnist'"),
     ],
 )
 def test_refuses(name, options, message):

@@ -17,14 +17,21 @@ from zoo_pairs import BottomUp, Components, Counts, Labelled, Linearly, Positive
 
 from ppvae import Pair
 from ppvae.models import (
+    NICE,
     VAE,
+    ContinuousFlow,
     ConvolutionalHVAE,
+    Dequantized,
+    DiagonalNormal,
     DiffusionVAE,
     GaussianMixture,
+    Glow,
     LinearGaussianChain,
     LinearVAE,
     MarkovHVAE,
     MLPDenoiser,
+    RealNVP,
+    ResidualFlow,
     UNet,
 )
 
@@ -67,6 +74,12 @@ def hierarchy(posterior="independent"):
 
 def on_levels(make, levels, *shape):
     return lambda: (make(), torch.randint(levels, (8, *shape)) / (levels - 1))
+
+
+def dequantized(posterior):
+    """Images of two pixels with four gray levels."""
+    pair = Dequantized(RealNVP(2, 2, [4]), levels=4, posterior=posterior)
+    return pair, torch.randint(0, 4, (8, 2)).to(torch.get_default_dtype()) / 3
 
 
 def functions():
@@ -152,6 +165,13 @@ ZOO = {
     "convolutional hierarchy": Member(
         on_bits(lambda: ConvolutionalHVAE((1, 4, 4), [1, 1], 1, channels=1, num_cells=1), 1, 4, 4), exact=False
     ),
+    "NICE": Member(on_normal(lambda: NICE(2, 2, [4]), 2), gap=False),
+    "RealNVP": Member(on_normal(lambda: RealNVP(2, 2, [4]), 2), gap=False),
+    "Glow": Member(on_normal(lambda: Glow((1, 4, 4), 2, 1, 2), 1, 4, 4), gap=False),
+    "continuous flow": Member(on_normal(lambda: ContinuousFlow(2, [4], tolerance=1e-3), 2), gap=False),
+    "residual flow": Member(on_normal(lambda: ResidualFlow(2, 2, [4]), 2), gap=False),
+    "dequantized": Member(lambda: dequantized(DiagonalNormal(nn.Linear(2, 4))), open_kl="y", exact=False),
+    "dequantized uniformly": Member(lambda: dequantized(None), open_kl="y", exact=False),
     "bottom-up": Member(on_normal(BottomUp, 3), open_kl="z1"),
     "tied weights": Member(on_normal(TiedWeights, 3)),
     "labelled": Member(labelled),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ppvae.models.conditionals import DiagonalNormal
 
 
-class Flow(nn.Module):
+class FlowPosterior(nn.Module):
     """`z = T_n(... T_1(z_0; h); h)`, z_0 ~ N(mu(x), diag sigma^2(x)), with maps T of `h = (mu, log sigma)`.
 
     After each map the order of z is reversed. Such maps are continuous: they cannot tear one mode into two.
@@ -49,8 +49,8 @@ class Flow(nn.Module):
         return dist.TransformedDistribution(base, transforms)
 
 
-class CouplingFlow(Flow):
-    """A `Flow` of affine couplings: each shifts and scales half of z by a network of the other half and of h.
+class CouplingFlow(FlowPosterior):
+    """A `FlowPosterior` of affine couplings: each shifts and scales half of z by a network of the other half and of h.
 
     Densities are exact and cheap both ways, of its own draws and of others.
 
@@ -76,8 +76,8 @@ class CouplingFlow(Flow):
         super().__init__(network, num_latents, layers)
 
 
-class InverseAutoregressiveFlow(Flow):
-    """A `Flow` that shifts and scales each latent by a masked network of those before it and of h.
+class InverseAutoregressiveFlow(FlowPosterior):
+    """A `FlowPosterior` that shifts and scales each latent by a masked network of those before it and of h.
 
     One pass of the network moves all of z: draws, and the densities of the flow's own draws, are as cheap as a
     coupling's, and each map moves all latents, not half of them. The density of any other z takes D passes one after

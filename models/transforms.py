@@ -1,0 +1,102 @@
+"""What flows are made of besides Pyro's own transforms: a base class for them, and copies that share no cache."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pyro.distributions import constraints
+from pyro.distributions.torch_transform import TransformModule
+from torch import Tensor, nn
+from torch.distributions import ComposeTransform, Transform
+from torch.distributions.transforms import _InverseTransform
+
+
+class Bijection(TransformModule):
+    """An invertible map x = T(z) from noise to data whose log-determinant is found on the way back.
+
+    A subclass writes `push` and `pull`; the rest is what `TransformedDistribution` asks of a transform.
+
+    Args:
+        event_dim: number of event dimensions of x.
+        noise_dim: number of event dimensions of z; as many, if not given.
+    """
+
+    bijective = True
+
+    def __init__(self, event_dim: int, noise_dim: int | None = None):
+        super().__init__(cache_size=1)
+        self.domain = constraints.independent(constraints.real, event_dim if noise_dim is None else noise_dim)
+        self.codomain = constraints.independent(constraints.real, event_dim)
+        self._log_det: Tensor | None = None
+
+    def push(self, z: Tensor) -> Tensor:
+        """`x = T(z)`."""
+        raise NotImplementedError
+
+    def pull(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`z = T^-1(x)`, and `log |det dz/dx|` there, one for each event."""
+        raise NotImplementedError
+
+    def _call(self, z: Tensor) -> Tensor:
+        self._log_det = None
+        return self.push(z)
+
+    def _inverse(self, x: Tensor) -> Tensor:
+        z, self._log_det = self.pull(x)
+        return z
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """`log |det dy/dx|`, in torch's letters: from noise x to data y."""
+        if self._log_det is not None and self._cached_x_y[0] is x and self._cached_x_y[1] is y:
+            return -self._log_det
+        return -self.pull(y)[1]
+
+
+class Reverse(Transform):
+    """The entries of a vector in reverse order. Unlike Pyro's `Permute` it holds no tensor that could be elsewhere."""
+
+    domain = codomain = constraints.real_vector
+    bijective = True
+
+    def _call(self, x: Tensor) -> Tensor:
+        return x.flip(-1)
+
+    _inverse = _call
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return x.new_zeros(x.shape[:-1])
+
+
+def fresh(transforms: Sequence[Transform], *, training: bool) -> list[Transform]:
+    """Shallow copies: they share parameters, but each caches for itself.
+
+    Pyro's transforms keep their last input and output. If they did so in the pair, the same x after a step of training
+    would be met with a result of the old parameters, and the pair could not be copied.
+    """
+    return [_fresh(transform, training) for transform in transforms]
+
+
+def _fresh(transform: Any, training: bool) -> Any:
+    if isinstance(transform, _InverseTransform):
+        return _fresh(transform.inv, training).inv
+    own = copy.copy(transform)
+    own._inv = None  # else the copy's inverse were the original's
+    own.clear_cache()
+    if isinstance(own, ComposeTransform):
+        own.parts = fresh(own.parts, training=training)
+    if isinstance(own, nn.Module):
+        own.training = training
+        parts = own._modules.items()
+        own._modules = {name: _fresh(part, training) if isinstance(part, Transform) else part for name, part in parts}
+    return own
+
+
+@torch.no_grad()
+def init_from(transforms: Sequence[Transform], x: Tensor) -> Tensor:
+    """Starts each transform that can at the data as they reach it; returns the noise they become."""
+    for transform in reversed(transforms):
+        if hasattr(transform, "init_from"):
+            transform.init_from(x)
+        x = _fresh(transform, training=False).inv(x)
+    return x
