@@ -24,12 +24,13 @@ class ResidualFlow(Flow):
 
     The inverse is the limit of `x <- z - g(x)`. `log |det dz/dx| = log det(I + J) = sum_k (-1)^(k+1) tr(J^k) / k`, J
     being the Jacobian of g. In eval mode, and in `log_prob`, it is the determinant's, exact, by D derivatives: for
-    small D. In training mode it is an unbiased estimate (Russian roulette): N terms with `P(N >= k) = c^(k-1)`, c the
-    Lipschitz constant, the k-th divided by that, and `tr(J^k)` by Hutchinson's `e' J^k e`. As `|e' J^k e| <= D c^k`,
-    its variance is finite whatever the weights. So train with a bound that is linear in log p(x), such as `ELBO`. (Of
-    several particles' estimates an IWAE would choose the luckiest.)
+    small D. In training mode too, as long as these are no more than the series takes terms, `D <= 1 / (1 - c)`, c the
+    Lipschitz constant; beyond that it is an unbiased estimate there (Russian roulette): N terms with `P(N >= k) =
+    c^(k-1)`, the k-th divided by that, and `tr(J^k)` by Hutchinson's `e' J^k e`. As `|e' J^k e| <= D c^k`, its variance
+    is finite whatever the weights. So train with a bound that is linear in log p(x), such as `ELBO`. (Of several
+    particles' estimates an IWAE would choose the luckiest.)
 
-    N is drawn anew in each step, which no compiled step can: `fit(compile=True)` warns, and goes on without.
+    N is drawn anew in each step, which no compiled step can: there `fit(compile=True)` warns, and goes on without.
 
     Source: Behrmann et al. 2019 (arXiv:1811.00995); Chen et al. 2019 (arXiv:1906.02735).
 
@@ -79,7 +80,8 @@ class Residual(Bijection):
 
     def pull(self, x: Tensor) -> tuple[Tensor, Tensor]:
         g, pullback, *_ = vjp(self.network, x)
-        return x + g, self._estimate(x, pullback) if self.training else _exact(x, pullback)
+        roulette = self.training and x.shape[-1] > 1 / (1 - self.lipschitz)
+        return x + g, self._estimate(x, pullback) if roulette else _exact(x, pullback)
 
     def _estimate(self, x: Tensor, pullback: Callable[..., Any]) -> Tensor:
         """One N for the whole batch; the signs e are each data point's own."""

@@ -8,7 +8,7 @@ from ppvae.models.residual_flow import Residual
 
 def flow_with(scale, **settings):
     """A flow whose layers are all at their greatest norm, if scaled up enough."""
-    flow = ResidualFlow(2, **{"num_blocks": 2, "hidden": [8], **settings})
+    flow = ResidualFlow(**{"num_features": 2, "num_blocks": 2, "hidden": [8], **settings})
     for p in flow.parameters():
         p.data *= scale
     return flow
@@ -40,10 +40,10 @@ def test_a_linear_blocks_determinant():
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("lipschitz", [0.5, 0.9])
-def test_roulette_is_unbiased(lipschitz, assert_mean):
+@pytest.mark.parametrize(("lipschitz", "num_features"), [(0.5, 3), (0.9, 11)])
+def test_roulette_is_unbiased(lipschitz, num_features, assert_mean):
     """One number of terms for each batch, so a draw is a batch; blocks as far from the identity as they may be."""
-    flow, x = flow_with(20, lipschitz=lipschitz), torch.randn(3, 2)
+    flow, x = flow_with(20, lipschitz=lipschitz, num_features=num_features), torch.randn(3, num_features)
     with torch.no_grad():
         draws = torch.stack([flow.train().distribution().log_prob(x) for _ in range(600)])
         exact = flow.log_prob(x)
@@ -54,7 +54,7 @@ def test_roulette_is_unbiased(lipschitz, assert_mean):
 
 @pytest.mark.usefixtures("float64")
 def test_the_roulettes_gradient_is_unbiased(assert_mean):
-    flow, x = flow_with(5), torch.randn(2, 2)
+    flow, x = flow_with(5, lipschitz=0.6, num_features=3), torch.randn(2, 3)
     bias = blocks(flow)[0].network[0].bias
 
     def gradient(log_p):
@@ -63,6 +63,12 @@ def test_the_roulettes_gradient_is_unbiased(assert_mean):
     exact = gradient(flow.log_prob(x))
     draws = torch.stack([gradient(flow.train().distribution().log_prob(x)) for _ in range(300)])
     assert_mean(draws, exact)
+
+
+@pytest.mark.parametrize(("lipschitz", "num_features"), [(0.5, 2), (0.9, 10)])
+def test_training_is_exact_where_that_costs_no_more(lipschitz, num_features):
+    flow, x = flow_with(5, lipschitz=lipschitz, num_features=num_features), torch.randn(3, num_features)
+    torch.testing.assert_close(flow.train().distribution().log_prob(x), flow.log_prob(x))
 
 
 @pytest.mark.parametrize("lipschitz", [0.5, 0.99])
