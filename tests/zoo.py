@@ -169,7 +169,7 @@ ZOO = {
     "RealNVP": Member(on_normal(lambda: RealNVP(2, 2, [4]), 2), gap=False),
     "Glow": Member(on_normal(lambda: Glow((1, 4, 4), 2, 1, 2), 1, 4, 4), gap=False),
     "continuous flow": Member(on_normal(lambda: ContinuousFlow(2, [4], tolerance=1e-3), 2), gap=False),
-    "residual flow": Member(on_normal(lambda: ResidualFlow(2, 2, [4]), 2), gap=False),
+    "residual flow": Member(on_normal(lambda: ResidualFlow(2, 2, [4], lipschitz=0.3), 2), gap=False),
     "dequantized": Member(lambda: dequantized(DiagonalNormal(nn.Linear(2, 4))), open_kl="y", exact=False),
     "dequantized uniformly": Member(lambda: dequantized(None), open_kl="y", exact=False),
     "bottom-up": Member(on_normal(BottomUp, 3), open_kl="z1"),
