@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ppvae.batches import Batch, num_rows, rows
-from ppvae.contract import at_least_one
+from ppvae.contract import ContractError, at_least_one
 from ppvae.inference import annealing, hmc
 from ppvae.inference.chunks import over_data, to_pair
 from ppvae.inference.distributed import processes
@@ -57,6 +57,7 @@ class AIS:
 
     Raises:
         ValueError: a number below one, or a start or schedule of another name.
+        ppvae.ContractError: where it is used, from the prior of a model that gives x no probability under some latents.
     """
 
     num_chains: int = 16
@@ -112,6 +113,11 @@ class Sampler:
         """Finds step sizes and, if it is adaptive, the schedule, along the sigmoid one."""
         settings = self.settings
         state = self.start()
+        if settings.start == "prior" and not state.log_joint.isfinite().all():
+            raise ContractError(
+                "start: found draws from the prior under which x has no probability, expected some everywhere between "
+                "prior and posterior, as the chains go there; use AIS(start='guide')"
+            )
         log_size = torch.zeros_like(state.log_joint)
         seen_at = annealing.sigmoid(settings.num_warm_up).to(log_size)
         sizes, spread = [], []

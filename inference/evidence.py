@@ -181,13 +181,16 @@ def _annealed_where_unreliable(pair: Pair, batch: Batch, weighted: Evidence, set
 def _best(pair: Pair, batch: Batch, num_particles: int, annealing: AIS | Sequence[AIS], progress: bool) -> Evidence:
     half = max(1, num_particles // 2)
     candidates = {"iwae": (_iwae(pair, batch, half, progress), _iwae(pair, batch, half, progress))}
-    try:
-        for settings in [annealing] if isinstance(annealing, AIS) else annealing:
+    refused = ""
+    for settings in [annealing] if isinstance(annealing, AIS) else annealing:
+        try:
             candidates[settings.name] = annealed_halves(pair, batch, settings, progress)
-    except ContractError as error:
-        reason = f"iwae, as annealing does not apply: {error}"
-        return replace(joined(*candidates["iwae"]), reason=reason)
-    return larger_bound(candidates)
+        except ContractError as error:
+            refused = f"{settings.name} does not apply: {error}"
+    if len(candidates) == 1:
+        return replace(joined(*candidates["iwae"]), reason=f"iwae, as {refused}")
+    best = larger_bound(candidates)
+    return replace(best, reason=f"{best.reason}; {refused}") if refused else best
 
 
 def _log_prob(pair: Pair, batch: Batch, num_particles: int, at_once: int) -> dict[str, Tensor]:

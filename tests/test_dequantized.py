@@ -9,6 +9,7 @@ from torch import nn
 from torch.distributions import AffineTransform, CumulativeDistributionTransform, SigmoidTransform
 
 import ppvae
+from ppvae import ContractError
 from ppvae.datasets import bits_per_dim, dequantize
 from ppvae.inference import ELBO
 from ppvae.models import CouplingFlow, Dequantized, DiagonalNormal, Flow, Glow, RealNVP
@@ -201,6 +202,21 @@ def test_evidence_by_weights_and_by_chains_is_the_integral_over_the_cell(every):
     for method in ("iwae", "ais"):
         found = ppvae.log_evidence(pair, every, method, annealing=chains, seed=0, progress=False)
         assert ((found.estimate - exact).abs() < 4.5 * found.std_error + 1e-4).all()
+
+
+def test_chains_from_a_prior_without_a_way_to_the_posterior_are_left_out(every):
+    """Most of what the prior draws is in other cells, where the model gives x no probability."""
+    pair, x = Dequantized(RealNVP(2, hidden=[8]), LEVELS), every[:4].float()
+    prior = ppvae.AIS(num_chains=4, num_temperatures=20, start="prior")
+    with pytest.raises(ContractError, match=r"draws from the prior under which x has no .* use AIS\(start='guide'\)"):
+        ppvae.log_evidence(pair, x, "ais", annealing=prior, progress=False)
+    guide = ppvae.AIS(num_chains=4, num_temperatures=20)
+    best = ppvae.log_evidence(pair, x, "best", annealing=[prior, guide], progress=False)
+    assert set(best.candidates) == {"iwae", "ais"}
+    assert "ais from prior does not apply: start: found draws from the prior" in best.reason
+    alone = ppvae.log_evidence(pair, x, "best", annealing=prior, progress=False)
+    assert alone.methods == ("iwae",) * 4
+    assert alone.reason.startswith("iwae, as ais from prior does not apply")
 
 
 def test_refuses():

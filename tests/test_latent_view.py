@@ -9,7 +9,7 @@ from zoo import ZOO
 from ppvae import ContractError, Pair
 from ppvae.latent_view import LatentView
 
-WITHOUT = ("summed", "no latents")
+WITHOUT = ("summed", "no latents", "NICE", "RealNVP", "Glow", "continuous flow", "residual flow")
 CONTINUOUS = [n for n, m in ZOO.items() if n not in WITHOUT and (not m.drawn or m.drawn == {"z": "Mixture"})]
 
 
@@ -49,8 +49,9 @@ def test_its_densities_give_the_weights(name):
         torch.testing.assert_close(values, weights.latents[site])
 
 
-@pytest.mark.parametrize("name", CONTINUOUS)
+@pytest.mark.parametrize("name", [name for name in CONTINUOUS if not name.startswith("dequantized")])
 def test_both_starts_agree_on_the_joint(name):
+    """Where the guide gives a density to what the prior draws: a dequantiser's is that of one cell."""
     pair, batch = ZOO[name].make()
     guide, prior = LatentView(pair, batch), LatentView(pair, batch, "prior")
     u = prior.draw(pair, batch, 4)
