@@ -22,8 +22,8 @@ from machine import in_new_process, machine
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
+from ppvae.inference import streamed
 from ppvae.inference.chunks import evaluating, over_data
-from ppvae.inference.evidence import _iwae, _log_weights
 from ppvae.inference.repeated import COMPILE_AFTER, Repeated
 from ppvae.models import VAE
 
@@ -96,7 +96,7 @@ def products(pair: VAE, x: Tensor, K: int) -> None:
 
 def by_ppvae(pair: VAE) -> Callable[[Tensor, int], list[float]]:
     """What `ppvae.log_evidence` runs, kept compiled from call to call."""
-    measure = partial(_iwae, Repeated(pair, _log_weights))
+    measure = partial(streamed.log_mean_weight, Repeated(pair, streamed.log_weights))
 
     def run(x, K):
         with evaluating(pair, seed=None):
