@@ -102,7 +102,7 @@ def draw(reports: dict[str, ppvae.GapReport], path: Path) -> None:
     ax.set_yticks(range(len(reports)), list(reports))
     ax.invert_yaxis()
     ax.set(xlabel="nats per data point")
-    ax.legend(frameon=False)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
     figure.savefig(path, dpi=150)
 
 
