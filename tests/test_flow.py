@@ -27,7 +27,6 @@ FLOWS = {
     ),
 }
 PLANAR = [name for name in FLOWS if not name.startswith("Glow") and not name.endswith("odd")]
-ESTIMATED = ["continuous", "residual"]
 
 
 def moved(name):
@@ -155,7 +154,9 @@ def test_training_raises_the_evidence(name):
     assert before + (reachable - before) / 2 < after < reachable + 0.05
 
 
-@pytest.mark.parametrize("name", ["RealNVP", pytest.param("Glow", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["RealNVP", *(pytest.param(name, marks=pytest.mark.slow) for name in ("residual", "Glow"))]
+)
 def test_training_compiled_and_not_is_the_same(name, caplog):
     flows = [moved(name), moved(name)]
     flows[1].load_state_dict(flows[0].state_dict())
@@ -169,9 +170,13 @@ def test_training_compiled_and_not_is_the_same(name, caplog):
     assert bounds[0][-1] > bounds[0][0]
 
 
-@pytest.mark.parametrize("name", ESTIMATED)
-def test_what_cannot_be_compiled_says_so_and_trains(name, caplog):
-    flow, x = quick(name), 2 + torch.randn(64, 2)
+@pytest.mark.parametrize(
+    "make",
+    [lambda: quick("continuous"), lambda: ResidualFlow(2, num_blocks=4, hidden=[8], lipschitz=0.4)],
+    ids=["solved", "roulette"],
+)
+def test_what_cannot_be_compiled_says_so_and_trains(make, caplog):
+    flow, x = make(), 2 + torch.randn(64, 2)
     before = flow.log_prob(x).mean()
     ppvae.fit(flow, x, steps=40, batch_size=32, lr=0.02, compile=True, progress=False)
     assert "training goes on uncompiled" in caplog.text
