@@ -31,13 +31,17 @@ LEFT_OUT = {
     "high": "low",
 }
 """Arguments that are not moved where there is another: mostly it says the same, and is easier to move."""
+LOCATIONS = ("loc", "delta_loc")
+"""Arguments that are moved in units of the scale."""
+LOCATION_SPREAD, SPREAD = 2.0, 0.5
 
 
 class LocalGuide(Pair):
     """A pair whose guide's distributions are moved, for each data point, by offsets that are part of its batch.
 
     Argument a of a site's distribution becomes `T(T^-1(a) + offset)`, with T the bijection from the reals onto what a
-    may be: locations are shifted, scales multiplied. Offsets of zero give the guide as it was. Of a transformed
+    may be: scales are multiplied. Locations are shifted in units of the scale, that a step means as much for a latent
+    known to a thousandth as for one known to a third. Offsets of zero give the guide as it was. Of a transformed
     distribution (a flow) the base's arguments are moved, of a mixture its weights and its components'. Where a site
     depends on others, so do its arguments, and the offset is the same wherever they are.
 
@@ -77,6 +81,14 @@ class LocalGuide(Pair):
         )
         parameter = next(self.pair.parameters(), first)
         return {name: parameter.new_zeros(len(first), *shape) for name, shape in self.shapes.items()}
+
+    def about(self, batch: Batch) -> dict[str, Tensor]:
+        """Offsets drawn about none: other places to start from."""
+
+        def spread(name: str) -> float:
+            return LOCATION_SPREAD if name.rpartition(SEPARATOR)[2] in LOCATIONS else SPREAD
+
+        return {name: spread(name) * torch.randn_like(t) for name, t in self.zeros(batch).items()}
 
     def joined(self, batch: Batch, offsets: dict[str, Tensor]) -> Batch:
         """The batch with the offsets in it."""
@@ -120,9 +132,9 @@ class _Mover(_Sites):
         self._offsets = offsets
 
     def visit(self, name: str, msg: Message) -> None:
-        def moved(argument: str, value: Tensor, bijection: Any) -> Tensor:
+        def moved(argument: str, value: Tensor, bijection: Any, unit: Tensor | float) -> Tensor:
             key = name + SEPARATOR + argument
-            return bijection(bijection.inv(value) + self._offsets[key]) if key in self._offsets else value
+            return bijection(bijection.inv(value) + unit * self._offsets[key]) if key in self._offsets else value
 
         msg["fn"] = _rebuilt(msg["fn"], moved)
 
@@ -140,7 +152,7 @@ class _Finder(_Sites):
         leading = len(fn.batch_shape)
         found = {}
 
-        def note(argument: str, value: Tensor, bijection: Any) -> Tensor:
+        def note(argument: str, value: Tensor, bijection: Any, unit: Tensor | float) -> Tensor:
             if value.dim() >= leading:
                 found[argument] = value.shape[leading:]
             return value
@@ -152,7 +164,7 @@ class _Finder(_Sites):
 
 
 def _rebuilt(fn: Any, change: Any) -> Any:
-    """A distribution of the same family, with `change(name, argument, bijection)` for each argument."""
+    """A distribution of the same family, with `change(name, argument, bijection, unit)` for each argument."""
     if isinstance(fn, Independent):
         return _rebuilt(fn.base_dist, change).to_event(fn.reinterpreted_batch_ndims)
     if isinstance(fn, MaskedDistribution):
@@ -168,5 +180,12 @@ def _rebuilt(fn: Any, change: Any) -> Any:
     moved = {}
     for name in named:
         with suppress(NotImplementedError):  # no bijection from the reals: a count, say
-            moved[name] = change(name, arguments[name], transform_to(fn.arg_constraints[name]))
+            moved[name] = change(name, arguments[name], transform_to(fn.arg_constraints[name]), _unit(fn, name))
     return type(fn)(**arguments | moved, validate_args=False) if moved else fn
+
+
+def _unit(fn: Any, argument: str) -> Tensor | float:
+    """What an offset of one is to an argument: for a location the scale."""
+    if argument not in LOCATIONS:
+        return 1.0
+    return fn.scale if hasattr(fn, "scale") else fn.variance.sqrt()

@@ -18,7 +18,6 @@ from ppvae.inference.repeated import Repeated
 from ppvae.pair import Pair
 from ppvae.tracing import run, sample_sites
 
-RESTART_SPREAD = 0.5
 SELECTION_SAMPLES = 100
 """Draws on which the starts are compared; what is reported comes from others."""
 
@@ -65,8 +64,7 @@ def refine(pair: Pair, batch: Batch, settings: Ascent, restarts: int, progress: 
         best_value = values(local.joined(points, best), SELECTION_SAMPLES).mean(0)
         improved, settled = torch.zeros_like(best_value), False
         for number in range(restarts + 1):
-            spread = RESTART_SPREAD if number else 0.0
-            start = {name: spread * torch.randn_like(t) for name, t in best.items()}
+            start = local.about(points) if number else local.zeros(points)
             offsets, converged = ascend(partial(gradient, points), start, settings)
             value = values(local.joined(points, offsets), SELECTION_SAMPLES).mean(0)
             better = value > best_value

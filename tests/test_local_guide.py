@@ -94,12 +94,13 @@ def test_offsets_have_the_arguments_shapes(name):
     assert {name: t.shape for name, t in zeros.items()} == {k: (num_rows(batch), *v) for k, v in expected.items()}
 
 
-def test_a_location_is_shifted_for_its_data_point_alone():
+def test_a_location_is_shifted_by_scales_for_its_data_point_alone():
     pair, x = ZOO["linear"].make()
     shift = torch.zeros(8, 2)
     shift[3] = torch.tensor([1.5, -2.0])
     before, after = moved(LocalGuide(pair, x), x, {"z/loc": shift})
-    torch.testing.assert_close(after.latents["z"] - before.latents["z"], shift.expand(5, 8, 2))
+    expected = (shift * pair._q(x).base_dist.scale).expand(5, 8, 2)
+    torch.testing.assert_close(after.latents["z"] - before.latents["z"], expected)
     torch.testing.assert_close(after.log_q, before.log_q)
 
 
@@ -147,18 +148,18 @@ def test_a_mixtures_weights_and_components_are_moved():
     weights = local.log_weights(local.joined(x, offsets), 5)
     q = pair.posterior(x)
     own = q.component_distribution.base_dist
-    components = dist.Normal(own.loc + shift, own.scale * factor).to_event(1)
+    components = dist.Normal(own.loc + shift * own.scale, own.scale * factor).to_event(1)
     expected = dist.MixtureSameFamily(dist.Categorical(logits=q.mixture_distribution.logits + change), components)
     torch.testing.assert_close(weights.log_q, expected.log_prob(weights.latents["z"]))
 
 
 def test_below_another_site_the_offset_is_the_same_wherever_that_is():
-    """In x -> z1 -> z2 a shift of z1 takes the location of z2 along, and z2's own comes on top."""
+    """In x -> z1 -> z2, of scale 0.7, a shift of z1 takes the location of z2 along, and z2's own comes on top."""
     pair, x = ZOO["bottom-up"].make()
     first, second = torch.randn(8, 2), torch.randn(8, 2)
     before, after = moved(LocalGuide(pair, x), x, {"z1/loc": first, "z2/loc": second})
-    torch.testing.assert_close(after.latents["z1"] - before.latents["z1"], first.expand(5, 8, 2))
-    carried = first @ pair.to_z2.weight.T + second
+    torch.testing.assert_close(after.latents["z1"] - before.latents["z1"], (0.7 * first).expand(5, 8, 2))
+    carried = 0.7 * (first @ pair.to_z2.weight.T + second)
     torch.testing.assert_close(after.latents["z2"] - before.latents["z2"], carried.expand(5, 8, 2))
 
 
@@ -189,7 +190,7 @@ def test_offsets_travel_with_batches_of_any_kind():
 
 
 def test_a_flows_base_is_moved():
-    """`z = T(e)`: a shift of e by s gives `T(e + s)`, at the density of e."""
+    """`z = T(e)`, e of scale 1/2: a shift of e by s scales gives `T(e + s / 2)`, at the density of e."""
     flow = transforms.AffineAutoregressive(pyro.nn.AutoRegressiveNN(2, [8]))
 
     def guide(x):
@@ -202,8 +203,8 @@ def test_a_flows_base_is_moved():
     with torch.no_grad():
         before, after = moved(local, x, {"z/loc": shift})
         base = flow.inv(before.latents["z"])
-        torch.testing.assert_close(after.latents["z"], flow(base + shift))
-        log_det = flow.log_abs_det_jacobian(base + shift, after.latents["z"])
+        torch.testing.assert_close(after.latents["z"], flow(base + shift / 2))
+        log_det = flow.log_abs_det_jacobian(base + shift / 2, after.latents["z"])
         torch.testing.assert_close(after.log_q, dist.Normal(0.0, 0.5).log_prob(base).sum(-1) - log_det)
 
 

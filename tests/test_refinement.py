@@ -88,6 +88,26 @@ def test_a_full_guide_reaches_the_evidence():
     assert_reaches(elbo, pair.log_prob(x).detach())
 
 
+def test_a_latent_known_to_a_millionth_is_refined_like_any_other():
+    """`z ~ N(0, 1), x ~ N(z, s^2)`, s = 1e-6: the guide is twice as narrow as the posterior, and three s off."""
+    s = torch.tensor(1e-6)
+
+    class Known(Pair):
+        def model(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), s), obs=x)
+
+        def guide(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(x + 3 * s, s / 2))
+
+    x = torch.randn(NUM_POINTS)
+    log_p = dist.Normal(0.0, (1 + s**2).sqrt()).log_prob(x)
+    _, elbo, amortised = refined(Known(), x)
+    assert (log_p - amortised.estimate > 4).all()
+    assert_reaches(elbo, log_p)
+
+
 @pytest.mark.parametrize("guide", ["diagonal", "full", "exact"])
 def test_what_is_best_is_no_worse_afterwards(guide):
     pair = correlated(guide)
