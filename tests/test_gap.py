@@ -255,3 +255,18 @@ def test_close_causes_are_not_ranked(float64):
     assert "cannot be ranked: " in verdict(tied)
     clear = replace(tied, elbo_refined=line(1.7 - noise))
     assert "The main cause is family (1.7" in verdict(clear)
+
+
+def test_a_part_may_be_surer_than_the_gap(float64):
+    """Noisy evidence hides the gap, but not what the data points' own guides gain, and that is named."""
+    report = ppvae.gap(rotated(), torch.randn(20, 8), EXACT, **quiet)
+    level = report.log_evidence.estimate
+    noise = torch.linspace(-3, 3, 20)
+
+    def line(below):
+        return ppvae.Measurement(level - below, torch.full((20,), 0.01), 100, "made up")
+
+    unsure = replace(report, elbo=line(0.2 + noise), elbo_refined=line(noise), elbo_full_rank=None, elbo_flow=None)
+    assert unsure.gap.mean().estimate < 2 * unsure.gap.mean().std_error
+    assert "The guide is not what keeps it low" not in verdict(unsure)
+    assert "The main cause is amortisation (0.20" in verdict(unsure)
