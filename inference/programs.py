@@ -57,8 +57,8 @@ def compiled(
     """`function` as a program for tensors like `inputs`, whose first result's first number is the bound.
 
     What Python decides while `function` is traced (a branch, a loop, an attribute that is no parameter or buffer) is
-    fixed in the program; a branch on a tensor's value cannot be traced. The program is run once, on copies, against
-    `bound` with the same noise. Random generators are left as they were.
+    fixed in the program; a branch on a tensor's value, or a shape that depends on it, cannot be traced. The program is
+    run once, on copies, against `bound` with the same noise. Random generators are left as they were.
 
     Raises:
         CannotCompileError: `function` cannot be traced, there is no compiler, or the bounds differ.
@@ -76,6 +76,7 @@ def compiled(
             with torch.enable_grad():
                 formulas = FORMULAS if device.type == "cpu" else {}
                 graph = make_fx(function, formulas)(*[t.clone() for t in inputs])  # tracing runs the function
+            _refuse_shapes_that_depend_on_values(graph)
             context = tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv())))  # else it is not cached on disk
             with torch.no_grad(), context:
                 program = torch._inductor.compile(graph, list(inputs), options=OPTIONS)
@@ -84,6 +85,8 @@ def compiled(
                 found = program(*[t.clone() for t in inputs])[0].flatten()[0].item()
         set_random_state(before, device)
         expected = bound().detach().flatten()[0].item()
+    except CannotCompileError:
+        raise
     except Exception as error:  # of any kind: users' code, the tracer, the compiler
         raise CannotCompileError(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
     finally:
@@ -94,6 +97,19 @@ def compiled(
             "Python that changes from call to call, or keep state outside parameters and buffers?"
         )
     return program
+
+
+def _refuse_shapes_that_depend_on_values(graph: torch.fx.GraphModule) -> None:
+    """Such as that of `x[mask]`: the program would keep the number of entries that the mask had while it was traced."""
+    for node in graph.graph.nodes:
+        if torch.Tag.dynamic_output_shape not in getattr(node.target, "tags", ()):
+            continue
+        indices = [a.meta["val"].dtype for a in tree_flatten(node.args[1:])[0] if isinstance(a, torch.fx.Node)]
+        if node.target is not torch.ops.aten.index.Tensor or torch.bool in indices:
+            raise CannotCompileError(
+                f"{node.target}: found a shape that depends on values, as that of x[mask] does; expected the same "
+                "shape at every call, as of torch.where(mask, x, 0)"
+            )
 
 
 def compiled_gradient(

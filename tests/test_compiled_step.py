@@ -224,8 +224,25 @@ class Alternating(LinearVAE):
         super().model(x + self.calls % 2)
 
 
+class Picking(LinearVAE):
+    """Handles entries by masks, as Pyro's splines do: their number differs from batch to batch."""
+
+    def __init__(self):
+        super().__init__(4, 2)
+
+    def model(self, x):
+        clipped = x.clone()
+        clipped[x > 1] = x[x > 1] / 2
+        super().model(clipped)
+
+
 @pytest.mark.parametrize(
-    ("make", "reason"), [(Branching, "data-dependent control flow"), (Alternating, "the compiled bound is")]
+    ("make", "reason"),
+    [
+        (Picking, "aten.index.Tensor: found a shape that depends on values"),
+        (Branching, "data-dependent control flow"),
+        (Alternating, "the compiled bound is"),
+    ],
 )
 def test_what_cannot_be_compiled_goes_on_uncompiled_and_says_why(make, reason, caplog):
     with caplog.at_level(logging.WARNING):
