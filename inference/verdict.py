@@ -78,7 +78,7 @@ def verdict(report: "GapReport") -> str:
     if not (seen or any(cause.per_point is not None for cause in found)):  # a part may be surer than the whole
         said.append("The guide is not what keeps it low: no gap is seen that its error does not explain.")
     if not found:
-        return "\n".join([*said, "No cause was found."]) + _unmeasured(report)
+        return "\n".join([*said, "No cause was found.", _more_time(report)]) + _unmeasured(report)
     first, *others = found
     if others and _tied(first, others[0]):
         said.append(
@@ -88,12 +88,25 @@ def verdict(report: "GapReport") -> str:
     else:
         said.append(f"The main cause is {_title(first)}.")
     said += [f"- {cause.name}: {cause.says} {cause.remedy}" for cause in found]
-    return "\n".join(said) + _unmeasured(report)
+    return "\n".join([*said, _more_time(report)]) + _unmeasured(report)
 
 
 def _how(report: "GapReport") -> str:
     methods = sorted({name for each in report.log_evidence.methods for name in each.split(", ")})
     return "exact" if methods == ["exact"] else f"a lower bound, by {', '.join(methods)}"
+
+
+def _more_time(report: "GapReport") -> str:
+    """What endless draws would change: the error's Monte Carlo part, and half the variance that a logarithm loses."""
+    gap, evidence = report.gap.mean(), report.log_evidence
+    noise = gap.monte_carlo_error
+    error = gap.std_error if gap.num_points > 1 else noise
+    left = math.sqrt(max(0.0, error**2 - noise**2))
+    said = f"More time for measuring would take the error of the gap from {error:.3f} to {left:.3f}"
+    if not evidence.reliable.all():
+        return f"{said}; how far up it would take log p(x) cannot be known from here."
+    raised = evidence.std_error.square().mean().item() / 2
+    return f"{said}, and log p(x) up by {raised:.3f} nats."
 
 
 def _title(cause: Cause) -> str:

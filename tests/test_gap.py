@@ -257,6 +257,22 @@ def test_close_causes_are_not_ranked(float64):
     assert "The main cause is family (1.7" in verdict(clear)
 
 
+def test_it_says_what_more_time_would_buy(float64):
+    """Of K weights that are Exp(1) the mean has relative variance 1/K; the logarithm loses half of it."""
+    report = ppvae.gap(rotated(), torch.randn(20, 8), replace(EXACT, evidence="iwae"), **quiet)
+    K = 50
+    error = torch.full((20,), K**-0.5)
+    elbo = replace(report.elbo, std_error=torch.zeros(20))
+    level = elbo.estimate + torch.linspace(1, 3, 20)
+    sure = replace(report.log_evidence, estimate=level, std_error=error, khat=torch.full((20,), 0.1))
+    spread = torch.linspace(1, 3, 20).var() / 20
+    left = (spread - error.square().mean() / 20).sqrt()
+    expected = f"from {spread.sqrt():.3f} to {left:.3f}, and log p(x) up by {1 / (2 * K):.3f} nats."
+    assert expected in verdict(replace(report, log_evidence=sure, elbo=elbo))
+    unsure = replace(sure, khat=torch.full((20,), 0.9))
+    assert "cannot be known from here" in verdict(replace(report, log_evidence=unsure, elbo=elbo))
+
+
 def test_a_part_may_be_surer_than_the_gap(float64):
     """Noisy evidence hides the gap, but not what the data points' own guides gain, and that is named."""
     report = ppvae.gap(rotated(), torch.randn(20, 8), EXACT, **quiet)
