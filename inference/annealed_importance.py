@@ -16,7 +16,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ppvae.batches import Batch, num_rows, rows
-from ppvae.contract import ContractError, at_least_one
 from ppvae.inference import annealing, hmc
 from ppvae.inference.chunks import over_data, to_pair
 from ppvae.inference.distributed import processes
@@ -27,6 +26,7 @@ from ppvae.inference.records import Evidence, Measurement, Sandwich
 from ppvae.inference.repeated import Repeated
 from ppvae.latent_view import LatentView
 from ppvae.pair import Pair
+from ppvae.refusals import ContractError, at_least_one
 from ppvae.simulation import simulate
 
 SCHEDULES = ("adaptive", "linear", "sigmoid")

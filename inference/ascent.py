@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ppvae.contract import at_least_one
+from ppvae.refusals import at_least_one
 
 Gradient = Callable[[dict[str, Tensor]], tuple[Tensor, list[Tensor]]]
 """Parameters `[B, ...]` by name -> an unbiased estimate of the bound, `[B]`, and of its gradients."""

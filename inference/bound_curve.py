@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ppvae.batches import Batch
-from ppvae.contract import at_least_one
 from ppvae.inference.chunks import over_data, sizes
 from ppvae.inference.measuring import finite, measuring
 from ppvae.inference.pareto import pareto_khat, tail_size
@@ -18,6 +17,7 @@ from ppvae.inference.records import Measurement
 from ppvae.inference.repeated import Repeated
 from ppvae.inference.streamed import log_weights
 from ppvae.pair import Pair
+from ppvae.refusals import at_least_one
 
 BLOCKS = 4
 """Independent repetitions of the largest K, from which errors are told; smaller ones share its draws."""

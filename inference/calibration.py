@@ -11,10 +11,10 @@ from scipy import stats
 from torch import Tensor
 
 from ppvae.batches import Batch, num_rows
-from ppvae.contract import ContractError, at_least_one
 from ppvae.inference.chunks import evaluating, over_data, sizes
 from ppvae.inference.records import EvidenceUndefined
 from ppvae.pair import Pair
+from ppvae.refusals import ContractError, at_least_one
 from ppvae.simulation import simulate
 from ppvae.tracing import draw_latents, trace_model
 from ppvae.weights import sum_terms

@@ -93,7 +93,7 @@ class CompiledStep:
         for name, now in zip(self._schedules, schedules, strict=True):
             object.__setattr__(objective, name, now)  # past a frozen dataclass's guard, and its checks of plain numbers
         named = dict(zip([*self._parameters, *self._buffers], [*learnt, *running], strict=True))
-        value, surrogate = torch.func.functional_call(self._call, named, (partial(with_penalty, objective), batch, at))
+        value, surrogate = self._call.with_tensors(named, partial(with_penalty, objective), batch, at)
         gradients = torch.autograd.grad(surrogate.neg(), learnt, allow_unused=True)
         found = [g for g in gradients if g is not None]
         self._reached = [g is not None for g in gradients]
@@ -135,7 +135,7 @@ class CompiledStep:
 
     def _eager_bound(self, batch: Batch) -> Tensor:
         buffers = {name: b.clone() for name, b in self._buffers.items()}
-        return torch.func.functional_call(self._call, buffers, (self._objective, batch, 0.0))[0].mean()
+        return self._call.with_tensors(buffers, self._objective, batch, 0.0)[0].mean()
 
 
 def _shapes(batch: Batch) -> dict[str, tuple[torch.Size, torch.dtype]]:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ppvae.batches import Batch, num_rows, tensors
-from ppvae.contract import ContractError, at_least_one
 from ppvae.pair import Pair
+from ppvae.refusals import ContractError, at_least_one
 
 ELEMENTS_AT_ONCE = 4_000_000
 

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from ppvae.contract import at_least_one
 from ppvae.inference.annealed_importance import AIS
 from ppvae.inference.ascent import Ascent
+from ppvae.refusals import at_least_one
 
 
 @dataclass(frozen=True)

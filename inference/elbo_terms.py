@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from ppvae.batches import Batch, num_rows, rows
-from ppvae.contract import at_least_one
 from ppvae.inference.chunks import over_data, sizes, to_pair
 from ppvae.inference.divergence import separable_sites
 from ppvae.inference.latent_usage import MOST_POINTS, LatentUsage, active_units, mutual_information
 from ppvae.inference.measuring import finite, measuring
 from ppvae.inference.records import Measurement
 from ppvae.pair import Pair
+from ppvae.refusals import ContractError, at_least_one
 from ppvae.tracing import sample_sites, trace_pair
 from ppvae.weights import log_weight, sum_terms
 
@@ -130,7 +130,10 @@ def elbo_terms_of(pair: Pair, batch: Batch, num_samples: int, progress: bool) ->
     measure = partial(_measured, pair, latent)
     found = finite(over_data(pair, batch, num_samples, measure, "elbo terms" if progress else None))
     most = min(num_rows(batch), MOST_POINTS)
-    information = mutual_information(pair, to_pair(rows(batch, slice(most)), pair)) if latent else {}
+    try:
+        information = mutual_information(pair, to_pair(rows(batch, slice(most)), pair)) if latent else {}
+    except ContractError:  # the guide knows the density of its own draws alone
+        information = dict.fromkeys((site for sites in latent.values() for site in sites), math.nan)
     kls = separable_sites(pair, two)
 
     def measurement(key: str, method: str, warning: str = "") -> Measurement:

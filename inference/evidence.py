@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ppvae.batches import Batch, rows
-from ppvae.contract import ContractError, at_least_one
 from ppvae.inference import streamed
 from ppvae.inference.annealed_importance import AIS, annealed, annealed_halves, sandwich
 from ppvae.inference.chunks import over_data
@@ -22,6 +21,7 @@ from ppvae.inference.measuring import finite, measuring
 from ppvae.inference.records import Evidence, Measurement
 from ppvae.inference.repeated import Repeated
 from ppvae.pair import Pair
+from ppvae.refusals import ContractError, at_least_one
 
 METHODS = ("auto", "exact", "iwae", "ais", "bdmc", "best")
 

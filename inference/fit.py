@@ -10,7 +10,6 @@ import torch
 from torch.optim import Optimizer
 
 from ppvae.batches import Batch, as_batch, num_rows, rows
-from ppvae.contract import at_least_one
 from ppvae.inference.distributed import Processes, joined
 from ppvae.inference.isolation import denormals_flushed, mode, own_randomness
 from ppvae.inference.mixed_precision import networks_in
@@ -19,6 +18,7 @@ from ppvae.inference.resuming import fingerprint
 from ppvae.inference.single_term import SingleTermELBO
 from ppvae.inference.training import CHECK, STEPS, Fit, Training
 from ppvae.pair import Pair
+from ppvae.refusals import at_least_one
 
 AUTO_COMPILE_STEPS = 10_000
 

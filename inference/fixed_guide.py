@@ -27,7 +27,7 @@ def amortization_undefined(pair: Pair, batch: Batch) -> str:
     call = Call(pair)
     learnt = {name: p.detach().requires_grad_(p.is_floating_point()) for name, p in call.named_parameters()}
     with torch.enable_grad():
-        trace = torch.func.functional_call(call, learnt, (lambda pair: run(pair.guide, batch, 1),))
+        trace = call.with_tensors(learnt, lambda pair: run(pair.guide, batch, 1))
         terms = log_prob_terms(trace)
     sites = sample_sites(trace)
     if not sites or any(terms[name].requires_grad or site["value"].requires_grad for name, site in sites.items()):

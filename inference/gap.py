@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 from ppvae.batches import Batch, as_batch, num_rows, rows
-from ppvae.contract import ContractError
 from ppvae.inference.chunks import to_pair
 from ppvae.inference.effort import Effort, effort_of
 from ppvae.inference.elbo_terms import elbo_terms_of
@@ -18,6 +17,7 @@ from ppvae.inference.refinement import Refined, refine, unrefined
 from ppvae.inference.refit import refitted
 from ppvae.inference.richer_families import richer
 from ppvae.pair import Pair
+from ppvae.refusals import ContractError
 
 SCALE_SAMPLES = 20
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ppvae.batches import Batch, as_batch, num_rows
-from ppvae.contract import at_least_one
 from ppvae.inference.evidence import log_evidence
 from ppvae.inference.gradients import Draw
 from ppvae.inference.isolation import denormals_flushed, mode, own_randomness
@@ -22,6 +21,7 @@ from ppvae.inference.moments import BLOCKS
 from ppvae.inference.objectives import Objective
 from ppvae.inference.repeated_gradients import Observed, RepeatedGradients
 from ppvae.pair import Pair
+from ppvae.refusals import at_least_one
 
 EVIDENCE_FACTOR = 10
 

@@ -18,9 +18,10 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ppvae.batches import Batch, rows
-from ppvae.contract import ContractError, check_shapes, family
+from ppvae.contract import check_shapes
 from ppvae.inference.isolation import mode
 from ppvae.pair import Pair
+from ppvae.refusals import ContractError, family
 from ppvae.tracing import run, sample_sites, trace_pair
 from ppvae.weights import log_weight, sum_terms
 

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from ppvae.batches import Batch
-from ppvae.contract import ContractError, at_least_one, family
 from ppvae.inference.gradients import reparameterised
 from ppvae.inference.objectives import ELBO
 from ppvae.pair import Pair
+from ppvae.refusals import ContractError, at_least_one, family
 
 
 @dataclass(frozen=True)

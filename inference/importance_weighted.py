@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ppvae.batches import Batch
-from ppvae.contract import at_least_one
 from ppvae.inference.gradients import Draw
 from ppvae.pair import Pair
+from ppvae.refusals import at_least_one
 
 
 class Weighting(NamedTuple):

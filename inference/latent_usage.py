@@ -28,7 +28,8 @@ class LatentUsage:
         kl: `E_q[log q(z_l | .) - log p(z_l | .)]` per data point; the sum over sites and data points is what the ELBO
             pays for the latents.
         mutual_information: of the site and the data index, given the sites before it in the guide, in nats, under the
-            guide. `E KL(q(z | x) || p(z)) = mutual information + KL(q(z) || p(z))`, for all sites together.
+            guide. `E KL(q(z | x) || p(z)) = mutual information + KL(q(z) || p(z))`, for all sites together. NaN where
+            the guide knows the density of its own draws alone, as one with a planar flow does.
         most_information: the log of the number of data points, which that estimate cannot exceed; near it the truth may
             be more.
         active_units: dimensions whose posterior mean has a variance over the data of more than 0.01 (Burda et al. 2016,

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.distributions import Independent, MixtureSameFamily, transform_to
 
 from ppvae.batches import Batch
-from ppvae.contract import family
 from ppvae.pair import Pair
+from ppvae.refusals import family
 from ppvae.tracing import run
 
 SEPARATOR = "/"
@@ -177,11 +177,13 @@ def _rebuilt(fn: Any, change: Any) -> Any:
     named = [name for name in fn.arg_constraints if LEFT_OUT.get(name) not in fn.arg_constraints]
     further = [name for name in signature(type(fn)).parameters if name not in fn.arg_constraints and hasattr(fn, name)]
     arguments = {name: getattr(fn, name) for name in named + further}  # a temperature is of the further ones
+    if "validate_args" in signature(type(fn)).parameters:
+        arguments["validate_args"] = False
     moved = {}
     for name in named:
         with suppress(NotImplementedError):  # no bijection from the reals: a count, say
             moved[name] = change(name, arguments[name], transform_to(fn.arg_constraints[name]), _unit(fn, name))
-    return type(fn)(**arguments | moved, validate_args=False) if moved else fn
+    return type(fn)(**arguments | moved) if moved else fn
 
 
 def _unit(fn: Any, argument: str) -> Tensor | float:

@@ -16,11 +16,12 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from ppvae.batches import Batch
-from ppvae.contract import ContractError, at_least_one, check_shapes, family
+from ppvae.contract import check_shapes
 from ppvae.inference.divergence import kl_divergence, separable_sites
 from ppvae.inference.gradients import Draw, has_scored_sites, reparameterised
 from ppvae.inference.importance_weighted import gain
 from ppvae.pair import Pair
+from ppvae.refusals import ContractError, at_least_one, family
 from ppvae.tracing import sample_sites, trace_pair
 from ppvae.weights import expected_log_weight, log_weight, sum_terms
 
@@ -158,8 +159,9 @@ class ELBO:
 
     def __call__(self, pair: Pair, batch: Batch, step: float = math.inf) -> tuple[Tensor, Tensor]:
         sticks = self.gradient == "stl" or (self.gradient == "reparameterised" and self._has_scored(pair, batch))
+        separable = self._separable_sites(pair, batch)  # now, as Pyro's flows know no draw's density but the last one's
         draw = Draw(pair, batch, self.num_particles, fixed=self.gradient == "score", partial=sticks)
-        minus_kl = self._minus_analytic_kl(pair, batch, draw)
+        minus_kl = self._minus_analytic_kl(draw, separable)
         log_q = draw.joint.log_q_terms(without=minus_kl)
         log_p = draw.joint.log_p_terms(without=minus_kl) | minus_kl
         value = log_weight(log_p, log_q).mean(0)
@@ -185,17 +187,23 @@ class ELBO:
             self._scored[pair] = has_scored_sites(pair, batch)
         return self._scored[pair]
 
-    def _minus_analytic_kl(self, pair: Pair, batch: Batch, draw: Draw) -> dict[str, Tensor]:
-        """Minus the KL of each site that has a closed form, `[K, B]`."""
+    def _separable_sites(self, pair: Pair, batch: Batch) -> frozenset[str] | None:
+        """The sites whose KL may be taken in closed form; None where no closed form is wanted."""
         if self.kl == "monte_carlo" or self.gradient == "stl":
-            return {}
+            return None
         if pair not in self._separable:
             self._separable[pair] = separable_sites(pair, batch)
+        return self._separable[pair]
+
+    def _minus_analytic_kl(self, draw: Draw, separable: frozenset[str] | None) -> dict[str, Tensor]:
+        """Minus the KL of each site that has a closed form, `[K, B]`."""
+        if separable is None:
+            return {}
         result = {}
         for name in sample_sites(draw.joint.guide, observed=False):
             q, p = draw.joint.guide.nodes[name]["fn"], draw.joint.model.nodes[name]["fn"]
             try:
-                if name not in self._separable[pair]:
+                if name not in separable:
                     raise NotImplementedError("a parent in the model is a descendant in the guide, or not in the guide")
                 result[name] = -kl_divergence(q, p).expand(draw.joint.shape)
             except NotImplementedError as reason:

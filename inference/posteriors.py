@@ -12,7 +12,6 @@ from pyro import poutine
 from torch import Tensor
 
 from ppvae.batches import Batch, num_rows, rows
-from ppvae.contract import ContractError
 from ppvae.inference.annealed_importance import AIS, Sampler, run_chains
 from ppvae.inference.ascent import Ascent
 from ppvae.inference.chunks import over_data, sizes, to_pair
@@ -20,6 +19,7 @@ from ppvae.inference.measuring import finite
 from ppvae.inference.pareto import smoothed
 from ppvae.inference.refinement import refine
 from ppvae.pair import Pair
+from ppvae.refusals import ContractError
 from ppvae.tracing import log_prob_terms, run, sample_sites
 from ppvae.weights import sum_terms
 

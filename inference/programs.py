@@ -8,7 +8,7 @@ rounding alone.
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,8 +37,7 @@ class CannotCompileError(RuntimeError):
 
 
 class Call(nn.Module):
-    """A function of a pair (an objective, a draw), as a module: what `torch.func.functional_call` can run with other
-    parameters."""
+    """A function of a pair (an objective, a draw), as a module: what can be run with other parameters."""
 
     def __init__(self, pair: Pair):
         super().__init__()
@@ -46,6 +45,22 @@ class Call(nn.Module):
 
     def forward(self, function: Callable[..., Any], *args: Any) -> Any:
         return function(self.pair, *args)
+
+    def with_tensors(self, tensors: Mapping[str, Tensor], *args: Any) -> Any:
+        """`self(*args)` with these in place of the parameters and buffers of their names.
+
+        A parameter that several modules share is replaced in each, and a module that has several names once: by itself
+        `functional_call` would put it back by one name and leave what is there by the other.
+        """
+        names = {id(t): name for name, t in [*self.named_parameters(), *self.named_buffers()]}
+        places = {
+            f"{prefix}.{name}": names[id(t)]
+            for prefix, module in self.named_modules()
+            for own in (module.named_parameters, module.named_buffers)
+            for name, t in own(recurse=False, remove_duplicate=False)
+        }
+        everywhere = {place: tensors[name] for place, name in places.items() if name in tensors}
+        return torch.func.functional_call(self, everywhere, args, tie_weights=False)
 
 
 def compiled(
@@ -128,7 +143,7 @@ def compiled_gradient(
         copies, data = tree_unflatten(list(leaves), structure)
         copies = [p.detach().requires_grad_() for p in copies]
         named = {names[id(p)]: own for p, own in zip(parameters, copies, strict=True)}
-        value, surrogate = torch.func.functional_call(call, named, (objective, data, math.inf))
+        value, surrogate = call.with_tensors(named, objective, data, math.inf)
         return [value.detach(), flat_gradient(surrogate, copies)]
 
     program = compiled(function, inputs, lambda: objective(pair, batch)[0], parameters[0].device)

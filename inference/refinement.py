@@ -16,6 +16,7 @@ from ppvae.inference.local_guide import LocalGuide
 from ppvae.inference.objectives import ELBO, EnumeratedELBO, Objective
 from ppvae.inference.repeated import Repeated
 from ppvae.pair import Pair
+from ppvae.refusals import ContractError
 from ppvae.tracing import run, sample_sites
 
 SELECTION_SAMPLES = 100
@@ -93,7 +94,13 @@ def _objective(local: LocalGuide, batch: Batch, num_particles: int) -> Objective
     sites = sample_sites(run(two.guide, points, 1), observed=False).values()
     if any(site["fn"].has_enumerate_support for site in sites):
         return EnumeratedELBO(num_particles)
-    return ELBO(num_particles, gradient="stl")
+    objective = ELBO(num_particles, gradient="stl")
+    try:
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            objective(two, points)
+    except ContractError:  # draws whose density is known no more when a gradient holds them fixed: a planar flow's
+        return ELBO(num_particles)
+    return objective
 
 
 def _gradient(

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
@@ -62,7 +61,7 @@ class Repeated:
             named = dict(zip(state, tensors, strict=False))
             changing = iter(tensors[len(held) :])
             args = tree_unflatten([next(changing) if isinstance(x, Tensor) else x for x in leaves], structure)
-            found, kind = tree_flatten(torch.func.functional_call(self._call, named, (self._function, *args)))
+            found, kind = tree_flatten(self._call.with_tensors(named, self._function, *args))
             result[:] = [kind]
             return [t.detach() for t in found]
 

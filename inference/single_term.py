@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ppvae.batches import Batch, call, map_batch, num_rows, tensors
-from ppvae.contract import ContractError, at_least_one
 from ppvae.pair import Pair
+from ppvae.refusals import ContractError, at_least_one
 
 
 @runtime_checkable

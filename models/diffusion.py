@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
-from ppvae.contract import at_least_one
 from ppvae.models.likelihoods import Bernoulli, Gaussian, Likelihood
 from ppvae.models.noise_schedules import SCHEDULES
 from ppvae.models.noising import less_noised, noise, noised, renewed, to_x
 from ppvae.pair import Pair
+from ppvae.refusals import at_least_one
 
 PARAMETERISATIONS = ("eps", "x", "v")
 VARIANCES = ("posterior", "upper")

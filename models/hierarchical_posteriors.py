@@ -10,10 +10,10 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from ppvae.contract import ContractError, family
 from ppvae.models.conditionals import DiagonalNormal
 from ppvae.models.residual_normal import ResidualNormal
 from ppvae.networks import mlp
+from ppvae.refusals import ContractError, family
 
 POSTERIORS = ("independent", "bottom_up", "ladder", "residual")
 

@@ -3,7 +3,6 @@
 from ppvae import datasets, models, networks, pictures, plots
 from ppvae._version import __version__
 from ppvae.arviz_export import to_arviz
-from ppvae.contract import ContractError
 from ppvae.inference import (
     AIS,
     CIWAE,
@@ -49,6 +48,7 @@ from ppvae.inference import (
     save,
 )
 from ppvae.pair import Pair
+from ppvae.refusals import ContractError
 from ppvae.weights import Weights
 
 __all__ = [

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from ppvae._version import __version__
 from ppvae.batches import Batch, as_batch, num_rows
-from ppvae.contract import at_least_one
 from ppvae.inference.annealed_importance import AIS
 from ppvae.inference.chunks import evaluating, sizes, to_pair
 from ppvae.inference.measuring import measuring
 from ppvae.inference.posteriors import Draws, posterior_draws
 from ppvae.pair import Pair
+from ppvae.refusals import at_least_one
 from ppvae.tracing import FIRST_ENUMERATION_DIM, log_prob_terms, run, sample_sites, trace_model, trace_pair
 from ppvae.weights import sum_terms
 

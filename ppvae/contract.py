@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from pyro import poutine
@@ -17,30 +17,15 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import Independent
 
 from ppvae.batches import Batch, call, num_rows, rows
+from ppvae.refusals import ContractError
 from ppvae.tracing import PARTICLES, Joint, run, sample_sites, trace_pair
 
 if TYPE_CHECKING:
     from ppvae.pair import Pair
 
 MAX_ROWS = 7
-
-
-class ContractError(ValueError):
-    """A pair, or what it was given, breaks the contract."""
-
-
-def at_least_one(name: str, value: int) -> None:
-    """Refuses counts (of particles, samples, rows) below one, or not whole."""
-    if value < 1 or value != int(value):
-        raise ValueError(f"{name}: found {value}, expected at least 1" + ", a whole number" * (value >= 1))
-
-
-def family(fn: Any) -> str:
-    """The name of a distribution, without the declaration that dimensions are event dimensions."""
-    return family(fn.base_dist) if isinstance(fn, Independent) else type(fn).__name__
 
 
 @torch.no_grad()

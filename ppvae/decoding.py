@@ -14,9 +14,9 @@ from torch.nn.functional import one_hot
 
 from ppvae.arviz_export import completed
 from ppvae.batches import Batch, num_rows, rows
-from ppvae.contract import ContractError, family
 from ppvae.inference.chunks import over_data, sizes, to_pair
 from ppvae.pair import Pair
+from ppvae.refusals import ContractError, family
 from ppvae.tracing import Joint, draw_latents, run, sample_sites, trace_model
 from ppvae.weights import sum_terms
 

@@ -11,8 +11,9 @@ from pyro.poutine import Trace
 from torch import nn
 
 from ppvae.batches import as_batch
-from ppvae.contract import ContractError, run_alone
+from ppvae.contract import run_alone
 from ppvae.pair import Pair
+from ppvae.refusals import ContractError
 
 _DIVIDER = "$$$"  # between a module's name and its parameter's, in the names that pyro.module gives
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.distributions import Transform, biject_to
 
 from ppvae.batches import Batch, num_rows
-from ppvae.contract import ContractError, check_shapes, family
+from ppvae.contract import check_shapes
 from ppvae.pair import Pair
+from ppvae.refusals import ContractError, family
 from ppvae.tracing import log_prob_terms, run, sample_sites, trace_model, trace_pair
 from ppvae.weights import sum_terms
 
@@ -45,7 +46,8 @@ class LatentView:
         start: "guide" or "prior": what `draw` draws from, and whose density `log_start` is.
 
     Raises:
-        ppvae.ContractError: a latent is discrete (its site is named), or there is none.
+        ppvae.ContractError: a latent is discrete, or its density is known for its own draws alone (the site is named);
+            or there is no latent.
         ValueError: a start of another name.
 
     Example:
@@ -63,7 +65,7 @@ class LatentView:
         self.start = start
         self._shapes: dict[str, torch.Size] = {}
         with torch.no_grad():
-            self._draw(pair, batch, 1)
+            self.log_start(pair, batch, self.draw(pair, batch, 1))  # is there a density of any u?
 
     @property
     def num_dims(self) -> int:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ppvae import contract, tracing
 from ppvae.batches import Batch, call, map_batch
+from ppvae.refusals import at_least_one
 from ppvae.weights import Weights, expected_log_weight, sum_terms, weights_of
 
 
@@ -92,14 +93,14 @@ class Pair(nn.Module):
         Returns:
             Weights with tensors `[K, B]`, in nats.
         """
-        contract.at_least_one("num_particles", num_particles)
+        at_least_one("num_particles", num_particles)
         joint = tracing.trace_pair(self, batch, num_particles)
         contract.check_shapes(joint)
         return weights_of(joint)
 
     def latents(self, batch: Batch, num_particles: int = 1) -> dict[str, Tensor]:
         """Draws from the guide: for each of its sites `[K, B, *event]`."""
-        contract.at_least_one("num_particles", num_particles)
+        at_least_one("num_particles", num_particles)
         return tracing.draw_latents(self, batch, num_particles)
 
     @torch.no_grad()
@@ -125,7 +126,7 @@ class Pair(nn.Module):
 
     def examples(self, num: int) -> Batch:
         """A batch of `num` rows, all alike: `example`, where the pair's parameters are and of their precision."""
-        contract.at_least_one("num", num)
+        at_least_one("num", num)
         if self.example is None:
             raise contract.ContractError(
                 f"{type(self).__name__}.example: found None, expected one row of data to know the shapes by; "
@@ -141,7 +142,7 @@ class Pair(nn.Module):
 
         Discrete sites that only the model has are averaged over their posterior given x and the other latents.
         """
-        contract.at_least_one("num_particles", num_particles)
+        at_least_one("num_particles", num_particles)
         joint = tracing.trace_pair(self, batch, num_particles)
         names = tracing.sample_sites(joint.model, observed=True)
         return _only({name: joint.expected(name).mean(0) for name in names})

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from ppvae import decoding
 from ppvae.batches import as_batch, map_batch, num_rows, rows
-from ppvae.contract import ContractError, at_least_one
 from ppvae.inference.calibration import scalars
 from ppvae.inference.chunks import evaluating, to_pair
 from ppvae.pair import Pair
 from ppvae.plots import GRID_POINTS, images, label_tiles
+from ppvae.refusals import ContractError, at_least_one
 from ppvae.simulation import simulate
 from ppvae.tracing import sample_sites, trace_pair
 from ppvae.weights import weights_of

@@ -13,7 +13,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ppvae.batches import Batch, call, map_batch, num_rows, tensors
-from ppvae.contract import ContractError, family
+from ppvae.refusals import ContractError, family
 from ppvae.tracing import sample_sites
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ppvae.batches import Batch, call, num_rows
+from ppvae.refusals import ContractError, family
 
 if TYPE_CHECKING:
     from ppvae.pair import Pair
@@ -174,5 +175,14 @@ def log_prob_terms(trace: Trace, without: Container[str] = ()) -> dict[str, Tens
     sites = {name: site for name, site in sample_sites(trace).items() if name not in without}
     for site in sites.values():
         site["scale"] = 1.0
-    trace.compute_log_prob(lambda name, site: name in sites)
+    try:
+        trace.compute_log_prob(lambda name, site: name in sites)
+    except (KeyError, NotImplementedError) as error:
+        name = next(name for name, site in sites.items() if "log_prob" not in site)
+        raise ContractError(
+            f"site '{name}': found {family(sites[name]['fn'])}, which knows no density of the values it was given "
+            f"({error}), expected that of any value; Pyro's planar, radial and other flows without an inverse know "
+            "their own last draw's alone: train with a plain gradient and measure with method='iwae', or take a flow "
+            "with an inverse"
+        ) from error
     return {name: site["log_prob"] for name, site in sites.items()}

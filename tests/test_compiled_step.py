@@ -224,6 +224,30 @@ class Alternating(LinearVAE):
         super().model(x + self.calls % 2)
 
 
+class Shared(LinearVAE):
+    """A module under two names, and a parameter in two modules."""
+
+    def __init__(self):
+        super().__init__(4, 2)
+        self.trunk = nn.Linear(4, 4)
+        self.layers = nn.Sequential(self.trunk, nn.Tanh())
+        self.tied = nn.Linear(4, 4)
+        self.tied.weight = self.trunk.weight
+
+    def guide(self, x):
+        super().guide(self.tied(self.layers(x)))
+
+
+def test_shared_modules_and_parameters(caplog):
+    assert_same(Shared, ELBO(), caplog)
+    pair = Shared()
+    before = dict(pair.named_parameters(remove_duplicate=False))
+    ppvae.fit(pair, DATA, steps=3, batch_size=20, compile=True, progress=False)
+    after = dict(pair.named_parameters(remove_duplicate=False))
+    assert before.keys() == after.keys()
+    assert all(before[name] is after[name] for name in before)
+
+
 class Picking(LinearVAE):
     """Handles entries by masks, as Pyro's splines do: their number differs from batch to batch."""
 

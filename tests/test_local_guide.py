@@ -153,6 +153,26 @@ def test_a_mixtures_weights_and_components_are_moved():
     torch.testing.assert_close(weights.log_q, expected.log_prob(weights.latents["z"]))
 
 
+def test_pyros_mixtures_of_diagonal_normals_are_moved():
+    """Their constructor knows of no `validate_args`."""
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            locs = torch.stack([x[:, :2], -x[:, :2]], 1)
+            pyro.sample("z", dist.MixtureOfDiagNormals(locs, torch.ones(len(x), 2, 2), torch.zeros(len(x), 2)))
+
+    pair = Pair.of(ZOO["linear"].make()[0].model, guide, example=torch.randn(8, 3))
+    x = torch.randn(8, 3)
+    shift = torch.randn(8, 2, 2)
+    before, after = moved(LocalGuide(pair, x), x, {"z/locs": shift})
+    difference = after.latents["z"] - before.latents["z"]
+    first = torch.isclose(difference, shift[:, 0].expand(5, 8, 2)).all(-1)
+    second = torch.isclose(difference, shift[:, 1].expand(5, 8, 2)).all(-1)
+    assert (first ^ second).all()
+    assert first.any()
+    assert second.any()
+
+
 def test_below_another_site_the_offset_is_the_same_wherever_that_is():
     """In x -> z1 -> z2, of scale 0.7, a shift of z1 takes the location of z2 along, and z2's own comes on top."""
     pair, x = ZOO["bottom-up"].make()

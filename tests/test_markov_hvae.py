@@ -7,10 +7,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 import ppvae
-from ppvae.contract import ContractError
 from ppvae.inference import ELBO, separable_sites
 from ppvae.models import FullNormal, LadderPosterior, MarkovHVAE
 from ppvae.models.hierarchical_posteriors import POSTERIORS
+from ppvae.refusals import ContractError
 
 pytestmark = pytest.mark.usefixtures("float64")
 

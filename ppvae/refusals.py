@@ -1,0 +1,20 @@
+"""What is said of things that are refused."""
+
+from typing import Any
+
+from torch.distributions import Independent
+
+
+class ContractError(ValueError):
+    """A pair, or what it was given, breaks the contract."""
+
+
+def at_least_one(name: str, value: int) -> None:
+    """Refuses counts (of particles, samples, rows) below one, or not whole."""
+    if value < 1 or value != int(value):
+        raise ValueError(f"{name}: found {value}, expected at least 1" + ", a whole number" * (value >= 1))
+
+
+def family(fn: Any) -> str:
+    """The name of a distribution, without the declaration that dimensions are event dimensions."""
+    return family(fn.base_dist) if isinstance(fn, Independent) else type(fn).__name__
