@@ -28,6 +28,12 @@ OPTIONS = {
     "size_asserts": False,  # callers see to that
     "alignment_asserts": False,
 }
+CPU_OPTIONS = {
+    "cpp_wrapper": True,  # one file of C++, calls of the kernels included, in place of ten and a Python program
+    "cpp.vec_isa_ok": True,  # the processor says itself what it can do: no need to compile programs to find out
+    "cpp_cache_precompile_headers": False,  # that takes as long as four programs
+    "aot_inductor.enable_line_tables": False,  # nothing for debuggers
+}
 AGREEMENT = 1e-3
 """How far a compiled value may be from the eager one, relatively: they sum in another order."""
 
@@ -78,7 +84,8 @@ def compiled(
                 graph = make_fx(function, formulas)(*[t.clone() for t in inputs])  # tracing runs the function
             context = tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv())))  # else it is not cached on disk
             with torch.no_grad(), context:
-                program = torch._inductor.compile(graph, list(inputs), options=OPTIONS)
+                options = OPTIONS | (CPU_OPTIONS if device.type == "cpu" else {})
+                program = torch._inductor.compile(graph, list(inputs), options=options)
             with torch.no_grad():
                 set_random_state(before, device)
                 found = program(*[t.clone() for t in inputs])[0].flatten()[0].item()
@@ -94,6 +101,21 @@ def compiled(
             "Python that changes from call to call, or keep state outside parameters and buffers?"
         )
     return program
+
+
+def operations(function: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> Callable[..., list[Tensor]]:
+    """`function` as the tensor operations that it does to tensors like `inputs`, one by one: nothing is compiled."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    graph = make_fx(function)(*[t.clone() for t in inputs])
+    for node in reversed(graph.graph.nodes):
+        name = getattr(node.target, "__name__", "")
+        if name.startswith("_record_function"):
+            graph.graph.erase_node(node)
+        elif name.startswith(("_fused_", "_foreach_")):
+            node.target = getattr(torch, name.partition(".")[0])  # the same in half the time
+    graph.recompile()
+    return graph.forward
 
 
 def compiled_gradient(
