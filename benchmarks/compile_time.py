@@ -22,6 +22,7 @@ import torch
 from machine import machine
 
 import ppvae
+from ppvae.batches import num_rows
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from zoo import ZOO
@@ -38,7 +39,7 @@ def seconds_shown(name: str, cache: str, result: multiprocessing.SimpleQueue) ->
     objective = ppvae.ELBO(2 if ZOO[name].drawn else 1)  # the score function weighs particles against one another
     with tempfile.TemporaryFile("w+") as shown:
         with contextlib.redirect_stderr(shown):
-            ppvae.fit(pair, x, objective, steps=3, batch_size=8, compile=True)
+            ppvae.fit(pair, x, objective, steps=3, batch_size=num_rows(x), compile=True)
         shown.seek(0)
         found = re.findall(r"compiled in ([\d.]+) s", shown.read())
     result.put(float(found[-1]) if found else float("nan"))

@@ -29,7 +29,8 @@ OPTIONS = {
     "alignment_asserts": False,
 }
 CPU_OPTIONS = {
-    "cpp_wrapper": True,  # one file of C++, calls of the kernels included, in place of ten and a Python program
+    "cpp_wrapper": True,  # a file of C++ that calls the kernels, in place of Python,
+    "cpp_wrapper_build_separate": True,  # and one of all kernels, in place of ten
     "cpp.vec_isa_ok": True,  # the processor says itself what it can do: no need to compile programs to find out
     "cpp_cache_precompile_headers": False,  # that takes as long as four programs
     "aot_inductor.enable_line_tables": False,  # nothing for debuggers
