@@ -6,9 +6,11 @@ numbers are drawn by torch's own generators in the order in which the function d
 rounding alone.
 """
 
+import contextlib
+import logging
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -72,8 +74,7 @@ def compiled(
     """
     before = random_state(device)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the compiler's, of its own code
+        with _compiler_silent():
             import torch._inductor  # here, as they take long to import
             from torch._guards import TracingContext, tracing
             from torch._subclasses import FakeTensorMode
@@ -102,6 +103,20 @@ def compiled(
             "Python that changes from call to call, or keep state outside parameters and buffers?"
         )
     return program
+
+
+@contextlib.contextmanager
+def _compiler_silent() -> Iterator[None]:
+    """Without what the compiler says of its own code."""
+    logger = logging.getLogger("torch._inductor.ir")  # which operations it calls another way
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def operations(function: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> Callable[..., list[Tensor]]:
