@@ -84,4 +84,7 @@ def _in_two_passes(
         draw = objective.draw(pair, batch, len(chunk))
         total += flat_gradient(objective.surrogate(draw, weighting.rows(start, start + len(chunk))), parameters)
         start += len(chunk)
+    more = objective.besides(pair, batch)
+    if more is not None:
+        total += flat_gradient(more, parameters)
     return objective.bound(all_log_w), total

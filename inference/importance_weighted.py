@@ -104,13 +104,19 @@ class WeightObjective:
         """What is maximised, with the weights of these particles."""
         return draw.surrogate(*weighting, stuck=draw.followed if self.sticks else ())
 
+    def besides(self, pair: Pair, batch: Batch) -> Tensor | None:
+        """What is maximised besides, if anything: a scalar that takes none of the particles."""
+        return None
+
     def __call__(self, pair: Pair, batch: Batch, step: float = math.inf) -> tuple[Tensor, Tensor]:
         draw = self.draw(pair, batch, self.num_draws)
         log_w = draw.log_w.detach()
         value = self.bound(log_w)
         if not torch.is_grad_enabled():
             return value, value.mean()
-        return value, self.surrogate(draw, self.weigh(log_w, bool(draw.scored)))
+        surrogate = self.surrogate(draw, self.weigh(log_w, bool(draw.scored)))
+        more = self.besides(pair, batch)
+        return value, surrogate if more is None else surrogate + more
 
 
 @dataclass(frozen=True)

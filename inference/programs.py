@@ -6,9 +6,11 @@ numbers are drawn by torch's own generators in the order in which the function d
 rounding alone.
 """
 
+import contextlib
+import logging
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +29,13 @@ OPTIONS = {
     "cpp.enable_floating_point_contract_flag": "fast",  # a product and a sum in one instruction
     "size_asserts": False,  # callers see to that
     "alignment_asserts": False,
+}
+CPU_OPTIONS = {
+    "cpp_wrapper": True,  # a file of C++ that calls the kernels, in place of Python,
+    "cpp_wrapper_build_separate": True,  # and one of all kernels, in place of ten
+    "cpp.vec_isa_ok": True,  # the processor says itself what it can do: no need to compile programs to find out
+    "cpp_cache_precompile_headers": False,  # that takes as long as four programs
+    "aot_inductor.enable_line_tables": False,  # nothing for debuggers
 }
 AGREEMENT = 1e-3
 """How far a compiled value may be from the eager one, relatively: they sum in another order."""
@@ -80,8 +89,7 @@ def compiled(
     """
     before = random_state(device)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the compiler's, of its own code
+        with _compiler_silent():
             import torch._inductor  # here, as they take long to import
             from torch._guards import TracingContext, tracing
             from torch._subclasses import FakeTensorMode
@@ -94,7 +102,8 @@ def compiled(
             _refuse_shapes_that_depend_on_values(graph)
             context = tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv())))  # else it is not cached on disk
             with torch.no_grad(), context:
-                program = torch._inductor.compile(graph, list(inputs), options=OPTIONS)
+                options = OPTIONS | (CPU_OPTIONS if device.type == "cpu" else {})
+                program = torch._inductor.compile(graph, list(inputs), options=options)
             with torch.no_grad():
                 set_random_state(before, device)
                 found = program(*[t.clone() for t in inputs])[0].flatten()[0].item()
@@ -125,6 +134,35 @@ def _refuse_shapes_that_depend_on_values(graph: torch.fx.GraphModule) -> None:
                 f"{node.target}: found a shape that depends on values, as that of x[mask] does; expected the same "
                 "shape at every call, as of torch.where(mask, x, 0)"
             )
+
+
+@contextlib.contextmanager
+def _compiler_silent() -> Iterator[None]:
+    """Without what the compiler says of its own code."""
+    logger = logging.getLogger("torch._inductor.ir")  # which operations it calls another way
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def operations(function: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> Callable[..., list[Tensor]]:
+    """`function` as the tensor operations that it does to tensors like `inputs`, one by one: nothing is compiled."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    graph = make_fx(function)(*[t.clone() for t in inputs])
+    for node in reversed(graph.graph.nodes):
+        name = getattr(node.target, "__name__", "")
+        if name.startswith("_record_function"):
+            graph.graph.erase_node(node)
+        elif name.startswith(("_fused_", "_foreach_")):
+            node.target = getattr(torch, name.partition(".")[0])  # the same in half the time
+    graph.recompile()
+    return graph.forward
 
 
 def compiled_gradient(

@@ -1,6 +1,5 @@
 """Reweighted wake-sleep: model and guide each by their own importance-weighted gradient, z fixed."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -66,11 +65,8 @@ class RWS(IWAE):
         weights = slope(self.bound, log_w)
         return Weighting(weights, score=weights if self.phase == "wake" else None)
 
-    def __call__(self, pair: Pair, batch: Batch, step: float = math.inf) -> tuple[Tensor, Tensor]:
-        value, surrogate = super().__call__(pair, batch, step)
-        if self.phase == "sleep" and torch.is_grad_enabled():
-            surrogate = surrogate + dreamt_log_q(pair, batch).mean()
-        return value, surrogate
+    def besides(self, pair: Pair, batch: Batch) -> Tensor | None:
+        return dreamt_log_q(pair, batch).mean() if self.phase == "sleep" else None
 
 
 def dreamt_log_q(pair: Pair, batch: Batch) -> Tensor:

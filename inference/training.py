@@ -222,7 +222,7 @@ class Training:
 
         The first step of all is not compiled, as it makes the optimiser's state, nor are smaller batches.
         """
-        if not self.compile or num_points < self.batch_size or not self.optimizer.state:
+        if not self.compile or num_points < self.batch_size or self.step == 0:
             return None
         if self._compiled is None:
             start = time.perf_counter()

@@ -59,7 +59,7 @@ class Update:
         if not math.isfinite(check):
             return None
         for p, g in zip(self.parameters.values(), gradients, strict=True):
-            p.grad = g
+            p.grad = None if g is None else laid_out_as(p, g)
         self.advance(self.optimizer, list(self.parameters.values()), list(self.averages.values()), step)
         self.optimizer.zero_grad()
         return value
@@ -110,3 +110,8 @@ class Update:
                 decay = torch.as_tensor((1 + step) / (10 + step)).clamp(max=self.ema)
                 for average, p in zip(averages, parameters, strict=True):
                     average.lerp_(p, (1 - decay).to(average))
+
+
+def laid_out_as(p: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient with its entries in memory in the order of those of `p`: fused optimisers go by that alone."""
+    return gradient if gradient.stride() == p.stride() else torch.empty_like(p).copy_(gradient)

@@ -12,6 +12,7 @@ from torch import nn
 
 import ppvae
 from ppvae import ELBO, IWAE, RWS, VIMCO, EnumeratedELBO, LinearWarmup, NonFiniteError, Pair
+from ppvae.inference.compiled_step import CompiledStep
 from ppvae.models import VAE, GaussianMixture, LinearGaussianChain, LinearVAE, MarkovHVAE
 
 DATA = torch.randn(70, 4, generator=torch.Generator().manual_seed(0))
@@ -91,7 +92,7 @@ def test_clipping_and_averages(caplog):
     assert_same(lambda: LinearVAE(4, 2), ELBO(), caplog, clip_norm=1.0, ema=0.8)
 
 
-def test_an_optimiser_that_cannot_be_traced_takes_its_own_step(caplog):
+def test_an_optimiser_that_is_not_fused_takes_its_own_step(caplog):
     assert_same(lambda: LinearVAE(4, 2), IWAE(3, "dreg"), caplog, optimizer=torch.optim.RMSprop, clip_norm=1.0, ema=0.8)
 
 
@@ -99,14 +100,54 @@ def test_an_optimiser_that_cannot_be_traced_takes_its_own_step(caplog):
 @pytest.mark.parametrize(
     "optimizer",
     [
+        functools.partial(torch.optim.AdamW, weight_decay=0.1, fused=True),
+        functools.partial(torch.optim.SGD, momentum=0.9, nesterov=True, fused=True),
+        functools.partial(torch.optim.Adam, amsgrad=True, betas=(0.8, 0.9), fused=True),
+        functools.partial(torch.optim.Adagrad, fused=True),
         functools.partial(torch.optim.AdamW, weight_decay=0.1),
-        functools.partial(torch.optim.SGD, momentum=0.9),
-        functools.partial(torch.optim.Adam, amsgrad=True, betas=(0.8, 0.9)),
     ],
-    ids=["adamw", "sgd", "amsgrad"],
+    ids=["adamw", "sgd", "amsgrad", "adagrad", "not fused"],
 )
 def test_optimisers(optimizer, caplog):
     assert_same(lambda: LinearVAE(4, 2), ELBO(), caplog, optimizer=optimizer, lr=1e-3)
+
+
+class Turned(Pair):
+    """Its weights are copied into another order, and their gradient comes in that order too."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.encoder = nn.Parameter(torch.randn(4, 2)), nn.Linear(4, 2)
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z @ self.weight.T.contiguous(), 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.encoder(x), 0.5).to_event(1))
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_gradients_in_another_order_than_their_parameters(compile):
+    """Fused optimisers step each entry by the one at the same place in memory."""
+    _, surrogate = ELBO()(pair := Turned(), DATA)
+    assert not torch.autograd.grad(surrogate, [pair.weight])[0].is_contiguous()
+    fused, one_by_one = (
+        trained(Turned, ELBO(), compile, optimizer=functools.partial(torch.optim.Adam, fused=fused))[0]
+        for fused in (True, False)
+    )
+    torch.testing.assert_close(fused.weight, one_by_one.weight, rtol=1e-4, atol=1e-5)
+
+
+def test_an_optimiser_without_state_is_compiled_for(monkeypatch, caplog):
+    made = []
+    monkeypatch.setattr(
+        "ppvae.inference.training.CompiledStep", lambda *args: made.append(CompiledStep(*args)) or made[0]
+    )
+    assert_same(lambda: LinearVAE(4, 2), ELBO(), caplog, optimizer="sgd", lr=1e-3)
+    assert len(made) == 1
 
 
 def of_parts(posterior, prior="normal"):

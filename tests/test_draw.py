@@ -13,6 +13,7 @@ from torch.distributions import Normal
 from ppvae import CUBO, IWAE, MIWAE, PIWAE, RWS, TVO, VIMCO, Pair, Renyi
 from ppvae.inference.chunked_gradient import gradient
 from ppvae.inference.importance_weighted import gain, log_mean_exp
+from ppvae.inference.reweighted import dreamt_log_q
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -124,6 +125,23 @@ def test_chunks_of_particles_give_the_gradient_of_all(objective):
     whole = objective.bound(log_w)
     torch.testing.assert_close(value, whole)
     theirs = torch.autograd.grad(whole.mean(), list(pair.parameters()))
+    torch.testing.assert_close(ours, torch.stack(theirs))
+
+
+@pytest.mark.parametrize("phase", ["wake", "sleep"])
+def test_chunks_of_particles_give_both_gradients_of_wake_sleep(phase):
+    """Those of all particles at once, with the same noise; the dream follows the last of them."""
+    pair, x = SharedChain(), torch.tensor([-1.0, 0.5, 2.0])
+    learnt = list(pair.parameters())
+    pyro.set_rng_seed(1)
+    value, ours = gradient(RWS(6, phase=phase), pair, x, learnt, at_once=3)
+    pyro.set_rng_seed(1)
+    chunks = [[torch.normal(torch.zeros(3, 3), torch.ones(3, 3)) for _ in range(2)] for _ in range(2)]
+    log_w, model, _, score = by_hand(pair, x, [torch.cat(noise) for noise in zip(*chunks, strict=True)])
+    weights = log_w.softmax(0)
+    torch.testing.assert_close(value, log_mean_exp(log_w))
+    guide = dreamt_log_q(pair, x) if phase == "sleep" else (weights * score).sum(0)
+    theirs = torch.autograd.grad(((weights * model).sum(0) + guide).mean(), learnt)
     torch.testing.assert_close(ours, torch.stack(theirs))
 
 
