@@ -32,7 +32,6 @@ class LikelihoodScale:
 
 def likelihood_scale(pair: Pair, batch: Batch, num_samples: int) -> dict[str, LikelihoodScale]:
     """For each observed site that is Gaussian, unless an exact summation ties discrete sites to it."""
-    dims: dict[str, int] = {}
 
     def measure(points: Batch, num_draws: int, at_once: int) -> dict[str, Tensor]:
         found = {}
@@ -44,13 +43,13 @@ def likelihood_scale(pair: Pair, batch: Batch, num_samples: int) -> dict[str, Li
             if isinstance(base, Normal) and len(site["fn"].batch_shape) == 2:
                 squares = ((site["value"] - base.loc) / base.scale).square()
                 squares = squares.expand(draws, num_rows(points), *site["fn"].event_shape)
-                dims[name] = site["fn"].event_shape.numel()
-                found[name] = squares.reshape(draws, num_rows(points), -1).mean((0, 2)).double()
+                squares = squares.reshape(draws, num_rows(points), -1).mean(0).double()
+                found[name] = torch.stack([squares.mean(-1), torch.full_like(squares[:, 0], squares.shape[1])], -1)
         return found or {"": torch.zeros(num_rows(points))}
 
     result = {}
-    for name, squares in over_data(pair, batch, num_samples, measure, None).items():
+    for name, ratios in over_data(pair, batch, num_samples, measure, None).items():
         if name:
-            r = squares.mean()
-            result[name] = LikelihoodScale(r.sqrt().item(), (dims[name] / 2 * (r - 1 - r.log())).item())
+            r, num_dims = ratios.mean(0)
+            result[name] = LikelihoodScale(r.sqrt().item(), (num_dims / 2 * (r - 1 - r.log())).item())
     return result
