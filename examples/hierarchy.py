@@ -28,7 +28,7 @@ from ppvae.models import MarkovHVAE
 
 GUIDES = {"independent": "independent", "bottom_up": "bottom-up", "ladder": "ladder", "residual": "residual"}
 LAYERS = (1, 2, 3, 5)
-SIZES = {"digits": ((10, 8, 6, 4, 2), [64], 100, 2e-3), "mnist": ((32, 16, 8, 4, 2), [200, 200], 30, 1e-3)}
+SIZES = {"digits": ((10, 8, 6, 4, 2), [64], 100, 5e-3), "mnist": ((32, 16, 8, 4, 2), [200, 200], 30, 3e-3)}
 """Of z_1 ... z_5, of the networks, epochs, and learning rate."""
 
 
@@ -84,7 +84,9 @@ def trained(
 ) -> MarkovHVAE:
     num_latents, hidden, _, lr = SIZES[data.name]
     torch.manual_seed(seed)
-    pair = MarkovHVAE.mlp(data.num_features, num_latents[:num_layers], hidden, posterior=guide).init_from(data.train)
+    pair = MarkovHVAE.mlp(
+        data.num_features, num_latents[:num_layers], hidden, posterior=guide, activation=torch.nn.SiLU
+    ).init_from(data.train)
     half = epochs * len(data.train) // 128 // 2
     ppvae.fit(
         pair,
@@ -93,7 +95,7 @@ def trained(
         transform=data.transform,
         epochs=epochs,
         lr=lr,
-        schedule=lambda done: 1 - 0.9 * done,
+        schedule=lambda done: 1 - 0.99 * done,
         seed=seed,
         device=device,
         progress=False,

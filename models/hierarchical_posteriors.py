@@ -104,10 +104,10 @@ class TopDownPosterior(nn.Module):
                     f"transitions[{layer - 1}]: found {family(prior)}, expected Normal(...).to_event(1), as "
                     f"{type(self).__name__} moves it; use BottomUpPosterior or ConditionallyIndependent"
                 )
-            z = pyro.sample(f"z{layer}", self.moved(prior.base_dist, self.heads[layer - 1], d[layer], z).to_event(1))
+            z = pyro.sample(f"z{layer}", self.moved(prior.base_dist, self.heads[layer - 1], d[layer]).to_event(1))
 
-    def moved(self, prior: dist.Normal, head: nn.Module, d: Tensor, above: Tensor) -> ResidualNormal:
-        """`q(z_l | z_{l+1}, x)`, from `p(z_l | z_{l+1})`, the layer's head, `d_l` and `z_{l+1}`."""
+    def moved(self, prior: dist.Normal, head: nn.Module, d: Tensor) -> ResidualNormal:
+        """`q(z_l | z_{l+1}, x)`, from `p(z_l | z_{l+1})`, the layer's head and `d_l`."""
         raise NotImplementedError
 
 
@@ -132,7 +132,7 @@ class LadderPosterior(TopDownPosterior):
         ['z2', 'z1']
     """
 
-    def moved(self, prior: dist.Normal, head: nn.Module, d: Tensor, above: Tensor) -> ResidualNormal:
+    def moved(self, prior: dist.Normal, head: nn.Module, d: Tensor) -> ResidualNormal:
         message = head(d).base_dist
         both = torch.hypot(prior.scale, message.scale)
         share = (prior.scale / both).square()  # of the message: v_p / (v_p + v)
@@ -142,27 +142,32 @@ class LadderPosterior(TopDownPosterior):
 class ResidualPosterior(TopDownPosterior):
     """`q(z_l | z_{l+1}, x) = N(mu_l + delta_mu, (sigma_l delta_sigma)^2)`, mu_l and sigma_l being the transition's.
 
-    The deltas are functions of x and of the layer above. See `ResidualNormal`.
+    The deltas are functions of x and of mu_l and sigma_l: of the layer above, the posterior knows no more than the
+    prior does, as `p(z_l | z_{l+1}, x)` is proportional to `p(z_l | z_{l+1}) p(x | z_l)`. See `ResidualNormal`.
 
-    Source: Vahdat & Kautz 2020 (arXiv:2007.03898).
+    Where heads start at deltas that do not depend on mu_l, the noise of z_{l+1} passes into z_l, and nothing draws mu_l
+    to what x says: the model may learn to do without z_{l+1}. `MarkovHVAE.mlp` starts at `delta_mu = m_l(x) - mu_l`.
+
+    Source: Vahdat & Kautz 2020 (arXiv:2007.03898), whose deltas too are of x and of what makes the prior.
 
     Args:
         features: as of `TopDownPosterior`.
-        heads: `heads[l - 1]`(d_l and z_{l+1}, one after the other) returns N(delta_mu, delta_sigma^2), as a pair of
-            numbers; the last one, of d_L, is q(z_L | x) itself.
+        heads: `heads[l - 1]`(d_l, mu_l and sigma_l, one after the other) returns N(delta_mu, delta_sigma^2), as a pair
+            of numbers; the last one, of d_L, is q(z_L | x) itself.
 
     Example:
         >>> from ppvae.models import MarkovHVAE
         >>> pair = MarkovHVAE.mlp(num_features=6, num_latents=[3, 2], hidden=[8])
         >>> features = [nn.Linear(6, 8), nn.Linear(8, 8)]
-        >>> heads = [DiagonalNormal(nn.Linear(8 + 2, 6)), DiagonalNormal(nn.Linear(8, 4))]
+        >>> heads = [DiagonalNormal(nn.Linear(8 + 3 + 3, 6)), DiagonalNormal(nn.Linear(8, 4))]
         >>> pair.posterior = ResidualPosterior(features, heads)
         >>> list(pair.latents(torch.zeros(4, 6)))
         ['z2', 'z1']
     """
 
-    def moved(self, prior: dist.Normal, head: nn.Module, d: Tensor, above: Tensor) -> ResidualNormal:
-        delta = head(torch.cat([d.expand(*above.shape[:-1], -1), above], -1)).base_dist
+    def moved(self, prior: dist.Normal, head: nn.Module, d: Tensor) -> ResidualNormal:
+        d = d.expand(*prior.loc.shape[:-1], -1)
+        delta = head(torch.cat([d, prior.loc, prior.scale], -1)).base_dist
         return ResidualNormal(delta.loc, delta.scale, prior)
 
 
@@ -203,6 +208,13 @@ def hierarchical_posterior(
     features = [nn.Sequential(mlp(n, inner, width, activation), activation()) for n in num_inputs]
     if name == "ladder":
         return LadderPosterior(features, [normal(width, [], size) for size in num_latents])
-    above = [*num_latents[1:], 0]
-    heads = [normal(width + n, [], size) for n, size in zip(above, num_latents, strict=True)]
-    return ResidualPosterior(features, heads)
+    *lower, top = num_latents
+    return ResidualPosterior(features, [_residual_head(width, size) for size in lower] + [normal(width, [], top)])
+
+
+def _residual_head(width: int, size: int) -> DiagonalNormal:
+    """Of d_l, mu_l and sigma_l, in one linear layer, which starts at `delta_mu = m_l(x) - mu_l`."""
+    layer = nn.Linear(width + 2 * size, 2 * size)
+    layer.weight.data[:, width:] = 0
+    layer.weight.data[:size, width : width + size] = -torch.eye(size)
+    return DiagonalNormal(layer)

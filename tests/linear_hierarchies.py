@@ -74,7 +74,7 @@ def exact_top_down(pair, kind):
         if kind is LadderPosterior:
             heads.append(LinearGaussian(one, v.sqrt()))
         else:
-            heads.append(LinearGaussian(share * torch.cat([one, -W], 1), (1 - share).sqrt()))
+            heads.append(LinearGaussian(share * torch.cat([one, -one, 0 * one], 1), (1 - share).sqrt()))
         features.append(linear(1 / W, torch.zeros(1)))
         v = (v + variance) / W.square().squeeze()
     heads.append(LinearGaussian(1 / (1 + v) * torch.ones(1, 1), (v / (1 + v)).sqrt()))
