@@ -62,6 +62,7 @@ class MarkovHVAE(Pair):
         likelihood: str = "bernoulli",
         posterior: str = "independent",
         activation: type[nn.Module] = nn.Tanh,
+        levels: int = 256,
     ) -> "MarkovHVAE":
         """A hierarchy of multilayer perceptrons.
 
@@ -69,10 +70,12 @@ class MarkovHVAE(Pair):
             num_features: size of x.
             num_latents: sizes of z_1 ... z_L.
             hidden: sizes of the hidden layers of each network from x upward; reversed downward.
-            likelihood: "bernoulli", "gaussian" (one learnt sigma) or "heteroscedastic" (sigma(z), a network).
+            likelihood: "bernoulli", "gaussian" (one learnt sigma), "heteroscedastic" (sigma(z), a network),
+                "logistic_mixture" or "categorical".
             posterior: "independent" (each layer given x), "bottom_up" (each given the one below), "ladder" (downwards,
                 messages from x meeting the prior) or "residual" (downwards, relative to the prior).
             activation: of the hidden layers.
+            levels: of gray, for the last two likelihoods; data are `k / (levels - 1)`.
 
         Raises:
             ValueError: no layers, or a likelihood or posterior of another name.
@@ -86,7 +89,7 @@ class MarkovHVAE(Pair):
         return cls(
             StandardNormal(num_latents[-1]),
             transitions,
-            mlp_likelihood(likelihood, num_latents[0], hidden[::-1], num_features, activation),
+            mlp_likelihood(likelihood, num_latents[0], hidden[::-1], num_features, activation, levels),
             guide,
         )
 

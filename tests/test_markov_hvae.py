@@ -126,6 +126,15 @@ def test_training_closes_in_on_the_chains_evidence(posterior):
     assert (end - start) / (reachable - start) > 2 / 3, (start, end, reachable)
 
 
+@pytest.mark.parametrize("likelihood", ["categorical", "logistic_mixture"])
+def test_gray_levels(likelihood):
+    """Probabilities of all levels of one pixel add up to one."""
+    pair = MarkovHVAE.mlp(1, [2, 2], [4], likelihood, levels=5)
+    every = torch.arange(5.0).unsqueeze(-1) / 4
+    z = torch.randn(3, 1, 2)
+    torch.testing.assert_close(pair.likelihood(z).log_prob(every).exp().sum(-1), torch.ones(3))
+
+
 @pytest.mark.parametrize("posterior", POSTERIORS)
 def test_a_checkpoint_holds_every_tensor_once(posterior, tmp_path):
     pair = MarkovHVAE.mlp(6, [3, 2, 2], [8], "gaussian", posterior)
