@@ -87,7 +87,7 @@ def test_what_is_no_scale_is_refused():
 
 
 def test_a_local_guide_moves_the_deltas(float64):
-    """Locations are shifted, scales multiplied, the prior stays."""
+    """Locations are shifted by so many scales, scales multiplied, the prior stays."""
     prior = dist.Normal(torch.tensor([0.5, -1.0]), torch.tensor([1e-3, 2.0]))
     pair, x = Guided(lambda x: ResidualNormal(x.unsqueeze(-1), torch.ones(2), prior).to_event(1)), torch.randn(3)
     local = LocalGuide(pair, x)
@@ -98,4 +98,4 @@ def test_a_local_guide_moves_the_deltas(float64):
     before = pair.latents(x)["z"][0]
     torch.manual_seed(0)
     moved = local.latents(local.joined(x, offsets))["z"][0]
-    torch.testing.assert_close(moved - before, torch.tensor([[0.0, 0.0], [0.1, 0.2], [0.0, 0.0]]))
+    torch.testing.assert_close(moved - before, torch.tensor([[0.0, 0.0], [0.1 * 1e-3, 0.2 * 2], [0.0, 0.0]]))
