@@ -10,7 +10,7 @@ from ppvae.models.dequantized import Dequantized
 from ppvae.models.diffusion import DiffusionVAE
 from ppvae.models.diffusion_sampling import sample_ddim
 from ppvae.models.flow import Flow
-from ppvae.models.flow_posteriors import CouplingFlow, InverseAutoregressiveFlow
+from ppvae.models.flow_posteriors import CouplingFlow, InverseAutoregressiveFlow, SplineFlow
 from ppvae.models.gaussian_mixture import GaussianMixture
 from ppvae.models.glow import Glow
 from ppvae.models.hierarchical_posteriors import (
@@ -72,6 +72,7 @@ __all__ = [
     "ResidualNormal",
     "ResidualPosterior",
     "SpectralNorms",
+    "SplineFlow",
     "StandardNormal",
     "UNet",
     "VampPrior",

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.models.conditionals import DiagonalNormal, FullNormal, LowRankNormal, NormalMixture
-from ppvae.models.flow_posteriors import CouplingFlow, InverseAutoregressiveFlow
+from ppvae.models.flow_posteriors import CouplingFlow, InverseAutoregressiveFlow, SplineFlow
 from ppvae.models.likelihoods import Likelihood, image_likelihood, mlp_likelihood
 from ppvae.models.priors import VampPrior, prior_of
 from ppvae.networks import convolutional_decoder, convolutional_encoder, mlp
@@ -60,8 +60,8 @@ class VAE(Pair):
             hidden: sizes of the encoder's hidden layers; the decoder's are the same, reversed.
             likelihood: "bernoulli", "gaussian" (one learnt sigma), "heteroscedastic" (sigma(z), a network), or, for
                 gray levels, "logistic_mixture" or "categorical".
-            posterior: "diagonal", "low-rank" or "full" covariance, "mixture" (of Gaussians), "flow" (of couplings) or
-                "iaf" (inverse autoregressive flow).
+            posterior: "diagonal", "low-rank" or "full" covariance, "mixture" (of Gaussians), "flow" (of affine
+                couplings), "spline" (couplings of splines) or "iaf" (inverse autoregressive flow).
             activation: of the hidden layers.
             levels: of gray, for the last two likelihoods; data are `k / (levels - 1)`.
             prior: "normal", "mixture" (of ten Gaussians), "vamp" (of fifty pseudo-inputs) or "flow" (of couplings).
@@ -96,8 +96,8 @@ class VAE(Pair):
             channels: of the encoder's convolutions; the decoder's are the same, reversed.
             likelihood: "bernoulli", "gaussian" (one learnt sigma), or, for gray levels, "logistic_mixture" or
                 "categorical".
-            posterior: "diagonal", "low-rank" or "full" covariance, "mixture" (of Gaussians), "flow" (of couplings) or
-                "iaf" (inverse autoregressive flow).
+            posterior: "diagonal", "low-rank" or "full" covariance, "mixture" (of Gaussians), "flow" (of affine
+                couplings), "spline" (couplings of splines) or "iaf" (inverse autoregressive flow).
             levels: of gray, for the last two likelihoods; data are `k / (levels - 1)`.
             prior: "normal", "mixture" (of ten Gaussians), "vamp" (of fifty pseudo-inputs) or "flow" (of couplings).
 
@@ -137,7 +137,7 @@ SIZED: dict[str, type[FullNormal | LowRankNormal | NormalMixture]] = {
     "low-rank": LowRankNormal,
     "mixture": NormalMixture,
 }
-FLOWS = {"flow": CouplingFlow, "iaf": InverseAutoregressiveFlow}
+FLOWS = {"flow": CouplingFlow, "spline": SplineFlow, "iaf": InverseAutoregressiveFlow}
 """Posterior families by name, on networks of a size of their own, and of 2 D outputs as the diagonal's."""
 
 
