@@ -6,37 +6,23 @@ numbers are drawn by torch's own generators in the order in which the function d
 rounding alone.
 """
 
-import contextlib
-import logging
 import math
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ppvae.batches import Batch
+from ppvae.inference import compiler
 from ppvae.inference.fast_math import FORMULAS
 from ppvae.inference.isolation import random_state, set_random_state
 from ppvae.inference.objectives import Objective
 from ppvae.pair import Pair
 
-OPTIONS = {
-    "fallback_random": True,  # torch's own generators
-    "cpp.min_chunk_size": 16384,  # elements below which a loop is not worth waking other threads for
-    "cpp.enable_floating_point_contract_flag": "fast",  # a product and a sum in one instruction
-    "size_asserts": False,  # callers see to that
-    "alignment_asserts": False,
-}
-CPU_OPTIONS = {
-    "cpp_wrapper": True,  # a file of C++ that calls the kernels, in place of Python,
-    "cpp_wrapper_build_separate": True,  # and one of all kernels, in place of ten
-    "cpp.vec_isa_ok": True,  # the processor says itself what it can do: no need to compile programs to find out
-    "cpp_cache_precompile_headers": False,  # that takes as long as four programs
-    "aot_inductor.enable_line_tables": False,  # nothing for debuggers
-}
 AGREEMENT = 1e-3
 """How far a compiled value may be from the eager one, relatively: they sum in another order."""
 
@@ -89,24 +75,10 @@ def compiled(
     """
     before = random_state(device)
     try:
-        with _compiler_silent():
-            import torch._inductor  # here, as they take long to import
-            from torch._guards import TracingContext, tracing
-            from torch._subclasses import FakeTensorMode
-            from torch.fx.experimental.proxy_tensor import make_fx
-            from torch.fx.experimental.symbolic_shapes import ShapeEnv
-
-            with torch.enable_grad():
-                formulas = FORMULAS if device.type == "cpu" else {}
-                graph = make_fx(function, formulas)(*[t.clone() for t in inputs])  # tracing runs the function
-            _refuse_shapes_that_depend_on_values(graph)
-            context = tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv())))  # else it is not cached on disk
-            with torch.no_grad(), context:
-                options = OPTIONS | (CPU_OPTIONS if device.type == "cpu" else {})
-                program = torch._inductor.compile(graph, list(inputs), options=options)
-            with torch.no_grad():
-                set_random_state(before, device)
-                found = program(*[t.clone() for t in inputs])[0].flatten()[0].item()
+        program = compiler.program(partial(_traced, function, inputs, device), inputs, device)
+        set_random_state(before, device)
+        with torch.no_grad():
+            found = program(*[t.clone() for t in inputs])[0].flatten()[0].item()
         set_random_state(before, device)
         expected = bound().detach().flatten()[0].item()
     except CannotCompileError:
@@ -123,7 +95,17 @@ def compiled(
     return program
 
 
-def _refuse_shapes_that_depend_on_values(graph: torch.fx.GraphModule) -> None:
+def _traced(function: Callable[..., list[Tensor]], inputs: Sequence[Tensor], device: torch.device) -> GraphModule:
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    with torch.enable_grad():
+        formulas = FORMULAS if device.type == "cpu" else {}
+        graph = make_fx(function, formulas)(*[t.clone() for t in inputs])  # tracing runs the function
+    _refuse_shapes_that_depend_on_values(graph)
+    return graph
+
+
+def _refuse_shapes_that_depend_on_values(graph: GraphModule) -> None:
     """Such as that of `x[mask]`: the program would keep the number of entries that the mask had while it was traced."""
     for node in graph.graph.nodes:
         if torch.Tag.dynamic_output_shape not in getattr(node.target, "tags", ()):
@@ -134,20 +116,6 @@ def _refuse_shapes_that_depend_on_values(graph: torch.fx.GraphModule) -> None:
                 f"{node.target}: found a shape that depends on values, as that of x[mask] does; expected the same "
                 "shape at every call, as of torch.where(mask, x, 0)"
             )
-
-
-@contextlib.contextmanager
-def _compiler_silent() -> Iterator[None]:
-    """Without what the compiler says of its own code."""
-    logger = logging.getLogger("torch._inductor.ir")  # which operations it calls another way
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def operations(function: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> Callable[..., list[Tensor]]:
