@@ -21,20 +21,22 @@ class DiagonalNormal(nn.Module):
     Source: Kingma & Welling 2014 (arXiv:1312.6114).
 
     Args:
-        network: `[*, H] -> [*, 2 D]`; sigma is the softplus of the second half.
+        network: `[*, H] -> [*, 2 D]`; sigma is the softplus of the second half, and `min_scale`.
+        min_scale: what sigma does not fall below.
 
     Example:
         >>> DiagonalNormal(nn.Linear(5, 6))(torch.zeros(4, 5)).event_shape
         torch.Size([3])
     """
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: nn.Module, min_scale: float = 0.0):
         super().__init__()
         self.network = network
+        self.min_scale = min_scale
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         loc, unconstrained = self.network(h).chunk(2, -1)
-        return dist.Normal(loc, softplus(unconstrained)).to_event(1)
+        return dist.Normal(loc, self.min_scale + softplus(unconstrained)).to_event(1)
 
 
 class FullNormal(nn.Module):

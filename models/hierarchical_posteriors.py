@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ppvae.models.conditionals import DiagonalNormal
 from ppvae.models.residual_normal import ResidualNormal
-from ppvae.networks import mlp
+from ppvae.networks import hidden_layers, mlp
 from ppvae.refusals import ContractError, family
 
 POSTERIORS = ("independent", "bottom_up", "ladder", "residual")
@@ -177,6 +177,7 @@ def hierarchical_posterior(
     num_latents: Sequence[int],
     hidden: Sequence[int] = (200, 200),
     activation: type[nn.Module] = nn.Tanh,
+    batch_norm: bool = False,
 ) -> nn.Module:
     """The guide of that name, of multilayer perceptrons.
 
@@ -186,6 +187,7 @@ def hierarchical_posterior(
         num_latents: sizes of z_1 ... z_L.
         hidden: sizes of the hidden layers of each encoder, or of each layer's features.
         activation: of the hidden layers.
+        batch_norm: whether there is one before each activation.
 
     Raises:
         ValueError: a guide of another name, or no hidden layers for features.
@@ -194,7 +196,7 @@ def hierarchical_posterior(
         raise ValueError(f"posterior: found {name!r}, expected one of {', '.join(map(repr, POSTERIORS))}")
 
     def normal(num_in: int, hidden: Sequence[int], size: int) -> DiagonalNormal:
-        return DiagonalNormal(mlp(num_in, hidden, 2 * size, activation))
+        return DiagonalNormal(mlp(num_in, hidden, 2 * size, activation, batch_norm))
 
     if name == "independent":
         return ConditionallyIndependent([normal(num_features, hidden, size) for size in num_latents])
@@ -203,9 +205,9 @@ def hierarchical_posterior(
         return BottomUpPosterior([normal(n, hidden, size) for n, size in zip(below, num_latents, strict=False)])
     if not hidden:
         raise ValueError(f"hidden: found no layers, expected one or more, as they are the features of {name!r}")
-    *inner, width = hidden
+    width = hidden[-1]
     num_inputs = [num_features] + [width] * (len(num_latents) - 1)
-    features = [nn.Sequential(mlp(n, inner, width, activation), activation()) for n in num_inputs]
+    features = [hidden_layers(n, hidden, activation, batch_norm) for n in num_inputs]
     if name == "ladder":
         return LadderPosterior(features, [normal(width, [], size) for size in num_latents])
     *lower, top = num_latents

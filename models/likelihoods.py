@@ -236,6 +236,7 @@ def mlp_likelihood(
     num_features: int,
     activation: type[nn.Module] = nn.Tanh,
     levels: int = 256,
+    batch_norm: bool = False,
 ) -> Likelihood:
     """The likelihood of that name, of multilayer perceptrons of z.
 
@@ -247,6 +248,7 @@ def mlp_likelihood(
         num_features: size of x.
         activation: of the hidden layers.
         levels: of gray, for the last two.
+        batch_norm: whether there is one before each activation.
 
     Raises:
         ValueError: a likelihood of another name.
@@ -254,7 +256,7 @@ def mlp_likelihood(
     shape = (num_features,)
 
     def network() -> nn.Module:
-        return mlp(num_latents, hidden, num_outputs(name, shape, levels), activation)
+        return mlp(num_latents, hidden, num_outputs(name, shape, levels), activation, batch_norm)
 
     if name == "bernoulli":
         return Bernoulli(network())

@@ -14,6 +14,11 @@ from ppvae.models.priors import StandardNormal
 from ppvae.networks import mlp
 from ppvae.pair import Pair
 
+MIN_SCALE = 0.5
+"""Of transitions. A layer chooses its own units, so that this takes nothing from the model. Without it, under guides
+that run downwards, units of a layer come to follow the layer above to a thousandth, and say nothing of x themselves.
+"""
+
 
 class MarkovHVAE(Pair):
     """A chain of L latent layers, z_1 next to the data, and a guide over them; sites "z1" ... "zL" and "x".
@@ -47,11 +52,13 @@ class MarkovHVAE(Pair):
         self.transitions = nn.ModuleList(transitions)
         self.likelihood = likelihood
         self.posterior = posterior
+        self.eval()  # batch norms neither take one draw nor learn from it
         with torch.no_grad():
             z = prior().sample()
             for transition in reversed(self.transitions):
                 z = transition(z).sample()
             self.example = torch.zeros(1, *likelihood(z).event_shape)
+        self.train()
 
     @classmethod
     def mlp(
@@ -63,6 +70,7 @@ class MarkovHVAE(Pair):
         posterior: str = "independent",
         activation: type[nn.Module] = nn.Tanh,
         levels: int = 256,
+        batch_norm: bool = False,
     ) -> "MarkovHVAE":
         """A hierarchy of multilayer perceptrons.
 
@@ -76,6 +84,8 @@ class MarkovHVAE(Pair):
                 messages from x meeting the prior) or "residual" (downwards, relative to the prior).
             activation: of the hidden layers.
             levels: of gray, for the last two likelihoods; data are `k / (levels - 1)`.
+            batch_norm: whether there is one before each activation. Training takes longer, and the upper layers of
+                guides that run downwards are used far more (Sønderby et al. 2016).
 
         Raises:
             ValueError: no layers, or a likelihood or posterior of another name.
@@ -83,13 +93,14 @@ class MarkovHVAE(Pair):
         if not num_latents:
             raise ValueError("num_latents: found no layers, expected the sizes of z_1 ... z_L, L >= 1")
         transitions = [
-            DiagonalNormal(mlp(above, hidden[::-1], 2 * below, activation)) for below, above in pairwise(num_latents)
+            DiagonalNormal(mlp(above, hidden[::-1], 2 * below, activation, batch_norm), MIN_SCALE)
+            for below, above in pairwise(num_latents)
         ]
-        guide = hierarchical_posterior(posterior, num_features, num_latents, hidden, activation)
+        guide = hierarchical_posterior(posterior, num_features, num_latents, hidden, activation, batch_norm)
         return cls(
             StandardNormal(num_latents[-1]),
             transitions,
-            mlp_likelihood(likelihood, num_latents[0], hidden[::-1], num_features, activation, levels),
+            mlp_likelihood(likelihood, num_latents[0], hidden[::-1], num_features, activation, levels, batch_norm),
             guide,
         )
 

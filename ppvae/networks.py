@@ -7,19 +7,42 @@ from math import prod
 from torch import Tensor, nn
 
 
-def mlp(num_in: int, hidden: Sequence[int], num_out: int, activation: type[nn.Module] = nn.Tanh) -> nn.Sequential:
-    """A multilayer perceptron, `[*, num_in] -> [*, num_out]`, with `activation` after each hidden layer.
+def mlp(
+    num_in: int,
+    hidden: Sequence[int],
+    num_out: int,
+    activation: type[nn.Module] = nn.Tanh,
+    batch_norm: bool = False,
+) -> nn.Sequential:
+    """A multilayer perceptron, `[*, num_in] -> [*, num_out]`: `hidden_layers`, then a linear one.
 
     Example:
         >>> import torch
         >>> mlp(784, [200, 200], 50)(torch.zeros(7, 3, 784)).shape
         torch.Size([7, 3, 50])
     """
-    sizes = [num_in, *hidden]
+    last = [num_in, *hidden][-1]
+    return nn.Sequential(*hidden_layers(num_in, hidden, activation, batch_norm), nn.Linear(last, num_out))
+
+
+def hidden_layers(
+    num_in: int, hidden: Sequence[int], activation: type[nn.Module] = nn.Tanh, batch_norm: bool = False
+) -> nn.Sequential:
+    """Linear layers, each followed by `activation`: `[*, num_in] -> [*, hidden[-1]]`.
+
+    With `batch_norm` what enters an activation has the mean and variance that a layer learns: while training, over the
+    batch and its particles; afterwards, of running averages.
+
+    Example:
+        >>> import torch
+        >>> hidden_layers(784, [200, 100], batch_norm=True)(torch.zeros(7, 3, 784)).shape
+        torch.Size([7, 3, 100])
+    """
     layers: list[nn.Module] = []
-    for n, m in pairwise(sizes):
-        layers += [nn.Linear(n, m), activation()]
-    return nn.Sequential(*layers, nn.Linear(sizes[-1], num_out))
+    for n, m in pairwise([num_in, *hidden]):
+        norm = [Fold(nn.BatchNorm1d(m), event_dim=1)] if batch_norm else []
+        layers += [nn.Linear(n, m), *norm, activation()]
+    return nn.Sequential(*layers)
 
 
 class Fold(nn.Module):

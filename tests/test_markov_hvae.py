@@ -126,6 +126,29 @@ def test_training_closes_in_on_the_chains_evidence(posterior):
     assert (end - start) / (reachable - start) > 2 / 3, (start, end, reachable)
 
 
+@pytest.mark.parametrize("posterior", POSTERIORS)
+def test_with_batch_norms_a_data_point_is_measured_by_itself(posterior):
+    """Training moves their running averages; measuring uses them and keeps them."""
+    torch.manual_seed(0)
+    x = torch.randn(60, 4)
+    pair = MarkovHVAE.mlp(4, [3, 2], [5], "gaussian", posterior, batch_norm=True).init_from(x)
+    ppvae.fit(pair, x, epochs=3, batch_size=20, seed=0, progress=False)
+    running = {name: b.clone() for name, b in pair.named_buffers() if "running" in name}
+    assert all((b != 0).any() and (b != 1).any() for b in running.values())
+    together = ppvae.log_evidence(pair, x, "iwae", 2000, seed=0, progress=False)
+    alone = ppvae.log_evidence(pair, x[:1], "iwae", 2000, seed=1, progress=False)
+    error = (together.std_error[0] ** 2 + alone.std_error[0] ** 2) ** 0.5
+    assert abs(together.estimate[0] - alone.estimate[0]) < 4 * error
+    torch.testing.assert_close({name: dict(pair.named_buffers())[name] for name in running}, running)
+
+
+def test_transitions_keep_their_distance_from_a_function():
+    """So that no unit of a layer can become one of the layer above."""
+    pair = MarkovHVAE.mlp(6, [3, 2], hidden=[5])
+    pair.transitions[0].network[-1].bias.data.fill_(-1e3)
+    assert (pair.transitions[0](torch.randn(4, 2)).base_dist.scale >= 0.5).all()
+
+
 @pytest.mark.parametrize("likelihood", ["categorical", "logistic_mixture"])
 def test_gray_levels(likelihood):
     """Probabilities of all levels of one pixel add up to one."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ppvae.networks import Fold, convolutional_decoder, convolutional_encoder, mlp, output_bias
+from ppvae.networks import Fold, convolutional_decoder, convolutional_encoder, hidden_layers, mlp, output_bias
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,16 @@ def test_particles_go_through_as_one_by_one(network, event):
     one_by_one = torch.stack([torch.stack([network(rows) for rows in particles]) for particles in x])
     torch.testing.assert_close(network(x), one_by_one)
     torch.testing.assert_close(network(x[0, 0, 0]), network(x)[0, 0, 0])
+
+
+def test_batch_norms_are_over_all_leading_dimensions_while_training():
+    layers = hidden_layers(5, [7], nn.Identity, batch_norm=True)
+    x = torch.randn(4, 30, 5)
+    y = layers(x)
+    torch.testing.assert_close(y.mean((0, 1)), torch.zeros(7), atol=1e-5, rtol=0)
+    torch.testing.assert_close(y.var((0, 1), correction=0), torch.ones(7), atol=1e-3, rtol=0)
+    layers.eval()
+    torch.testing.assert_close(layers(x)[:1, :2], layers(x[:1, :2]))
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 9, 7), (2, 5, 5)])

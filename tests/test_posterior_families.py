@@ -164,6 +164,13 @@ def test_splines_may_have_several_modes():
     assert 0 < gap < math.log(2) / 2  # half of what one of the roots alone would miss
 
 
+def test_a_scale_stays_above_its_floor():
+    network = nn.Linear(5, 4)
+    network.bias.data[2:] = -1e3
+    scale = DiagonalNormal(network, min_scale=0.3)(torch.randn(3, 5)).base_dist.scale
+    torch.testing.assert_close(scale, torch.full((3, 2), 0.3))
+
+
 def test_components_start_apart():
     q = posterior("mixture")(torch.zeros(1, 5))
     locations = q.component_distribution.base_dist.loc[0]
