@@ -145,8 +145,9 @@ class ResidualPosterior(TopDownPosterior):
     The deltas are functions of x and of mu_l and sigma_l: of the layer above, the posterior knows no more than the
     prior does, as `p(z_l | z_{l+1}, x)` is proportional to `p(z_l | z_{l+1}) p(x | z_l)`. See `ResidualNormal`.
 
-    Where heads start at deltas that do not depend on mu_l, the noise of z_{l+1} passes into z_l, and nothing draws mu_l
-    to what x says: the model may learn to do without z_{l+1}. `MarkovHVAE.mlp` starts at `delta_mu = m_l(x) - mu_l`.
+    Where heads start decides whether z_{l+1} is used. If deltas do not depend on mu_l, all its noise passes into z_l,
+    and nothing draws mu_l to what x says; if they take mu_l away, the likelihood has nothing to say to z_{l+1}.
+    `MarkovHVAE.mlp` starts between the two, at the mean `mu_l / 2 + m_l(x)`.
 
     Source: Vahdat & Kautz 2020 (arXiv:2007.03898), whose deltas too are of x and of what makes the prior.
 
@@ -215,8 +216,8 @@ def hierarchical_posterior(
 
 
 def _residual_head(width: int, size: int) -> DiagonalNormal:
-    """Of d_l, mu_l and sigma_l, in one linear layer, which starts at `delta_mu = m_l(x) - mu_l`."""
+    """Of d_l, mu_l and sigma_l, in one linear layer, which starts at `delta_mu = m_l(x) - mu_l / 2`."""
     layer = nn.Linear(width + 2 * size, 2 * size)
     layer.weight.data[:, width:] = 0
-    layer.weight.data[:size, width : width + size] = -torch.eye(size)
+    layer.weight.data[:size, width : width + size] = -torch.eye(size) / 2
     return DiagonalNormal(layer)

@@ -114,7 +114,7 @@ def collapsed_layer():
     for parameter in pair.transitions[0].parameters():
         nn.init.zeros_(parameter)
         parameter.requires_grad_(False)
-    pair.transitions[0].network[-1].bias.data[2:] = math.log(math.e - 1)  # softplus of it is 1
+    pair.transitions[0].network[-1].bias.data[2:] = math.log(math.expm1(0.5))  # softplus of it is 0.5: the scale is 1
     return trained(pair, data[0]), data
 
 

@@ -88,14 +88,15 @@ def test_where_x_says_nothing_the_ladder_stays_at_the_prior():
     assert all(each.collapsed for each in usage.values())
 
 
-def test_at_its_start_the_residual_guide_hears_nothing_of_the_draw_above():
-    """Its means are `m_l(x)`, wherever the layer above lies: else that layer's noise would pass into this one."""
+def test_at_its_start_the_residual_guide_goes_half_way_with_the_draw_above():
+    """Its means are `mu_l / 2 + m_l(x)`."""
     pair = MarkovHVAE.mlp(6, [4, 3, 2], [8], "gaussian", "residual")
     trace = ppvae.tracing.trace_pair(pair, torch.randn(5, 6), 30).guide
     for name in ("z1", "z2"):
         site = trace.nodes[name]["fn"].base_dist
         assert site.prior.loc.std(0).min() > 1e-3
-        torch.testing.assert_close(site.loc, site.loc[:1].expand(30, 5, -1))
+        message = site.loc - site.prior.loc / 2
+        torch.testing.assert_close(message, message[:1].expand(30, 5, -1))
 
 
 @pytest.mark.parametrize("posterior", POSTERIORS)
