@@ -145,8 +145,8 @@ class ResidualPosterior(TopDownPosterior):
     The deltas are functions of x and of mu_l and sigma_l: of the layer above, the posterior knows no more than the
     prior does, as `p(z_l | z_{l+1}, x)` is proportional to `p(z_l | z_{l+1}) p(x | z_l)`. See `ResidualNormal`.
 
-    Where heads start decides whether z_{l+1} is used. If deltas do not depend on mu_l, all its noise passes into z_l,
-    and nothing draws mu_l to what x says; if they take mu_l away, the likelihood has nothing to say to z_{l+1}.
+    Where heads start has a say in whether z_{l+1} is used. If deltas do not depend on mu_l, all its noise passes into
+    z_l, and nothing draws mu_l to what x says; if they take mu_l away, the likelihood has nothing to say to z_{l+1}.
     `MarkovHVAE.mlp` starts between the two, at the mean `mu_l / 2 + m_l(x)`.
 
     Source: Vahdat & Kautz 2020 (arXiv:2007.03898), whose deltas too are of x and of what makes the prior.

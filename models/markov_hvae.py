@@ -84,8 +84,8 @@ class MarkovHVAE(Pair):
                 messages from x meeting the prior) or "residual" (downwards, relative to the prior).
             activation: of the hidden layers.
             levels: of gray, for the last two likelihoods; data are `k / (levels - 1)`.
-            batch_norm: whether there is one before each activation. Training takes longer, and the upper layers of
-                guides that run downwards are used far more (Sønderby et al. 2016).
+            batch_norm: whether there is one before each activation. Training takes longer, and the ladder uses its
+                upper layers far more (Sønderby et al. 2016).
 
         Raises:
             ValueError: no layers, or a likelihood or posterior of another name.
