@@ -117,8 +117,8 @@ def test_sigma_is_what_was_asked():
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="likelihood: found 'poisson', expected 'bernoulli'"):
         VAE.mlp(5, 2, likelihood="poisson")
-    with pytest.raises(ValueError, match=r"posterior: found 'spline', expected one of .*'mixture'"):
-        VAE.mlp(5, 2, posterior="spline")
+    with pytest.raises(ValueError, match=r"posterior: found 'planar', expected one of .*'mixture'"):
+        VAE.mlp(5, 2, posterior="planar")
 
 
 def test_autoencoder_trains_on_reconstruction_and_has_no_density():
