@@ -18,6 +18,7 @@ from tqdm import tqdm
 from ppvae.batches import Batch, map_batch, num_rows, rows
 from ppvae.inference.distributed import processes
 from ppvae.inference.isolation import derived_seed
+from ppvae.mode import mode
 from ppvae.pair import Pair
 
 if TYPE_CHECKING:
@@ -39,17 +40,11 @@ def evaluating(pair: Pair, seed: int | None) -> Iterator[None]:
 
     Of several processes each draws other noise.
     """
-    training = [module for module in pair.modules() if module.training]
-    devices = range(torch.cuda.device_count())
-    try:
-        pair.eval()
-        with torch.random.fork_rng(devices, enabled=seed is not None), torch.no_grad(), pyro.validation_enabled(False):
-            if seed is not None:
-                torch.manual_seed(derived_seed(seed, rank) if (rank := processes().rank) else seed)
-            yield
-    finally:
-        for module in training:
-            module.training = True
+    generators = torch.random.fork_rng(range(torch.cuda.device_count()), enabled=seed is not None)
+    with mode(pair, training=False), generators, torch.no_grad(), pyro.validation_enabled(False):
+        if seed is not None:
+            torch.manual_seed(derived_seed(seed, rank) if (rank := processes().rank) else seed)
+        yield
 
 
 def to_pair(batch: Batch, pair: Pair) -> Batch:

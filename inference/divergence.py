@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence as torch_kl_divergence
 
 from ppvae.batches import Batch, rows
-from ppvae.inference.isolation import mode
+from ppvae.mode import mode
 from ppvae.pair import Pair
 
 

@@ -11,12 +11,13 @@ from torch.optim import Optimizer
 
 from ppvae.batches import Batch, as_batch, num_rows, rows
 from ppvae.inference.distributed import Processes, joined
-from ppvae.inference.isolation import denormals_flushed, mode, own_randomness
+from ppvae.inference.isolation import denormals_flushed, own_randomness
 from ppvae.inference.mixed_precision import networks_in
 from ppvae.inference.objectives import ELBO, Objective
 from ppvae.inference.resuming import fingerprint
 from ppvae.inference.single_term import SingleTermELBO
 from ppvae.inference.training import CHECK, STEPS, Fit, Training
+from ppvae.mode import mode
 from ppvae.pair import Pair
 from ppvae.refusals import at_least_one
 

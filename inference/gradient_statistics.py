@@ -16,10 +16,11 @@ from tqdm.auto import tqdm
 from ppvae.batches import Batch, as_batch, num_rows
 from ppvae.inference.evidence import log_evidence
 from ppvae.inference.gradients import Draw
-from ppvae.inference.isolation import denormals_flushed, mode, own_randomness
+from ppvae.inference.isolation import denormals_flushed, own_randomness
 from ppvae.inference.moments import BLOCKS
 from ppvae.inference.objectives import Objective
 from ppvae.inference.repeated_gradients import Observed, RepeatedGradients
+from ppvae.mode import mode
 from ppvae.pair import Pair
 from ppvae.refusals import at_least_one
 

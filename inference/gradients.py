@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ppvae.batches import Batch, rows
 from ppvae.contract import check_shapes
-from ppvae.inference.isolation import mode
+from ppvae.mode import mode
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, family
 from ppvae.tracing import run, sample_sites, trace_pair

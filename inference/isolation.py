@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @contextlib.contextmanager
@@ -46,18 +46,6 @@ def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
     torch.set_rng_state(state["cpu"])
     if "device" in state:
         torch.cuda.set_rng_state(state["device"], device)
-
-
-@contextlib.contextmanager
-def mode(module: nn.Module, *, training: bool) -> Iterator[None]:
-    """A module in training or evaluation mode for the block; each submodule's own mode afterwards."""
-    before = {m: m.training for m in module.modules()}
-    module.train(training)
-    try:
-        yield
-    finally:
-        for m, was in before.items():
-            m.training = was
 
 
 @contextlib.contextmanager

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ppvae.batches import Batch
-from ppvae.inference.isolation import mode, own_randomness
+from ppvae.inference.isolation import own_randomness
+from ppvae.mode import mode
 from ppvae.pair import Pair
 
 

@@ -12,8 +12,8 @@ from ppvae.batches import Batch, as_batch, rows
 from ppvae.inference.chunks import evaluating, to_pair
 from ppvae.inference.fit import fit
 from ppvae.inference.gradients import has_scored_sites
-from ppvae.inference.isolation import mode
 from ppvae.inference.objectives import ELBO
+from ppvae.mode import mode
 from ppvae.pair import Pair
 from ppvae.tracing import draw_latents, trace_model, trace_pair
 from ppvae.weights import sum_terms

@@ -21,7 +21,6 @@ from ppvae.inference.distributed import Processes
 from ppvae.inference.isolation import (
     derived_seed,
     interrupts_held,
-    mode,
     own_randomness,
     random_state,
     set_random_state,
@@ -31,6 +30,7 @@ from ppvae.inference.objectives import Objective, with_penalty
 from ppvae.inference.programs import CannotCompileError
 from ppvae.inference.resuming import describe, restore, settings_of, store
 from ppvae.inference.update import Update
+from ppvae.mode import mode
 from ppvae.pair import Pair
 
 logger = logging.getLogger("ppvae")

@@ -7,6 +7,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from ppvae.mode import mode
 from ppvae.models.conditionals import DiagonalNormal
 from ppvae.models.hierarchical_posteriors import hierarchical_posterior
 from ppvae.models.likelihoods import Likelihood, mlp_likelihood
@@ -52,13 +53,11 @@ class MarkovHVAE(Pair):
         self.transitions = nn.ModuleList(transitions)
         self.likelihood = likelihood
         self.posterior = posterior
-        self.eval()  # batch norms neither take one draw nor learn from it
-        with torch.no_grad():
+        with mode(self, training=False), torch.no_grad():  # batch norms neither take one draw nor learn from it
             z = prior().sample()
             for transition in reversed(self.transitions):
                 z = transition(z).sample()
             self.example = torch.zeros(1, *likelihood(z).event_shape)
-        self.train()
 
     @classmethod
     def mlp(

@@ -6,6 +6,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from ppvae.mode import mode
 from ppvae.models.conditionals import DiagonalNormal, FullNormal, LowRankNormal, NormalMixture
 from ppvae.models.flow_posteriors import CouplingFlow, InverseAutoregressiveFlow, SplineFlow
 from ppvae.models.likelihoods import Likelihood, image_likelihood, mlp_likelihood
@@ -37,7 +38,7 @@ class VAE(Pair):
         self.prior = prior
         self.likelihood = likelihood
         self.posterior = posterior
-        with torch.no_grad():
+        with mode(self, training=False), torch.no_grad():  # batch norms neither take one draw nor learn from it
             self.example = torch.zeros(1, *likelihood(prior().sample()).event_shape)
 
     @classmethod

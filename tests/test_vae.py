@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from ppvae.inference import ELBO, kl_divergence
-from ppvae.models import VAE, Autoencoder, Bernoulli, FullNormal, Gaussian
+from ppvae.models import VAE, Autoencoder, Bernoulli, DiagonalNormal, FullNormal, Gaussian, StandardNormal
+from ppvae.networks import mlp
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -112,6 +113,15 @@ def test_sigma_is_what_was_asked():
     for bad in (0.0, -1.0, "free"):
         with pytest.raises(ValueError, match="sigma: found"):
             Gaussian(nn.Linear(2, 3), sigma=bad)
+
+
+def test_batch_norms_of_a_decoder_learn_nothing_from_being_put_in_a_pair():
+    decoder = mlp(2, [5], 4, batch_norm=True)
+    before = {name: b.clone() for name, b in decoder.named_buffers()}
+    pair = VAE(StandardNormal(2), Gaussian(decoder, sigma=1.0), DiagonalNormal(nn.Linear(4, 4)))
+    assert pair.example.shape == (1, 4)
+    assert all(module.training for module in pair.modules())
+    torch.testing.assert_close(dict(decoder.named_buffers()), before)
 
 
 def test_unknown_names_are_refused():
