@@ -1,9 +1,11 @@
 """How torch's compiler is called: what it does at the same time."""
 
+import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+import pytest
 import torch
 from torch._inductor import codecache
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -38,3 +40,22 @@ def test_a_program_does_what_was_traced_and_warns_of_nothing():
     trace = partial(make_fx(lambda x: [x.sin().sum(0), 2 * x]), x)
     program = compiler.program(trace, [x], x.device)
     torch.testing.assert_close(program(x), [x.sin().sum(0), 2 * x])
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_no_garbage_is_collected_meanwhile_and_then_as_before(wanted):
+    seen = []
+
+    def trace():
+        seen.append(gc.isenabled())
+        raise ValueError("not to be traced")
+
+    before = gc.isenabled()
+    try:
+        (gc.enable if wanted else gc.disable)()
+        with pytest.raises(ValueError, match="not to be traced"):
+            compiler.program(trace, [torch.ones(1)], torch.device("cpu"))
+        assert seen == [False]
+        assert gc.isenabled() == wanted
+    finally:
+        (gc.enable if before else gc.disable)()
