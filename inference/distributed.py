@@ -29,7 +29,7 @@ class Processes:
 
     def share(self, rows: Tensor) -> Tensor:
         """This process's part of some rows, in order; none, perhaps, where there are fewer rows than processes."""
-        return rows.tensor_split(self.size)[self.rank]
+        return rows.tensor_split(self.size)[self.rank] if self.size > 1 else rows
 
     def sum(self, t: Tensor) -> Tensor:
         """The sum of all processes' tensors of one shape; the same bits in all of them."""

@@ -10,7 +10,9 @@ import torch
 from torch.optim import Optimizer
 
 from ppvae.batches import Batch, as_batch, num_rows, rows
+from ppvae.inference.chunks import to_pair
 from ppvae.inference.distributed import Processes, joined
+from ppvae.inference.feeding import placed
 from ppvae.inference.isolation import denormals_flushed, own_randomness
 from ppvae.inference.mixed_precision import networks_in
 from ppvae.inference.objectives import ELBO, Objective
@@ -86,7 +88,8 @@ def fit(
         schedule: from the fraction of steps done, in [0, 1), to a factor on the learning rate. Decay to a tenth is
             `lambda done: 0.1**done`.
         seed: of minibatches and all other draws; not negative.
-        device: where to train; pair and data are moved there, and the pair stays. Not given: where the pair is.
+        device: where to train; pair and data are moved there, and the pair stays. Not given: where the pair is. Data
+            that would take over half of a GPU's free memory stay on the host, and are fetched ahead of each step.
         transform: applied to each minibatch of `data`; `torch.bernoulli` makes dynamic binarisation.
         clip_norm: gradients whose norm, of all together, is greater are scaled down to it.
         ema: keep an exponential moving average of the parameters with this decay, in (0, 1), such as 0.999; after t
@@ -131,7 +134,7 @@ def fit(
     device = next(pair.parameters()).device if device is None else torch.empty(0, device=device).device  # numbered
     pair.to(device)
     group = joined(distributed, device)
-    batch = as_batch(data, device)
+    batch = placed(as_batch(data), device)
     held_out = None if held_out is None else as_batch(held_out, device)
     num_steps = steps or math.ceil(num_rows(batch) / batch_size) * (epochs or 0)
     with denormals_flushed():
@@ -168,7 +171,7 @@ def fit(
             own_randomness((seed, STEPS, group.rank), device),
             mode(pair, training=True),
             pyro.validation_enabled(False),
-            networks_in(autocast, pair, rows(batch, slice(1))),
+            networks_in(autocast, pair, to_pair(rows(batch, slice(1)), pair)),
         ):
             if resume:
                 training.restore()
@@ -242,7 +245,7 @@ def _check_data(
     """Refuses a pair that breaks the contract, and the first data point that its model cannot have generated."""
 
     def chunk(start: int, size: int) -> Batch:
-        points = rows(data, slice(start, start + size))
+        points = to_pair(rows(data, slice(start, start + size)), pair)
         return transform(points) if transform else points
 
     pair.check(chunk(0, batch_size))

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 from tqdm.auto import tqdm
 
-from ppvae.batches import Batch, map_batch, num_rows, rows
+from ppvae.batches import Batch, num_rows, rows, tensors
 from ppvae.inference.compiled_step import CompiledStep
 from ppvae.inference.distributed import Processes
+from ppvae.inference.feeding import feed
 from ppvae.inference.isolation import (
     derived_seed,
     interrupts_held,
@@ -118,6 +119,7 @@ class Training:
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.steps_per_epoch = math.ceil(num_rows(self.data) / self.batch_size)
         self.settings = settings_of(self) if self.checkpoint else {}
+        self._feed = feed(self.data, self.device)
         self._compiled: CompiledStep | None = None
         self._note = ""
 
@@ -156,14 +158,15 @@ class Training:
     def _run_epoch(self, bar: tqdm) -> None:
         order = torch.randperm(
             num_rows(self.data), generator=torch.Generator().manual_seed(derived_seed(self.seed, ORDER, self.epoch))
-        ).to(self.device)
+        ).to(next(iter(tensors(self.data).values())).device)
         first = self.epoch * self.steps_per_epoch
         last = min(first + self.steps_per_epoch, self.num_steps)
         while self.step < last:
             start = (self.step - first) * self.batch_size
+            end = start + self.batch_size
             self.update.interrupted = bool(self._signals)
             with interrupts_held():
-                self._take_step(order[start : start + self.batch_size])
+                self._take_step(order[start:end], order[end : end + self.batch_size])
                 if self.checkpoint_every and self.step % self.checkpoint_every == 0:
                     self._save()
             bar.set_postfix_str(f"bound {self.history['bound_per_step'][-1]:.3f}{self._note}", refresh=False)
@@ -172,10 +175,10 @@ class Training:
                 raise KeyboardInterrupt
         self._end_epoch(first)
 
-    def _take_step(self, index: Tensor) -> None:
-        """One update; if anything goes wrong on the way there, the state is that before the step."""
+    def _take_step(self, index: Tensor, following: Tensor) -> None:
+        """One update, by the data points at `index`; if anything goes wrong, the state is that before the step."""
         own = self.processes.share(index)
-        batch = map_batch(lambda t: t.index_select(0, own), self.data)
+        batch = self._feed(own, self.processes.share(following))
         randomness, buffers = random_state(self.device), [b.clone() for b in self.buffers]
         if self.schedule:
             factor = self.schedule(self.step / self.num_steps)
