@@ -47,14 +47,15 @@ class CompiledStep:
         self._call = Call(pair)
         self._parameters = {name: p for name, p in self._call.named_parameters() if p.requires_grad}
         self._buffers = dict(self._call.named_buffers())
-        self._rates, self._at = [torch.tensor(0.0) for _ in update.optimizer.param_groups], torch.tensor(0.0)
+        self._device = next(pair.parameters()).device
+        self._rates, self._at = [self._number(0.0) for _ in update.optimizer.param_groups], self._number(0.0)
         self._schedules = getattr(objective, "schedules", ())
         self._shapes = _shapes(batch)
         state = [[p.detach() for p in self._parameters.values()], list(self._buffers.values())]
         self._state_leaves = tree_leaves(state)  # always these same tensors; the program writes the buffers back
         inputs, self._structure = tree_flatten((state, self._changing(batch, 0.0)))
-        device = next(pair.parameters()).device
-        self._program = compiled(self._step, inputs, lambda: self._eager_bound(batch), device)
+        num_held = len(self._state_leaves)
+        self._program = compiled(self._step, inputs, lambda: self._eager_bound(batch), self._device, num_held)
         fused = all(group.get("fused") for group in update.optimizer.param_groups)
         self._advance = self._fused_update() if fused and update.processes.size == 1 else None
         self._few = sum(p.numel() for p in self._parameters.values()) <= FEW
@@ -80,8 +81,11 @@ class CompiledStep:
 
     def _changing(self, batch: Batch, step: float) -> list[Any]:
         """What the program reads besides the state: schedules, the step, the batch."""
-        schedules = [torch.tensor(getattr(self._objective, name)(step)) for name in self._schedules]
+        schedules = [self._number(getattr(self._objective, name)(step)) for name in self._schedules]
         return [schedules, self._at.fill_(step), batch]
+
+    def _number(self, value: float) -> Tensor:
+        return torch.tensor(value, device=self._device)  # there, as a CUDA graph would keep what it once read elsewhere
 
     def _step(self, *leaves: Tensor) -> list[Tensor]:
         """What is compiled. Returns the mean bound with a sum that is finite if all is, and the gradients there are."""

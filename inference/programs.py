@@ -6,6 +6,7 @@ numbers are drawn by torch's own generators in the order in which the function d
 rounding alone.
 """
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -18,10 +19,13 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ppvae.batches import Batch
 from ppvae.inference import compiler
+from ppvae.inference.cuda_graph import captured
 from ppvae.inference.fast_math import FORMULAS
 from ppvae.inference.isolation import random_state, set_random_state
 from ppvae.inference.objectives import Objective
 from ppvae.pair import Pair
+
+logger = logging.getLogger("ppvae")
 
 AGREEMENT = 1e-3
 """How far a compiled value may be from the eager one, relatively: they sum in another order."""
@@ -63,12 +67,16 @@ def compiled(
     inputs: Sequence[Tensor],
     bound: Callable[[], Tensor],
     device: torch.device,
+    num_held: int = 0,
 ) -> Callable[..., list[Tensor]]:
     """`function` as a program for tensors like `inputs`, whose first result's first number is the bound.
 
     What Python decides while `function` is traced (a branch, a loop, an attribute that is no parameter or buffer) is
     fixed in the program; a branch on a tensor's value, or a shape that depends on it, cannot be traced. The program is
     run once, on copies, against `bound` with the same noise. Random generators are left as they were.
+
+    On a GPU, a program of which the first `num_held` inputs are the same tensors at each call becomes a CUDA graph, if
+    it can.
 
     Raises:
         CannotCompileError: `function` cannot be traced, there is no compiler, or the bounds differ.
@@ -81,6 +89,8 @@ def compiled(
             found = program(*[t.clone() for t in inputs])[0].flatten()[0].item()
         set_random_state(before, device)
         expected = bound().detach().flatten()[0].item()
+        if num_held and device.type == "cuda":
+            program = _as_graph(program, inputs, num_held, device)
     except CannotCompileError:
         raise
     except Exception as error:  # of any kind: users' code, the tracer, the compiler
@@ -93,6 +103,16 @@ def compiled(
             "Python that changes from call to call, or keep state outside parameters and buffers?"
         )
     return program
+
+
+def _as_graph(
+    program: Callable[..., list[Tensor]], inputs: Sequence[Tensor], num_held: int, device: torch.device
+) -> Callable[..., list[Tensor]]:
+    try:
+        return captured(program, inputs, num_held, device)
+    except Exception as reason:  # of any kind: what is in a program decides whether it can be recorded
+        logger.warning("the program is run kernel by kernel, not as a CUDA graph: %s", reason)
+        return program
 
 
 def _traced(function: Callable[..., list[Tensor]], inputs: Sequence[Tensor], device: torch.device) -> GraphModule:
