@@ -55,3 +55,22 @@ def bound(pair, batch, step=math.inf):
 
 quiet = functools.partial(fit, objective=bound, progress=False)
 X = torch.randn(50, generator=torch.Generator().manual_seed(1)) + 3
+
+
+class Busy(Pair):
+    """Batch norm and dropout: buffers that a step changes, and noise that is not a site's."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(4, 8, bias=False), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 4))
+        self.decoder = nn.Linear(2, 4)
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            loc, log_scale = self.encoder(x).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))

@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from small_pairs import Busy
 from torch import nn
 
 import ppvae
@@ -34,25 +35,6 @@ def assert_same(make, objective, caplog, **settings):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
     bounds = (torch.tensor(run.history["bound_per_step"]) for run in (a, b))
     torch.testing.assert_close(*bounds, rtol=1e-4, atol=1e-4)
-
-
-class Busy(Pair):
-    """Batch norm and dropout: buffers that a step changes, and noise that is not a site's."""
-
-    def __init__(self):
-        super().__init__()
-        self.encoder = nn.Sequential(nn.Linear(4, 8, bias=False), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 4))
-        self.decoder = nn.Linear(2, 4)
-
-    def model(self, x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
-            pyro.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x)
-
-    def guide(self, x):
-        with pyro.plate("data", len(x)):
-            loc, log_scale = self.encoder(x).chunk(2, -1)
-            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
 
 
 def test_buffers_dropout_schedules_and_a_transform(caplog):
