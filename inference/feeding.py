@@ -50,7 +50,7 @@ class Ahead:
         if self._next is None or not torch.equal(self._next[0], index):
             self._next = index, self._pool.submit(self._fetch, index)
         batch = self._next[1].result()
-        now = self._streams.current_stream()
+        now = self._streams.current_stream(self._device)
         now.wait_stream(self._stream)
         for t in tensors(batch).values():
             if t.is_cuda:
