@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ppvae.batches import Batch
 from ppvae.inference import compiler
-from ppvae.inference.cuda_graph import captured
+from ppvae.inference.cuda_graph import Program, captured
 from ppvae.inference.fast_math import FORMULAS
 from ppvae.inference.isolation import random_state, set_random_state
 from ppvae.inference.objectives import Objective
@@ -63,17 +63,17 @@ class Call(nn.Module):
 
 
 def compiled(
-    function: Callable[..., list[Tensor]],
+    function: Program,
     inputs: Sequence[Tensor],
     bound: Callable[[], Tensor],
     device: torch.device,
     num_held: int = 0,
-) -> Callable[..., list[Tensor]]:
+) -> Program:
     """`function` as a program for tensors like `inputs`, whose first result's first number is the bound.
 
     What Python decides while `function` is traced (a branch, a loop, an attribute that is no parameter or buffer) is
     fixed in the program; a branch on a tensor's value, or a shape that depends on it, cannot be traced. The program is
-    run once, on copies, against `bound` with the same noise. Random generators are left as they were.
+    run once, against `bound` with the same noise. Random generators and the inputs' contents are left as they were.
 
     On a GPU, a program of which the first `num_held` inputs are the same tensors at each call becomes a CUDA graph, if
     it can.
@@ -85,37 +85,53 @@ def compiled(
     try:
         program = compiler.program(partial(_traced, function, inputs, device), inputs, device)
         set_random_state(before, device)
-        with torch.no_grad():
-            found = program(*[t.clone() for t in inputs])[0].flatten()[0].item()
-        set_random_state(before, device)
         expected = bound().detach().flatten()[0].item()
-        if num_held and device.type == "cuda":
-            program = _as_graph(program, inputs, num_held, device)
+
+        def check(program: Program) -> None:
+            set_random_state(before, device)
+            check_bound(program, inputs, num_held, expected)
+
+        check(program)
+        return as_graph(program, inputs, num_held, device, check) if num_held and device.type == "cuda" else program
     except CannotCompileError:
         raise
     except Exception as error:  # of any kind: users' code, the tracer, the compiler
         raise CannotCompileError(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
     finally:
         set_random_state(before, device)
+
+
+@torch.no_grad()
+def check_bound(program: Program, inputs: Sequence[Tensor], num_held: int, expected: float) -> None:
+    """Holds the program to the expected bound; the inputs keep their contents."""
+    held = inputs[:num_held]
+    contents = [t.clone() for t in held]
+    try:
+        found = program(*held, *[t.clone() for t in inputs[num_held:]])[0].flatten()[0].item()
+    finally:
+        for t, content in zip(held, contents, strict=True):
+            t.copy_(content)
     if not abs(found - expected) <= AGREEMENT * (1 + abs(expected)):
         raise CannotCompileError(
             f"the compiled bound is {found}, the eager one {expected}: does the model or the guide decide something in "
             "Python that changes from call to call, or keep state outside parameters and buffers?"
         )
-    return program
 
 
-def _as_graph(
-    program: Callable[..., list[Tensor]], inputs: Sequence[Tensor], num_held: int, device: torch.device
-) -> Callable[..., list[Tensor]]:
+def as_graph(
+    program: Program, inputs: Sequence[Tensor], num_held: int, device: torch.device, check: Callable[[Program], None]
+) -> Program:
+    """`program` as a CUDA graph that passes the check, or itself, with a warning, where there is none."""
     try:
-        return captured(program, inputs, num_held, device)
+        graph = captured(program, inputs, num_held, device)
+        check(graph)
+        return graph
     except Exception as reason:  # of any kind: what is in a program decides whether it can be recorded
         logger.warning("the program is run kernel by kernel, not as a CUDA graph: %s", reason)
         return program
 
 
-def _traced(function: Callable[..., list[Tensor]], inputs: Sequence[Tensor], device: torch.device) -> GraphModule:
+def _traced(function: Program, inputs: Sequence[Tensor], device: torch.device) -> GraphModule:
     from torch.fx.experimental.proxy_tensor import make_fx
 
     with torch.enable_grad():
@@ -138,7 +154,7 @@ def _refuse_shapes_that_depend_on_values(graph: GraphModule) -> None:
             )
 
 
-def operations(function: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> Callable[..., list[Tensor]]:
+def operations(function: Program, inputs: Sequence[Tensor]) -> Program:
     """`function` as the tensor operations that it does to tensors like `inputs`, one by one: nothing is compiled."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
