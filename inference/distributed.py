@@ -4,6 +4,7 @@ Started by `torchrun`, each runs the same script and has the same data and, at e
 points of a batch, or of a measurement, are shared among them.
 """
 
+import atexit
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -79,9 +80,16 @@ def joined(distributed: bool | str, device: torch.device) -> Processes:
         return Processes()
     if dist.is_available() and not dist.is_initialized() and dist.is_torchelastic_launched():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        if device.type != "cuda":  # gloo's threads may abort a process that ends before they do
+            atexit.register(_leave)
     if distributed is True and not (dist.is_available() and dist.is_initialized()):
         raise ValueError(
             "distributed: found True without a process group, expected to be started by torchrun; "
             "run `torchrun --nproc-per-node=2 script.py`, or leave it out"
         )
     return processes()
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()

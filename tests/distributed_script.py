@@ -3,6 +3,7 @@
 Every process writes what it found to FOLDER/DEED.SIZE.RANK.pt; run without torchrun, it is the only one.
 """
 
+import atexit
 import contextlib
 import os
 import signal
@@ -183,6 +184,8 @@ def other_data(folder):
 
 if __name__ == "__main__":
     deed, folder = sys.argv[1], Path(sys.argv[2])
+    # the first to be registered is the last to be called
+    atexit.register(lambda: torch.save(torch.distributed.is_initialized(), folder / f"remains.{SIZE}.{RANK}.pt"))
     torch.set_num_threads(1)
     for name in deed.split(","):
         torch.save(globals()[name](folder), folder / f"{name}.{SIZE}.{RANK}.pt")

@@ -44,6 +44,8 @@ def test_training_and_measuring_together(size, tmp_path):
     alone_done, alone = launch(1, ["train", "measure"], tmp_path)
     assert alone_done.returncode == 0, alone_done.stderr
     assert all(len(of_ranks) == size for of_ranks in found.values())
+    # a group that is still there while Python ends may abort the process, by its threads
+    assert [torch.load(tmp_path / f"remains.{size}.{rank}.pt") for rank in range(size)] == [False] * size
 
     for mine in found["train"]:  # no noise: the same training, but for the order of sums, and the same bits everywhere
         assert_same(mine["state"], alone["train"][0]["state"], rtol=1e-4, atol=1e-5)
