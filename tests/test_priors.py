@@ -155,7 +155,8 @@ def test_a_vamp_prior_shares_the_guides_network_and_does_not_hold_it(tmp_path):
 def test_a_learnt_prior_comes_close_to_clusters(make):
     """Data that are the latents and little noise: the best ELBO is the log density of their two clusters.
 
-    Measured were 0.2 nats below it at most; log p(x) under a standard normal prior is 3 nats below.
+    Measured were 0.08 to 0.19 nats below it, of 16 seeds each (with a learning rate that does not fall the flow's last
+    step may be a bad one: 0.1 to 0.3, once 6); log p(x) under a standard normal prior is 3 nats below.
     """
     truth = torch.distributions.Normal(torch.tensor([[-2.0, 0.0], [2.0, 1.0]]), 0.3)
     x = truth.sample((200,)).flatten(end_dim=1)
@@ -164,7 +165,7 @@ def test_a_learnt_prior_comes_close_to_clusters(make):
     vae = VAE(make(2), Gaussian(nn.Identity(), sigma=0.1), DiagonalNormal(nn.Linear(2, 4)))
     vae.posterior.network.weight.data[:2] = torch.eye(2)
     vae.posterior.network.bias.data = torch.tensor([0.0, 0.0, -2.2, -2.2])
-    ppvae.fit(vae, x, steps=400, lr=0.01, batch_size=200, progress=False)
+    ppvae.fit(vae, x, steps=400, lr=0.01, schedule=lambda done: 1 - done, batch_size=200, progress=False)
     assert normal < best - 2.5
     assert ppvae.elbo(vae, x, seed=0, progress=False).mean().estimate > best - 0.3
 
