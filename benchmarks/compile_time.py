@@ -25,7 +25,7 @@ import ppvae
 from ppvae.batches import num_rows
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-from zoo import ZOO
+from support.zoo import ZOO
 
 LONG = 10
 """Seconds that small models should not exceed."""

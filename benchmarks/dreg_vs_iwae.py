@@ -1,8 +1,8 @@
-"""Does a better gradient train a better model? IWAE-50 against its doubly reparameterised gradient, on MNIST.
+"""Does a better gradient train a better model? IWAE-50 against its doubly reparameterized gradient, on MNIST.
 
     PPVAE_DATA=... python benchmarks/dreg_vs_iwae.py
 
-784-200-200-50, tanh, dynamic binarisation, K = 50, batch 20, Adam 1e-3 decayed linearly to 1e-4; the same start, digits
+784-200-200-50, tanh, dynamic binarization, K = 50, batch 20, Adam 1e-3 decayed linearly to 1e-4; the same start, digits
 and noise for both gradients, at each of the seeds. Prints log p(x) by IWAE-5000 on the first 1000 test digits, and the
 paired difference with its standard error, over digits and over seeds.
 """
@@ -29,7 +29,7 @@ def main() -> None:
     differences = []
     for seed in range(args.seeds):
         found = {}
-        for gradient in ("reparameterised", "dreg"):
+        for gradient in ("reparameterized", "dreg"):
             torch.manual_seed(seed)
             pair = VAE.mlp(784, 50, hidden=[200, 200]).init_from(data)
             run = ppvae.fit(
@@ -54,10 +54,10 @@ def main() -> None:
                 f"{run.seconds:.0f} s",
                 flush=True,
             )
-        difference = found["dreg"].estimate - found["reparameterised"].estimate
+        difference = found["dreg"].estimate - found["reparameterized"].estimate
         differences.append(difference.mean().item())
         print(
-            f"seed {seed} dreg - reparameterised {differences[-1]:+.3f} +- {difference.std() / len(test) ** 0.5:.3f} "
+            f"seed {seed} dreg - reparameterized {differences[-1]:+.3f} +- {difference.std() / len(test) ** 0.5:.3f} "
             "nats (over digits)",
             flush=True,
         )

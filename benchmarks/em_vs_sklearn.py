@@ -19,7 +19,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as SklearnMixture
 
-from ppvae.inference.em import fit_em
+from ppvae.inference.training.em import fit_em
 from ppvae.models import GaussianMixture
 
 SKLEARN_NAMES = {"full": "full", "tied": "tied", "diagonal": "diag", "spherical": "spherical"}

@@ -22,9 +22,9 @@ from machine import in_new_process, machine
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
-from ppvae.inference import streamed
-from ppvae.inference.chunks import evaluating, over_data
-from ppvae.inference.repeated import COMPILE_AFTER, Repeated
+from ppvae.inference.compiling.repeated import COMPILE_AFTER, Repeated
+from ppvae.inference.evidence import streamed
+from ppvae.inference.runtime.chunks import evaluating, over_data
 from ppvae.models import VAE
 
 NUM_PARTICLES = 5000

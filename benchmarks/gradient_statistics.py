@@ -1,4 +1,4 @@
-"""What the microscope costs: gradients and their statistics against as many training steps without the optimiser.
+"""What the microscope costs: gradients and their statistics against as many training steps without the optimizer.
 
     PPVAE_DATA=... python benchmarks/gradient_statistics.py
 
@@ -16,9 +16,9 @@ import torch
 from tqdm import tqdm
 
 import ppvae
-from ppvae.inference.isolation import denormals_flushed
-from ppvae.inference.programs import compiled_gradient
-from ppvae.inference.repeated_gradients import RepeatedGradients
+from ppvae.inference.compiling.programs import compiled_gradient
+from ppvae.inference.diagnostics.repeated_gradients import RepeatedGradients
+from ppvae.inference.runtime.isolation import denormals_flushed
 
 
 def main() -> None:
@@ -62,7 +62,7 @@ def main() -> None:
         pairs = [(steps(step), microscope(compile)) for _ in range(args.blocks)]
         without, with_statistics = (statistics.median(taken) for taken in zip(*pairs, strict=True))
         print(
-            f"{name:<10}{args.repeats} steps without optimiser {without:6.2f} s, with statistics "
+            f"{name:<10}{args.repeats} steps without optimizer {without:6.2f} s, with statistics "
             f"{with_statistics:6.2f} s, ratio {with_statistics / without:.2f}",
             flush=True,
         )

@@ -20,8 +20,8 @@ import torch
 from machine import in_new_process, machine
 
 import ppvae
-from ppvae.inference.compiled_step import CompiledStep
-from ppvae.inference.update import Update
+from ppvae.inference.training.compiled_step import CompiledStep
+from ppvae.inference.training.update import Update
 from ppvae.models import VAE
 
 BASE = {"K": 8, "N": 64, "D": 256, "layers": 2}

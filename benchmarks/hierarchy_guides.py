@@ -2,13 +2,13 @@
 
     PPVAE_DATA=... python benchmarks/hierarchy_guides.py [--small] [--seed 1]
 
-784-200-200-64-200-200-32, batch normalisation and SiLU, dynamic binarisation, Adam 3e-3 decayed linearly to 3e-5, batch
+784-200-200-64-200-200-32, batch normalization and SiLU, dynamic binarization, Adam 3e-3 decayed linearly to 3e-5, batch
 128, equal epochs, the KL warming up over half of them. Widths of the guides are chosen so that all pairs have as many
 parameters, to 1%.
 Prints for each guide the ledger of its gap, how much of the ELBO's variance is left when the KL is taken in closed
 form, before and after training, what each layer pays, and log p(x) on more digits, beside the independent guide's; then
-what layers pay under other guides trained on the *model* that was learnt with the independent one, which is frozen: how
-much of its gap a guide over dependent layers closes, and in which layer.
+what layers pay under other guides trained on the frozen *model* that was learned with the independent one: how much
+of its gap a guide over dependent layers closes, and in which layer.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from machine import machine
 import ppvae
 from ppvae.inference import Evidence
 from ppvae.models import MarkovHVAE
-from ppvae.models.hierarchical_posteriors import hierarchical_posterior
+from ppvae.models.hierarchies.hierarchical_posteriors import hierarchical_posterior
 
 NUM_LATENTS, HIDDEN, GUIDES = [64, 32], [200, 200], ("independent", "bottom_up", "ladder", "residual")
 LAYERS = {"activation": torch.nn.SiLU, "batch_norm": True}

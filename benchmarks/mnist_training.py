@@ -2,7 +2,7 @@
 
     PPVAE_DATA=... python benchmarks/mnist_training.py
 
-784-200-200-50, tanh, ELBO with analytic KL, dynamic binarisation, batch 100, Adam 1e-3 decayed linearly to 1e-4, all
+784-200-200-50, tanh, ELBO with analytic KL, dynamic binarization, batch 100, Adam 1e-3 decayed linearly to 1e-4, all
 60,000 training digits. The same initial networks; compiling is counted. Prints the wall time of both, the negative log
 likelihood (IWAE) of 1000 test digits after each, and where the time of `fit` goes.
 """
@@ -23,9 +23,9 @@ from torch import Tensor
 
 import ppvae
 from ppvae.models import VAE
-from ppvae.models.conditionals import DiagonalNormal
-from ppvae.models.likelihoods import Bernoulli
-from ppvae.models.priors import StandardNormal
+from ppvae.models.parts.conditionals import DiagonalNormal
+from ppvae.models.parts.likelihoods import Bernoulli
+from ppvae.models.parts.priors import StandardNormal
 
 LOAD, LR, LAST_LR = LOADS[0], 1e-3, 1e-4
 
@@ -70,14 +70,14 @@ def by_hand(data: Tensor, epochs: int) -> VAE:
 
 
 def parts_of_a_step(data: Tensor, transform: Callable[[Tensor], Tensor], total: float) -> dict[str, float]:
-    """Milliseconds: of the program, of selecting and binarising its batch, and the rest."""
+    """Milliseconds: of the program, of selecting and binarizing its batch, and the rest."""
     pyro.enable_validation(False)
     torch.set_flush_denormal(True)
     index = torch.randperm(len(data))[: LOAD.batch]
     batch = data[index]
     parts = {
         "selecting the batch": lambda: data.index_select(0, index),
-        "binarising it": lambda: transform(batch),
+        "binarizing it": lambda: transform(batch),
         "the compiled step": ppvae_step(LOAD, True),
     }
     found = {}

@@ -1,4 +1,4 @@
-"""The reference training: a 784-200-200-50 VAE on dynamically binarised MNIST, 100 epochs, and its evidence.
+"""The reference training: a 784-200-200-50 VAE on dynamically binarized MNIST, 100 epochs, and its evidence.
 
     PPVAE_DATA=... python benchmarks/mnist_vae.py
 

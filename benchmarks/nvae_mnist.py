@@ -1,13 +1,13 @@
-"""A deep convolutional hierarchy (NVAE) on dynamically binarised MNIST: training, and its evidence.
+"""A deep convolutional hierarchy (NVAE) on dynamically binarized MNIST: training, and its evidence.
 
     PPVAE_DATA=... python benchmarks/nvae_mnist.py --device cuda      # as published: many GPU hours
     PPVAE_DATA=... python benchmarks/nvae_mnist.py --small            # two CPU cores, ten minutes
 
 The settings are those of Vahdat & Kautz 2020 (arXiv:2007.03898) where both have them: 15 groups of 20 channels at two
 scales, 400 epochs of all 60,000 training digits in batches of 200, Adamax at 0.01 with cosine decay, KL warm-up over
-the first 30 % of steps with balancing, spectral regularisation of 0.01. Here the scales are 14x14 and 7x7, there digits
+the first 30 % of steps with balancing, spectral regularization of 0.01. Here the scales are 14x14 and 7x7, there digits
 are padded to 32x32 and the scales are 8x8 and 4x4. They report 78.01 nats. Prints parameters, time, memory, -ELBO and
-NLL on held-out digits, binarised once.
+NLL on held-out digits, binarized once.
 """
 
 import argparse

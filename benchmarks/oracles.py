@@ -20,7 +20,7 @@ from torch.distributions import Categorical, Normal
 
 import ppvae
 from ppvae import CIWAE, CUBO, ELBO, IWAE, JVI, MIWAE, PIWAE, RWS, SUMO, TVO, VIMCO, EnumeratedELBO, Renyi, VRMax
-from ppvae.inference.programs import flat_gradient
+from ppvae.inference.compiling.programs import flat_gradient
 
 DRAWS, REPEATS = 50_000, 1500
 
@@ -126,9 +126,9 @@ def gradients() -> None:
     def elbo(log_w: Tensor) -> Tensor:
         return log_w.mean(0)
 
-    for gradient in ("reparameterised", "stl", "score"):
+    for gradient in ("reparameterized", "stl", "score"):
         check(Continuous(), ELBO(2, gradient=gradient), elbo)
-    for gradient in ("reparameterised", "dreg", "score"):
+    for gradient in ("reparameterized", "dreg", "score"):
         check(Continuous(), IWAE(2, gradient), IWAE().bound)
     check(Continuous(), IWAE(2, "stl"), IWAE().bound, "biased for K > 1")
     for objective in (MIWAE(2, "dreg", num_groups=1), CIWAE(2, "dreg", beta=0.3), Renyi(2, alpha=0.5), VRMax(2)):
@@ -167,7 +167,7 @@ def rates() -> None:
     toy = GaussianToy()
     groups = {"mu (model)": ["mu"], "b (guide)": ["b"]}
     for gradient, K, points, repeats, claims in (
-        ("reparameterised", [4, 16, 64, 256], 200, 800, {"mu (model)": 0.5, "b (guide)": -0.5}),
+        ("reparameterized", [4, 16, 64, 256], 200, 800, {"mu (model)": 0.5, "b (guide)": -0.5}),
         ("dreg", [32, 64, 128, 256], 20, 300, {"b (guide)": 0.5}),
     ):
         ds = ppvae.gradient_statistics(
@@ -175,9 +175,9 @@ def rates() -> None:
         ).isel(objective=0)
         for group, claim in claims.items():
             snr, error = (ds[name].sel(group=group).values for name in ("snr", "snr_std_error"))
-            centred = np.log(K) - np.log(K).mean()
-            slope = (centred * np.log(snr)).sum() / (centred**2).sum()
-            std_error = (centred**2 * (error / snr) ** 2).sum() ** 0.5 / (centred**2).sum()
+            centered = np.log(K) - np.log(K).mean()
+            slope = (centered * np.log(snr)).sum() / (centered**2).sum()
+            std_error = (centered**2 * (error / snr) ** 2).sum() ** 0.5 / (centered**2).sum()
             print(
                 f"| IWAE {gradient}, {group} | {claim:+.1f} | {slope:+.3f} | {std_error:.3f} | K = {K[0]} to {K[-1]} |"
             )

@@ -3,9 +3,9 @@
     python benchmarks/priors_and_posteriors.py
 
 Handwritten digits, 8 x 8: VAEs 64-100-10, tanh, ELBO of two particles, batch 100, Adam 2e-3 decayed linearly to zero
-over 200 epochs. First binarised digits: each prior with a diagonal posterior, each posterior with a normal prior, and
+over 200 epochs. First binarized digits: each prior with a diagonal posterior, each posterior with a normal prior, and
 one pair of both kinds. Then the 17 gray levels themselves under three likelihoods; the Gaussian's density is of
-dequantised digits, and its bits are a bound. Differences are paired, over the same held-out digits.
+dequantized digits, and its bits are a bound. Differences are paired, over the same held-out digits.
 """
 
 import argparse

@@ -22,8 +22,8 @@ from loads import LOADS, HierarchyLoad, MixtureLoad, VAELoad
 from machine import machine
 
 import ppvae
-from ppvae.inference.compiled_step import CompiledStep
-from ppvae.inference.update import Update
+from ppvae.inference.training.compiled_step import CompiledStep
+from ppvae.inference.training.update import Update
 
 Load = VAELoad | MixtureLoad | HierarchyLoad
 

@@ -2,7 +2,7 @@
 
     PPVAE_DATA=... python benchmarks/two_sided_evidence.py
 
-Trains on dynamically binarised digits, then prints: for digits simulated from the model, the lower bound of annealed
+Trains on dynamically binarized digits, then prints: for digits simulated from the model, the lower bound of annealed
 importance sampling and the upper one of its reverse (BDMC); for test digits, AIS from the encoder and from the prior
 against IWAE-5000. With standard errors over digits, Monte Carlo errors and seconds.
 """
@@ -13,7 +13,7 @@ import time
 import torch
 
 import ppvae
-from ppvae.inference.records import Measurement
+from ppvae.inference.runtime.records import Measurement
 from ppvae.models import VAE
 
 

@@ -17,7 +17,7 @@ import torch
 from matplotlib.axes import Axes
 
 import ppvae
-from ppvae.inference.ascent import Ascent
+from ppvae.inference.ledger.ascent import Ascent
 from ppvae.models import DiffusionVAE, MarkovHVAE, MLPDenoiser, sample_ddim
 
 EFFORT = ppvae.Effort("auto", 1000, (ppvae.AIS(num_temperatures=50),), 100, Ascent(max_steps=200), 0, False)

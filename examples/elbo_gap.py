@@ -1,7 +1,7 @@
 """Why is my ELBO low? The ledger of one VAE's gap under three guides: diagonal, full covariance, and a flow.
 
 Each pair is trained on handwritten digits, and measured on held-out ones: log p(x), the ELBO, and what stands between
-them, by experiment - the guide's family, its amortisation, its training. Prints the three ledgers side by side and
+them, by experiment - the guide's family, its amortization, its training. Prints the three ledgers side by side and
 what follows from each; writes the figure, and the reports (`ppvae.GapReport.load` reads them).
 """
 
@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 import ppvae
-from ppvae.inference.ascent import Ascent
+from ppvae.inference.ledger.ascent import Ascent
 from ppvae.models import VAE
 
 GUIDES = {"diagonal": "diagonal", "full covariance": "full", "flow": "flow"}
@@ -25,8 +25,8 @@ STEPS = {
     "correlation_gap": "family: correlation",
     "shape_gap": "family: shape",
     "remaining_gap": "family: beyond a flow",
-    "capacity_gap": "amortisation: capacity",
-    "training_gap": "amortisation: training",
+    "capacity_gap": "amortization: capacity",
+    "training_gap": "amortization: training",
 }
 
 
@@ -91,8 +91,8 @@ def draw(reports: dict[str, ppvae.GapReport], path: Path) -> None:
         reached, lines = 0.0, report.lines()
         for number, (name, label) in enumerate(STEPS.items()):
             mean = lines[name].mean()
-            colour = plt.get_cmap("tab20c")(number if number < 3 else number + 1)
-            left.barh(row, mean.estimate, left=reached, color=colour, label=label if row == 0 else None, height=0.6)
+            color = plt.get_cmap("tab20c")(number if number < 3 else number + 1)
+            left.barh(row, mean.estimate, left=reached, color=color, label=label if row == 0 else None, height=0.6)
             reached += mean.estimate
         gap = report.mean()
         left.errorbar(gap.estimate, row, xerr=gap.std_error, color="black", capsize=3)

@@ -1,7 +1,7 @@
 """Flows beside a mixture and a VAE: exact densities, and what a latent variable's guide costs instead.
 
 On 2-D points (the default, moons) NICE, RealNVP, a residual and a continuous flow are trained; on images (`--data
-digits` or `mnist`) RealNVP on the pixels as a vector, and Glow, dequantised uniformly and by learnt noise. Prints for
+digits` or `mnist`) RealNVP on the pixels as a vector, and Glow, dequantized uniformly and by learned noise. Prints for
 each pair the held-out log p(x), the ELBO and the gap between them, in nats, and writes the table and one figure.
 """
 
@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 import ppvae
-from ppvae import plots
 from ppvae.datasets import bits_per_dim, load
 from ppvae.models import (
     NICE,
@@ -33,6 +32,7 @@ from ppvae.models import (
     RealNVP,
     ResidualFlow,
 )
+from ppvae.views import plots
 
 LEVELS = {"digits": 17, "mnist": 256}
 
@@ -43,7 +43,7 @@ class Problem:
 
     Attributes:
         share: of the steps of training, where these take longer.
-        log_cell: what is to be added to a log density of dequantised gray levels for that of their probability, nats.
+        log_cell: what is to be added to a log density of dequantized gray levels for that of their probability, nats.
     """
 
     pair: ppvae.Pair
@@ -119,7 +119,7 @@ def of_images(name: str, num: int) -> dict[str, Problem]:
         "VAE": Problem(VAE.mlp(D, 16, [200], "heteroscedastic").init_from(flat.train), *density),
         "RealNVP": Problem(Dequantized(RealNVP(D, hidden=[128, 128]), levels), *vectors),
         "Glow": Problem(Dequantized(Glow(shape), levels).init_from(gray.train[:500]), *images),
-        "Glow, learnt noise": Problem(Dequantized(Glow(shape), levels, noise).init_from(gray.train[:500]), *images),
+        "Glow, learned noise": Problem(Dequantized(Glow(shape), levels, noise).init_from(gray.train[:500]), *images),
     }
 
 

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 import ppvae
-from ppvae import plots
 from ppvae.models import VAE, GaussianMixture, LinearVAE, MarkovHVAE
+from ppvae.views import plots
 
-LEVELS = {"digits": 17, "mnist": 256}  # gray levels of the images, dequantised to densities on [0, 1]
+LEVELS = {"digits": 17, "mnist": 256}  # gray levels of the images, dequantized to densities on [0, 1]
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Trainer:
 
     @property
     def train(self) -> torch.Tensor:
-        """Training data as densities see them: gray levels dequantised once, always alike."""
+        """Training data as densities see them: gray levels dequantized once, always alike."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             return self.data.transform(self.data.train) if self.data.transform else self.data.train
@@ -165,7 +165,7 @@ class Trainer:
         return pair, self.by_svi(pair.init_from(self.train), ppvae.ELBO(), lr=3e-3)
 
     def by_svi(self, pair: ppvae.Pair, objective: ppvae.Objective, lr: float) -> np.ndarray:
-        """Trains a pair on gray levels dequantised afresh in each minibatch, and keeps the best on validation data."""
+        """Trains a pair on gray levels dequantized afresh in each minibatch, and keeps the best on validation data."""
         run = ppvae.fit(
             pair,
             self.data.train.to(dtype_of(pair)),
@@ -211,7 +211,7 @@ def report(results: dict[str, Result], x: torch.Tensor, num_features: int, level
 def closed_form(pair: ppvae.Pair, x: torch.Tensor) -> float:
     """The mean gap where the pair knows its own exactly."""
     with torch.no_grad():
-        return pair.gap(x.to(next(pair.parameters()))).mean().item()
+        return pair.exact_gap(x.to(next(pair.parameters()))).mean().item()
 
 
 def draw(results: dict[str, Result], data: ppvae.datasets.Dataset, path: Path) -> None:

@@ -148,10 +148,10 @@ def by_layers(ax: Axes, results: dict[tuple[int, str], Result]) -> None:
         own = {n: result for (n, name), result in results.items() if name == guide or n == 1}
         evidence = [result.evidence.mean() for result in own.values()]
         elbo = [result.terms.elbo.mean() for result in own.values()]
-        at, colour = np.arange(len(own)) + 0.06 * (number - 1.5), f"C{number}"
+        at, color = np.arange(len(own)) + 0.06 * (number - 1.5), f"C{number}"
         errors = [mean.monte_carlo_error for mean in evidence]
-        ax.errorbar(at, [mean.estimate for mean in evidence], yerr=errors, fmt="o-", color=colour, label=label)
-        ax.plot(at, [mean.estimate for mean in elbo], "o--", color=colour, mfc="white")
+        ax.errorbar(at, [mean.estimate for mean in evidence], yerr=errors, fmt="o-", color=color, label=label)
+        ax.plot(at, [mean.estimate for mean in elbo], "o--", color=color, mfc="white")
     ax.plot([], [], "o-", color="gray", label="log p(x)")
     ax.plot([], [], "o--", color="gray", mfc="white", label="ELBO")
     ax.set_xticks(range(len(own)), [str(n) for n in own])
@@ -169,8 +169,8 @@ def by_site(ax: Axes, results: dict[tuple[int, str], Result]) -> None:
         for name, usage in sorted(result.terms.latents.items()):
             nats = usage.kl.mean().estimate
             side = 1 if nats >= 0 else -1
-            colour = plt.get_cmap("viridis")((int(name[1:]) - 1) / (max(LAYERS) - 1))
-            ax.bar(column, nats, bottom=reached[side], color=colour, width=0.8)
+            color = plt.get_cmap("viridis")((int(name[1:]) - 1) / (max(LAYERS) - 1))
+            ax.bar(column, nats, bottom=reached[side], color=color, width=0.8)
             reached[side] += nats
         labels.append(f"{num_layers} {GUIDES[guide]}")
     for layer in range(1, max(n for n, _ in results) + 1):

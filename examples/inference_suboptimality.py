@@ -1,9 +1,9 @@
-"""Inference suboptimality in variational autoencoders: is it the guide's family, or its amortisation?
+"""Inference suboptimality in variational autoencoders: is it the guide's family, or its amortization?
 
 The question of Cremer, Li and Duvenaud 2018 (arXiv:1801.03558), asked of MNIST with ppvae's ledger: a VAE with a
 diagonal Gaussian guide, the same with a larger encoder, and the same with a flow guide. Their findings, which the table
-lets one check: most of the gap is often amortisation rather than the family; the generator adapts to the family it was
-trained with; what makes a family richer also helps to amortise. Every line is measured here, with standard errors, and
+lets one check: most of the gap is often amortization rather than the family; the generator adapts to the family it was
+trained with; what makes a family richer also helps to amortize. Every line is measured here, with standard errors, and
 the evidence by annealed importance sampling.
 
 MNIST is looked for in the folder that PPVAE_DATA names, and in a cache, and else downloaded.
@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 
 import ppvae
-from ppvae.inference.ascent import Ascent
+from ppvae.inference.ledger.ascent import Ascent
 from ppvae.models import VAE, Bernoulli, CouplingFlow, DiagonalNormal, StandardNormal
 from ppvae.networks import mlp
 
@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def decay(done: float) -> float:
-    """The learning rate's factor: an encoder that still jitters costs a nat and a half of amortisation."""
+    """The learning rate's factor: an encoder that still jitters costs a nat and a half of amortization."""
     return 1 - 0.95 * done
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pyro
 from torch import Tensor, nn
 
-from ppvae.models.likelihoods import Likelihood
+from ppvae.models.parts.likelihoods import Likelihood
 from ppvae.pair import Pair
 
 

@@ -1,4 +1,4 @@
-"""The variational autoencoder: a prior, a likelihood and an amortised posterior."""
+"""The variational autoencoder: a prior, a likelihood and an amortized posterior."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.mode import mode
-from ppvae.models.conditionals import DiagonalNormal, FullNormal, LowRankNormal, NormalMixture
-from ppvae.models.flow_posteriors import CouplingFlow, InverseAutoregressiveFlow, SplineFlow
-from ppvae.models.likelihoods import Likelihood, image_likelihood, mlp_likelihood
-from ppvae.models.priors import VampPrior, prior_of
+from ppvae.models.parts.conditionals import DiagonalNormal, FullNormal, LowRankNormal, NormalMixture
+from ppvae.models.parts.flow_posteriors import CouplingFlow, InverseAutoregressiveFlow, SplineFlow
+from ppvae.models.parts.likelihoods import Likelihood, image_likelihood, mlp_likelihood
+from ppvae.models.parts.priors import VampPrior, prior_of
 from ppvae.networks import convolutional_decoder, convolutional_encoder, mlp
 from ppvae.pair import Pair
 
@@ -59,7 +59,7 @@ class VAE(Pair):
             num_features: size of x.
             num_latents: size of z.
             hidden: sizes of the encoder's hidden layers; the decoder's are the same, reversed.
-            likelihood: "bernoulli", "gaussian" (one learnt sigma), "heteroscedastic" (sigma(z), a network), or, for
+            likelihood: "bernoulli", "gaussian" (one learned sigma), "heteroscedastic" (sigma(z), a network), or, for
                 gray levels, "logistic_mixture" or "categorical".
             posterior: "diagonal", "low-rank" or "full" covariance, "mixture" (of Gaussians), "flow" (of affine
                 couplings), "spline" (couplings of splines) or "iaf" (inverse autoregressive flow).
@@ -95,7 +95,7 @@ class VAE(Pair):
             shape: `(C, H, W)`.
             num_latents: size of z.
             channels: of the encoder's convolutions; the decoder's are the same, reversed.
-            likelihood: "bernoulli", "gaussian" (one learnt sigma), or, for gray levels, "logistic_mixture" or
+            likelihood: "bernoulli", "gaussian" (one learned sigma), or, for gray levels, "logistic_mixture" or
                 "categorical".
             posterior: "diagonal", "low-rank" or "full" covariance, "mixture" (of Gaussians), "flow" (of affine
                 couplings), "spline" (couplings of splines) or "iaf" (inverse autoregressive flow).
@@ -125,7 +125,7 @@ class VAE(Pair):
             pyro.sample("z", self.posterior(x))
 
     def init_from(self, x: Tensor) -> "VAE":
-        """Starts at the data: the likelihood's output bias at the mean of x, a learnt sigma at its spread, and a
+        """Starts at the data: the likelihood's output bias at the mean of x, a learned sigma at its spread, and a
         VampPrior's pseudo-inputs at some of them."""
         self.likelihood.init_from(x)
         if isinstance(self.prior, VampPrior):

@@ -1,107 +1,25 @@
 """ppvae: model/guide pairs on Pyro, and the measure of their posterior gap in nats."""
 
-from ppvae import datasets, models, networks, pictures, plots
-from ppvae._version import __version__
-from ppvae.arviz_export import to_arviz
-from ppvae.inference import (
-    AIS,
-    CIWAE,
-    CUBO,
-    ELBO,
-    IWAE,
-    JVI,
-    MIWAE,
-    PIWAE,
-    RWS,
-    SUMO,
-    TVO,
-    VIMCO,
-    CheckpointError,
-    Effort,
-    ElboTerms,
-    EnumeratedELBO,
-    Evidence,
-    EvidenceUndefined,
-    Fit,
-    GapReport,
-    GumbelSoftmaxELBO,
-    LinearWarmup,
-    Measurement,
-    NonFiniteError,
-    Objective,
-    Renyi,
-    Sandwich,
-    SingleTermELBO,
-    VRMax,
-    bound_curve,
-    calibration,
-    compare,
-    elbo,
-    elbo_terms,
-    fit,
-    fit_em,
-    fit_streaming_em,
-    gap,
-    gradient_statistics,
-    load,
-    log_evidence,
-    save,
-)
-from ppvae.pair import Pair
-from ppvae.refusals import ContractError
-from ppvae.weights import Weights
+from typing import Any
 
-__all__ = [
-    "AIS",
-    "CIWAE",
-    "CUBO",
-    "ELBO",
-    "IWAE",
-    "JVI",
-    "MIWAE",
-    "PIWAE",
-    "RWS",
-    "SUMO",
-    "TVO",
-    "VIMCO",
-    "CheckpointError",
-    "ContractError",
-    "Effort",
-    "ElboTerms",
-    "EnumeratedELBO",
-    "Evidence",
-    "EvidenceUndefined",
-    "Fit",
-    "GapReport",
-    "GumbelSoftmaxELBO",
-    "LinearWarmup",
-    "Measurement",
-    "NonFiniteError",
-    "Objective",
-    "Pair",
-    "Renyi",
-    "Sandwich",
-    "SingleTermELBO",
-    "VRMax",
-    "Weights",
-    "__version__",
-    "bound_curve",
-    "calibration",
-    "compare",
-    "datasets",
-    "elbo",
-    "elbo_terms",
-    "fit",
-    "fit_em",
-    "fit_streaming_em",
-    "gap",
-    "gradient_statistics",
-    "load",
-    "log_evidence",
-    "models",
-    "networks",
-    "pictures",
-    "plots",
-    "save",
-    "to_arviz",
-]
+import lazy_loader
+
+from ppvae import presentation as _presentation
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def _ledger_plot(report: Any) -> Any:
+    from ppvae.views.plots import ledger  # here, as matplotlib takes a second that `import ppvae` need not wait
+
+    return ledger(report)
+
+
+def _ledger_to_arviz(report: Any) -> Any:
+    from ppvae.views.arviz_export import ledger_to_arviz
+
+    return ledger_to_arviz(report)
+
+
+_presentation.register("ledger plot", _ledger_plot)
+_presentation.register("ledger to ArviZ", _ledger_to_arviz)

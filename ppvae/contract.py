@@ -8,7 +8,6 @@ import re
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from pyro import poutine
@@ -19,17 +18,16 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ppvae.batches import Batch, call, num_rows, rows
+from ppvae.internals import enumeration_dim
+from ppvae.model_and_guide import ModelAndGuide
 from ppvae.refusals import ContractError
 from ppvae.tracing import PARTICLES, Joint, run, sample_sites, trace_pair
-
-if TYPE_CHECKING:
-    from ppvae.pair import Pair
 
 MAX_ROWS = 7
 
 
 @torch.no_grad()
-def check(pair: "Pair", batch: Batch) -> None:
+def check(pair: ModelAndGuide, batch: Batch) -> None:
     """Runs a pair on a few rows of `batch` and raises `ContractError` at the first breach.
 
     Two batch sizes are tried, each with another number of particles, so that no event dimension can pass for the
@@ -47,7 +45,7 @@ def run_alone(role: str, function: Callable, batch: Batch) -> Trace:
     return tracer.trace
 
 
-def _check_rows(pair: "Pair", batch: Batch, num_particles: int) -> None:
+def _check_rows(pair: ModelAndGuide, batch: Batch, num_particles: int) -> None:
     traces = {}
     for role, function in (("guide", pair.guide), ("model", pair.model)):
         _check_plates(role, run_alone(role, function, batch), num_rows(batch))
@@ -156,7 +154,7 @@ def check_shapes(joint: Joint) -> None:
     enumerated: set[int] = set()
     for role, trace in (("guide", joint.guide), ("model", joint.model)):
         sites = sample_sites(trace)
-        enumerated |= {site["infer"]["_enumerate_dim"] for site in sites.values() if "_enumerate_dim" in site["infer"]}
+        enumerated |= {dim for site in sites.values() if (dim := enumeration_dim(site)) is not None}
         for name, site in sites.items():
             if role == "model" and name in joint.guide.nodes:
                 _check_event_shapes(name, joint.guide, joint.model)
@@ -224,7 +222,7 @@ def _check_values(joint: Joint) -> None:
             except ValueError as error:
                 raise ContractError(
                     f"{role} site '{name}': found a value that {type(fn).__name__} refuses ({error}), expected one "
-                    f"inside its support, {fn.support}; rescale or binarise the data, or choose another distribution"
+                    f"inside its support, {fn.support}; rescale or binarize the data, or choose another distribution"
                 ) from error
 
 

@@ -1,4 +1,4 @@
-"""Small standard data sets, their binarisation and dequantisation, and bits per dimension."""
+"""Small standard data sets, their binarization and dequantization, and bits per dimension."""
 
 import gzip
 import hashlib
@@ -80,7 +80,7 @@ def load(
     | "moons"    | (2,)     | 3000 / 1000 / 1000        | two half circles, noise 0.1                  |
     | "pinwheel" | (2,)     | 3000 / 1000 / 1000        | five bent arms within about [-4, 4]          |
 
-    Binarising draws `b ~ Bernoulli(x)` for every gray value x. Validation and test are drawn once, and are
+    Binarizing draws `b ~ Bernoulli(x)` for every gray value x. Validation and test are drawn once, and are
     the same for "dynamic" and "static". With "static" train is drawn once too; with "dynamic" it stays gray and
     `transform` draws each minibatch anew. `dequantize=True` does as "dynamic" does, with the function
     `dequantize` for the draw.
@@ -89,13 +89,13 @@ def load(
     (`$XDG_CACHE_HOME/ppvae/mnist` or `~/.cache/ppvae/mnist`), plain or with `.gz`; if it is in none of them it is
     downloaded to the cache. Its validation set is the last 10000 of the 60000 training images.
 
-    When it is wrong: static binarisation has the distribution, but not the draws, of the file that Larochelle
+    When it is wrong: static binarization has the distribution, but not the draws, of the file that Larochelle
     and Murray (2011) published, so results on the two are not the same number. Training on the gray `train`
     without its `transform` fits something else than what validation and test hold.
 
     References: Alpaydin and Kaynak 1998 (digits); LeCun et al. 1998 (MNIST); Johnson et al. 2016,
-    arXiv:1603.06277 (pinwheel); Salakhutdinov and Murray 2008 (static binarisation); Burda et al. 2016,
-    arXiv:1509.00519 (dynamic binarisation).
+    arXiv:1603.06277 (pinwheel); Salakhutdinov and Murray 2008 (static binarization); Burda et al. 2016,
+    arXiv:1509.00519 (dynamic binarization).
 
     Args:
         name: a name from the table.
@@ -208,12 +208,12 @@ Nats = TypeVar("Nats", float, Tensor)
 def bits_per_dim(log_evidence: Nats, num_features: int, levels: int | None = None) -> Nats:
     """Convert log evidence (nats per data point, higher is better) to bits per dimension (lower is better).
 
-    `bits = -log_evidence / (D log 2)`, and for dequantised data
+    `bits = -log_evidence / (D log 2)`, and for dequantized data
     `bits = (-log_evidence / D + log(levels)) / log 2`: a density over [0, 1) is larger by the factor `levels`,
     for each number, than the probability of its gray level.
 
-    When it is wrong: the density of gray values that were not dequantised can grow without bound, and then
-    means nothing in bits. From a lower bound (ELBO, IWAE), or from dequantised data, the result is an upper
+    When it is wrong: the density of gray values that were not dequantized can grow without bound, and then
+    means nothing in bits. From a lower bound (ELBO, IWAE), or from dequantized data, the result is an upper
     bound, on average over its random draws.
 
     Reference: Theis, van den Oord and Bethge 2016, arXiv:1511.01844.

@@ -12,14 +12,13 @@ from torch import nn
 
 from ppvae.batches import as_batch
 from ppvae.contract import run_alone
-from ppvae.pair import Pair
 from ppvae.refusals import ContractError
 
 _DIVIDER = "$$$"  # between a module's name and its parameter's, in the names that pyro.module gives
 
 
-class ExistingPair(Pair):
-    """A pair from a Pyro model and guide written elsewhere; made by `ppvae.Pair.of(model, guide, example=batch)`.
+class ExistingFunctions(nn.Module):
+    """A Pyro model and guide written elsewhere, of which `ppvae.Pair.of(model, guide, example=batch)` makes a pair.
 
     Both are run once on the example. What they announce by `pyro.module` and `pyro.param` becomes the pair's own:
     modules are shared with the caller, a `pyro.param` becomes an unconstrained leaf of its own. Values already in the
@@ -32,10 +31,11 @@ class ExistingPair(Pair):
         example: a batch as both take it: a tensor, a tuple (positional arguments) or a dict (keyword arguments).
 
     Raises:
-        ppvae.ContractError: the functions break the contract of `ppvae.Pair`.
+        ppvae.ContractError: the functions do not run on the example.
 
     Example:
         >>> import pyro.distributions as dist
+        >>> from ppvae import Pair
         >>> def model(x):
         ...     scale = pyro.param("scale", torch.tensor(1.0), constraint=dist.constraints.positive)
         ...     with pyro.plate("data", len(x)):
@@ -62,12 +62,11 @@ class ExistingPair(Pair):
         self._announced = set(announced)
         self._own_modules(modules, announced)
         self._own_leaves(announced, state["constraints"])
-        self.check(batch)
 
     def _own_modules(self, modules: list[nn.Module], announced: dict[str, Any]) -> None:
-        learnt = {id(value) for value in announced.values()}
+        learned = {id(value) for value in announced.values()}
         for module in modules:
-            if not learnt.isdisjoint(id(parameter) for parameter in module.parameters()):
+            if not learned.isdisjoint(id(parameter) for parameter in module.parameters()):
                 self.add_module(f"module{len(self._modules)}", module)
 
     def _own_leaves(self, announced: dict[str, Any], constraints: dict[str, Any]) -> None:
@@ -102,7 +101,7 @@ class ExistingPair(Pair):
             owned = {id(parameter) for parameter in self.parameters()}
             if late := sorted(name for name in unknown if id(met[name]) not in owned):
                 raise ContractError(
-                    f"pyro.param {late}: found first now, expected on the example already, as otherwise never learnt; "
+                    f"pyro.param {late}: found first now, expected on the example already, as otherwise never learned; "
                     "give Pair.of an example that reaches them"
                 )
         return result

@@ -124,5 +124,5 @@ def output_bias(network: nn.Module) -> Tensor:
     """The bias of a network's last linear or convolutional layer, which sets its output at the start of training."""
     biases = [m.bias for m in network.modules() if isinstance(m, nn.Linear | nn.Conv2d) and m.bias is not None]
     if not biases:
-        raise ValueError(f"{type(network).__name__}: found no layer with a bias, expected one to initialise")
+        raise ValueError(f"{type(network).__name__}: found no layer with a bias, expected one to initialize")
     return biases[-1]

@@ -8,13 +8,15 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from ppvae import contract, tracing
-from ppvae.batches import Batch, call, map_batch
+from ppvae.batches import Batch, as_batch, call, map_batch
+from ppvae.existing import ExistingFunctions
+from ppvae.internals import enumeration_dim
 from ppvae.refusals import at_least_one
 from ppvae.weights import Weights, expected_log_weight, sum_terms, weights_of
 
 
 class Pair(nn.Module):
-    """A generative model and its guide, as Pyro functions; all that is learnt is an `nn.Parameter`.
+    """A generative model and its guide, as Pyro functions; all that is learned is an `nn.Parameter`.
 
     A subclass writes two methods. Both open one plate at dim -1 over the batch, of any name, and every sample site
     lies in it; the guide names the model's latent sites. Nothing else is asked. Discrete sites that only the model
@@ -27,7 +29,7 @@ class Pair(nn.Module):
     Attributes:
         example: one row of data, for `sample`; set by `check`, or by the subclass.
         evidence_undefined: why this pair has no evidence, if it has none; empty otherwise.
-        amortization_undefined: why its guide cannot be said to amortise, if so. That of a guide without learnt
+        amortization_undefined: why its guide cannot be said to amortize, if so. That of a guide without learned
             parameters is found out by `ppvae.gap`.
 
     Example:
@@ -63,9 +65,7 @@ class Pair(nn.Module):
 
     @staticmethod
     def of(model: Callable, guide: Callable, example: Any) -> "Pair":
-        """A pair from existing Pyro functions, unchanged; see `ppvae.existing.ExistingPair`."""
-        from ppvae.existing import ExistingPair
-
+        """A pair from existing Pyro functions, unchanged; see `ppvae.existing.ExistingFunctions`."""
         return ExistingPair(model, guide, example)
 
     def check(self, batch: Batch) -> None:
@@ -83,7 +83,7 @@ class Pair(nn.Module):
     def log_weights(self, batch: Batch, num_particles: int = 1) -> Weights:
         """`log w = log p(x, z_k) - log q(z_k | x)` with `z_k ~ q(z | x)`, per particle and data point.
 
-        Reparameterised sites carry gradients. Subsampling scales never enter, data points are never summed. A discrete
+        Reparameterized sites carry gradients. Subsampling scales never enter, data points are never summed. A discrete
         site that the guide has too is drawn; one that only the model has is summed out exactly.
 
         Args:
@@ -155,14 +155,14 @@ class Pair(nn.Module):
         """
         joint = tracing.trace_model(self, batch)
         for name, site in tracing.sample_sites(joint.model, observed=False).items():
-            if "_enumerate_dim" not in site["infer"]:
+            if enumeration_dim(site) is None:
                 raise NotImplementedError(
                     f"{type(self).__name__}.log_prob: latent site '{name}' cannot be summed out exactly; "
                     "use ppvae.log_evidence(pair, data, method='iwae')"
                 )
         return sum_terms(joint.log_p_terms())[0]
 
-    def elbo(self, batch: Any) -> Tensor:
+    def exact_elbo(self, batch: Any) -> Tensor:
         """Exact ELBO, `[B]`, in nats: here by summing the guide's sites, where all are discrete or there are none.
 
         Raises:
@@ -170,12 +170,20 @@ class Pair(nn.Module):
         """
         joint = tracing.trace_pair(self, batch, 1, enumerate_guide=True)
         for name, site in tracing.sample_sites(joint.guide).items():
-            if "_enumerate_dim" not in site["infer"]:
+            if enumeration_dim(site) is None:
                 raise NotImplementedError(
-                    f"{type(self).__name__}.elbo: guide site '{name}' cannot be summed exactly; "
+                    f"{type(self).__name__}.exact_elbo: guide site '{name}' cannot be summed exactly; "
                     "use ppvae.elbo(pair, data)"
                 )
         return expected_log_weight(joint)[0]
+
+
+class ExistingPair(ExistingFunctions, Pair):
+    """A pair whose model and guide are functions written elsewhere, as `Pair.of` makes it."""
+
+    def __init__(self, model: Callable, guide: Callable, example: Any):
+        super().__init__(model, guide, example)
+        self.check(as_batch(example))
 
 
 def _only(values: dict[str, Tensor]) -> Tensor | dict[str, Tensor]:

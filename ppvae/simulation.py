@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from pyro import poutine
@@ -13,16 +13,15 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ppvae.batches import Batch, call, map_batch, num_rows, tensors
+from ppvae.internals import is_deterministic
+from ppvae.model_and_guide import ModelAndGuide
 from ppvae.refusals import ContractError, family
 from ppvae.tracing import sample_sites
-
-if TYPE_CHECKING:
-    from ppvae.pair import Pair
 
 
 @torch.no_grad()
 def simulate(
-    pair: "Pair", batch: Batch, given: Mapping[str, Tensor] = MappingProxyType({})
+    pair: ModelAndGuide, batch: Batch, given: Mapping[str, Tensor] = MappingProxyType({})
 ) -> tuple[Batch, dict[str, Tensor]]:
     """`(x, z) ~ p(x, z)`: a batch with simulated data in the place of the observed, and its latents.
 
@@ -66,7 +65,7 @@ class _Overwriting(Messenger):
         if msg["name"] in self._given:
             msg["value"], msg["done"] = self._given[str(msg["name"])], True
             return
-        if not msg["is_observed"] or site_is_subsample(msg) or (msg["infer"] or {}).get("_deterministic", False):
+        if not msg["is_observed"] or site_is_subsample(msg) or is_deterministic(msg):
             return
         fn, value = cast(TorchDistribution, msg["fn"]), cast(Tensor, msg["value"])
         if value.untyped_storage().data_ptr() not in self._held or family(fn) == "Unit":

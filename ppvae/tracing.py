@@ -6,22 +6,19 @@ Everything a pair is asked (weights, bounds, reconstructions) is read from the t
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyro
 from pyro import poutine
-from pyro.ops import packed
-from pyro.ops.einsum import contract
 from pyro.poutine import Trace
 from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ppvae.batches import Batch, call, num_rows
+from ppvae.internals import eliminate, is_deterministic
+from ppvae.model_and_guide import ModelAndGuide
 from ppvae.refusals import ContractError, family
-
-if TYPE_CHECKING:
-    from ppvae.pair import Pair
 
 PARTICLES = "_particles"
 FIRST_ENUMERATION_DIM = -3
@@ -80,26 +77,13 @@ class Joint:
 
     def _eliminate(self, names: list[str], keep: str | None = None) -> Tensor:
         """The log of the summed product of the model's terms `names`; the dims of term `keep` stay."""
-        self.guide.symbolize_dims()
-        self.model.pack_tensors(self.guide.plate_to_symbol)
-        sites = sample_sites(self.model)
-        factors = [sites[name]["packed"]["log_prob"] for name in names]
-        dims = sites[keep or names[0]]["infer"]["_dim_to_symbol"]
-        kept = {symbol: dim for dim, symbol in dims.items() if dim in (-1, -2) or keep is not None}
-        for site in sample_sites(self.guide).values():
-            if (dim := site["infer"].get("_enumerate_dim")) is not None:
-                kept[site["infer"]["_dim_to_symbol"][dim]] = dim
-        output = "".join(s for s in kept if any(s in factor._pyro_dims for factor in factors))
-        equation = ",".join(factor._pyro_dims for factor in factors) + "->" + output
-        total: Any = contract(equation, *factors, backend="ppvae.log_einsum")
-        total._pyro_dims = output
-        return packed.unpack(total, kept)
+        return eliminate(self.guide, self.model, names, keep, sample_sites(self.guide))
 
     def _expand(self, term: Tensor) -> Tensor:
         return term.expand(*term.shape[:-2], *self.shape)
 
 
-def trace_pair(pair: "Pair", batch: Batch, num_particles: int, *, enumerate_guide: bool = False) -> Joint:
+def trace_pair(pair: ModelAndGuide, batch: Batch, num_particles: int, *, enumerate_guide: bool = False) -> Joint:
     """Runs the guide, then the model on the guide's latents, with K particles in an outer plate at dim -2.
 
     Args:
@@ -118,7 +102,7 @@ def trace_pair(pair: "Pair", batch: Batch, num_particles: int, *, enumerate_guid
 
 
 def trace_model(
-    pair: "Pair", batch: Batch, latents: Mapping[str, Tensor] = MappingProxyType({}), num_particles: int = 1
+    pair: ModelAndGuide, batch: Batch, latents: Mapping[str, Tensor] = MappingProxyType({}), num_particles: int = 1
 ) -> Joint:
     """Runs the model alone: some latents as given, `[K, B, *event]`, other discrete ones enumerated, the rest drawn."""
     with EnumMessenger(FIRST_ENUMERATION_DIM):
@@ -140,7 +124,7 @@ def _enumerating(function: Callable, names: Callable[[str], bool] = lambda name:
     return poutine.infer_config(function, config_fn=config)
 
 
-def draw_latents(pair: "Pair", batch: Batch, num_particles: int) -> dict[str, Tensor]:
+def draw_latents(pair: ModelAndGuide, batch: Batch, num_particles: int) -> dict[str, Tensor]:
     """Draws from the guide by site, `[K, B, *event]`."""
     sites = sample_sites(run(pair.guide, batch, num_particles), observed=False)
     shape = (num_particles, num_rows(batch))
@@ -162,7 +146,7 @@ def sample_sites(trace: Trace, *, observed: bool | None = None) -> dict[str, dic
         for name, site in nodes.items()
         if site["type"] == "sample"
         and not site_is_subsample(site)
-        and not site["infer"].get("_deterministic", False)
+        and not is_deterministic(site)
         and (observed is None or site["is_observed"] == observed)
     }
 

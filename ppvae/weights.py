@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ppvae.internals import enumeration_dim
 from ppvae.tracing import Joint, sample_sites
 
 
@@ -72,7 +73,7 @@ def expected_log_weight(joint: Joint) -> Tensor:
     log_q = joint.log_q_terms()
     log_w = log_weight(joint.log_p_terms(), log_q)
     sites = sample_sites(joint.guide)
-    discrete = {name: term for name, term in log_q.items() if "_enumerate_dim" in sites[name]["infer"]}
+    discrete = {name: term for name, term in log_q.items() if enumeration_dim(sites[name]) is not None}
     if not discrete:
         return log_w
     log_w, probability = torch.broadcast_tensors(log_w, sum_terms(discrete).exp())

@@ -1,0 +1,42 @@
+# The public names, and where each lives; they are imported when they are first used.
+from .diagnostics.gradient_noise import gradient_statistics as gradient_statistics
+from .diagnostics.simulation_based_calibration import calibration as calibration
+from .evidence.annealed_importance import AIS as AIS
+from .evidence.comparison import compare as compare
+from .evidence.curve import BoundCurve as BoundCurve, bound_curve as bound_curve
+from .evidence.estimates import elbo as elbo, log_evidence as log_evidence
+from .ledger.decomposition import gap as gap
+from .ledger.effort import Effort as Effort
+from .ledger.report import GapReport as GapReport
+from .ledger.terms import ElboTerms as ElboTerms, elbo_terms as elbo_terms
+from .objectives.debiased import JVI as JVI, SUMO as SUMO
+from .objectives.divergence import kl_divergence as kl_divergence, separable_sites as separable_sites
+from .objectives.enumerated import EnumeratedELBO as EnumeratedELBO
+from .objectives.evidence_lower_bound import ELBO as ELBO
+from .objectives.gumbel import GumbelSoftmaxELBO as GumbelSoftmaxELBO
+from .objectives.importance_weighted import (
+    CIWAE as CIWAE,
+    IWAE as IWAE,
+    MIWAE as MIWAE,
+    PIWAE as PIWAE,
+    VIMCO as VIMCO,
+    WeightObjective as WeightObjective,
+)
+from .objectives.protocol import Objective as Objective
+from .objectives.renyi import CUBO as CUBO, Renyi as Renyi, VRMax as VRMax
+from .objectives.reweighted import RWS as RWS
+from .objectives.schedules import LinearWarmup as LinearWarmup
+from .objectives.single_term import SingleTermELBO as SingleTermELBO
+from .objectives.thermodynamic import TVO as TVO
+from .runtime.checkpoint import CheckpointError as CheckpointError, load as load, save as save
+from .runtime.records import (
+    Evidence as Evidence,
+    EvidenceUndefined as EvidenceUndefined,
+    Mean as Mean,
+    Measurement as Measurement,
+    Sandwich as Sandwich,
+)
+from .training.em import EMResult as EMResult, fit_em as fit_em, fit_streaming_em as fit_streaming_em
+from .training.fitting import fit as fit
+from .training.loop import Fit as Fit
+from .training.nonfinite import NonFiniteError as NonFiniteError

@@ -1,0 +1,206 @@
+"""Compiled programs: what a function of a pair does to tensors, written down once and handed to a compiler.
+
+The function is run once under `make_fx`, which writes down the tensor operations that Pyro's handlers and autograd give
+rise to; that flat list goes to inductor. Of Pyro and of torch's dispatcher nothing is left in the program. Random
+numbers are drawn by torch's own generators in the order in which the function draws them, so that the two differ by
+rounding alone.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from ppvae.batches import Batch
+from ppvae.inference.compiling import compiler
+from ppvae.inference.compiling.cuda_graph import Program, captured
+from ppvae.inference.compiling.formulas import FORMULAS
+from ppvae.inference.objectives.protocol import Objective
+from ppvae.inference.runtime.isolation import random_state, set_random_state
+from ppvae.pair import Pair
+
+logger = logging.getLogger("ppvae")
+
+AGREEMENT = 1e-3
+"""How far a compiled value may be from the eager one, relatively: they sum in another order."""
+
+
+class CannotCompileError(RuntimeError):
+    """Something cannot be compiled; the message says why."""
+
+
+class Call(nn.Module):
+    """A function of a pair (an objective, a draw), as a module: what can be run with other parameters."""
+
+    def __init__(self, pair: Pair):
+        super().__init__()
+        self.pair = pair
+
+    def forward(self, function: Callable[..., Any], *args: Any) -> Any:
+        return function(self.pair, *args)
+
+    def with_tensors(self, tensors: Mapping[str, Tensor], *args: Any) -> Any:
+        """`self(*args)` with these in place of the parameters and buffers of their names.
+
+        A parameter that several modules share is replaced in each, and a module that has several names once: by itself
+        `functional_call` would put it back by one name and leave what is there by the other.
+        """
+        names = {id(t): name for name, t in [*self.named_parameters(), *self.named_buffers()]}
+        places = {
+            f"{prefix}.{name}": names[id(t)]
+            for prefix, module in self.named_modules()
+            for own in (module.named_parameters, module.named_buffers)
+            for name, t in own(recurse=False, remove_duplicate=False)
+        }
+        everywhere = {place: tensors[name] for place, name in places.items() if name in tensors}
+        return torch.func.functional_call(self, everywhere, args, tie_weights=False)
+
+
+def compiled(
+    function: Program,
+    inputs: Sequence[Tensor],
+    bound: Callable[[], Tensor],
+    device: torch.device,
+    num_held: int = 0,
+) -> Program:
+    """`function` as a program for tensors like `inputs`, whose first result's first number is the bound.
+
+    What Python decides while `function` is traced (a branch, a loop, an attribute that is no parameter or buffer) is
+    fixed in the program; a branch on a tensor's value, or a shape that depends on it, cannot be traced. The program is
+    run once, against `bound` with the same noise. Random generators and the inputs' contents are left as they were.
+
+    On a GPU, a program of which the first `num_held` inputs are the same tensors at each call becomes a CUDA graph, if
+    it can.
+
+    Raises:
+        CannotCompileError: `function` cannot be traced, there is no compiler, or the bounds differ.
+    """
+    before = random_state(device)
+    try:
+        program = compiler.program(partial(_traced, function, inputs, device), inputs, device)
+        set_random_state(before, device)
+        expected = bound().detach().flatten()[0].item()
+
+        def check(program: Program) -> None:
+            set_random_state(before, device)
+            check_bound(program, inputs, num_held, expected)
+
+        check(program)
+        return as_graph(program, inputs, num_held, device, check) if num_held and device.type == "cuda" else program
+    except CannotCompileError:
+        raise
+    except Exception as error:  # of any kind: users' code, the tracer, the compiler
+        raise CannotCompileError(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
+    finally:
+        set_random_state(before, device)
+
+
+@torch.no_grad()
+def check_bound(program: Program, inputs: Sequence[Tensor], num_held: int, expected: float) -> None:
+    """Holds the program to the expected bound; the inputs keep their contents."""
+    held = inputs[:num_held]
+    contents = [t.clone() for t in held]
+    try:
+        found = program(*held, *[t.clone() for t in inputs[num_held:]])[0].flatten()[0].item()
+    finally:
+        for t, content in zip(held, contents, strict=True):
+            t.copy_(content)
+    if not abs(found - expected) <= AGREEMENT * (1 + abs(expected)):
+        raise CannotCompileError(
+            f"the compiled bound is {found}, the eager one {expected}: does the model or the guide decide something in "
+            "Python that changes from call to call, or keep state outside parameters and buffers?"
+        )
+
+
+def as_graph(
+    program: Program, inputs: Sequence[Tensor], num_held: int, device: torch.device, check: Callable[[Program], None]
+) -> Program:
+    """`program` as a CUDA graph that passes the check, or itself, with a warning, where there is none."""
+    try:
+        graph = captured(program, inputs, num_held, device)
+        check(graph)
+        return graph
+    except Exception as reason:  # of any kind: what is in a program decides whether it can be recorded
+        logger.warning("the program is run kernel by kernel, not as a CUDA graph: %s", reason)
+        return program
+
+
+def _traced(function: Program, inputs: Sequence[Tensor], device: torch.device) -> GraphModule:
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    with torch.enable_grad():
+        formulas = FORMULAS if device.type == "cpu" else {}
+        graph = make_fx(function, formulas)(*[t.clone() for t in inputs])  # tracing runs the function
+    _refuse_shapes_that_depend_on_values(graph)
+    return graph
+
+
+def _refuse_shapes_that_depend_on_values(graph: GraphModule) -> None:
+    """Such as that of `x[mask]`: the program would keep the number of entries that the mask had while it was traced."""
+    for node in graph.graph.nodes:
+        if torch.Tag.dynamic_output_shape not in getattr(node.target, "tags", ()):
+            continue
+        indices = [a.meta["val"].dtype for a in tree_flatten(node.args[1:])[0] if isinstance(a, torch.fx.Node)]
+        if node.target is not torch.ops.aten.index.Tensor or torch.bool in indices:
+            raise CannotCompileError(
+                f"{node.target}: found a shape that depends on values, as that of x[mask] does; expected the same "
+                "shape at every call, as of torch.where(mask, x, 0)"
+            )
+
+
+def operations(function: Program, inputs: Sequence[Tensor]) -> Program:
+    """`function` as the tensor operations that it does to tensors like `inputs`, one by one: nothing is compiled."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    graph = make_fx(function)(*[t.clone() for t in inputs])
+    for node in reversed(graph.graph.nodes):
+        name = getattr(node.target, "__name__", "")
+        if name.startswith("_record_function"):
+            graph.graph.erase_node(node)
+        elif name.startswith(("_fused_", "_foreach_")):
+            node.target = getattr(torch, name.partition(".")[0])  # the same in half the time
+    graph.recompile()
+    return graph.forward
+
+
+def compiled_gradient(
+    objective: Objective, pair: Pair, batch: Batch, parameters: Sequence[Tensor]
+) -> Callable[[], tuple[Tensor, Tensor]]:
+    """`ppvae.inference.diagnostics.chunked_gradient.gradient` of these arguments as a program, all particles at once.
+
+    Raises:
+        CannotCompileError: as `compiled`.
+    """
+    call = Call(pair)
+    names = {id(p): name for name, p in call.named_parameters()}
+    inputs, structure = tree_flatten([[p.detach() for p in parameters], batch])
+
+    def function(*leaves: Tensor) -> list[Tensor]:
+        copies, data = tree_unflatten(list(leaves), structure)
+        copies = [p.detach().requires_grad_() for p in copies]
+        named = {names[id(p)]: own for p, own in zip(parameters, copies, strict=True)}
+        value, surrogate = call.with_tensors(named, objective, data, math.inf)
+        return [value.detach(), flat_gradient(surrogate, copies)]
+
+    program = compiled(function, inputs, lambda: objective(pair, batch)[0], parameters[0].device)
+
+    @torch.no_grad()
+    def run() -> tuple[Tensor, Tensor]:
+        value, found = program(*inputs)
+        return value, found
+
+    return run
+
+
+def flat_gradient(surrogate: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    """The gradient with respect to all parameters, `[P]`; zero for those that the surrogate does not reach."""
+    if not surrogate.requires_grad:
+        return torch.cat([torch.zeros_like(p).flatten() for p in parameters])
+    found = torch.autograd.grad(surrogate, parameters, allow_unused=True, materialize_grads=True)
+    return torch.cat([g.flatten() for g in found])

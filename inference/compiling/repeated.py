@@ -1,0 +1,76 @@
+"""Functions of a pair, called over and over: by Pyro's handlers at first, as a compiled program once that pays."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+
+from ppvae.inference.compiling.programs import Call, CannotCompileError, compiled
+from ppvae.pair import Pair
+
+logger = logging.getLogger("ppvae")
+
+COMPILE_AFTER = 100
+"""Calls on chunks of one shape: they take about as long as compiling does, so that it never costs more than twice the
+best."""
+
+
+class Repeated:
+    """`function(pair, *args)` for many arguments, while the pair's parameters stay as they are.
+
+    Compiled or not, the same noise gives the same results but for rounding. What cannot be compiled is run by Pyro to
+    the end, with a warning.
+
+    Args:
+        pair: the model and guide.
+        function: of the pair, batches, tensors and plain numbers, to a tensor or a tuple of tensors without gradients.
+        after: calls with arguments of one shape after which to compile; infinity for never.
+    """
+
+    def __init__(self, pair: Pair, function: Callable[..., Any], after: float | None = None):
+        self._call, self._function = Call(pair), function
+        self._after = COMPILE_AFTER if after is None else after
+        self._seen: Counter[Any] = Counter()
+        self._programs: dict[Any, Callable[..., Any]] = {}
+        self._compile = True
+
+    def __call__(self, *args: Any) -> Any:
+        leaves, structure = tree_flatten(args)
+        kind = (structure, *((leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf for leaf in leaves))
+        self._seen[kind] += 1
+        if self._compile and self._seen[kind] == self._after:
+            try:
+                self._programs[kind] = self._program(args)
+            except CannotCompileError as reason:
+                logger.warning("measuring goes on uncompiled: %s", reason)
+                self._compile = False
+        if kind in self._programs:
+            return self._programs[kind](leaves)
+        return self._function(self._call.pair, *args)
+
+    def _program(self, args: Any) -> Callable[..., Any]:
+        state = {name: t.detach() for name, t in [*self._call.named_parameters(), *self._call.named_buffers()]}
+        held = tree_leaves(state)
+        leaves, structure = tree_flatten(args)
+        result: list[Any] = []
+
+        def function(*tensors: Tensor) -> list[Tensor]:
+            named = dict(zip(state, tensors, strict=False))
+            changing = iter(tensors[len(held) :])
+            args = tree_unflatten([next(changing) if isinstance(x, Tensor) else x for x in leaves], structure)
+            found, kind = tree_flatten(self._call.with_tensors(named, self._function, *args))
+            result[:] = [kind]
+            return [t.detach() for t in found]
+
+        inputs = held + [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        program = compiled(
+            function, inputs, lambda: tree_leaves(self._function(self._call.pair, *args))[0], inputs[0].device
+        )
+
+        def run(leaves: list[Any]) -> Any:
+            return tree_unflatten(program(*held, *[x for x in leaves if isinstance(x, Tensor)]), *result)
+
+        return run

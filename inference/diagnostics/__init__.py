@@ -1,0 +1,1 @@
+"""The noise of gradient estimators, and calibration of a guide."""

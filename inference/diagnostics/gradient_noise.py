@@ -1,0 +1,252 @@
+"""A microscope for Monte Carlo noise: signal, variance, bias and cost of gradient estimators and of bounds."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+import xarray as xr
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ppvae.batches import Batch, as_batch, num_rows
+from ppvae.inference.diagnostics.moments import BLOCKS
+from ppvae.inference.diagnostics.repeated_gradients import Observed, RepeatedGradients
+from ppvae.inference.evidence.estimates import log_evidence
+from ppvae.inference.objectives.gradients import Draw
+from ppvae.inference.objectives.protocol import Objective
+from ppvae.inference.runtime.isolation import denormals_flushed, own_randomness
+from ppvae.mode import mode
+from ppvae.pair import Pair
+from ppvae.refusals import at_least_one
+
+EVIDENCE_FACTOR = 10
+
+
+def gradient_statistics(
+    pair: Pair,
+    x: Any,
+    objectives: Sequence[Objective] | Mapping[str, Objective],
+    num_particles: Sequence[int] = (1, 10, 100, 1000),
+    repeats: int = 1000,
+    groups: Mapping[str, Sequence[str]] | None = None,
+    *,
+    seed: int = 0,
+    compile: bool = False,
+    progress: bool = True,
+) -> xr.Dataset:
+    """How noisy is each gradient estimator, how biased, and at what cost; the same for the bounds' values.
+
+    For each objective and K, `repeats` gradients g of the mean bound of one minibatch, at one set of parameters, each
+    with fresh noise, the same for all objectives. Per group of parameters, as vectors over the group:
+
+    | variable | what it is |
+    |---|---|
+    | `mean_norm` | the signal: norm of E g (squared, and without bias: norm^2 of the mean - variance / repeats) |
+    | `total_variance` | the noise, sum over parameters of Var g |
+    | `snr` | `mean_norm / sqrt(total_variance)` |
+    | `snr_noise_floor` | `1 / sqrt(repeats)`: a signal far below this is not seen |
+    | `bias` | norm of E g - E reference; NaN for what is its own reference, or has none |
+    | `seconds` | median time of one gradient |
+    | `variance_times_cost` | what counts at a fixed budget |
+    | `value`, `value_variance` | the bound of the batch, in nats per data point: mean and variance over the repeats |
+    | `value_seconds` | median time of the bound without gradients |
+    | `value_bias` | against log p(x): exact where the pair has it, else by IWAE with ten times the largest K |
+
+    `..._std_error` stands beside them: by the jackknife over eight blocks of repeats. The reference is, for the ELBO,
+    the exact gradient where the pair has one (`pair.exact_elbo`), else the unbiased gradient of the same bound with
+    the same noise, so that what they share cancels.
+
+    An SNR says how well a step's *direction* is known. It does not say that the direction is worth going: IWAE's bound
+    with large K hardly depends on the guide.
+
+    Memory does not grow with `repeats`, nor with K for functions of the log weights and ELBOs: those that would not fit
+    are differentiated in chunks.
+
+    Source: Rainforth et al. 2018 (arXiv:1802.04537).
+
+    Args:
+        pair: the model and guide, taken in eval mode, where its parameters are.
+        x: a minibatch, B data points.
+        objectives: what to compare, by name or not: dataclasses with a field `num_particles`, as all of ours are. Those
+            for evaluation only have values alone.
+        num_particles: the K to try.
+        repeats: gradients for each objective and K; at least 16.
+        groups: names of the groups, and the parameters in each: full names, or what their names start with. Not given:
+            "model", "guide" and "shared", by who uses them.
+        seed: of the noise; the caller's generators are left as they were.
+        compile: run the gradients as compiled programs, which takes some seconds for each objective and K: worth it
+            from some thousands of repeats. What cannot be compiled is run as it is, with a warning that says why.
+        progress: show a bar.
+
+    Returns:
+        A dataset over `objective`, `num_particles` and `group`. Cells that an objective refuses (one particle for a
+        score function) are NaN; `attrs["undefined"]` says why.
+
+    Raises:
+        ValueError: a count out of range, a group that names no parameter, an objective without `num_particles`, or data
+            that are not finite.
+        ContractError: the pair breaks the contract, or an objective refuses it at every K.
+
+    Example:
+        >>> from ppvae.inference import ELBO, IWAE
+        >>> from ppvae.models import LinearVAE
+        >>> pair, x = LinearVAE(num_features=5, num_latents=2), torch.randn(4, 5)
+        >>> ds = gradient_statistics(pair, x, [ELBO(), IWAE(gradient="dreg")], [2, 4], repeats=16, progress=False)
+        >>> dict(ds.sizes)
+        {'objective': 2, 'num_particles': 2, 'group': 2}
+        >>> ds.objective.values.tolist()
+        ['ELBO', 'IWAE dreg']
+    """
+    _check_arguments(num_particles, repeats)
+    named = _named(objectives)
+    batch = as_batch(x, next(pair.parameters()).device)
+    cells: dict[tuple[str, int], dict[str, Any]] = {}
+    refused: dict[tuple[str, int], ValueError] = {}
+    with (
+        denormals_flushed(),
+        own_randomness((seed,), next(pair.parameters()).device),
+        mode(pair, training=False),
+        pyro.validation_enabled(False),
+    ):
+        pair.check(batch)
+        evidence = _log_evidence(pair, batch, EVIDENCE_FACTOR * max(num_particles), seed)
+        run = RepeatedGradients(pair, batch, _members(pair, groups) if groups else _by_use(pair, batch), seed, compile)
+        with tqdm(total=len(num_particles) * repeats, disable=not progress, unit="repeat") as bar:
+            for K in num_particles:
+                accepted = {}
+                for name, objective in named.items():
+                    try:
+                        at_K = replace(objective, num_particles=K)  # type: ignore[type-var]
+                        run.once(at_K)
+                        accepted[name] = at_K
+                    except ValueError as error:
+                        refused[name, K] = error
+                observed = run.prepare(list(accepted.values()))
+                run.repeat(observed, repeats, bar)
+                for (name, objective), one in zip(accepted.items(), observed, strict=False):
+                    cells[name, K] = _cell(one, evidence) | {"value_seconds": run.seconds_of_value(objective)}
+    for name in named:
+        if all((name, K) in refused for K in num_particles):
+            raise refused[name, num_particles[0]]
+    result = _dataset(list(named), list(num_particles), list(run.groups), cells)
+    result["snr_noise_floor"] = 1 / math.sqrt(repeats)
+    return result.assign_attrs(
+        repeats=repeats,
+        batch_size=num_rows(batch),
+        undefined=[f"{name}, num_particles={K}: {error}" for (name, K), error in refused.items()],
+    )
+
+
+def _check_arguments(num_particles: Sequence[int], repeats: int) -> None:
+    if not num_particles:
+        raise ValueError("num_particles: found none, expected at least one K")
+    for K in num_particles:
+        at_least_one("num_particles", K)
+    if repeats < 2 * BLOCKS:
+        raise ValueError(f"repeats: found {repeats}, expected at least {2 * BLOCKS}, for the error bars")
+
+
+def _named(objectives: Sequence[Objective] | Mapping[str, Objective]) -> dict[str, Any]:
+    """Objectives by name; where none are given, by class and by what differs from its defaults."""
+    if not isinstance(objectives, Mapping):
+        names = [_name(objective) for objective in objectives]
+        if len(set(names)) < len(names):
+            raise ValueError(f"objectives: found {names}, expected different ones; give a dict of them by name")
+        objectives = dict(zip(names, objectives, strict=True))
+    for name, objective in objectives.items():
+        if not is_dataclass(objective) or "num_particles" not in [f.name for f in fields(objective)]:
+            raise ValueError(
+                f"objectives: found '{name}' without a field `num_particles`, expected a dataclass that has one, in "
+                "which each K can be put"
+            )
+    return dict(objectives)
+
+
+def _name(objective: Any) -> str:
+    own = [f for f in fields(objective) if f.repr and f.name != "num_particles"] if is_dataclass(objective) else []
+    told = [(f.name, getattr(objective, f.name)) for f in own if getattr(objective, f.name) != f.default]
+    return " ".join([type(objective).__name__, *(v if isinstance(v, str) else f"{name}={v}" for name, v in told)])
+
+
+def _by_use(pair: Pair, batch: Batch) -> dict[str, list[Tensor]]:
+    """The parameters that only the model uses, only the guide, and both; a group without any is left out."""
+    draw = Draw(pair, batch, 1, fixed=True)
+    learned = [p for p in pair.parameters() if p.requires_grad]
+    used = {}
+    for role, terms in (("model", draw.joint.log_p_terms()), ("guide", draw.joint.log_q_terms())):
+        scalar = sum((term.sum() for term in terms.values()), torch.zeros((), requires_grad=True))
+        found = torch.autograd.grad(scalar, learned, allow_unused=True, retain_graph=True)
+        used[role] = {id(p) for p, g in zip(learned, found, strict=True) if g is not None}
+    both = used["model"] & used["guide"]
+    ids = {"model": used["model"] - both, "guide": used["guide"] - both, "shared": both}
+    return {name: [p for p in learned if id(p) in chosen] for name, chosen in ids.items() if chosen}
+
+
+def _members(pair: Pair, groups: Mapping[str, Sequence[str]]) -> dict[str, list[Tensor]]:
+    parameters: dict[str, Tensor] = {name: p for name, p in pair.named_parameters() if p.requires_grad}
+    result = {}
+    for group, prefixes in groups.items():
+        for prefix in prefixes:
+            if not any(name.startswith(prefix) for name in parameters):
+                raise ValueError(
+                    f"groups: found '{prefix}' in '{group}', expected the name of a parameter or what some start with; "
+                    f"there are {list(parameters)}"
+                )
+        result[group] = [p for name, p in parameters.items() if name.startswith(tuple(prefixes))]
+    return result
+
+
+def _log_evidence(pair: Pair, batch: Batch, num_particles: int, seed: int) -> tuple[float, float]:
+    """The batch's mean log p(x), and its Monte Carlo error; NaN for a pair that has none."""
+    if pair.evidence_undefined:
+        return math.nan, math.nan
+    mean = log_evidence(pair, batch, num_particles=num_particles, seed=seed, progress=False).mean()
+    return mean.estimate, mean.monte_carlo_error
+
+
+def _cell(observed: Observed, evidence: tuple[float, float]) -> dict[str, Any]:
+    """All that is known of one objective at one K."""
+    values = np.array(observed.values)
+    value_error = values.std(ddof=1) / math.sqrt(len(values))
+    found = {
+        "value": values.mean(),
+        "value_std_error": value_error,
+        "value_variance": values.var(ddof=1),
+        "value_bias": values.mean() - evidence[0],
+        "value_bias_std_error": math.hypot(value_error, evidence[1]),
+    }
+    if observed.gradients.drawn:
+        seconds = statistics.median(observed.seconds)
+        moments = observed.gradients.statistics()
+        unknown = torch.full_like(moments["norm"][0], math.nan)
+        named = {
+            "mean_norm": moments["norm"],
+            "total_variance": moments["variance"],
+            "snr": moments["snr"],
+            "bias": observed.bias() or (unknown, unknown),
+        }
+        for name, (estimate, std_error) in named.items():
+            found |= {name: estimate, f"{name}_std_error": std_error}
+        found |= {"seconds": seconds, "variance_times_cost": seconds * moments["variance"][0]}
+    return found
+
+
+def _dataset(
+    names: list[str], num_particles: list[int], groups: list[str], cells: dict[tuple[str, int], dict[str, Any]]
+) -> xr.Dataset:
+    """The cells as arrays; NaN where there is none."""
+    dims = ("objective", "num_particles", "group")
+    sizes = (len(names), len(num_particles), len(groups))
+    result = xr.Dataset(coords={"objective": names, "num_particles": num_particles, "group": groups})
+    for variable in dict.fromkeys(variable for cell in cells.values() for variable in cell):
+        of_groups = any(isinstance(cell.get(variable), Tensor) for cell in cells.values())
+        array = np.full(sizes if of_groups else sizes[:2], math.nan)
+        for (name, K), cell in cells.items():
+            array[names.index(name), num_particles.index(K)] = np.asarray(cell.get(variable, math.nan))
+        result[variable] = (dims if of_groups else dims[:2], array)
+    return result

@@ -1,0 +1,186 @@
+"""Gradients of several objectives at one minibatch, many times over, with the same noise for all."""
+
+import logging
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ppvae.batches import Batch, num_rows
+from ppvae.inference.compiling.programs import CannotCompileError, compiled_gradient
+from ppvae.inference.diagnostics.chunked_gradient import gradient, value
+from ppvae.inference.diagnostics.moments import BLOCKS, Moments
+from ppvae.inference.objectives.enumerated import EnumeratedELBO
+from ppvae.inference.objectives.evidence_lower_bound import ELBO
+from ppvae.inference.objectives.importance_weighted import IWAE
+from ppvae.inference.objectives.protocol import Objective
+from ppvae.inference.runtime.chunks import chunk_rows
+from ppvae.inference.runtime.distributed import processes
+from ppvae.inference.runtime.isolation import seed_generators
+from ppvae.pair import Pair
+
+logger = logging.getLogger("ppvae")
+
+CPU_ELEMENTS, GPU_ELEMENTS = 250_000_000, 8_000_000_000
+"""Elements of all the tensors made for one gradient: on a CPU, about 1 GB, of which a part is alive at a time."""
+LEAST_AT_ONCE = 4
+VALUES_TIMED = 20
+
+
+@dataclass
+class Observed:
+    """What the repeats of one objective gave.
+
+    Attributes:
+        objective: with its number of particles.
+        run: takes one gradient: the value `[B]` and the flat gradient, or None where there is none.
+        reference: against which bias is measured: a gradient, another objective, or nothing.
+        gradients: the moments of the gradient; none drawn if the objective is for evaluation only.
+        differences: those of its difference from the reference's with the same noise.
+        values: the bound's mean over the batch, for each repeat.
+        seconds: that each gradient took.
+    """
+
+    objective: Objective
+    run: Callable[[], tuple[Tensor, Tensor | None]]
+    reference: Tensor | Objective | None
+    gradients: Moments
+    differences: Moments
+    values: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    def bias(self) -> tuple[Tensor, Tensor] | None:
+        """Norm of the bias, and its standard error, per group; None without a reference."""
+        if isinstance(self.reference, Tensor):
+            return self.gradients.statistics(self.reference)["norm"]
+        return None if self.reference is None else self.differences.statistics()["norm"]
+
+
+class RepeatedGradients:
+    """The gradients of a pair at a minibatch.
+
+    Args:
+        pair: the model and guide.
+        batch: B data points.
+        groups: parameters of the pair by group.
+        seed: of the noise; repeat r of K particles has the same for every objective.
+        compile: run gradients that need not be taken in chunks as compiled programs.
+    """
+
+    def __init__(self, pair: Pair, batch: Batch, groups: Mapping[str, Sequence[Tensor]], seed: int, compile: bool):
+        self.pair, self.batch, self.seed, self.compile = pair, batch, seed, compile
+        chosen = {id(p) for group in groups.values() for p in group}
+        self.parameters = [p for p in pair.parameters() if id(p) in chosen]
+        self.groups = {name: _slices(self.parameters, group) for name, group in groups.items()}
+        budget = chunk_rows(pair, batch, self._two_particles, CPU_ELEMENTS, GPU_ELEMENTS)
+        self.at_once = max(LEAST_AT_ONCE, 2 * budget // num_rows(batch))
+
+    def _two_particles(self, batch: Batch, num_particles: int, at_once: int) -> dict[str, Tensor]:
+        return {"gradient": gradient(IWAE(2), self.pair, batch, self.parameters, 2)[1]}
+
+    def once(self, objective: Objective) -> tuple[Tensor, Tensor | None]:
+        """The value, `[B]`, and the flat gradient, `[P]`; None for an objective that is for evaluation only."""
+        if getattr(objective, "evaluation_only", False):
+            return value(objective, self.pair, self.batch, self.at_once), None
+        return gradient(objective, self.pair, self.batch, self.parameters, self.at_once)
+
+    def prepare(self, objectives: Sequence[Any]) -> list[Observed]:
+        """Ready to be repeated: these, and then those that are run as references alone."""
+        observed = [self._new(objective) for objective in objectives]
+        for one in list(observed):
+            if not isinstance(one.reference, Tensor | None):
+                if one.reference not in [other.objective for other in observed]:
+                    observed.append(self._new(one.reference))
+                one.reference = next(o.objective for o in observed if o.objective == one.reference)
+        return observed
+
+    def repeat(self, observed: Sequence[Observed], repeats: int, bar: tqdm) -> None:
+        """All of them, that many times; several processes take the repeats in turn."""
+        group = processes()
+        for r in range(group.rank, repeats, group.size):
+            found, block = [], r * BLOCKS // repeats  # one after the other, so that its sum stays in the cache
+            for one in observed:
+                seed_generators((self.seed, r), self.parameters[0].device)
+                start = self._clock()
+                bound, g = one.run()
+                one.seconds.append(self._clock() - start)
+                one.values.append(bound.mean().item())
+                found.append(g)
+            for one, g in zip(observed, found, strict=True):
+                if g is None:
+                    continue
+                one.gradients.add(block, g)
+                for other, reference in zip(observed, found, strict=True):
+                    if reference is not None and one.reference is other.objective:
+                        one.differences.add(block, g - reference)
+            bar.update(group.size)
+        for one in observed:
+            one.gradients.merge()
+            one.differences.merge()
+            one.values = [value for values in group.gather(one.values) for value in values]
+            one.seconds = [seconds for some in group.gather(one.seconds) for seconds in some]
+
+    def _program(self, objective: Any) -> Callable[[], tuple[Tensor, Tensor | None]]:
+        num_draws = getattr(objective, "num_draws", objective.num_particles)
+        if not self.compile or getattr(objective, "evaluation_only", False) or num_draws > self.at_once:
+            return lambda: self.once(objective)
+        try:
+            return compiled_gradient(objective, self.pair, self.batch, self.parameters)
+        except CannotCompileError as reason:
+            logger.warning("%s: gradients are taken uncompiled: %s", objective, reason)
+            return lambda: self.once(objective)
+
+    def seconds_of_value(self, objective: Objective) -> float:
+        """The median time of the bound alone."""
+        times = []
+        for _ in range(VALUES_TIMED):
+            start = self._clock()
+            value(objective, self.pair, self.batch, self.at_once)
+            times.append(self._clock() - start)
+        return statistics.median(times)
+
+    def _new(self, objective: Any) -> Observed:
+        reference = self._exact(objective)
+        if reference is None:
+            unbiased = getattr(objective, "unbiased", objective)
+            reference = None if unbiased == objective else unbiased
+        groups = list(self.groups.values())
+        return Observed(objective, self._program(objective), reference, Moments(groups), Moments(groups))
+
+    def _exact(self, objective: Objective) -> Tensor | None:
+        """The exact gradient of the ELBO, where this is one and the pair has it."""
+        plain = isinstance(objective, ELBO) and objective.beta == 1.0 and objective.free_bits == 0.0
+        if not plain and not isinstance(objective, EnumeratedELBO):
+            return None
+        try:
+            exact = self.pair.exact_elbo(self.batch).mean()
+        except NotImplementedError:
+            return None
+        found = torch.autograd.grad(exact, self.parameters, allow_unused=True, materialize_grads=True)
+        return torch.cat([g.flatten() for g in found])
+
+    def _clock(self) -> float:
+        if self.parameters[0].is_cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def _slices(parameters: Sequence[Tensor], group: Sequence[Tensor]) -> list[slice]:
+    """Where a group's parameters lie in the flat gradient; neighbors are joined."""
+    chosen = {id(p) for p in group}
+    result: list[slice] = []
+    start = 0
+    for p in parameters:
+        end = start + p.numel()
+        if id(p) in chosen:
+            if result and result[-1].stop == start:
+                result[-1] = slice(result[-1].start, end)
+            else:
+                result.append(slice(start, end))
+        start = end
+    return result

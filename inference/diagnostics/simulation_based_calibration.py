@@ -1,0 +1,179 @@
+"""Simulation-based calibration: on data drawn from the model, is a guide's posterior the model's?"""
+
+import math
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from scipy import stats
+from torch import Tensor
+
+from ppvae.batches import Batch, num_rows
+from ppvae.inference.runtime.chunks import evaluating, over_data, sizes
+from ppvae.inference.runtime.records import EvidenceUndefined
+from ppvae.pair import Pair
+from ppvae.refusals import ContractError, at_least_one
+from ppvae.simulation import simulate
+from ppvae.tracing import draw_latents, trace_model
+from ppvae.weights import sum_terms
+
+LOG_JOINT = "log_joint"
+MOST_BINS, LEAST_PER_BIN = 20, 5
+FALSE_WORDS = 0.01  # probability of any word at all about an exact guide
+ROUNDING = 16  # machine epsilons, relative: log joints closer than that are ties
+
+
+def calibration(
+    pair: Pair,
+    num_simulations: int = 1000,
+    num_draws: int = 99,
+    *,
+    seed: int | None = None,
+    progress: bool = True,
+) -> xr.Dataset:
+    """Simulation-based calibration: the rank of the true latents among draws from the guide.
+
+    For `(x, z) ~ p(x, z)` and `z_1 ... z_L ~ q(z | x)`, the rank `#{l: f(z_l, x) < f(z, x)}` is uniform on 0 ... L if
+    q is the exact posterior, for any f; ties are broken at random. Here f is each scalar of the guide's sites in turn,
+    and `log p(x, z)`, which sees what no scalar alone can: the prior in place of the posterior has uniform ranks in
+    all of them.
+
+    What `direction` says, from the slope or the curvature of the ranks, whichever is the stronger: the guide's draws of
+    f are "too low" (the truth ranks high), "too high", "too narrow" (U-shaped) or "too wide" (humped). Of `log_joint`,
+    "too high" is the mark of a guide too narrow, "too low" of one too wide or misplaced.
+
+    When it is wrong: uniform ranks show no error in these f, on average over the model's own data; they prove nothing
+    on real data that the model would not draw, nor for each x alone. A p-value says that a guide is not exact, and with
+    enough simulations none is: what that costs, in nats, is `ppvae.gap`. Covariates (arguments that the model does not
+    observe) are those of `pair.example`.
+
+    Source: Talts et al. 2018 (arXiv:1804.06788); Modrák et al. 2023 (arXiv:2211.02383) for log p(x, z).
+
+    Args:
+        pair: the model and guide, taken in eval mode, where its parameters are.
+        num_simulations: pairs (x, z) drawn from the model; at least 10.
+        num_draws: L, draws from the guide for each. Memory grows with neither.
+        seed: makes the result reproducible and leaves the caller's generators as they were; None draws from them.
+        progress: show a bar when it takes more than a second.
+
+    Returns:
+        A dataset over `quantity` ("z[0]", ..., "log_joint") and `simulation`: `rank`; and per quantity `p_value`, of
+        uniform ranks (chi-squared over about 20 bins), and `direction`, empty where it cannot be said: with an exact
+        guide it is, for all quantities together, 99 times in 100.
+
+    Raises:
+        EvidenceUndefined: the pair declares that it has no density.
+        ContractError: no `pair.example`, a guide without latents, or a model that observes what is none of its
+            arguments.
+        ValueError: a count too small, or a log p(x, z) that is not a number.
+
+    Example:
+        >>> from ppvae.models import LinearVAE
+        >>> ds = calibration(LinearVAE(num_features=3, num_latents=2, guide="exact"), num_simulations=200, seed=0)
+        >>> ds.quantity.values.tolist(), bool((ds.p_value > 0.001).all())
+        (['z[0]', 'z[1]', 'log_joint'], True)
+    """
+    at_least_one("num_draws", num_draws)
+    if num_simulations < 2 * LEAST_PER_BIN or num_simulations != int(num_simulations):
+        raise ValueError(
+            f"num_simulations: found {num_simulations}, expected a whole number of at least {2 * LEAST_PER_BIN}, to "
+            "tell whether ranks are uniform"
+        )
+    if pair.evidence_undefined:
+        raise EvidenceUndefined(f"{type(pair).__name__} cannot be calibrated: {pair.evidence_undefined}")
+    with evaluating(pair, seed):
+        examples = pair.examples(num_simulations)
+        found = over_data(pair, examples, num_draws, partial(_ranks, pair), "calibration" if progress else None)
+    rank = np.stack([ranks.numpy() for ranks in found.values()])
+    counts, expected = rank_counts(rank, num_draws)
+    return xr.Dataset(
+        {
+            "rank": (("quantity", "simulation"), rank),
+            "p_value": ("quantity", stats.chisquare(counts, expected, axis=1).pvalue),
+            "direction": ("quantity", [_direction(ranks, num_draws, len(rank)) for ranks in rank]),
+        },
+        coords={"quantity": list(found), "simulation": np.arange(num_simulations)},
+        attrs={"num_draws": num_draws},
+    )
+
+
+def rank_counts(rank: np.ndarray, num_draws: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ranks in bins.
+
+    Args:
+        rank: `[Q, N]`, of values 0 ... num_draws.
+        num_draws: L.
+
+    Returns:
+        How many lie in each bin, `[Q, bins]`, and how many are expected if all are equally probable, `[bins]`.
+
+    Example:
+        >>> counts, expected = rank_counts(np.array([[0, 0, 1, 3] * 5]), num_draws=3)
+        >>> counts.tolist(), expected.tolist()
+        ([[10, 5, 0, 5]], [5.0, 5.0, 5.0, 5.0])
+    """
+    num_bins = min(MOST_BINS, num_draws + 1, rank.shape[1] // LEAST_PER_BIN)
+    bin_of_rank = np.arange(num_draws + 1) * num_bins // (num_draws + 1)
+    counts = np.stack([np.bincount(bin_of_rank[ranks], minlength=num_bins) for ranks in rank])
+    return counts, np.bincount(bin_of_rank) * rank.shape[1] / (num_draws + 1)
+
+
+def scalars(name: str, event_shape: torch.Size) -> list[str]:
+    """Names of a site's scalars, row by row: "z[0]", "z[1]", ...; its own where it is one.
+
+    Example:
+        >>> scalars("z", torch.Size([2, 2]))
+        ['z[0,0]', 'z[0,1]', 'z[1,0]', 'z[1,1]']
+    """
+    if not event_shape:
+        return [name]
+    return [f"{name}[{','.join(map(str, index))}]" for index in np.ndindex(*event_shape)]
+
+
+def _ranks(pair: Pair, batch: Batch, num_draws: int, at_once: int) -> dict[str, Tensor]:
+    """A rank for each quantity and row, `[B]`, of data drawn anew in place of the batch's."""
+    x, drawn = simulate(pair, batch)
+    below: dict[str, Tensor] = {}
+    ties: dict[str, Tensor] = {}
+    for size in sizes(num_draws, at_once):
+        guided = draw_latents(pair, x, size)
+        if not guided:
+            raise ContractError(f"{type(pair).__name__}.guide: found no latent site, expected one to calibrate")
+        latents = {name: torch.cat([drawn[name].expand_as(z[:1]), z]) for name, z in guided.items()}
+        log_joint = sum_terms(trace_model(pair, x, latents, 1 + size).log_p_terms())
+        if log_joint.isnan().any():
+            raise ValueError(
+                f"{type(pair).__name__}: found a log p(x, z) that is not a number on data drawn from the model, "
+                "expected numbers; are a parameter of the model or the guide NaN, or a scale zero or infinite?"
+            )
+        for name, value, rounding in _quantities(latents, log_joint):
+            tied = (value[1:] - value[0]).abs() <= rounding
+            below[name] = below.get(name, 0) + ((value[1:] < value[0]) & ~tied).sum(0)
+            ties[name] = ties.get(name, 0) + tied.sum(0)
+    return {name: below[name] + (torch.rand(num_rows(x)).to(n.device) * (n + 1)).long() for name, n in ties.items()}
+
+
+def _quantities(latents: dict[str, Tensor], log_joint: Tensor) -> list[tuple[str, Tensor, Any]]:
+    """The scalars to rank by name, each `[1 + L, B]`, the truth first, and within which difference they are tied."""
+    found: list[tuple[str, Tensor, Any]] = []
+    for site, value in latents.items():
+        entries = value.reshape(*log_joint.shape, -1).unbind(-1)
+        found += [(name, entry, 0) for name, entry in zip(scalars(site, value.shape[2:]), entries, strict=True)]
+    epsilon = torch.finfo(log_joint.dtype).eps
+    return [*found, (LOG_JOINT, log_joint, ROUNDING * epsilon * (1 + log_joint[0].abs()))]
+
+
+def _direction(rank: np.ndarray, num_draws: int, num_quantities: int) -> str:
+    """What the slope or the curvature of the ranks' histogram says of the guide; empty if neither is significant."""
+    u = (rank + 0.5) / (num_draws + 1) - 0.5
+    variance = (1 - 1 / (num_draws + 1) ** 2) / 12
+    slope = u.mean() * math.sqrt(len(u) / variance)
+    curvature = (np.square(u).mean() - variance) * math.sqrt(180 * len(u))
+    significant = stats.norm.isf(FALSE_WORDS / num_quantities / 4)
+    if abs(slope) > max(significant, abs(curvature) / 2):
+        return "too low" if slope > 0 else "too high"
+    if abs(curvature) > significant:
+        return "too narrow" if curvature > 0 else "too wide"
+    return ""

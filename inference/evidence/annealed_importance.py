@@ -1,0 +1,291 @@
+"""Annealed importance sampling on a pair: chains from its guide or prior to its posterior, for all data points at once.
+
+A first pass, the warm-up, finds step sizes and the schedule; then they are frozen, and chains drawn afresh are weighed.
+Only so are the weights unbiased.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ppvae.batches import Batch, num_rows, rows
+from ppvae.inference.compiling.repeated import Repeated
+from ppvae.inference.evidence import annealing, hmc
+from ppvae.inference.evidence.hmc import State
+from ppvae.inference.runtime.chunks import over_data, to_pair
+from ppvae.inference.runtime.distributed import processes
+from ppvae.inference.runtime.kept_chunks import KeptChunks
+from ppvae.inference.runtime.measuring import finite
+from ppvae.inference.runtime.records import Evidence, Measurement, Sandwich
+from ppvae.latent_view import LatentView
+from ppvae.pair import Pair
+from ppvae.refusals import ContractError, at_least_one
+from ppvae.simulation import simulate
+
+SCHEDULES = ("adaptive", "linear", "sigmoid")
+START_STEPS, RATE = 30, 0.2
+SCALE_DRAWS = 64
+COMPILE_EVALUATIONS = 2000
+"""From how many on compiling pays, for any pair."""
+
+
+@dataclass(frozen=True)
+class AIS:
+    """Settings of annealed importance sampling, for `ppvae.log_evidence(..., annealing=AIS(...))`.
+
+    The path is `start^(1 - beta) p(x, z)^beta`. From the guide it is short, and few temperatures do; but a mode that
+    the guide leaves out is hardly reached. From the prior it is long, and finds what modes the prior leads to.
+
+    Source: Neal 2001 (arXiv:physics/9803008); on VAEs Wu et al. 2017 (arXiv:1611.04273).
+
+    Attributes:
+        num_chains: K, for each data point.
+        num_temperatures: T, transitions of each chain.
+        start: "guide" or "prior".
+        schedule: "adaptive" (each step costs the chains as much of their effective sample size), "linear", "sigmoid".
+        num_leapfrog: gradients for each transition.
+        checkpoint: a file in which finished chunks of data points are kept, for this one measurement: with the same
+            data, pair, settings and seed it goes on from there, and ends with the same result. Each process of several
+            adds its number to the name.
+
+    Raises:
+        ValueError: a number below one, or a start or schedule of another name.
+        ppvae.ContractError: where it is used, from the prior of a model that gives x no probability under some latents.
+    """
+
+    num_chains: int = 16
+    num_temperatures: int = 500
+    start: str = "guide"
+    schedule: str = "adaptive"
+    num_leapfrog: int = 5
+    checkpoint: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("num_chains", "num_temperatures", "num_leapfrog"):
+            at_least_one(name, getattr(self, name))
+        if self.start not in ("guide", "prior"):
+            raise ValueError(f"start: found {self.start!r}, expected 'guide' or 'prior'")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule: found {self.schedule!r}, expected one of {SCHEDULES}")
+
+    @property
+    def name(self) -> str:
+        """How records call it."""
+        return "ais" if self.start == "guide" else "ais from prior"
+
+    @property
+    def num_warm_up(self) -> int:
+        """Temperatures of the warm-up."""
+        return max(50, self.num_temperatures // 4)
+
+
+class Sampler:
+    """The chains of one chunk of data: what is frozen in the warm-up, and the passes.
+
+    Args:
+        settings: of the annealing.
+        view: of the pair's latents, from the settings' start.
+        evaluate: log start, log joint and their gradients, of a batch and u.
+        pair: the model and guide.
+        batch: B data points.
+        advance: called before each transition.
+    """
+
+    def __init__(
+        self, settings: AIS, view: LatentView, evaluate: Repeated, pair: Pair, batch: Batch, advance: Callable[[], Any]
+    ):
+        self.settings, self._view, self._pair, self._batch, self._advance = settings, view, pair, batch, advance
+        self._evaluate = partial(_state, evaluate, batch)
+        self._precision = [
+            view.draw(pair, batch, SCALE_DRAWS).var(0) ** -1,
+            view.unconstrain(pair, batch, pair.latents(batch, SCALE_DRAWS)).var(0) ** -1,
+        ]
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        """Finds step sizes and, if it is adaptive, the schedule, along the sigmoid one."""
+        settings = self.settings
+        state = self.start()
+        if settings.start == "prior" and not state.log_joint.isfinite().all():
+            raise ContractError(
+                "start: found draws from the prior under which x has no probability, expected some everywhere between "
+                "prior and posterior, as the chains go there; use AIS(start='guide')"
+            )
+        log_size = torch.zeros_like(state.log_joint)
+        seen_at = annealing.sigmoid(settings.num_warm_up).to(log_size)
+        sizes, spread = [], []
+        for t in [0] * START_STEPS + list(range(len(seen_at))):
+            state, info = self._step(state, seen_at[t], log_size.exp())
+            log_size = hmc.adapt(log_size, info.acceptance, RATE)
+            sizes.append(log_size.mean(0))
+            spread.append(state.log_ratio().std(0) if settings.num_chains > 1 else torch.ones_like(sizes[-1]))
+        sizes, spread = sizes[START_STEPS:], spread[START_STEPS:]
+        num, num_points = settings.num_temperatures, log_size.shape[1]
+        if settings.schedule == "adaptive":
+            self.betas = annealing.equal_steps(seen_at.cpu(), torch.stack(spread).cpu(), num).to(log_size)
+        else:
+            self.betas = getattr(annealing, settings.schedule)(num).to(log_size)[:, None].expand(-1, num_points)
+        self._sizes = annealing.along(self.betas, seen_at, torch.stack(sizes)).exp()
+
+    def start(self) -> State:
+        """Draws from the start."""
+        return self._evaluate(self._view.draw(self._pair, self._batch, self.settings.num_chains))
+
+    def at(self, latents: dict[str, Tensor]) -> State:
+        """All chains at given latents, by site `[1, B, *event]`."""
+        u = self._view.unconstrain(self._pair, self._batch, latents)
+        return self._evaluate(u.expand(self.settings.num_chains, -1, -1).contiguous())
+
+    def latents(self, state: State) -> dict[str, Tensor]:
+        """Where the chains are, as latents by site, `[K, B, *event]`."""
+        return self._view.latents(self._pair, self._batch, state.position)
+
+    def forward(self) -> tuple[State, Tensor]:
+        """Fresh chains to the posterior, and their log weights."""
+        return self._pass(annealing.forward, self.start())
+
+    def backward(self, posterior: State) -> tuple[State, Tensor]:
+        """Chains from the posterior to the start, and their log weights."""
+        return self._pass(annealing.backward, posterior)
+
+    def _pass(self, direction: Any, state: State) -> tuple[State, Tensor]:
+        self.acceptance = torch.zeros_like(state.log_joint[0], dtype=torch.float64)
+        self.divergences = torch.zeros_like(self.acceptance)
+
+        def transition(state: State, t: int) -> State:
+            state, info = self._step(state, self.betas[t], self._sizes[t])
+            self.acceptance += info.acceptance.mean(0) / self.settings.num_temperatures
+            self.divergences += info.divergent.sum(0)
+            return state
+
+        return direction(state, self.betas, transition)
+
+    def _step(self, state: State, beta: Tensor, step_size: Tensor) -> tuple[State, hmc.Info]:
+        start, end = self._precision
+        scale = torch.lerp(start, end, beta[..., None]) ** -0.5
+        self._advance()
+        return hmc.step(state, beta, self._evaluate, step_size, scale, self.settings.num_leapfrog)
+
+
+def annealed(pair: Pair, batch: Batch, settings: AIS, progress: bool) -> Evidence:
+    """log p(x) by chains annealed to the posterior; see `AIS`."""
+    found = run_chains(pair, batch, settings, weigh, progress)
+    return _record(settings, found["forward"], found)
+
+
+def annealed_halves(pair: Pair, batch: Batch, settings: AIS, progress: bool) -> tuple[Evidence, Evidence]:
+    """The same as two records, of half the chains each.
+
+    Raises:
+        ValueError: one chain cannot be halved.
+    """
+    if settings.num_chains % 2:
+        raise ValueError(f"num_chains: found {settings.num_chains}, expected an even number, to be chosen by halves")
+    found = run_chains(pair, batch, settings, weigh, progress)
+    first, second = found["forward"].chunk(2, dim=1)
+    return _record(settings, first, found), _record(settings, second, found)
+
+
+def sandwich(pair: Pair, batch: Batch, settings: AIS, progress: bool) -> Sandwich:
+    """Both sides of log p(x) on data simulated from the model in the place of `batch`."""
+    settings = replace(settings, checkpoint=None)  # which keeps the chains of the real data
+    simulated, latents = simulate(pair, to_pair(batch, pair))
+    found = run_chains(pair, simulated, settings, partial(weigh_both_ways, latents), progress, passes=2)
+    below, above = _record(settings, found["forward"], found), _record(settings, found["backward"], found)
+    upper = replace(above, estimate=-above.estimate, method=f"reverse {settings.name}")
+    width = Measurement(
+        estimate=upper.estimate - below.estimate,
+        std_error=torch.hypot(below.std_error, above.std_error),
+        num_particles=2 * settings.num_chains,
+        method="bdmc",
+    )
+    return Sandwich(below, upper, width)
+
+
+def _record(settings: AIS, log_weight: Tensor, found: dict[str, Tensor]) -> Evidence:
+    """The record of chains' log weights, `[N, K]`."""
+    num = log_weight.shape[1]
+    log_sum = log_weight.logsumexp(1)
+    ess = (2 * log_sum - (2 * log_weight).logsumexp(1)).exp()
+    result = finite(
+        {
+            "estimate": log_sum - math.log(num),
+            "std_error": ((num / ess - 1).clamp(min=0) / (num - 1 or math.nan)).sqrt(),
+            "ess": ess,
+            "acceptance": found["acceptance"],
+            "divergences": found["divergences"],
+        }
+    )
+    return Evidence.of(settings.name, num, result)
+
+
+def run_chains(
+    pair: Pair,
+    batch: Batch,
+    settings: AIS,
+    passing: Callable[[Sampler, Tensor], dict[str, Tensor]],
+    progress: bool,
+    passes: int = 1,
+) -> dict[str, Tensor]:
+    """`passing(sampler, index of its data points)` for all data points, as many at once as memory likes."""
+    view = LatentView(pair, to_pair(rows(batch, slice(1)), pair), settings.start)
+    evaluations = settings.num_leapfrog * (settings.num_temperatures + settings.num_warm_up)
+    evaluate = Repeated(pair, partial(_densities, view), after=2 if evaluations >= COMPILE_EVALUATIONS else math.inf)
+
+    def one_evaluation(index: Any, num_particles: int, at_once: int) -> dict[str, Tensor]:
+        points = to_pair(rows(batch, index.cpu()), pair)
+        return {"log_start": _densities(view, pair, points, view.draw(pair, points, settings.num_chains))[0][0]}
+
+    def measure(index: Any, num_particles: int, at_once: int) -> dict[str, Tensor]:
+        points = to_pair(rows(batch, index.cpu()), pair)
+        return passing(Sampler(settings, view, evaluate, pair, points, lambda: bar.update(len(index))), index)
+
+    num = num_rows(batch)
+    total = num * (START_STEPS + settings.num_warm_up + 1 + passes * settings.num_temperatures)
+    with tqdm(total=total, desc=settings.name, unit="step", disable=not progress, delay=1, leave=False) as bar:
+        return over_data(
+            pair, torch.arange(num), 1, measure, None, probe=one_evaluation, kept=_kept(pair, batch, settings)
+        )
+
+
+def _kept(pair: Pair, batch: Batch, settings: AIS) -> KeptChunks | None:
+    if settings.checkpoint is None:
+        return None
+    about = asdict(settings)
+    path, group = about.pop("checkpoint"), processes()
+    return KeptChunks(
+        f"{path}.{group.rank}" if group.size > 1 else path, pair, batch, about | {"processes": group.size}
+    )
+
+
+def weigh(sampler: Sampler, index: Tensor) -> dict[str, Tensor]:
+    """Chains to the posterior: log weights `[B, K]`, and how the transitions went."""
+    _, log_weight = sampler.forward()
+    return {"forward": log_weight.T, "acceptance": sampler.acceptance, "divergences": sampler.divergences}
+
+
+def weigh_both_ways(latents: dict[str, Tensor], sampler: Sampler, index: Tensor) -> dict[str, Tensor]:
+    """The same, and chains back from the latents that made the data, by site `[N, *event]`."""
+    found = weigh(sampler, index)
+    posterior = sampler.at({name: z[index][None] for name, z in latents.items()})
+    return found | {"backward": sampler.backward(posterior)[1].T}
+
+
+def _densities(view: LatentView, pair: Pair, batch: Batch, u: Tensor) -> tuple[Tensor, ...]:
+    with torch.enable_grad():
+        u = u.detach().requires_grad_()
+        log_start, log_joint = view.densities(pair, batch, u)
+        (gradient_start,) = torch.autograd.grad(log_start.sum(), u, retain_graph=True)
+        (gradient_joint,) = torch.autograd.grad(log_joint.sum(), u)
+    return log_start.detach(), log_joint.detach(), gradient_start, gradient_joint
+
+
+def _state(evaluate: Repeated, batch: Batch, u: Tensor) -> State:
+    return State(u, *evaluate(batch, u))

@@ -1,0 +1,205 @@
+"""Log evidence and ELBO per data point, in bounded memory for any number of particles.
+
+Draws are streamed: what is kept of them are running sums, and the largest weights for Pareto k-hat
+(`ppvae.inference.evidence.streamed`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppvae.batches import Batch, rows
+from ppvae.inference.compiling.repeated import Repeated
+from ppvae.inference.evidence import streamed
+from ppvae.inference.evidence.annealed_importance import AIS, annealed, annealed_halves, sandwich
+from ppvae.inference.evidence.larger_bound import joined, larger_bound
+from ppvae.inference.runtime.chunks import over_data
+from ppvae.inference.runtime.measuring import finite, measuring
+from ppvae.inference.runtime.records import Evidence, Measurement
+from ppvae.pair import Pair
+from ppvae.refusals import ContractError, at_least_one
+
+METHODS = ("auto", "exact", "iwae", "ais", "bdmc", "best")
+
+
+def log_evidence(
+    pair: Pair,
+    data: Any,
+    method: str = "auto",
+    num_particles: int = 1000,
+    *,
+    annealing: AIS | Sequence[AIS] | None = None,
+    seed: int | None = None,
+    progress: bool = True,
+) -> Evidence:
+    """log p(x) per data point: exact where that is known, else the best of the bounds there are.
+
+    `log (1/K) sum_k w_k`, where the w_k have the mean p(x): importance weights `p(x, z_k) / q(z_k | x)` ("iwae"), or
+    the weights of chains annealed to the posterior ("ais", see `ppvae.AIS`). It is a stochastic *lower* bound: its mean
+    falls short of log p(x) by about `std_error^2 / 2`, so models with a poor guide look worse than they are, never
+    better. The standard error is the delta method's, `sqrt((K sum w^2 / (sum w)^2 - 1) / (K - 1))`. Neither is to be
+    trusted where the record's `reliable` is false: k-hat > 0.7, or chains whose standard error is above 0.5. A mode
+    that neither guide nor prior leads to leaves no trace.
+
+    - "auto": exact where the pair can; else IWAE, and for the data points whose k-hat is above 0.7 annealed importance
+      sampling. The record's `methods` says which was taken for each, its `reason` why.
+    - "best": exact where the pair can; else IWAE and AIS, from the guide and from the prior, and the largest of them
+      for each data point. The largest of noisy bounds would be too large. So each is split in two halves, one half's
+      estimate is taken from the method that the other half finds largest, and the two are averaged (before the log):
+      whichever is chosen, the average has the mean p(x). The record's `candidates` holds all of them.
+    - "bdmc": AIS, and on as many data points simulated from the model the sandwich of AIS and reverse AIS, in the
+      record's `certificate`. It certifies the evaluator on the model's own data, not the estimate on yours.
+
+    Source: Burda et al. 2016 (arXiv:1509.00519); k-hat: Vehtari et al. 2024 (arXiv:1507.02646); AIS: Neal 2001
+    (arXiv:physics/9803008), Wu et al. 2017 (arXiv:1611.04273); BDMC: Grosse et al. 2015 (arXiv:1511.02543).
+
+    Args:
+        pair: the model and guide; measured in eval mode, where its parameters are.
+        data: N data points, a batch (tensor, tuple or dict); moved to the pair's device a chunk at a time.
+        method: "auto", "exact" (`pair.log_prob`), "iwae", "ais", "bdmc" or "best".
+        num_particles: K, for IWAE. Memory does not grow with it.
+        annealing: settings of AIS; for "best" several may be given. `AIS()` if not given, for "best" from both starts.
+        seed: makes the result reproducible and leaves the caller's generators as they were; None draws from them.
+        progress: show a bar when it takes more than a second.
+
+    Raises:
+        EvidenceUndefined: the pair declares that it has no evidence.
+        NotImplementedError: method="exact" for a pair with no closed form.
+        ppvae.ContractError: "ais" or "bdmc" for a pair whose guide has discrete sites, or no continuous latents.
+        ValueError: K < 1, an unknown method, or data that are not finite or outside the likelihood's support (the row
+            is named).
+
+    Example:
+        >>> from ppvae.models import LinearVAE
+        >>> pair = LinearVAE(num_features=5, num_latents=2).fit_guide()
+        >>> x = torch.randn(100, 5)
+        >>> exact, bound = log_evidence(pair, x), log_evidence(pair, x, "iwae", num_particles=1000, seed=0)
+        >>> exact.method, bound.method
+        ('exact', 'iwae')
+        >>> error = (bound.estimate - exact.estimate) / bound.std_error
+        >>> bool(error.abs().max() < 5)
+        True
+    """
+    at_least_one("num_particles", num_particles)
+    if method not in METHODS:
+        raise ValueError(f"method: found {method!r}, expected one of {METHODS}")
+    with measuring(pair, data, seed) as batch:
+        return evidence_of(pair, batch, method, num_particles, annealing, progress)
+
+
+def elbo(
+    pair: Pair, data: Any, num_samples: int = 100, *, seed: int | None = None, progress: bool = True
+) -> Measurement:
+    """The evidence lower bound per data point, `E_q[log p(x, z) - log q(z | x)]`, by S draws from the guide.
+
+    Discrete sites of the guide are not drawn but summed exactly; a pair with no other latents has standard error zero.
+    The standard error is `sd / sqrt(S)` of the draws, and unbiased, as the estimate is.
+
+    Source: Kingma & Welling 2014 (arXiv:1312.6114).
+
+    Args:
+        pair: the model and guide; measured in eval mode, where its parameters are.
+        data: N data points, a batch (tensor, tuple or dict).
+        num_samples: S. Memory does not grow with it.
+        seed: as in `log_evidence`.
+        progress: show a bar when it takes more than a second.
+
+    Raises:
+        EvidenceUndefined: the pair declares that it has no evidence.
+        ValueError: S < 1, or data that are not finite or outside the likelihood's support (the row is named).
+
+    Example:
+        >>> from ppvae.models import LinearVAE
+        >>> pair, x = LinearVAE(num_features=5, num_latents=2, guide="exact"), torch.randn(3, 5)
+        >>> bool(torch.allclose(elbo(pair, x).estimate, pair.log_prob(x).double(), atol=1e-4))
+        True
+    """
+    at_least_one("num_samples", num_samples)
+    with measuring(pair, data, seed) as batch:
+        return elbo_of(pair, batch, num_samples, progress)
+
+
+def evidence_of(
+    pair: Pair,
+    batch: Batch,
+    method: str,
+    num_particles: int,
+    annealing: AIS | Sequence[AIS] | None,
+    progress: bool,
+) -> Evidence:
+    """`log_evidence` within `measuring`."""
+    if method in ("auto", "exact", "best"):
+        try:
+            return _exact(pair, batch, progress)
+        except NotImplementedError:
+            if method == "exact":
+                raise
+    if method == "best":
+        return _best(pair, batch, num_particles, annealing or (AIS(), AIS(start="prior")), progress)
+    settings = annealing or AIS()
+    if not isinstance(settings, AIS):
+        raise ValueError(f"annealing: found {annealing!r}, expected one AIS(...) for method={method!r}; use 'best'")
+    if method == "ais":
+        return annealed(pair, batch, settings, progress)
+    if method == "bdmc":
+        return replace(annealed(pair, batch, settings, progress), certificate=sandwich(pair, batch, settings, progress))
+    weighted = _iwae(pair, batch, num_particles, progress)
+    return _annealed_where_unreliable(pair, batch, weighted, settings, progress) if method == "auto" else weighted
+
+
+def _exact(pair: Pair, batch: Batch, progress: bool) -> Evidence:
+    measure = partial(_log_prob, pair)
+    return Evidence.of("exact", 0, finite(over_data(pair, batch, 1, measure, "log evidence" if progress else None)))
+
+
+def _iwae(pair: Pair, batch: Batch, num_particles: int, progress: bool) -> Evidence:
+    measure = partial(streamed.log_mean_weight, Repeated(pair, streamed.log_weights))
+    found = finite(over_data(pair, batch, num_particles, measure, "log evidence" if progress else None))
+    return Evidence.of("iwae", num_particles, found)
+
+
+def _annealed_where_unreliable(pair: Pair, batch: Batch, weighted: Evidence, settings: AIS, progress: bool) -> Evidence:
+    bad = ~weighted.reliable
+    if not bad.any():
+        return replace(weighted, reason="iwae, as k-hat is at most 0.7 for all data points")
+    try:
+        chains = annealed(pair, rows(batch, bad), settings, progress)
+    except ContractError as error:
+        return replace(weighted, reason=f"iwae, as annealing does not apply: {error}")
+    return replace(
+        weighted.with_rows(bad, chains),
+        method="auto",
+        reason=f"ais for the {int(bad.sum())} of {len(bad)} data points whose k-hat is above 0.7, iwae for the others",
+        candidates={"iwae": weighted},
+    )
+
+
+def _best(pair: Pair, batch: Batch, num_particles: int, annealing: AIS | Sequence[AIS], progress: bool) -> Evidence:
+    half = max(1, num_particles // 2)
+    candidates = {"iwae": (_iwae(pair, batch, half, progress), _iwae(pair, batch, half, progress))}
+    refused = ""
+    for settings in [annealing] if isinstance(annealing, AIS) else annealing:
+        try:
+            candidates[settings.name] = annealed_halves(pair, batch, settings, progress)
+        except ContractError as error:
+            refused = f"{settings.name} does not apply: {error}"
+    if len(candidates) == 1:
+        return replace(joined(*candidates["iwae"]), reason=f"iwae, as {refused}")
+    best = larger_bound(candidates)
+    return replace(best, reason=f"{best.reason}; {refused}") if refused else best
+
+
+def _log_prob(pair: Pair, batch: Batch, num_particles: int, at_once: int) -> dict[str, Tensor]:
+    estimate = pair.log_prob(batch).double()
+    return {"estimate": estimate, "std_error": torch.zeros_like(estimate)}
+
+
+def elbo_of(pair: Pair, batch: Batch, num_samples: int, progress: bool) -> Measurement:
+    """`elbo` within `measuring`."""
+    measure = partial(streamed.mean_log_weight, Repeated(pair, streamed.expected_log_weights))
+    found = finite(over_data(pair, batch, num_samples, measure, "elbo" if progress else None))
+    return Measurement(found["estimate"], found["std_error"], num_samples, "elbo")

@@ -1,0 +1,89 @@
+"""What each latent site is used for: its KL, what it says of the data, and how many of its dimensions are active."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from ppvae.batches import Batch, num_rows, rows
+from ppvae.inference.runtime.records import Measurement
+from ppvae.pair import Pair
+from ppvae.tracing import draw_latents, log_prob_terms, run, sample_sites
+
+ACTIVE_VARIANCE = 0.01
+COLLAPSED_KL = 0.05
+"""Nats of a whole site below which it is said to have collapsed."""
+
+MOST_POINTS, DRAWS = 200, 10
+"""Of which mutual information is estimated: data points, and draws for each."""
+
+
+@dataclass(frozen=True)
+class LatentUsage:
+    """How a latent site is used.
+
+    Attributes:
+        kl: `E_q[log q(z_l | .) - log p(z_l | .)]` per data point; the sum over sites and data points is what the ELBO
+            pays for the latents.
+        mutual_information: of the site and the data index, given the sites before it in the guide, in nats, under the
+            guide. `E KL(q(z | x) || p(z)) = mutual information + KL(q(z) || p(z))`, for all sites together. NaN where
+            the guide knows the density of its own draws alone, as one with a planar flow does.
+        most_information: the log of the number of data points, which that estimate cannot exceed; near it the truth may
+            be more.
+        active_units: dimensions whose posterior mean has a variance over the data of more than 0.01 (Burda et al. 2016,
+            arXiv:1509.00519).
+        num_units: dimensions.
+        is_kl: whether `kl` is an expected KL divergence. It is none where a site that this one depends on in the model
+            depends on it in the guide (one that runs upwards): it may be negative then, and says little by itself.
+    """
+
+    kl: Measurement
+    mutual_information: float
+    most_information: float
+    active_units: int
+    num_units: int
+    is_kl: bool = True
+
+    @property
+    def term(self) -> str:
+        """What to call `kl`."""
+        return "KL" if self.is_kl else "E log q/p"
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether the site carries next to nothing: a KL below 0.05 nats; where there is none, no active dimension."""
+        return self.kl.mean().estimate < COLLAPSED_KL if self.is_kl else self.active_units == 0
+
+
+def active_units(means: Tensor, noise: Tensor) -> int:
+    """Of estimated posterior means, `[N, D]`, each with the variance `noise`, which is no part of theirs."""
+    if len(means) < 2:
+        return 0
+    return int((means.var(0) - noise.mean(0) > ACTIVE_VARIANCE).sum())
+
+
+def mutual_information(pair: Pair, batch: Batch) -> dict[str, float]:
+    """`E[log q(z_l | z_<l, x) - log q(z_l | z_<l)]` by site, the latter averaged over the guide's posteriors of z_<l.
+
+    Each data point's draws are scored under the guide of every other: the batch is rolled along.
+    """
+    num = num_rows(batch)
+    latents = draw_latents(pair, batch, DRAWS)
+    scores: dict[str, list[Tensor]] = {name: [] for name in latents}
+    for shift in range(num):
+        other = rows(batch, torch.arange(num).roll(shift))
+        trace = run(poutine.condition(pair.guide, data=latents), other, DRAWS)
+        total = torch.zeros(DRAWS, num, dtype=torch.float64)
+        terms = log_prob_terms(trace)
+        for name in sample_sites(trace):
+            total = total + terms[name].double().cpu()
+            scores[name].append(total)
+    result, before = {}, torch.zeros(())
+    for name, along in scores.items():
+        log_q = torch.stack(along)  # of z_1 ... z_l, under each data point; the first is its own
+        information = (log_q[0] - (log_q.logsumexp(0) - math.log(num))).mean()
+        result[name] = (information - before).item()
+        before = information
+    return result

@@ -1,0 +1,194 @@
+"""A guide with parameters of each data point's own: the amortized one's distributions, of the same families, moved.
+
+The parameters travel with the data, as further entries of the batch. So the pair of a model and such a guide is a pair
+like any other: it is trained, measured and annealed from by the same code.
+"""
+
+from contextlib import suppress
+from inspect import signature
+from typing import Any
+
+import torch
+from pyro.distributions import MaskedDistribution, TransformedDistribution
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+from torch.distributions import Independent, MixtureSameFamily, transform_to
+
+from ppvae.batches import Batch
+from ppvae.internals import mask_of
+from ppvae.pair import Pair
+from ppvae.refusals import family
+from ppvae.tracing import run
+
+SEPARATOR = "/"
+LEFT_OUT = {
+    "probs": "logits",
+    "covariance_matrix": "scale_tril",
+    "precision_matrix": "scale_tril",
+    "log_density": "v",  # Pyro's Delta: no part of its family
+    "low": "high",  # Uniform's ends bound each other
+    "high": "low",
+}
+"""Arguments that are not moved where there is another: mostly it says the same, and is easier to move."""
+LOCATIONS = ("loc", "delta_loc")
+"""Arguments that are moved in units of the scale."""
+LOCATION_SPREAD, SPREAD = 2.0, 0.5
+
+
+class LocalGuide(Pair):
+    """A pair whose guide's distributions are moved, for each data point, by offsets that are part of its batch.
+
+    Argument a of a site's distribution becomes `T(T^-1(a) + offset)`, with T the bijection from the reals onto what a
+    may be: scales are multiplied. Locations are shifted in units of the scale, that a step means as much for a latent
+    known to a thousandth as for one known to a third. Offsets of zero give the guide as it was. Of a transformed
+    distribution (a flow) the base's arguments are moved, of a mixture its weights and its components'. Where a site
+    depends on others, so do its arguments, and the offset is the same wherever they are.
+
+    Args:
+        pair: the model and guide; its parameters are shared.
+        batch: data points like those to come.
+
+    Attributes:
+        shapes: of each offset by "site/argument", without the data dimension.
+        fixed: the sites whose distributions cannot be moved, and why.
+
+    Example:
+        >>> from ppvae.models import LinearVAE
+        >>> pair, x = LinearVAE(num_features=5, num_latents=2), torch.randn(3, 5)
+        >>> local = LocalGuide(pair, x)
+        >>> local.shapes
+        {'z/loc': torch.Size([2]), 'z/scale': torch.Size([2])}
+        >>> offsets = local.zeros(x)
+        >>> offsets["z/loc"][0] = torch.tensor([1.0, -1.0])
+        >>> before, after = pair.guide, local.latents(local.joined(x, offsets), num_particles=7)
+        >>> after["z"].shape
+        torch.Size([7, 3, 2])
+    """
+
+    def __init__(self, pair: Pair, batch: Batch):
+        super().__init__()
+        self.pair = pair
+        finder = _Finder()
+        with torch.no_grad(), finder:
+            run(pair.guide, batch, 1)
+        self.shapes, self.fixed = finder.shapes, finder.fixed
+
+    def zeros(self, batch: Batch) -> dict[str, Tensor]:
+        """Offsets that leave the guide of a batch as it is."""
+        first = (
+            next(iter(batch.values())) if isinstance(batch, dict) else batch[0] if isinstance(batch, tuple) else batch
+        )
+        parameter = next(self.pair.parameters(), first)
+        return {name: parameter.new_zeros(len(first), *shape) for name, shape in self.shapes.items()}
+
+    def about(self, batch: Batch) -> dict[str, Tensor]:
+        """Offsets drawn about none: other places to start from."""
+
+        def spread(name: str) -> float:
+            return LOCATION_SPREAD if name.rpartition(SEPARATOR)[2] in LOCATIONS else SPREAD
+
+        return {name: spread(name) * torch.randn_like(t) for name, t in self.zeros(batch).items()}
+
+    def joined(self, batch: Batch, offsets: dict[str, Tensor]) -> Batch:
+        """The batch with the offsets in it."""
+        if isinstance(batch, dict):
+            return batch | offsets
+        return (*(batch if isinstance(batch, tuple) else (batch,)), *offsets.values())
+
+    def model(self, *args: Any, **kwargs: Any) -> Any:
+        args, kwargs, _ = self._parted(args, kwargs)
+        return self.pair.model(*args, **kwargs)
+
+    def guide(self, *args: Any, **kwargs: Any) -> Any:
+        args, kwargs, offsets = self._parted(args, kwargs)
+        with _Mover(offsets):
+            return self.pair.guide(*args, **kwargs)
+
+    def _parted(self, args: tuple, kwargs: dict) -> tuple[tuple, dict, dict[str, Tensor]]:
+        if kwargs:
+            own = {name: value for name, value in kwargs.items() if name not in self.shapes}
+            return args, own, {name: kwargs[name] for name in self.shapes}
+        num = len(args) - len(self.shapes)
+        return args[:num], {}, dict(zip(self.shapes, args[num:], strict=True))
+
+
+class _Sites(Messenger):
+    """Comes by each latent of a guide, when its plates have given it its shape."""
+
+    def _pyro_sample(self, msg: Message) -> None:
+        if not (msg["is_observed"] or site_is_subsample(msg)):
+            self.visit(str(msg["name"]), msg)
+
+    def visit(self, name: str, msg: Message) -> None:
+        raise NotImplementedError
+
+
+class _Mover(_Sites):
+    """Moves the distributions by offsets."""
+
+    def __init__(self, offsets: dict[str, Tensor]):
+        super().__init__()
+        self._offsets = offsets
+
+    def visit(self, name: str, msg: Message) -> None:
+        def moved(argument: str, value: Tensor, bijection: Any, unit: Tensor | float) -> Tensor:
+            key = name + SEPARATOR + argument
+            return bijection(bijection.inv(value) + unit * self._offsets[key]) if key in self._offsets else value
+
+        msg["fn"] = _rebuilt(msg["fn"], moved)
+
+
+class _Finder(_Sites):
+    """Finds what can be moved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: dict[str, torch.Size] = {}
+        self.fixed: dict[str, str] = {}
+
+    def visit(self, name: str, msg: Message) -> None:
+        fn: Any = msg["fn"]
+        leading = len(fn.batch_shape)
+        found = {}
+
+        def note(argument: str, value: Tensor, bijection: Any, unit: Tensor | float) -> Tensor:
+            if value.dim() >= leading:
+                found[argument] = value.shape[leading:]
+            return value
+
+        _rebuilt(fn, note)
+        self.shapes |= {name + SEPARATOR + argument: shape for argument, shape in found.items()}
+        if not found:
+            self.fixed[name] = f"{family(fn)} has no argument that can be moved"
+
+
+def _rebuilt(fn: Any, change: Any) -> Any:
+    """A distribution of the same family, with `change(name, argument, bijection, unit)` for each argument."""
+    if isinstance(fn, Independent):
+        return _rebuilt(fn.base_dist, change).to_event(fn.reinterpreted_batch_ndims)
+    if isinstance(fn, MaskedDistribution):
+        return _rebuilt(fn.base_dist, change).mask(mask_of(fn))
+    if type(fn) is TransformedDistribution:
+        return TransformedDistribution(_rebuilt(fn.base_dist, change), fn.transforms)
+    if isinstance(fn, MixtureSameFamily):
+        weights, components = (_rebuilt(part, change) for part in (fn.mixture_distribution, fn.component_distribution))
+        return type(fn)(weights, components, validate_args=False)
+    named = [name for name in fn.arg_constraints if LEFT_OUT.get(name) not in fn.arg_constraints]
+    further = [name for name in signature(type(fn)).parameters if name not in fn.arg_constraints and hasattr(fn, name)]
+    arguments = {name: getattr(fn, name) for name in named + further}  # a temperature is of the further ones
+    if "validate_args" in signature(type(fn)).parameters:
+        arguments["validate_args"] = False
+    moved = {}
+    for name in named:
+        with suppress(NotImplementedError):  # no bijection from the reals: a count, say
+            moved[name] = change(name, arguments[name], transform_to(fn.arg_constraints[name]), _unit(fn, name))
+    return type(fn)(**arguments | moved) if moved else fn
+
+
+def _unit(fn: Any, argument: str) -> Tensor | float:
+    """What an offset of one is to an argument: for a location the scale."""
+    if argument not in LOCATIONS:
+        return 1.0
+    return fn.scale if hasattr(fn, "scale") else fn.variance.sqrt()

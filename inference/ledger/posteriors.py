@@ -1,0 +1,246 @@
+"""Draws from the posterior of each data point, by four ways of coming closer to it than the guide does, or not at all.
+
+Each way is a function of a pair at rest (inside `measuring`) and N data points, and returns `Draws`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from ppvae.batches import Batch, num_rows, rows
+from ppvae.inference.evidence.annealed_importance import AIS, Sampler, run_chains
+from ppvae.inference.evidence.pareto import smoothed
+from ppvae.inference.ledger.ascent import Ascent
+from ppvae.inference.ledger.refinement import refine
+from ppvae.inference.runtime.chunks import over_data, sizes, to_pair
+from ppvae.inference.runtime.measuring import finite
+from ppvae.pair import Pair
+from ppvae.refusals import ContractError
+from ppvae.tracing import log_prob_terms, run, sample_sites
+from ppvae.weights import sum_terms
+
+POSTERIORS = ("guide", "resampled", "refined", "annealed")
+CANDIDATES = 20
+"""Draws from the guide for each one that resampling keeps."""
+
+RESTARTS = 1
+"""Further starts of a refined guide, as in `ppvae.gap`."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """S draws for each of N data points, on the CPU.
+
+    Attributes:
+        latents: of the guide's sites by name, `[S, N, *event]`.
+        log_q: log probability of each draw under the pair's guide, whoever drew it, `[S, N]`, in nats.
+        quality: what says how good the draws are, by name, `[N]`.
+    """
+
+    latents: Mapping[str, Tensor]
+    log_q: Tensor
+    quality: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def posterior_draws(
+    pair: Pair, batch: Batch, num_draws: int, posterior: str, annealing: AIS | None, progress: bool
+) -> Draws:
+    """Draws by the way of that name: one of `POSTERIORS`.
+
+    Raises:
+        ValueError: another name, or settings of annealing for what is not annealed.
+    """
+    if posterior not in POSTERIORS:
+        raise ValueError(f"posterior: found {posterior!r}, expected one of {POSTERIORS}")
+    if annealing is not None and posterior != "annealed":
+        raise ValueError(f"annealing: found {annealing} for posterior={posterior!r}, expected posterior='annealed'")
+    if posterior == "annealed":
+        return annealed(pair, batch, num_draws, annealing or AIS(), progress)
+    return {"guide": guided, "resampled": resampled, "refined": refined}[posterior](pair, batch, num_draws, progress)
+
+
+def guided(pair: Pair, batch: Batch, num_draws: int, progress: bool) -> Draws:
+    """Draws from the guide, `z ~ q(z | x)`: independent, and as far from the posterior as the guide is."""
+    return _by_chunks(pair, batch, num_draws, lambda points, num: _run_guide(pair.guide, points, num), progress)
+
+
+def resampled(pair: Pair, batch: Batch, num_draws: int, progress: bool) -> Draws:
+    """Draws from the guide, chosen by their importance weights, with the tail of these smoothed.
+
+    Of `20 S` candidates S are taken, with replacement, as often as `S w~` says (systematic resampling, in a random
+    order). As the number of candidates grows the draws become the posterior's, with an error of the order of
+    `chi^2(posterior || q) / (20 S)`. Wrong where k-hat is above 0.7; where `ess` is below S, many draws are copies of
+    one another; and a mode that the guide never visits leaves no trace.
+
+    Source: Rubin 1988, Bayesian Statistics 3, for importance resampling; Carpenter et al. 1999, IEE Proceedings 146(1),
+    for systematic resampling; Vehtari et al. 2024 (arXiv:1507.02646) for the smoothing.
+
+    Returns:
+        Draws with `khat`, of the candidates' weights, and `ess`, `1 / sum w~^2` of the smoothed ones, at most 20 S.
+    """
+
+    def measure(index: Any, num_candidates: int, at_once: int) -> dict[str, Tensor]:
+        points = to_pair(rows(batch, index.cpu()), pair)
+        pieces = [_candidates(pair, points, size) for size in sizes(num_candidates, at_once)]
+        candidates = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+        log_w = candidates.pop("log_w").double()
+        log_share, khat = smoothed(log_w)
+        chosen = systematic(log_share.exp(), num_draws)
+        return {
+            **_taken(candidates, chosen),
+            "estimate": log_w.logsumexp(0),
+            "khat": khat,
+            "ess": 1 / log_share.exp().square().sum(0),
+        }
+
+    def one_candidate(index: Any, num_particles: int, at_once: int) -> dict[str, Tensor]:
+        return _candidates(pair, to_pair(rows(batch, index.cpu()), pair), 1)
+
+    index = torch.arange(num_rows(batch))
+    title = "resampling" if progress else None
+    return _draws(finite(over_data(pair, index, CANDIDATES * num_draws, measure, title, probe=one_candidate)))
+
+
+def refined(pair: Pair, batch: Batch, num_draws: int, progress: bool) -> Draws:
+    """Draws from each data point's own best guide of the same family: without what amortization costs.
+
+    What the family lacks they lack too. `log_q` is that of the amortized guide, so `log p - log q` is not their weight.
+
+    Source: Cremer et al. 2018 (arXiv:1801.03558); see `ppvae.inference.ledger.refinement`.
+
+    Raises:
+        ppvae.ContractError: no site of the guide has anything to refine (each is named).
+    """
+    best = refine(pair, batch, Ascent(), RESTARTS, progress)
+    if not best.pair.shapes:
+        reason = "; ".join(f"site '{site}': {why}" for site, why in best.fixed.items()) or "it has no latent sites"
+        raise ContractError(
+            f"posterior='refined': found nothing to refine in the guide of {type(pair).__name__} ({reason}), expected "
+            "a site whose distribution has arguments on the reals; take posterior='resampled'"
+        )
+    local = _by_chunks(
+        best.pair, best.batch, num_draws, lambda points, num: _run_guide(best.pair.guide, points, num), progress
+    )
+    return replace(local, log_q=log_q_of(pair, batch, local.latents, num_draws, progress))
+
+
+def annealed(pair: Pair, batch: Batch, num_draws: int, settings: AIS, progress: bool) -> Draws:
+    """The last states of chains annealed to the posterior, one for each draw, chosen by their weights.
+
+    Chains are resampled for each data point (systematically, in a random order): evenly weighted ones all stay. Wrong
+    where `ess` is a small part of S: then a few chains, in many copies, are all there is, and more temperatures are
+    needed. A mode that neither guide nor prior leads to is not visited.
+
+    Source: Neal 2001 (arXiv:physics/9803008).
+
+    Args:
+        settings: of the annealing; `num_chains` is the number of draws here, whatever it says.
+
+    Returns:
+        Draws with `ess`, the effective sample size of the chains' weights, at most S.
+
+    Raises:
+        ppvae.ContractError: a latent that is discrete (its site is named), or none at all.
+    """
+
+    def passing(sampler: Sampler, index: Tensor) -> dict[str, Tensor]:
+        state, log_weight = sampler.forward()
+        share = log_weight.softmax(0)
+        taken = _taken(_named(sampler.latents(state)), systematic(share, num_draws))
+        return taken | {"estimate": log_weight.logsumexp(0), "ess": 1 / share.square().sum(0)}
+
+    found = finite(run_chains(pair, batch, replace(settings, num_chains=num_draws), passing, progress))
+    latents = _latents(found)
+    return Draws(latents, log_q_of(pair, batch, latents, num_draws, progress), {"ess": found["ess"]})
+
+
+def log_q_of(pair: Pair, batch: Batch, latents: Mapping[str, Tensor], num_draws: int, progress: bool) -> Tensor:
+    """`log q(z | x)` of given latents by site, `[S, N, *event]`: `[S, N]`, in nats."""
+
+    def measure(index: Any, num_particles: int, at_once: int) -> dict[str, Tensor]:
+        points = to_pair(rows(batch, index.cpu()), pair)
+        pieces, start = [], 0
+        for size in sizes(num_particles, at_once):
+            piece = {name: z[start : start + size, index.cpu()] for name, z in latents.items()}
+            given = cast(dict[str, Tensor], to_pair(piece, pair))
+            start += size
+            pieces.append(_run_guide(poutine.condition(pair.guide, data=given), points, size)["log_q"])
+        return {"log_q": torch.cat(pieces).T}
+
+    title = "weighing" if progress else None
+    return over_data(pair, torch.arange(num_rows(batch)), num_draws, measure, title)["log_q"].T
+
+
+def systematic(probability: Tensor, num: int) -> Tensor:
+    """Indices `[num, N]` in which k comes `num p_k` times on average, and never one more or less than that, shuffled.
+
+    Source: Carpenter et al. 1999, IEE Proceedings 146(1).
+
+    Args:
+        probability: `[K, N]`, of the sum 1 over K.
+        num: how many.
+
+    Example:
+        >>> systematic(torch.tensor([[0.5], [0.0], [0.5]]), 4).sort(0).values.T
+        tensor([[0, 0, 2, 2]])
+    """
+    num_points, device = probability.shape[1], probability.device
+    cumulative = probability.double().cumsum(0).T.contiguous()
+    offset = torch.rand(num_points, 1, dtype=torch.float64, device=device)
+    places = (torch.arange(num, dtype=torch.float64, device=device) + offset) / num * cumulative[:, -1:]
+    index = torch.searchsorted(cumulative, places).clamp(max=len(probability) - 1)
+    return index.gather(1, torch.rand(num_points, num, device=device).argsort(1)).T
+
+
+def _by_chunks(
+    pair: Pair, batch: Batch, num_draws: int, draw: Callable[[Batch, int], dict[str, Tensor]], progress: bool
+) -> Draws:
+    """What `draw` draws for the data points of a chunk, for all of them."""
+
+    def measure(points: Batch, num_particles: int, at_once: int) -> dict[str, Tensor]:
+        pieces = [draw(points, size) for size in sizes(num_particles, at_once)]
+        return {name: torch.cat([piece[name] for piece in pieces]).transpose(0, 1) for name in pieces[0]}
+
+    return _draws(over_data(pair, batch, num_draws, measure, "drawing" if progress else None))
+
+
+def _candidates(pair: Pair, batch: Batch, num: int) -> dict[str, Tensor]:
+    weights = pair.log_weights(batch, num)
+    return _named(weights.latents) | {"log_q": weights.log_q, "log_w": weights.log_w}
+
+
+def _run_guide(guide: Any, batch: Batch, num: int) -> dict[str, Tensor]:
+    """Latents and log q, `[K, B, ...]`, of one run of a guide."""
+    trace, shape = run(guide, batch, num), (num, num_rows(batch))
+    latents = {
+        name: site["value"].expand(*shape, *site["fn"].event_shape) for name, site in sample_sites(trace).items()
+    }
+    terms = log_prob_terms(trace)
+    return _named(latents) | {"log_q": sum_terms(terms).expand(shape) if terms else torch.zeros(shape)}
+
+
+LATENT = "latent "
+"""What the names of latents begin with, among other results."""
+
+
+def _named(latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {LATENT + name: z for name, z in latents.items()}
+
+
+def _taken(values: Mapping[str, Tensor], chosen: Tensor) -> dict[str, Tensor]:
+    """Those of values `[K, B, ...]` that have the chosen indices `[S, B]`: `[B, S, ...]`."""
+    columns = torch.arange(chosen.shape[1], device=chosen.device)
+    return {name: t[chosen, columns].transpose(0, 1) for name, t in values.items()}
+
+
+def _draws(found: dict[str, Tensor]) -> Draws:
+    """From results by data point, `[N, S, ...]`."""
+    return Draws(_latents(found), found["log_q"].T, {name: found[name] for name in ("khat", "ess") if name in found})
+
+
+def _latents(found: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(LATENT): t.transpose(0, 1) for name, t in found.items() if name.startswith(LATENT)}

@@ -1,0 +1,87 @@
+"""The ledger of the gap: where the nats between log p(x) and the ELBO go, per data point, each with its error."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ppvae.inference.ledger.latent_usage import LatentUsage
+from ppvae.inference.ledger.likelihood_scale import LikelihoodScale
+from ppvae.inference.ledger.lines import LINES, Ledger
+from ppvae.inference.ledger.verdicts import verdict
+from ppvae.inference.runtime.record_files import read_record, write_record
+from ppvae.inference.runtime.records import Evidence, Mean, Measurement, Sandwich
+from ppvae.presentation import present
+
+
+@dataclass(frozen=True)
+class GapReport(Ledger):
+    """The ledger of a pair's gap, as `ppvae.gap` returns it: `Ledger`, with its table, its verdict and its plot."""
+
+    def summary(self) -> pd.DataFrame:
+        """The table: for each line nats per data point, the standard error over data points, and the Monte Carlo error.
+
+        Lines of latent sites and of training data follow. What is undefined is NaN, and its line says so.
+        """
+        lines, table = self.lines(), {}
+        for name, label in LINES.items():
+            if name in lines:
+                table[label] = lines[name].mean()
+            elif name == "amortization_gap" and self.amortization_undefined:
+                table[f"{label} (undefined: the guide is fixed)"] = Mean(math.nan, math.nan, math.nan, 0)
+        table |= {f"{usage.term} of {name}": usage.kl.mean() for name, usage in self.latents.items()}
+        if self.train:
+            table |= {f"training data: {LINES[name].strip()}": line.mean() for name, line in self.train.lines().items()}
+        return pd.DataFrame(
+            {
+                "nats": [mean.estimate for mean in table.values()],
+                "std_error": [mean.std_error for mean in table.values()],
+                "monte_carlo_error": [mean.monte_carlo_error for mean in table.values()],
+            },
+            index=pd.Index(list(table), name=f"{self.pair}, {len(self.elbo.estimate)} data points"),
+        )
+
+    def verdict(self) -> str:
+        """What the lines say, in a few sentences, with the experiment behind each."""
+        return verdict(self)
+
+    def plot(self) -> Any:
+        """The way from log p(x) down to the ELBO, and each line's distribution over data points."""
+        return present("ledger plot", self)
+
+    def to_arviz(self) -> Any:
+        """The report as ArviZ's container, labeled and per data point; write it with `.to_netcdf(path)`.
+
+        Groups: `ledger` (each measured line, and `<line>_std_error`, in nats over `data`; a line's note is among its
+        attributes) and `evidence` (estimate, std_error, ess, khat and reliable of each candidate, the last being what
+        the ledger has, over `candidate` and `data`; and `taken`, by which method each data point was measured there).
+
+        Returns:
+            `arviz.InferenceData` with ArviZ 0.x, `xarray.DataTree` with ArviZ 1.x.
+
+        Example:
+            >>> import ppvae
+            >>> pair = ppvae.models.LinearVAE(num_features=5, num_latents=2).fit_guide()
+            >>> found = ppvae.gap(pair, pair.sample(20), "quick", progress=False).to_arviz()
+            >>> sorted(found["ledger"]), found["evidence"]["candidate"].values.tolist()
+            (['elbo', 'elbo_std_error', 'gap', 'gap_std_error', 'log_evidence', 'log_evidence_std_error'], ['exact'])
+        """
+        return present("ledger to ArviZ", self)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the report to a file, which replaces an old one whole or not at all."""
+        write_record(self, path)
+
+    @staticmethod
+    def load(path: str | Path) -> "GapReport":
+        """Reads what `save` wrote.
+
+        Raises:
+            CheckpointError: the file is damaged, or holds something else.
+        """
+        return read_record(path, (GapReport, Evidence, Measurement, Sandwich, LatentUsage, LikelihoodScale))
+
+    def __str__(self) -> str:
+        return f"{self.summary().round(3).to_string()}\n\n{self.verdict()}"

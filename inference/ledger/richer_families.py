@@ -1,0 +1,178 @@
+"""The best guides of richer families for each data point: how much of the approximation gap each would close.
+
+A family is the image of the refined guide under a family of maps of the latent view, fitted from the identity: affine
+maps (of a Gaussian guide: the full-rank Gaussians), and a flow after which an affine map follows.
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ppvae.batches import Batch, num_rows, rows
+from ppvae.inference.compiling.repeated import Repeated
+from ppvae.inference.ledger.ascent import COMPILE_AFTER, Ascent, ascend
+from ppvae.inference.ledger.refinement import SELECTION_SAMPLES, Refined, like
+from ppvae.inference.ledger.transport import Affine, Composition, Coupling, Parameters, SinhArcsinh, Transport
+from ppvae.inference.runtime.chunks import over_data, sizes, to_pair
+from ppvae.inference.runtime.records import Measurement
+from ppvae.latent_view import LatentView
+from ppvae.pair import Pair
+
+NUM_COUPLINGS = 4
+NETWORK_RATE = 0.1
+"""Learning rate of maps that have networks, relative to those that have none."""
+MAX_DIMS = 300
+"""Above which a full covariance for each data point takes too much room."""
+
+
+@dataclass(frozen=True)
+class Richer:
+    """The ELBO of a richer family's best guides.
+
+    Attributes:
+        elbo: per data point, on fresh samples; where no map was found better than the smaller family's, that one's.
+        failed: data points where the map found was clearly worse than the identity: a failed optimization, `[N]`.
+        converged: the share of the chunks of data whose ascent settled.
+    """
+
+    elbo: Measurement
+    failed: Tensor
+    converged: float
+
+
+def richer(refined: Refined, settings: Ascent, num_samples: int, progress: bool) -> dict[str, Richer]:
+    """`Richer` by family, each started from the best of the one before; the first from the refined guide.
+
+    Raises:
+        ppvae.ContractError: a latent is discrete.
+        ValueError: more than 300 latent dimensions.
+    """
+    pair, batch = refined.pair, refined.batch
+    view = LatentView(pair, to_pair(rows(batch, slice(2)), pair))
+    D = view.num_dims
+    if D > MAX_DIMS:
+        raise ValueError(
+            f"found {D} latent dimensions, expected at most {MAX_DIMS}, as each data point has D^2 parameters"
+        )
+    couplings = {f"coupling{number}": Coupling(D) for number in range(NUM_COUPLINGS)}
+    families = {
+        "full_rank": Composition({"affine": Affine(D)}),
+        "flow": Composition(couplings | {"marginals": SinhArcsinh(D), "affine": Affine(D)}),
+    }
+    slower = replace(settings, lr=settings.lr * NETWORK_RATE)
+    fits = {
+        "full_rank": _Fit(pair, view, families["full_rank"], settings),
+        "flow": _Fit(pair, view, families["flow"], slower),
+    }
+
+    def one_step(index: Any, num_particles: int, at_once: int) -> dict[str, Tensor]:
+        points = to_pair(rows(batch, index.cpu()), pair)
+        standard = _standard(view, pair, points)
+        return {
+            "value": fits["flow"].gradient(points, standard, settings.num_particles, fits["flow"].start(standard))[0]
+        }
+
+    def measure(index: Any, num_particles: int, at_once: int) -> dict[str, Tensor]:
+        points = to_pair(rows(batch, index.cpu()), pair)
+        standard = _standard(view, pair, points)
+        found: dict[str, Tensor] = {}
+        best: Parameters = {}
+        for name, fit in fits.items():
+            best, diagnostics = fit(points, standard, fit.start(standard) | best)
+            log_w = [fit.log_weights(points, standard, size, best) for size in sizes(num_samples, SELECTION_SAMPLES)]
+            elbo = {"estimate": torch.cat(log_w).mean(0), "std_error": torch.cat(log_w).std(0) / num_samples**0.5}
+            found |= {f"{name}/{key}": value.double() for key, value in (elbo | diagnostics).items()}
+        return found
+
+    index = torch.arange(num_rows(batch))
+    found = over_data(pair, index, 1, measure, "richer families" if progress else None, probe=one_step)
+    return {
+        name: Richer(
+            Measurement(found[f"{name}/estimate"], found[f"{name}/std_error"], num_samples, f"elbo, {name}"),
+            found[f"{name}/failed"].bool(),
+            found[f"{name}/converged"].mean().item(),
+        )
+        for name in families
+    }
+
+
+class Standard(NamedTuple):
+    """Location and scale of the refined guide's draws, `[B, D]`: maps are applied to what is standardized by them."""
+
+    loc: Tensor
+    scale: Tensor
+
+
+def _standard(view: LatentView, pair: Pair, points: Batch) -> Standard:
+    u = view.draw(pair, points, SELECTION_SAMPLES)
+    return Standard(u.mean(0), u.std(0))
+
+
+class _Fit:
+    """Fits a family's maps."""
+
+    def __init__(self, pair: Pair, view: LatentView, family: Transport, settings: Ascent):
+        self._family, self._settings = family, settings
+        self.gradient = Repeated(pair, partial(_gradient, view, family), after=COMPILE_AFTER)
+        self.log_weights = Repeated(pair, partial(_log_weights, view, family))
+
+    def start(self, standard: Standard) -> Parameters:
+        return self._family.start(standard.loc)
+
+    def __call__(self, points: Batch, standard: Standard, start: Parameters) -> tuple[Parameters, dict[str, Tensor]]:
+        """The best parameters found, on samples of their own, and how it went."""
+        ascended = partial(self.gradient, points, standard, self._settings.num_particles)
+        fitted, converged = ascend(ascended, start, self._settings)
+        values = [self.log_weights(points, standard, SELECTION_SAMPLES, each).double() for each in (fitted, start)]
+        gain = values[0] - values[1]
+        std_error = gain.std(0) / SELECTION_SAMPLES**0.5
+        best = {name: torch.where(like(gain.mean(0) > 0, t), fitted[name], t) for name, t in start.items()}
+        failed = gain.mean(0) < -3 * std_error
+        return best, {"failed": failed, "converged": torch.full_like(std_error, float(converged))}
+
+
+def _log_weights(
+    view: LatentView,
+    family: Transport,
+    pair: Pair,
+    points: Batch,
+    standard: Standard,
+    num_particles: int,
+    parameters: Parameters,
+) -> Tensor:
+    """`log p(x, u) - log q(u)`, `[K, B]`, with the density of u that of what it came from, less the log determinant."""
+    u = view.draw(pair, points, num_particles)
+    moved, log_det = family.forward(parameters, (u - standard.loc) / standard.scale)
+    log_q = view.log_start(pair, points, u) - log_det
+    return view.densities(pair, points, standard.loc + standard.scale * moved).log_joint - log_q
+
+
+def _gradient(
+    view: LatentView,
+    family: Transport,
+    pair: Pair,
+    points: Batch,
+    standard: Standard,
+    num_particles: int,
+    parameters: Parameters,
+) -> tuple[Tensor, list[Tensor]]:
+    """The mean of the log weights, and its gradients along the path alone (sticking the landing).
+
+    For these the density of u is taken at what it came from as the inverse map finds it, with parameters held fixed.
+    """
+    with torch.enable_grad():
+        parameters = {name: t.detach().requires_grad_() for name, t in parameters.items()}
+        u = view.draw(pair, points, num_particles)
+        moved, log_det = family.forward(parameters, (u - standard.loc) / standard.scale)
+        source, log_det_back = family.inverse({name: t.detach() for name, t in parameters.items()}, moved)
+        log_joint = view.densities(pair, points, standard.loc + standard.scale * moved).log_joint
+        log_start = view.log_start(pair, points, standard.loc + standard.scale * source)
+        along_path = (log_joint - log_start + log_det_back).mean(0).sum()
+        gradients = torch.autograd.grad(
+            along_path, list(parameters.values()), allow_unused=True, materialize_grads=True
+        )
+        value = (log_joint - log_start + log_det).mean(0)
+    return value.detach(), list(gradients)

@@ -1,0 +1,200 @@
+"""What the ELBO is made of: the expected log likelihood, and what each latent site pays and is used for."""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ppvae.batches import Batch, num_rows, rows
+from ppvae.inference.ledger.latent_usage import MOST_POINTS, LatentUsage, active_units, mutual_information
+from ppvae.inference.objectives.divergence import separable_sites
+from ppvae.inference.runtime.chunks import over_data, sizes, to_pair
+from ppvae.inference.runtime.measuring import finite, measuring
+from ppvae.inference.runtime.records import Measurement
+from ppvae.pair import Pair
+from ppvae.refusals import ContractError, at_least_one
+from ppvae.tracing import sample_sites, trace_pair
+from ppvae.weights import log_weight, sum_terms
+
+ELBO, LIKELIHOOD = "estimate", "expected log likelihood"
+"""Keys of what is found; sites have keys of their own, all with a stroke."""
+
+
+@dataclass(frozen=True)
+class ElboTerms:
+    """The ELBO of a pair on a data set, site by site; per data point and with standard errors.
+
+    `elbo = expected_log_likelihood - sum of latents[site].kl`, exactly, for each data point, as all are means over the
+    same draws; so their errors are not independent.
+
+    Attributes:
+        pair: the name of the pair's class.
+        elbo: the sum.
+        expected_log_likelihood: `E_q log p(x | z)`.
+        latents: what each site of the guide pays and is used for, by name, in the guide's order; sites that an exact
+            summation ties together are one, their names joined by commas.
+    """
+
+    pair: str
+    elbo: Measurement
+    expected_log_likelihood: Measurement
+    latents: Mapping[str, LatentUsage]
+
+    @property
+    def collapsed(self) -> tuple[str, ...]:
+        """The sites that carry next to nothing."""
+        return tuple(name for name, usage in self.latents.items() if usage.collapsed)
+
+    def summary(self) -> pd.DataFrame:
+        """The table: for each term nats per data point, the standard error over data points, and the Monte Carlo error.
+
+        For latent sites also mutual information (nats), active and all dimensions, and whether they have collapsed.
+        """
+        means = {"E log p(x | z)": self.expected_log_likelihood.mean()}
+        means |= {f"{usage.term} of {name}": usage.kl.mean() for name, usage in self.latents.items()}
+        means |= {"ELBO": self.elbo.mean()}
+        sites = list(self.latents.values())
+
+        def of_sites(values: list[Any], dtype: str) -> Any:
+            return pd.array([None, *values, None], dtype=dtype)
+
+        return pd.DataFrame(
+            {
+                "nats": [mean.estimate for mean in means.values()],
+                "std_error": [mean.std_error for mean in means.values()],
+                "monte_carlo_error": [mean.monte_carlo_error for mean in means.values()],
+                "mutual_information": of_sites([usage.mutual_information for usage in sites], "Float64"),
+                "active_units": of_sites([usage.active_units for usage in sites], "Int64"),
+                "num_units": of_sites([usage.num_units for usage in sites], "Int64"),
+                "collapsed": of_sites([usage.collapsed for usage in sites], "boolean"),
+            },
+            index=pd.Index(list(means), name=f"{self.pair}, {len(self.elbo.estimate)} data points"),
+        )
+
+    def __str__(self) -> str:
+        said = [self.summary().round(3).to_string(na_rep="")]
+        if self.collapsed:
+            said.append(f"Collapsed: {', '.join(self.collapsed)}.")
+        total = sum(usage.mutual_information for usage in self.latents.values())
+        if self.latents and total > (most := next(iter(self.latents.values())).most_information) - 1:
+            said.append(f"Mutual information may be more: so many data points can show {most:.2f} nats in all.")
+        return "\n".join(said)
+
+
+def elbo_terms(
+    pair: Pair, data: Any, num_samples: int = 100, *, seed: int | None = None, progress: bool = True
+) -> ElboTerms:
+    """The terms of the ELBO, `E_q log p(x | z) - sum_l E_q[log q(z_l | .) - log p(z_l | .)]`, by S draws of the guide.
+
+    They add up to the ELBO in whatever order a guide draws its sites. A site's term is an expected KL divergence, but
+    where a site that it depends on in the model depends on it in the guide, as in one that runs upwards: it may be
+    negative then, and whether the site has collapsed is told by its active dimensions. Mutual information is estimated
+    from at most 200 data points, and cannot exceed the log of their number. Discrete sites of the guide are drawn;
+    `ppvae.elbo` sums them.
+
+    Source: Hoffman & Johnson 2016 (ELBO surgery); active dimensions: Burda et al. 2016 (arXiv:1509.00519).
+
+    Args:
+        pair: the model and guide; measured in eval mode, where its parameters are.
+        data: N data points, a batch (tensor, tuple or dict).
+        num_samples: S. Memory grows with it by a number for each site, draw and data point.
+        seed: makes the result reproducible and leaves the caller's generators as they were; None draws from them.
+        progress: show a bar when it takes more than a second.
+
+    Raises:
+        EvidenceUndefined: the pair declares that it has no evidence.
+        ValueError: S < 1, or data that are not finite or outside the likelihood's support (the row is named).
+
+    Example:
+        >>> from ppvae.models import MarkovHVAE
+        >>> pair = MarkovHVAE.mlp(num_features=64, num_latents=[8, 4], hidden=[50])
+        >>> terms = elbo_terms(pair, torch.rand(20, 64).round(), progress=False)
+        >>> terms.summary().index.tolist()
+        ['E log p(x | z)', 'KL of z1', 'KL of z2', 'ELBO']
+    """
+    at_least_one("num_samples", num_samples)
+    with measuring(pair, data, seed) as batch:
+        return elbo_terms_of(pair, batch, num_samples, progress)
+
+
+def elbo_terms_of(pair: Pair, batch: Batch, num_samples: int, progress: bool) -> ElboTerms:
+    """`elbo_terms` within `measuring`."""
+    two = to_pair(rows(batch, slice(2)), pair)
+    latent, tied = _latent_terms(pair, two)
+    measure = partial(_measured, pair, latent)
+    found = finite(over_data(pair, batch, num_samples, measure, "elbo terms" if progress else None))
+    most = min(num_rows(batch), MOST_POINTS)
+    try:
+        information = mutual_information(pair, to_pair(rows(batch, slice(most)), pair)) if latent else {}
+    except ContractError:  # the guide knows the density of its own draws alone
+        information = dict.fromkeys((site for sites in latent.values() for site in sites), math.nan)
+    kls = separable_sites(pair, two)
+
+    def measurement(key: str, method: str, warning: str = "") -> Measurement:
+        return Measurement(found[key], found[f"{key}/error"], num_samples, method, warning)
+
+    return ElboTerms(
+        pair=type(pair).__name__,
+        elbo=measurement(ELBO, "elbo"),
+        expected_log_likelihood=measurement(LIKELIHOOD, "expected log likelihood", tied),
+        latents={
+            ",".join(sites): LatentUsage(
+                kl=measurement(f"{term}/kl", f"kl of {','.join(sites)}"),
+                mutual_information=sum(information[site] for site in sites),
+                most_information=math.log(most),
+                active_units=active_units(found[f"{term}/z"], found[f"{term}/noise"]),
+                num_units=found[f"{term}/z"].shape[1],
+                is_kl=kls.issuperset(sites),
+            )
+            for term, sites in latent.items()
+        },
+    )
+
+
+def _latent_terms(pair: Pair, batch: Batch) -> tuple[dict[str, list[str]], str]:
+    """The guide's sites in each term of log p without observations, and what is to be said of the others."""
+    joint = trace_pair(pair, batch, 1)
+    terms = {site: term for term in joint.log_p_terms() for site in term.split(",")}
+    with_observation = {terms[site] for site in sample_sites(joint.model, observed=True)}
+    found: dict[str, list[str]] = {}
+    tied: list[str] = []
+    for site in sample_sites(joint.guide):
+        (tied if terms[site] in with_observation else found.setdefault(terms[site], [])).append(site)
+    said = f"log p - log q of latent sites {tied} is in it, as an exact summation ties them to the observation"
+    return found, said if tied else ""
+
+
+def _measured(
+    pair: Pair, latent: dict[str, list[str]], points: Batch, num_draws: int, at_once: int
+) -> dict[str, Tensor]:
+    """The mean of each term and its error, and of each latent's posterior mean an estimate and the variance of that."""
+    draws: dict[str, list[Tensor]] = defaultdict(list)
+    sums: dict[str, Tensor] = {}  # of z and its square
+    for size in sizes(num_draws, at_once):
+        weights = pair.log_weights(points, size)
+        log_p, log_q = (
+            {site: t.double() for site, t in each.items()} for each in (weights.log_p_sites, weights.log_q_sites)
+        )
+        elbo = expected = log_weight(log_p, log_q)
+        for term, sites in latent.items():
+            kl = sum_terms({site: log_q[site] for site in sites}) - log_p[term]
+            expected = expected + kl
+            draws[f"{term}/kl"].append(kl)
+            z = torch.cat([weights.latents[site].double().reshape(*kl.shape, -1) for site in sites], -1)
+            sums[term] = sums.get(term, 0) + torch.stack([z, z.square()]).sum(1)
+        draws[ELBO].append(elbo)
+        draws[LIKELIHOOD].append(expected)
+    found: dict[str, Tensor] = {}
+    for key, pieces in draws.items():
+        drawn = torch.cat(pieces)
+        found |= {key: drawn.mean(0), f"{key}/error": (drawn.var(0, correction=0) / (num_draws - 1)).sqrt()}
+    for term, total in sums.items():
+        mean, square = total / num_draws
+        found |= {f"{term}/z": mean, f"{term}/noise": (square - mean.square()) / (num_draws - 1)}
+    return found

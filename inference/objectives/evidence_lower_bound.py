@@ -1,0 +1,204 @@
+"""The evidence lower bound, with its choice of gradients, weights of the KL, and closed forms."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from weakref import WeakKeyDictionary
+
+import torch
+from pyro.poutine import Trace
+from torch import Tensor
+
+from ppvae.batches import Batch
+from ppvae.inference.objectives.divergence import kl_divergence, separable_sites
+from ppvae.inference.objectives.gradients import Draw, has_scored_sites
+from ppvae.inference.objectives.importance_weighted import gain
+from ppvae.pair import Pair
+from ppvae.refusals import ContractError, at_least_one
+from ppvae.tracing import sample_sites
+from ppvae.weights import log_weight, sum_terms
+
+LEAST_KL = 0.01
+"""Nats that a site is taken to use at least when sites are balanced: one that is not used yet is not free of charge."""
+
+
+@dataclass(frozen=True)
+class ELBO:
+    """The evidence lower bound, `E_q[log p(x, z) - log q(z | x)] = E_q[log p(x | z)] - KL`.
+
+    Gradients: "reparameterized"; "stl" (sticking the landing) leaves out `d log q / d phi` at fixed z, whose mean is
+    zero, so that an exact guide's gradient has no noise; "score" is the score function, `(log w_k - mean of the other
+    log w) d log q(z_k)`, for all sites. Sites without reparameterization take the last whatever the choice, and so do
+    arguments from which no path leads to the draws (the weights of a mixture); that needs K of 2 or more.
+
+    But for "stl", KL terms are taken in closed form where the guide's dependencies and the distributions allow
+    (`ppvae.inference.separable_sites`), else by Monte Carlo: the same expectation; less noise while the guide is
+    poor, more where it nears the posterior.
+
+    With `beta` or `free_bits` the gradient is that of `E log p(x | z) - sum_sites beta * max(KL_site, free_bits)`, with
+    `KL_site` averaged over the batch; the value stays the ELBO. With `balance`, while beta is below 1, each site's KL
+    has a further weight, proportional to `KL_site / size_site` and 1 in the mean over sites, through which no gradient
+    goes: a site that uses more nats per number pays more for them, so that none is left unused early on.
+
+    Source: Kingma & Welling 2014 (arXiv:1312.6114); stl: Roeder et al. 2017 (arXiv:1703.09194); score: Ranganath et al.
+    2014 (arXiv:1401.0118), baseline: Kool et al. 2019; beta: Higgins et al. 2017; free bits: Kingma et al. 2016
+    (arXiv:1606.04934); balance: Vahdat et al. 2018 (arXiv:1802.04920), appendix H, and Vahdat & Kautz 2020
+    (arXiv:2007.03898), whose text says "proportional to the size", and whose program divides by it.
+
+    Args:
+        num_particles: K, draws per data point.
+        kl: "auto", "analytic" (refused, by name, where it is not valid) or "monte_carlo".
+        beta: weight of the KL, or a schedule `step -> weight` such as `LinearWarmup`.
+        free_bits: nats per latent site below which the KL is not pushed down.
+        balance: whether sites share the KL's weight by what they use, while beta is below 1.
+        gradient: "reparameterized", "stl" or "score".
+
+    Raises:
+        ValueError: a setting out of range, or `kl="analytic"` with gradient "stl".
+        ContractError: when called: a guide site without reparameterization, and K = 1; `kl="analytic"` where no closed
+            form is valid; beta or free bits where exact summation ties a latent to the observation, so that there is no
+            KL to weigh.
+
+    Example:
+        >>> from ppvae.models import LinearVAE
+        >>> value, surrogate = ELBO()(LinearVAE(num_features=5, num_latents=2), torch.zeros(3, 5))
+        >>> value.shape, surrogate.shape
+        (torch.Size([3]), torch.Size([]))
+    """
+
+    num_particles: int = 1
+    kl: str = "auto"
+    beta: float | Callable[[float], float] = 1.0
+    free_bits: float = 0.0
+    balance: bool = False
+    gradient: str = "reparameterized"
+    _separable: WeakKeyDictionary[Pair, frozenset[str]] = field(
+        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
+    )
+    _scored: WeakKeyDictionary[Pair, bool] = field(
+        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        at_least_one("num_particles", self.num_particles)
+        if self.kl not in ("auto", "analytic", "monte_carlo"):
+            raise ValueError(f"kl: found {self.kl!r}, expected 'auto', 'analytic' or 'monte_carlo'")
+        for name in ("beta", "free_bits"):
+            weight = getattr(self, name)
+            if not callable(weight) and not weight >= 0:
+                raise ValueError(f"{name}: found {weight}, expected 0 or more")
+        if self.gradient not in ("reparameterized", "stl", "score"):
+            raise ValueError(
+                f"gradient: found {self.gradient!r}, expected 'reparameterized', 'stl' (which 'dreg' is, for one "
+                "particle) or 'score'"
+            )
+        if self.balance and not callable(self.beta) and self.beta >= 1:
+            raise ValueError(
+                f"balance: found True with beta={self.beta}, expected a beta below 1 or a schedule, as sites are "
+                "balanced while it is below 1; use beta=LinearWarmup(...)"
+            )
+        if self.kl == "analytic" and self.gradient == "stl":
+            raise ValueError(
+                "kl: found 'analytic' with gradient='stl', expected 'auto' or 'monte_carlo', as a closed form has no "
+                "draws along which to differentiate"
+            )
+
+    @property
+    def schedules(self) -> tuple[str, ...]:
+        """The fields that change with the step; a compiled step takes their values as tensors."""
+        return ("beta",) if callable(self.beta) else ()
+
+    @property
+    def unbiased(self) -> "ELBO":
+        """The same objective with a gradient that is its expectation's: all are."""
+        return replace(self, gradient="reparameterized")
+
+    def __call__(self, pair: Pair, batch: Batch, step: float = math.inf) -> tuple[Tensor, Tensor]:
+        sticks = self.gradient == "stl" or (self.gradient == "reparameterized" and self._has_scored(pair, batch))
+        separable = self._separable_sites(pair, batch)  # now, as Pyro's flows know no draw's density but the last one's
+        draw = Draw(pair, batch, self.num_particles, fixed=self.gradient == "score", partial=sticks)
+        minus_kl = self._minus_analytic_kl(draw, separable)
+        log_q = draw.joint.log_q_terms(without=minus_kl)
+        log_p = draw.joint.log_p_terms(without=minus_kl) | minus_kl
+        value = log_weight(log_p, log_q).mean(0)
+        if not torch.is_grad_enabled():
+            return value, value.mean()
+        draw.check_scored(True, self.num_particles)
+        beta = self.beta(step) if callable(self.beta) else self.beta
+        if isinstance(beta, Tensor) or beta != 1.0 or self.free_bits != 0.0:
+            log_p, log_q = self._tempered(log_p, log_q, draw, beta)
+        shares = torch.full_like(log_weight(log_p, log_q).detach(), 1 / self.num_particles)
+        surrogate = draw.surrogate(
+            model=shares,
+            path=shares if draw.followed else None,
+            score=gain(lambda f: f.mean(0), log_weight(log_p, log_q).detach()) if draw.scored else None,
+            stuck=log_q.keys() & (draw.scored | draw.followed if self.gradient == "stl" else draw.scored),
+            log_p=sum_terms(log_p),
+            log_q=log_q,
+        )
+        return value, surrogate
+
+    def _has_scored(self, pair: Pair, batch: Batch) -> bool:
+        if pair not in self._scored:
+            self._scored[pair] = has_scored_sites(pair, batch)
+        return self._scored[pair]
+
+    def _separable_sites(self, pair: Pair, batch: Batch) -> frozenset[str] | None:
+        """The sites whose KL may be taken in closed form; None where no closed form is wanted."""
+        if self.kl == "monte_carlo" or self.gradient == "stl":
+            return None
+        if pair not in self._separable:
+            self._separable[pair] = separable_sites(pair, batch)
+        return self._separable[pair]
+
+    def _minus_analytic_kl(self, draw: Draw, separable: frozenset[str] | None) -> dict[str, Tensor]:
+        """Minus the KL of each site that has a closed form, `[K, B]`."""
+        if separable is None:
+            return {}
+        result = {}
+        for name in sample_sites(draw.joint.guide, observed=False):
+            q, p = draw.joint.guide.nodes[name]["fn"], draw.joint.model.nodes[name]["fn"]
+            try:
+                if name not in separable:
+                    raise NotImplementedError("a parent in the model is a descendant in the guide, or not in the guide")
+                result[name] = -kl_divergence(q, p).expand(draw.joint.shape)
+            except NotImplementedError as reason:
+                if self.kl == "analytic":
+                    raise ContractError(
+                        f"site '{name}': found no closed-form KL ({reason or f'{q} against {p}'}), expected one for "
+                        "kl='analytic'; use kl='auto'"
+                    ) from None
+        return result
+
+    def _tempered(
+        self, log_p: dict[str, Tensor], log_q: dict[str, Tensor], draw: Draw, beta: float
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The terms with each latent's multiplied by beta, or by zero where its KL is within the free bits."""
+        observed = sample_sites(draw.joint.model, observed=True).keys()
+        latent = {key: key.split(",") for key in log_p if observed.isdisjoint(key.split(","))}
+        if tied := sorted(log_q.keys() - {name for names in latent.values() for name in names}):
+            raise ContractError(
+                f"latent sites {tied}: found tied to the observation by an exact summation, expected each apart from "
+                "it, as beta and free bits weigh its KL alone; use beta=1 and free_bits=0"
+            )
+        log_p, log_q = dict(log_p), dict(log_q)
+        own = {key: [name for name in names if name in log_q] for key, names in latent.items()}
+        kl = {key: (sum(log_q[name] for name in own[key]) - log_p[key]).mean() for key in latent}
+        gamma = _balancing(kl, draw.joint.model) if self.balance else {}
+        for key in latent:
+            weight = beta * (kl[key] > self.free_bits) if self.free_bits else beta
+            if self.balance:
+                weight = weight * (1 + (beta < 1) * (gamma[key] - 1))
+            log_p[key] = weight * log_p[key]
+            log_q |= {name: weight * log_q[name] for name in own[key]}
+        return log_p, log_q
+
+
+def _balancing(kl: dict[str, Tensor], model: Trace) -> dict[str, Tensor]:
+    """Weights of mean one, proportional to the KL over the size of each site, or of sites tied together."""
+    sites, per_number = sample_sites(model), {}
+    for key, nats in kl.items():
+        size = sum(sites[name]["fn"].event_shape.numel() for name in key.split(","))
+        per_number[key] = nats.detach().clamp(min=LEAST_KL) / size
+    mean = sum(per_number.values()) / max(len(per_number), 1)
+    return {key: share / mean for key, share in per_number.items()}

@@ -1,0 +1,81 @@
+"""Reweighted wake-sleep: model and guide each by their own importance-weighted gradient, z fixed."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from ppvae.batches import Batch, call, num_rows, tensors
+from ppvae.inference.objectives.gradients import Draw
+from ppvae.inference.objectives.importance_weighted import IWAE, Weighting, slope
+from ppvae.pair import Pair
+from ppvae.simulation import simulate
+from ppvae.tracing import log_prob_terms
+
+
+@dataclass(frozen=True)
+class RWS(IWAE):
+    """Reweighted wake-sleep: the model ascends IWAE(K), the guide descends KL(posterior || q).
+
+    With `w~` the normalized weights: model, `sum_k w~_k d log p(x, z_k)`; guide, in the wake phase,
+    `sum_k w~_k d log q(z_k | x)`, an estimate of `E_posterior[d log q]` biased by O(1/K); in the sleep phase,
+    `d log q(z | x)` at a pair (x, z) drawn from the model for each data point: unbiased, but on the model's data in
+    place of the real ones. z is fixed, so that discrete and continuous latents are alike. There is no one bound that
+    this ascends; the value is IWAE(K)'s.
+
+    Source: Bornschein & Bengio 2015 (arXiv:1406.2751); Le et al. 2020 (arXiv:1805.10469).
+
+    Args:
+        num_particles: K.
+        phase: "wake" or "sleep", of the guide.
+
+    Raises:
+        ContractError: when called with phase "sleep", for a model that observes something that is not an argument.
+
+    Example:
+        >>> from ppvae.models import GaussianMixture
+        >>> mixture = GaussianMixture(num_components=3, num_features=2, guide="amortized")
+        >>> value, surrogate = RWS(num_particles=5)(mixture, torch.randn(4, 2))
+        >>> surrogate.backward()
+    """
+
+    gradients: ClassVar[tuple[str, ...]] = ("score",)
+    instead: ClassVar[str] = ", as here z is fixed; for another, use IWAE"
+
+    gradient: str = "score"
+    phase: str = "wake"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.phase not in ("wake", "sleep"):
+            raise ValueError(f"phase: found {self.phase!r}, expected 'wake' or 'sleep'")
+
+    @property
+    def unbiased(self) -> IWAE:
+        return IWAE(self.num_particles)
+
+    def draw(self, pair: Pair, batch: Batch, num_particles: int) -> Draw:
+        if self.phase == "sleep":  # in which no particle is weighed against others
+            return Draw(pair, batch, num_particles, fixed=True)
+        return super().draw(pair, batch, num_particles)
+
+    def weigh(self, log_w: Tensor, scored: bool) -> Weighting:
+        weights = slope(self.bound, log_w)
+        return Weighting(weights, score=weights if self.phase == "wake" else None)
+
+    def besides(self, pair: Pair, batch: Batch) -> Tensor | None:
+        return dreamed_log_q(pair, batch).mean() if self.phase == "sleep" else None
+
+
+def dreamed_log_q(pair: Pair, batch: Batch) -> Tensor:
+    """`log q(z | x)` at (x, z) drawn from the model, as many as the batch has rows, `[B]`.
+
+    Arguments of the model that it does not observe (lengths, labels, covariates) are the batch's.
+    """
+    dreamed, latents = simulate(pair, batch)
+    with poutine.trace() as tracer:
+        call(poutine.condition(pair.guide, data=latents), dreamed)
+    total = torch.zeros(num_rows(batch), device=next(iter(tensors(batch).values())).device)
+    return sum(log_prob_terms(tracer.trace).values(), start=total)

@@ -1,0 +1,28 @@
+"""Schedules: functions from the step of training to a weight."""
+
+from dataclasses import dataclass
+
+from ppvae.refusals import at_least_one
+
+
+@dataclass(frozen=True)
+class LinearWarmup:
+    """A schedule for beta: zero for `delay` steps (reconstruction first), then rising linearly to one in `steps`.
+
+    `beta(step) = clip((step - delay) / steps, 0, 1)`. Source: Bowman et al. 2016 (arXiv:1511.06349), Sønderby et al.
+    2016 (arXiv:1602.02282).
+
+    Example:
+        >>> warmup = LinearWarmup(steps=100, delay=50)
+        >>> warmup(0), warmup(100), warmup(math.inf)
+        (0.0, 0.5, 1.0)
+    """
+
+    steps: int
+    delay: int = 0
+
+    def __post_init__(self) -> None:
+        at_least_one("steps", self.steps)
+
+    def __call__(self, step: float) -> float:
+        return min(max((step - self.delay) / self.steps, 0.0), 1.0)

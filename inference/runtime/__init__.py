@@ -1,0 +1,1 @@
+"""What every run needs: records and their files, chunks of data, isolation of global state, processes."""

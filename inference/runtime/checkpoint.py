@@ -1,0 +1,138 @@
+"""Files: tensors as safetensors and everything else as JSON, never pickle; replaced whole or not at all."""
+
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from ppvae.batches import Batch, tensors as tensors_of
+from ppvae.pair import Pair
+
+FORMAT = "ppvae 1"
+
+
+class CheckpointError(ValueError):
+    """A file that is damaged, foreign, or of another pair or run."""
+
+
+def save(pair: Pair, path: str | Path) -> None:
+    """Writes a pair's parameters and buffers to a safetensors file, which replaces any old one whole or not at all.
+
+    Args:
+        pair: whose `state_dict` is written. How to build the pair is not: keep the code that does.
+        path: of the file.
+
+    Example:
+        >>> import tempfile
+        >>> from ppvae.models import LinearVAE
+        >>> path = Path(tempfile.mkdtemp()) / "pair.safetensors"
+        >>> save(LinearVAE(num_features=5, num_latents=2), path)
+        >>> load(LinearVAE(num_features=5, num_latents=2), path)
+    """
+    write(path, prefixed("pair", pair.state_dict()), {"pair": type(pair).__qualname__})
+
+
+def load(pair: Pair, path: str | Path) -> None:
+    """Reads into `pair` the parameters and buffers that `save` wrote, or the latest ones in a checkpoint of `fit`.
+
+    Where that keeps an average of the parameters, it is read.
+
+    Args:
+        pair: of the same architecture as the one saved; it stays on its device.
+        path: of the file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        CheckpointError: the file is damaged or foreign, or the pair's tensors differ in name, shape or type (those
+            that do are named). The pair is untouched then.
+    """
+    tensors, _ = read(path)
+    state = unprefixed("pair", tensors) | unprefixed("average", tensors)
+    check_same(path, layout(state), layout(pair.state_dict()))
+    pair.load_state_dict(state)
+
+
+def write(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+    """Writes tensors, and `about` as JSON, to a temporary file beside `path`, which then takes its place."""
+    path = Path(path)
+    metadata = {"format": FORMAT, "about": json.dumps(about)}
+    content = to_bytes({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, metadata)
+    temporary = path.with_name(path.name + ".tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the `about` of a file that `write` wrote.
+
+    Raises:
+        FileNotFoundError: no such file.
+        CheckpointError: the file is truncated, or no safetensors file, or not one of ppvae's.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path}: found a truncated file or one that is not safetensors ({error}), expected one written by ppvae; "
+            "use another file, or delete it to start afresh"
+        ) from error
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: found format {metadata.get('format')!r} in its metadata, expected {FORMAT!r}; "
+            "was it written by another program, or another version of ppvae?"
+        )
+    return tensors, json.loads(metadata["about"])
+
+
+def check_same(path: str | Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Refuses a file whose settings differ from those at hand; each difference is named."""
+    old, new = _flat(found), _flat(expected)
+    if names := [name for name in old | new if old.get(name) != new.get(name)]:
+        listed = [f"{name}: found {old.get(name, 'none')}, expected {new.get(name, 'none')}" for name in names[:8]]
+        more = [f"and {len(names) - 8} more"] if len(names) > 8 else []
+        raise CheckpointError(
+            f"{path} is of another pair or run: {'; '.join(listed + more)}. "
+            "Give what it was written with, or use another file"
+        )
+
+
+def layout(tensors: dict[str, Tensor]) -> dict[str, str]:
+    """Each tensor's type and shape in words, such as `float32[10, 2]`."""
+    return {name: f"{str(t.dtype).removeprefix('torch.')}{list(t.shape)}" for name, t in tensors.items()}
+
+
+def fingerprint(batch: Batch) -> dict[str, str]:
+    """Each tensor's type, shape and checksum in words."""
+    named = tensors_of(batch)
+    crc = {name: zlib.crc32(t.cpu().contiguous().flatten().view(torch.uint8).numpy().data) for name, t in named.items()}
+    return {name: f"{words} with CRC-32 {crc[name]:08x}" for name, words in layout(named).items()}
+
+
+def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with `prefix.` before their names."""
+    return {f"{prefix}.{name}": t for name, t in tensors.items()}
+
+
+def unprefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those tensors whose names begin with `prefix.`, without it."""
+    start = f"{prefix}."
+    return {name.removeprefix(start): t for name, t in tensors.items() if name.startswith(start)}
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for name, value in settings.items():
+        result |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return result

@@ -1,0 +1,155 @@
+"""Measuring a data set in bounded memory: chunks of data points, and of particles within them.
+
+A chunk takes few data points with many particles each, as encoders see a data point once for each chunk.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import pyro
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ppvae.batches import Batch, map_batch, num_rows, rows
+from ppvae.inference.runtime.distributed import processes
+from ppvae.inference.runtime.isolation import derived_seed
+from ppvae.internals import TorchDispatchMode, tree_leaves
+from ppvae.mode import mode
+from ppvae.pair import Pair
+
+CPU_ELEMENTS, GPU_ELEMENTS = 22_000_000, 4_000_000_000
+"""Elements of all the tensors made for one chunk: on a CPU as many as caches and the allocator like."""
+
+LEAST_POINTS = 10
+"""Data points in a chunk, that what is done once for a chunk is shared."""
+
+
+class Kept(Protocol):
+    """Where the results of the chunks that are done are kept."""
+
+    def load(self) -> dict[str, Tensor]: ...
+    def save(self, found: dict[str, Tensor]) -> None: ...
+
+
+Measure = Callable[[Batch, int, int], dict[str, Tensor]]
+"""`(B data points, K, how many of the particles at once) -> named results, each [B]`."""
+
+
+@contextmanager
+def evaluating(pair: Pair, seed: int | None) -> Iterator[None]:
+    """Eval mode, no gradients, no argument checks, and with a seed generators of its own; all undone afterwards.
+
+    Of several processes each draws other noise.
+    """
+    generators = torch.random.fork_rng(range(torch.cuda.device_count()), enabled=seed is not None)
+    with mode(pair, training=False), generators, torch.no_grad(), pyro.validation_enabled(False):
+        if seed is not None:
+            torch.manual_seed(derived_seed(seed, rank) if (rank := processes().rank) else seed)
+        yield
+
+
+def to_pair(batch: Batch, pair: Pair) -> Batch:
+    """The batch on the device of the pair's parameters."""
+    device = next((p.device for p in pair.parameters()), None)
+    return map_batch(lambda t: t.to(device), batch)
+
+
+def sizes(total: int, at_once: int) -> Iterator[int]:
+    """`total` in as few pieces of at most `at_once` as will do, of nearly one size."""
+    num_pieces = math.ceil(total / at_once)
+    for i in range(num_pieces):
+        yield total // num_pieces + (i < total % num_pieces)
+
+
+def over_data(
+    pair: Pair,
+    batch: Batch,
+    num_particles: int,
+    measure: Measure,
+    title: str | None,
+    probe: Measure | None = None,
+    kept: Kept | None = None,
+) -> dict[str, Tensor]:
+    """`measure` over all data points, shared among the processes there are; each has all the results.
+
+    Chunks are sized by what a data point costs `measure`, or by what it costs `probe`, if given. Where results are
+    kept, this process's are, after each chunk; what was kept before is not measured again.
+    """
+    group = processes()
+    own = group.share(torch.arange(num_rows(batch)))
+    found = None
+    if len(own):
+        points = rows(batch, slice(int(own[0]), int(own[-1]) + 1))
+        budget = chunk_rows(pair, points, probe or measure, CPU_ELEMENTS, GPU_ELEMENTS)
+        found = _in_chunks(pair, points, num_particles, measure, budget, title if group.rank == 0 else None, kept)
+    parts = [part for part in group.gather(found) if part is not None]
+    return _joined(parts)
+
+
+def _in_chunks(
+    pair: Pair,
+    batch: Batch,
+    num_particles: int,
+    measure: Measure,
+    budget: int,
+    title: str | None,
+    kept: Kept | None,
+) -> dict[str, Tensor]:
+    """A chunk of `budget` rows at a time; one that runs out of memory is halved and tried again."""
+    before = kept.load() if kept else {}
+    parts = [before] if before else []
+    start, end = len(next(iter(before.values()))) if before else 0, num_rows(batch)
+    with tqdm(total=end, desc=title, unit="point", disable=title is None, delay=1, leave=False) as bar:
+        while start < end:
+            num_points = min(max(LEAST_POINTS, budget // num_particles), end - start)
+            at_once = min(num_particles, max(1, budget // num_points))
+            try:
+                piece = to_pair(rows(batch, slice(start, start + num_points)), pair)
+                found = measure(piece, num_particles, at_once)
+            except (RuntimeError, MemoryError) as error:
+                if num_points * at_once == 1 or not _out_of_memory(error):
+                    raise
+                budget = num_points * at_once // 2
+                continue
+            parts.append({name: t.cpu() for name, t in found.items()})
+            start += num_points
+            bar.update(num_points)
+            if kept:
+                kept.save(_joined(parts))
+    return _joined(parts)
+
+
+def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def chunk_rows(pair: Pair, batch: Batch, measure: Measure, cpu_elements: int, gpu_elements: int) -> int:
+    """How many rows (particles times data points) a chunk may hold, from the tensors that a row makes in passing."""
+    two_rows = rows(batch, torch.zeros(2, dtype=torch.long))
+    counts = []
+    for num in (1, 2):
+        with _ElementCount() as counter:
+            found = measure(to_pair(rows(two_rows, slice(num)), pair), 1, 1)
+        counts.append(counter.total)
+    on_gpu = any(t.device.type == "cuda" for t in found.values())
+    return max(1, (gpu_elements if on_gpu else cpu_elements) // max(1, counts[1] - counts[0]))
+
+
+class _ElementCount(TorchDispatchMode):
+    """Counts the elements of all tensors made under it."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.total += sum(leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
+        return result
+
+
+def _out_of_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    cpu = "not enough memory" in text or "can't allocate memory" in text
+    return cpu or isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)

@@ -1,0 +1,61 @@
+"""What every measurement needs around it: data that are checked, a pair at rest, and finite results."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppvae.batches import Batch, as_batch, num_rows
+from ppvae.contract import first_bad_row
+from ppvae.inference.runtime.chunks import evaluating, over_data
+from ppvae.inference.runtime.records import EvidenceUndefined
+from ppvae.pair import Pair
+from ppvae.tracing import sample_sites, trace_pair
+
+
+@contextmanager
+def measuring(pair: Pair, data: Any, seed: int | None) -> Iterator[Batch]:
+    """Everything a measurement needs around it; yields the checked data."""
+    if pair.evidence_undefined:
+        raise EvidenceUndefined(f"{type(pair).__name__} has no evidence: {pair.evidence_undefined}")
+    batch = as_batch(data)
+    with evaluating(pair, seed):
+        _refuse_outside_support(pair, batch)
+        yield batch
+
+
+def _refuse_outside_support(pair: Pair, batch: Batch) -> None:
+    for site, inside in over_data(pair, batch, 1, partial(_inside_support, pair), None).items():
+        if not inside.all():
+            raise ValueError(
+                f"data: found row {int(inside.int().argmin())} outside the support of the likelihood at site '{site}' "
+                f"({int((~inside).sum())} such rows in all), expected values it can produce; rescale, clip or binarize "
+                "the data, or choose another likelihood"
+            )
+
+
+def _inside_support(pair: Pair, batch: Batch, num_particles: int, at_once: int) -> dict[str, Tensor]:
+    inside = {}
+    for name, site in sample_sites(trace_pair(pair, batch, num_particles).model, observed=True).items():
+        try:
+            support = site["fn"].support
+        except NotImplementedError:  # a distribution of the user's own need not have one
+            continue
+        found = support.check(site["value"])
+        for _ in range(len(site["fn"].event_shape) - support.event_dim):  # pyro.factor's
+            found = found.all(-1)
+        inside[name] = found.expand(torch.broadcast_shapes(found.shape, (1, num_rows(batch)))).flatten(0, -2).all(0)
+    return inside
+
+
+def finite(found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What was found, if every estimate is finite; else the row that is not is named."""
+    if (row := first_bad_row(found["estimate"])) is not None:
+        raise ValueError(
+            f"data: found an estimate of {found['estimate'][row].item()} nats at row {row}, expected a finite one; "
+            "does the guide draw latents to which the model gives no density, or is a scale zero or infinite there?"
+        )
+    return found

@@ -1,0 +1,164 @@
+"""Measurements as records: an estimate in nats with its standard error, per data point, and the data-set mean."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+MOST_KHAT, MOST_STD_ERROR = 0.7, 0.5
+"""Up to which evidence is to be trusted, from importance weights and from chains."""
+
+
+class EvidenceUndefined(ValueError):  # noqa: N818 (it says what is the case)
+    """The pair has no evidence to measure, by its own declaration (`pair.evidence_undefined`)."""
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A data set's mean, with two error bars that answer two questions.
+
+    Attributes:
+        estimate: mean over the data points, in nats per data point.
+        std_error: `sd / sqrt(N)` over the data points: how far another sample of data would take the mean. It holds
+            the Monte Carlo error already. NaN for one data point.
+        monte_carlo_error: `sqrt(sum std_error_n^2) / N`: how far a repetition on this data set would. It says nothing
+            of a bias that all data points share.
+        num_points: N.
+    """
+
+    estimate: float
+    std_error: float
+    monte_carlo_error: float
+    num_points: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.estimate:.3f} +- {self.std_error:.3f} nats "
+            f"(N = {self.num_points}, Monte Carlo error {self.monte_carlo_error:.3f})"
+        )
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A quantity in nats, higher is better, per data point.
+
+    Attributes:
+        estimate: `[N]`, float64, on the CPU, as all tensors here.
+        std_error: `[N]`, of the Monte Carlo estimate; zero where the quantity is exact, NaN where one draw alone
+            was taken.
+        num_particles: draws per data point; 0 where the quantity is exact.
+        method: how it was measured.
+        warning: what a reader must know before trusting it; empty if nothing.
+
+    Example:
+        >>> import torch
+        >>> bound = Measurement(torch.tensor([-1.0, -3.0]), torch.tensor([0.3, 0.4]), num_particles=10, method="elbo")
+        >>> print(bound.mean())
+        -2.000 +- 1.000 nats (N = 2, Monte Carlo error 0.250)
+    """
+
+    estimate: Tensor
+    std_error: Tensor
+    num_particles: int
+    method: str
+    warning: str = ""
+
+    def mean(self) -> Mean:
+        """The mean over data points; see `Mean` for its two error bars."""
+        num = len(self.estimate)
+        spread = self.estimate.std().item() if num > 1 else math.nan
+        return Mean(
+            estimate=self.estimate.mean().item(),
+            std_error=spread / math.sqrt(num),
+            monte_carlo_error=self.std_error.square().sum().sqrt().item() / num,
+            num_points=num,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence(Measurement):
+    """log p(x), or a stochastic lower bound on it, per data point.
+
+    Attributes:
+        ess: effective sample size `(sum w)^2 / sum w^2` of the weights, `[N]`; NaN where the evidence is exact.
+        khat: Pareto k-hat of the importance weights' tail, `[N]`; NaN where there are none. See
+            `ppvae.inference.evidence.pareto.pareto_khat`.
+        acceptance: mean acceptance probability of the chains' transitions, `[N]`; NaN where there are none.
+        divergences: how many of their transitions diverged, `[N]`; NaN where there are none.
+        methods: how each data point was measured.
+        reason: why so, where there was a choice.
+        candidates: the other bounds that were measured on the way, by method.
+        certificate: for "bdmc", what the same chains do on simulated data.
+    """
+
+    ess: Tensor
+    khat: Tensor
+    acceptance: Tensor
+    divergences: Tensor
+    methods: tuple[str, ...]
+    reason: str = ""
+    candidates: Mapping[str, "Evidence"] = field(default_factory=dict)
+    certificate: "Sandwich | None" = None
+
+    @property
+    def reliable(self) -> Tensor:
+        """Where estimate and error bar are to be trusted, `[N]`: k-hat at most 0.7; of chains, a standard error of at
+        most half a nat."""
+        return torch.where(self.khat.isnan(), self.std_error <= MOST_STD_ERROR, self.khat <= MOST_KHAT)
+
+    def __post_init__(self) -> None:
+        num_bad = int((~self.reliable).sum())
+        warning = (
+            f"unreliable for {num_bad} of {len(self.estimate)} data points (k-hat > {MOST_KHAT}, or of chains a "
+            f"standard error > {MOST_STD_ERROR}): their estimates are likely too low and their standard errors too "
+            "small; take more particles, or AIS with more temperatures, or a better guide"
+        )
+        object.__setattr__(self, "warning", warning if num_bad else "")
+
+    @classmethod
+    def of(cls, method: str, num_particles: int, found: Mapping[str, Tensor]) -> "Evidence":
+        """A record of one method; what was not found is NaN."""
+        estimate = found["estimate"]
+        unknown = torch.full_like(estimate, math.nan)
+        return cls(
+            estimate=estimate,
+            std_error=found["std_error"],
+            num_particles=num_particles,
+            method=method,
+            ess=found.get("ess", unknown),
+            khat=found.get("khat", unknown),
+            acceptance=found.get("acceptance", unknown),
+            divergences=found.get("divergences", unknown),
+            methods=(method,) * len(estimate),
+        )
+
+    def with_rows(self, at: Tensor, other: "Evidence") -> "Evidence":
+        """This record with another's data points where the mask `at` is true; the other has all, or these alone."""
+        rows = {}
+        for name in ("estimate", "std_error", "ess", "khat", "acceptance", "divergences"):
+            theirs = getattr(other, name)
+            rows[name] = getattr(self, name).clone()
+            rows[name][at] = theirs[at] if len(theirs) == len(at) else theirs
+        methods = list(self.methods)
+        for row in at.nonzero().flatten().tolist():
+            methods[row] = other.method
+        return replace(self, **rows, methods=tuple(methods))
+
+
+@dataclass(frozen=True)
+class Sandwich:
+    """Both sides of log p(x) on data simulated from the model: what the evaluator is worth there.
+
+    It certifies the evaluator on the model's own data, and says nothing of another data set.
+
+    Attributes:
+        lower: annealed importance sampling's bound, per simulated data point.
+        upper: the reverse's, from the latents that made the data.
+        width: upper minus lower; the mean of what either errs by is at most the mean of this.
+    """
+
+    lower: Measurement
+    upper: Measurement
+    width: Measurement

@@ -1,0 +1,1 @@
+"""Training a pair: the loop, the step, checkpoints, and EM for mixtures."""

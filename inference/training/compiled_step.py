@@ -1,0 +1,155 @@
+"""A step of training without Pyro's handlers: a compiled program up to the gradients, and the optimizer's update.
+
+The update is not compiled: torch has it, for all parameters at once, in its fused optimizers, while as generated code
+it would be three or four loops for each parameter, and half the time of compiling.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppvae.batches import Batch, tensors
+from ppvae.inference.compiling.programs import Call, compiled, operations
+from ppvae.inference.objectives.protocol import Objective, with_penalty
+from ppvae.inference.training.update import Update, laid_out_as
+from ppvae.internals import tree_flatten, tree_leaves, tree_unflatten
+from ppvae.pair import Pair
+
+FEW = 100_000
+"""Parameters up to which one thread is done sooner than others are woken, as fused optimizers do for each tensor."""
+
+
+class CompiledStep:
+    """A step of training, compiled for batches of one shape; see `ppvae.inference.compiling.programs`.
+
+    If the optimizer is not a fused one, or the gradients are to be exchanged with other processes first, `Update`
+    itself is what follows the program.
+
+    Args:
+        pair: the model and guide, in training mode.
+        objective: what is maximized; its schedules reach the program as tensors.
+        update: the end of the step, whose optimizer has taken one, so that its state is there.
+        batch: one like those to come.
+
+    Raises:
+        CannotCompileError: the step cannot be traced, there is no compiler, or the program's bound is not the eager
+            one.
+    """
+
+    def __init__(self, pair: Pair, objective: Objective, update: Update, batch: Batch):
+        self._objective, self._update = objective, update
+        self._call = Call(pair)
+        self._parameters = {name: p for name, p in self._call.named_parameters() if p.requires_grad}
+        self._buffers = dict(self._call.named_buffers())
+        self._device = next(pair.parameters()).device
+        self._rates, self._at = [self._number(0.0) for _ in update.optimizer.param_groups], self._number(0.0)
+        self._schedules = getattr(objective, "schedules", ())
+        self._shapes = _shapes(batch)
+        state = [[p.detach() for p in self._parameters.values()], list(self._buffers.values())]
+        self._state_leaves = tree_leaves(state)  # always these same tensors; the program writes the buffers back
+        inputs, self._structure = tree_flatten((state, self._changing(batch, 0.0)))
+        num_held = len(self._state_leaves)
+        self._program = compiled(self._step, inputs, lambda: self._eager_bound(batch), self._device, num_held)
+        fused = all(group.get("fused") for group in update.optimizer.param_groups)
+        self._advance = self._fused_update() if fused and update.processes.size == 1 else None
+        self._few = sum(p.numel() for p in self._parameters.values()) <= FEW
+
+    def fits(self, batch: Batch) -> bool:
+        """Whether the program is for batches of this shape."""
+        return _shapes(batch) == self._shapes
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch, step: float, share: float, before: Sequence[Tensor]) -> float | None:
+        """Takes the step; arguments and result as those of `Update`."""
+        report, *found = self._program(*self._state_leaves, *tree_leaves(self._changing(batch, step)))
+        if self._advance is None:
+            return self._update(report[0], self._per_parameter(found), step, share, before)
+        bound, total = report.tolist()
+        if not math.isfinite(total):
+            return None
+        for rate, group in zip(self._rates, self._update.optimizer.param_groups, strict=True):
+            rate.fill_(group["lr"])
+        with _one_thread(self._few):
+            self._advance(*found)
+        return bound
+
+    def _changing(self, batch: Batch, step: float) -> list[Any]:
+        """What the program reads besides the state: schedules, the step, the batch."""
+        schedules = [self._number(getattr(self._objective, name)(step)) for name in self._schedules]
+        return [schedules, self._at.fill_(step), batch]
+
+    def _number(self, value: float) -> Tensor:
+        return torch.tensor(value, device=self._device)  # there, as a CUDA graph would keep what it once read elsewhere
+
+    def _step(self, *leaves: Tensor) -> list[Tensor]:
+        """What is compiled. Returns the mean bound with a sum that is finite if all is, and the gradients there are."""
+        (parameters, buffers), (schedules, at, batch) = tree_unflatten(list(leaves), self._structure)
+        learned, running = [p.detach().requires_grad_() for p in parameters], [b.clone() for b in buffers]
+        objective = copy.copy(self._objective)
+        for name, now in zip(self._schedules, schedules, strict=True):
+            object.__setattr__(objective, name, now)  # past a frozen dataclass's guard, and its checks of plain numbers
+        named = dict(zip([*self._parameters, *self._buffers], [*learned, *running], strict=True))
+        value, surrogate = self._call.with_tensors(named, partial(with_penalty, objective), batch, at)
+        gradients = torch.autograd.grad(surrogate.neg(), learned, allow_unused=True)
+        self._reached = [g is not None for g in gradients]
+        found = [laid_out_as(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
+        bound = value.mean().detach()
+        total = torch.stack([bound, *[g.sum() for g in found]]).sum().detach()
+        finite = total.isfinite()
+        for old, new in zip(buffers, running, strict=True):
+            old.copy_(torch.where(finite, new.detach(), old))
+        return [torch.stack([bound, total]), *found]
+
+    def _per_parameter(self, found: Sequence[Tensor]) -> list[Tensor | None]:
+        """The gradients that there are, and None for parameters that have none."""
+        gradients = iter(found)
+        return [next(gradients) if has_gradient else None for has_gradient in self._reached]
+
+    def _fused_update(self) -> Callable[..., Any]:
+        """`Update.advance` as a function of the gradients: the operations that it comes to, on these same tensors."""
+        update, parameters = self._update, list(self._parameters.values())
+        moments = [update.optimizer.state.get(p, {}) for p in parameters]
+        state = [[p.detach() for p in parameters], moments, list(update.averages.values()), self._rates, self._at]
+        gradients = [p.detach() for p, has_gradient in zip(parameters, self._reached, strict=True) if has_gradient]
+        inputs, structure = tree_flatten((state, gradients))
+
+        def advance(*leaves: Tensor) -> list[Tensor]:
+            (copies, moments, averages, rates, step), found = tree_unflatten(list(leaves), structure)
+            copy_of = dict(zip(parameters, copies, strict=True))
+            optimizer = copy.copy(update.optimizer)
+            optimizer.state = dict(zip(copies, moments, strict=True))  # type: ignore[assignment]
+            optimizer.param_groups = [
+                group | {"params": [copy_of[p] for p in group["params"]], "lr": rate}
+                for group, rate in zip(update.optimizer.param_groups, rates, strict=True)
+            ]
+            for p, g in zip(copies, self._per_parameter(found), strict=True):
+                p.grad = g
+            update.advance(optimizer, copies, averages, step)
+            return []
+
+        return partial(operations(advance, inputs), *tree_leaves(state))
+
+    def _eager_bound(self, batch: Batch) -> Tensor:
+        buffers = {name: b.clone() for name, b in self._buffers.items()}
+        return self._call.with_tensors(buffers, self._objective, batch, 0.0)[0].mean()
+
+
+@contextmanager
+def _one_thread(wanted: bool) -> Iterator[None]:
+    number = torch.get_num_threads()
+    if wanted:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(number)
+
+
+def _shapes(batch: Batch) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (t.shape, t.dtype) for name, t in tensors(batch).items()}

@@ -1,0 +1,330 @@
+"""Expectation maximization for mixtures: full batch, hard, and streaming.
+
+A mixture takes part by the methods of `Mixture`; nothing here knows what its components are.
+"""
+
+import copy
+import math
+import warnings
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from sklearn.cluster import kmeans_plusplus
+from torch import Tensor
+from tqdm import tqdm
+
+from ppvae.batches import as_batch
+
+PARAMETERS = ("weights", "means", "covariances")
+EMPTY = 1e-3  # a component that owns less than this many data points is empty
+
+
+class Moments(Protocol):
+    """What a mixture needs to know of data, per component."""
+
+    weight: Tensor
+
+    def pool(self, other: Any, share: float) -> Any:
+        """The moments of data of which `share` are the other's and `1 - share` these."""
+
+    def reseed(self, components: Tensor, points: Tensor) -> Any:
+        """These moments with `components` `[M]` moved to `points` `[M, D]`."""
+
+
+class Mixture(Protocol):
+    """What EM asks of a mixture; `ppvae.models.GaussianMixture` says what each method does."""
+
+    num_components: int
+    means: Any
+
+    def start(self, means: Tensor, variance: float) -> None: ...
+    def e_step(self, x: Tensor, *, hard: bool = False) -> Any: ...
+    def m_step(self, moments: Any, *, covariance_floor: float, update: Collection[str]) -> float: ...
+    def state_dict(self) -> Any: ...
+    def load_state_dict(self, state_dict: Any) -> Any: ...
+
+
+@dataclass
+class EMResult:
+    """How EM went.
+
+    Attributes:
+        history: mean log likelihood per data point, in nats: before the first iteration and after each one. Streaming:
+            of each batch, before it was learned from.
+        num_iterations: how often the parameters were updated, the start not counted; streaming: number of batches.
+        converged: whether the last iteration changed the likelihood by no more than the tolerance. Streaming EM does
+            not judge.
+        restart: which restart won; what stands above and `reseeded` are its own.
+        final_log_likelihoods: where each restart ended; mean per data point, in nats.
+        reseeded: `(iteration, component)` for each empty component that was given a new place.
+    """
+
+    history: list[float] = field(default_factory=list)
+    num_iterations: int = 0
+    converged: bool = False
+    restart: int = 0
+    final_log_likelihoods: list[float] = field(default_factory=list)
+    reseeded: list[tuple[int, int]] = field(default_factory=list)
+
+
+def fit_em(
+    mixture: Mixture,
+    x: Any,
+    *,
+    init: str | Tensor = "k-means++",
+    restarts: int = 1,
+    max_iterations: int = 100,
+    tolerance: float = 1e-6,
+    covariance_floor: float = 1e-6,
+    hard: bool = False,
+    update: Collection[str] = PARAMETERS,
+    seed: int = 0,
+    progress: bool = False,
+) -> EMResult:
+    """Trains a mixture by EM, in place, to a local maximum of the likelihood.
+
+    E-step `r_nc = p(c | x_n)`; M-step `theta = argmax sum_nc r_nc log p(x_n, c; theta)`. The likelihood cannot fall,
+    but for what the floor costs (which is known) and for a reseeded component: each iteration is checked. Hard EM gives
+    a point to one component alone and climbs `sum_n max_c log p(x_n, c)`; from equal weights and equal spherical
+    covariances, with `update=["means"]`, it is K-means. The maximum is a local one: use restarts. A component that
+    shrinks onto few data points has a high likelihood and means little: raise the floor.
+
+    Source: Dempster, Laird & Rubin 1977; Celeux & Govaert 1992 for hard EM; Arthur & Vassilvitskii 2007 for k-means++.
+
+    Args:
+        mixture: a `ppvae.models.GaussianMixture`. Computed in float64, whatever its dtype, on its device.
+        x: data `[N, D]`, a tensor or array.
+        init: "k-means++" or "random" (C of the data points become means, each point is assigned to the nearest, one
+            M-step), the means `[C, D]` (likewise), or "current" (the mixture as it is).
+        restarts: how many starts to try; the likeliest end is kept.
+        max_iterations: of each restart.
+        tolerance: stop when the mean log likelihood changes by no more than this, in nats.
+        covariance_floor: added to variances in each M-step, in squared units of x; scikit-learn's `reg_covar`.
+        hard: hard EM.
+        update: which of "weights", "means" and "covariances" to learn.
+        seed: restart i draws its start by `seed + i`.
+        progress: show a bar.
+
+    Raises:
+        ValueError: bad data (the index is named), fewer data points than components, or a bad option.
+        FloatingPointError: the likelihood fell, or is not finite.
+
+    Example:
+        >>> from ppvae.models import GaussianMixture
+        >>> x = torch.tensor([[-5.1], [-4.9], [4.9], [5.1]])
+        >>> mixture = GaussianMixture(num_components=2, num_features=1)
+        >>> fit_em(mixture, x).converged
+        True
+        >>> mixture.means.detach().sort(0).values
+        tensor([[-5.],
+                [ 5.]])
+    """
+    x = _points(x)
+    if restarts < 1 or (restarts > 1 and init not in ("k-means++", "random")):
+        raise ValueError(
+            f"restarts: found {restarts} with init={init!r}, expected 1, or more with a start drawn by seed"
+        )
+    if not update or not set(update) <= set(PARAMETERS):
+        raise ValueError(f"update: found {update!r}, expected a list of some of {', '.join(PARAMETERS)}")
+    best, best_state, finals = EMResult(), None, []
+    for restart in range(restarts):
+        _start(mixture, x, init, seed + restart, covariance_floor)
+        with tqdm(total=max_iterations, disable=not progress, desc=f"EM {restart + 1}/{restarts}") as bar:
+            result = _climb(mixture, x, max_iterations, tolerance, covariance_floor, hard, update, bar)
+        result.restart = restart
+        finals.append(result.history[-1])
+        if best_state is None or finals[-1] > best.history[-1]:
+            best, best_state = result, copy.deepcopy(mixture.state_dict())
+    mixture.load_state_dict(best_state)
+    best.final_log_likelihoods = finals
+    _warn_reseeded(best)
+    return best
+
+
+def _climb(
+    mixture: Mixture,
+    x: Tensor,
+    max_iterations: int,
+    tolerance: float,
+    covariance_floor: float,
+    hard: bool,
+    update: Collection[str],
+    bar: tqdm,
+) -> EMResult:
+    """One restart, from the mixture as it is."""
+    result = EMResult()
+    step = mixture.e_step(x, hard=hard)
+    result.history.append(step.log_likelihood.mean().item())
+    for iteration in range(1, max_iterations + 1):
+        moments, moved = _reseed(step.moments, step.log_likelihood, x)
+        result.reseeded += [(iteration, component) for component in moved]
+        least_gain = mixture.m_step(moments, covariance_floor=covariance_floor, update=update)
+        step = mixture.e_step(x, hard=hard)
+        before, after = result.history[-1], step.log_likelihood.mean().item()
+        result.history.append(after)
+        result.num_iterations = iteration
+        bar.set_postfix_str(f"{after:.4f} nats", refresh=False)
+        bar.update()
+        if not moved:
+            _check_climbed(iteration, before, after, least_gain, mixture.means.dtype)
+            if abs(after - before) <= tolerance:  # what the floor costs may hide a gain that is still to come
+                result.converged = True
+                break
+    return result
+
+
+def _check_climbed(iteration: int, before: float, after: float, least_gain: float, dtype: torch.dtype) -> None:
+    rounding = torch.finfo(dtype).eps ** 0.5 * max(1.0, abs(before))
+    if not after >= before + least_gain - rounding or not math.isfinite(after):
+        raise FloatingPointError(
+            f"EM iteration {iteration}: mean log likelihood went from {before} to {after}, expected a gain of at least "
+            f"{least_gain:.3g}; use mixture.double(), raise covariance_floor, or scale features to similar variances"
+        )
+
+
+def fit_streaming_em(
+    mixture: Mixture,
+    batches: Any,
+    *,
+    batch_size: int | None = None,
+    epochs: int = 1,
+    init: str | Tensor = "k-means++",
+    step_exponent: float = 0.6,
+    covariance_floor: float = 1e-6,
+    seed: int = 0,
+    progress: bool = False,
+) -> EMResult:
+    """Trains a mixture by EM, in place, on data that come in batches and are never in memory together.
+
+    After batch k the moments are `s = (1 - k^-a) s + k^-a s_batch`, pooled as means and covariances so that no digits
+    are lost, and an M-step follows. With `1/2 < a <= 1` this finds a stationary point of the likelihood, as full-batch
+    EM does; after finitely many batches some noise is left, about that of the last `k^a` of them. The start comes from
+    the first batch alone: batches should be random draws of the data, with many points for each component.
+
+    Source: Cappé & Moulines 2009 (arXiv:0712.4273).
+
+    Args:
+        mixture: a `ppvae.models.GaussianMixture`. Computed in float64, whatever its dtype, on its device.
+        batches: an iterable of tensors or arrays `[B, D]` (of a tuple, as a `DataLoader` gives, the first), or one
+            tensor or array `[N, D]`, which is shuffled for each epoch.
+        batch_size: B, for one tensor or array.
+        epochs: passes over `batches`.
+        init: as for `fit_em`, on the first batch.
+        step_exponent: a.
+        covariance_floor: added to variances in each M-step, in squared units of x.
+        seed: of the start and of the shuffling.
+        progress: show a bar.
+
+    Raises:
+        ValueError: bad data (the index is named), a first batch of fewer points than components, an iterable that is
+            used up before the last epoch, or a bad option.
+
+    Example:
+        >>> from ppvae.models import GaussianMixture
+        >>> x = torch.tensor([[-5.1], [-4.9], [4.9], [5.1]]).repeat(100, 1)
+        >>> mixture = GaussianMixture(num_components=2, num_features=1)
+        >>> fit_streaming_em(mixture, x, batch_size=100, epochs=2).num_iterations
+        8
+        >>> mixture.means.detach().sort(0).values.round()
+        tensor([[-5.],
+                [ 5.]])
+    """
+    if not 0.5 < step_exponent <= 1:
+        raise ValueError(f"step_exponent: found {step_exponent}, expected above 0.5 and at most 1")
+    if epochs < 1:
+        raise ValueError(f"epochs: found {epochs}, expected at least 1")
+    if isinstance(batches, Tensor | np.ndarray):
+        batches = _Shuffled(_points(batches), batch_size, seed)
+    elif batch_size is not None:
+        raise ValueError(f"batch_size: found {batch_size} with an iterable of batches, expected None; it has its own")
+    result, moments, first_size = EMResult(), None, 0
+    for epoch in range(1, epochs + 1):
+        before = len(result.history)
+        for batch in tqdm(batches, disable=not progress, desc=f"streaming EM {epoch}/{epochs}", unit="batch"):
+            x = _points(batch[0] if isinstance(batch, tuple | list) else batch)
+            if moments is None:
+                _start(mixture, x, init, seed, covariance_floor)
+                first_size = len(x)
+            step = mixture.e_step(x)
+            result.history.append(step.log_likelihood.mean().item())
+            k = result.num_iterations = len(result.history)
+            share = k**-step_exponent * min(1.0, len(x) / first_size)  # a ragged last batch counts for what it is
+            moments = step.moments if moments is None else moments.pool(step.moments, share)
+            moments, moved = _reseed(moments, step.log_likelihood, x)
+            result.reseeded += [(k, component) for component in moved]
+            mixture.m_step(moments, covariance_floor=covariance_floor, update=PARAMETERS)
+        if len(result.history) == before:
+            raise ValueError(
+                f"batches: found none in epoch {epoch} of {epochs}, expected some in each; "
+                "an iterator can be read once only: pass a list, a DataLoader or a tensor"
+            )
+    _warn_reseeded(result)
+    return result
+
+
+class _Shuffled:
+    """Batches of a tensor in random order, another one each time it is iterated over."""
+
+    def __init__(self, x: Tensor, batch_size: int | None, seed: int):
+        if batch_size is None or batch_size < 1:
+            raise ValueError(f"batch_size: found {batch_size}, expected at least 1 for data in one tensor or array")
+        self.x, self.batch_size = x, batch_size
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.x) / self.batch_size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        order = torch.randperm(len(self.x), generator=self.generator)
+        return (self.x[index.to(self.x.device)] for index in order.split(self.batch_size))
+
+
+def _points(x: Any) -> Tensor:
+    points = as_batch(x)
+    if not isinstance(points, Tensor) or points.dim() != 2:
+        found = list(points.shape) if isinstance(points, Tensor) else type(points).__name__
+        raise ValueError(f"x: found {found}, expected one tensor or array [N, D]; flatten each data point first")
+    return points
+
+
+def _start(mixture: Mixture, x: Tensor, init: str | Tensor, seed: int, covariance_floor: float) -> None:
+    """Sets the mixture to its start: means, each point assigned to the nearest, and one M-step."""
+    C = mixture.num_components
+    if isinstance(init, str) and init == "current":
+        return
+    if len(x) < C:
+        raise ValueError(f"x: found {len(x)} data points, expected at least one for each of {C} components")
+    if isinstance(init, Tensor):
+        means = init
+    elif init == "k-means++":
+        means = torch.as_tensor(kmeans_plusplus(x.double().cpu().numpy(), C, random_state=seed)[0])
+    elif init == "random":
+        means = x[np.random.default_rng(seed).choice(len(x), C, replace=False)]
+    else:
+        raise ValueError(f"init: found {init!r}, expected 'k-means++', 'random', 'current' or means [{C}, D]")
+    mixture.start(means, x.double().var(0, correction=0).mean().item() + covariance_floor)
+    step = mixture.e_step(x, hard=True)
+    moments, _ = _reseed(step.moments, step.log_likelihood, x)
+    mixture.m_step(moments, covariance_floor=covariance_floor, update=PARAMETERS)
+
+
+def _reseed(moments: Any, log_likelihood: Tensor, x: Tensor) -> tuple[Any, list[int]]:
+    """Moves each empty component to one of the data points that the mixture explains worst."""
+    empty = (moments.weight * len(x) < EMPTY).nonzero()[:, 0]
+    if len(empty) == 0:
+        return moments, []
+    worst = log_likelihood.topk(len(empty), largest=False).indices
+    return moments.reseed(empty, x[worst.to(x.device)]), empty.tolist()
+
+
+def _warn_reseeded(result: EMResult) -> None:
+    if result.reseeded:
+        components = sorted({component for _, component in result.reseeded})
+        warnings.warn(
+            f"EM: components {components} lost all their data points and were reseeded at the worst explained ones; "
+            "are there fewer clusters than components, or a poor start?",
+            stacklevel=3,
+        )

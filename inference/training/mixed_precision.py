@@ -1,0 +1,78 @@
+"""Mixed precision: a pair's networks in bfloat16, its log probabilities in float32."""
+
+import contextlib
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ppvae.batches import Batch
+from ppvae.inference.runtime.isolation import own_randomness
+from ppvae.internals import tree_leaves, tree_map
+from ppvae.mode import mode
+from ppvae.pair import Pair
+
+
+@contextlib.contextmanager
+def networks_in(dtype: torch.dtype | None, pair: Pair, batch: Batch) -> Iterator[None]:
+    """Runs the pair's networks under `torch.autocast`; what they return is float32 again. Nothing, if no dtype.
+
+    Distributions are made, sampled and scored outside, so no log probability loses digits but those of its arguments.
+
+    Args:
+        dtype: of the networks' products and convolutions.
+        pair: the model and guide.
+        batch: some data, by which the networks are found.
+    """
+    hooks = []
+    for network in networks(pair, batch) if dtype else []:
+        context = torch.autocast(next(pair.parameters()).device.type, dtype, cache_enabled=False)
+        hooks.append(network.register_forward_pre_hook(partial(_enter, context)))
+        hooks.append(network.register_forward_hook(partial(_leave, context), always_call=True))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _enter(context: torch.autocast, network: nn.Module, inputs: Any) -> None:
+    context.__enter__()
+
+
+def _leave(context: torch.autocast, network: nn.Module, inputs: Any, output: Any) -> Any:
+    context.__exit__(None, None, None)
+    return tree_map(_to_float32, output)
+
+
+def _to_float32(leaf: Any) -> Any:
+    return leaf.float() if isinstance(leaf, Tensor) and leaf.dtype in (torch.bfloat16, torch.float16) else leaf
+
+
+@torch.no_grad()
+def networks(pair: Pair, batch: Batch) -> list[nn.Module]:
+    """The outermost of a pair's modules that return tensors, as opposed to distributions."""
+    returning: set[nn.Module] = set()
+
+    def watch(module: nn.Module, args: Any, output: Any) -> None:
+        if all(isinstance(leaf, Tensor) for leaf in tree_leaves(output)):
+            returning.add(module)
+
+    hooks = [module.register_forward_hook(watch) for module in pair.modules()]
+    try:
+        with mode(pair, training=False), own_randomness((0,), next(pair.parameters()).device):
+            pair.log_weights(batch, num_particles=1)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+    def outermost(module: nn.Module) -> Iterator[nn.Module]:
+        for child in module.children():
+            if child in returning:
+                yield child
+            else:
+                yield from outermost(child)
+
+    return list(dict.fromkeys(outermost(pair)))

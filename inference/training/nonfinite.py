@@ -1,0 +1,66 @@
+"""Non-finite steps: the error, and the search for the sample site where they begin."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from ppvae.contract import first_bad_row
+
+
+class NonFiniteError(FloatingPointError):
+    """A step of training gave NaN or infinity. It was not applied: the pair is as the step before left it.
+
+    Attributes:
+        fit: the training up to there.
+    """
+
+    fit: Any = None
+
+
+def explain(rerun: Callable[[], Any], gradients: dict[str, Tensor | None], index: Tensor) -> str:
+    """Where a step's NaN or infinity comes from, and what to do about it.
+
+    Args:
+        rerun: does the step's computation again, with the same random numbers.
+        gradients: of what is learned, by name.
+        index: which data points are in the batch, `[B]`.
+    """
+    bad = [name for name, g in gradients.items() if g is not None and not g.isfinite().all()]
+    with _FirstNonFinite(len(index)) as first:
+        rerun()
+    site = f"first in the {first.what} of site '{first.site}'" if first.site else "though every site is finite"
+    point = f" for data point {int(index[first.row])}" if first.row is not None else ""
+    return (
+        f"found NaN or infinity, {site}{point}, expected finite numbers (gradients not finite: "
+        f"{', '.join(bad) or 'none'}); the step was not applied. Lower the learning rate, keep scales away from "
+        "zero, or train in float64"
+    )
+
+
+class _FirstNonFinite(Messenger):
+    """Watches sample statements, beneath all other handlers, for the first non-finite value or log probability."""
+
+    def __init__(self, num_rows: int):
+        super().__init__()
+        self.num_rows = num_rows
+        self.site = ""
+        self.what = ""
+        self.row: int | None = None
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if self.site or site_is_subsample(msg):
+            return
+        fn, value = msg["fn"], msg["value"]
+        drawn = value.isfinite().reshape(*value.shape[: value.dim() - fn.event_dim], -1).all(-1)
+        log_prob = scale_and_mask(fn.log_prob(value), mask=msg["mask"])
+        for what, term in (("value", torch.where(drawn, 0.0, math.nan)), ("log probability", log_prob)):
+            shape = torch.broadcast_shapes(term.shape, (self.num_rows,))
+            if (row := first_bad_row(term.expand(shape))) is not None:
+                self.site, self.what, self.row = msg["name"], what, row
+                return

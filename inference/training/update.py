@@ -1,0 +1,117 @@
+"""What becomes of a step's gradients: their sum over processes, clipping, the optimizer, the average of parameters."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ppvae.inference.runtime.distributed import Processes
+
+
+@dataclass
+class Update:
+    """The end of a training step.
+
+    Attributes:
+        optimizer: whose `step` is taken.
+        parameters: what is learned, by name.
+        buffers: of the pair, that a step may change.
+        clip_norm: the most that the norm of all gradients together may be, if anything.
+        ema: the decay of the running average of the parameters, if there is one.
+        processes: among which each batch is shared.
+        averages: the running average of each parameter, by name.
+        interrupted: whether Ctrl-C has reached any of the processes.
+    """
+
+    optimizer: Optimizer
+    parameters: dict[str, nn.Parameter]
+    buffers: Sequence[Tensor] = ()
+    clip_norm: float | None = None
+    ema: float | None = None
+    processes: Processes = field(default_factory=Processes)
+    averages: dict[str, Tensor] = field(default_factory=dict)
+    interrupted: bool = False
+
+    def __post_init__(self) -> None:
+        if self.ema is not None:
+            self.averages = {name: p.detach().clone() for name, p in self.parameters.items()}
+
+    def __call__(
+        self, bound: Tensor, gradients: Sequence[Tensor | None], step: float, share: float, before: Sequence[Tensor]
+    ) -> float | None:
+        """Takes the step and returns the batch's mean bound; None, and no parameter is changed, if all is not finite.
+
+        Args:
+            bound: the mean of the bound over this process's part of the batch.
+            gradients: of the loss there, one for each parameter; None where it does not depend on it.
+            step: how many there were.
+            share: the part of the batch that is this process's.
+            before: the buffers before the step.
+        """
+        found = [g for g in gradients if g is not None]
+        total = torch.stack([bound, *[g.sum() for g in found]]).sum()  # finite only if all it is the sum of is
+        if self.processes.size > 1:
+            bound, total, gradients = self._summed(bound, total, gradients, share, before)
+        value, check = torch.stack([bound, total]).tolist()
+        if not math.isfinite(check):
+            return None
+        for p, g in zip(self.parameters.values(), gradients, strict=True):
+            p.grad = None if g is None else laid_out_as(p, g)
+        self.advance(self.optimizer, list(self.parameters.values()), list(self.averages.values()), step)
+        self.optimizer.zero_grad()
+        return value
+
+    def swap_averages(self) -> None:
+        """Makes the averages, if there are any, the pair's parameters, or the other way round."""
+        for name, average in self.averages.items():
+            p = self.parameters[name]
+            p.data, average.data = average.data, p.data
+
+    def _summed(
+        self, bound: Tensor, total: Tensor, gradients: Sequence[Tensor | None], share: float, before: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+        """Everything weighed by the processes' shares of the batch and summed, in one exchange.
+
+        Of buffers it is the change that is averaged, so that those that stay as they are do so exactly.
+        """
+        learned = list(self.parameters.values())
+        running = [(b, old) for b, old in zip(self.buffers, before, strict=True) if b.is_floating_point()]
+        pieces = [torch.zeros_like(p) if g is None else share * g for p, g in zip(learned, gradients, strict=True)]
+        pieces += [share * (b - old) for b, old in running]
+        flags = [float(g is not None) for g in gradients] + [float(self.interrupted)]
+        ends = [share * bound, share * total] if share else [torch.zeros_like(total)] * 2
+        flat = torch.cat([*[piece.flatten() for piece in pieces], total.new_tensor(flags), torch.stack(ends)])
+        *parts, flags_, ends_ = self.processes.sum(flat).split([*[piece.numel() for piece in pieces], len(flags), 2])
+        *reached, interrupted = flags_.tolist()
+        self.interrupted = interrupted > 0
+        for (b, old), change in zip(running, parts[len(learned) :], strict=True):
+            b.copy_(old + change.view_as(b))
+        summed = [
+            part.view_as(p).to(p.dtype) if yes else None
+            for p, part, yes in zip(learned, parts[: len(learned)], reached, strict=True)
+        ]
+        return ends_[0], ends_[1], summed
+
+    def advance(
+        self, optimizer: Optimizer, parameters: Sequence[Tensor], averages: Sequence[Tensor], step: float | Tensor
+    ) -> None:
+        """Clips the parameters' `grad`, takes the optimizer's step and the averages'; what a compiled step traces.
+
+        The average's decay after t steps is the least of `ema` and `(1 + t) / (10 + t)`, so that it forgets the start.
+        """
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+        optimizer.step()
+        if self.ema is not None:
+            with torch.no_grad():
+                decay = torch.as_tensor((1 + step) / (10 + step)).clamp(max=self.ema)
+                for average, p in zip(averages, parameters, strict=True):
+                    average.lerp_(p, (1 - decay).to(average))
+
+
+def laid_out_as(p: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient with its entries in memory in the order of those of `p`: fused optimizers go by that alone."""
+    return gradient if gradient.stride() == p.stride() else torch.empty_like(p).copy_(gradient)

@@ -1,0 +1,55 @@
+# The public names, and where each lives; they are imported when they are first used.
+from .autoencoder import Autoencoder as Autoencoder, DenoisingAutoencoder as DenoisingAutoencoder
+from .diffusion.denoisers import MLPDenoiser as MLPDenoiser, UNet as UNet
+from .diffusion.diffusion_vae import DiffusionVAE as DiffusionVAE
+from .diffusion.noise_schedules import (
+    CosineSchedule as CosineSchedule,
+    LearnedSchedule as LearnedSchedule,
+    LinearSchedule as LinearSchedule,
+)
+from .diffusion.sampling import sample_ddim as sample_ddim
+from .exact.gaussian_mixture import GaussianMixture as GaussianMixture
+from .exact.linear_gaussian_chain import LinearGaussianChain as LinearGaussianChain
+from .exact.linear_vae import LinearVAE as LinearVAE
+from .flows.continuous_flow import ContinuousFlow as ContinuousFlow
+from .flows.coupling_flows import NICE as NICE, RealNVP as RealNVP
+from .flows.dequantized import Dequantized as Dequantized
+from .flows.flow import Flow as Flow
+from .flows.glow import Glow as Glow
+from .flows.residual_flow import ResidualFlow as ResidualFlow
+from .flows.transforms import Bijection as Bijection
+from .hierarchies.convolutional_hvae import ConvolutionalHVAE as ConvolutionalHVAE
+from .hierarchies.hierarchical_posteriors import (
+    BottomUpPosterior as BottomUpPosterior,
+    ConditionallyIndependent as ConditionallyIndependent,
+    LadderPosterior as LadderPosterior,
+    ResidualPosterior as ResidualPosterior,
+)
+from .hierarchies.markov_hvae import MarkovHVAE as MarkovHVAE
+from .hierarchies.spectral import SpectralNorms as SpectralNorms
+from .parts.conditionals import (
+    DiagonalNormal as DiagonalNormal,
+    FullNormal as FullNormal,
+    LowRankNormal as LowRankNormal,
+    NormalMixture as NormalMixture,
+)
+from .parts.flow_posteriors import (
+    CouplingFlow as CouplingFlow,
+    InverseAutoregressiveFlow as InverseAutoregressiveFlow,
+    SplineFlow as SplineFlow,
+)
+from .parts.likelihoods import (
+    Bernoulli as Bernoulli,
+    Categorical as Categorical,
+    Gaussian as Gaussian,
+    Likelihood as Likelihood,
+    LogisticMixture as LogisticMixture,
+)
+from .parts.priors import (
+    FlowPrior as FlowPrior,
+    MixturePrior as MixturePrior,
+    StandardNormal as StandardNormal,
+    VampPrior as VampPrior,
+)
+from .parts.residual_normal import ResidualNormal as ResidualNormal
+from .vae import VAE as VAE

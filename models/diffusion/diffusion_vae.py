@@ -1,0 +1,214 @@
+"""Denoising diffusion as a pair: a Markov hierarchy of as many layers as there are steps, with a fixed guide."""
+
+from collections.abc import Sequence
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions import kl_divergence
+
+from ppvae.models.diffusion.noise_schedules import SCHEDULES
+from ppvae.models.diffusion.noising import less_noised, noise, noised, renewed, to_x
+from ppvae.models.parts.likelihoods import Bernoulli, Gaussian, Likelihood
+from ppvae.pair import Pair
+from ppvae.refusals import at_least_one
+
+PARAMETERIzATIONS = ("eps", "x", "v")
+VARIANCES = ("posterior", "upper")
+
+
+class DiffusionVAE(Pair):
+    """`p(x_T) p(x_{T-1} | x_T) ... p(x_1 | x_2) p(x | x_1)`, guided by noise; sites "x1" ... "xT" and "x".
+
+    The guide adds noise to the data, `q(x_t | x) = N(alpha_t x, sigma_t^2 I)`. It is drawn from the top: `q(x_T | x)`,
+    then each `q(x_{t-1} | x_t, x)`. The model's transitions have the means of these, with a network's estimate x^(x_t)
+    in the place of x, and fixed variances; and `p(x_T) = N(0, I)`. So the terms of the ELBO,
+
+        E log p(x | x_1) - sum_{t=2..T} E KL(q(x_{t-1} | x_t, x) || p(x_{t-1} | x_t)) - KL(q(x_T | x) || p(x_T)),
+
+    have closed forms given x_t: with the variance "posterior" a step's KL is `(SNR_{t-1} - SNR_t) |x - x^|^2 / 2`.
+    `ppvae.ELBO()` takes all of them, `ppvae.SingleTermELBO()` one for each data point, at a T-th of the cost.
+
+    The guide learns nothing, so of it no amortization gap is defined. The gap is what it costs that the model's
+    posterior is not this noise: it falls like 1/T where the model has learned a density. With the variance "posterior"
+    only so if the schedule begins with some noise, as the learned one does; with the others, which begin with none, a
+    gap remains for any T, as the first steps multiply the noise by the same factors however many there are.
+
+    Data are standardized by two numbers, `loc` and `scale`, before noise is added: see `init_from`.
+
+    Source: Sohl-Dickstein et al. 2015 (arXiv:1503.03585); Ho et al. 2020 (arXiv:2006.11239); Kingma et al. 2021
+    (arXiv:2107.00630).
+
+    Args:
+        denoiser: forward(x_t, gamma_t), with shapes `[*, *shape]` and `[*]` or less, as `MLPDenoiser` and `UNet`.
+        shape: of x.
+        num_steps: T.
+        likelihood: "gaussian" (one learned sigma), "bernoulli", or a module whose forward takes x^(x_1), in the units
+            of x, and returns p(x | x_1).
+        schedule: "cosine", "linear", "learned", or a module as in `ppvae.models.diffusion.noise_schedules`.
+        parameterization: what the denoiser's output is: "x", the data; "eps", the noise in x_t; or "v", a mixture of
+            both that is well-scaled at each level.
+        variance: of p(x_{t-1} | x_t): that of q(x_t | x_{t-1}), "upper", or of q(x_{t-1} | x_t, x), "posterior".
+
+    Raises:
+        ValueError: a likelihood, schedule, parameterization or variance of another name, or T < 1.
+
+    Example:
+        >>> from ppvae.models import MLPDenoiser
+        >>> pair = DiffusionVAE(MLPDenoiser(5), shape=[5], num_steps=3)
+        >>> sorted(pair.latents(pair.sample(4), num_particles=2))
+        ['x1', 'x2', 'x3']
+    """
+
+    amortization_undefined = "the guide is the noising process, which is fixed: it learns nothing from the data"
+
+    times: Tensor
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        shape: Sequence[int],
+        num_steps: int,
+        likelihood: str | Likelihood = "gaussian",
+        schedule: str | nn.Module = "cosine",
+        parameterization: str = "v",
+        variance: str = "upper",
+    ):
+        super().__init__()
+        at_least_one("num_steps", num_steps)
+        if parameterization not in PARAMETERIzATIONS:
+            raise ValueError(f"parameterization: found {parameterization!r}, expected one of {PARAMETERIzATIONS}")
+        if variance not in VARIANCES:
+            raise ValueError(f"variance: found {variance!r}, expected one of {VARIANCES}")
+        self.denoiser = denoiser
+        self.shape = tuple(shape)
+        self.num_steps = num_steps
+        self.likelihood = _likelihood(likelihood, len(self.shape))
+        self.schedule = _schedule(schedule)
+        self.parameterization = parameterization
+        self.variance = variance
+        self.register_buffer("times", torch.arange(1, num_steps + 1) / num_steps, persistent=False)
+        self.register_buffer("loc", torch.tensor(0.0))
+        self.register_buffer("scale", torch.tensor(1.0))
+        self.example = torch.zeros(1, *self.shape)
+
+    @torch.no_grad()
+    def init_from(self, x: Tensor) -> "DiffusionVAE":
+        """Takes the mean and the spread of x over all its entries for `loc` and `scale`, and starts a learned sigma.
+
+        Raises:
+            ValueError: data that are all the same.
+        """
+        x = x.to(self.loc)
+        if not x.std() > 0:
+            raise ValueError("x: found data without any spread, expected some, to be scaled by")
+        self.loc.copy_(x.mean())
+        self.scale.copy_(x.std())
+        if isinstance(self.likelihood, Gaussian):
+            self.likelihood.start_sigma(self.scale * noise(self.levels()[0]))
+        return self
+
+    def levels(self) -> Tensor:
+        """gamma_1 ... gamma_T, `[T]`."""
+        return self.schedule(self.times)
+
+    def model(self, x: Tensor) -> None:
+        gamma = self.levels()
+        with pyro.plate("data", x.shape[0], dim=-1):
+            z = pyro.sample(f"x{self.num_steps}", self._event(self._prior()))
+            for t in range(self.num_steps - 1, 0, -1):
+                x_hat = self.denoised(z, gamma[t])
+                z = pyro.sample(f"x{t}", self._event(self._transition(z, x_hat, gamma[t - 1], gamma[t])))
+            pyro.sample("x", self.decoded(self.denoised(z, gamma[0])), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        gamma, data = self.levels(), self._standardized(x)
+        with pyro.plate("data", x.shape[0], dim=-1):
+            z = pyro.sample(f"x{self.num_steps}", self._event(noised(data, gamma[-1])))
+            for t in range(self.num_steps - 1, 0, -1):
+                z = pyro.sample(f"x{t}", self._event(less_noised(z, data, gamma[t - 1], gamma[t])))
+
+    def denoised(self, x_t: Tensor, gamma: Tensor) -> Tensor:
+        """x^(x_t), the model's estimate of the standardized data, `[*, *shape]`, at levels `[*]` or less."""
+        return to_x(self.denoiser(x_t, gamma), x_t, self._per_event(gamma), self.parameterization)
+
+    def decoded(self, x_hat: Tensor) -> dist.TorchDistribution:
+        """p(x | x_1), of the estimate x^(x_1)."""
+        return self.likelihood(self.loc + self.scale * x_hat)
+
+    @property
+    def num_terms(self) -> int:
+        """Of the ELBO's terms, T have a network in them."""
+        return self.num_steps
+
+    def elbo_term(self, x: Tensor, index: Tensor) -> Tensor:
+        """One term of the ELBO for each data point, `[B]`, by one draw; over all indices they sum to it in the mean.
+
+        Term 0 is `log p(x | x_1)`, term i minus the KL of "xi"; each has a T-th of that of "xT". It draws x_{i+1}
+        from `q(x_{i+1} | x)` alone, and runs the network once.
+
+        Args:
+            x: `[B, *shape]`.
+            index: `[B]`, 0 to T - 1.
+        """
+        gamma, data = self.levels(), self._standardized(x)
+        before = torch.cat([gamma[:1] - 1, gamma[:-1]])  # of term 0, which has none, any: its KL is not used
+        gamma_s, gamma_t = self._per_event(before[index]), self._per_event(gamma[index])
+        x_t = noised(data, gamma_t).rsample()
+        x_hat = self.denoised(x_t, gamma[index])
+        q, p = less_noised(x_t, data, gamma_s, gamma_t), self._transition(x_t, x_hat, gamma_s, gamma_t)
+        term = torch.where(index == 0, self.decoded(x_hat).log_prob(x), -self._kl(q, p))
+        return term - self._kl(noised(data, gamma[-1]), self._prior()) / self.num_steps
+
+    def _prior(self) -> dist.Normal:
+        return dist.Normal(self.loc.new_zeros(self.shape), 1.0)
+
+    def _transition(self, x_t: Tensor, x_hat: Tensor, gamma_s: Tensor, gamma_t: Tensor) -> dist.Normal:
+        step = less_noised(x_t, x_hat, gamma_s, gamma_t)
+        if self.variance == "posterior":
+            return step
+        return dist.Normal(step.loc, renewed(gamma_s, gamma_t).sqrt() * noise(gamma_t))
+
+    def _standardized(self, x: Tensor) -> Tensor:
+        return (x - self.loc) / self.scale
+
+    def _per_event(self, gamma: Tensor) -> Tensor:
+        return gamma.reshape(*gamma.shape, *(1,) * len(self.shape))
+
+    def _event(self, fn: dist.Normal) -> dist.TorchDistribution:
+        return fn.to_event(len(self.shape))
+
+    def _kl(self, q: dist.Normal, p: dist.Normal) -> Tensor:
+        return kl_divergence(q, p).flatten(1).sum(1)
+
+
+class _Logits(nn.Module):
+    """Of a bit x in {0, 1}, from an estimate of it: `weight (x^ - 1/2)`, with a learned weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(8.0))
+
+    def forward(self, x_hat: Tensor) -> Tensor:
+        return self.weight * (x_hat - 0.5)
+
+
+def _likelihood(likelihood: str | Likelihood, event_dim: int) -> Likelihood:
+    if not isinstance(likelihood, str):
+        return likelihood
+    if likelihood == "gaussian":
+        return Gaussian(nn.Identity(), event_dim=event_dim)
+    if likelihood == "bernoulli":
+        return Bernoulli(_Logits(), event_dim)
+    raise ValueError(f"likelihood: found {likelihood!r}, expected 'gaussian', 'bernoulli' or a Likelihood")
+
+
+def _schedule(schedule: str | nn.Module) -> nn.Module:
+    if not isinstance(schedule, str):
+        return schedule
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule: found {schedule!r}, expected one of {list(SCHEDULES)}, or a module")
+    return SCHEDULES[schedule]()

@@ -1,0 +1,1 @@
+"""Pairs of which everything is known in closed form."""

@@ -1,0 +1,1 @@
+"""Flows as pairs, and the maps they are made of."""

@@ -1,0 +1,109 @@
+"""Flows of coupling layers on vectors: NICE and RealNVP."""
+
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.transforms import AffineCoupling
+from torch import Tensor, nn
+from torch.distributions import Transform
+
+from ppvae.models.flows.flow import Flow
+from ppvae.models.flows.transforms import Reverse
+from ppvae.models.parts.priors import StandardNormal
+from ppvae.networks import mlp
+
+
+class NICE(Flow):
+    """Additive couplings, `x_2 = z_2 + t(z_1)`, `x_1 = z_1`, of Gaussian noise with a learned scale for each entry.
+
+    Couplings keep volumes, so all that is stretched is the noise: one factor for each entry, the same everywhere. A
+    density with sharp and with flat regions takes many couplings; `RealNVP` needs fewer.
+
+    Source: Dinh et al. 2015 (arXiv:1410.8516).
+
+    Args:
+        num_features: D, at least 2.
+        num_couplings: how many; the order of entries is reversed after each.
+        hidden: sizes of the hidden layers of each t.
+
+    Raises:
+        ValueError: fewer than two features, of which there are no halves.
+
+    Example:
+        >>> NICE(num_features=4).sample(3).shape
+        torch.Size([3, 4])
+    """
+
+    def __init__(self, num_features: int, num_couplings: int = 6, hidden: Sequence[int] = (64, 64)):
+        super().__init__(_Scaled(num_features), _couplings(_Shift, num_features, num_couplings, hidden))
+
+
+class RealNVP(Flow):
+    """Affine couplings, `x_2 = exp(s(z_1)) z_2 + t(z_1)`, `x_1 = z_1`, of standard normal noise.
+
+    For vectors; for images see `Glow`, which has this paper's multi-scale architecture. s is kept within [-5, 3].
+
+    Source: Dinh et al. 2017 (arXiv:1605.08803).
+
+    Args:
+        num_features: D, at least 2.
+        num_couplings: how many; the order of entries is reversed after each.
+        hidden: sizes of the hidden layers of each network of s and t.
+
+    Raises:
+        ValueError: fewer than two features, of which there are no halves.
+
+    Example:
+        >>> RealNVP(num_features=4).sample(3).shape
+        torch.Size([3, 4])
+    """
+
+    def __init__(self, num_features: int, num_couplings: int = 6, hidden: Sequence[int] = (64, 64)):
+        super().__init__(StandardNormal(num_features), _couplings(_ShiftAndScale, num_features, num_couplings, hidden))
+
+
+class _Scaled(nn.Module):
+    """`p(z) = N(0, diag sigma^2)`."""
+
+    def __init__(self, num_latents: int):
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros(num_latents))
+
+    def forward(self) -> dist.TorchDistribution:
+        return dist.Normal(torch.zeros_like(self.log_scale), self.log_scale.exp()).to_event(1)
+
+
+class _Shift(nn.Module):
+    """z_1 to t, and a logarithm of scale that is zero."""
+
+    def __init__(self, num_in: int, hidden: Sequence[int], num_out: int):
+        super().__init__()
+        self.network = mlp(num_in, hidden, num_out)
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        shift = self.network(z)
+        return shift, torch.zeros_like(shift)
+
+
+class _ShiftAndScale(nn.Module):
+    """z_1 to t and s."""
+
+    def __init__(self, num_in: int, hidden: Sequence[int], num_out: int):
+        super().__init__()
+        self.network = mlp(num_in, hidden, 2 * num_out)
+
+    def forward(self, z: Tensor) -> tuple[Tensor, ...]:
+        return self.network(z).chunk(2, -1)
+
+
+def _couplings(
+    network: type[nn.Module], num_features: int, num_couplings: int, hidden: Sequence[int]
+) -> list[Transform]:
+    if num_features < 2:
+        raise ValueError(f"num_features: found {num_features}, expected at least 2, for a coupling to have two halves")
+    kept = num_features // 2
+    couplings: list[Transform] = []
+    for _ in range(num_couplings):
+        couplings += [AffineCoupling(kept, network(kept, hidden, num_features - kept)), Reverse()]
+    return couplings

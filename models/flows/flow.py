@@ -1,0 +1,85 @@
+"""A flow as a pair: a density in closed form, and no latents."""
+
+from collections.abc import Sequence
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.distributions.torch_transform import ComposeTransformModule
+from torch import Tensor, nn
+from torch.distributions import Transform
+
+from ppvae.models.flows.transforms import fresh, init_from
+from ppvae.pair import Pair
+
+
+class Flow(Pair):
+    """`x = T_n(... T_1(z))`, z from the base: noise made data by invertible maps.
+
+    `log p(x) = log p_base(z) + log |det dz/dx|`, exact: the evidence is known, the guide is empty, the gap is zero.
+    Maps are continuous, so the data's support has the topology of the base's: a flow of a Gaussian leaves thin bridges
+    between modes.
+
+    Source: Rezende & Mohamed 2015 (arXiv:1505.05770); Papamakarios et al. 2021 (arXiv:1912.02762).
+
+    Args:
+        base: forward() returns p(z).
+        transforms: T_1 ... T_n in the order of sampling, Pyro's or torch's, or a `Bijection`.
+
+    Raises:
+        ValueError: a transform that is not bijective, or an inverse view (`T.inv`), whose parameters are not its own.
+
+    Example:
+        >>> from ppvae.models import StandardNormal
+        >>> flow = Flow(StandardNormal(2), [dist.transforms.spline_coupling(2), dist.transforms.planar(2)][:1])
+        >>> flow.log_prob(flow.sample(5)).shape
+        torch.Size([5])
+    """
+
+    def __init__(self, base: nn.Module, transforms: Sequence[Transform]):
+        super().__init__()
+        for number, transform in enumerate(transforms):
+            _refuse(number, transform)
+        self.base = base
+        self.transforms = ComposeTransformModule(list(transforms))
+        with torch.no_grad():
+            self.example = torch.zeros(1, *self.distribution().event_shape)
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1):
+            pyro.sample("x", self.distribution(), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        """Nothing to infer: z is a function of x."""
+
+    def distribution(self) -> dist.TransformedDistribution:
+        """p(x). In training mode a flow whose log-determinant is costly may estimate it, without bias."""
+        return self._distribution(self.training)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """`log p(x)`, `[B]`, in nats; never estimated, in training mode neither."""
+        return self._distribution(training=False).log_prob(x)
+
+    def exact_elbo(self, x: Tensor) -> Tensor:
+        """`log p(x)`: without latents nothing is lost."""
+        return self.log_prob(x)
+
+    def init_from(self, x: Tensor) -> "Flow":
+        """Starts what can start at the data there (Glow's normalizations); returns self."""
+        init_from(self.transforms.parts, x)
+        return self
+
+    def _distribution(self, training: bool) -> dist.TransformedDistribution:
+        return dist.TransformedDistribution(self.base(), fresh(self.transforms.parts, training=training))
+
+
+def _refuse(number: int, transform: Transform) -> None:
+    if not transform.bijective:
+        raise ValueError(
+            f"transforms[{number}]: found {type(transform).__name__}, which has no inverse, expected a bijective one"
+        )
+    if not isinstance(transform, nn.Module) and isinstance(transform.inv, nn.Module):
+        raise ValueError(
+            f"transforms[{number}]: found the inverse of {type(transform.inv).__name__}, expected a transform that "
+            "owns its parameters; write a ppvae.models.Bijection whose `pull` calls it"
+        )

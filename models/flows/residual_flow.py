@@ -1,0 +1,135 @@
+"""A residual flow: residual networks that are contractions, and so invertible."""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import vjp
+from torch.nn.functional import linear, softplus
+
+from ppvae.models.flows.actnorm import ActNorm
+from ppvae.models.flows.flow import Flow
+from ppvae.models.flows.jacobians import jacobian, random_signs
+from ppvae.models.flows.transforms import Bijection
+from ppvae.models.parts.priors import StandardNormal
+
+
+class ResidualFlow(Flow):
+    """Blocks `z = x + g(x)`, from data to standard normal noise, with g a network of Lipschitz constant below 1.
+
+    Each block stretches by less than 2; between them are normalizations (`init_from` starts them at the data).
+
+    The inverse is the limit of `x <- z - g(x)`. `log |det dz/dx| = log det(I + J) = sum_k (-1)^(k+1) tr(J^k) / k`, J
+    being the Jacobian of g. In eval mode, and in `log_prob`, it is the determinant's, exact, by D derivatives: for
+    small D. In training mode too, as long as these are no more than the series takes terms, `D <= 1 / (1 - c)`, c the
+    Lipschitz constant; beyond that it is an unbiased estimate there (Russian roulette): N terms with `P(N >= k) =
+    c^(k-1)`, the k-th divided by that, and `tr(J^k)` by Hutchinson's `e' J^k e`. As `|e' J^k e| <= D c^k`, its variance
+    is finite whatever the weights. So train with a bound that is linear in log p(x), such as `ELBO`. (Of several
+    particles' estimates an IWAE would choose the luckiest.)
+
+    N is drawn anew in each step, which no compiled step can: there `fit(compile=True)` warns, and goes on without.
+
+    Source: Behrmann et al. 2019 (arXiv:1811.00995); Chen et al. 2019 (arXiv:1906.02735).
+
+    Args:
+        num_features: D.
+        num_blocks: how many.
+        hidden: sizes of the hidden layers of each g.
+        lipschitz: c, at most which the Lipschitz constant of each g is, in (0, 1). Nearer 1 each block can do more, and
+            costs more: on average 1 / (1 - c) terms, and log(accuracy) / log(c) steps of the inverse.
+
+    Raises:
+        ValueError: a Lipschitz constant outside (0, 1).
+
+    Example:
+        >>> ResidualFlow(num_features=2, num_blocks=2, hidden=[8]).sample(3).shape
+        torch.Size([3, 2])
+    """
+
+    def __init__(
+        self, num_features: int, num_blocks: int = 8, hidden: Sequence[int] = (64, 64), lipschitz: float = 0.9
+    ):
+        if not 0 < lipschitz < 1:
+            raise ValueError(f"lipschitz: found {lipschitz}, expected above 0 and below 1, for blocks to be invertible")
+        sizes = [num_features, *hidden, num_features]
+        transforms: list[Bijection] = [ActNorm(num_features)]
+        for _ in range(num_blocks):
+            transforms += [Residual(_contraction(sizes, lipschitz), lipschitz), ActNorm(num_features)]
+        super().__init__(StandardNormal(num_features), transforms)
+
+
+class Residual(Bijection):
+    """The x for which `x + g(x) = z`, of a network g, `[*, D] -> [*, D]`, with at most a Lipschitz constant c < 1."""
+
+    def __init__(self, network: nn.Module, lipschitz: float):
+        super().__init__(event_dim=1)
+        self.network = network
+        self.lipschitz = lipschitz
+
+    def push(self, z: Tensor) -> Tensor:
+        """By fixed-point iteration, to rounding: each step brings x closer by the factor c at least."""
+        x = z
+        for _ in range(math.ceil(math.log(torch.finfo(z.dtype).eps) / math.log(self.lipschitz))):
+            x, before = z - self.network(x), x
+            if torch.equal(x, before):
+                break
+        return x
+
+    def pull(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        g, pullback, *_ = vjp(self.network, x)
+        roulette = self.training and x.shape[-1] > 1 / (1 - self.lipschitz)
+        return x + g, self._estimate(x, pullback) if roulette else _exact(x, pullback)
+
+    def _estimate(self, x: Tensor, pullback: Callable[..., Any]) -> Tensor:
+        """One N for the whole batch; the signs e are each data point's own."""
+        num_terms = 1 + int(torch.rand(()).log() / math.log(self.lipschitz))
+        signs = random_signs(x)
+        power, total = signs, x.new_zeros(x.shape[:-1])
+        for k in range(1, num_terms + 1):
+            (power,) = pullback(power)
+            weight = (-1) ** (k + 1) / (k * self.lipschitz ** (k - 1))
+            total = total + weight * (power * signs).sum(-1)
+        return total
+
+
+def _exact(x: Tensor, pullback: Callable[..., Any]) -> Tensor:
+    identity = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+    return torch.linalg.slogdet(identity + jacobian(x, pullback)).logabsdet
+
+
+def _contraction(sizes: Sequence[int], lipschitz: float) -> nn.Sequential:
+    """A multilayer perceptron with at most a Lipschitz constant, shared evenly among its layers."""
+    each = lipschitz ** (1 / (len(sizes) - 1))
+    layers: list[nn.Module] = []
+    for n, m in pairwise(sizes):
+        layers += [LipSwish(), ContractingLinear(n, m, each)]
+    return nn.Sequential(*layers[1:])
+
+
+class ContractingLinear(nn.Linear):
+    """A linear layer whose weight is scaled down to a spectral norm (its largest singular value), if it has more.
+
+    The norm is exact, where the usual power iteration is a lower bound, under which a layer can exceed its constant.
+    """
+
+    def __init__(self, num_in: int, num_out: int, lipschitz: float):
+        super().__init__(num_in, num_out)
+        self.lipschitz = lipschitz
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = torch.linalg.matrix_norm(self.weight, 2)
+        return linear(x, self.weight * (self.lipschitz / norm).clamp(max=1), self.bias)
+
+
+class LipSwish(nn.Module):
+    """`x sigmoid(beta x) / 1.1`: of Lipschitz constant 1 at most, and smooth, as gradients of log-determinants need."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unconstrained_beta = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(softplus(self.unconstrained_beta) * x) / 1.1

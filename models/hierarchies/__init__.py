@@ -1,0 +1,1 @@
+"""Hierarchies of latents, and their guides."""

@@ -1,0 +1,223 @@
+"""Guides of a hierarchy: modules whose forward draws the sites "z1" ... "zL" given x, in the order that suits them.
+
+Each is called with x and with the model's transitions, which the top-down ones take part of their distributions from.
+"""
+
+from collections.abc import Sequence
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from ppvae.models.parts.conditionals import DiagonalNormal
+from ppvae.models.parts.residual_normal import ResidualNormal
+from ppvae.networks import hidden_layers, mlp
+from ppvae.refusals import ContractError, family
+
+POSTERIORS = ("independent", "bottom_up", "ladder", "residual")
+
+
+class ConditionallyIndependent(nn.Module):
+    """`q(z_1 | x) ... q(z_L | x)`: each layer its own encoder of x.
+
+    It cannot express that layers depend on one another given x, as they do.
+
+    Args:
+        encoders: L modules, `encoders[l - 1]`(x) returns q(z_l | x).
+
+    Example:
+        >>> from ppvae.models import MarkovHVAE
+        >>> pair = MarkovHVAE.mlp(num_features=6, num_latents=[3, 2], hidden=[8])
+        >>> pair.posterior = ConditionallyIndependent([DiagonalNormal(nn.Linear(6, 2 * size)) for size in (3, 2)])
+        >>> list(pair.latents(torch.zeros(4, 6)))
+        ['z1', 'z2']
+    """
+
+    def __init__(self, encoders: Sequence[nn.Module]):
+        super().__init__()
+        self.encoders = nn.ModuleList(encoders)
+
+    def forward(self, x: Tensor, transitions: nn.ModuleList) -> None:
+        for layer, encoder in enumerate(self.encoders, start=1):
+            pyro.sample(f"z{layer}", encoder(x))
+
+
+class BottomUpPosterior(nn.Module):
+    """`q(z_1 | x) q(z_2 | z_1) ... q(z_L | z_{L-1})`: a Markov chain against the model's.
+
+    The posterior factorizes so too. But what a layer knows of x is only what the draws below it let through, and of the
+    KL terms that of the top layer alone has a closed form.
+
+    Source: Rezende et al. 2014 (arXiv:1401.4082); the stacked guides of Burda et al. 2016 (arXiv:1509.00519).
+
+    Args:
+        encoders: L modules, `encoders[0]`(x) returns q(z_1 | x), `encoders[l]`(z_l) q(z_{l+1} | z_l).
+
+    Example:
+        >>> from ppvae.models import MarkovHVAE
+        >>> pair = MarkovHVAE.mlp(num_features=6, num_latents=[3, 2], hidden=[8])
+        >>> pair.posterior = BottomUpPosterior([DiagonalNormal(nn.Linear(6, 6)), DiagonalNormal(nn.Linear(3, 4))])
+        >>> list(pair.latents(torch.zeros(4, 6)))
+        ['z1', 'z2']
+    """
+
+    def __init__(self, encoders: Sequence[nn.Module]):
+        super().__init__()
+        self.encoders = nn.ModuleList(encoders)
+
+    def forward(self, x: Tensor, transitions: nn.ModuleList) -> None:
+        below = x
+        for layer, encoder in enumerate(self.encoders, start=1):
+            below = pyro.sample(f"z{layer}", encoder(below))
+
+
+class TopDownPosterior(nn.Module):
+    """`q(z_L | x) q(z_{L-1} | z_L, x) ... q(z_1 | z_2, x)`, each about the model's own p(z_l | z_{l+1}).
+
+    Upwards run features, `d_1 = f_1(x)`, `d_l = f_l(d_{l-1})`, which are not drawn; downwards the layers are, in the
+    order of the model. So all KL terms have closed forms given the layers above.
+
+    Args:
+        features: L modules, `features[0]`(x) is d_1, `features[l]`(d_l) is d_{l+1}.
+        heads: L modules; the last one, of d_L, returns q(z_L | x). The others return Normals, as `DiagonalNormal` does.
+
+    Raises:
+        ContractError: when called with a transition that does not return a factorized Normal.
+    """
+
+    def __init__(self, features: Sequence[nn.Module], heads: Sequence[nn.Module]):
+        super().__init__()
+        self.features = nn.ModuleList(features)
+        self.heads = nn.ModuleList(heads)
+
+    def forward(self, x: Tensor, transitions: nn.ModuleList) -> None:
+        d = [x]
+        for feature in self.features:
+            d.append(feature(d[-1]))
+        top = len(self.features)
+        z = pyro.sample(f"z{top}", self.heads[-1](d[top]))
+        for layer in range(top - 1, 0, -1):
+            prior = transitions[layer - 1](z)
+            if not isinstance(getattr(prior, "base_dist", None), dist.Normal):
+                raise ContractError(
+                    f"transitions[{layer - 1}]: found {family(prior)}, expected Normal(...).to_event(1), as "
+                    f"{type(self).__name__} moves it; use BottomUpPosterior or ConditionallyIndependent"
+                )
+            z = pyro.sample(f"z{layer}", self.moved(prior.base_dist, self.heads[layer - 1], d[layer]).to_event(1))
+
+    def moved(self, prior: dist.Normal, head: nn.Module, d: Tensor) -> ResidualNormal:
+        """`q(z_l | z_{l+1}, x)`, from `p(z_l | z_{l+1})`, the layer's head and `d_l`."""
+        raise NotImplementedError
+
+
+class LadderPosterior(TopDownPosterior):
+    """`q(z_l | z_{l+1}, x)` proportional to `p(z_l | z_{l+1}) N(z_l; m_l(x), v_l(x))`: messages from x meet the prior.
+
+    Precisions add, and means are weighed by them: where x says little of a layer, its posterior is its prior. A layer's
+    message does not depend on the layers above, which is exact for scalars in a linear-Gaussian chain.
+
+    Source: Sønderby et al. 2016 (arXiv:1602.02282).
+
+    Args:
+        features: as of `TopDownPosterior`.
+        heads: `heads[l - 1]`(d_l) returns N(m_l, v_l); the last one is q(z_L | x) itself.
+
+    Example:
+        >>> from ppvae.models import MarkovHVAE
+        >>> pair = MarkovHVAE.mlp(num_features=6, num_latents=[3, 2], hidden=[8])
+        >>> features = [nn.Linear(6, 8), nn.Linear(8, 8)]
+        >>> pair.posterior = LadderPosterior(features, [DiagonalNormal(nn.Linear(8, 2 * size)) for size in (3, 2)])
+        >>> list(pair.latents(torch.zeros(4, 6)))
+        ['z2', 'z1']
+    """
+
+    def moved(self, prior: dist.Normal, head: nn.Module, d: Tensor) -> ResidualNormal:
+        message = head(d).base_dist
+        both = torch.hypot(prior.scale, message.scale)
+        share = (prior.scale / both).square()  # of the message: v_p / (v_p + v)
+        return ResidualNormal(share * (message.loc - prior.loc), message.scale / both, prior)
+
+
+class ResidualPosterior(TopDownPosterior):
+    """`q(z_l | z_{l+1}, x) = N(mu_l + delta_mu, (sigma_l delta_sigma)^2)`, mu_l and sigma_l being the transition's.
+
+    The deltas are functions of x and of mu_l and sigma_l: of the layer above, the posterior knows no more than the
+    prior does, as `p(z_l | z_{l+1}, x)` is proportional to `p(z_l | z_{l+1}) p(x | z_l)`. See `ResidualNormal`.
+
+    Where heads start has a say in whether z_{l+1} is used. If deltas do not depend on mu_l, all its noise passes into
+    z_l, and nothing draws mu_l to what x says; if they take mu_l away, the likelihood has nothing to say to z_{l+1}.
+    `MarkovHVAE.mlp` starts between the two, at the mean `mu_l / 2 + m_l(x)`.
+
+    Source: Vahdat & Kautz 2020 (arXiv:2007.03898), whose deltas too are of x and of what makes the prior.
+
+    Args:
+        features: as of `TopDownPosterior`.
+        heads: `heads[l - 1]`(d_l, mu_l and sigma_l, one after the other) returns N(delta_mu, delta_sigma^2), as a pair
+            of numbers; the last one, of d_L, is q(z_L | x) itself.
+
+    Example:
+        >>> from ppvae.models import MarkovHVAE
+        >>> pair = MarkovHVAE.mlp(num_features=6, num_latents=[3, 2], hidden=[8])
+        >>> features = [nn.Linear(6, 8), nn.Linear(8, 8)]
+        >>> heads = [DiagonalNormal(nn.Linear(8 + 3 + 3, 6)), DiagonalNormal(nn.Linear(8, 4))]
+        >>> pair.posterior = ResidualPosterior(features, heads)
+        >>> list(pair.latents(torch.zeros(4, 6)))
+        ['z2', 'z1']
+    """
+
+    def moved(self, prior: dist.Normal, head: nn.Module, d: Tensor) -> ResidualNormal:
+        d = d.expand(*prior.loc.shape[:-1], -1)
+        delta = head(torch.cat([d, prior.loc, prior.scale], -1)).base_dist
+        return ResidualNormal(delta.loc, delta.scale, prior)
+
+
+def hierarchical_posterior(
+    name: str,
+    num_features: int,
+    num_latents: Sequence[int],
+    hidden: Sequence[int] = (200, 200),
+    activation: type[nn.Module] = nn.Tanh,
+    batch_norm: bool = False,
+) -> nn.Module:
+    """The guide of that name, of multilayer perceptrons.
+
+    Args:
+        name: "independent", "bottom_up", "ladder" or "residual".
+        num_features: size of x.
+        num_latents: sizes of z_1 ... z_L.
+        hidden: sizes of the hidden layers of each encoder, or of each layer's features.
+        activation: of the hidden layers.
+        batch_norm: whether there is one before each activation.
+
+    Raises:
+        ValueError: a guide of another name, or no hidden layers for features.
+    """
+    if name not in POSTERIORS:
+        raise ValueError(f"posterior: found {name!r}, expected one of {', '.join(map(repr, POSTERIORS))}")
+
+    def normal(num_in: int, hidden: Sequence[int], size: int) -> DiagonalNormal:
+        return DiagonalNormal(mlp(num_in, hidden, 2 * size, activation, batch_norm))
+
+    if name == "independent":
+        return ConditionallyIndependent([normal(num_features, hidden, size) for size in num_latents])
+    if name == "bottom_up":
+        below = [num_features, *num_latents]
+        return BottomUpPosterior([normal(n, hidden, size) for n, size in zip(below, num_latents, strict=False)])
+    if not hidden:
+        raise ValueError(f"hidden: found no layers, expected one or more, as they are the features of {name!r}")
+    width = hidden[-1]
+    num_inputs = [num_features] + [width] * (len(num_latents) - 1)
+    features = [hidden_layers(n, hidden, activation, batch_norm) for n in num_inputs]
+    if name == "ladder":
+        return LadderPosterior(features, [normal(width, [], size) for size in num_latents])
+    *lower, top = num_latents
+    return ResidualPosterior(features, [_residual_head(width, size) for size in lower] + [normal(width, [], top)])
+
+
+def _residual_head(width: int, size: int) -> DiagonalNormal:
+    """Of d_l, mu_l and sigma_l, in one linear layer, which starts at `delta_mu = m_l(x) - mu_l / 2`."""
+    layer = nn.Linear(width + 2 * size, 2 * size)
+    layer.weight.data[:, width:] = 0
+    layer.weight.data[:size, width : width + size] = -torch.eye(size) / 2
+    return DiagonalNormal(layer)

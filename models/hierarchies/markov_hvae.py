@@ -1,0 +1,121 @@
+"""The Markov-prior hierarchical VAE: p(z_L) p(z_{L-1} | z_L) ... p(z_1 | z_2) p(x | z_1)."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from ppvae.mode import mode
+from ppvae.models.hierarchies.hierarchical_posteriors import hierarchical_posterior
+from ppvae.models.parts.conditionals import DiagonalNormal
+from ppvae.models.parts.likelihoods import Likelihood, mlp_likelihood
+from ppvae.models.parts.priors import StandardNormal
+from ppvae.networks import mlp
+from ppvae.pair import Pair
+
+MIN_SCALE = 0.5
+"""Of transitions. A layer chooses its own units, so that this takes nothing from the model. Without it, under guides
+that run downwards, units of a layer come to follow the layer above to a thousandth, and say nothing of x themselves.
+"""
+
+
+class MarkovHVAE(Pair):
+    """A chain of L latent layers, z_1 next to the data, and a guide over them; sites "z1" ... "zL" and "x".
+
+    With a guide whose layers are independent given x, or drawn downwards, the ELBO is
+    `E log p(x | z_1) - sum_{l<L} E_q KL(q(z_l | z_{l+1}, x) || p(z_l | z_{l+1})) - KL(q(z_L | x) || p(z_L))`,
+    each inner KL in closed form; `ppvae.ELBO()` finds that out by itself. What a guide cannot express of how layers
+    depend on one another given x costs nats: `ppvae.gap` says how many, `ppvae.elbo_terms` what each layer pays.
+
+    Source: Rezende et al. 2014 (arXiv:1401.4082); Sønderby et al. 2016 (arXiv:1602.02282); Vahdat & Kautz 2020
+    (arXiv:2007.03898).
+
+    Args:
+        prior: forward() returns p(z_L).
+        transitions: L - 1 modules; `transitions[l - 1]`(z_{l+1}) returns p(z_l | z_{l+1}).
+        likelihood: forward(z_1) returns p(x | z_1).
+        posterior: a module whose forward(x, transitions) draws the sites "z1" ... "zL": `ConditionallyIndependent`,
+            `BottomUpPosterior`, `LadderPosterior` or `ResidualPosterior`.
+
+    Example:
+        >>> hvae = MarkovHVAE.mlp(num_features=64, num_latents=[8, 4], hidden=[50])
+        >>> sorted(hvae.latents(hvae.sample(5), num_particles=3))
+        ['z1', 'z2']
+    """
+
+    def __init__(
+        self, prior: nn.Module, transitions: Sequence[nn.Module], likelihood: Likelihood, posterior: nn.Module
+    ):
+        super().__init__()
+        self.prior = prior
+        self.transitions = nn.ModuleList(transitions)
+        self.likelihood = likelihood
+        self.posterior = posterior
+        with mode(self, training=False), torch.no_grad():  # batch norms neither take one draw nor learn from it
+            z = prior().sample()
+            for transition in reversed(self.transitions):
+                z = transition(z).sample()
+            self.example = torch.zeros(1, *likelihood(z).event_shape)
+
+    @classmethod
+    def mlp(
+        cls,
+        num_features: int,
+        num_latents: Sequence[int],
+        hidden: Sequence[int] = (200, 200),
+        likelihood: str = "bernoulli",
+        posterior: str = "independent",
+        activation: type[nn.Module] = nn.Tanh,
+        levels: int = 256,
+        batch_norm: bool = False,
+    ) -> "MarkovHVAE":
+        """A hierarchy of multilayer perceptrons.
+
+        Args:
+            num_features: size of x.
+            num_latents: sizes of z_1 ... z_L.
+            hidden: sizes of the hidden layers of each network from x upward; reversed downward.
+            likelihood: "bernoulli", "gaussian" (one learned sigma), "heteroscedastic" (sigma(z), a network),
+                "logistic_mixture" or "categorical".
+            posterior: "independent" (each layer given x), "bottom_up" (each given the one below), "ladder" (downwards,
+                messages from x meeting the prior) or "residual" (downwards, relative to the prior).
+            activation: of the hidden layers.
+            levels: of gray, for the last two likelihoods; data are `k / (levels - 1)`.
+            batch_norm: whether there is one before each activation. Training takes longer, and the ladder uses its
+                upper layers far more (Sønderby et al. 2016).
+
+        Raises:
+            ValueError: no layers, or a likelihood or posterior of another name.
+        """
+        if not num_latents:
+            raise ValueError("num_latents: found no layers, expected the sizes of z_1 ... z_L, L >= 1")
+        transitions = [
+            DiagonalNormal(mlp(above, hidden[::-1], 2 * below, activation, batch_norm), MIN_SCALE)
+            for below, above in pairwise(num_latents)
+        ]
+        guide = hierarchical_posterior(posterior, num_features, num_latents, hidden, activation, batch_norm)
+        return cls(
+            StandardNormal(num_latents[-1]),
+            transitions,
+            mlp_likelihood(likelihood, num_latents[0], hidden[::-1], num_features, activation, levels, batch_norm),
+            guide,
+        )
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1):
+            top = len(self.transitions) + 1
+            z = pyro.sample(f"z{top}", self.prior())
+            for layer in range(top - 1, 0, -1):
+                z = pyro.sample(f"z{layer}", self.transitions[layer - 1](z))
+            pyro.sample("x", self.likelihood(z), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1):
+            self.posterior(x, self.transitions)
+
+    def init_from(self, x: Tensor) -> "MarkovHVAE":
+        """Starts the likelihood at the data: output bias at the mean of x, a learned sigma at its spread."""
+        self.likelihood.init_from(x)
+        return self

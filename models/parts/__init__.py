@@ -1,0 +1,1 @@
+"""What pairs are made of: priors, likelihoods, posteriors."""

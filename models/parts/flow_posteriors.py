@@ -1,0 +1,189 @@
+"""Flow posteriors: Gaussian draws moved by invertible maps that depend on x."""
+
+import math
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.conditional import ConditionalTransformModule
+from pyro.distributions.transforms import (
+    ConditionalAffineAutoregressive,
+    Permute,
+    SplineCoupling,
+    conditional_affine_coupling,
+)
+from pyro.nn import ConditionalAutoRegressiveNN, ConditionalDenseNN
+from torch import Tensor, nn
+
+from ppvae.models.parts.conditionals import DiagonalNormal
+
+
+class FlowPosterior(nn.Module):
+    """`z = T_n(... T_1(z_0; h); h)`, z_0 ~ N(mu(x), diag sigma^2(x)), with maps T of `h = (mu, log sigma)`.
+
+    After each map the order of z is reversed. Such maps are continuous: they cannot tear one mode into two.
+
+    Source: Rezende & Mohamed 2015 (arXiv:1505.05770).
+
+    Args:
+        network: `[*, H] -> [*, 2 D]`, as of `DiagonalNormal`.
+        num_latents: D, at least 2.
+        layers: the maps, of D numbers and a context of 2 D.
+
+    Raises:
+        ValueError: fewer than two latents, of which none could depend on another.
+    """
+
+    def __init__(self, network: nn.Module, num_latents: int, layers: Iterable[ConditionalTransformModule]):
+        super().__init__()
+        if num_latents < 2:
+            raise ValueError(
+                f"num_latents: found {num_latents}, expected at least 2, for one part of them to move another"
+            )
+        self.base = DiagonalNormal(network)
+        self.layers = nn.ModuleList(layers)
+        self.num_latents = num_latents
+
+    def forward(self, h: Tensor) -> dist.TorchDistribution:
+        base = self.base(h)
+        context = torch.cat([base.base_dist.loc, base.base_dist.scale.log()], -1)
+        reversed_order = torch.arange(self.num_latents - 1, -1, -1, device=context.device)
+        transforms: list[dist.transforms.Transform] = []
+        for layer in self.layers:  # a reversal for each, as each keeps its last draw, whose density is free then
+            transforms += [layer.condition(context), Permute(reversed_order)]  # type: ignore[operator]
+        return dist.TransformedDistribution(base, transforms)
+
+
+class CouplingFlow(FlowPosterior):
+    """A `FlowPosterior` of affine couplings: each shifts and scales half of z by a network of the other half and of h.
+
+    Densities are exact and cheap both ways, of its own draws and of others.
+
+    Source: Dinh et al. 2017 (arXiv:1605.08803).
+
+    Args:
+        network: `[*, H] -> [*, 2 D]`, as of `DiagonalNormal`.
+        num_latents: D, at least 2.
+        num_couplings: n.
+        num_hidden: of each coupling's network.
+
+    Raises:
+        ValueError: fewer than two latents, of which there are no halves.
+
+    Example:
+        >>> posterior = CouplingFlow(nn.Linear(5, 6), num_latents=3)
+        >>> posterior(torch.zeros(4, 5)).rsample().shape
+        torch.Size([4, 3])
+    """
+
+    def __init__(self, network: nn.Module, num_latents: int, num_couplings: int = 4, num_hidden: int = 64):
+        layers = (conditional_affine_coupling(num_latents, 2 * num_latents, [num_hidden]) for _ in range(num_couplings))
+        super().__init__(network, num_latents, layers)
+
+
+class SplineFlow(FlowPosterior):
+    """A `FlowPosterior` of spline couplings: half of z is bent by splines of the other half and of h.
+
+    Between -bound and bound each is a monotone chain of ratios of linear functions, so that a density may have several
+    modes along it; beyond, where z stays as it is, nothing moves. Pyro's splines choose their pieces by masks, which
+    programs cannot: a pair with them is trained and measured uncompiled.
+
+    Source: Durkan et al. 2019 (arXiv:1906.04032); linear ratios: Dolatabadi et al. 2020 (arXiv:2001.05168).
+
+    Args:
+        network: `[*, H] -> [*, 2 D]`, as of `DiagonalNormal`.
+        num_latents: D, at least 2.
+        num_couplings: n.
+        num_hidden: of each coupling's network.
+        num_bins: pieces of each spline.
+        bound: in the units of z.
+
+    Raises:
+        ValueError: fewer than two latents, of which there are no halves.
+
+    Example:
+        >>> posterior = SplineFlow(nn.Linear(5, 6), num_latents=3)
+        >>> posterior(torch.zeros(4, 5)).rsample().shape
+        torch.Size([4, 3])
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        num_latents: int,
+        num_couplings: int = 4,
+        num_hidden: int = 64,
+        num_bins: int = 8,
+        bound: float = 5.0,
+    ):
+        layers = (_ConditionalSplineCoupling(num_latents, num_hidden, num_bins, bound) for _ in range(num_couplings))
+        super().__init__(network, num_latents, layers)
+
+
+class _ConditionalSplineCoupling(ConditionalTransformModule):
+    """Pyro's `SplineCoupling` with a network that sees a context, too."""
+
+    def __init__(self, num_latents: int, num_hidden: int, num_bins: int, bound: float):
+        super().__init__()
+        kept = num_latents // 2
+        moved = num_latents - kept
+        sizes = [moved * num_bins, moved * num_bins, moved * (num_bins - 1), moved * num_bins]
+        self.network = ConditionalDenseNN(kept, 2 * num_latents, [num_hidden], sizes)
+        self._start_at_identity(slopes=slice(sum(sizes[:2]), sum(sizes[:3])))
+        self.coupling = partial(SplineCoupling, num_latents, kept, count_bins=num_bins, bound=bound, identity=True)
+
+    @torch.no_grad()
+    def _start_at_identity(self, slopes: slice) -> None:
+        """Nearly: with pieces as wide as high, and slopes, of which Pyro takes the softplus, of one."""
+        last: Any = self.network.layers[-1]
+        last.weight.mul_(0.1)
+        last.bias.zero_()
+        last.bias[slopes] = math.log(math.e - 1)
+
+    def condition(self, context: Tensor) -> dist.TransformModule:
+        return self.coupling(partial(self.network, context=context))
+
+
+class InverseAutoregressiveFlow(FlowPosterior):
+    """A `FlowPosterior` that shifts and scales each latent by a masked network of those before it and of h.
+
+    One pass of the network moves all of z: draws, and the densities of the flow's own draws, are as cheap as a
+    coupling's, and each map moves all latents, not half of them. The density of any other z takes D passes one after
+    another. These are needed by gradients that hold z fixed ("stl", "dreg", and so refined guides), by chains annealed
+    from the guide and by importance weights of draws from elsewhere: with many latents prefer `CouplingFlow` there.
+
+    Source: Kingma et al. 2016 (arXiv:1606.04934); masks: Germain et al. 2015 (arXiv:1502.03509).
+
+    Args:
+        network: `[*, H] -> [*, 2 D]`, as of `DiagonalNormal`.
+        num_latents: D, at least 2.
+        num_maps: n.
+        num_hidden: of each map's network; D at least.
+
+    Raises:
+        ValueError: fewer than two latents, or fewer hidden units than latents.
+
+    Example:
+        >>> posterior = InverseAutoregressiveFlow(nn.Linear(5, 6), num_latents=3)
+        >>> posterior(torch.zeros(4, 5)).rsample().shape
+        torch.Size([4, 3])
+    """
+
+    def __init__(self, network: nn.Module, num_latents: int, num_maps: int = 4, num_hidden: int = 64):
+        if num_hidden < num_latents:
+            raise ValueError(
+                f"num_hidden: found {num_hidden}, expected at least {num_latents}, as many as latents, for each to "
+                "depend on all before it"
+            )
+        layers = (_autoregressive(num_latents, num_hidden) for _ in range(num_maps))
+        super().__init__(network, num_latents, layers)
+
+
+def _autoregressive(num_latents: int, num_hidden: int) -> ConditionalTransformModule:
+    order: Any = torch.arange(num_latents)
+    network = ConditionalAutoRegressiveNN(num_latents, 2 * num_latents, [num_hidden], permutation=order)
+    del network.permutation  # a tensor to loop over, which no compiled program can
+    network.permutation = range(num_latents)  # type: ignore[assignment]
+    return ConditionalAffineAutoregressive(network)

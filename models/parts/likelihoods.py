@@ -1,0 +1,309 @@
+"""Likelihoods: modules whose forward takes z and returns the distribution p(x | z)."""
+
+from collections.abc import Callable, Sequence
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from ppvae.models.parts.gray_levels import (
+    DiscretizedLogisticMixture,
+    GrayCategorical,
+    GrayLevels,
+    parameters_per_component,
+)
+from ppvae.networks import mlp, output_bias
+
+
+class Likelihood(nn.Module):
+    """What a likelihood is: z in, p(x | z) out, and a start from the data."""
+
+    def forward(self, z: Tensor) -> dist.TorchDistribution:
+        """p(x | z) for z in `[*, D]`."""
+        raise NotImplementedError
+
+    def init_from(self, x: Tensor) -> None:
+        """Starts at the data: output biases at the mean of x, a learned scale at its spread."""
+        raise NotImplementedError
+
+
+class Bernoulli(Likelihood):
+    """`p(x | z) = prod_i Bernoulli(x_i; sigmoid(f_i(z)))`, for binary data.
+
+    Not for gray values between 0 and 1: binarize them (`datasets.load(..., binarize="dynamic")`), or use `Gaussian`.
+
+    Args:
+        network: `[*, D] -> [*, *event]`, the logits.
+        event_dim: number of event dimensions of x; 3 for images `[C, H, W]`.
+
+    Example:
+        >>> Bernoulli(nn.Linear(2, 5))(torch.zeros(4, 2)).event_shape
+        torch.Size([5])
+    """
+
+    def __init__(self, network: nn.Module, event_dim: int = 1):
+        super().__init__()
+        self.network = network
+        self.event_dim = event_dim
+
+    def forward(self, z: Tensor) -> dist.TorchDistribution:
+        return dist.Bernoulli(logits=self.network(z)).to_event(self.event_dim)
+
+    def init_from(self, x: Tensor) -> None:
+        """Sets the network's output bias to the logit of the data mean, clamped to [0.01, 0.99]."""
+        bias = output_bias(self.network)
+        bias.data.copy_(_mean_per_output(x, bias, self.event_dim).clamp(0.01, 0.99).logit())
+
+
+class Gaussian(Likelihood):
+    """`p(x | z) = N(x; mu(z), sigma^2 I)`, with sigma fixed, one learned scalar, or a network sigma(z).
+
+    A sigma(z) is unbounded below: with data of fewer dimensions than it pretends (saturated pixels) the density can
+    grow without limit. `min_sigma` bounds it, and is part of the model.
+
+    Source: Kingma & Welling 2014 (arXiv:1312.6114); learned scalar: Rybkin et al. 2021 (arXiv:2006.13202).
+
+    Args:
+        network: `[*, D] -> [*, *event]`, the mean.
+        sigma: a number (fixed), "learned" (one scalar, starting at 1), or a module `[*, D] -> [*, *event]` whose
+            softplus is added to `min_sigma`.
+        min_sigma: least value of a sigma that is learned, in the units of x.
+        event_dim: number of event dimensions of x; 3 for images `[C, H, W]`.
+
+    Raises:
+        ValueError: a sigma that is not positive, or of another kind.
+
+    Example:
+        >>> Gaussian(nn.Linear(2, 5), sigma="learned")(torch.zeros(4, 2)).event_shape
+        torch.Size([5])
+    """
+
+    fixed_sigma: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        sigma: float | str | nn.Module = "learned",
+        min_sigma: float = 1e-2,
+        event_dim: int = 1,
+    ):
+        super().__init__()
+        self.network = network
+        self.min_sigma = min_sigma
+        self.event_dim = event_dim
+        self.sigma_network = sigma if isinstance(sigma, nn.Module) else None
+        if sigma == "learned":
+            self.unconstrained_sigma = nn.Parameter(torch.tensor(1.0 - min_sigma).expm1().log())  # inverse softplus
+        elif isinstance(sigma, float | int) and sigma > 0:
+            self.register_buffer("fixed_sigma", torch.tensor(float(sigma)))
+        elif self.sigma_network is None:
+            raise ValueError(f"sigma: found {sigma!r}, expected a positive number, 'learned' or a module of z")
+
+    def sigma(self, z: Tensor) -> Tensor:
+        """The standard deviation of x given z, in the units of x."""
+        if self.sigma_network is not None:
+            return self.min_sigma + softplus(self.sigma_network(z))
+        if hasattr(self, "fixed_sigma"):
+            return self.fixed_sigma
+        return self.min_sigma + softplus(self.unconstrained_sigma)
+
+    def forward(self, z: Tensor) -> dist.TorchDistribution:
+        return dist.Normal(self.network(z), self.sigma(z)).to_event(self.event_dim)
+
+    def init_from(self, x: Tensor) -> None:
+        """Sets the mean network's output bias to the data mean, and a sigma that is learned to the data's spread."""
+        bias = output_bias(self.network)
+        mean = _mean_per_output(x, bias, self.event_dim)
+        bias.data.copy_(mean)
+        self.start_sigma(x.to(bias).std(0).square().mean().sqrt())
+
+    def start_sigma(self, sigma: Tensor) -> None:
+        """Sets a sigma that is learned to a number, in the units of x."""
+        inverse_softplus = (sigma - self.min_sigma).clamp(min=self.min_sigma).expm1().log()
+        if self.sigma_network is not None:
+            output_bias(self.sigma_network).data.copy_(inverse_softplus)
+        elif not hasattr(self, "fixed_sigma"):
+            self.unconstrained_sigma.data.copy_(inverse_softplus)
+
+
+class LogisticMixture(Likelihood):
+    """Gray levels by discretized logistic mixtures, whose parameters are a network of z; see
+    `ppvae.models.parts.gray_levels.DiscretizedLogisticMixture`.
+
+    A probability, not a density: its bits per dimension are those of the images themselves. Not for dequantized data.
+
+    Source: Salimans et al. 2017 (arXiv:1701.05517).
+
+    Args:
+        network: `[*, D] -> [*, num_outputs]` for vectors, `[*, D] -> [*, num_outputs, H, W]` for images, with
+            `num_outputs` as the function of that name says.
+        event_shape: of x: `(num_features,)` or `(C, H, W)`.
+        levels: L; data are `k / (L - 1)`.
+
+    Example:
+        >>> outputs = LogisticMixture.num_outputs((5,), num_components=3)
+        >>> LogisticMixture(nn.Linear(2, outputs), (5,), levels=17)(torch.zeros(4, 2)).event_shape
+        torch.Size([5])
+    """
+
+    def __init__(self, network: nn.Module, event_shape: Sequence[int], levels: int = 256):
+        super().__init__()
+        self.network = network
+        self.event_shape = tuple(event_shape)
+        self.levels = levels
+
+    @staticmethod
+    def num_outputs(event_shape: Sequence[int], num_components: int) -> int:
+        """The size of the network's output, for images the number of its channels."""
+        if len(event_shape) == 1:
+            return num_components * parameters_per_component(1) * event_shape[0]
+        return num_components * parameters_per_component(event_shape[0])
+
+    def forward(self, z: Tensor) -> dist.TorchDistribution:
+        parameters = self.network(z)
+        if len(self.event_shape) == 1:
+            parameters = parameters.unflatten(-1, (-1, *self.event_shape))
+        return DiscretizedLogisticMixture(parameters, self.event_shape, self.levels)
+
+    def init_from(self, x: Tensor) -> None:
+        """Spreads the components over two standard deviations about the data mean of each output, of equal weight, and
+        each channel by itself."""
+        bias = output_bias(self.network)
+        values = 2 * _per_output(x.to(bias), len(self.event_shape)) - 1
+        C = 1 if len(self.event_shape) == 1 else self.event_shape[0]
+        std = values.std(0).clamp(min=1 / (self.levels - 1)).view(C, -1)
+        parameters = bias.data.zero_().view(-1, std.shape[1])
+        M = len(parameters) // parameters_per_component(C)
+        loc, log_scale = (part.view(M, C, -1) for part in parameters[M : M + 2 * M * C].chunk(2))
+        spread = torch.linspace(-1, 1, M).to(bias) if M > 1 else bias.new_zeros(1)
+        loc.copy_(values.mean(0).view(C, -1) + spread.view(M, 1, 1) * std)
+        log_scale.copy_((std / 2).log().expand_as(log_scale))
+
+
+class Categorical(Likelihood):
+    """Gray levels by a probability for each, the softmax of a network of z: L outputs for each number of x.
+
+    It does not know that levels next to one another are alike: with many levels and few data, prefer `LogisticMixture`.
+
+    Args:
+        network: `[*, D] -> [*, L F]` for vectors of F features, `[*, D] -> [*, L C, H, W]` for images.
+        event_shape: of x: `(F,)` or `(C, H, W)`.
+        levels: L; data are `k / (L - 1)`.
+
+    Example:
+        >>> Categorical(nn.Linear(2, 17 * 5), (5,), levels=17)(torch.zeros(4, 2)).event_shape
+        torch.Size([5])
+    """
+
+    def __init__(self, network: nn.Module, event_shape: Sequence[int], levels: int = 256):
+        super().__init__()
+        self.network = network
+        self.event_shape = tuple(event_shape)
+        self.levels = levels
+
+    def forward(self, z: Tensor) -> dist.TorchDistribution:
+        dim = -len(self.event_shape)
+        logits = self.network(z).unflatten(dim, (self.levels, self.event_shape[0])).movedim(dim - 1, -1)
+        return GrayCategorical(logits=logits).to_event(len(self.event_shape))
+
+    def init_from(self, x: Tensor) -> None:
+        """Sets the output bias to the log of how often each level is in the data, counted from one."""
+        GrayLevels(self.levels).refuse_outside(x)
+        bias, top = output_bias(self.network), self.levels - 1
+        level = (_per_output(x, len(self.event_shape)) * top).round().long()
+        num = level.shape[1]
+        cell = level * num + torch.arange(num, device=level.device)
+        count = torch.bincount(cell.flatten(), minlength=self.levels * num) + 1
+        bias.data.copy_((count / (len(level) + self.levels)).log())
+
+
+NUM_COMPONENTS = 5
+"""Of the logistic mixtures in pairs made by name."""
+
+
+def num_outputs(name: str, event_shape: Sequence[int], levels: int) -> int:
+    """The size of the output of a likelihood's network, for images the number of its channels."""
+    if name == "logistic_mixture":
+        return LogisticMixture.num_outputs(event_shape, NUM_COMPONENTS)
+    return event_shape[0] * (levels if name == "categorical" else 1)
+
+
+def mlp_likelihood(
+    name: str,
+    num_latents: int,
+    hidden: Sequence[int],
+    num_features: int,
+    activation: type[nn.Module] = nn.Tanh,
+    levels: int = 256,
+    batch_norm: bool = False,
+) -> Likelihood:
+    """The likelihood of that name, of multilayer perceptrons of z.
+
+    Args:
+        name: "bernoulli", "gaussian" (one learned sigma), "heteroscedastic" (sigma(z), a network of its own),
+            "logistic_mixture" (of five components) or "categorical".
+        num_latents: size of z.
+        hidden: sizes of the hidden layers.
+        num_features: size of x.
+        activation: of the hidden layers.
+        levels: of gray, for the last two.
+        batch_norm: whether there is one before each activation.
+
+    Raises:
+        ValueError: a likelihood of another name.
+    """
+    shape = (num_features,)
+
+    def network() -> nn.Module:
+        return mlp(num_latents, hidden, num_outputs(name, shape, levels), activation, batch_norm)
+
+    if name == "bernoulli":
+        return Bernoulli(network())
+    if name == "gaussian":
+        return Gaussian(network())
+    if name == "heteroscedastic":
+        return Gaussian(network(), sigma=network())
+    if name == "logistic_mixture":
+        return LogisticMixture(network(), shape, levels)
+    if name == "categorical":
+        return Categorical(network(), shape, levels)
+    raise ValueError(
+        f"likelihood: found {name!r}, expected 'bernoulli', 'gaussian', 'heteroscedastic', 'logistic_mixture' or "
+        "'categorical'"
+    )
+
+
+def image_likelihood(
+    name: str, network: Callable[[int], nn.Module], shape: tuple[int, int, int], levels: int = 256
+) -> Likelihood:
+    """The likelihood of that name, of images.
+
+    Args:
+        name: "bernoulli", "gaussian" (one learned sigma), "logistic_mixture" (of five components) or "categorical".
+        network: given its number of output channels, a module `[*, D] -> [*, outputs, H, W]`.
+        shape: of x, `(C, H, W)`.
+        levels: of gray, for the last two.
+
+    Raises:
+        ValueError: a likelihood of another name.
+    """
+    parts: dict[str, Callable[[nn.Module], Likelihood]] = {
+        "bernoulli": lambda network: Bernoulli(network, event_dim=3),
+        "gaussian": lambda network: Gaussian(network, event_dim=3),
+        "logistic_mixture": lambda network: LogisticMixture(network, shape, levels),
+        "categorical": lambda network: Categorical(network, shape, levels),
+    }
+    if name not in parts:
+        raise ValueError(f"likelihood: found {name!r}, expected one of {list(parts)}")
+    return parts[name](network(num_outputs(name, shape, levels)))
+
+
+def _mean_per_output(x: Tensor, bias: Tensor, event_dim: int) -> Tensor:
+    """The data mean for each output unit: per feature, or per channel of images."""
+    return _per_output(x.to(bias), event_dim).mean(0)
+
+
+def _per_output(x: Tensor, event_dim: int) -> Tensor:
+    """The data of each output unit: `[N, features]`, or, of images, `[N H W, C]`."""
+    return x.movedim(1, -1).flatten(end_dim=-2) if event_dim == 3 else x.flatten(1)

@@ -1,0 +1,170 @@
+"""Priors: modules whose forward returns the distribution p(z)."""
+
+from collections.abc import Sequence
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.transforms import AffineCoupling, Permute
+from pyro.nn import DenseNN
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from ppvae.models.parts.mixtures import Mixture
+
+
+class StandardNormal(nn.Module):
+    """`p(z) = N(0, I)`.
+
+    Args:
+        num_latents: D.
+
+    Example:
+        >>> StandardNormal(3)().event_shape
+        torch.Size([3])
+    """
+
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(self, num_latents: int):
+        super().__init__()
+        self.register_buffer("loc", torch.zeros(num_latents), persistent=False)
+        self.register_buffer("scale", torch.ones(num_latents), persistent=False)
+
+    def forward(self) -> dist.TorchDistribution:
+        return dist.Normal(self.loc, self.scale).to_event(1)
+
+
+class MixturePrior(nn.Module):
+    """`p(z) = sum_m pi_m N(z; mu_m, diag sigma_m^2)`, with all of it learned.
+
+    With a linear decoder p(x) is a mixture of Gaussians too. The KL to it has no closed form.
+
+    Source: Dilokthanakul et al. 2016 (arXiv:1611.02648).
+
+    Args:
+        num_latents: D.
+        num_components: M.
+
+    Example:
+        >>> MixturePrior(3, num_components=5)().event_shape
+        torch.Size([3])
+    """
+
+    def __init__(self, num_latents: int, num_components: int = 10):
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(num_components))
+        self.loc = nn.Parameter(torch.randn(num_components, num_latents))
+        self.unconstrained_scale = nn.Parameter(torch.ones(num_components, num_latents).expm1().log())  # of softplus 1
+
+    def forward(self) -> dist.TorchDistribution:
+        components = dist.Normal(self.loc, softplus(self.unconstrained_scale)).to_event(1)
+        return Mixture(dist.Categorical(logits=self.logits), components)
+
+
+class VampPrior(nn.Module):
+    """`p(z) = 1/M sum_m q(z | u_m)`: the guide's own posterior, averaged over M learned pseudo-inputs u.
+
+    The best prior for a guide is its posterior averaged over the data; this is that average over few points, which
+    learn to stand for all. The guide's parameters are the model's too then: there is none that the ledger could train
+    further with the model frozen. The KL to it has no closed form. Its density takes M of the posterior's: cheap of
+    Gaussians, dear of flows.
+
+    Source: Tomczak & Welling 2018 (arXiv:1705.07120).
+
+    Args:
+        posterior: the guide's, forward(x) returns q(z | x). It stays the guide's: it is not registered here again.
+        event_shape: of x.
+        num_components: M.
+
+    Example:
+        >>> from ppvae.models import DiagonalNormal
+        >>> VampPrior(DiagonalNormal(nn.Linear(5, 6)), event_shape=(5,))().event_shape
+        torch.Size([3])
+    """
+
+    logits: Tensor
+
+    def __init__(self, posterior: nn.Module, event_shape: Sequence[int], num_components: int = 50):
+        super().__init__()
+        self.pseudo_inputs = nn.Parameter(torch.rand(num_components, *event_shape))
+        self.register_buffer("logits", torch.zeros(num_components), persistent=False)
+        self._posterior = (posterior,)  # in a tuple, where torch does not look for modules
+
+    def forward(self) -> dist.TorchDistribution:
+        (posterior,) = self._posterior
+        return Mixture(dist.Categorical(logits=self.logits), posterior(self.pseudo_inputs))
+
+    def init_from(self, x: Tensor) -> None:
+        """Starts the pseudo-inputs at data points drawn at random."""
+        num = len(self.pseudo_inputs)
+        index = torch.randperm(max(len(x), num))[:num] % len(x)
+        self.pseudo_inputs.data.copy_(x[index.to(x.device)])
+
+
+class FlowPrior(nn.Module):
+    """`z = T_n(... T_1(e))`, e ~ N(0, I), with affine couplings T, after each of which the order is reversed.
+
+    Each coupling shifts and scales half of z by a network of the other half; all start as the identity. The density is
+    exact, and continuous: for clusters with nothing between them prefer `MixturePrior`.
+
+    Source: Dinh et al. 2017 (arXiv:1605.08803); as a prior: Chen et al. 2017 (arXiv:1611.02731).
+
+    Args:
+        num_latents: D, at least 2.
+        num_couplings: n.
+        num_hidden: of each coupling's network.
+
+    Raises:
+        ValueError: fewer than two latents, of which there are no halves.
+
+    Example:
+        >>> FlowPrior(3)().sample((7,)).shape
+        torch.Size([7, 3])
+    """
+
+    def __init__(self, num_latents: int, num_couplings: int = 4, num_hidden: int = 64):
+        super().__init__()
+        if num_latents < 2:
+            raise ValueError(
+                f"num_latents: found {num_latents}, expected at least 2, for a coupling to have two halves"
+            )
+        self.base = StandardNormal(num_latents)
+        self.split = num_latents // 2
+        self.networks = nn.ModuleList()
+        for _ in range(num_couplings):
+            network = DenseNN(self.split, [num_hidden], [num_latents - self.split] * 2)
+            for p in network.layers[-1].parameters():
+                nn.init.zeros_(p)
+            self.networks.append(network)
+
+    def forward(self) -> dist.TorchDistribution:
+        base = self.base()
+        reversal = Permute(torch.arange(base.event_shape[0] - 1, -1, -1, device=base.base_dist.loc.device))
+        transforms: list[dist.transforms.Transform] = []
+        for network in self.networks:
+            transforms += [AffineCoupling(self.split, network), reversal]
+        return dist.TransformedDistribution(base, transforms)
+
+
+def prior_of(name: str, num_latents: int, posterior: nn.Module, event_shape: Sequence[int]) -> nn.Module:
+    """The prior of that name: "normal", "mixture" (of ten), "vamp" (of fifty) or "flow".
+
+    Args:
+        name: of the prior.
+        num_latents: D.
+        posterior: the guide's, for "vamp".
+        event_shape: of x, for "vamp".
+
+    Raises:
+        ValueError: another name.
+    """
+    if name == "normal":
+        return StandardNormal(num_latents)
+    if name == "mixture":
+        return MixturePrior(num_latents)
+    if name == "vamp":
+        return VampPrior(posterior, event_shape)
+    if name == "flow":
+        return FlowPrior(num_latents)
+    raise ValueError(f"prior: found {name!r}, expected 'normal', 'mixture', 'vamp' or 'flow'")

@@ -1,0 +1,46 @@
+# The public names, and where each lives; they are imported when they are first used.
+from . import datasets as datasets, inference as inference, models as models, networks as networks
+from ._version import __version__ as __version__
+from .inference.diagnostics.gradient_noise import gradient_statistics as gradient_statistics
+from .inference.diagnostics.simulation_based_calibration import calibration as calibration
+from .inference.evidence.annealed_importance import AIS as AIS
+from .inference.evidence.comparison import compare as compare
+from .inference.evidence.curve import bound_curve as bound_curve
+from .inference.evidence.estimates import elbo as elbo, log_evidence as log_evidence
+from .inference.ledger.decomposition import gap as gap
+from .inference.ledger.effort import Effort as Effort
+from .inference.ledger.report import GapReport as GapReport
+from .inference.ledger.terms import ElboTerms as ElboTerms, elbo_terms as elbo_terms
+from .inference.objectives.debiased import JVI as JVI, SUMO as SUMO
+from .inference.objectives.enumerated import EnumeratedELBO as EnumeratedELBO
+from .inference.objectives.evidence_lower_bound import ELBO as ELBO
+from .inference.objectives.gumbel import GumbelSoftmaxELBO as GumbelSoftmaxELBO
+from .inference.objectives.importance_weighted import (
+    CIWAE as CIWAE,
+    IWAE as IWAE,
+    MIWAE as MIWAE,
+    PIWAE as PIWAE,
+    VIMCO as VIMCO,
+)
+from .inference.objectives.protocol import Objective as Objective
+from .inference.objectives.renyi import CUBO as CUBO, Renyi as Renyi, VRMax as VRMax
+from .inference.objectives.reweighted import RWS as RWS
+from .inference.objectives.schedules import LinearWarmup as LinearWarmup
+from .inference.objectives.single_term import SingleTermELBO as SingleTermELBO
+from .inference.objectives.thermodynamic import TVO as TVO
+from .inference.runtime.checkpoint import CheckpointError as CheckpointError, load as load, save as save
+from .inference.runtime.records import (
+    Evidence as Evidence,
+    EvidenceUndefined as EvidenceUndefined,
+    Measurement as Measurement,
+    Sandwich as Sandwich,
+)
+from .inference.training.em import fit_em as fit_em, fit_streaming_em as fit_streaming_em
+from .inference.training.fitting import fit as fit
+from .inference.training.loop import Fit as Fit
+from .inference.training.nonfinite import NonFiniteError as NonFiniteError
+from .pair import Pair as Pair
+from .refusals import ContractError as ContractError
+from .views import pictures as pictures, plots as plots
+from .views.arviz_export import to_arviz as to_arviz
+from .weights import Weights as Weights

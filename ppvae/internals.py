@@ -1,0 +1,68 @@
+"""The one door of the core to private names: Pyro's of enumeration, and those of torch that have no public ones.
+
+Compiled programs have a door of their own, `ppvae.inference.compiling`.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from pyro.ops import packed
+from pyro.ops.einsum import contract
+from pyro.poutine import Trace
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+
+__all__ = [
+    "TorchDispatchMode",
+    "eliminate",
+    "enumeration_dim",
+    "is_deterministic",
+    "mask_of",
+    "tree_flatten",
+    "tree_leaves",
+    "tree_map",
+    "tree_unflatten",
+]
+
+
+def enumeration_dim(site: Mapping[str, Any]) -> int | None:
+    """The dim along which a site has all its values at once; None for one that is not enumerated."""
+    return site["infer"].get("_enumerate_dim")
+
+
+def is_deterministic(site: Mapping[str, Any]) -> bool:
+    """Whether the site is a `pyro.deterministic` statement."""
+    return bool((site["infer"] or {}).get("_deterministic", False))
+
+
+def mask_of(masked: Any) -> Any:
+    """The mask of Pyro's `MaskedDistribution`."""
+    return masked._mask
+
+
+def eliminate(guide: Trace, model: Trace, names: list[str], keep: str | None, guide_sites: Collection[str]) -> Tensor:
+    """The log of the summed product of the model's terms `names`, by variable elimination; the dims of `keep` stay.
+
+    Args:
+        guide: the guide's trace; dims that it enumerates stay too, to the left.
+        model: the model's trace, its log probabilities computed.
+        names: of the terms.
+        keep: the term whose dims stay; None to sum out all that the guide does not enumerate.
+        guide_sites: the guide's sample sites.
+    """
+    guide.symbolize_dims()
+    model.pack_tensors(guide.plate_to_symbol)
+    nodes: dict[str, Any] = model.nodes
+    factors = [nodes[name]["packed"]["log_prob"] for name in names]
+    dims = nodes[keep or names[0]]["infer"]["_dim_to_symbol"]
+    kept = {symbol: dim for dim, symbol in dims.items() if dim in (-1, -2) or keep is not None}
+    for name in guide_sites:
+        site: Any = guide.nodes[name]
+        if (dim := enumeration_dim(site)) is not None:
+            kept[site["infer"]["_dim_to_symbol"][dim]] = dim
+    output = "".join(s for s in kept if any(s in factor._pyro_dims for factor in factors))
+    equation = ",".join(factor._pyro_dims for factor in factors) + "->" + output
+    total: Any = contract(equation, *factors, backend="ppvae.log_einsum")
+    total._pyro_dims = output
+    return packed.unpack(total, kept)

@@ -1,0 +1,252 @@
+"""Draws of a pair as ArviZ reads them: named dimensions and coordinates, trained runs as chains."""
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import xarray as xr
+from pyro import poutine
+from pyro.infer import config_enumerate, infer_discrete
+from pyro.poutine import Trace
+from torch import Tensor
+
+from ppvae._version import __version__
+from ppvae.batches import Batch, as_batch, num_rows
+from ppvae.inference.evidence.annealed_importance import AIS
+from ppvae.inference.ledger.lines import LINES, Ledger
+from ppvae.inference.ledger.posteriors import Draws, posterior_draws
+from ppvae.inference.runtime.chunks import evaluating, sizes, to_pair
+from ppvae.inference.runtime.measuring import measuring
+from ppvae.pair import Pair
+from ppvae.refusals import at_least_one
+from ppvae.tracing import FIRST_ENUMERATION_DIM, log_prob_terms, run, sample_sites, trace_model, trace_pair
+from ppvae.weights import sum_terms
+
+ROWS_AT_ONCE = 5000
+Groups = dict[str, dict[str, np.ndarray]]
+
+
+def to_arviz(
+    pair: Pair | Sequence[Pair],
+    data: Any,
+    *,
+    posterior: str = "guide",
+    num_draws: int = 100,
+    annealing: AIS | None = None,
+    seed: int | None = None,
+    dims: Mapping[str, Sequence[str]] | None = None,
+    coords: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> Any:
+    """The pair's draws and densities as ArviZ's container; write it with `.to_netcdf(path)`.
+
+    Groups: `posterior` (draws of z, and of discrete sites that only the model has given those), `sample_stats` (log_p,
+    log_q, log_w), `log_likelihood` (per observed site, given the draws), `observed_data`, `posterior_predictive`,
+    `prior`, `prior_predictive`. Dimensions: chain (one per pair), draw, the data plate's name, then the event's.
+
+    | posterior | draws of z | in `sample_stats`, per data point |
+    |---|---|---|
+    | "guide" | from q(z given x) | |
+    | "resampled" | of 20 times as many from q, chosen by Pareto-smoothed weights | `khat`, `ess` |
+    | "refined" | from each data point's best guide of the same family | |
+    | "annealed" | last states of annealed chains, one for each draw, chosen by weight | `ess` |
+
+    None is the exact posterior: "guide" has its whole gap; "resampled" is to be trusted where k-hat is below 0.7 and
+    `ess` well above the number of draws, below which they repeat; "refined" leaves the family's share of the gap;
+    "annealed" is to be trusted where `ess` is a good part of the number of draws. `log_q` is the guide's in all of
+    them, so `log_w` weighs draws of "guide" and no others. Draws are not a sampler's sequence: convergence diagnostics
+    across chains compare runs of training, and latents of separate runs need not mean the same thing.
+
+    Source: the InferenceData schema of Kumar et al. 2019, Journal of Open Source Software 4(33). The ways to draw:
+    `ppvae.inference.ledger.posteriors`.
+
+    Args:
+        pair: a pair, or several trained runs of one model, which become chains.
+        data: N data points, a batch (tensor, tuple or dict).
+        posterior: whose draws: one of the table's.
+        num_draws: draws per chain and data point, and from the prior.
+        annealing: settings for "annealed", but for the number of chains; `AIS()` if not given.
+        seed: makes the draws reproducible and leaves the caller's generators as they were; None draws from them.
+        dims: names of the event dimensions by site; `{site}_dim_0` and so on otherwise.
+        coords: coordinate values by dimension name.
+        progress: show bars when it takes more than a second.
+
+    Returns:
+        `arviz.InferenceData` with ArviZ 0.x, `xarray.DataTree` with ArviZ 1.x.
+
+    Raises:
+        ValueError: no pair, num_draws < 1, runs whose sites or shapes differ, names that do not fit a site's event, a
+            posterior of another name, or settings for annealing where nothing is annealed.
+        EvidenceUndefined: the pair declares that it has no density, and more than its guide is asked for.
+        ppvae.ContractError: "annealed" for a guide with discrete sites, or "refined" where nothing can be refined.
+
+    Example:
+        >>> import torch
+        >>> from ppvae.models import LinearVAE
+        >>> pairs = [LinearVAE(num_features=5, num_latents=2) for run in range(3)]
+        >>> found = to_arviz(pairs, torch.randn(10, 5), num_draws=4, dims={"x": ["pixel"]})
+        >>> dict(found.posterior_predictive.sizes)
+        {'chain': 3, 'draw': 4, 'data': 10, 'pixel': 5}
+    """
+    at_least_one("num_draws", num_draws)
+    pairs = [pair] if isinstance(pair, Pair) else list(pair)
+    at_least_one("number of pairs", len(pairs))
+    batch = as_batch(data)
+    chains = []
+    for index, one in enumerate(pairs):
+        own_seed = None if seed is None else seed + index
+        with evaluating(one, own_seed) if posterior == "guide" else measuring(one, batch, own_seed):
+            draws = posterior_draws(one, batch, num_draws, posterior, annealing, progress)
+            chains.append(_groups(one, to_pair(batch, one), draws))
+    groups = {group: _stack(group, [chain[group] for chain in chains]) for group in chains[0]}
+    with evaluating(pairs[0], seed):
+        groups["observed_data"], plate = _observed(pairs[0], to_pair(batch, pairs[0]))
+    return as_arviz(labeled(groups, plate, dims or {}, coords or {}))
+
+
+def labeled(
+    groups: Groups, plate: str, dims: Mapping[str, Sequence[str]], coords: Mapping[str, Any]
+) -> dict[str, xr.Dataset]:
+    """Arrays by group and name as datasets with named dimensions."""
+    datasets = {}
+    for group, arrays in groups.items():
+        batch_dims = {"observed_data": [plate], "prior": ["chain", "draw"], "prior_predictive": ["chain", "draw"]}
+        leading = batch_dims.get(group, ["chain", "draw", plate])
+        variables = {
+            name: (leading + _event_dims(name, array.ndim - len(leading), dims), array)
+            if array.ndim >= len(leading)
+            else (["chain", plate], array)  # said of a data point's draws together
+            for name, array in arrays.items()
+        }
+        dataset = xr.Dataset(variables, attrs={"inference_library": "ppvae", "inference_library_version": __version__})
+        given = {str(dim): coords.get(str(dim), np.arange(size)) for dim, size in dataset.sizes.items()}
+        datasets[group] = dataset.assign_coords(given)
+    return datasets
+
+
+def as_arviz(datasets: dict[str, Any]) -> Any:
+    """The container of the ArviZ that is installed."""
+    arviz = import_arviz()
+    return arviz.InferenceData(**datasets) if arviz.__version__.startswith("0.") else xr.DataTree.from_dict(datasets)
+
+
+def ledger_to_arviz(report: Ledger) -> Any:
+    """A ledger's lines and the candidates of its evidence, per data point; see `GapReport.to_arviz`."""
+    return as_arviz({"ledger": _lines(report), "evidence": _candidates(report)})
+
+
+def _lines(report: Ledger) -> xr.Dataset:
+    variables = {}
+    for name, line in report.lines().items():
+        about = {"units": "nats", "long_name": LINES[name].strip(), "method": line.method, "warning": line.warning}
+        variables[name] = ("data", line.estimate.numpy(), about | {"note": report.notes.get(name, "")})
+        variables[f"{name}_std_error"] = ("data", line.std_error.numpy(), {"units": "nats"})
+    about = {"pair": report.pair, "amortization_undefined": report.amortization_undefined}
+    return xr.Dataset(variables, {"data": np.arange(len(report.elbo.estimate))}, about)
+
+
+def _candidates(report: Ledger) -> xr.Dataset:
+    taken = report.log_evidence
+    records = {**taken.candidates, taken.method: taken}
+    variables: dict[str, Any] = {
+        name: (("candidate", "data"), np.stack([getattr(record, name).numpy() for record in records.values()]))
+        for name in ("estimate", "std_error", "ess", "khat", "reliable")
+    }
+    variables["taken"] = ("data", np.array(taken.methods))
+    coords = {"candidate": list(records), "data": np.arange(len(taken.estimate))}
+    return xr.Dataset(variables, coords, {"pair": report.pair, "reason": taken.reason})
+
+
+def import_arviz() -> Any:
+    """ArviZ, imported without the announcement of 1.0 that version 0.23 makes once a day, as a warning."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="\nArviZ is undergoing a major refactor", category=FutureWarning)
+        import arviz
+    return arviz
+
+
+def _event_dims(name: str, num: int, dims: Mapping[str, Sequence[str]]) -> list[str]:
+    """Names of a site's event dimensions; its log likelihood, which has none, needs none."""
+    if num == 0:
+        return []
+    names = list(dims.get(name, [f"{name}_dim_{i}" for i in range(num)]))
+    if len(names) != num:
+        raise ValueError(f"dims[{name!r}]: found {names}, expected {num} names, one for each event dimension")
+    return names
+
+
+def _groups(pair: Pair, batch: Batch, draws: Draws) -> Groups:
+    """All groups of one chain but the observed data; arrays are `[draw, (data point), *event]`."""
+    num_draws, at_once = len(draws.log_q), max(1, ROWS_AT_ONCE // num_rows(batch))
+    parts, start = [], 0
+    for size in sizes(num_draws, at_once):
+        parts.append(_posterior_groups(pair, batch, draws, slice(start, start + size)))
+        start += size
+    groups = {
+        group: {name: np.concatenate([part[group][name] for part in parts]) for name in parts[0][group]}
+        for group in parts[0]
+    }
+    groups["sample_stats"] |= _arrays(draws.quality)
+    if pair.example is None:
+        pair.check(batch)
+    prior = _arrays(pair.sample_joint(num_draws))
+    observed = groups["posterior_predictive"]
+    groups["prior"] = {name: array for name, array in prior.items() if name not in observed}
+    groups["prior_predictive"] = {name: array for name, array in prior.items() if name in observed}
+    return groups
+
+
+def _posterior_groups(pair: Pair, batch: Batch, draws: Draws, at: slice) -> Groups:
+    """What the model says of some of the draws."""
+    log_q = draws.log_q[at]
+    drawn = cast(dict[str, Tensor], to_pair({name: z[at] for name, z in draws.latents.items()}, pair))
+    num, shape = len(log_q), tuple(log_q.shape)
+    log_p = sum_terms(trace_model(pair, batch, drawn, num).log_p_terms()).cpu()
+    complete = completed(pair, batch, drawn, num)
+    observed = sample_sites(complete, observed=True).keys() - drawn.keys()
+    latents = _values(complete, sample_sites(complete).keys() - observed, shape)
+    replicate = run(poutine.condition(poutine.uncondition(pair.model), data=latents), batch, num)
+    densities = log_prob_terms(complete)
+    return {
+        "posterior": _arrays(latents),
+        "sample_stats": _arrays({"log_p": log_p, "log_q": log_q, "log_w": log_p - log_q}),
+        "log_likelihood": _arrays({name: densities[name].expand(shape) for name in observed}),
+        "posterior_predictive": _arrays(_values(replicate, observed, shape)),
+    }
+
+
+def completed(pair: Pair, batch: Batch, latents: dict[str, Tensor], num_particles: int) -> Trace:
+    """The model's trace at what the guide drew; what the guide lacks is drawn from its posterior given that."""
+    given_latents = config_enumerate(poutine.condition(pair.model, data=latents))
+    return infer_discrete(
+        lambda: run(given_latents, batch, num_particles), FIRST_ENUMERATION_DIM, strict_enumeration_warning=False
+    )()
+
+
+def _observed(pair: Pair, batch: Batch) -> tuple[dict[str, np.ndarray], str]:
+    """The observed data by site, `[data point, *event]`, and the name of the data plate."""
+    trace = trace_pair(pair, batch, 1).model
+    sites = sample_sites(trace, observed=True)
+    plate = next(f.name for site in sites.values() for f in site["cond_indep_stack"] if f.dim == -1)
+    return _arrays(_values(trace, sites, (num_rows(batch),))), plate
+
+
+def _values(trace: Trace, names: Iterable[str], batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
+    sites = sample_sites(trace)
+    return {name: sites[name]["value"].expand(*batch_shape, *sites[name]["fn"].event_shape) for name in sorted(names)}
+
+
+def _stack(group: str, chains: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    shapes = [{name: array.shape for name, array in chain.items()} for chain in chains]
+    for index, shape in enumerate(shapes):
+        if shape != shapes[0]:
+            raise ValueError(
+                f"pair {index}: found sites {shape} in group '{group}', expected {shapes[0]} as in pair 0; "
+                "chains are runs of one model, so export different models separately"
+            )
+    return {name: np.stack([chain[name] for chain in chains]) for name in chains[0]}
+
+
+def _arrays(values: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: t.cpu().numpy() for name, t in values.items()}

@@ -1,0 +1,201 @@
+"""What pictures need of a pair: its latents, their posterior means, and the images that given latents decode to."""
+
+import math
+from collections.abc import Collection, Mapping
+from typing import Any, cast
+
+import torch
+from pyro.distributions import TorchDistribution
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from ppvae.batches import Batch, num_rows, rows
+from ppvae.inference.runtime.chunks import over_data, sizes, to_pair
+from ppvae.pair import Pair
+from ppvae.refusals import ContractError, family
+from ppvae.tracing import Joint, draw_latents, run, sample_sites, trace_model
+from ppvae.views.arviz_export import completed
+from ppvae.weights import sum_terms
+
+POSTERIOR_DRAWS = 100
+
+
+def image_site(joint: Joint, shape: tuple[int, int], latents: Collection[str] = ()) -> str:
+    """The name of the one observed site, which must hold images of that shape."""
+    found = {
+        name: list(site["fn"].event_shape)
+        for name, site in sample_sites(joint.model, observed=True).items()
+        if name not in latents
+    }
+    if [math.prod(event) for event in found.values()] != [math.prod(shape)]:
+        raise ContractError(
+            f"model: found observed sites with event shapes {found}, expected one of {math.prod(shape)} pixels, as "
+            f"shape={shape} says; pictures are of gray images, [H * W] or [1, H, W]"
+        )
+    return next(iter(found))
+
+
+def decoded(pair: Pair, batch: Batch, latents: Mapping[str, Tensor], shape: tuple[int, int]) -> Tensor:
+    """`E[x | z]` at latents `[B, *event]`, `[B, H * W]`; discrete ones not among them are averaged given those."""
+    joint = trace_model(pair, batch, {name: z.unsqueeze(0) for name, z in latents.items()})
+    name = image_site(joint, shape, latents)
+    return joint.expected(name, without={name})[0].reshape(-1, math.prod(shape))
+
+
+def swept(
+    pair: Pair, batch: Batch, site: str, entries: Tensor, means: Mapping[str, Tensor], shape: tuple[int, int]
+) -> Tensor:
+    """`E[x | z]` where row b sweeps one scalar of a site, the others at their posterior means; `[S, B, H * W]`.
+
+    Args:
+        pair: the model.
+        batch: B rows.
+        site: the latent that is swept.
+        entries: the scalar of it that each row sweeps, `[B]`.
+        means: `[*event]` of all latents.
+        shape: `(H, W)`.
+    """
+    with Sweep(site, entries, means):
+        joint = trace_model(pair, batch, num_particles=len(Sweep.steps))
+    name = image_site(joint, shape)
+    return joint.expected(name, without={name}).flatten(2)
+
+
+class Sweep(Messenger):
+    """Takes a latent's scalars, one in each row, from -3 to 3 prior standard deviations along dim -2.
+
+    Other latents are at their posterior means; those whose distribution depends on the sweep follow with its mean.
+    """
+
+    steps = torch.linspace(-3, 3, 11)
+
+    def __init__(self, site: str, entries: Tensor, means: Mapping[str, Tensor]):
+        super().__init__()
+        self.site, self.entries, self.means = site, entries, means
+
+    def _pyro_sample(self, msg: Message) -> None:
+        name, fn = str(msg["name"]), cast(TorchDistribution, msg["fn"])
+        if name not in self.means:
+            return
+        if len(fn.batch_shape) > 2:
+            raise ContractError(
+                f"model site '{name}': found to depend on a discrete site that is summed out, expected a distribution "
+                "with a mean and a standard deviation of its own; draw that site in the guide too, or sum it by hand"
+            )
+        mean = fn.mean
+        value = self.means[name].to(mean).expand_as(mean)
+        if name == self.site:
+            own = one_hot(self.entries.to(mean.device), fn.event_shape.numel()).bool().reshape(mean.shape[1:])
+            steps = self.steps.to(mean).reshape(-1, *(1,) * (mean.dim() - 1))
+            value = torch.where(own, mean + steps * fn.stddev, value)
+        elif (mean != mean[:1]).any():
+            value = mean
+        msg["value"] = value
+
+
+class Tempered(Messenger):
+    """Draws latents that are continuous with t times their standard deviations: `mean + t (z - mean)`."""
+
+    def __init__(self, temperature: float):
+        super().__init__()
+        self.temperature = temperature
+
+    def _pyro_sample(self, msg: Message) -> None:
+        fn: Any = msg["fn"]
+        if msg["is_observed"] or site_is_subsample(msg) or fn.support.is_discrete:
+            return
+        mean = fn.mean
+        if not mean.isfinite().all():
+            raise ContractError(
+                f"model site '{msg['name']}': found {family(fn)}, which has no mean, expected one that has, to draw "
+                "closer to; look at ppvae.pictures.samples instead"
+            )
+        msg["value"] = mean + self.temperature * (fn() - mean)
+
+
+def continuous_sites(pair: Pair, batch: Batch) -> dict[str, torch.Size]:
+    """The event shapes of the guide's sites, refused where one is discrete."""
+    shapes = {}
+    for name, site in guide_sites(pair, batch).items():
+        if site["fn"].support.is_discrete:
+            raise ContractError(
+                f"guide site '{name}': found {family(site['fn'])}, which is discrete, expected continuous latents; "
+                "look at ppvae.pictures.samples and reconstructions instead"
+            )
+        shapes[name] = site["fn"].event_shape
+    return shapes
+
+
+def guide_sites(pair: Pair, batch: Batch) -> dict[str, dict]:
+    """The guide's sites on a batch, refused where there are none."""
+    sites = sample_sites(run(pair.guide, batch, 1))
+    if not sites:
+        raise ContractError(f"{type(pair).__name__}.guide: found no latent site, expected one to picture")
+    return sites
+
+
+def planar_site(pair: Pair) -> str:
+    """The guide's only site, of event shape [2]."""
+    shapes = {name: list(shape) for name, shape in continuous_sites(pair, pair.examples(1)).items()}
+    if list(shapes.values()) != [[2]]:
+        raise ContractError(
+            f"{type(pair).__name__}.guide: found latent sites with event shapes {shapes}, expected one of shape [2], "
+            "to lay out in the plane; for others look at ppvae.pictures.traversals"
+        )
+    return next(iter(shapes))
+
+
+def one_of(sites: Collection[str], site: str | None) -> str:
+    """The site asked for, or the only one."""
+    if site in sites or (site is None and len(sites) == 1):
+        return site or next(iter(sites))
+    raise ValueError(f"site: found {site!r}, expected one of the latents {list(sites)}")
+
+
+def activity(means: Tensor) -> Tensor:
+    """The variance over data points of each scalar's posterior mean, `[D]`, of means `[N, *event]`."""
+    return means.reshape(len(means), -1).var(0)
+
+
+def posterior_means(pair: Pair, batch: Batch) -> dict[str, Tensor]:
+    """`E_q[z]` of the guide's sites by a hundred draws, `[N, *event]`."""
+
+    def measure(points: Batch, num_draws: int, at_once: int) -> dict[str, Tensor]:
+        totals: dict[str, Tensor] = {}
+        for size in sizes(num_draws, at_once):
+            for name, z in draw_latents(pair, points, size).items():
+                totals[name] = totals.get(name, 0) + z.sum(0)
+        return {name: total / num_draws for name, total in totals.items()}
+
+    return over_data(pair, batch, POSTERIOR_DRAWS, measure, None)
+
+
+def aggregated_draws(pair: Pair, batch: Batch, num_draws: int) -> dict[str, Tensor]:
+    """Draws of the guide's sites for each data point, all together: `[N * num_draws, *event]`."""
+
+    def measure(points: Batch, num_draws: int, at_once: int) -> dict[str, Tensor]:
+        parts = [draw_latents(pair, points, size) for size in sizes(num_draws, at_once)]
+        return {name: torch.cat([part[name] for part in parts]).transpose(0, 1) for name in parts[0]}
+
+    return {name: z.flatten(end_dim=1) for name, z in over_data(pair, batch, num_draws, measure, None).items()}
+
+
+def log_prior(pair: Pair, site: str, z: Tensor) -> Tensor:
+    """`log p(z)` of a pair's only continuous latent at z `[N, *event]`: `[N]`, discrete ones above it summed out."""
+    joint = trace_model(pair, pair.examples(len(z)), {site: z.unsqueeze(0)})
+    observed = sample_sites(joint.model, observed=True).keys() - {site}
+    return sum_terms(joint.log_p_terms(without=observed))[0]
+
+
+def passed_through(pair: Pair, batch: Batch) -> dict[str, Tensor]:
+    """All latents of the model at one draw from the posterior, `[B, *event]`: the guide's, and what it lacks."""
+    sites = sample_sites(completed(pair, batch, draw_latents(pair, batch, 1), 1))
+    return {name: site["value"].expand(1, num_rows(batch), *site["fn"].event_shape)[0] for name, site in sites.items()}
+
+
+def first_row(pair: Pair, batch: Batch) -> Batch:
+    """One data point, where the pair is."""
+    return to_pair(rows(batch, slice(1)), pair)

@@ -1,0 +1,346 @@
+"""Pictures of data, densities, training, gaps and gradients, drawn on given matplotlib axes."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+from scipy import stats
+from torch import Tensor
+
+from ppvae.inference.diagnostics.simulation_based_calibration import rank_counts
+from ppvae.inference.evidence.curve import BoundCurve
+from ppvae.inference.evidence.estimates import log_evidence
+from ppvae.inference.ledger.lines import Ledger
+from ppvae.inference.runtime.records import Evidence
+from ppvae.pair import Pair
+
+GRID_POINTS = 80
+NO_GAP = 1e-3  # nats below which a guide counts as exact
+MOST_PANELS = 12
+FINITE_VARIANCE = 0.5  # Pareto's k above which weights have no variance
+LEAST_P = 1e-6  # below which a p-value's size says nothing more
+
+
+def images(ax: Axes, x: Tensor, shape: tuple[int, int], columns: int = 6) -> None:
+    """A mosaic of gray images.
+
+    Args:
+        ax: where to draw.
+        x: `[N, H * W]` in [0, 1]; values outside are clipped. N should be a multiple of `columns`.
+        shape: `(H, W)`.
+        columns: images per row.
+
+    Example:
+        >>> import matplotlib.pyplot as plt
+        >>> images(plt.figure().subplots(), torch.rand(12, 64), (8, 8))
+    """
+    tiles = x.detach().cpu().reshape(-1, columns, *shape).clamp(0, 1)
+    framed = torch.nn.functional.pad(tiles, (1, 1, 1, 1), value=0.0)
+    mosaic = framed.permute(0, 2, 1, 3).reshape(framed.shape[0] * framed.shape[2], -1)
+    ax.imshow(1 - mosaic.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    ax.set_axis_off()
+
+
+def label_tiles(ax: Axes, shape: tuple[int, int], columns: Mapping[float, str], rows: Mapping[float, str]) -> None:
+    """Labels at columns and rows of a mosaic of `images`, by their numbers; those between two lie between."""
+    height, width = shape[0] + 2, shape[1] + 2
+    ax.set_axis_on()
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    ax.set_xticks([(column + 0.5) * width - 0.5 for column in columns], labels=list(columns.values()))
+    ax.set_yticks([(row + 0.5) * height - 0.5 for row in rows], labels=list(rows.values()))
+
+
+def points(ax: Axes, x: Tensor, limits: tuple[float, float, float, float]) -> None:
+    """A scatter of points `[N, 2]` within `limits` (left, right, bottom, top)."""
+    across, up = x.detach().cpu().numpy().T
+    ax.scatter(across, up, s=2, color="black", alpha=0.4, linewidths=0)
+    _square(ax, limits)
+
+
+def density(ax: Axes, pair: Pair, limits: tuple[float, float, float, float], num_particles: int = 200) -> None:
+    """The density p(x) of a pair over a rectangle of the plane, exact or by importance weights.
+
+    Args:
+        ax: where to draw.
+        pair: a pair over x in `[N, 2]`.
+        limits: left, right, bottom, top.
+        num_particles: K, where the density is not exact.
+    """
+    left, right, bottom, top = limits
+    grid = torch.cartesian_prod(torch.linspace(left, right, GRID_POINTS), torch.linspace(bottom, top, GRID_POINTS))
+    grid = grid.to(next(pair.parameters()))
+    try:
+        found = log_evidence(pair, grid, "exact", progress=False)
+    except NotImplementedError:
+        found = log_evidence(pair, grid, "iwae", num_particles, seed=0, progress=False)
+    picture = found.estimate.exp().reshape(GRID_POINTS, GRID_POINTS).T.numpy()
+    ax.imshow(picture, origin="lower", extent=limits, cmap="Blues", vmin=0, aspect="auto")
+    _square(ax, limits)
+
+
+def _square(ax: Axes, limits: tuple[float, float, float, float]) -> None:
+    ax.set(xlim=limits[:2], ylim=limits[2:], xticks=[], yticks=[])
+    ax.set_box_aspect(1)
+
+
+def bounds(ax: Axes, gaps: Mapping[str, Ledger]) -> None:
+    """Evidence (a dot) and ELBO (a bar) of each pair, joined by the gap, with standard errors over data points.
+
+    Args:
+        ax: where to draw.
+        gaps: by name, from `ppvae.gap` on the same data; the n-th in matplotlib's n-th color, as in all pictures here.
+    """
+    for row, gap in enumerate(gaps.values()):
+        evidence, elbo, color = gap.log_evidence.mean(), gap.elbo.mean(), f"C{row}"
+        ax.plot([elbo.estimate, evidence.estimate], [row, row], color=color, lw=4, alpha=0.4)
+        ax.errorbar(evidence.estimate, row, xerr=evidence.std_error, fmt="o", color=color, capsize=3)
+        ax.plot(elbo.estimate, row, "|", color=color, ms=14, mew=2)
+        label = f"gap {abs(gap.mean().estimate):.2f}"
+        ax.annotate(label, (elbo.estimate, row), (0, 9), textcoords="offset points", ha="center", color=color)
+    ax.set(ylim=(len(gaps) - 0.5, -0.8), yticks=range(len(gaps)), yticklabels=gaps, xlabel="nats per data point")
+    ax.margins(x=0.12)
+
+
+def gap_distribution(ax: Axes, gaps: Mapping[str, Ledger]) -> None:
+    """Histograms of the gap over data points, for each pair whose guide leaves one; the outermost bins hold the rest.
+
+    Args:
+        ax: where to draw.
+        gaps: by name, from `ppvae.gap` on the same data.
+    """
+    values = [gap.gap.estimate.numpy() for gap in gaps.values()]
+    low, high = np.quantile(np.concatenate(values), [0.005, 0.99])
+    bins = np.linspace(min(low, 0.0), max(high, NO_GAP), 40).tolist()
+    for row, (name, value) in enumerate(zip(gaps, values, strict=True)):
+        if np.abs(value).max() > NO_GAP:
+            clipped, color = value.clip(bins[0], bins[-1]), f"C{row}"
+            ax.hist(clipped, bins, histtype="stepfilled", color=color, alpha=0.3)
+            ax.hist(clipped, bins, histtype="step", color=color, label=name)
+    ax.set(xlabel="gap per data point [nats]", ylabel="data points")
+
+
+def bound_curve(ax: Axes, curve: BoundCurve, evidence: Evidence | None = None) -> None:
+    """The mean IWAE(K) against K, the line in 1/K through the two largest, and where it leads.
+
+    Bands are as wide as Monte Carlo errors to either side; a line that misses the points to its left says that the law
+    in 1/K does not hold yet. The legend says for how many data points it cannot (k-hat > 1/2).
+
+    Args:
+        ax: where to draw.
+        curve: from `ppvae.bound_curve`.
+        evidence: of the same data by other means, such as `ppvae.log_evidence(pair, data, "ais")`.
+
+    Raises:
+        ValueError: evidence of another number of data points.
+
+    Example:
+        >>> import matplotlib.pyplot as plt, ppvae
+        >>> pair = ppvae.models.LinearVAE(num_features=5, num_latents=2)
+        >>> bound_curve(plt.figure().subplots(), ppvae.bound_curve(pair, pair.sample(20), [1, 10]))
+    """
+    if evidence is not None and len(evidence.estimate) != len(curve.khat):
+        raise ValueError(
+            f"evidence: found {len(evidence.estimate)} data points, expected the {len(curve.khat)} of the curve"
+        )
+    K = curve.num_particles
+    means = [bound.mean() for bound in curve.bounds]
+    estimates, limit = [mean.estimate for mean in means], curve.limit.mean()
+    ax.errorbar(K, estimates, [m.monte_carlo_error for m in means], fmt="o", color="C0", capsize=3, label="IWAE(K)")
+    heavy = (curve.khat > FINITE_VARIANCE).double().mean().item()
+    lines = [(limit, "C0", f"limit in 1/K (k-hat > 1/2: {heavy:.0%})")]
+    if evidence is not None:
+        lines.append((evidence.mean(), "C1", evidence.method))
+    grid = np.geomspace(K[0], 10 * K[-1], 200)
+    ax.plot(grid, limit.estimate - (limit.estimate - estimates[-1]) * K[-1] / grid, "--", color="C0", lw=1)
+    for mean, color, label in lines:
+        error = mean.monte_carlo_error
+        ax.axhspan(mean.estimate - error, mean.estimate + error, color=color, alpha=0.25, lw=0)
+        ax.axhline(mean.estimate, color=color, lw=1, label=f"{mean.estimate:.2f} ± {error:.2f}, {label}")
+    low, high = min(estimates), max([*estimates, *(mean.estimate for mean, _, _ in lines)])
+    margin = 0.1 * (high - low)
+    ax.set(xscale="log", xlim=(K[0] / 1.5, 10 * K[-1]), ylim=(low - margin, high + margin))
+    ax.set(xlabel="particles K", ylabel="nats per data point")
+    ax.set_xticks(K, labels=[str(k) for k in K])
+    ax.minorticks_off()
+    ax.legend(loc="lower right", fontsize=9)
+
+
+def training(ax: Axes, curves: Mapping[str, np.ndarray]) -> None:
+    """Bounds over training, each run's length scaled to one so that EM and SVI fit the same axis.
+
+    Args:
+        ax: where to draw.
+        curves: the bound per epoch or iteration, in nats per data point, by name.
+    """
+    for row, (name, curve) in enumerate(curves.items()):
+        ax.plot(np.linspace(0, 1, len(curve) + 1)[1:], curve, color=f"C{row}", label=name)
+    settled = np.concatenate([np.asarray(curve)[len(curve) // 20 :] for curve in curves.values()])
+    low = np.quantile(settled, 0.02)
+    ax.set_ylim(low, settled.max() + 0.05 * (settled.max() - low) + 1e-6)
+    ax.set(xlabel="fraction of training", ylabel="bound on training data [nats]")
+
+
+def gradient_statistics(ds: xr.Dataset, axes: Sequence[Axes] | None = None) -> Figure:
+    """Signal-to-noise ratio of each gradient against K, a panel per group of parameters; dotted: slopes 1/2 and -1/2.
+
+    Bars are standard errors. In the gray region, below `1 / sqrt(repeats)`, signals are hard to tell from noise; those
+    that were not seen at all are left out.
+
+    Args:
+        ds: from `ppvae.gradient_statistics`.
+        axes: one for each group; a new figure if not given.
+
+    Example:
+        >>> import ppvae
+        >>> pair = ppvae.models.LinearVAE(num_features=5, num_latents=2)
+        >>> ds = ppvae.gradient_statistics(pair, torch.randn(4, 5), [ppvae.IWAE()], [1, 4], repeats=16, progress=False)
+        >>> len(gradient_statistics(ds).axes)
+        2
+    """
+    if axes is None:
+        _, grid = plt.subplots(1, ds.sizes["group"], figsize=(4.5 * ds.sizes["group"], 4), squeeze=False, sharey=True)
+        axes = list(grid[0])
+    K = ds["num_particles"].values
+    for ax, group in zip(axes, ds["group"].values, strict=True):
+        of_group = ds.sel(group=group)
+        for row, name in enumerate(ds["objective"].values):
+            snr, std_error = (of_group[v].sel(objective=name).values for v in ("snr", "snr_std_error"))
+            seen = snr > 0
+            ax.errorbar(K[seen], snr[seen], std_error[seen], color=f"C{row}", marker="o", ms=4, capsize=2, label=name)
+        _reference_slopes(ax, K, of_group["snr"].values)
+        ax.axhspan(0, ds["snr_noise_floor"].item(), color="gray", alpha=0.15, lw=0)
+        ax.set_title(f"gradient of {group}")
+        log_axes(ax, K)
+    axes[0].set_ylabel("signal-to-noise ratio")
+    figure = axes[0].get_figure()
+    assert isinstance(figure, Figure)
+    return figure
+
+
+def calibration(ds: xr.Dataset) -> Figure:
+    """Histograms of ranks, a panel per quantity; the least uniform first, and of many quantities the first twelve.
+
+    The gray band holds 99% of the counts that uniform ranks would have; the line is what is expected of them.
+
+    Args:
+        ds: from `ppvae.calibration`.
+
+    Example:
+        >>> import ppvae
+        >>> pair = ppvae.models.LinearVAE(num_features=3, num_latents=2)
+        >>> len(calibration(ppvae.calibration(pair, num_simulations=100, progress=False)).axes)
+        3
+    """
+    num = min(MOST_PANELS, ds.sizes["quantity"])
+    worst = ds.isel(quantity=np.argsort(ds["p_value"].values, kind="stable")[:num])
+    columns = min(4, num)
+    rows = -(-num // columns)
+    size = (2.6 * columns, 2.0 * rows + 0.8)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=size, squeeze=False, sharex=True, sharey=True, layout="constrained"
+    )
+    counts, expected = rank_counts(worst["rank"].values, ds.attrs["num_draws"])
+    edges = np.concatenate([[0.0], np.cumsum(expected)]) / ds.sizes["simulation"]
+    low, high = stats.binom.interval(0.99, ds.sizes["simulation"], np.diff(edges))
+    for ax, count, quantity in zip(grid.flat, counts, worst["quantity"].values, strict=False):
+        of_one = worst.sel(quantity=quantity)
+        ax.stairs(high, edges, baseline=low, fill=True, color="gray", alpha=0.25, lw=0)
+        ax.stairs(expected, edges, baseline=None, color="gray", lw=1)
+        ax.stairs(count, edges, baseline=None, color="C0", lw=1.5)
+        ax.set_title(f"{quantity}\n{_verdict(of_one['p_value'].item(), of_one['direction'].item())}", fontsize=9)
+        ax.set(xlim=(0, 1), ylim=(0, None), xticks=(0, 0.5, 1), xticklabels=("0", "0.5", "1"))
+    for ax in grid.flat[num:]:
+        ax.remove()
+    for ax in grid.flat[num - columns : num]:
+        ax.tick_params(labelbottom=True)
+    figure.supxlabel("rank of the truth among draws from the guide / number of draws", fontsize=10)
+    figure.supylabel("simulations", fontsize=10)
+    if num < ds.sizes["quantity"]:
+        figure.suptitle(f"the {num} least uniform of {ds.sizes['quantity']} quantities", fontsize=10)
+    return figure
+
+
+def _verdict(p_value: float, direction: str) -> str:
+    said = f"p = {p_value:.2g}" if p_value >= LEAST_P else f"p < {LEAST_P:g}"
+    return f"{said}, draws {direction}" if direction else said
+
+
+def log_axes(ax: Axes, K: np.ndarray) -> None:
+    """Logarithmic axes of something against K, labeled in plain numbers."""
+    ax.set(xscale="log", yscale="log", xlabel="particles K")
+    ax.set_xticks(K, labels=[str(k) for k in K])
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_minor_formatter(NullFormatter())
+
+
+def _reference_slopes(ax: Axes, K: np.ndarray, snr: np.ndarray) -> None:
+    """Dotted lines of slope 1/2 and -1/2 through the first K's middle ratio, within the range of what is drawn."""
+    start = np.nanmedian(np.where(snr > 0, snr, np.nan)[:, 0])
+    for slope in (0.5, -0.5):
+        ax.plot(K, start * (K / K[0]) ** slope, ":", color="gray", lw=1, zorder=0)
+
+
+def ledger(report: Ledger) -> Figure:
+    """The way from log p(x) down to the ELBO: each step's mean with its standard error, and its spread over the data.
+
+    Args:
+        report: from `ppvae.gap`.
+
+    Example:
+        >>> import ppvae
+        >>> pair = ppvae.models.LinearVAE(num_features=5, num_latents=2).fit_guide()
+        >>> len(ledger(ppvae.gap(pair, pair.sample(20), "quick", progress=False)).axes)
+        2
+    """
+    names = [("correlation_gap", "shape_gap", "remaining_gap"), ("capacity_gap", "training_gap")]
+    wholes = ("approximation_gap", "amortization_gap")
+    lines = report.lines()
+    steps = [n for parts, whole in zip(names, wholes, strict=True) for n in (parts if parts[-1] in lines else [whole])]
+    steps = [name for name in steps if name in lines] or ["gap"]
+    of_family = {*names[0], wholes[0]}
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 0.55 * len(steps) + 2), sharey=True, layout="constrained")
+    level = report.log_evidence.mean().estimate
+    left.axvline(level, color="gray", lw=1, ls=":")
+    for row, name in enumerate(steps, start=1):
+        mean = lines[name].mean()
+        left.barh(row, -mean.estimate, left=level, color="C0" if name in of_family else "C1", height=0.6, alpha=0.8)
+        level -= mean.estimate
+        left.errorbar(level, row, xerr=mean.std_error, color="black", capsize=3, lw=1)
+        left.annotate(
+            f" {mean.estimate:.2f}", (level, row), (-8, 0), textcoords="offset points", ha="right", va="center"
+        )
+        right.boxplot(
+            lines[name].estimate.numpy(), positions=[row], orientation="horizontal", widths=0.5, flierprops={"ms": 2}
+        )
+    ends = {0: ("log_evidence", "log p(x)"), len(steps) + 1: ("elbo", "ELBO")}
+    for row, (name, _) in ends.items():
+        mean = lines[name].mean()
+        left.errorbar(mean.estimate, row, xerr=mean.std_error, fmt="o", color="black", capsize=3)
+    labels = [LINE_LABELS[name] for name in steps]
+    left.set_yticks(range(len(steps) + 2), ["log p(x)", *labels, "ELBO"])
+    left.invert_yaxis()
+    left.set(xlabel="nats per data point", title=report.pair)
+    left.margins(x=0.15)
+    right.axvline(0, color="gray", lw=1, ls=":")
+    right.set(xlabel="nats, over data points", title="each data point")
+    return figure
+
+
+LINE_LABELS = {
+    "gap": "gap",
+    "approximation_gap": "family",
+    "correlation_gap": "family: correlation",
+    "shape_gap": "family: shape",
+    "remaining_gap": "family: beyond",
+    "amortization_gap": "amortization",
+    "training_gap": "amortization: training",
+    "capacity_gap": "amortization: beyond",
+}

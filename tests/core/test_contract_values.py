@@ -1,0 +1,189 @@
+"""The check refuses networks that take no particles, and values that have no finite log probability."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.poutine.runtime import _PYRO_STACK
+from support.functions import Functions, assert_says, refusal, scalar_guide, scalar_model, vector_guide, vector_model
+from torch import nn
+
+from ppvae import ContractError
+from ppvae.networks import Fold
+
+
+@pytest.fixture(autouse=True)
+def _no_handler_left():
+    """Also after an exception, Pyro's stack is empty."""
+    yield
+    assert _PYRO_STACK == []
+
+
+# Networks.
+
+
+def test_network_with_one_leading_dimension_written_into_a_view():
+    linear = nn.Linear(4, 4)
+
+    def flattening(z, x):
+        return dist.Normal(linear(z.view(len(x), -1)), 1.0).to_event(1)
+
+    message = refusal(Functions(vector_model(flattening), vector_guide), torch.randn(9, 4))
+    assert_says(
+        message, "model, after site 'z'", "found RuntimeError", "expected it to take latents of shape [particles"
+    )
+    assert_says(message, "cannot take leading dimensions", "`.flatten(-n)` rather than `.view(len(x), ...)`")
+
+
+def test_view_that_puts_the_particles_into_the_event():
+    flattening = vector_model(lambda z, x: dist.Normal(z.view(len(x), -1), 1.0).to_event(1))
+    message = refusal(Functions(flattening, vector_guide), torch.randn(9, 4))
+    assert_says(message, "model site 'x'", "found observed data of shape [6, 4]", "= [6, 32]", "`.flatten(-n)`")
+
+
+def test_view_that_puts_the_particles_into_the_batch():
+    flattening = vector_model(lambda z, x: dist.Normal(z.view(-1, 4), 1.0).to_event(1))
+    message = refusal(Functions(flattening, vector_guide), torch.randn(9, 4))
+    assert_says(message, "model site 'x'", "found size 48 at dim -1", "[8, 6]", "networks keep leading dimensions")
+
+
+def test_convolution_needs_fold():
+    convolution = nn.Conv2d(1, 1, 1)
+
+    def pair(network):
+        likelihood = lambda z, x: dist.Normal(network(z.unflatten(-1, (1, 2, 2))), 1.0).to_event(3)  # noqa: E731
+        return Functions(vector_model(likelihood), vector_guide)
+
+    message = refusal(pair(convolution), torch.randn(9, 1, 2, 2))
+    assert_says(message, "model, after site 'z'", "conv2d", "[8, 6, ...]", "ppvae.networks.Fold")
+    pair(Fold(convolution, event_dim=3)).check(torch.randn(9, 1, 2, 2))
+
+
+def test_network_that_does_not_broadcast_over_summed_values():
+    def model(join):
+        def model(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                c = pyro.sample("c", dist.Bernoulli(0.5))
+                pyro.sample("x", dist.Normal(join(z, c), 1.0), obs=x)
+
+        return model
+
+    message = refusal(Functions(model(lambda z, c: torch.stack([z, c], -1).sum(-1)), scalar_guide), torch.randn(9))
+    assert_says(message, "model, after site 'c'", "stack expects each tensor to be equal size", "['c']", "summed out")
+    assert_says(message, "[values, 1, 1]", "broadcast")
+    Functions(model(lambda z, c: z + c), scalar_guide).check(torch.randn(9))
+
+
+def test_function_that_fails_by_itself():
+    def guide(x):
+        scalar_guide(x)
+        x.no_such_attribute  # noqa: B018
+
+    message = refusal(Functions(scalar_model, guide), torch.randn(9))
+    assert_says(message, "guide, after site 'z'", "no_such_attribute", "expected it to run on a batch of")
+
+
+def test_failure_inside_a_markov_loop_leaves_no_handler():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            for t in pyro.markov(range(3)):
+                pyro.sample(f"x{t}", dist.Normal(0.0, 1.0), obs=x[:, t])
+
+    assert_says(refusal(Functions(model, lambda x: None), torch.randn(9, 2)), "model, after site 'x1'", "IndexError")
+
+
+# Values.
+
+
+def test_network_with_a_nan_parameter():
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 1.0))
+            pyro.sample("u", dist.Normal(x * torch.nan, 1.0))
+
+    message = refusal(Functions(scalar_model, guide), torch.randn(9))
+    assert_says(message, "guide, after site 'z'", "nan", "are data and parameters finite?")
+
+
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+def test_log_probability_that_is_not_finite(value):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0, validate_args=False), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    x = torch.tensor([0.0, 1.0, value, 2.0])
+    message = refusal(Functions(model, guide), x)
+    assert_says(
+        message, "model site 'x'", f"found log probability {-value}", "at row 2", "expected a finite one", "scale"
+    )
+
+
+def test_guides_log_probability_that_is_not_finite():
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Delta(x, log_density=torch.inf))
+
+    message = refusal(Functions(scalar_model, guide), torch.randn(9))
+    assert_says(message, "guide site 'z'", "found log probability inf", "expected a finite one")
+
+
+def test_data_outside_the_support():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Bernoulli(0.5), obs=x)
+
+    message = refusal(Functions(model, lambda x: None), torch.tensor([0.0, 0.5]))
+    assert_says(message, "model site 'x'", "Bernoulli", "0.5", "expected one inside its support", "Boolean", "binarize")
+
+
+def test_latents_outside_the_models_support():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.LogNormal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    message = refusal(Functions(model, scalar_guide), -10 - torch.rand(9))
+    assert_says(message, "model site 'z'", "LogNormal", "expected one inside its support", "GreaterThan")
+
+
+def test_impossible_combinations_of_summed_values_are_no_breach():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Categorical(torch.ones(2)))
+            pyro.sample("x", dist.Uniform(torch.tensor([0.0, 1.0])[c], 2.0, validate_args=False), obs=x)
+
+    pair = Functions(model, lambda x: None)
+    pair.check(torch.tensor([0.5, 1.5]))
+    exact = torch.tensor([0.25, 0.25 + 0.5]).log()
+    torch.testing.assert_close(pair.log_weights(torch.tensor([0.5, 1.5])).log_w[0], exact)
+
+
+# Counts.
+
+
+@pytest.mark.parametrize("num", [0, -1])
+def test_counts_below_one(num):
+    pair, x = Functions(scalar_model, scalar_guide), torch.randn(3)
+    pair.check(x)
+    for function in (pair.log_weights, pair.latents, pair.reconstruct):
+        with pytest.raises(ValueError, match=rf"num_particles: found {num}, expected at least 1"):
+            function(x, num_particles=num)
+    with pytest.raises(ValueError, match=rf"num: found {num}, expected at least 1"):
+        pair.sample(num)
+
+
+def test_weights_of_an_unchecked_pair_never_have_another_shape():
+    """A dim of one's own left of the particles is not taken for a summed-out site's."""
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(5, 1, 1), 1.0))
+
+    with pytest.raises(ContractError, match=r"site 'z': found batch shape \[5, 2, 3\], expected \[particles, batch\]"):
+        Functions(scalar_model, guide).log_weights(torch.randn(3), num_particles=2)

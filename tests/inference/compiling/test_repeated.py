@@ -1,0 +1,93 @@
+"""Measurements by compiled programs: the same weights as Pyro's handlers give, and the way back where none can be."""
+
+import logging
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+import ppvae
+from ppvae.inference.compiling import repeated
+from ppvae.inference.runtime import chunks
+from ppvae.models import VAE, GaussianMixture
+
+EFFORT = ppvae.Effort("iwae", 2000, num_samples=2000, ascent=None)
+
+
+@pytest.fixture
+def compile_soon(monkeypatch):
+    monkeypatch.setattr(repeated, "COMPILE_AFTER", 2)
+
+
+class Programs:
+    """Counts what was compiled."""
+
+    def __init__(self, monkeypatch):
+        self.made = 0
+        plain = repeated.compiled
+
+        def counting(*args):
+            self.made += 1
+            return plain(*args)
+
+        monkeypatch.setattr(repeated, "compiled", counting)
+
+
+def test_same_noise_same_measurement(monkeypatch):
+    monkeypatch.setattr(chunks, "CPU_ELEMENTS", 200_000)
+    pair, x = VAE.mlp(6, 2, [8]), torch.randn(60, 6).gt(0).float()
+    by_pyro = ppvae.gap(pair, x, EFFORT, seed=0, progress=False)
+    monkeypatch.setattr(repeated, "COMPILE_AFTER", 2)
+    programs = Programs(monkeypatch)
+    found = ppvae.gap(pair, x, EFFORT, seed=0, progress=False)
+    assert programs.made >= 2
+    for name in ("log_evidence", "elbo"):
+        for field in ("estimate", "std_error"):
+            expected = getattr(getattr(by_pyro, name), field)
+            torch.testing.assert_close(getattr(getattr(found, name), field), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_batches_in_turn_and_other_shapes(compile_soon, monkeypatch):
+    programs, pair = Programs(monkeypatch), VAE.mlp(6, 2, [8])
+    x = torch.randn(8, 6).gt(0).float()
+    draws = repeated.Repeated(pair, lambda pair, batch, num: pair.log_weights(batch, num).log_w)
+    with torch.no_grad():
+        for batch in (x[:3], x[3:6], x[2:5], x[6:], x[:3]):
+            torch.manual_seed(1)
+            found = draws(batch, 4)
+            torch.manual_seed(1)
+            torch.testing.assert_close(found, pair.log_weights(batch, 4).log_w)
+    assert programs.made == 1
+
+
+def test_enumerated_sites(compile_soon, monkeypatch):
+    programs, pair = Programs(monkeypatch), GaussianMixture(num_components=3, num_features=2)
+    x = torch.randn(40, 2)
+    draws = repeated.Repeated(pair, lambda pair, batch, num: pair.log_weights(batch, num).log_w)
+    with torch.no_grad():
+        found = [draws(x, 5) for _ in range(3)]
+    assert programs.made == 1
+    for log_w in found:  # its guide is the posterior: every weight is the evidence
+        torch.testing.assert_close(log_w, pair.log_prob(x).expand(5, -1), rtol=1e-4, atol=1e-4)
+
+
+class Branching(ppvae.Pair):
+    """Cannot be traced: it decides something by a value."""
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            scale = 1.0 if z.sum() > 0 else 2.0
+            pyro.sample("x", dist.Normal(z, scale), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 1.0))
+
+
+def test_what_cannot_be_compiled_is_measured_all_the_same(compile_soon, caplog):
+    draws = repeated.Repeated(Branching(), lambda pair, batch, num: pair.log_weights(batch, num).log_w)
+    with caplog.at_level(logging.WARNING, "ppvae"), torch.no_grad():
+        assert all(draws(torch.zeros(3), 5).isfinite().all() for _ in range(4))
+    assert [record.message.split(":")[0] for record in caplog.records] == ["measuring goes on uncompiled"]

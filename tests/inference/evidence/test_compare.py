@@ -1,0 +1,58 @@
+"""The comparison table: order, signs, paired errors, and what it refuses."""
+
+import pytest
+import torch
+
+from ppvae.inference.evidence.comparison import compare
+from ppvae.inference.runtime.records import Measurement
+
+
+def record(estimate, std_error=0.0, warning=""):
+    return Measurement(estimate, torch.full_like(estimate, std_error), num_particles=10, method="iwae", warning=warning)
+
+
+@pytest.fixture
+def estimates():
+    base = torch.randn(400, dtype=torch.float64) * 10 - 90
+    return {"worse": base - 1 + 0.5 * torch.randn(400), "best": base, "worst": base - 20}
+
+
+def test_best_comes_first_and_differences_are_positive(estimates):
+    table = compare({name: record(t) for name, t in estimates.items()})
+    assert list(table.index) == ["best", "worse", "worst"]
+    assert list(table["rank"]) == [0, 1, 2]
+    for name, t in estimates.items():
+        assert table.elpd[name] == pytest.approx(t.sum().item())
+        assert table.elpd_diff[name] == pytest.approx((estimates["best"] - t).sum().item())
+    assert table.elpd_diff["best"] == table.dse["best"] == 0
+
+
+def test_differences_are_paired(estimates):
+    table = compare({name: record(t) for name, t in estimates.items()})
+    assert table.se["worse"] == pytest.approx(20 * estimates["worse"].std().item())
+    assert table.dse["worse"] == pytest.approx(20 * (estimates["best"] - estimates["worse"]).std().item())
+    assert table.dse["worse"] < table.se["worse"] / 10
+
+
+def test_paired_error_is_that_of_repeated_data(assert_mean):
+    """`dse^2` is the variance of `elpd_diff` over data sets."""
+    squares = []
+    for _ in range(300):
+        base = torch.randn(50)
+        table = compare({"a": record(base + 10), "b": record(base + 0.3 * torch.randn(50))})
+        squares.append([(table.elpd_diff["b"] - 500) ** 2, table.dse["b"] ** 2])
+    error, claimed = torch.tensor(squares).T
+    assert_mean(error - claimed, 0.0)
+
+
+def test_monte_carlo_error_warning_and_method_are_carried(estimates):
+    table = compare({"best": record(estimates["best"], 0.3), "worse": record(estimates["worse"], warning="k-hat")})
+    assert table.monte_carlo_error["best"] == pytest.approx(0.3 * 20)
+    assert list(table.warning) == [False, True]
+    assert list(table.method) == ["iwae", "iwae"]
+
+
+@pytest.mark.parametrize("records", [{}, {"a": record(torch.zeros(3)), "b": record(torch.zeros(4))}])
+def test_other_data_are_refused(records):
+    with pytest.raises(ValueError, match="expected at least one record and the same data points in all"):
+        compare(records)

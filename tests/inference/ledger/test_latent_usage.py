@@ -1,0 +1,218 @@
+"""What latents are used for, against the closed forms of Gaussians."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from support.small_pairs import Shift
+from support.zoo import ZOO
+from torch.distributions import Normal, kl_divergence
+
+from ppvae import Pair
+from ppvae.inference.ledger.terms import elbo_terms_of
+from ppvae.inference.runtime.measuring import measuring
+from ppvae.models import LinearVAE
+
+NUM_SAMPLES = 400
+
+
+@pytest.fixture(autouse=True)
+def _float64(float64):
+    """All of this file in double precision."""
+
+
+def measured(pair, data, num_samples=NUM_SAMPLES, seed=0):
+    with measuring(pair, data, seed) as batch:
+        return elbo_terms_of(pair, batch, num_samples, progress=False).latents
+
+
+def assert_within_errors(measurement, exact, k=4.5):
+    """Each data point's estimate, by the error that it gives; all errors are above zero."""
+    z = (measurement.estimate - exact) / measurement.std_error
+    assert (measurement.std_error > 0).all()
+    assert z.abs().max() < k, z
+
+
+class Chain(Pair):
+    """`z2 -> z1 -> x`, each a number, guided in that order by `z2 ~ N(a x, s2)`, `z1 | z2 ~ N(b x + c z2, s1)`."""
+
+    a, b, c, s1, s2, slope = 0.6, 0.4, 0.3, 0.5, 0.7, 0.8
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z2 = pyro.sample("z2", dist.Normal(0.0, 1.0))
+            z1 = pyro.sample("z1", dist.Normal(self.slope * z2, 1.0))
+            pyro.sample("x", dist.Normal(z1, 1.0), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            z2 = pyro.sample("z2", dist.Normal(self.a * x, self.s2))
+            pyro.sample("z1", dist.Normal(self.b * x + self.c * z2, self.s1))
+
+    def kl(self, x):
+        """`E_q[log q - log p]` of each site: for z1 the squared difference of locations is averaged over z2."""
+        difference = (self.b + (self.c - self.slope) * self.a) * x
+        spread = (self.c - self.slope) ** 2 * self.s2**2
+        z1 = -math.log(self.s1) + (self.s1**2 + difference.square() + spread - 1) / 2
+        return {"z2": kl_divergence(Normal(self.a * x, self.s2), Normal(0.0, 1.0)), "z1": z1}
+
+
+class InTwo(LinearVAE):
+    """The exact guide of a linear VAE of two latents, drawn as two sites, the second given the first."""
+
+    def __init__(self):
+        super().__init__(num_features=4, num_latents=2, guide="exact")
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = [pyro.sample(name, dist.Normal(0.0, 1.0)) for name in ("first", "second")]
+            loc = torch.stack(torch.broadcast_tensors(*z), -1) @ self.weight.T + self.mean
+            pyro.sample("x", dist.Normal(loc, self.log_sigma.exp()).to_event(1), obs=x)
+
+    def guide(self, x):
+        q = self.posterior(x)
+        tril = q.scale_tril[0]
+        with pyro.plate("data", len(x)):
+            first = pyro.sample("first", dist.Normal(q.loc[:, 0], tril[0, 0]))
+            shift = tril[1, 0] * (first - q.loc[:, 0]) / tril[0, 0]
+            pyro.sample("second", dist.Normal(q.loc[:, 1] + shift, tril[1, 1]))
+
+
+def test_kl_is_the_closed_form():
+    pair, x = LinearVAE(5, 3), torch.randn(20, 5)
+    found = measured(pair, x)
+    assert list(found) == ["z"]
+    q = pair._q(x).base_dist
+    assert_within_errors(found["z"].kl, kl_divergence(q, Normal(0.0, 1.0)).sum(-1))
+    assert found["z"].kl.num_particles == NUM_SAMPLES
+    assert found["z"].kl.estimate.dtype == torch.float64
+
+
+def test_kl_of_each_site_of_a_hierarchy():
+    pair, x = Chain(), 2 * torch.randn(20)
+    found = measured(pair, x)
+    for name, exact in pair.kl(x).items():
+        assert_within_errors(found[name].kl, exact)
+
+
+def test_its_error_is_what_repetitions_show():
+    """The spread of 200 estimates; its own relative error is about `1 / sqrt(2 * 200)`."""
+    pair, x = Chain(), torch.tensor([1.0])
+    found = [measured(pair, x, num_samples=50, seed=seed)["z1"].kl for seed in range(200)]
+    estimates, errors = (torch.stack([getattr(kl, name) for kl in found]) for name in ("estimate", "std_error"))
+    assert abs(errors.square().mean().sqrt() / estimates.std() - 1) < 4 / (2 * 200) ** 0.5
+    assert measured(pair, x, num_samples=1)["z1"].kl.std_error.isnan().all()
+
+
+def test_what_is_measured_is_the_same_in_pieces(monkeypatch):
+    """Chunks of ten data points and one draw."""
+    pair, x = Chain(), 2 * torch.randn(25)
+    monkeypatch.setattr("ppvae.inference.runtime.chunks.CPU_ELEMENTS", 1)
+    found = measured(pair, x, num_samples=100)
+    for name, exact in pair.kl(x).items():
+        assert_within_errors(found[name].kl, exact)
+
+
+def test_the_kls_are_what_the_elbo_pays():
+    """`ELBO = E log p(x | z) - sum of KLs`: for the linear VAE all three in closed form."""
+    pair = LinearVAE(4, 2).fit_guide()
+    x = pair.sample(30)
+    with torch.no_grad():
+        q = pair._q(x).base_dist
+        residual = (x - pair.mean - q.loc @ pair.weight.T).square().sum(-1)
+        spread = (q.scale.square() @ pair.weight.T.square()).sum(-1)
+        reconstruction = -(residual + spread) / 2 - 2 * math.log(2 * math.pi)
+        assert_within_errors(measured(pair, x)["z"].kl, reconstruction - pair.exact_elbo(x))
+
+
+def test_mutual_information_is_that_of_channels(assert_mean):
+    """`I(x; z) = log det(W'W / sigma^2 + I) / 2` with q the posterior and x the model's own; over ten data sets."""
+    pair = LinearVAE(4, 2, guide="exact")
+    with torch.no_grad():
+        pair.weight.copy_(torch.tensor([[0.8, 0.5], [0.0, 0.6], [-0.5, 0.3], [0.2, 0.0]]))
+        exact = torch.logdet(pair.weight.T @ pair.weight + torch.eye(2)).item() / 2
+    assert 0.3 < exact < 0.3 * math.log(200)
+    found = [measured(pair, pair.sample(200), num_samples=2, seed=seed)["z"] for seed in range(10)]
+    assert_mean(torch.tensor([usage.mutual_information for usage in found]), exact)
+    assert {usage.most_information for usage in found} == {math.log(200)}
+
+
+def test_mutual_information_of_two_sites_is_a_chain(assert_mean):
+    """First `-log(var(z1 | x)) / 2`, then what the second adds to it."""
+    pair = InTwo()
+    with torch.no_grad():
+        pair.weight.mul_(0.6)
+        total = torch.logdet(pair.weight.T @ pair.weight + torch.eye(2)).item() / 2
+        first = -pair.posterior(torch.zeros(1, 4)).covariance_matrix[0, 0, 0].log().item() / 2
+    found = [measured(pair, pair.sample_joint(200)["x"], num_samples=2, seed=seed) for seed in range(8)]
+    assert_mean(torch.tensor([usage["first"].mutual_information for usage in found]), first)
+    assert_mean(torch.tensor([usage["second"].mutual_information for usage in found]), total - first)
+
+
+def test_no_more_than_the_number_of_data_points_can_be_told():
+    """Posteriors so narrow that each draw tells its data point: log N, and of more than 200 points the first 200."""
+    pair = Shift()
+    pair.guide = lambda x: pyro.sample("z", dist.Normal(x, 1e-6)) if len(x) else None
+    for num, most in ((1, 0.0), (7, math.log(7)), (230, math.log(200))):
+        usage = measured(pair, torch.linspace(-1, 1, num), num_samples=2)["z"]
+        assert usage.most_information == pytest.approx(most)
+        assert usage.mutual_information == pytest.approx(most, abs=1e-9)
+
+
+@pytest.mark.parametrize("num_samples", [20, 100])
+def test_dimensions_that_the_guide_does_not_move_are_not_active(num_samples):
+    """However noisy the means: two of five are moved, one by less than the threshold."""
+    pair, x = LinearVAE(6, 5), torch.randn(400, 6)
+    with torch.no_grad():
+        pair.encoder.weight.zero_()
+        pair.encoder.weight[torch.arange(3), torch.arange(3)] = torch.tensor(
+            [1.0, 0.3, 0.03]
+        )  # variances 1, .09, .0009
+        pair.posterior_scale.fill_(math.log(math.expm1(1.0)))
+    usage = measured(pair, x, num_samples)["z"]
+    assert (usage.active_units, usage.num_units) == (2, 5)
+    assert not usage.collapsed
+
+
+def test_one_data_point_has_no_active_units():
+    usage = measured(LinearVAE(5, 2), torch.randn(1, 5))["z"]
+    assert (usage.active_units, usage.num_units) == (0, 2)
+
+
+def test_a_guide_that_is_the_prior_has_collapsed():
+    pair = LinearVAE(5, 2)
+    with torch.no_grad():
+        pair.encoder.weight.zero_()
+        pair.encoder.bias.zero_()
+        pair.posterior_scale.fill_(math.log(math.expm1(1.0)))
+    usage = measured(pair, torch.randn(30, 5))["z"]
+    assert usage.collapsed
+    assert usage.kl.estimate.abs().max() < 1e-12
+    assert abs(usage.mutual_information) < 1e-12
+    assert usage.active_units == 0
+
+
+def test_sites_that_a_summation_ties_to_the_observation_are_left_out():
+    """Their part of log p is not their own; sites of the guide that it leaves alone, or ties to latents, stay."""
+    expected = {
+        "tied by summation": [],
+        "mixture prior": ["z"],
+        "discrete above continuous": ["c", "z"],
+        "hierarchy": ["z1", "z2"],
+        "no latents": [],
+        "summed": [],
+        "mixture": ["component"],
+    }
+    for name, sites in expected.items():
+        pair, batch = ZOO[name].make()
+        assert sorted(measured(pair, batch, num_samples=5)) == sites
+
+
+def test_kl_of_a_discrete_site():
+    """A categorical's, drawn: `sum q (log q - log p)`."""
+    pair, x = ZOO["amortized mixture"].make()
+    log_q = pair._log_guide(x).detach()
+    exact = (log_q.exp() * (log_q - pair.logits.detach().log_softmax(0))).sum(-1)
+    assert_within_errors(measured(pair, x)["component"].kl, exact)

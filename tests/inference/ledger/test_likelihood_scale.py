@@ -1,0 +1,141 @@
+"""The width of a Gaussian likelihood against formulas for the linear VAE, and against the ELBO after rescaling."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from support.zoo import ZOO
+
+from ppvae import Pair
+from ppvae.inference.ledger.likelihood_scale import likelihood_scale
+from ppvae.inference.runtime.measuring import measuring
+from ppvae.models import LinearVAE
+
+NUM_FEATURES, NUM_DRAWS, SHIFT = 6, 50, 0.7
+
+
+@pytest.fixture(autouse=True)
+def _float64(float64):
+    """All of this file in double precision."""
+
+
+def measured(pair, data, num_draws=NUM_DRAWS, seed=0):
+    with measuring(pair, data, seed) as batch:
+        return likelihood_scale(pair, batch, num_draws)
+
+
+@pytest.fixture
+def widened():
+    """A linear VAE with its exact guide, data simulated at sigma = 1, and then sigma raised by `exp(0.7)`."""
+    pair = LinearVAE(NUM_FEATURES, 2, guide="exact")
+    x = pair.sample(300)
+    with torch.no_grad():
+        pair.log_sigma.add_(SHIFT)
+    return pair, x
+
+
+@torch.no_grad()
+def expected_square(pair, x):
+    """`E_q |x - W z - mean|^2 / (D sigma^2)`, averaged over x."""
+    q = pair.posterior(x)
+    residual = x - pair.mean - q.loc @ pair.weight.T
+    spread = (pair.weight @ q.covariance_matrix @ pair.weight.T).diagonal(dim1=-2, dim2=-1)
+    return ((residual.square() + spread).mean() / (2 * pair.log_sigma).exp()).item()
+
+
+class Held(Pair):
+    """The model of one pair under the guide of another."""
+
+    def __init__(self, model, guide):
+        super().__init__()
+        self.model, self.guide = model.model, guide.guide
+
+
+def elbos(pair, factor, x, num_draws):
+    """Of the pair with its likelihood's scale times a factor, under the guide as it is, with the same noise."""
+    other = LinearVAE(NUM_FEATURES, 2, guide="exact")
+    other.load_state_dict(pair.state_dict())
+    with torch.no_grad():
+        other.log_sigma.add_(math.log(factor))
+        torch.manual_seed(5)
+        return Held(other, pair).log_weights(x, num_draws).log_w
+
+
+def test_factor_and_gain_are_the_formulas(widened):
+    """Over seeds, with r in closed form: `sqrt(r)` and `D / 2 (r - 1 - log r)`."""
+    pair, x = widened
+    r = expected_square(pair, x)
+    assert r < 0.6  # the likelihood is too wide by far
+    found = [measured(pair, x, num_draws=5, seed=seed)["x"] for seed in range(20)]
+    squares = torch.tensor([each.factor for each in found]).square()
+    assert abs(squares.mean() - r) < 4 * squares.std() / len(squares) ** 0.5
+    for each in found:
+        own = each.factor**2
+        assert each.gain == pytest.approx(NUM_FEATURES / 2 * (own - 1 - math.log(own)), rel=1e-12)
+
+
+def test_the_gain_is_what_rescaling_gains(widened):
+    """And no other factor gains as much."""
+    pair, x = widened
+    found = measured(pair, x)["x"]
+    before = elbos(pair, 1.0, x, NUM_DRAWS)
+    gains = (elbos(pair, found.factor, x, NUM_DRAWS) - before).mean(1)
+    std_error = gains.std() / NUM_DRAWS**0.5  # over draws for the whole of the data, as the factor's is
+    assert abs(gains.mean() - found.gain) < 4 * 2**0.5 * std_error
+    assert found.gain > 20 * std_error
+    for other in (0.9, 1.1):
+        assert (elbos(pair, other * found.factor, x, NUM_DRAWS) - before).mean() < gains.mean()
+
+
+def test_a_likelihood_as_wide_as_its_residuals_gains_nothing(widened):
+    """The exact guide at the maximum likelihood: there `r` is 1, as the EM algorithm stays where it is."""
+    pair, x = widened
+    pair.fit_closed_form(x)
+    assert expected_square(pair, x) == pytest.approx(1.0, abs=1e-12)
+    found = measured(pair, x)["x"]
+    noise = 4 * (2 / (NUM_FEATURES * NUM_DRAWS * len(x))) ** 0.5  # of r, were all residuals independent
+    assert abs(found.factor**2 - 1) < noise
+    assert 0 <= found.gain < NUM_FEATURES * noise**2 / 4 * 1.1
+
+
+def test_each_gaussian_site_has_its_own():
+    """One too wide by two, one too narrow by four; images count all their pixels; a coin has none."""
+
+    class Two(Pair):
+        def model(self, x, y, coin):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(0.0, 1.0))
+                pyro.sample("x", dist.Normal(torch.zeros(2, 3), 2.0).to_event(2), obs=x)
+                pyro.sample("y", dist.Normal(0.0, 0.25), obs=y)
+                pyro.sample("coin", dist.Bernoulli(0.5), obs=coin)
+
+        def guide(self, x, y, coin):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    batch = {"x": torch.randn(40, 2, 3), "y": torch.randn(40), "coin": torch.ones(40)}
+    found = measured(Two(), batch)
+    assert found.keys() == {"x", "y"}
+    for name, scale, num in (("x", 2.0, 6), ("y", 0.25, 1)):
+        r = (batch[name] / scale).square().mean().item()
+        assert found[name].factor == pytest.approx(r**0.5, rel=1e-12)
+        assert found[name].gain == pytest.approx(num / 2 * (r - 1 - math.log(r)), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "no latents", "mixture", "tied by summation", "summed"])
+def test_what_is_not_gaussian_or_is_summed_over_has_none(name):
+    pair, batch = ZOO[name].make()
+    assert measured(pair, batch) == {}
+
+
+def test_data_are_weighed_alike_in_chunks_of_any_size(widened, monkeypatch):
+    """Within the noise of draws; a data point counts once, in the last, smaller chunk too."""
+    pair, x = widened
+    x = torch.cat([x[:10], 5 * x[10:13]])
+    whole = [measured(pair, x, seed=seed)["x"].factor for seed in range(8)]
+    monkeypatch.setattr("ppvae.inference.runtime.chunks.CPU_ELEMENTS", 1)
+    pieces = [measured(pair, x, seed=seed)["x"].factor for seed in range(8)]
+    difference = torch.tensor(whole) - torch.tensor(pieces)
+    assert abs(difference.mean()) < 4 * difference.std() / len(difference) ** 0.5

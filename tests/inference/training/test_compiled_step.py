@@ -1,0 +1,320 @@
+"""Compiled or not, a step is the same estimator with the same noise: parameters agree to rounding."""
+
+import functools
+import logging
+import sys
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from support.compiled_runs import DATA, assert_same, trained
+from support.small_pairs import Busy
+from torch import nn
+
+import ppvae
+from ppvae import ELBO, IWAE, RWS, VIMCO, EnumeratedELBO, LinearWarmup, NonFiniteError, Pair
+from ppvae.inference.training.compiled_step import CompiledStep
+from ppvae.models import VAE, GaussianMixture, LinearGaussianChain, LinearVAE, MarkovHVAE
+
+
+def test_buffers_dropout_schedules_and_a_transform(caplog):
+    assert_same(
+        Busy,
+        ELBO(beta=LinearWarmup(8)),
+        caplog,
+        schedule=lambda done: 1 - done,
+        transform=lambda x: x + 0.1 * torch.randn_like(x),
+    )
+
+
+def from_functions():
+    """Pyro functions with parameters of the store, one of them constrained, and a module."""
+    encoder = nn.Linear(4, 2)
+
+    def model(x):
+        scale = pyro.param("scale", torch.tensor(0.7), constraint=dist.constraints.positive)
+        loading = pyro.param("loading", torch.ones(2, 4))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z @ loading, scale).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("encoder", encoder)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(encoder(x), 0.5).to_event(1))
+
+    return Pair.of(model, guide, example=DATA)
+
+
+def test_pyro_functions(caplog):
+    assert_same(from_functions, ELBO(), caplog)
+
+
+def test_clipping_and_averages(caplog):
+    assert_same(lambda: LinearVAE(4, 2), ELBO(), caplog, clip_norm=1.0, ema=0.8)
+
+
+def test_an_optimizer_that_is_not_fused_takes_its_own_step(caplog):
+    assert_same(lambda: LinearVAE(4, 2), IWAE(3, "dreg"), caplog, optimizer=torch.optim.RMSprop, clip_norm=1.0, ema=0.8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        functools.partial(torch.optim.AdamW, weight_decay=0.1, fused=True),
+        functools.partial(torch.optim.SGD, momentum=0.9, nesterov=True, fused=True),
+        functools.partial(torch.optim.Adam, amsgrad=True, betas=(0.8, 0.9), fused=True),
+        functools.partial(torch.optim.Adagrad, fused=True),
+        functools.partial(torch.optim.AdamW, weight_decay=0.1),
+    ],
+    ids=["adamw", "sgd", "amsgrad", "adagrad", "not fused"],
+)
+def test_optimizers(optimizer, caplog):
+    assert_same(lambda: LinearVAE(4, 2), ELBO(), caplog, optimizer=optimizer, lr=1e-3)
+
+
+class Turned(Pair):
+    """Its weights are copied into another order, and their gradient comes in that order too."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.encoder = nn.Parameter(torch.randn(4, 2)), nn.Linear(4, 2)
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z @ self.weight.T.contiguous(), 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.encoder(x), 0.5).to_event(1))
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_gradients_in_another_order_than_their_parameters(compile):
+    """Fused optimizers step each entry by the one at the same place in memory."""
+    _, surrogate = ELBO()(pair := Turned(), DATA)
+    assert not torch.autograd.grad(surrogate, [pair.weight])[0].is_contiguous()
+    fused, one_by_one = (
+        trained(Turned, ELBO(), compile, optimizer=functools.partial(torch.optim.Adam, fused=fused))[0]
+        for fused in (True, False)
+    )
+    torch.testing.assert_close(fused.weight, one_by_one.weight, rtol=1e-4, atol=1e-5)
+
+
+def test_an_optimizer_without_state_is_compiled_for(monkeypatch, caplog):
+    made = []
+    monkeypatch.setattr(
+        "ppvae.inference.training.loop.CompiledStep", lambda *args: made.append(CompiledStep(*args)) or made[0]
+    )
+    assert_same(lambda: LinearVAE(4, 2), ELBO(), caplog, optimizer="sgd", lr=1e-3)
+    assert len(made) == 1
+
+
+def of_parts(posterior, prior="normal"):
+    return VAE.mlp(4, 2, hidden=[5], likelihood="gaussian", posterior=posterior, prior=prior)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("likelihood", ["logistic_mixture", "categorical"])
+def test_gray_levels(likelihood, caplog):
+    def make():
+        return VAE.mlp(4, 2, hidden=[5], likelihood=likelihood, levels=5)
+
+    assert_same(make, ELBO(), caplog, data=torch.randint(5, (70, 4)) / 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("make", "objective"),
+    [
+        (lambda: LinearVAE(4, 2, guide="full"), IWAE(3)),
+        (lambda: LinearVAE(4, 2, guide="full"), ELBO(3, gradient="stl")),
+        (lambda: LinearVAE(4, 2, guide="full"), VIMCO(3)),
+        (lambda: VAE.mlp(4, 2, hidden=[5], likelihood="gaussian", posterior="full"), IWAE(3, "dreg")),
+        (lambda: GaussianMixture(3, 4, guide="amortized"), EnumeratedELBO()),
+        (lambda: GaussianMixture(3, 4, guide="amortized"), RWS(4)),
+        (lambda: MarkovHVAE.mlp(4, [2, 2], hidden=[5], likelihood="gaussian"), ELBO()),
+        (lambda: MarkovHVAE.mlp(4, [2, 2], [5], "gaussian", "bottom_up"), ELBO()),
+        (lambda: MarkovHVAE.mlp(4, [2, 2], [5], "gaussian", "ladder"), ELBO()),
+        (lambda: MarkovHVAE.mlp(4, [2, 2], [5], "gaussian", "residual"), ELBO(gradient="stl")),
+        (lambda: LinearGaussianChain(4, [2, 2], guide="exact"), ELBO()),
+        (lambda: of_parts("low-rank"), ELBO()),
+        (lambda: of_parts("mixture"), ELBO(3)),
+        (lambda: of_parts("mixture"), IWAE(3)),
+        (lambda: of_parts("flow", "mixture"), ELBO()),
+        (lambda: of_parts("iaf", "flow"), ELBO()),
+        (lambda: of_parts("iaf"), IWAE(3, "dreg")),
+        (lambda: of_parts("diagonal", "vamp"), ELBO(gradient="stl")),
+    ],
+    ids=[
+        "iwae",
+        "stl",
+        "vimco",
+        "full-dreg",
+        "enumerated",
+        "rws",
+        "hierarchy",
+        "bottom-up",
+        "ladder",
+        "residual",
+        "chain",
+        "low-rank",
+        "mixture-elbo",
+        "mixture-iwae",
+        "mixture-prior",
+        "iaf-flow-prior",
+        "iaf-dreg",
+        "vamp",
+    ],
+)
+def test_pairs_and_objectives(make, objective, caplog):
+    assert_same(make, objective, caplog)
+
+
+class InterruptedAt:
+    """Leaves the data as they are, until Ctrl-C is pressed at its n-th call."""
+
+    def __init__(self, calls):
+        self.calls = calls
+
+    def __repr__(self):
+        return "transform"
+
+    def __call__(self, x):
+        self.calls -= 1
+        if self.calls == 0:
+            raise KeyboardInterrupt
+        return x
+
+
+def test_resuming_is_bit_for_bit(tmp_path):
+    """A resumed run has its optimizer's state, and compiles before its first step."""
+    make = functools.partial(LinearVAE, 4, 2)
+    never, midway = InterruptedAt(-1), InterruptedAt(9)  # two of the calls are for checks
+    whole, run = trained(make, ELBO(), True, transform=never, checkpoint=tmp_path / "whole")
+    assert run.stopped == "completed"
+    _, run = trained(make, ELBO(), True, transform=midway, checkpoint=tmp_path / "halves")
+    assert (run.stopped, 2 < run.steps < 10) == ("interrupted", True)
+    halves, run = trained(make, ELBO(), True, transform=never, checkpoint=tmp_path / "halves", resume=True)
+    assert run.steps == 12
+    for p, q in zip(whole.parameters(), halves.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+class Branching(LinearVAE):
+    """Decides by the value of a tensor, which cannot be traced."""
+
+    def __init__(self):
+        super().__init__(4, 2)
+
+    def guide(self, x):
+        if self.encoder.weight.abs().max() > -1:
+            super().guide(x)
+
+
+class Alternating(LinearVAE):
+    """Keeps a count outside its buffers, which a program would not."""
+
+    calls = 0
+
+    def __init__(self):
+        super().__init__(4, 2)
+
+    def model(self, x):
+        self.calls += 1
+        super().model(x + self.calls % 2)
+
+
+class Shared(LinearVAE):
+    """A module under two names, and a parameter in two modules."""
+
+    def __init__(self):
+        super().__init__(4, 2)
+        self.trunk = nn.Linear(4, 4)
+        self.layers = nn.Sequential(self.trunk, nn.Tanh())
+        self.tied = nn.Linear(4, 4)
+        self.tied.weight = self.trunk.weight
+
+    def guide(self, x):
+        super().guide(self.tied(self.layers(x)))
+
+
+def test_shared_modules_and_parameters(caplog):
+    assert_same(Shared, ELBO(), caplog)
+    pair = Shared()
+    before = dict(pair.named_parameters(remove_duplicate=False))
+    ppvae.fit(pair, DATA, steps=3, batch_size=20, compile=True, progress=False)
+    after = dict(pair.named_parameters(remove_duplicate=False))
+    assert before.keys() == after.keys()
+    assert all(before[name] is after[name] for name in before)
+
+
+class Picking(LinearVAE):
+    """Handles entries by masks, as Pyro's splines do: their number differs from batch to batch."""
+
+    def __init__(self):
+        super().__init__(4, 2)
+
+    def model(self, x):
+        clipped = x.clone()
+        clipped[x > 1] = x[x > 1] / 2
+        super().model(clipped)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (Picking, "aten.index.Tensor: found a shape that depends on values"),
+        (Branching, "data-dependent control flow"),
+        (Alternating, "the compiled bound is"),
+    ],
+)
+def test_what_cannot_be_compiled_goes_on_uncompiled_and_says_why(make, reason, caplog):
+    with caplog.at_level(logging.WARNING):
+        _, run = trained(make, ELBO(), True)
+    assert run.steps == 12
+    (record,) = caplog.records
+    assert "training goes on uncompiled" in record.message
+    assert reason in record.message
+
+
+class Exploding(LinearVAE):
+    """Its scale is infinite from the point where the mean has moved."""
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            scale = torch.where(self.mean.detach().abs().max() > 0.035, torch.inf, 1.0)
+            pyro.sample("x", dist.Normal(z @ self.weight.T + self.mean, scale).to_event(1), obs=x)
+
+
+def test_a_step_that_is_not_finite_is_not_applied_and_names_the_site():
+    errors = {}
+    for compile in (False, True):
+        torch.manual_seed(1)
+        pair = Exploding(4, 2)
+        with pytest.raises(NonFiniteError, match="first in the log probability of site 'x'") as caught:
+            ppvae.fit(pair, DATA, steps=12, batch_size=20, lr=1e-2, compile=compile, progress=False)
+        errors[compile] = caught.value
+        assert all(p.isfinite().all() for p in pair.parameters())
+    assert errors[True].fit.steps == errors[False].fit.steps > 2
+
+
+def test_compile_is_auto_on_long_runs_only(monkeypatch):
+    compiled = []
+    monkeypatch.setattr("ppvae.inference.training.loop.CompiledStep", lambda *args: compiled.append(args) or 1 / 0)
+    trained(lambda: LinearVAE(4, 2), ELBO(), "auto")
+    assert not compiled
+    monkeypatch.setattr(sys.modules["ppvae.inference.training.fitting"], "AUTO_COMPILE_STEPS", 12)
+    with pytest.raises(ZeroDivisionError):
+        trained(lambda: LinearVAE(4, 2), ELBO(), "auto")
+    with pytest.raises(ValueError, match="compile: found 'yes', expected 'auto', True or False"):
+        trained(lambda: LinearVAE(4, 2), ELBO(), "yes")
+
+
+def test_loops_whose_ends_are_no_whole_vector_stay_within_their_tensors(caplog):
+    """The compiler's masked ends of loops wrote out of bounds here, and the process died or its numbers were wrong."""
+    assert_same(lambda: of_parts("iaf"), IWAE(3), caplog)

@@ -1,0 +1,62 @@
+"""What `fit` refuses, before the first step, and how it says so."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from support.small_pairs import Coins, Shift, X, quiet
+
+from ppvae import ContractError
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "exactly one"),
+        ({"epochs": 1, "steps": 1}, "exactly one"),
+        ({"epochs": 0}, "epochs: found 0"),
+        ({"epochs": 1, "batch_size": 0}, "batch_size: found 0"),
+        ({"epochs": 1, "patience": 3}, "without held_out"),
+        ({"epochs": 1, "keep_best": True}, "without held_out"),
+        ({"epochs": 1, "resume": True}, "without checkpoint"),
+        ({"epochs": 1, "checkpoint_every": 5}, "without checkpoint"),
+        ({"epochs": 1, "seed": -1}, "seed: found -1"),
+        ({"epochs": 1, "optimizer": "adamm"}, "optimizer: found 'adamm'"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        quiet(Shift(), X, **arguments)
+
+
+def test_bad_data_are_refused_with_their_index():
+    with pytest.raises(ValueError, match=r"\(13,\)"):
+        quiet(Shift(), torch.where(torch.arange(50) == 13, math.nan, X), epochs=1)
+
+
+@pytest.mark.parametrize("name", ["data", "held_out"])
+def test_data_outside_the_support_are_refused_before_training(name):
+    good = torch.ones(300)
+    bad = good.clone()
+    bad[[211, 250]] = 0.5
+    pair = Coins()
+    with pytest.raises(ValueError, match=f"{name}: found data point 211 outside .*support"):
+        quiet(pair, **({"data": good, "held_out": good} | {name: bad}), epochs=1, batch_size=32)
+    assert pair.logit.item() == 0.0
+
+
+def test_broken_pairs_are_refused():
+    class NoPlate(Shift):
+        def guide(self, x):
+            pyro.sample("z", dist.Normal(x, 1.0).to_event(1))
+
+    with pytest.raises(ContractError, match="z"):
+        quiet(NoPlate(), X, epochs=1)
+
+
+def test_nothing_to_learn_is_refused():
+    pair = Shift().requires_grad_(False)
+    with pytest.raises(ValueError, match="no parameter"):
+        quiet(pair, X, epochs=1)

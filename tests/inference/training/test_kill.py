@@ -1,0 +1,30 @@
+"""Training killed at random moments (SIGKILL) and resumed ends as an undisturbed run does, bit for bit."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+
+
+def run(kills: int, folder: Path, compile: bool) -> dict:
+    script = Path(__file__).parents[2] / "support" / "kill_script.py"
+    command = [sys.executable, str(script), str(kills), str(folder), str(compile)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("kills", "compile"),
+    [(3, False), pytest.param(100, False, marks=pytest.mark.slow), pytest.param(10, True, marks=pytest.mark.slow)],
+)
+def test_resumed_runs_are_bit_exact(kills, compile, tmp_path):
+    report = run(kills, tmp_path, compile)
+    print(f"{report['exact']} bit-exact resumes of {report['kills']} kills in {report['seconds']} s: {report}")
+    assert report["kills"] == kills
+    assert report["exact"] == kills
+    assert sum(step > 0 for step in report["steps_at_kill"]) > kills / 2  # killed on the way, not before the start

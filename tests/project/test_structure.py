@@ -1,0 +1,133 @@
+"""The house as its imports draw it: rooms, arrows that run one way, no circle, one door to private names."""
+
+import ast
+import re
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BELOW = {
+    "core": set(),
+    "runtime": {"core"},
+    "objectives": {"core"},
+    "compiling": {"core", "runtime", "objectives"},
+    "training": {"core", "runtime", "objectives", "compiling"},
+    "evidence": {"core", "runtime", "objectives", "compiling"},
+    "ledger": {"core", "runtime", "objectives", "compiling", "training", "evidence"},
+    "diagnostics": {"core", "runtime", "objectives", "compiling", "training", "evidence", "ledger"},
+    "models": {"core"},
+}
+BELOW["views"] = {*BELOW} - {"models"}
+"""What each room may import, besides itself."""
+
+FOLDERS = {"ppvae": "ppvae", "inference": "ppvae.inference", "models": "ppvae.models"}
+
+
+def modules():
+    """Every module's file, by its dotted name; packages without code of their own are left out."""
+    found = {}
+    for folder, package in FOLDERS.items():
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            inner = path.relative_to(ROOT / folder)
+            if path.name != "__init__.py" and not (folder == "ppvae" and inner.parts[0] in FOLDERS):
+                found[".".join([package, *inner.with_suffix("").parts])] = path
+    return found
+
+
+MODULES = modules()
+
+
+def room(name):
+    parts = name.split(".")
+    if parts[1] == "inference":
+        return parts[2]
+    return parts[1] if parts[1] in ("models", "views") else "core"
+
+
+def imported(path):
+    """The modules that a file imports anywhere, in functions and for type checkers too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+ARROWS = {name: imported(path) & MODULES.keys() for name, path in MODULES.items()}
+
+
+def test_there_is_a_house():
+    assert len(MODULES) > 90
+    assert {room(name) for name in MODULES} == set(BELOW)
+
+
+def test_arrows_run_one_way():
+    against = [
+        f"{name} -> {other}"
+        for name, others in ARROWS.items()
+        for other in others
+        if room(other) != room(name) and room(other) not in BELOW[room(name)]
+    ]
+    assert against == []
+
+
+def test_there_is_no_circle():
+    try:
+        TopologicalSorter(ARROWS).prepare()
+    except CycleError as error:
+        pytest.fail(f"modules that import one another: {' <- '.join(error.args[1])}")
+
+
+def test_nothing_below_the_face_imports_it():
+    """`import ppvae` inside the package would be a circle through the face."""
+    faces = {"ppvae", "ppvae.inference", "ppvae.models", "ppvae.views"}
+    through = {name: imported(path) & faces for name, path in MODULES.items()}
+    names = {
+        name: [other for other in imported(path) if other.rpartition(".")[0] in faces and other not in MODULES]
+        for name, path in MODULES.items()
+        if through[name]
+    }
+    assert {name: others for name, others in names.items() if others} == {}
+
+
+PRIVATE = re.compile(r"torch(\.\w+)*\._(?!_)|pyro(\.\w+)*\._(?!_)|_enumerate_dim|_dim_to_symbol|_pyro_dims|unittest")
+DOORS = {"ppvae.internals", *(name for name in MODULES if room(name) == "compiling")}
+
+
+def test_private_names_pass_one_door():
+    found = [
+        f"{name}: {line.strip()}"
+        for name, path in MODULES.items()
+        if name not in DOORS
+        for line in path.read_text().splitlines()
+        if PRIVATE.search(line)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("package", ["ppvae", "inference", "models"])
+def test_no_module_has_the_name_of_an_exported_function(package):
+    """Else it depends on what was imported last which of the two the name means."""
+    stub = ast.parse((ROOT / package / "__init__.pyi").read_text())
+    exported = {alias.name for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    stems = {name.rpartition(".")[2] for name in MODULES}
+    modules_shown = {"datasets", "networks", "pictures", "plots"}
+    assert exported & stems <= modules_shown
+
+
+@pytest.mark.parametrize("folder", ["ppvae", "inference", "models", "tests", "examples", "benchmarks"])
+def test_no_file_is_too_long_to_read(folder):
+    files = [path for path in (ROOT / folder).rglob("*.py") if path.is_file()]
+    assert files
+    assert [str(path) for path in files if len(path.read_text().splitlines()) > 400] == []
+
+
+@pytest.mark.parametrize("folder", list(FOLDERS))
+def test_rooms_are_two_levels_at_most(folder):
+    deep = [path for path in (ROOT / folder).rglob("*.py") if len(path.relative_to(ROOT / folder).parts) > 2]
+    assert [path for path in deep if path.relative_to(ROOT / folder).parts[0] not in FOLDERS] == []

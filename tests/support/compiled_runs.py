@@ -1,0 +1,27 @@
+"""Runs of training, compiled or not, that must agree."""
+
+import logging
+
+import torch
+
+import ppvae
+
+DATA = torch.randn(70, 4, generator=torch.Generator().manual_seed(0))
+
+
+def trained(make, objective, compile, **settings):
+    """A fresh pair after twelve steps: three epochs of three batches of 20, and one of 10."""
+    torch.manual_seed(1)
+    pair = make()
+    settings = {"steps": 12, "batch_size": 20, "lr": 1e-2, "progress": False} | settings
+    return pair, ppvae.fit(pair, settings.pop("data", DATA), objective, compile=compile, **settings)
+
+
+def assert_same(make, objective, caplog, **settings):
+    with caplog.at_level(logging.WARNING):
+        (eager, a), (compiled, b) = (trained(make, objective, compile, **settings) for compile in (False, True))
+    assert not caplog.records, caplog.text
+    for (name, p), q in zip(eager.state_dict().items(), compiled.state_dict().values(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+    bounds = (torch.tensor(run.history["bound_per_step"]) for run in (a, b))
+    torch.testing.assert_close(*bounds, rtol=1e-4, atol=1e-4)

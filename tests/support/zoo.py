@@ -1,0 +1,192 @@
+"""The zoo: one small pair of each kind that the contract allows, with a batch, and what is known of it beforehand.
+
+The facts are written by hand, not computed by the library, so that what it finds out can be held against them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.distributions import constraints
+from support.pyro_tutorials import DMM, TutorialVAE, sequences
+from support.small_pairs import Coins
+from support.zoo_pairs import BottomUp, Components, Counts, Labeled, Linearly, Positive, Summed, TiedWeights, Unsteady
+from torch import nn
+
+from ppvae import Pair
+from ppvae.models import (
+    NICE,
+    VAE,
+    ContinuousFlow,
+    ConvolutionalHVAE,
+    Dequantized,
+    DiagonalNormal,
+    DiffusionVAE,
+    GaussianMixture,
+    Glow,
+    LinearGaussianChain,
+    LinearVAE,
+    MarkovHVAE,
+    MLPDenoiser,
+    RealNVP,
+    ResidualFlow,
+    UNet,
+)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One kind of pair.
+
+    Attributes:
+        make: returns a pair and a batch, of the default dtype.
+        drawn: the distribution of each guide site that has no reparameterized gradient; "Bits" for a vector of coins.
+        open_kl: a site without a KL in closed form, if any.
+        tied: a guide site that an exact summation ties to the observation, if any.
+        exact: log p(x) is known.
+        gap: the guide differs from the posterior.
+        terms: the ELBO's terms can be drawn one by one.
+    """
+
+    make: Callable
+    drawn: dict[str, str] = field(default_factory=dict)
+    open_kl: str = ""
+    tied: str = ""
+    exact: bool = True
+    gap: bool = True
+    terms: bool = False
+
+
+def on_normal(make, *shape):
+    """A member's `make`: a pair from `make()` with standard normal data, eight points."""
+    return lambda: (make(), torch.randn(8, *shape))
+
+
+def on_bits(make, *shape):
+    return lambda: (make(), torch.rand(8, *shape).round())
+
+
+def hierarchy(posterior="independent"):
+    return on_normal(lambda: MarkovHVAE.mlp(4, [2, 2], [4], "gaussian", posterior), 4)
+
+
+def on_levels(make, levels, *shape):
+    return lambda: (make(), torch.randint(levels, (8, *shape)) / (levels - 1))
+
+
+def dequantized(posterior):
+    """Images of two pixels with four gray levels."""
+    pair = Dequantized(RealNVP(2, 2, [4]), levels=4, posterior=posterior)
+    return pair, torch.randint(0, 4, (8, 2)).to(torch.get_default_dtype()) / 3
+
+
+def functions():
+    """Pyro's functions as they are: parameters by `pyro.module` and `pyro.param`."""
+    decoder = nn.Linear(2, 3)
+
+    def model(x):
+        pyro.module("decoder", decoder)
+        scale = pyro.param("scale", torch.tensor(1.0), constraint=constraints.positive)
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decoder(z), scale).to_event(1), obs=x)
+
+    def guide(x):
+        slope = pyro.param("slope", lambda: 0.1 * torch.ones(3, 2))
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", dist.Normal(x @ slope, 0.8).to_event(1))
+
+    x = torch.randn(8, 3)
+    return Pair.of(model, guide, example=x), x
+
+
+def tutorial():
+    vae, x = TutorialVAE(), torch.rand(8, 4, 4).round()
+    return Pair.of(vae.model, vae.guide, example=x), x
+
+
+def deep_markov():
+    dmm, x = DMM(), sequences()
+    return Pair.of(dmm.model, dmm.guide, example=x), x
+
+
+def labeled():
+    return Labeled(), {"x": torch.randn(8, 3), "label": torch.arange(8) % 2}
+
+
+def positive():
+    return Positive(), 0.2 + torch.rand(8)
+
+
+def bit_diffusion():
+    return DiffusionVAE(UNet((1, 2, 2), [2], 4), [1, 2, 2], 2, "bernoulli", "learned", "eps", "posterior")
+
+
+COMPONENT = {"component": "Categorical"}
+BITS = {"z0": "Bernoulli", "z1": "Bernoulli"}
+
+ZOO = {
+    "mixture": Member(on_normal(lambda: GaussianMixture(3, 2), 2), COMPONENT, gap=False),
+    "amortized mixture": Member(on_normal(lambda: GaussianMixture(3, 2, guide="amortized"), 2), COMPONENT),
+    "linear": Member(on_normal(lambda: LinearVAE(3, 2), 3)),
+    "linear, full": Member(on_normal(lambda: LinearVAE(3, 2, guide="full"), 3)),
+    "linear, exact": Member(on_normal(lambda: LinearVAE(3, 2, guide="exact"), 3), gap=False),
+    "bernoulli": Member(on_bits(lambda: VAE.mlp(4, 2, [5]), 4), exact=False),
+    "gaussian": Member(on_normal(lambda: VAE.mlp(4, 2, [5], "gaussian"), 4), exact=False),
+    "full posterior": Member(on_normal(lambda: VAE.mlp(4, 2, [5], "heteroscedastic", "full"), 4), exact=False),
+    "low-rank posterior": Member(on_normal(lambda: VAE.mlp(4, 2, [5], "gaussian", "low-rank"), 4), exact=False),
+    "mixture posterior": Member(
+        on_normal(lambda: VAE.mlp(4, 2, [5], "gaussian", "mixture"), 4), {"z": "Mixture"}, open_kl="z", exact=False
+    ),
+    "flow posterior, learned mixture prior": Member(
+        on_normal(lambda: VAE.mlp(4, 2, [5], "gaussian", "flow", prior="mixture"), 4), open_kl="z", exact=False
+    ),
+    "autoregressive posterior, flow prior": Member(
+        on_normal(lambda: VAE.mlp(4, 2, [5], "gaussian", "iaf", prior="flow"), 4), open_kl="z", exact=False
+    ),
+    "VampPrior": Member(on_normal(lambda: VAE.mlp(4, 2, [5], "gaussian", prior="vamp"), 4), open_kl="z", exact=False),
+    "convolutional": Member(on_bits(lambda: VAE.convolutional((1, 4, 4), 2, [2]), 1, 4, 4), exact=False),
+    "chain": Member(on_normal(lambda: LinearGaussianChain(3, [2, 2]), 3)),
+    "chain, exact": Member(
+        on_normal(lambda: LinearGaussianChain(3, [2, 2], guide="exact"), 3), open_kl="z1", gap=False
+    ),
+    "hierarchy": Member(hierarchy(), exact=False),
+    "hierarchy, upwards": Member(hierarchy("bottom_up"), exact=False, open_kl="z1"),
+    "ladder": Member(hierarchy("ladder"), exact=False),
+    "residual": Member(hierarchy("residual"), exact=False),
+    "diffusion": Member(on_normal(lambda: DiffusionVAE(MLPDenoiser(4, [5]), [4], 3), 4), exact=False, terms=True),
+    "diffusion of bits": Member(on_bits(bit_diffusion, 1, 2, 2), exact=False, terms=True),
+    "logistic mixture": Member(
+        on_levels(lambda: VAE.convolutional((3, 2, 2), 2, [2], "logistic_mixture", levels=5), 5, 3, 2, 2), exact=False
+    ),
+    "categorical": Member(on_levels(lambda: VAE.mlp(4, 2, [5], "categorical", levels=3), 3, 4), exact=False),
+    "convolutional hierarchy": Member(
+        on_bits(lambda: ConvolutionalHVAE((1, 4, 4), [1, 1], 1, channels=1, num_cells=1), 1, 4, 4), exact=False
+    ),
+    "NICE": Member(on_normal(lambda: NICE(2, 2, [4]), 2), gap=False),
+    "RealNVP": Member(on_normal(lambda: RealNVP(2, 2, [4]), 2), gap=False),
+    "Glow": Member(on_normal(lambda: Glow((1, 4, 4), 2, 1, 2), 1, 4, 4), gap=False),
+    "continuous flow": Member(on_normal(lambda: ContinuousFlow(2, [4], tolerance=1e-3), 2), gap=False),
+    "residual flow": Member(on_normal(lambda: ResidualFlow(2, 2, [4], lipschitz=0.3), 2), gap=False),
+    "dequantized": Member(lambda: dequantized(DiagonalNormal(nn.Linear(2, 4))), open_kl="y", exact=False),
+    "dequantized uniformly": Member(lambda: dequantized(None), open_kl="y", exact=False),
+    "bottom-up": Member(on_normal(BottomUp, 3), open_kl="z1"),
+    "tied weights": Member(on_normal(TiedWeights, 3)),
+    "labeled": Member(labeled),
+    "unsteady": Member(on_normal(Unsteady, 3)),
+    "positive": Member(positive, open_kl="z"),
+    "mixture prior": Member(on_normal(Components), open_kl="z"),
+    "tied by summation": Member(on_normal(lambda: Components(tied=True)), open_kl="z", tied="z"),
+    "discrete above continuous": Member(on_normal(lambda: Components(guided=True)), {"c": "Categorical"}),
+    "one-hot": Member(on_normal(lambda: Linearly("one-hot"), 3), {"z": "OneHotCategorical"}),
+    "bits": Member(on_normal(lambda: Linearly("bits"), 3), BITS),
+    "vector of bits": Member(on_normal(lambda: Linearly("vector"), 3), {"z": "Bits"}),
+    "counts": Member(on_normal(Counts), {"z": "Poisson"}),
+    "pyro functions": Member(functions, exact=False),
+    "pyro tutorial": Member(tutorial, exact=False),
+    "deep Markov": Member(deep_markov, exact=False),
+    "summed": Member(on_normal(Summed), gap=False),
+    "no latents": Member(on_bits(Coins), gap=False),
+}

@@ -1,0 +1,180 @@
+"""Export to ArviZ, whichever version is installed: groups, dimensions, values, round trip."""
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+import xarray as xr
+
+from ppvae import Pair
+from ppvae.models import LinearVAE
+from ppvae.views.arviz_export import as_arviz, import_arviz, labeled, to_arviz
+
+GROUPS = {
+    "posterior",
+    "sample_stats",
+    "log_likelihood",
+    "observed_data",
+    "posterior_predictive",
+    "prior",
+    "prior_predictive",
+}
+
+
+class Mixed(Pair):
+    """A discrete site that the guide lacks, a latent below it, and a real, a binary and an integer observation."""
+
+    def model(self, x, flag, count):
+        with pyro.plate("patient", len(x)):
+            c = pyro.sample("c", dist.Categorical(torch.tensor([0.4, 0.6])))
+            z = pyro.sample("z", dist.Normal(torch.tensor([-5.0, 5.0])[c], 1.0))
+            pyro.sample("x", dist.Normal(z.unsqueeze(-1) * torch.ones(3), 1.0).to_event(1), obs=x)
+            pyro.sample("flag", dist.Bernoulli(logits=z), obs=flag.float())
+            pyro.sample("count", dist.Poisson((4.0 * c + 1.0).expand(c.shape)), obs=count)
+
+    def guide(self, x, flag, count):
+        with pyro.plate("patient", len(x)):
+            pyro.sample("z", dist.Normal(x.mean(-1), 0.5))
+
+
+def batch():
+    return {
+        "x": torch.tensor([[-5.0, -4.0, -5.5], [5.0, 4.0, 6.0]]),
+        "flag": torch.tensor([False, True]),
+        "count": torch.tensor([0, 6]),
+    }
+
+
+@pytest.fixture
+def pair():
+    return LinearVAE(num_features=5, num_latents=2).fit_guide()
+
+
+def group(container, name):
+    """A group as a dataset: attributes of InferenceData, children of DataTree."""
+    found = container[name]
+    return found if isinstance(found, xr.Dataset) else found.to_dataset()
+
+
+def test_groups_dimensions_and_coordinates(pair):
+    found = to_arviz(
+        [pair, pair],
+        torch.randn(3, 5),
+        num_draws=4,
+        dims={"z": ["factor"]},
+        coords={"factor": ["size", "slant"], "data": [10, 11, 12], "chain": ["first", "second"]},
+    )
+    assert all(group(found, name).sizes for name in GROUPS)
+    posterior = group(found, "posterior")
+    assert posterior.z.dims == ("chain", "draw", "data", "factor")
+    assert posterior.z.shape == (2, 4, 3, 2)
+    assert posterior.z.sel(chain="second", data=12, factor="slant").shape == (4,)
+    assert set(group(found, "sample_stats")) == {"log_p", "log_q", "log_w"}
+    assert group(found, "log_likelihood").x.dims == ("chain", "draw", "data")
+    assert group(found, "observed_data").x.dims == ("data", "x_dim_0")
+    assert group(found, "prior").z.dims == ("chain", "draw", "factor")
+    assert group(found, "prior_predictive").x.dims == ("chain", "draw", "x_dim_0")
+    assert group(found, "posterior_predictive").x.dims == ("chain", "draw", "data", "x_dim_0")
+
+
+def test_densities_are_those_of_the_draws(pair):
+    x = torch.randn(3, 5)
+    found = to_arviz(pair, x, num_draws=4)
+    z = torch.as_tensor(group(found, "posterior").z.values)[0]
+    log_prior = dist.Normal(0.0, 1.0).log_prob(z).sum(-1)
+    log_likelihood = dist.Normal(z @ pair.weight.T + pair.mean, pair.log_sigma.exp()).log_prob(x).sum(-1)
+    stats = group(found, "sample_stats")
+    np.testing.assert_allclose(group(found, "log_likelihood").x.values[0], log_likelihood.detach(), rtol=1e-4)
+    np.testing.assert_allclose(stats.log_p.values[0], (log_prior + log_likelihood).detach(), rtol=1e-4)
+    np.testing.assert_allclose(stats.log_w, stats.log_p - stats.log_q, rtol=1e-4)
+    np.testing.assert_array_equal(group(found, "observed_data").x, x)
+
+
+def test_predictive_draws_follow_the_exact_distributions(assert_mean):
+    pair = LinearVAE(num_features=5, num_latents=2, guide="exact")
+    x = torch.randn(2, 5)
+    found = to_arviz(pair, x, num_draws=4000)
+    replicates = torch.as_tensor(group(found, "posterior_predictive").x.values)[0]
+    prior = torch.as_tensor(group(found, "prior_predictive").x.values)[0]
+    assert_mean(replicates, (pair.posterior(x).mean @ pair.weight.T + pair.mean).detach())
+    assert_mean(prior.square(), pair.marginal().variance.detach())
+    assert not torch.equal(replicates[:, 0], replicates[:, 1])
+
+
+def test_prior_draws_belong_together(pair):
+    pair.log_sigma.data.fill_(-10.0)
+    found = to_arviz(pair, torch.randn(2, 5), num_draws=10)
+    z = torch.as_tensor(group(found, "prior").z.values)
+    np.testing.assert_allclose(group(found, "prior_predictive").x, (z @ pair.weight.T).detach(), atol=1e-3)
+
+
+def test_discrete_sites_that_the_guide_lacks_are_drawn_from_their_posterior():
+    found = to_arviz(Mixed(), batch(), num_draws=50)
+    posterior = group(found, "posterior")
+    assert posterior.c.dims == ("chain", "draw", "patient")
+    assert (posterior.c.values == [0, 1]).all()  # no prior, which says 0.4 and 0.6, would
+    z = torch.as_tensor(posterior.z.values)
+    likelihood = group(found, "log_likelihood")
+    assert set(likelihood) == {"x", "flag", "count"}
+    np.testing.assert_allclose(likelihood.flag, dist.Bernoulli(logits=z).log_prob(torch.tensor([0.0, 1.0])), rtol=1e-4)
+    assert (group(found, "posterior_predictive").x.mean(("draw", "x_dim_0")).values * [-1, 1] > 3).all()
+
+
+def test_netcdf_round_trip(tmp_path):
+    found = to_arviz(Mixed(), batch(), num_draws=3)
+    found.to_netcdf(tmp_path / "run.nc")
+    again = import_arviz().from_netcdf(tmp_path / "run.nc")
+    for name in GROUPS:
+        xr.testing.assert_equal(group(again, name), group(found, name))
+    assert group(again, "observed_data")["count"].dtype == np.int64
+
+
+def test_arviz_reads_it(pair):
+    arviz = import_arviz()
+    found = to_arviz([pair, pair], torch.randn(3, 5), num_draws=100)
+    assert len(arviz.summary(found, var_names=["z"])) == 6
+    assert (arviz.ess(found, var_names=["z"]).z > 100).all()
+
+
+def test_a_seed_reproduces_and_leaves_the_callers_generator(pair):
+    state = torch.get_rng_state()
+    first, second = (to_arviz([pair, pair], torch.zeros(3, 5), num_draws=2, seed=1) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), state)
+    for name in GROUPS:
+        xr.testing.assert_equal(group(first, name), group(second, name))
+    z = group(first, "posterior").z
+    assert not np.array_equal(z[0], z[1])
+
+
+def test_many_rows_are_drawn_in_pieces(pair):
+    assert group(to_arviz(pair, torch.randn(3000, 5), num_draws=3), "posterior").z.shape == (1, 3, 3000, 2)
+
+
+def test_adapter_needs_nothing_but_arrays():
+    groups = {
+        "posterior": {"z": np.zeros((2, 5, 3, 4))},
+        "prior": {"z": np.zeros((2, 5, 4))},
+        "observed_data": {"x": np.arange(3)},
+    }
+    found = as_arviz(labeled(groups, "row", dims={"z": ["factor"]}, coords={"row": list("abc")}))
+    assert group(found, "posterior").z.dims == ("chain", "draw", "row", "factor")
+    assert group(found, "prior").z.dims == ("chain", "draw", "factor")
+    assert list(group(found, "observed_data").row.values) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda pair, x: to_arviz(pair, x, num_draws=0), "num_draws: found 0"),
+        (lambda pair, x: to_arviz([], x), "number of pairs: found 0"),
+        (
+            lambda pair, x: to_arviz(pair, x, dims={"z": ["a", "b"]}),
+            r"dims\['z'\]: found \['a', 'b'\], expected 1 names",
+        ),
+        (lambda pair, x: to_arviz([pair, LinearVAE(5, 3)], x), "pair 1: found sites .* in group 'posterior'"),
+    ],
+)
+def test_bad_arguments_are_named(pair, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(pair, torch.randn(3, 5))

@@ -1,0 +1,62 @@
+"""Pictures show the numbers they were given."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+import ppvae
+from ppvae.models import GaussianMixture, LinearVAE
+from ppvae.views import plots
+
+
+@pytest.fixture
+def ax():
+    figure = plt.figure()
+    yield figure.subplots()
+    plt.close(figure)
+
+
+@pytest.fixture
+def gaps():
+    x = torch.randn(40, 3)
+    pairs = {"mixture": GaussianMixture(2, 3), "linear": LinearVAE(3, 2)}
+    return {name: ppvae.gap(pair, x, "quick", seed=0, progress=False) for name, pair in pairs.items()}
+
+
+def test_images_keep_every_pixel_in_its_place(ax):
+    x = torch.rand(4, 6)
+    plots.images(ax, x, (2, 3), columns=2)
+    mosaic = 1 - ax.images[0].get_array()
+    assert mosaic.shape == (2 * 4, 2 * 5)
+    np.testing.assert_allclose(mosaic[5:7, 1:4], x[2].reshape(2, 3))  # the third image starts the second row
+
+
+def test_density_integrates_to_one(ax):
+    limits = (-8.0, 8.0, -6.0, 6.0)
+    plots.density(ax, LinearVAE(2, 1).double(), limits)
+    density = ax.images[0].get_array()
+    cell = (limits[1] - limits[0]) * (limits[3] - limits[2]) / (density.shape[0] - 1) / (density.shape[1] - 1)
+    assert density.sum() * cell == pytest.approx(1.0, abs=0.01)
+
+
+def test_bounds_show_evidence_and_elbo(ax, gaps):
+    plots.bounds(ax, gaps)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["mixture", "linear"]
+    shown = np.concatenate([line.get_xdata() for line in ax.lines])
+    for gap in gaps.values():
+        for mean in (gap.log_evidence.mean(), gap.elbo.mean()):
+            assert np.isclose(shown, mean.estimate).any()
+
+
+def test_gap_distribution_leaves_exact_guides_out(ax, gaps):
+    plots.gap_distribution(ax, gaps)
+    heights = [patch.get_xy()[:, 1].max() for patch in ax.patches]
+    assert len(heights) == 2  # one filled and one outline, of the linear VAE alone
+    assert ax.get_legend_handles_labels()[1] == ["linear"]
+
+
+def test_training_curves_end_at_one(ax):
+    plots.training(ax, {"a": np.arange(10.0), "b": np.arange(40.0)})
+    assert [line.get_xdata()[-1] for line in ax.lines] == [1.0, 1.0]
+    np.testing.assert_array_equal(ax.lines[1].get_ydata(), np.arange(40.0))
