@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pyro
 from torch import Tensor, nn
 
+from ppvae.batches import Batch
 from ppvae.models.parts.likelihoods import Likelihood
 from ppvae.pair import Pair
 
@@ -48,7 +49,7 @@ class Autoencoder(Pair):
         """Refused: there is no density."""
         raise NotImplementedError(f"{type(self).__name__}.log_prob: {self.evidence_undefined}")
 
-    def sample(self, num: int) -> Tensor | dict[str, Tensor]:
+    def sample(self, at: int | Batch) -> Tensor | dict[str, Tensor]:
         """Refused: there is no prior over codes to draw from."""
         raise NotImplementedError(f"{type(self).__name__}.sample: {self.evidence_undefined}")
 

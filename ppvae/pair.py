@@ -8,9 +8,10 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from ppvae import contract, tracing
-from ppvae.batches import Batch, as_batch, call, map_batch
+from ppvae.batches import Batch, as_batch, call, map_batch, num_rows, rows
 from ppvae.existing import ExistingFunctions
 from ppvae.internals import enumeration_dim
+from ppvae.mode import mode
 from ppvae.refusals import at_least_one
 from ppvae.weights import Weights, expected_log_weight, sum_terms, weights_of
 
@@ -77,7 +78,8 @@ class Pair(nn.Module):
         Raises:
             ppvae.ContractError: with the site, what was found, what was expected and the usual remedies.
         """
-        contract.check(self, batch)
+        with mode(self, training=False):
+            contract.check(self, batch)
         self.example = map_batch(lambda t: t[:1].clone(), batch)
 
     def log_weights(self, batch: Batch, num_particles: int = 1) -> Weights:
@@ -103,37 +105,44 @@ class Pair(nn.Module):
         at_least_one("num_particles", num_particles)
         return tracing.draw_latents(self, batch, num_particles)
 
-    @torch.no_grad()
-    def sample(self, num: int) -> Tensor | dict[str, Tensor]:
-        """Data drawn from the model: `[num, *event]`, or a dict of such where several sites are observed.
+    def sample(self, at: int | Batch) -> Tensor | dict[str, Tensor]:
+        """Data drawn from the model: `[N, *event]`, or a dict of such where several sites are observed.
 
-        A model of more than its observations (lengths, labels, covariates) is sampled at those of `example`.
+        Args:
+            at: how many, N; what the model only reads (lengths, labels, covariates) is then that of `example`. Or a
+                batch of N rows, whose covariates are taken, and whose data are not looked at.
         """
-        return _only(self.sample_joint(num, observed=True))
+        return _only(self.sample_joint(at, observed=True))
 
     @torch.no_grad()
-    def sample_joint(self, num: int, observed: bool | None = None) -> dict[str, Tensor]:
-        """Draws of the model's sites by name, `[num, *event]`: all of them, or only the observed or the latent ones."""
-        batch = self.examples(num)
-        with poutine.trace() as tracer:
+    def sample_joint(self, at: int | Batch, observed: bool | None = None) -> dict[str, Tensor]:
+        """Draws of the model's sites by name, `[N, *event]`: all of them, or only the observed or the latent ones."""
+        batch = at if isinstance(at, Tensor | tuple | dict) else self.examples(at)
+        with mode(self, training=False), poutine.trace() as tracer:
             call(poutine.uncondition(self.model), batch)
         sites = tracing.sample_sites(tracer.trace)
         return {
-            name: site["value"].expand(num, *site["fn"].event_shape)
+            name: site["value"].expand(num_rows(batch), *site["fn"].event_shape)
             for name, site in sites.items()
             if observed is None or site["infer"].get("was_observed", False) == observed
         }
 
-    def examples(self, num: int) -> Batch:
-        """A batch of `num` rows, all alike: `example`, where the pair's parameters are and of their precision."""
+    def examples(self, num: int, batch: Batch | None = None) -> Batch:
+        """A batch of `num` rows, all alike, where the pair's parameters are and of their precision.
+
+        Args:
+            num: how many.
+            batch: whose first row is taken where the pair has no `example`.
+        """
         at_least_one("num", num)
-        if self.example is None:
+        example = self.example if self.example is not None or batch is None else rows(batch, slice(1))
+        if example is None:
             raise contract.ContractError(
                 f"{type(self).__name__}.example: found None, expected one row of data to know the shapes by; "
                 "call pair.check(data) first"
             )
         parameter = next(self.parameters(), torch.empty(0))
-        placed = map_batch(lambda t: t.to(parameter if t.is_floating_point() else parameter.device), self.example)
+        placed = map_batch(lambda t: t.to(parameter if t.is_floating_point() else parameter.device), example)
         return map_batch(lambda t: t.expand(num, *t.shape[1:]), placed)
 
     @torch.no_grad()
@@ -143,7 +152,8 @@ class Pair(nn.Module):
         Discrete sites that only the model has are averaged over their posterior given x and the other latents.
         """
         at_least_one("num_particles", num_particles)
-        joint = tracing.trace_pair(self, batch, num_particles)
+        with mode(self, training=False):
+            joint = tracing.trace_pair(self, batch, num_particles)
         names = tracing.sample_sites(joint.model, observed=True)
         return _only({name: joint.expected(name).mean(0) for name in names})
 

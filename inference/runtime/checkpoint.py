@@ -22,10 +22,10 @@ class CheckpointError(ValueError):
 
 
 def save(pair: Pair, path: str | Path) -> None:
-    """Writes a pair's parameters and buffers to a safetensors file, which replaces any old one whole or not at all.
+    """Writes a pair's parameters, buffers and `example` to a safetensors file; an old one is replaced whole or not at all.
 
     Args:
-        pair: whose `state_dict` is written. How to build the pair is not: keep the code that does.
+        pair: whose `state_dict` and `example` are written. How to build the pair is not: keep the code that does.
         path: of the file.
 
     Example:
@@ -35,11 +35,12 @@ def save(pair: Pair, path: str | Path) -> None:
         >>> save(LinearVAE(num_features=5, num_latents=2), path)
         >>> load(LinearVAE(num_features=5, num_latents=2), path)
     """
-    write(path, prefixed("pair", pair.state_dict()), {"pair": type(pair).__qualname__})
+    example, kind = example_of(pair)
+    write(path, prefixed("pair", pair.state_dict()) | example, {"pair": type(pair).__qualname__, "example": kind})
 
 
 def load(pair: Pair, path: str | Path) -> None:
-    """Reads into `pair` the parameters and buffers that `save` wrote, or the latest ones in a checkpoint of `fit`.
+    """Reads into `pair` what `save` wrote, or the latest parameters, buffers and `example` in a checkpoint of `fit`.
 
     Where that keeps an average of the parameters, it is read.
 
@@ -52,10 +53,28 @@ def load(pair: Pair, path: str | Path) -> None:
         CheckpointError: the file is damaged or foreign, or the pair's tensors differ in name, shape or type (those
             that do are named). The pair is untouched then.
     """
-    tensors, _ = read(path)
+    tensors, about = read(path)
     state = unprefixed("pair", tensors) | unprefixed("average", tensors)
     check_same(path, layout(state), layout(pair.state_dict()))
     pair.load_state_dict(state)
+    if about.get("example"):
+        pair.example = as_example(tensors, about["example"])
+
+
+def example_of(pair: Pair) -> tuple[dict[str, Tensor], str]:
+    """A pair's `example` as tensors for a file, and its kind of batch; an empty word where there is none."""
+    if pair.example is None:
+        return {}, ""
+    return prefixed("example", tensors_of(pair.example)), type(pair.example).__name__
+
+
+def as_example(tensors: dict[str, Tensor], kind: str) -> Batch:
+    """The `example` that `example_of` made tensors of."""
+    found = unprefixed("example", tensors)
+    if kind == "dict":
+        return found
+    in_order = tuple(found[str(i)] for i in range(len(found)))
+    return in_order if kind == "tuple" else in_order[0]
 
 
 def write(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:

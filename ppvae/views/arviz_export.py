@@ -188,9 +188,7 @@ def _groups(pair: Pair, batch: Batch, draws: Draws) -> Groups:
         for group in parts[0]
     }
     groups["sample_stats"] |= _arrays(draws.quality)
-    if pair.example is None:
-        pair.check(batch)
-    prior = _arrays(pair.sample_joint(num_draws))
+    prior = _arrays(pair.sample_joint(pair.examples(num_draws, batch)))
     observed = groups["posterior_predictive"]
     groups["prior"] = {name: array for name, array in prior.items() if name not in observed}
     groups["prior_predictive"] = {name: array for name, array in prior.items() if name in observed}

@@ -137,9 +137,9 @@ def guide_sites(pair: Pair, batch: Batch) -> dict[str, dict]:
     return sites
 
 
-def planar_site(pair: Pair) -> str:
+def planar_site(pair: Pair, batch: Batch) -> str:
     """The guide's only site, of event shape [2]."""
-    shapes = {name: list(shape) for name, shape in continuous_sites(pair, pair.examples(1)).items()}
+    shapes = {name: list(shape) for name, shape in continuous_sites(pair, batch).items()}
     if list(shapes.values()) != [[2]]:
         raise ContractError(
             f"{type(pair).__name__}.guide: found latent sites with event shapes {shapes}, expected one of shape [2], "
@@ -183,9 +183,9 @@ def aggregated_draws(pair: Pair, batch: Batch, num_draws: int) -> dict[str, Tens
     return {name: z.flatten(end_dim=1) for name, z in over_data(pair, batch, num_draws, measure, None).items()}
 
 
-def log_prior(pair: Pair, site: str, z: Tensor) -> Tensor:
+def log_prior(pair: Pair, batch: Batch, site: str, z: Tensor) -> Tensor:
     """`log p(z)` of a pair's only continuous latent at z `[N, *event]`: `[N]`, discrete ones above it summed out."""
-    joint = trace_model(pair, pair.examples(len(z)), {site: z.unsqueeze(0)})
+    joint = trace_model(pair, pair.examples(len(z), batch), {site: z.unsqueeze(0)})
     observed = sample_sites(joint.model, observed=True).keys() - {site}
     return sum_terms(joint.log_p_terms(without=observed))[0]
 

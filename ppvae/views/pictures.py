@@ -8,7 +8,7 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from ppvae.batches import as_batch, map_batch, num_rows, rows
+from ppvae.batches import Batch, as_batch, map_batch, num_rows, rows
 from ppvae.inference.diagnostics.simulation_based_calibration import scalars
 from ppvae.inference.runtime.chunks import evaluating, to_pair
 from ppvae.pair import Pair
@@ -65,7 +65,7 @@ def manifold(ax: Axes, pair: Pair, shape: tuple[int, int]) -> None:
         >>> manifold(plt.figure().subplots(), VAE.mlp(64, 2, [20]), (8, 8))
     """
     with evaluating(pair, SEED):
-        site = planar_site(pair)
+        site = planar_site(pair, pair.examples(1))
         z = torch.special.ndtri((torch.arange(GRID_IMAGES, dtype=torch.float64) + 0.5) / GRID_IMAGES)
         up, across = torch.meshgrid(z.flip(0), z, indexing="ij")
         examples = pair.examples(GRID_IMAGES**2)
@@ -76,7 +76,7 @@ def manifold(ax: Axes, pair: Pair, shape: tuple[int, int]) -> None:
     ax.set(xlabel=f"{site}[0]", ylabel=f"{site}[1]")
 
 
-def traversals(ax: Axes, pair: Pair, x: Any, shape: tuple[int, int], site: str | None = None) -> None:
+def traversals(ax: Axes, pair: Pair, data: Any, shape: tuple[int, int], site: str | None = None) -> None:
     """What each scalar of a latent does to the image, `E[x | z]`: a row for each, the most active first.
 
     It sweeps from -3 to 3 standard deviations about the mean of its prior (in a hierarchy, of its distribution given
@@ -91,7 +91,7 @@ def traversals(ax: Axes, pair: Pair, x: Any, shape: tuple[int, int], site: str |
     Args:
         ax: where to draw.
         pair: a pair over images in [0, 1], its latents continuous.
-        x: data, of which the first point is traversed; all tell how active each scalar is.
+        data: data points, of which the first point is traversed; all tell how active each scalar is.
         shape: `(H, W)` of the images.
         site: the latent to traverse, where there are several.
 
@@ -105,9 +105,11 @@ def traversals(ax: Axes, pair: Pair, x: Any, shape: tuple[int, int], site: str |
         >>> pair = MarkovHVAE.mlp(64, [4, 2], [20])
         >>> traversals(plt.figure().subplots(), pair, torch.rand(10, 64).round(), (8, 8), site="z2")
     """
-    batch = as_batch(x)
+    batch = as_batch(data)
     if num_rows(batch) < 2:
-        raise ValueError("x: found 1 data point, expected at least 2, to tell how active latents are; give some more")
+        raise ValueError(
+            "data: found 1 data point, expected at least 2, to tell how active latents are; give some more"
+        )
     with evaluating(pair, SEED):
         first = first_row(pair, batch)
         site = one_of(continuous_sites(pair, first), site)
@@ -122,7 +124,7 @@ def traversals(ax: Axes, pair: Pair, x: Any, shape: tuple[int, int], site: str |
     ax.set_xlabel("prior standard deviations")
 
 
-def reconstructions(ax: Axes, pair: Pair, x: Any, shape: tuple[int, int]) -> None:
+def reconstructions(ax: Axes, pair: Pair, data: Any, shape: tuple[int, int]) -> None:
     """Data, and below them their reconstructions: `E[x' | z]` at one draw `z ~ q(z | x)` each.
 
     Args:
@@ -140,7 +142,7 @@ def reconstructions(ax: Axes, pair: Pair, x: Any, shape: tuple[int, int]) -> Non
         >>> x = torch.rand(20, 64).round()
         >>> reconstructions(plt.figure().subplots(), VAE.mlp(64, 2, [20]), x, (8, 8))
     """
-    batch = as_batch(x)
+    batch = as_batch(data)
     with evaluating(pair, SEED):
         joint = trace_pair(pair, to_pair(batch, pair), 1)
         name = image_site(joint, shape)
@@ -242,7 +244,7 @@ def temperatures(
     label_tiles(ax, shape, {}, {row: f"t = {scale:g}" for row, scale in enumerate(scales)})
 
 
-def resampled_layers(ax: Axes, pair: Pair, x: Any, shape: tuple[int, int], seed: int = 0) -> None:
+def resampled_layers(ax: Axes, pair: Pair, data: Any, shape: tuple[int, int], seed: int = 0) -> None:
     """What each layer of a hierarchy holds of the data: some kept as the guide drew them, those below drawn anew.
 
     Below the data, the first row keeps the model's first latent site alone, `z_L ~ q(z_L | x)`, and draws the others
@@ -255,7 +257,7 @@ def resampled_layers(ax: Axes, pair: Pair, x: Any, shape: tuple[int, int], seed:
     Args:
         ax: where to draw.
         pair: a pair over images in [0, 1], its guide with two latent sites or more.
-        x: data, of which at most ten points are shown.
+        data: data points, of which at most ten points are shown.
         shape: `(H, W)` of the images.
         seed: of the draws; the caller's generators stay as they are.
 
@@ -269,7 +271,7 @@ def resampled_layers(ax: Axes, pair: Pair, x: Any, shape: tuple[int, int], seed:
         >>> resampled_layers(plt.figure().subplots(), pair, x, (8, 8))
     """
     with evaluating(pair, seed):
-        batch = to_pair(rows(as_batch(x), slice(COLUMNS)), pair)
+        batch = to_pair(rows(as_batch(data), slice(COLUMNS)), pair)
         joint = trace_pair(pair, batch, 1)
         data = sample_sites(joint.model)[image_site(joint, shape)]["value"]
         drawn = weights_of(joint).latents
@@ -314,16 +316,14 @@ def aggregated_posterior(axes: Axes | Sequence[Axes], pair: Pair, data: Any) -> 
         >>> aggregated_posterior(plt.figure().subplots(1, 2), VAE.mlp(64, 5, [20]), torch.rand(30, 64).round())
     """
     batch = as_batch(data)
-    if pair.example is None:
-        pair.check(batch)
     with evaluating(pair, SEED):
         sites = continuous_sites(pair, first_row(pair, batch))
         means = posterior_means(pair, batch)
         posterior = aggregated_draws(pair, batch, math.ceil(LEAST_DRAWS / num_rows(batch)))
-        prior = pair.sample_joint(LEAST_DRAWS, observed=False)
+        prior = pair.sample_joint(pair.examples(LEAST_DRAWS, batch), observed=False)
         if isinstance(axes, Axes):
-            site = planar_site(pair)
-            return _plane(axes, pair, site, posterior[site], prior[site])
+            site = planar_site(pair, pair.examples(1, batch))
+            return _plane(axes, pair, batch, site, posterior[site], prior[site])
     names = [name for site, event in sites.items() for name in scalars(site, event)]
     if len(axes) > len(names):
         raise ValueError(f"axes: found {len(axes)}, expected at most {len(names)}, one for each of {names}")
@@ -339,12 +339,13 @@ def aggregated_posterior(axes: Axes | Sequence[Axes], pair: Pair, data: Any) -> 
     axes[0].legend(frameon=False, loc="upper left")
 
 
-def _plane(ax: Axes, pair: Pair, site: str, posterior: Tensor, prior: Tensor) -> None:
+def _plane(ax: Axes, pair: Pair, batch: Batch, site: str, posterior: Tensor, prior: Tensor) -> None:
     """Draws from the aggregated posterior, `[N, 2]`, and the prior's regions of highest density."""
     extent = max(posterior.abs().max().item(), prior.abs().max().item())
     line = torch.linspace(-extent, extent, GRID_POINTS).to(prior)
-    log_p = log_prior(pair, site, torch.cartesian_prod(line, line)).reshape(GRID_POINTS, GRID_POINTS).T.cpu()
-    levels = log_prior(pair, site, prior).quantile(1 - torch.tensor(MASSES).to(prior)).tolist()
+    grid = torch.cartesian_prod(line, line)
+    log_p = log_prior(pair, batch, site, grid).reshape(GRID_POINTS, GRID_POINTS).T.cpu()
+    levels = log_prior(pair, batch, site, prior).quantile(1 - torch.tensor(MASSES).to(prior)).tolist()
     across, up = posterior.T.numpy()
     ax.scatter(across, up, s=3, alpha=0.3, lw=0, label="aggregated posterior")
     ax.contour(line.cpu(), line.cpu(), log_p, levels, colors="black", linewidths=0.8, linestyles="solid")

@@ -151,7 +151,11 @@ def test_float32_keeps_narrow_components_far_from_the_origin(covariance):
     ],
 )
 def test_bad_data_are_refused(x, error, message):
-    for method in (GaussianMixture(C, D).log_prob, GaussianMixture(C, D).responsibilities, GaussianMixture(C, D).gap):
+    for method in (
+        GaussianMixture(C, D).log_prob,
+        GaussianMixture(C, D).responsibilities,
+        GaussianMixture(C, D).exact_gap,
+    ):
         with pytest.raises(error, match=message):
             method(x)
 
