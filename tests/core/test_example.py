@@ -1,4 +1,4 @@
-"""What a pair remembers of data: one row, set by `check` and by training, kept in files, and changed by no measurement."""
+"""What a pair remembers of data: one row, set by `check` and by training, kept in files, changed by no measurement."""
 
 import matplotlib.pyplot as plt
 import pyro
