@@ -8,6 +8,28 @@ import torch
 from torch import Tensor
 
 
+def pytest_addoption(parser):
+    parser.addoption("--slow-share", metavar="I/N", help="of the tests marked slow, those in share I of N (from 0)")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Deals the slow tests out to N shares that take about as long; `slow(seconds)` says how long each takes."""
+    if (share := config.getoption("--slow-share")) is None:
+        return
+    own, number = map(int, share.split("/"))
+    if not 0 <= own < number:
+        raise pytest.UsageError(f"--slow-share: found {share}, expected I/N with I from 0 to N - 1")
+    marked = [(item, mark) for item in items if (mark := item.get_closest_marker("slow"))]
+    loads, left_out = [0.0] * number, []
+    for item, mark in sorted(marked, key=lambda pair: (-pair[1].args[0], pair[0].nodeid)):
+        lightest = loads.index(min(loads))
+        loads[lightest] += mark.args[0]
+        if lightest != own:
+            left_out.append(item)
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
+
+
 def pytest_configure(config):
     """Each of several workers has one thread, as have the programs it starts: more would wait for each other."""
     if hasattr(config, "workerinput"):

@@ -1,4 +1,4 @@
-"""Files: tensors as safetensors and everything else as JSON, never pickle; replaced whole or not at all."""
+"""Files: tensors as safetensors and everything else as JSON, never pickle; a file is replaced whole or not at all."""
 
 import json
 import os
@@ -22,10 +22,10 @@ class CheckpointError(ValueError):
 
 
 def save(pair: Pair, path: str | Path) -> None:
-    """Writes a pair's parameters, buffers and `example` to a safetensors file; an old one is replaced whole or not at all.
+    """Writes a pair's parameters, buffers and `example` to a safetensors file, over an old one whole or not at all.
 
     Args:
-        pair: whose `state_dict` and `example` are written. How to build the pair is not: keep the code that does.
+        pair: its `state_dict` and `example` are written. The file does not say how to build the pair: keep the code.
         path: of the file.
 
     Example:

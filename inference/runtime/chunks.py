@@ -1,6 +1,6 @@
 """Measuring a data set in bounded memory: chunks of data points, and of particles within them.
 
-A chunk takes few data points with many particles each, as encoders see a data point once for each chunk.
+A chunk holds few data points with many particles each, because encoders see a data point once a chunk.
 """
 
 import math
@@ -21,10 +21,10 @@ from ppvae.mode import mode
 from ppvae.pair import Pair
 
 CPU_ELEMENTS, GPU_ELEMENTS = 22_000_000, 4_000_000_000
-"""Elements of all the tensors made for one chunk: on a CPU as many as caches and the allocator like."""
+"""Elements of all tensors made for one chunk. On a CPU, more would overflow the caches and slow the allocator."""
 
 LEAST_POINTS = 10
-"""Data points in a chunk, that what is done once for a chunk is shared."""
+"""Data points in a chunk at least, so that they share what is done once a chunk."""
 
 
 class Kept(Protocol):
@@ -40,9 +40,9 @@ Measure = Callable[[Batch, int, int], dict[str, Tensor]]
 
 @contextmanager
 def evaluating(pair: Pair, seed: int | None) -> Iterator[None]:
-    """Eval mode, no gradients, no argument checks, and with a seed generators of its own; all undone afterwards.
+    """Evaluation mode without gradients and argument checks; with a seed, generators of its own. All undone afterwards.
 
-    Of several processes each draws other noise.
+    Each of several processes draws different noise.
     """
     generators = torch.random.fork_rng(range(torch.cuda.device_count()), enabled=seed is not None)
     with mode(pair, training=False), generators, torch.no_grad(), pyro.validation_enabled(False):
@@ -58,7 +58,7 @@ def to_pair(batch: Batch, pair: Pair) -> Batch:
 
 
 def sizes(total: int, at_once: int) -> Iterator[int]:
-    """`total` in as few pieces of at most `at_once` as will do, of nearly one size."""
+    """`total` split into the fewest pieces of at most `at_once`, of nearly equal size."""
     num_pieces = math.ceil(total / at_once)
     for i in range(num_pieces):
         yield total // num_pieces + (i < total % num_pieces)
@@ -73,10 +73,10 @@ def over_data(
     probe: Measure | None = None,
     kept: Kept | None = None,
 ) -> dict[str, Tensor]:
-    """`measure` over all data points, shared among the processes there are; each has all the results.
+    """`measure` over all data points, shared among the processes; each of them gets all the results.
 
-    Chunks are sized by what a data point costs `measure`, or by what it costs `probe`, if given. Where results are
-    kept, this process's are, after each chunk; what was kept before is not measured again.
+    Chunks are sized by what a data point costs `measure`, or `probe` if given. With `kept`, this process's results are
+    saved after each chunk, and those saved before are not measured again.
     """
     group = processes()
     own = group.share(torch.arange(num_rows(batch)))
@@ -98,7 +98,7 @@ def _in_chunks(
     title: str | None,
     kept: Kept | None,
 ) -> dict[str, Tensor]:
-    """A chunk of `budget` rows at a time; one that runs out of memory is halved and tried again."""
+    """Measures `budget` rows at a time; a chunk that runs out of memory is halved and tried again."""
     before = kept.load() if kept else {}
     parts = [before] if before else []
     start, end = len(next(iter(before.values()))) if before else 0, num_rows(batch)
@@ -127,7 +127,7 @@ def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def chunk_rows(pair: Pair, batch: Batch, measure: Measure, cpu_elements: int, gpu_elements: int) -> int:
-    """How many rows (particles times data points) a chunk may hold, from the tensors that a row makes in passing."""
+    """How many rows (particles times data points) a chunk may hold, by the tensors that one row makes."""
     two_rows = rows(batch, torch.zeros(2, dtype=torch.long))
     counts = []
     for num in (1, 2):

@@ -1,7 +1,7 @@
-"""The processes that train or measure together: who they are, and what they exchange.
+"""Processes that train or measure together, and what they exchange.
 
-Started by `torchrun`, each runs the same script and has the same data and, at every step, the same parameters; the data
-points of a batch, or of a measurement, are shared among them.
+`torchrun` starts them with one script. They have the same data and, at every step, the same parameters; they share the
+data points of a batch, or of a measurement, among them.
 """
 
 import atexit
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Processes:
-    """A group of processes, of which this is one; of one alone, every exchange gives back what it is given.
+    """A group of processes, one of which is this one; alone, every exchange returns what it is given.
 
     Attributes:
         rank: this process's number, from 0.
@@ -29,18 +29,18 @@ class Processes:
     size: int = 1
 
     def share(self, rows: Tensor) -> Tensor:
-        """This process's part of some rows, in order; none, perhaps, where there are fewer rows than processes."""
+        """This process's part of some rows, in order; it may be empty if there are fewer rows than processes."""
         return rows.tensor_split(self.size)[self.rank] if self.size > 1 else rows
 
     def sum(self, t: Tensor) -> Tensor:
-        """The sum of all processes' tensors of one shape; the same bits in all of them."""
+        """The sum of the processes' tensors, all of one shape; bit for bit the same in each."""
         if self.size > 1:
             t = t.clone()
             dist.all_reduce(t)
         return t
 
     def gather(self, thing: T) -> list[T]:
-        """All processes' things, by rank."""
+        """The things of all processes, by rank."""
         if self.size == 1:
             return [thing]
         found: list[Any] = [None] * self.size
@@ -62,7 +62,7 @@ class Processes:
 
 
 def processes() -> Processes:
-    """Those of torch's process group; this one alone if there is none."""
+    """The processes of torch's process group; this one alone if there is no group."""
     if dist.is_available() and dist.is_initialized():
         return Processes(dist.get_rank(), dist.get_world_size())
     return Processes()

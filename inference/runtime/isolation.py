@@ -1,4 +1,4 @@
-"""What training changes in the process, put back when it ends, whichever way it ends."""
+"""What training changes in the process, and restores however it ends: generators, signals, denormals."""
 
 import contextlib
 import ctypes
@@ -16,7 +16,7 @@ from torch import Tensor
 
 @contextlib.contextmanager
 def own_randomness(seed: tuple[int, ...], device: torch.device) -> Iterator[None]:
-    """The generators of the CPU and of `device`, seeded for the block; the caller's streams then go on undisturbed."""
+    """Seeds the generators of the CPU and of `device` for the block; the caller's streams then go on undisturbed."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         seed_generators(seed, device)
         yield
@@ -50,9 +50,9 @@ def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
 
 @contextlib.contextmanager
 def interrupts_held() -> Iterator[list[bool]]:
-    """Holds Ctrl-C back until the block ends, so that what is in it happens wholly or not at all.
+    """Holds Ctrl-C back until the block ends, so that the block is done whole.
 
-    Yields a list to which each one received is added; what is in it at the end is raised then.
+    Yields a list that grows by one for each interrupt received; if it is not empty at the end, one is raised then.
     """
     received: list[bool] = []
     if threading.current_thread() is not threading.main_thread():  # interrupts never arrive here
@@ -69,10 +69,10 @@ def interrupts_held() -> Iterator[list[bool]]:
 
 @contextlib.contextmanager
 def denormals_flushed() -> Iterator[None]:
-    """CPU arithmetic that takes denormal numbers for zero, as they make it several times slower.
+    """Flushes denormal numbers to zero on the CPU, where they make arithmetic several times slower.
 
-    The setting belongs to each thread. Torch sets the calling one only; here its pool of worker threads follows, where
-    that is GNU's or LLVM's OpenMP (Linux, as distributed).
+    The setting belongs to each thread. Torch sets it for the calling thread only; here its worker threads follow,
+    where they are GNU's or LLVM's OpenMP (torch's builds for Linux).
     """
     before = sys.float_info.min / 2 == 0.0
     _flush_denormals(True)
@@ -92,7 +92,7 @@ def _flush_denormals(on: bool) -> None:
 
 @functools.cache
 def _openmp() -> ctypes.CDLL | None:
-    """Torch's own library, through which its OpenMP and C libraries' functions are found; None where there is none."""
+    """Torch's own library, which leads to the functions of OpenMP and C; None where there is none."""
     try:
         library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
         return library if library.GOMP_parallel and library.fegetenv and library.fesetenv else None

@@ -1,4 +1,4 @@
-"""What a long measurement has done so far, kept in a file, so that it can go on from there."""
+"""The results so far of a long measurement, kept in a file so that it can resume."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ class KeptChunks:
         path: of the file; there is none before the first chunk is done.
         pair: the model and guide.
         batch: the data points that are measured.
-        settings: all that the results depend on besides.
+        settings: everything else that the results depend on.
     """
 
     def __init__(self, path: str | Path, pair: Pair, batch: Batch, settings: dict[str, Any]):
@@ -28,7 +28,7 @@ class KeptChunks:
         self._about = {"data": fingerprint(batch), "pair": fingerprint(pair.state_dict()), "settings": settings}
 
     def load(self) -> dict[str, Tensor]:
-        """The results there are, none at first; the generators go on as they would have.
+        """The results so far, none at first; sets the generators to go on where they were.
 
         Raises:
             CheckpointError: the file is damaged, or of another measurement (what differs is named).
@@ -41,5 +41,5 @@ class KeptChunks:
         return unprefixed("found", kept)
 
     def save(self, found: dict[str, Tensor]) -> None:
-        """Writes the results so far in the place of those before."""
+        """Writes the results so far over the earlier ones."""
         write(self._path, prefixed("found", found) | prefixed("random", random_state(self._device)), self._about)

@@ -1,4 +1,4 @@
-"""What every measurement needs around it: data that are checked, a pair at rest, and finite results."""
+"""The frame of every measurement: checked data, a pair in evaluation mode, finite results."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ from ppvae.tracing import sample_sites, trace_pair
 
 @contextmanager
 def measuring(pair: Pair, data: Any, seed: int | None) -> Iterator[Batch]:
-    """Everything a measurement needs around it; yields the checked data."""
+    """Checks the pair and the data, and yields the data with the pair in evaluation mode."""
     if pair.evidence_undefined:
         raise EvidenceUndefined(f"{type(pair).__name__} has no evidence: {pair.evidence_undefined}")
     batch = as_batch(data)
@@ -52,7 +52,7 @@ def _inside_support(pair: Pair, batch: Batch, num_particles: int, at_once: int) 
 
 
 def finite(found: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What was found, if every estimate is finite; else the row that is not is named."""
+    """Returns what was found if every estimate is finite; otherwise names the row that is not."""
     if (row := first_bad_row(found["estimate"])) is not None:
         raise ValueError(
             f"data: found an estimate of {found['estimate'][row].item()} nats at row {row}, expected a finite one; "
