@@ -12,13 +12,12 @@ import pyro
 from pyro import poutine
 from pyro.poutine import Trace
 from pyro.poutine.enum_messenger import EnumMessenger
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ppvae.batches import Batch, call, num_rows
-from ppvae.internals import eliminate, is_deterministic
+from ppvae.internals import eliminate
 from ppvae.model_and_guide import ModelAndGuide
-from ppvae.refusals import ContractError, family
+from ppvae.sites import log_prob_terms, sample_sites
 
 PARTICLES = "_particles"
 FIRST_ENUMERATION_DIM = -3
@@ -43,7 +42,7 @@ class Joint:
         Sites that enumeration ties together are one term, their names joined by commas: the log of a sum of products,
         taken by variable elimination. Dims that the guide enumerates stay, to the left.
         """
-        terms = log_prob_terms(self.model, without)
+        terms = self._model_terms(without)
         tied = {name: t for name, t in terms.items() if t.dim() > 2}
         result = {name: self._expand(t) for name, t in terms.items() if name not in tied}
         if tied:
@@ -55,7 +54,7 @@ class Joint:
 
         Values of the sites in `without` are taken as unknown: without the observed ones it is `log p(c | z)`.
         """
-        terms = log_prob_terms(self.model)
+        terms = self._model_terms()
         if terms[name].dim() <= 2:
             return terms[name].new_zeros(self.shape)
         tied = [tied for tied, term in terms.items() if term.dim() > 2 and tied not in without]
@@ -74,6 +73,10 @@ class Joint:
         posterior = self.log_posterior(name, without).exp()
         weighted = posterior.reshape(*posterior.shape, *(1,) * len(fn.event_shape)) * mean
         return weighted.sum_to_size(*self.shape, *fn.event_shape)
+
+    def _model_terms(self, without: Container[str] = ()) -> dict[str, Tensor]:
+        """Log probability of each model site, those that are summed out without their masks."""
+        return log_prob_terms(self.model, without, summed_out=self.model.nodes.keys() - self.guide.nodes.keys())
 
     def _eliminate(self, names: list[str], keep: str | None = None) -> Tensor:
         """The log of the summed product of the model's terms `names`; the dims of term `keep` stay."""
@@ -136,37 +139,3 @@ def run(function: Any, batch: Batch, num_particles: int) -> Trace:
     with poutine.trace() as tracer, pyro.plate(PARTICLES, num_particles, dim=-2):
         call(function, batch)
     return tracer.trace
-
-
-def sample_sites(trace: Trace, *, observed: bool | None = None) -> dict[str, dict[str, Any]]:
-    """The sample statements of a trace by name, without those of subsampling and of `pyro.deterministic`."""
-    nodes: dict[str, Any] = trace.nodes
-    return {
-        name: site
-        for name, site in nodes.items()
-        if site["type"] == "sample"
-        and not site_is_subsample(site)
-        and not is_deterministic(site)
-        and (observed is None or site["is_observed"] == observed)
-    }
-
-
-def log_prob_terms(trace: Trace, without: Container[str] = ()) -> dict[str, Tensor]:
-    """Log probability per site, but for those in `without`; masks applied, scales left out.
-
-    A pair's weights are per data point, so the scale of a subsampled plate must never enter them.
-    """
-    sites = {name: site for name, site in sample_sites(trace).items() if name not in without}
-    for site in sites.values():
-        site["scale"] = 1.0
-    try:
-        trace.compute_log_prob(lambda name, site: name in sites)
-    except (KeyError, NotImplementedError) as error:
-        name = next(name for name, site in sites.items() if "log_prob" not in site)
-        raise ContractError(
-            f"site '{name}': found {family(sites[name]['fn'])}, which knows no density of the values it was given "
-            f"({error}), expected that of any value; Pyro's planar, radial and other flows without an inverse know "
-            "their own last draw's alone: train with a plain gradient and measure with method='iwae', or take a flow "
-            "with an inverse"
-        ) from error
-    return {name: site["log_prob"] for name, site in sites.items()}

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ppvae.internals import enumeration_dim
-from ppvae.tracing import Joint, sample_sites
+from ppvae.sites import is_enumerated, log_probability_of_values, sample_sites
+from ppvae.tracing import Joint
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,13 @@ def weights_of(joint: Joint) -> Weights:
 def expected_log_weight(joint: Joint) -> Tensor:
     """`log w` with the expectation over the sites that the guide enumerates taken exactly, `[K, B]`.
 
-    `sum_c q(c | x) (log p(x, z, c) - log q(z, c | x))`, with the convention 0 log 0 = 0.
+    `sum_c q(c | x) (log p(x, z, c) - log q(z, c | x))`, with the convention 0 log 0 = 0. A masked c adds nothing to the
+    logs, and its q(c | x) sums to one as ever.
     """
     log_q = joint.log_q_terms()
     log_w = log_weight(joint.log_p_terms(), log_q)
     sites = sample_sites(joint.guide)
-    discrete = {name: term for name, term in log_q.items() if enumeration_dim(sites[name]) is not None}
+    discrete = {name: log_probability_of_values(site) for name, site in sites.items() if is_enumerated(site)}
     if not discrete:
         return log_w
     log_w, probability = torch.broadcast_tensors(log_w, sum_terms(discrete).exp())

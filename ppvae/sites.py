@@ -1,0 +1,80 @@
+"""What a sample site means: whether it counts, its log probability, its mask, its scale, its enumeration.
+
+- A masked site is not there for that row: it adds nothing to log p or log q.
+- The values of an enumerated latent sum to one, masked or not, as in `pyro.infer.TraceEnum_ELBO`: one that is not there
+  is summed out to nothing.
+- The scale of a subsampled plate never enters: a pair's weights are per data point.
+"""
+
+from collections.abc import Container, Mapping
+from typing import Any
+
+from pyro.distributions.torch_distribution import ExpandedDistribution, MaskedDistribution
+from pyro.poutine import Trace
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+from torch.distributions import Independent
+
+from ppvae.internals import enumeration_dim, is_deterministic
+from ppvae.refusals import ContractError, family
+
+
+def sample_sites(trace: Trace, *, observed: bool | None = None) -> dict[str, dict[str, Any]]:
+    """The sample statements of a trace by name, without those of subsampling and of `pyro.deterministic`."""
+    nodes: dict[str, Any] = trace.nodes
+    return {
+        name: site
+        for name, site in nodes.items()
+        if site["type"] == "sample"
+        and not site_is_subsample(site)
+        and not is_deterministic(site)
+        and (observed is None or site["is_observed"] == observed)
+    }
+
+
+def log_prob_terms(trace: Trace, without: Container[str] = (), summed_out: Container[str] = ()) -> dict[str, Tensor]:
+    """Log probability per site, but for those in `without`; masks applied, scales left out.
+
+    Those enumerated latents that are `summed_out` have the log probabilities of their values, masked or not.
+    """
+    sites = {name: site for name, site in sample_sites(trace).items() if name not in without}
+    for site in sites.values():
+        site["scale"] = 1.0
+    try:
+        trace.compute_log_prob(lambda name, site: name in sites)
+    except (KeyError, NotImplementedError) as error:
+        name = next(name for name, site in sites.items() if "log_prob" not in site)
+        raise ContractError(
+            f"site '{name}': found {family(sites[name]['fn'])}, which knows no density of the values it was given "
+            f"({error}), expected that of any value; Pyro's planar, radial and other flows without an inverse know "
+            "their own last draw's alone: train with a plain gradient and measure with method='iwae', or take a flow "
+            "with an inverse"
+        ) from error
+    for name, site in sites.items():
+        if name in summed_out and is_enumerated(site):
+            site["log_prob"] = log_probability_of_values(site)
+    return {name: site["log_prob"] for name, site in sites.items()}
+
+
+def is_enumerated(site: Mapping[str, Any]) -> bool:
+    """Whether a site is a latent that has all its values at once."""
+    return enumeration_dim(site) is not None and not site["is_observed"]
+
+
+def log_probability_of_values(site: Mapping[str, Any]) -> Tensor:
+    """The log probability of each value of an enumerated site, unmasked; `log_prob_terms` comes before it."""
+    fn = _unmasked(site["fn"])
+    return site["unscaled_log_prob"] if fn is site["fn"] else fn.log_prob(site["value"])
+
+
+def _unmasked(fn: Any) -> Any:
+    """The distribution without masks; itself, where it has none."""
+    if isinstance(fn, MaskedDistribution):
+        return _unmasked(fn.base_dist)
+    if isinstance(fn, ExpandedDistribution):
+        base = _unmasked(fn.base_dist)
+        return fn if base is fn.base_dist else base.expand(fn.batch_shape)
+    if isinstance(fn, Independent):
+        base = _unmasked(fn.base_dist)
+        return fn if base is fn.base_dist else base.to_event(fn.reinterpreted_batch_ndims)
+    return fn
