@@ -3,7 +3,7 @@
 Samplers, annealing, and guides fitted to one data point at a time stand on it, and know nothing of any model.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -12,13 +12,14 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import Transform, biject_to
+from torch.distributions import Normal, Transform, biject_to
 
 from ppvae.batches import Batch, num_rows
 from ppvae.contract import check_shapes
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, family
-from ppvae.tracing import log_prob_terms, run, sample_sites, trace_model, trace_pair
+from ppvae.sites import log_prob_terms, presence, sample_sites
+from ppvae.tracing import run, trace_model, trace_pair
 from ppvae.weights import sum_terms
 
 
@@ -36,7 +37,8 @@ class LatentView:
 
     `u = concat_l T_l^-1(z_l)`, with T_l the bijection from the reals onto the support of site l, which may depend on
     the sites before it; densities of u are those of z times `|det dT/du|`. Discrete sites that only the model has are
-    summed out.
+    summed out. Of a masked latent, which is not there, the entries of u are standard normal under both densities and
+    independent of all else: they cancel.
 
     It does not apply to a guide with discrete sites, nor to a pair without continuous latents.
 
@@ -88,7 +90,8 @@ class LatentView:
         num_particles = next(iter(latents.values())).shape[0]
         given = _Given(lambda name, bijection: (bijection.inv(latents[name]), latents[name]))
         self._run(pair, batch, num_particles, given)
-        return torch.cat([piece.reshape(num_particles, num_rows(batch), -1) for piece in given.pieces.values()], -1)
+        pieces = [_with_noise(piece, given.there[name]) for name, piece in given.pieces.items()]
+        return torch.cat([piece.reshape(num_particles, num_rows(batch), -1) for piece in pieces], -1)
 
     def densities(self, pair: Pair, batch: Batch, u: Tensor) -> Densities:
         """`log_start` and `log_joint` of u `[K, B, D]`."""
@@ -131,10 +134,11 @@ class LatentView:
     def _draw(self, pair: Pair, batch: Batch, num_particles: int) -> dict[str, Tensor]:
         trace = run(pair.guide if self.start == "guide" else pair.model, batch, num_particles)
         sites, shape = sample_sites(trace), (num_particles, num_rows(batch))
-        pieces = {
-            name: bijection.inv(sites[name]["value"].expand(*shape, *sites[name]["fn"].event_shape))
-            for name, bijection in self._bijections(trace).items()
-        }
+        pieces = {}
+        for name, bijection in self._bijections(trace).items():
+            value = sites[name]["value"].expand(*shape, *sites[name]["fn"].event_shape)
+            piece = bijection.inv(value)
+            pieces[name] = _with_noise(piece, _there(sites[name], value, piece))
         if not pieces:
             raise ContractError(
                 f"{type(pair).__name__}: found no continuous latent, expected at least one; log p(x) is a sum then: "
@@ -161,6 +165,7 @@ class _Given(Messenger):
         self._bijections: list[Transform] = []
         self.pieces: dict[str, Tensor] = {}
         self.values: dict[str, Tensor] = {}
+        self.there: dict[str, Tensor | None] = {}
 
     def _pyro_sample(self, msg: Message) -> None:
         if msg["is_observed"] or msg["done"] or site_is_subsample(msg):
@@ -168,13 +173,38 @@ class _Given(Messenger):
         name = str(msg["name"])
         self._bijections.append(_bijection(name, msg["fn"]))
         self.pieces[name], self.values[name] = self._value(name, self._bijections[-1])
+        self.there[name] = _there(msg, self.values[name], self.pieces[name])
         msg["value"], msg["done"] = self.values[name], True
 
     def log_det(self) -> Tensor:
-        """`log |det dT/du|`, `[K, B]`."""
-        given = zip(self._bijections, self.pieces.values(), self.values.values(), strict=True)
-        terms = [bijection.log_abs_det_jacobian(piece, value) for bijection, piece, value in given]
-        return torch.stack([term.reshape(*term.shape[:2], -1).sum(-1) for term in terms]).sum(0)
+        """`log |det dT/du|` of what is there, and the standard normal density of what is not: `[K, B]`."""
+        terms = []
+        for name, bijection in zip(self.pieces, self._bijections, strict=True):
+            piece, there = self.pieces[name], self.there[name]
+            term = bijection.log_abs_det_jacobian(piece, self.values[name])
+            if there is not None:
+                noise = torch.where(there, 0.0, Normal(0.0, 1.0).log_prob(piece))
+                terms.append(noise.reshape(*piece.shape[:2], -1).sum(-1))
+                term = torch.where(there if term.dim() == there.dim() else there.flatten(2).any(-1), term, 0.0)
+            terms.append(term.reshape(*term.shape[:2], -1).sum(-1))
+        return torch.stack(terms).sum(0)
+
+
+def _there(site: Mapping[str, Any], value: Tensor, piece: Tensor) -> Tensor | None:
+    """Which entries of a piece of u stand for latents that are there, of its shape; None if all do.
+
+    Where the bijection mixes a site's entries (a simplex), the site is there if any of them is.
+    """
+    if (there := presence(site)) is None:
+        return None
+    there = there.expand(value.shape)
+    if piece.shape != value.shape:
+        there = there.flatten(2).any(-1).reshape(*piece.shape[:2], *(1,) * (piece.dim() - 2)).expand(piece.shape)
+    return there
+
+
+def _with_noise(piece: Tensor, there: Tensor | None) -> Tensor:
+    return piece if there is None else torch.where(there, piece, torch.randn_like(piece))
 
 
 def _bijection(name: str, fn: Any) -> Transform:

@@ -7,15 +7,17 @@
 """
 
 from collections.abc import Container, Mapping
-from typing import Any
+from functools import reduce
+from typing import Any, cast
 
+import torch
 from pyro.distributions.torch_distribution import ExpandedDistribution, MaskedDistribution
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Independent
 
-from ppvae.internals import enumeration_dim, is_deterministic
+from ppvae.internals import enumeration_dim, is_deterministic, mask_of
 from ppvae.refusals import ContractError, family
 
 
@@ -65,6 +67,28 @@ def log_probability_of_values(site: Mapping[str, Any]) -> Tensor:
     """The log probability of each value of an enumerated site, unmasked; `log_prob_terms` comes before it."""
     fn = _unmasked(site["fn"])
     return site["unscaled_log_prob"] if fn is site["fn"] else fn.log_prob(site["value"])
+
+
+def presence(site: Mapping[str, Any]) -> Tensor | None:
+    """Where a site is there, a mask that broadcasts against its values, `[..., *event]`; None where it always is."""
+    fn = site["fn"]
+    masks = [mask for mask in (_with_event_dims(site["mask"], fn.event_dim), _presence(fn)) if mask is not None]
+    return reduce(torch.logical_and, masks) if masks else None
+
+
+def _presence(fn: Any) -> Tensor | None:
+    """The mask of a distribution, with a dimension for each of its event."""
+    if isinstance(fn, MaskedDistribution):
+        own, inner = _with_event_dims(mask_of(fn), fn.event_dim), _presence(fn.base_dist)
+        return own if inner is None else torch.logical_and(cast(Tensor, own), inner)
+    return _presence(fn.base_dist) if isinstance(fn, ExpandedDistribution | Independent) else None
+
+
+def _with_event_dims(mask: Any, event_dim: int) -> Tensor | None:
+    if mask is None:
+        return None
+    mask = torch.as_tensor(mask)
+    return mask.reshape(*mask.shape, *(1,) * event_dim)
 
 
 def _unmasked(fn: Any) -> Any:
