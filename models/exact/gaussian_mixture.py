@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.distributions import transform_to
 
 from ppvae.models.exact.gaussian_moments import (
+    ComponentMoments,
     DenseGaussians,
     DiagonalGaussians,
     EStep,
     Gaussians,
-    Moments,
     e_step,
     log_joint,
     square,
@@ -224,7 +224,7 @@ class GaussianMixture(Pair):
 
     @torch.no_grad()
     def m_step(
-        self, moments: Moments, *, covariance_floor: float = 0.0, update: Collection[str] = _PARAMETERS
+        self, moments: ComponentMoments, *, covariance_floor: float = 0.0, update: Collection[str] = _PARAMETERS
     ) -> float:
         """Sets what is named in `update` to the likeliest under `moments`, `covariance_floor` added to variances.
 
@@ -243,7 +243,7 @@ class GaussianMixture(Pair):
         self.assign(covariances=self._likeliest_covariances(moments, covariance_floor))
         return covariance_floor / 2 * (moments.weight * (self._gaussians().precision_trace() - before)).sum().item()
 
-    def _likeliest_covariances(self, moments: Moments, floor: float) -> Tensor:
+    def _likeliest_covariances(self, moments: ComponentMoments, floor: float) -> Tensor:
         about_means = moments.covariance + square(moments.mean - self.means, like=moments.covariance)
         if self.covariance == "tied":
             about_means = torch.tensordot(moments.weight, about_means, dims=1)

@@ -19,7 +19,7 @@ _BLOCK_FLOATS = defaultdict(lambda: 2**25, cpu=2**18)  # on a CPU a block, and w
 
 
 @dataclass(frozen=True)
-class Moments:
+class ComponentMoments:
     """What EM needs to know of data: per component its share of them, and their mean and covariance there.
 
     Means and covariances, unlike sums of x and x x', lose no digits when data sets are pooled.
@@ -34,7 +34,7 @@ class Moments:
     mean: Tensor
     covariance: Tensor
 
-    def pool(self, other: "Moments", share: float) -> "Moments":
+    def pool(self, other: "ComponentMoments", share: float) -> "ComponentMoments":
         """The moments of data of which `share` are the other's and `1 - share` these."""
         weights = torch.stack([(1 - share) * self.weight, share * other.weight])
         weight = weights.sum(0)
@@ -43,7 +43,7 @@ class Moments:
         mean = (parts * means).sum(0)
         covariances = torch.stack([self.covariance, other.covariance]) + square(means - mean, like=self.covariance)
         parts = parts.reshape(2, -1, *(1,) * (self.covariance.dim() - 1))
-        return Moments(weight, mean, (parts * covariances).sum(0))
+        return ComponentMoments(weight, mean, (parts * covariances).sum(0))
 
     def total_covariance(self) -> Tensor:
         """The covariance of all the data, `[D, D]` or `[D]`."""
@@ -51,13 +51,13 @@ class Moments:
         within_and_between = self.covariance + square(self.mean - mean, like=self.covariance)
         return torch.tensordot(self.weight, within_and_between, dims=1)
 
-    def reseed(self, components: Tensor, points: Tensor) -> "Moments":
+    def reseed(self, components: Tensor, points: Tensor) -> "ComponentMoments":
         """These, with `components` `[M]` moved to `points` `[M, D]`, of share 1/C and spread as all the data are."""
         weight, mean, covariance = self.weight.clone(), self.mean.clone(), self.covariance.clone()
         weight[components] = 1 / len(weight)
         mean[components] = points.to(mean)
         covariance[components] = self.total_covariance()
-        return Moments(weight / weight.sum(), mean, covariance)
+        return ComponentMoments(weight / weight.sum(), mean, covariance)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class EStep:
     """
 
     log_likelihood: Tensor
-    moments: Moments
+    moments: ComponentMoments
 
 
 def square(x: Tensor, like: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ class Gaussians(Protocol):
     def sums(self, features: Tensor, responsibilities: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Responsibilities `[C, n]` added up over a block, and the first and second moments under them."""
 
-    def moments(self, count: Tensor, first: Tensor, second: Tensor) -> Moments:
+    def moments(self, count: Tensor, first: Tensor, second: Tensor) -> ComponentMoments:
         """Moments of the data from the sums over all blocks."""
 
     def precision_trace(self) -> Tensor:
@@ -166,12 +166,12 @@ class DenseGaussians:
         weighted = features * responsibilities[:, None]
         return responsibilities.sum(1), weighted.sum(2), weighted @ features.mT
 
-    def moments(self, count: Tensor, first: Tensor, second: Tensor) -> Moments:
+    def moments(self, count: Tensor, first: Tensor, second: Tensor) -> ComponentMoments:
         divisor = count.clamp_min(_TINY)[:, None]
         shift = first / divisor
         covariance = second / divisor[..., None] - square(shift, like=second)
         mean = self.means + (self.scale_tril @ shift[..., None])[..., 0]
-        return Moments(count / count.sum(), mean, self.scale_tril @ covariance @ self.scale_tril.mT)
+        return ComponentMoments(count / count.sum(), mean, self.scale_tril @ covariance @ self.scale_tril.mT)
 
     def precision_trace(self) -> Tensor:
         return self.whiten.square().sum((-2, -1)).reshape(-1)
@@ -205,11 +205,11 @@ class DiagonalGaussians:
         count, first, second = (responsibilities @ features.T).split([1, *2 * self.origin.shape], dim=1)
         return count[:, 0], first, second
 
-    def moments(self, count: Tensor, first: Tensor, second: Tensor) -> Moments:
+    def moments(self, count: Tensor, first: Tensor, second: Tensor) -> ComponentMoments:
         divisor = count.clamp_min(_TINY)[:, None]
         shift = first / divisor
         covariance = (second / divisor - shift.square()).clamp_min(0)
-        return Moments(count / count.sum(), self.origin + shift, covariance)
+        return ComponentMoments(count / count.sum(), self.origin + shift, covariance)
 
     def precision_trace(self) -> Tensor:
         return self.precision.sum(1)

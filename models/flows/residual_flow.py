@@ -57,11 +57,11 @@ class ResidualFlow(Flow):
         sizes = [num_features, *hidden, num_features]
         transforms: list[Bijection] = [ActNorm(num_features)]
         for _ in range(num_blocks):
-            transforms += [Residual(_contraction(sizes, lipschitz), lipschitz), ActNorm(num_features)]
+            transforms += [ResidualBlock(_contraction(sizes, lipschitz), lipschitz), ActNorm(num_features)]
         super().__init__(StandardNormal(num_features), transforms)
 
 
-class Residual(Bijection):
+class ResidualBlock(Bijection):
     """The x for which `x + g(x) = z`, of a network g, `[*, D] -> [*, D]`, with at most a Lipschitz constant c < 1."""
 
     def __init__(self, network: nn.Module, lipschitz: float):

@@ -44,7 +44,7 @@ class SqueezeExcite(nn.Module):
         return x * self.gate(x)
 
 
-class Residual(nn.Module):
+class ResidualCell(nn.Module):
     """`x + 0.1 f(x)`.
 
     Args:
@@ -61,7 +61,7 @@ class Residual(nn.Module):
         return x + RESIDUAL_SCALE * (recomputed(self.body, x) if self.recompute else self.body(x))
 
 
-def generative_cell(channels: int, recompute: bool = False) -> Residual:
+def generative_cell(channels: int, recompute: bool = False) -> ResidualCell:
     """The top-down path's cell: channels are expanded, each is convolved 5x5 by itself, and they are merged again.
 
     The wide depthwise convolution sees far at the cost of few weights.
@@ -88,10 +88,10 @@ def generative_cell(channels: int, recompute: bool = False) -> Residual:
         _norm(channels),
         SqueezeExcite(channels),
     )
-    return Residual(body, recompute)
+    return ResidualCell(body, recompute)
 
 
-def encoder_cell(channels: int, recompute: bool = False) -> Residual:
+def encoder_cell(channels: int, recompute: bool = False) -> ResidualCell:
     """The bottom-up path's cell: two plain 3x3 convolutions.
 
     Args:
@@ -112,7 +112,7 @@ def encoder_cell(channels: int, recompute: bool = False) -> Residual:
         nn.Conv2d(channels, channels, 3, padding=1),
         SqueezeExcite(channels),
     )
-    return Residual(body, recompute)
+    return ResidualCell(body, recompute)
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
