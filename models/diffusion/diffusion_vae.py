@@ -1,6 +1,7 @@
 """Denoising diffusion as a pair: a Markov hierarchy of as many layers as there are steps, with a fixed guide."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import pyro
 import pyro.distributions as dist
@@ -8,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
-from ppvae.models.diffusion.noise_schedules import SCHEDULES
-from ppvae.models.diffusion.noising import less_noised, noise, noised, renewed, to_x
+from ppvae.models.diffusion.noise_schedules import NOISE_SCHEDULES
+from ppvae.models.diffusion.noising import PARAMETERIZATIONS, less_noised, noise, noised, renewed
 from ppvae.models.parts.likelihoods import Bernoulli, Gaussian, Likelihood
+from ppvae.models.parts.registry import NamedPart, Registry
 from ppvae.pair import Pair
 from ppvae.refusals import at_least_one
 
-PARAMETERIzATIONS = ("eps", "x", "v")
 VARIANCES = ("posterior", "upper")
 
 
@@ -79,15 +80,17 @@ class DiffusionVAE(Pair):
     ):
         super().__init__()
         at_least_one("num_steps", num_steps)
-        if parameterization not in PARAMETERIzATIONS:
-            raise ValueError(f"parameterization: found {parameterization!r}, expected one of {PARAMETERIzATIONS}")
+        if parameterization not in PARAMETERIZATIONS:
+            names = ", ".join(map(repr, PARAMETERIZATIONS))
+            raise ValueError(f"parameterization: found {parameterization!r}, expected one of {names}")
         if variance not in VARIANCES:
-            raise ValueError(f"variance: found {variance!r}, expected one of {VARIANCES}")
+            raise ValueError(f"variance: found {variance!r}, expected one of {', '.join(map(repr, VARIANCES))}")
         self.denoiser = denoiser
         self.shape = tuple(shape)
         self.num_steps = num_steps
-        self.likelihood = _likelihood(likelihood, len(self.shape))
-        self.schedule = _schedule(schedule)
+        event_dim = len(self.shape)
+        self.likelihood = DECODERS[likelihood].make(event_dim) if isinstance(likelihood, str) else likelihood
+        self.schedule = NOISE_SCHEDULES[schedule].make() if isinstance(schedule, str) else schedule
         self.parameterization = parameterization
         self.variance = variance
         self.register_buffer("times", torch.arange(1, num_steps + 1) / num_steps, persistent=False)
@@ -133,7 +136,8 @@ class DiffusionVAE(Pair):
 
     def denoised(self, x_t: Tensor, gamma: Tensor) -> Tensor:
         """x^(x_t), the model's estimate of the standardized data, `[*, *shape]`, at levels `[*]` or less."""
-        return to_x(self.denoiser(x_t, gamma), x_t, self._per_event(gamma), self.parameterization)
+        to_x = PARAMETERIZATIONS[self.parameterization]
+        return to_x(self.denoiser(x_t, gamma), x_t, self._per_event(gamma))
 
     def decoded(self, x_hat: Tensor) -> dist.TorchDistribution:
         """p(x | x_1), of the estimate x^(x_1)."""
@@ -196,19 +200,30 @@ class _Logits(nn.Module):
         return self.weight * (x_hat - 0.5)
 
 
-def _likelihood(likelihood: str | Likelihood, event_dim: int) -> Likelihood:
-    if not isinstance(likelihood, str):
-        return likelihood
-    if likelihood == "gaussian":
-        return Gaussian(nn.Identity(), event_dim=event_dim)
-    if likelihood == "bernoulli":
-        return Bernoulli(_Logits(), event_dim)
-    raise ValueError(f"likelihood: found {likelihood!r}, expected 'gaussian', 'bernoulli' or a Likelihood")
+@dataclass(frozen=True, kw_only=True)
+class NamedDecoder(NamedPart):
+    """The likelihood p(x | x_1) of a diffusion by name: nearly all of the decoding is the denoiser's.
+
+    Attributes:
+        make: from the number of x's event dimensions, a likelihood of the estimate x^(x_1).
+    """
+
+    make: Callable[[int], Likelihood]
 
 
-def _schedule(schedule: str | nn.Module) -> nn.Module:
-    if not isinstance(schedule, str):
-        return schedule
-    if schedule not in SCHEDULES:
-        raise ValueError(f"schedule: found {schedule!r}, expected one of {list(SCHEDULES)}, or a module")
-    return SCHEDULES[schedule]()
+DECODERS = Registry(
+    "likelihood",
+    "for another, pass a Likelihood of your own",
+    NamedDecoder(
+        name="gaussian",
+        module=Gaussian,
+        summary="real data, with one learned sigma",
+        make=lambda event_dim: Gaussian(nn.Identity(), event_dim=event_dim),
+    ),
+    NamedDecoder(
+        name="bernoulli",
+        module=Bernoulli,
+        summary="binary data",
+        make=lambda event_dim: Bernoulli(_Logits(), event_dim),
+    ),
+)

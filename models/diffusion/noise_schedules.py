@@ -5,10 +5,14 @@ A diffusion that keeps the variance has `q(x_u | x) = N(alpha x, sigma^2 I)` wit
 """
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
+
+from ppvae.models.parts.registry import NamedPart, Registry
 
 LEAST_SIGNAL = 1e-5
 """The least alpha^2: with less nothing of x is left, and log SNR would go to minus infinity."""
@@ -118,7 +122,42 @@ class LearnedSchedule(nn.Module):
         return softplus(self.weight) * u + (softplus(self.heights) * steps).sum(-1)
 
 
-SCHEDULES = {"cosine": CosineSchedule, "linear": LinearSchedule, "learned": LearnedSchedule}
+@dataclass(frozen=True, kw_only=True)
+class NamedSchedule(NamedPart):
+    """A noise schedule by name.
+
+    Attributes:
+        make: the schedule, with its defaults.
+    """
+
+    make: Callable[[], nn.Module]
+
+
+NOISE_SCHEDULES = Registry(
+    "schedule",
+    "for another, pass a module of your own",
+    NamedSchedule(
+        name="cosine",
+        module=CosineSchedule,
+        summary="alpha falls as a cosine",
+        source="Nichol & Dhariwal 2021",
+        make=CosineSchedule,
+    ),
+    NamedSchedule(
+        name="linear",
+        module=LinearSchedule,
+        summary="noise is added at a rate that rises linearly",
+        source="Ho et al. 2020",
+        make=LinearSchedule,
+    ),
+    NamedSchedule(
+        name="learned",
+        module=LearnedSchedule,
+        summary="any increasing function, learned",
+        source="Kingma et al. 2021",
+        make=LearnedSchedule,
+    ),
+)
 
 
 def _inverse_softplus(value: Tensor) -> Tensor:

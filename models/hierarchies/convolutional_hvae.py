@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ppvae.models.hierarchies.residual_cells import encoder_cell, generative_cell
 from ppvae.models.hierarchies.spectral import SpectralNorms
-from ppvae.models.parts.likelihoods import image_likelihood
+from ppvae.models.parts.likelihoods import LIKELIHOODS
 from ppvae.models.parts.residual_normal import ResidualNormal
 from ppvae.networks import Fold
 from ppvae.pair import Pair
@@ -40,9 +40,9 @@ class ConvolutionalHVAE(Pair):
         num_latents: channels of each latent image.
         channels: of the feature maps.
         num_cells: residual cells before each group, and at full size, in either direction.
-        likelihood: "bernoulli" for pixels 0 and 1, "gaussian" (one learned sigma), or, for gray levels,
-            "logistic_mixture" or "categorical".
-        levels: of gray, for the last two likelihoods; data are `k / (levels - 1)`.
+        likelihood: a name in `ppvae.models.parts.likelihoods.LIKELIHOODS`: "bernoulli" for pixels 0 and 1, "gaussian"
+            (one learned sigma), "logistic_mixture" for gray levels, or another.
+        levels: of gray, for the likelihoods "logistic_mixture" and "categorical"; data are `k / (levels - 1)`.
         spectral_weight: in training this many times the sum of the layers' largest singular values is taken off the
             surrogate (`ppvae.models.SpectralNorms`); NVAE takes 0.01 to 0.1.
         recompute: gradient checkpointing: feature maps within the cells are computed again for the backward pass.
@@ -90,7 +90,7 @@ class ConvolutionalHVAE(Pair):
             last = nn.Conv2d(channels, num_outputs, 3, padding=1)
             return Fold(nn.Sequential(_doubled(), *cells(generative_cell), nn.SiLU(), last), 3)
 
-        self.likelihood = image_likelihood(likelihood, decoder, shape, levels)
+        self.likelihood = LIKELIHOODS[likelihood].of(decoder, shape, levels)
         self.spectral_weight = spectral_weight
         self.spectral_norms = SpectralNorms(self) if spectral_weight else None
         self.shape = tuple(shape)

@@ -3,7 +3,9 @@
 Each is called with x and with the model's transitions, which the top-down ones take part of their distributions from.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 import pyro
 import pyro.distributions as dist
@@ -11,14 +13,25 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.models.parts.conditionals import DiagonalNormal
+from ppvae.models.parts.registry import NamedPart, Registry
 from ppvae.models.parts.residual_normal import ResidualNormal
 from ppvae.networks import hidden_layers, mlp
 from ppvae.refusals import ContractError, family
 
-POSTERIORS = ("independent", "bottom_up", "ladder", "residual")
+
+class EncodedLayers(nn.Module):
+    """A guide that has an encoder for each layer.
+
+    Args:
+        encoders: L modules, `encoders[l - 1]` returns the distribution of z_l.
+    """
+
+    def __init__(self, encoders: Sequence[nn.Module]):
+        super().__init__()
+        self.encoders = nn.ModuleList(encoders)
 
 
-class ConditionallyIndependent(nn.Module):
+class ConditionallyIndependent(EncodedLayers):
     """`q(z_1 | x) ... q(z_L | x)`: each layer its own encoder of x.
 
     It cannot express that layers depend on one another given x, as they do.
@@ -34,16 +47,12 @@ class ConditionallyIndependent(nn.Module):
         ['z1', 'z2']
     """
 
-    def __init__(self, encoders: Sequence[nn.Module]):
-        super().__init__()
-        self.encoders = nn.ModuleList(encoders)
-
     def forward(self, x: Tensor, transitions: nn.ModuleList) -> None:
         for layer, encoder in enumerate(self.encoders, start=1):
             pyro.sample(f"z{layer}", encoder(x))
 
 
-class BottomUpPosterior(nn.Module):
+class BottomUpPosterior(EncodedLayers):
     """`q(z_1 | x) q(z_2 | z_1) ... q(z_L | z_{L-1})`: a Markov chain against the model's.
 
     The posterior factorizes so too. But what a layer knows of x is only what the draws below it let through, and of the
@@ -61,10 +70,6 @@ class BottomUpPosterior(nn.Module):
         >>> list(pair.latents(torch.zeros(4, 6)))
         ['z1', 'z2']
     """
-
-    def __init__(self, encoders: Sequence[nn.Module]):
-        super().__init__()
-        self.encoders = nn.ModuleList(encoders)
 
     def forward(self, x: Tensor, transitions: nn.ModuleList) -> None:
         below = x
@@ -172,47 +177,58 @@ class ResidualPosterior(TopDownPosterior):
         return ResidualNormal(delta.loc, delta.scale, prior)
 
 
-def hierarchical_posterior(
-    name: str,
-    num_features: int,
-    num_latents: Sequence[int],
-    hidden: Sequence[int] = (200, 200),
-    activation: type[nn.Module] = nn.Tanh,
-    batch_norm: bool = False,
-) -> nn.Module:
-    """The guide of that name, of multilayer perceptrons.
+@dataclass(frozen=True)
+class LayerNetworks:
+    """The multilayer perceptrons of a guide of L layers.
 
-    Args:
-        name: "independent", "bottom_up", "ladder" or "residual".
+    Attributes:
         num_features: size of x.
         num_latents: sizes of z_1 ... z_L.
         hidden: sizes of the hidden layers of each encoder, or of each layer's features.
         activation: of the hidden layers.
         batch_norm: whether there is one before each activation.
-
-    Raises:
-        ValueError: a guide of another name, or no hidden layers for features.
     """
-    if name not in POSTERIORS:
-        raise ValueError(f"posterior: found {name!r}, expected one of {', '.join(map(repr, POSTERIORS))}")
 
-    def normal(num_in: int, hidden: Sequence[int], size: int) -> DiagonalNormal:
-        return DiagonalNormal(mlp(num_in, hidden, 2 * size, activation, batch_norm))
+    num_features: int
+    num_latents: Sequence[int]
+    hidden: Sequence[int] = (200, 200)
+    activation: type[nn.Module] = nn.Tanh
+    batch_norm: bool = False
 
-    if name == "independent":
-        return ConditionallyIndependent([normal(num_features, hidden, size) for size in num_latents])
-    if name == "bottom_up":
-        below = [num_features, *num_latents]
-        return BottomUpPosterior([normal(n, hidden, size) for n, size in zip(below, num_latents, strict=False)])
-    if not hidden:
-        raise ValueError(f"hidden: found no layers, expected one or more, as they are the features of {name!r}")
-    width = hidden[-1]
-    num_inputs = [num_features] + [width] * (len(num_latents) - 1)
-    features = [hidden_layers(n, hidden, activation, batch_norm) for n in num_inputs]
-    if name == "ladder":
-        return LadderPosterior(features, [normal(width, [], size) for size in num_latents])
-    *lower, top = num_latents
-    return ResidualPosterior(features, [_residual_head(width, size) for size in lower] + [normal(width, [], top)])
+    def encoder(self, num_in: int, num_latents: int) -> DiagonalNormal:
+        """A Gaussian of so many latents, from a network with the hidden layers."""
+        return DiagonalNormal(mlp(num_in, self.hidden, 2 * num_latents, self.activation, self.batch_norm))
+
+    def features(self, name: str) -> list[nn.Module]:
+        """f_1 ... f_L of the guide of that name, each all of the hidden layers."""
+        if not self.hidden:
+            raise ValueError(f"hidden: found no layers, expected one or more, as they are the features of {name!r}")
+        num_inputs = [self.num_features] + [self.hidden[-1]] * (len(self.num_latents) - 1)
+        return [hidden_layers(n, self.hidden, self.activation, self.batch_norm) for n in num_inputs]
+
+    def head(self, num_latents: int) -> DiagonalNormal:
+        """A Gaussian of so many latents, linear in a layer's features."""
+        return DiagonalNormal(mlp(self.hidden[-1], [], 2 * num_latents))
+
+
+def _independent(networks: LayerNetworks) -> ConditionallyIndependent:
+    return ConditionallyIndependent([networks.encoder(networks.num_features, size) for size in networks.num_latents])
+
+
+def _bottom_up(networks: LayerNetworks) -> BottomUpPosterior:
+    sizes = pairwise([networks.num_features, *networks.num_latents])
+    return BottomUpPosterior([networks.encoder(below, size) for below, size in sizes])
+
+
+def _ladder(networks: LayerNetworks) -> LadderPosterior:
+    return LadderPosterior(networks.features("ladder"), [networks.head(size) for size in networks.num_latents])
+
+
+def _residual(networks: LayerNetworks) -> ResidualPosterior:
+    *lower, top = networks.num_latents
+    features = networks.features("residual")
+    heads = [_residual_head(networks.hidden[-1], size) for size in lower]
+    return ResidualPosterior(features, [*heads, networks.head(top)])
 
 
 def _residual_head(width: int, size: int) -> DiagonalNormal:
@@ -221,3 +237,53 @@ def _residual_head(width: int, size: int) -> DiagonalNormal:
     layer.weight.data[:, width:] = 0
     layer.weight.data[:size, width : width + size] = -torch.eye(size) / 2
     return DiagonalNormal(layer)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedHierarchicalPosterior(NamedPart):
+    """A guide of a hierarchy by name.
+
+    Attributes:
+        factorization: of the guide, as a formula.
+        make: from the networks of its layers.
+    """
+
+    factorization: str
+    make: Callable[[LayerNetworks], nn.Module]
+
+
+HIERARCHICAL_POSTERIORS = Registry(
+    "posterior",
+    "for another, set `pair.posterior` to a module of your own",
+    NamedHierarchicalPosterior(
+        name="independent",
+        module=ConditionallyIndependent,
+        factorization="q(z_1 | x) ... q(z_L | x)",
+        summary="from x alone",
+        make=_independent,
+    ),
+    NamedHierarchicalPosterior(
+        name="bottom_up",
+        module=BottomUpPosterior,
+        factorization="q(z_1 | x) q(z_2 | z_1) ...",
+        summary="from the layer below",
+        source="Rezende et al. 2014; Burda et al. 2016",
+        make=_bottom_up,
+    ),
+    NamedHierarchicalPosterior(
+        name="ladder",
+        module=LadderPosterior,
+        factorization="q(z_L | x) ... q(z_1 | z_2, x)",
+        summary="from the product of p(z_l | z_{l+1}) and a Gaussian message from x",
+        source="Sønderby et al. 2016",
+        make=_ladder,
+    ),
+    NamedHierarchicalPosterior(
+        name="residual",
+        module=ResidualPosterior,
+        factorization="q(z_L | x) ... q(z_1 | z_2, x)",
+        summary="from p(z_l | z_{l+1}), shifted and scaled by functions of x and of its mean and scale",
+        source="Vahdat & Kautz 2020",
+        make=_residual,
+    ),
+)

@@ -1,6 +1,7 @@
 """Likelihoods: modules whose forward takes z and returns the distribution p(x | z)."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import pyro.distributions as dist
 import torch
@@ -13,7 +14,8 @@ from ppvae.models.parts.gray_levels import (
     GrayLevels,
     parameters_per_component,
 )
-from ppvae.networks import mlp, output_bias
+from ppvae.models.parts.registry import NamedPart, Registry
+from ppvae.networks import output_bias
 
 
 class Likelihood(nn.Module):
@@ -127,7 +129,23 @@ class Gaussian(Likelihood):
             self.unconstrained_sigma.data.copy_(inverse_softplus)
 
 
-class LogisticMixture(Likelihood):
+class GrayLevelLikelihood(Likelihood):
+    """A likelihood of gray levels, whose network has several outputs for each number of x.
+
+    Args:
+        network: `[*, D]` to the parameters.
+        event_shape: of x: `(num_features,)` or `(C, H, W)`.
+        levels: L; data are `k / (L - 1)`.
+    """
+
+    def __init__(self, network: nn.Module, event_shape: Sequence[int], levels: int = 256):
+        super().__init__()
+        self.network = network
+        self.event_shape = tuple(event_shape)
+        self.levels = levels
+
+
+class LogisticMixture(GrayLevelLikelihood):
     """Gray levels by discretized logistic mixtures, whose parameters are a network of z; see
     `ppvae.models.parts.gray_levels.DiscretizedLogisticMixture`.
 
@@ -146,12 +164,6 @@ class LogisticMixture(Likelihood):
         >>> LogisticMixture(nn.Linear(2, outputs), (5,), levels=17)(torch.zeros(4, 2)).event_shape
         torch.Size([5])
     """
-
-    def __init__(self, network: nn.Module, event_shape: Sequence[int], levels: int = 256):
-        super().__init__()
-        self.network = network
-        self.event_shape = tuple(event_shape)
-        self.levels = levels
 
     @staticmethod
     def num_outputs(event_shape: Sequence[int], num_components: int) -> int:
@@ -181,7 +193,7 @@ class LogisticMixture(Likelihood):
         log_scale.copy_((std / 2).log().expand_as(log_scale))
 
 
-class Categorical(Likelihood):
+class Categorical(GrayLevelLikelihood):
     """Gray levels by a probability for each, the softmax of a network of z: L outputs for each number of x.
 
     It does not know that levels next to one another are alike: with many levels and few data, prefer `LogisticMixture`.
@@ -195,12 +207,6 @@ class Categorical(Likelihood):
         >>> Categorical(nn.Linear(2, 17 * 5), (5,), levels=17)(torch.zeros(4, 2)).event_shape
         torch.Size([5])
     """
-
-    def __init__(self, network: nn.Module, event_shape: Sequence[int], levels: int = 256):
-        super().__init__()
-        self.network = network
-        self.event_shape = tuple(event_shape)
-        self.levels = levels
 
     def forward(self, z: Tensor) -> dist.TorchDistribution:
         dim = -len(self.event_shape)
@@ -218,85 +224,80 @@ class Categorical(Likelihood):
         bias.data.copy_((count / (len(level) + self.levels)).log())
 
 
-NUM_COMPONENTS = 5
-"""Of the logistic mixtures in pairs made by name."""
+@dataclass(frozen=True, kw_only=True)
+class NamedLikelihood(NamedPart):
+    """A likelihood by name.
 
-
-def num_outputs(name: str, event_shape: Sequence[int], levels: int) -> int:
-    """The size of the output of a likelihood's network, for images the number of its channels."""
-    if name == "logistic_mixture":
-        return LogisticMixture.num_outputs(event_shape, NUM_COMPONENTS)
-    return event_shape[0] * (levels if name == "categorical" else 1)
-
-
-def mlp_likelihood(
-    name: str,
-    num_latents: int,
-    hidden: Sequence[int],
-    num_features: int,
-    activation: type[nn.Module] = nn.Tanh,
-    levels: int = 256,
-    batch_norm: bool = False,
-) -> Likelihood:
-    """The likelihood of that name, of multilayer perceptrons of z.
-
-    Args:
-        name: "bernoulli", "gaussian" (one learned sigma), "heteroscedastic" (sigma(z), a network of its own),
-            "logistic_mixture" (of five components) or "categorical".
-        num_latents: size of z.
-        hidden: sizes of the hidden layers.
-        num_features: size of x.
-        activation: of the hidden layers.
-        levels: of gray, for the last two.
-        batch_norm: whether there is one before each activation.
-
-    Raises:
-        ValueError: a likelihood of another name.
+    Attributes:
+        num_outputs: from the shape of x and the number of gray levels, the size of its network's output; for images,
+            the number of its channels.
+        make: from a function that makes a network with that output, the shape of x, and the number of gray levels.
     """
-    shape = (num_features,)
 
-    def network() -> nn.Module:
-        return mlp(num_latents, hidden, num_outputs(name, shape, levels), activation, batch_norm)
+    num_outputs: Callable[[Sequence[int], int], int]
+    make: Callable[[Callable[[], nn.Module], Sequence[int], int], Likelihood]
 
-    if name == "bernoulli":
-        return Bernoulli(network())
-    if name == "gaussian":
-        return Gaussian(network())
-    if name == "heteroscedastic":
-        return Gaussian(network(), sigma=network())
-    if name == "logistic_mixture":
-        return LogisticMixture(network(), shape, levels)
-    if name == "categorical":
-        return Categorical(network(), shape, levels)
-    raise ValueError(
-        f"likelihood: found {name!r}, expected 'bernoulli', 'gaussian', 'heteroscedastic', 'logistic_mixture' or "
-        "'categorical'"
-    )
+    def of(self, network: Callable[[int], nn.Module], event_shape: Sequence[int], levels: int = 256) -> Likelihood:
+        """The likelihood on new networks.
+
+        Args:
+            network: given the size of its output, a module `[*, D] -> [*, size]` for vectors, `[*, D] -> [*, size, H,
+                W]` for images.
+            event_shape: of x: `(num_features,)` or `(C, H, W)`.
+            levels: of gray, for likelihoods of gray levels.
+        """
+        size = self.num_outputs(event_shape, levels)
+        return self.make(lambda: network(size), event_shape, levels)
 
 
-def image_likelihood(
-    name: str, network: Callable[[int], nn.Module], shape: tuple[int, int, int], levels: int = 256
-) -> Likelihood:
-    """The likelihood of that name, of images.
+def one_per_feature(event_shape: Sequence[int], levels: int) -> int:
+    """The outputs of a network that gives one number for each feature, or for each channel of a pixel."""
+    return event_shape[0]
 
-    Args:
-        name: "bernoulli", "gaussian" (one learned sigma), "logistic_mixture" (of five components) or "categorical".
-        network: given its number of output channels, a module `[*, D] -> [*, outputs, H, W]`.
-        shape: of x, `(C, H, W)`.
-        levels: of gray, for the last two.
 
-    Raises:
-        ValueError: a likelihood of another name.
-    """
-    parts: dict[str, Callable[[nn.Module], Likelihood]] = {
-        "bernoulli": lambda network: Bernoulli(network, event_dim=3),
-        "gaussian": lambda network: Gaussian(network, event_dim=3),
-        "logistic_mixture": lambda network: LogisticMixture(network, shape, levels),
-        "categorical": lambda network: Categorical(network, shape, levels),
-    }
-    if name not in parts:
-        raise ValueError(f"likelihood: found {name!r}, expected one of {list(parts)}")
-    return parts[name](network(num_outputs(name, shape, levels)))
+LIKELIHOODS = Registry(
+    "likelihood",
+    "for another, build the pair of modules",
+    NamedLikelihood(
+        name="bernoulli",
+        module=Bernoulli,
+        summary="binary data",
+        source="Kingma & Welling 2014",
+        num_outputs=one_per_feature,
+        make=lambda network, event_shape, levels: Bernoulli(network(), len(event_shape)),
+    ),
+    NamedLikelihood(
+        name="gaussian",
+        module=Gaussian,
+        summary="real data, with one learned sigma",
+        source="Rybkin et al. 2021",
+        num_outputs=one_per_feature,
+        make=lambda network, event_shape, levels: Gaussian(network(), event_dim=len(event_shape)),
+    ),
+    NamedLikelihood(
+        name="heteroscedastic",
+        module=Gaussian,
+        summary="real data, with sigma(z) by a network of its own",
+        source="Kingma & Welling 2014",
+        num_outputs=one_per_feature,
+        make=lambda network, event_shape, levels: Gaussian(network(), sigma=network(), event_dim=len(event_shape)),
+    ),
+    NamedLikelihood(
+        name="logistic_mixture",
+        module=LogisticMixture,
+        summary="gray levels by mixtures of five discretized logistics, colors one after another",
+        source="Salimans et al. 2017",
+        num_outputs=lambda event_shape, levels: LogisticMixture.num_outputs(event_shape, num_components=5),
+        make=lambda network, event_shape, levels: LogisticMixture(network(), event_shape, levels),
+    ),
+    NamedLikelihood(
+        name="categorical",
+        module=Categorical,
+        summary="gray levels, a probability for each",
+        num_outputs=lambda event_shape, levels: levels * event_shape[0],
+        make=lambda network, event_shape, levels: Categorical(network(), event_shape, levels),
+    ),
+)
 
 
 def _mean_per_output(x: Tensor, bias: Tensor, event_dim: int) -> Tensor:

@@ -1,6 +1,7 @@
 """Priors: modules whose forward returns the distribution p(z)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import pyro.distributions as dist
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from ppvae.models.parts.mixtures import Mixture
+from ppvae.models.parts.registry import NamedPart, Registry
 
 
 class StandardNormal(nn.Module):
@@ -147,24 +149,46 @@ class FlowPrior(nn.Module):
         return dist.TransformedDistribution(base, transforms)
 
 
-def prior_of(name: str, num_latents: int, posterior: nn.Module, event_shape: Sequence[int]) -> nn.Module:
-    """The prior of that name: "normal", "mixture" (of ten), "vamp" (of fifty) or "flow".
+@dataclass(frozen=True, kw_only=True)
+class NamedPrior(NamedPart):
+    """A prior by name.
 
-    Args:
-        name: of the prior.
-        num_latents: D.
-        posterior: the guide's, for "vamp".
-        event_shape: of x, for "vamp".
-
-    Raises:
-        ValueError: another name.
+    Attributes:
+        make: from D, the number of latents; the guide's posterior; and the shape of x.
     """
-    if name == "normal":
-        return StandardNormal(num_latents)
-    if name == "mixture":
-        return MixturePrior(num_latents)
-    if name == "vamp":
-        return VampPrior(posterior, event_shape)
-    if name == "flow":
-        return FlowPrior(num_latents)
-    raise ValueError(f"prior: found {name!r}, expected 'normal', 'mixture', 'vamp' or 'flow'")
+
+    make: Callable[[int, nn.Module, Sequence[int]], nn.Module]
+
+
+PRIORS = Registry(
+    "prior",
+    "for another, build the pair of modules",
+    NamedPrior(
+        name="normal",
+        module=StandardNormal,
+        summary="N(0, I)",
+        source="Kingma & Welling 2014",
+        make=lambda num_latents, posterior, event_shape: StandardNormal(num_latents),
+    ),
+    NamedPrior(
+        name="mixture",
+        module=MixturePrior,
+        summary="ten diagonal Gaussians, all learned",
+        source="Dilokthanakul et al. 2016",
+        make=lambda num_latents, posterior, event_shape: MixturePrior(num_latents),
+    ),
+    NamedPrior(
+        name="vamp",
+        module=VampPrior,
+        summary="the guide's posterior averaged over fifty learned pseudo-inputs",
+        source="Tomczak & Welling 2018",
+        make=lambda num_latents, posterior, event_shape: VampPrior(posterior, event_shape),
+    ),
+    NamedPrior(
+        name="flow",
+        module=FlowPrior,
+        summary="affine couplings of N(0, I)",
+        source="Dinh et al. 2017",
+        make=lambda num_latents, posterior, event_shape: FlowPrior(num_latents),
+    ),
+)
