@@ -122,11 +122,12 @@ class Gaussian(Likelihood):
 
     def start_sigma(self, sigma: Tensor) -> None:
         """Sets a sigma that is learned to a number, in the units of x."""
-        inverse_softplus = (sigma - self.min_sigma).clamp(min=self.min_sigma).expm1().log()
+        added = (sigma - self.min_sigma).clamp(min=self.min_sigma)
+        unconstrained = torch.where(added > 20, added, added.expm1().log())  # of which the softplus is `added`
         if self.sigma_network is not None:
-            output_bias(self.sigma_network).data.copy_(inverse_softplus)
+            output_bias(self.sigma_network).data.copy_(unconstrained)
         elif not hasattr(self, "fixed_sigma"):
-            self.unconstrained_sigma.data.copy_(inverse_softplus)
+            self.unconstrained_sigma.data.copy_(unconstrained)
 
 
 class GrayLevelLikelihood(Likelihood):

@@ -2,6 +2,7 @@
 
 import functools
 import re
+from pathlib import Path
 
 import pyro
 import pyro.distributions as dist
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+import ppvae
 from ppvae import ELBO, fit
 from ppvae.models import (
     VAE,
@@ -23,12 +25,14 @@ from ppvae.models import (
 )
 from ppvae.models.diffusion.diffusion_vae import DECODERS, NamedDecoder
 from ppvae.models.diffusion.noise_schedules import NOISE_SCHEDULES, NamedSchedule
+from ppvae.models.diffusion.noising import PARAMETERIZATIONS
 from ppvae.models.hierarchies.hierarchical_posteriors import HIERARCHICAL_POSTERIORS, NamedHierarchicalPosterior
 from ppvae.models.parts.likelihoods import LIKELIHOODS, NamedLikelihood, one_per_feature
 from ppvae.models.parts.posteriors import POSTERIOR_FAMILIES, NamedPosterior
 from ppvae.models.parts.priors import PRIORS, NamedPrior
 from ppvae.models.parts.registry import NamedPart, Registry
 
+DOCS = Path(__file__).parents[3] / "docs"
 REGISTRIES = {
     "priors": PRIORS,
     "likelihoods": LIKELIHOODS,
@@ -228,3 +232,50 @@ def test_a_prior_that_can_start_at_the_data_is_started_there():
 
     vae = VAE(Starting(2), Bernoulli(nn.Linear(2, 4)), DiagonalNormal(nn.Linear(4, 4)))
     assert (vae.init_from(torch.ones(3, 4)).prior.loc == 1).all()
+
+
+def tables(page):
+    """The rows of a page's tables below their headings, as lists of cells."""
+    rows = re.findall(r"^\|(.*)\|$", (DOCS / page).read_text(), re.MULTILINE)
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)] for row in rows]
+
+
+def test_the_page_of_hierarchies_lists_their_posteriors():
+    rows = [
+        [
+            f'`"{part.name}"`',
+            f"`{part.factorization}`".replace("|", r"\|"),
+            part.summary.replace("|", r"\|"),
+            part.source,
+        ]
+        for part in HIERARCHICAL_POSTERIORS.values()
+    ]
+    assert tables("hierarchies.md")[2 : 2 + len(rows)] == rows
+
+
+def test_the_page_of_measured_parts_has_them_all_or_says_which_it_has_not():
+    page, rows = (DOCS / "parts.md").read_text(), tables("parts.md")
+    pairs, likelihoods = [row for row in rows if len(row) == 7], [row for row in rows if len(row) == 4]
+    not_measured = set(re.findall(r'"([\w-]+)"', page.split("Not measured on this page: ")[1]))
+    measured = [{row[i] for row in table[2:]} for table, i in ((pairs, 0), (pairs, 1), (likelihoods, 0))]
+    for registry, names in zip((PRIORS, POSTERIOR_FAMILIES, LIKELIHOODS), measured, strict=True):
+        assert names <= set(registry)
+        assert set(registry) - names <= not_measured
+        assert names.isdisjoint(not_measured)
+
+
+def test_the_page_of_diffusion_names_its_schedules_and_decoders():
+    page = (DOCS / "diffusion.md").read_text()
+    assert all(f'"{name}"' in page for name in [*NOISE_SCHEDULES, *DECODERS, *PARAMETERIZATIONS])
+
+
+def test_the_part_that_the_page_of_pairs_adds_is_known():
+    page = (DOCS / "pairs.md").read_text()
+    block = re.search(r"A part of your own.*?```python\n(.*?)```", page, re.DOTALL)[1]
+    names = {"ppvae": ppvae}
+    try:
+        exec(block, names)
+    finally:
+        POSTERIOR_FAMILIES.pop("laplace", None)
+    assert type(names["vae"].posterior) is names["Laplace"]
+    assert names["vae"].log_weights(torch.rand(3, 64).round()).log_w.isfinite().all()
