@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
 
+import torch
 from torch import Tensor, nn
 
 
@@ -118,6 +119,17 @@ def convolutional_decoder(
     for n, m, target in zip(channels, [*channels[1:], num_out], sizes[1:], strict=True):
         layers += [nn.Upsample(target, mode="bilinear"), nn.Conv2d(n, m, 3, padding=1), activation()]
     return Fold(nn.Sequential(*layers[:-1]), event_dim=1)
+
+
+def inverse_softplus(value: Tensor) -> Tensor:
+    """`log(exp(value) - 1)` of positive values, without overflow: what a parameter starts at, whose softplus is used.
+
+    Example:
+        >>> import torch
+        >>> nn.functional.softplus(inverse_softplus(torch.tensor([0.1, 1.0, 1000.0])))
+        tensor([1.0000e-01, 1.0000e+00, 1.0000e+03])
+    """
+    return value + torch.log(-torch.expm1(-value))
 
 
 def output_bias(network: nn.Module) -> Tensor:

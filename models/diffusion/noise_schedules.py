@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from ppvae.models.parts.registry import NamedPart, Registry
+from ppvae.networks import inverse_softplus
 
 LEAST_SIGNAL = 1e-5
 """The least alpha^2: with less nothing of x is left, and log SNR would go to minus infinity."""
@@ -107,10 +108,10 @@ class LearnedSchedule(nn.Module):
         if not end > start:
             raise ValueError(f"end: found {end}, expected more than start, {start}")
         self.start = nn.Parameter(torch.tensor(float(start)))
-        self.width = nn.Parameter(_inverse_softplus(torch.tensor(float(end - start))))
+        self.width = nn.Parameter(inverse_softplus(torch.tensor(float(end - start))))
         self.weight = nn.Parameter(torch.zeros(()))
         self.heights = nn.Parameter(torch.full((num_units,), -5.0))
-        self.rates = nn.Parameter(_inverse_softplus(torch.full((num_units,), float(num_units))))
+        self.rates = nn.Parameter(inverse_softplus(torch.full((num_units,), float(num_units))))
         self.centers = nn.Parameter(torch.linspace(0, 1, num_units))
 
     def forward(self, u: Tensor) -> Tensor:
@@ -158,7 +159,3 @@ NOISE_SCHEDULES = Registry(
         make=LearnedSchedule,
     ),
 )
-
-
-def _inverse_softplus(value: Tensor) -> Tensor:
-    return value + torch.log(-torch.expm1(-value))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 from torch.nn.functional import pad, softplus
 
+from ppvae.networks import inverse_softplus
 from ppvae.pair import Pair
 
 
@@ -178,5 +179,5 @@ class LinearGaussianChain(Pair):
         scale = precision.diagonal().rsqrt()
         self.encoder.weight.copy_(gain)
         self.encoder.bias.copy_(-gain @ self.mean)
-        self.posterior_scale.copy_(scale + torch.log(-torch.expm1(-scale)))  # inverse softplus
+        self.posterior_scale.copy_(inverse_softplus(scale))
         return self

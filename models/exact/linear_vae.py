@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 from torch.nn.functional import softplus
 
+from ppvae.networks import inverse_softplus
 from ppvae.pair import Pair
 
 
@@ -143,5 +144,5 @@ class LinearVAE(Pair):
             tril = torch.linalg.cholesky(variance * torch.linalg.inv(M))
             self.posterior_tril.copy_(tril.tril(-1))
             scale = tril.diagonal()
-        self.posterior_scale.copy_(scale + torch.log(-torch.expm1(-scale)))  # inverse softplus
+        self.posterior_scale.copy_(inverse_softplus(scale))
         return self

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 
 from ppvae.models.flows.flow import Flow
-from ppvae.models.flows.transforms import Reverse
+from ppvae.models.parts.couplings import Reverse, halves
 from ppvae.models.parts.priors import StandardNormal
 from ppvae.networks import mlp
 
@@ -100,10 +100,8 @@ class _ShiftAndScale(nn.Module):
 def _couplings(
     network: type[nn.Module], num_features: int, num_couplings: int, hidden: Sequence[int]
 ) -> list[Transform]:
-    if num_features < 2:
-        raise ValueError(f"num_features: found {num_features}, expected at least 2, for a coupling to have two halves")
-    kept = num_features // 2
+    kept, moved = halves("num_features", num_features)
     couplings: list[Transform] = []
     for _ in range(num_couplings):
-        couplings += [AffineCoupling(kept, network(kept, hidden, num_features - kept)), Reverse()]
+        couplings += [AffineCoupling(kept, network(kept, hidden, moved)), Reverse()]
     return couplings

@@ -72,7 +72,7 @@ def _level(shape: Shape, num_levels: int, num_steps: int, num_hidden: int) -> li
 
 def _coupling(shape: Shape, num_hidden: int) -> Transform:
     kept = shape[0] // 2
-    return AffineCoupling(kept, _ShiftAndScale((kept, *shape[1:]), num_hidden, shape[0] - kept), dim=-3)
+    return AffineCoupling(kept, _ConvolutionalShiftAndScale((kept, *shape[1:]), num_hidden, shape[0] - kept), dim=-3)
 
 
 def _mixing(num_channels: int) -> Transform:
@@ -135,7 +135,7 @@ class Unfold(Transform):
         return Size((*shape[:-3], 4 * shape[-3], shape[-2] // 2, shape[-1] // 2))
 
 
-class _ShiftAndScale(nn.Module):
+class _ConvolutionalShiftAndScale(nn.Module):
     """A coupling's network of flattened images: three convolutions, the last zero at the start (an identity)."""
 
     def __init__(self, shape: Shape, num_hidden: int, num_out: int):

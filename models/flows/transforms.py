@@ -53,21 +53,6 @@ class Bijection(TransformModule):
         return -self.pull(y)[1]
 
 
-class Reverse(Transform):
-    """The entries of a vector in reverse order. Unlike Pyro's `Permute` it holds no tensor that could be elsewhere."""
-
-    domain = codomain = constraints.real_vector
-    bijective = True
-
-    def _call(self, x: Tensor) -> Tensor:
-        return x.flip(-1)
-
-    _inverse = _call
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        return x.new_zeros(x.shape[:-1])
-
-
 def fresh(transforms: Sequence[Transform], *, training: bool) -> list[Transform]:
     """Shallow copies: they share parameters, but each caches for itself.
 

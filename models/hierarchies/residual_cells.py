@@ -79,13 +79,13 @@ def generative_cell(channels: int, recompute: bool = False) -> ResidualCell:
     body = nn.Sequential(
         nn.BatchNorm2d(channels, momentum=MOMENTUM, affine=False),  # the next norm would undo a shift
         nn.Conv2d(channels, wide, 1, bias=False),
-        _norm(wide),
+        _batch_norm(wide),
         nn.SiLU(),
         nn.Conv2d(wide, wide, 5, padding=2, groups=wide, bias=False),
-        _norm(wide),
+        _batch_norm(wide),
         nn.SiLU(),
         nn.Conv2d(wide, channels, 1, bias=False),
-        _norm(channels),
+        _batch_norm(channels),
         SqueezeExcite(channels),
     )
     return ResidualCell(body, recompute)
@@ -104,10 +104,10 @@ def encoder_cell(channels: int, recompute: bool = False) -> ResidualCell:
         torch.Size([2, 8, 4, 4])
     """
     body = nn.Sequential(
-        _norm(channels),
+        _batch_norm(channels),
         nn.SiLU(),
         nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-        _norm(channels),
+        _batch_norm(channels),
         nn.SiLU(),
         nn.Conv2d(channels, channels, 3, padding=1),
         SqueezeExcite(channels),
@@ -115,5 +115,5 @@ def encoder_cell(channels: int, recompute: bool = False) -> ResidualCell:
     return ResidualCell(body, recompute)
 
 
-def _norm(channels: int) -> nn.BatchNorm2d:
+def _batch_norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, momentum=MOMENTUM)

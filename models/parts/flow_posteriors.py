@@ -10,7 +10,6 @@ import torch
 from pyro.distributions.conditional import ConditionalTransformModule
 from pyro.distributions.transforms import (
     ConditionalAffineAutoregressive,
-    Permute,
     SplineCoupling,
     conditional_affine_coupling,
 )
@@ -18,6 +17,7 @@ from pyro.nn import ConditionalAutoRegressiveNN, ConditionalDenseNN
 from torch import Tensor, nn
 
 from ppvae.models.parts.conditionals import DiagonalNormal
+from ppvae.models.parts.couplings import Reverse, halves
 
 
 class FlowPosterior(nn.Module):
@@ -38,21 +38,16 @@ class FlowPosterior(nn.Module):
 
     def __init__(self, network: nn.Module, num_latents: int, layers: Iterable[ConditionalTransformModule]):
         super().__init__()
-        if num_latents < 2:
-            raise ValueError(
-                f"num_latents: found {num_latents}, expected at least 2, for one part of them to move another"
-            )
+        halves("num_latents", num_latents)
         self.base = DiagonalNormal(network)
         self.layers = nn.ModuleList(layers)
-        self.num_latents = num_latents
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         base = self.base(h)
         context = torch.cat([base.base_dist.loc, base.base_dist.scale.log()], -1)
-        reversed_order = torch.arange(self.num_latents - 1, -1, -1, device=context.device)
         transforms: list[dist.transforms.Transform] = []
         for layer in self.layers:  # a reversal for each, as each keeps its last draw, whose density is free then
-            transforms += [layer.condition(context), Permute(reversed_order)]  # type: ignore[operator]
+            transforms += [layer.condition(context), Reverse(cache_size=1)]  # type: ignore[operator]
         return dist.TransformedDistribution(base, transforms)
 
 
@@ -127,8 +122,7 @@ class _ConditionalSplineCoupling(ConditionalTransformModule):
 
     def __init__(self, num_latents: int, num_hidden: int, num_bins: int, bound: float):
         super().__init__()
-        kept = num_latents // 2
-        moved = num_latents - kept
+        kept, moved = halves("num_latents", num_latents)
         sizes = [moved * num_bins, moved * num_bins, moved * (num_bins - 1), moved * num_bins]
         self.network = ConditionalDenseNN(kept, 2 * num_latents, [num_hidden], sizes)
         self._start_at_identity(slopes=slice(sum(sizes[:2]), sum(sizes[:3])))

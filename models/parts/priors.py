@@ -5,13 +5,15 @@ from dataclasses import dataclass
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions.transforms import AffineCoupling, Permute
+from pyro.distributions.transforms import AffineCoupling
 from pyro.nn import DenseNN
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from ppvae.models.parts.couplings import Reverse, halves
 from ppvae.models.parts.mixtures import Mixture
 from ppvae.models.parts.registry import NamedPart, Registry
+from ppvae.networks import inverse_softplus
 
 
 class StandardNormal(nn.Module):
@@ -57,7 +59,7 @@ class MixturePrior(nn.Module):
         super().__init__()
         self.logits = nn.Parameter(torch.zeros(num_components))
         self.loc = nn.Parameter(torch.randn(num_components, num_latents))
-        self.unconstrained_scale = nn.Parameter(torch.ones(num_components, num_latents).expm1().log())  # of softplus 1
+        self.unconstrained_scale = nn.Parameter(inverse_softplus(torch.ones(num_components, num_latents)))
 
     def forward(self) -> dist.TorchDistribution:
         components = dist.Normal(self.loc, softplus(self.unconstrained_scale)).to_event(1)
@@ -127,25 +129,20 @@ class FlowPrior(nn.Module):
 
     def __init__(self, num_latents: int, num_couplings: int = 4, num_hidden: int = 64):
         super().__init__()
-        if num_latents < 2:
-            raise ValueError(
-                f"num_latents: found {num_latents}, expected at least 2, for a coupling to have two halves"
-            )
+        self.split, moved = halves("num_latents", num_latents)
         self.base = StandardNormal(num_latents)
-        self.split = num_latents // 2
         self.networks = nn.ModuleList()
         for _ in range(num_couplings):
-            network = DenseNN(self.split, [num_hidden], [num_latents - self.split] * 2)
+            network = DenseNN(self.split, [num_hidden], [moved] * 2)
             for p in network.layers[-1].parameters():
                 nn.init.zeros_(p)
             self.networks.append(network)
 
     def forward(self) -> dist.TorchDistribution:
         base = self.base()
-        reversal = Permute(torch.arange(base.event_shape[0] - 1, -1, -1, device=base.base_dist.loc.device))
         transforms: list[dist.transforms.Transform] = []
         for network in self.networks:
-            transforms += [AffineCoupling(self.split, network), reversal]
+            transforms += [AffineCoupling(self.split, network), Reverse(cache_size=1)]
         return dist.TransformedDistribution(base, transforms)
 
 
