@@ -37,7 +37,10 @@ class VAE(Pair):
         self.prior = prior
         self.likelihood = likelihood
         self.posterior = posterior
-        with mode(self, training=False), torch.no_grad():  # batch norms neither take one draw nor learn from it
+        with (
+            mode(self, training=False),
+            torch.no_grad(),
+        ):  # in training batch norms refuse a single draw
             self.example = torch.zeros(1, *likelihood(prior().sample()).event_shape)
 
     @classmethod

@@ -66,8 +66,8 @@ class MLPDenoiser(nn.Module):
 class UNet(nn.Module):
     """A small convolutional U-Net: `[*, C, H, W], [*] -> [*, C, H, W]`.
 
-    On each level a residual block; a strided convolution leads down, upsampling up; what was seen on the way down is
-    joined on the way up. The embedding of gamma is added in each block.
+    Each level has a residual block on the way down and one on the way up, with strided convolutions and upsampling
+    between levels; feature maps of the way down are concatenated on the way up. Each block adds the embedding of gamma.
 
     Source: Ronneberger et al. 2015 (arXiv:1505.04597); Ho et al. 2020 (arXiv:2006.11239), for denoising.
 

@@ -16,20 +16,20 @@ from ppvae.models.parts.registry import NamedPart, Registry
 from ppvae.networks import inverse_softplus
 
 LEAST_SIGNAL = 1e-5
-"""The least alpha^2: with less nothing of x is left, and log SNR would go to minus infinity."""
+"""The lower bound of alpha^2: without it nothing of x would be left, and log SNR would go to minus infinity."""
 
 
 class LinearSchedule(nn.Module):
     """`alpha^2(u) = exp(-b0 u - (b1 - b0) u^2 / 2)`: noise is added at a rate that rises linearly from b0 to b1.
 
-    With b0 = 0.1 and b1 = 20 it is the limit of DDPM's betas, 1e-4 to 0.02 in 1000 steps. With few steps it has its
-    levels where little is to be learned: prefer the cosine.
+    With b0 = 0.1 and b1 = 20 it is the limit of DDPM's betas, 1e-4 to 0.02 in 1000 steps. With few steps, most
+    of its levels are where there is little to learn: prefer the cosine.
 
     Source: Ho et al. 2020 (arXiv:2006.11239); in continuous time Song et al. 2021 (arXiv:2011.13456).
 
     Args:
-        start: b0, of u = 0.
-        end: b1, of u = 1.
+        start: b0, the rate at u = 0.
+        end: b1, the rate at u = 1.
 
     Raises:
         ValueError: rates that are not positive.
@@ -83,9 +83,9 @@ class CosineSchedule(nn.Module):
 class LearnedSchedule(nn.Module):
     """`gamma(u) = g0 + (g1 - g0) m(u)`, with a learned monotone m from 0 to 1.
 
-    Up to shift and scale, `m(u) = w u + sum_k h_k sigmoid(r_k (u - c_k))` with positive w, h and r. The bound is
-    maximized over it like over all else. With many steps only its ends matter; with few it puts the levels where they
-    help most. It starts nearly linear.
+    Up to shift and scale, `m(u) = w u + sum_k h_k sigmoid(r_k (u - c_k))` with positive w, h and r. It is trained
+    on the bound like everything else. With many steps only its ends matter; with few it puts levels where they help
+    most. It starts nearly linear.
 
     Source: Kingma et al. 2021 (arXiv:2107.00630).
 

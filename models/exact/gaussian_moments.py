@@ -1,8 +1,8 @@
 """The arithmetic of EM for Gaussians: densities of blocks of data, and moments under given responsibilities.
 
-C components, D features, n data points of a block. All of it is done in float64, whatever the parameters' dtype:
-squared distances in units of a small standard deviation cancel badly in float32. Blocks have the data points last, so
-that all that is done per data point runs along contiguous memory.
+C components, D features, n data points of a block. All of it is computed in float64, whatever the parameters'
+dtype: squared distances in units of a small standard deviation cancel badly in float32. Blocks have the data points
+last, so that operations per data point run along contiguous memory.
 """
 
 import math
@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 _TINY = torch.finfo(torch.float64).tiny
-_BLOCK_FLOATS = defaultdict(lambda: 2**25, cpu=2**18)  # on a CPU a block, and what is made of it, stay in the cache
+_BLOCK_FLOATS = defaultdict(lambda: 2**25, cpu=2**18)  # on a CPU, a block and its intermediates stay in the cache
 
 
 @dataclass(frozen=True)
 class ComponentMoments:
-    """What EM needs to know of data: per component its share of them, and their mean and covariance there.
+    """What EM needs to know of data: for each component its share of them, and their mean and covariance.
 
     Means and covariances, unlike sums of x and x x', lose no digits when data sets are pooled.
 
@@ -52,7 +52,7 @@ class ComponentMoments:
         return torch.tensordot(self.weight, within_and_between, dims=1)
 
     def reseed(self, components: Tensor, points: Tensor) -> "ComponentMoments":
-        """These, with `components` `[M]` moved to `points` `[M, D]`, of share 1/C and spread as all the data are."""
+        """These, with `components` `[M]` moved to `points` `[M, D]`, each of share 1/C and all data's covariance."""
         weight, mean, covariance = self.weight.clone(), self.mean.clone(), self.covariance.clone()
         weight[components] = 1 / len(weight)
         mean[components] = points.to(mean)
@@ -85,7 +85,7 @@ class Gaussians(Protocol):
     floats_per_row: int
 
     def features(self, x: Tensor) -> Tensor:
-        """What densities and moments have in common, of x `[n, D]`."""
+        """What both densities and moments are computed from, of x `[n, D]`."""
 
     def log_density(self, features: Tensor) -> Tensor:
         """`log N(x; mean_c, covariance_c)`, `[C, n]`, in nats."""
@@ -108,7 +108,7 @@ def log_joint(gaussians: Gaussians, log_weights: Tensor, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def e_step(gaussians: Gaussians, log_weights: Tensor, x: Tensor, hard: bool) -> EStep:
-    """Log likelihood and moments in one pass over x `[N, D]`: each block is read, weighed and added up while in cache.
+    """Log likelihood and moments in one pass over x `[N, D]`: each block is weighted and summed while in cache.
 
     Memory does not grow with `N C D`.
     """
@@ -136,7 +136,7 @@ def _blocks(gaussians: Gaussians, x: Tensor) -> tuple[Tensor, ...]:
 class DenseGaussians:
     """Full covariances through their Cholesky factors L: features are the residuals `y = L^-1 (x - mean)`, `[C, D, n]`.
 
-    Means and covariances are reckoned from the moments of y, so they keep their digits however narrow a component is.
+    Means and covariances are computed from the moments of y, and so are precise however narrow a component is.
 
     Args:
         means: `[C, D]`.

@@ -16,8 +16,9 @@ from ppvae.networks import mlp
 from ppvae.pair import Pair
 
 MIN_SCALE = 0.5
-"""Of transitions. A layer chooses its own units, so that this takes nothing from the model. Without it, under guides
-that run downwards, units of a layer come to follow the layer above to a thousandth, and say nothing of x themselves.
+"""The floor under the scales of transitions. A layer can rescale its units, so the floor costs the model nothing.
+Without it, under guides that run downwards, some units become nearly deterministic functions of the layer above, with
+scales of a thousandth, and carry no information on x of their own.
 """
 
 
@@ -26,8 +27,8 @@ class MarkovHVAE(Pair):
 
     With a guide whose layers are independent given x, or drawn downwards, the ELBO is
     `E log p(x | z_1) - sum_{l<L} E_q KL(q(z_l | z_{l+1}, x) || p(z_l | z_{l+1})) - KL(q(z_L | x) || p(z_L))`,
-    each inner KL in closed form; `ppvae.ELBO()` finds that out by itself. What a guide cannot express of how layers
-    depend on one another given x costs nats: `ppvae.gap` says how many, `ppvae.elbo_terms` what each layer pays.
+    each inner KL in closed form, which `ppvae.ELBO()` uses automatically. A guide that cannot express how layers depend
+    on one another given x loses nats: `ppvae.gap` says how many, `ppvae.elbo_terms` what each layer's term is.
 
     Source: Rezende et al. 2014 (arXiv:1401.4082); Sønderby et al. 2016 (arXiv:1602.02282); Vahdat & Kautz 2020
     (arXiv:2007.03898).
@@ -53,7 +54,10 @@ class MarkovHVAE(Pair):
         self.transitions = nn.ModuleList(transitions)
         self.likelihood = likelihood
         self.posterior = posterior
-        with mode(self, training=False), torch.no_grad():  # batch norms neither take one draw nor learn from it
+        with (
+            mode(self, training=False),
+            torch.no_grad(),
+        ):  # in training batch norms refuse a single draw
             z = prior().sample()
             for transition in reversed(self.transitions):
                 z = transition(z).sample()

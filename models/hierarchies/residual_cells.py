@@ -10,9 +10,9 @@ from ppvae.recomputation import recomputed
 MOMENTUM = 0.05
 """Of batch norm's running statistics."""
 RESIDUAL_SCALE = 0.1
-"""Of what a cell adds: a deep stack starts near the identity."""
+"""The factor of what a cell adds: a deep stack starts near the identity."""
 EXPANSION = 6
-"""Of the channels, in the cells of the top-down path."""
+"""The factor by which the cells of the top-down path expand their channels."""
 
 
 class SqueezeExcite(nn.Module):
@@ -49,7 +49,7 @@ class ResidualCell(nn.Module):
 
     Args:
         body: f, which keeps the shape.
-        recompute: keep x alone for the backward pass, and run f again there (`ppvae.recomputation`).
+        recompute: keep only x for the backward pass, and run f again there (`ppvae.recomputation`).
     """
 
     def __init__(self, body: nn.Module, recompute: bool = False):
@@ -62,13 +62,13 @@ class ResidualCell(nn.Module):
 
 
 def generative_cell(channels: int, recompute: bool = False) -> ResidualCell:
-    """The top-down path's cell: channels are expanded, each is convolved 5x5 by itself, and they are merged again.
+    """The top-down path's cell: expands the channels, convolves each of them 5x5, and merges them again.
 
-    The wide depthwise convolution sees far at the cost of few weights.
+    The depthwise convolution has a wide receptive field and few weights.
 
     Args:
         channels: C.
-        recompute: save memory.
+        recompute: save memory, as in `ResidualCell`.
 
     Example:
         >>> import torch
@@ -96,7 +96,7 @@ def encoder_cell(channels: int, recompute: bool = False) -> ResidualCell:
 
     Args:
         channels: C.
-        recompute: save memory.
+        recompute: save memory, as in `ResidualCell`.
 
     Example:
         >>> import torch

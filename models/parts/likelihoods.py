@@ -19,7 +19,7 @@ from ppvae.networks import output_bias
 
 
 class Likelihood(nn.Module):
-    """What a likelihood is: z in, p(x | z) out, and a start from the data."""
+    """The base class of likelihoods: forward takes z and returns p(x | z); `init_from` starts it at the data."""
 
     def forward(self, z: Tensor) -> dist.TorchDistribution:
         """p(x | z) for z in `[*, D]`."""
@@ -61,8 +61,8 @@ class Bernoulli(Likelihood):
 class Gaussian(Likelihood):
     """`p(x | z) = N(x; mu(z), sigma^2 I)`, with sigma fixed, one learned scalar, or a network sigma(z).
 
-    A sigma(z) is unbounded below: with data of fewer dimensions than it pretends (saturated pixels) the density can
-    grow without limit. `min_sigma` bounds it, and is part of the model.
+    Where data lie in fewer dimensions than they have (saturated pixels), a sigma without a lower bound lets the density
+    grow without limit. `min_sigma` is that bound, and part of the model.
 
     Source: Kingma & Welling 2014 (arXiv:1312.6114); learned scalar: Rybkin et al. 2021 (arXiv:2006.13202).
 
@@ -70,7 +70,7 @@ class Gaussian(Likelihood):
         network: `[*, D] -> [*, *event]`, the mean.
         sigma: a number (fixed), "learned" (one scalar, starting at 1), or a module `[*, D] -> [*, *event]` whose
             softplus is added to `min_sigma`.
-        min_sigma: least value of a sigma that is learned, in the units of x.
+        min_sigma: lower bound of a learned sigma, in the units of x.
         event_dim: number of event dimensions of x; 3 for images `[C, H, W]`.
 
     Raises:
@@ -114,14 +114,14 @@ class Gaussian(Likelihood):
         return dist.Normal(self.network(z), self.sigma(z)).to_event(self.event_dim)
 
     def init_from(self, x: Tensor) -> None:
-        """Sets the mean network's output bias to the data mean, and a sigma that is learned to the data's spread."""
+        """Sets the mean network's output bias to the data mean, and a learned sigma to the data's spread."""
         bias = output_bias(self.network)
         mean = _mean_per_output(x, bias, self.event_dim)
         bias.data.copy_(mean)
         self.start_sigma(x.to(bias).std(0).square().mean().sqrt())
 
     def start_sigma(self, sigma: Tensor) -> None:
-        """Sets a sigma that is learned to a number, in the units of x."""
+        """Sets a learned sigma to a value, in the units of x."""
         added = (sigma - self.min_sigma).clamp(min=self.min_sigma)
         unconstrained = torch.where(added > 20, added, added.expm1().log())  # of which the softplus is `added`
         if self.sigma_network is not None:
@@ -156,7 +156,7 @@ class LogisticMixture(GrayLevelLikelihood):
 
     Args:
         network: `[*, D] -> [*, num_outputs]` for vectors, `[*, D] -> [*, num_outputs, H, W]` for images, with
-            `num_outputs` as the function of that name says.
+            `num_outputs` as the method of that name returns it.
         event_shape: of x: `(num_features,)` or `(C, H, W)`.
         levels: L; data are `k / (L - 1)`.
 
@@ -180,8 +180,8 @@ class LogisticMixture(GrayLevelLikelihood):
         return DiscretizedLogisticMixture(parameters, self.event_shape, self.levels)
 
     def init_from(self, x: Tensor) -> None:
-        """Spreads the components over two standard deviations about the data mean of each output, of equal weight, and
-        each channel by itself."""
+        """Spreads components of equal weight over two standard deviations about the data mean of each output; channels
+        start independent of one another."""
         bias = output_bias(self.network)
         values = 2 * _per_output(x.to(bias), len(self.event_shape)) - 1
         C = 1 if len(self.event_shape) == 1 else self.event_shape[0]
@@ -197,7 +197,7 @@ class LogisticMixture(GrayLevelLikelihood):
 class Categorical(GrayLevelLikelihood):
     """Gray levels by a probability for each, the softmax of a network of z: L outputs for each number of x.
 
-    It does not know that levels next to one another are alike: with many levels and few data, prefer `LogisticMixture`.
+    It does not know that neighboring levels are similar: with many levels and few data, prefer `LogisticMixture`.
 
     Args:
         network: `[*, D] -> [*, L F]` for vectors of F features, `[*, D] -> [*, L C, H, W]` for images.
@@ -215,7 +215,7 @@ class Categorical(GrayLevelLikelihood):
         return GrayCategorical(logits=logits).to_event(len(self.event_shape))
 
     def init_from(self, x: Tensor) -> None:
-        """Sets the output bias to the log of how often each level is in the data, counted from one."""
+        """Sets the output bias to the log frequencies of the levels in the data, with one added to each count."""
         GrayLevels(self.levels).refuse_outside(x)
         bias, top = output_bias(self.network), self.levels - 1
         level = (_per_output(x, len(self.event_shape)) * top).round().long()
@@ -307,5 +307,5 @@ def _mean_per_output(x: Tensor, bias: Tensor, event_dim: int) -> Tensor:
 
 
 def _per_output(x: Tensor, event_dim: int) -> Tensor:
-    """The data of each output unit: `[N, features]`, or, of images, `[N H W, C]`."""
+    """The data of each output unit: `[N, features]`, or, for images, `[N H W, C]`."""
     return x.movedim(1, -1).flatten(end_dim=-2) if event_dim == 3 else x.flatten(1)

@@ -40,7 +40,7 @@ class StandardNormal(nn.Module):
 
 
 class MixturePrior(nn.Module):
-    """`p(z) = sum_m pi_m N(z; mu_m, diag sigma_m^2)`, with all of it learned.
+    """`p(z) = sum_m pi_m N(z; mu_m, diag sigma_m^2)`, with all parameters learned.
 
     With a linear decoder p(x) is a mixture of Gaussians too. The KL to it has no closed form.
 
@@ -69,15 +69,15 @@ class MixturePrior(nn.Module):
 class VampPrior(nn.Module):
     """`p(z) = 1/M sum_m q(z | u_m)`: the guide's own posterior, averaged over M learned pseudo-inputs u.
 
-    The best prior for a guide is its posterior averaged over the data; this is that average over few points, which
-    learn to stand for all. The guide's parameters are the model's too then: there is none that the ledger could train
-    further with the model frozen. The KL to it has no closed form. Its density takes M of the posterior's: cheap of
-    Gaussians, dear of flows.
+    The best prior for a guide is its posterior averaged over the data; this is the average over a few learned points
+    that stand for them. The guide's parameters are then the model's too, and the ledger has none that it could train
+    further with the model frozen. The KL to it has no closed form. Its density takes M densities of the posterior,
+    which are cheap for Gaussians and expensive for flows.
 
     Source: Tomczak & Welling 2018 (arXiv:1705.07120).
 
     Args:
-        posterior: the guide's, forward(x) returns q(z | x). It stays the guide's: it is not registered here again.
+        posterior: the guide's; forward(x) returns q(z | x). It is not registered as a submodule here too.
         event_shape: of x.
         num_components: M.
 
@@ -110,17 +110,17 @@ class FlowPrior(nn.Module):
     """`z = T_n(... T_1(e))`, e ~ N(0, I), with affine couplings T, after each of which the order is reversed.
 
     Each coupling shifts and scales half of z by a network of the other half; all start as the identity. The density is
-    exact, and continuous: for clusters with nothing between them prefer `MixturePrior`.
+    exact and continuous: for clusters with nothing between them prefer `MixturePrior`.
 
     Source: Dinh et al. 2017 (arXiv:1605.08803); as a prior: Chen et al. 2017 (arXiv:1611.02731).
 
     Args:
         num_latents: D, at least 2.
         num_couplings: n.
-        num_hidden: of each coupling's network.
+        num_hidden: hidden units of each coupling's network.
 
     Raises:
-        ValueError: fewer than two latents, of which there are no halves.
+        ValueError: fewer than two latents, which have no halves.
 
     Example:
         >>> FlowPrior(3)().sample((7,)).shape
