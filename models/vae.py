@@ -1,6 +1,6 @@
 """The variational autoencoder: a prior, a likelihood and an amortized posterior."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pyro
 import torch
@@ -37,10 +37,8 @@ class VAE(Pair):
         self.prior = prior
         self.likelihood = likelihood
         self.posterior = posterior
-        with (
-            mode(self, training=False),
-            torch.no_grad(),
-        ):  # in training batch norms refuse a single draw
+        # In evaluation mode, as batch norms would learn from a draw in training mode, or refuse a single one.
+        with mode(self, training=False), torch.no_grad():
             self.example = torch.zeros(1, *likelihood(prior().sample()).event_shape)
 
     @classmethod
@@ -79,7 +77,12 @@ class VAE(Pair):
         def decoder(num_outputs: int) -> nn.Module:
             return mlp(num_latents, hidden[::-1], num_outputs, activation)
 
-        return cls._from_names(prior, likelihood, posterior, encoder, decoder, num_latents, (num_features,), levels)
+        family = POSTERIOR_FAMILIES[posterior].of(encoder, num_latents)
+        return cls(
+            PRIORS[prior].make(num_latents, family, (num_features,)),
+            LIKELIHOODS[likelihood].of(decoder, (num_features,), levels),
+            family,
+        )
 
     @classmethod
     def convolutional(
@@ -113,27 +116,9 @@ class VAE(Pair):
         def decoder(num_outputs: int) -> nn.Module:
             return convolutional_decoder(num_latents, channels[::-1], (num_outputs, *shape[1:]))
 
-        return cls._from_names(prior, likelihood, posterior, encoder, decoder, num_latents, shape, levels)
-
-    @classmethod
-    def _from_names(
-        cls,
-        prior: str,
-        likelihood: str,
-        posterior: str,
-        encoder: Callable[[int], nn.Module],
-        decoder: Callable[[int], nn.Module],
-        num_latents: int,
-        event_shape: Sequence[int],
-        levels: int,
-    ) -> "VAE":
-        """The parts of those names, each network made for the number of outputs that its part takes."""
-        named_prior, named_likelihood = PRIORS[prior], LIKELIHOODS[likelihood]
         family = POSTERIOR_FAMILIES[posterior].of(encoder, num_latents)
         return cls(
-            named_prior.make(num_latents, family, event_shape),
-            named_likelihood.of(decoder, event_shape, levels),
-            family,
+            PRIORS[prior].make(num_latents, family, shape), LIKELIHOODS[likelihood].of(decoder, shape, levels), family
         )
 
     def model(self, x: Tensor) -> None:

@@ -54,10 +54,8 @@ class MarkovHVAE(Pair):
         self.transitions = nn.ModuleList(transitions)
         self.likelihood = likelihood
         self.posterior = posterior
-        with (
-            mode(self, training=False),
-            torch.no_grad(),
-        ):  # in training batch norms refuse a single draw
+        # In evaluation mode, as batch norms would learn from a draw in training mode, or refuse a single one.
+        with mode(self, training=False), torch.no_grad():
             z = prior().sample()
             for transition in reversed(self.transitions):
                 z = transition(z).sample()
