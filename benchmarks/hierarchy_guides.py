@@ -20,7 +20,7 @@ from machine import machine
 import ppvae
 from ppvae.inference import Evidence
 from ppvae.models import MarkovHVAE
-from ppvae.models.hierarchies.hierarchical_posteriors import hierarchical_posterior
+from ppvae.models.hierarchies.hierarchical_posteriors import HIERARCHICAL_POSTERIORS, LayerNetworks
 
 NUM_LATENTS, HIDDEN, GUIDES = [64, 32], [200, 200], ("independent", "bottom_up", "ladder", "residual")
 LAYERS = {"activation": torch.nn.SiLU, "batch_norm": True}
@@ -33,10 +33,10 @@ def size(module: torch.nn.Module) -> int:
 
 def posterior(guide: str) -> torch.nn.Module:
     """The guide of that name whose number of parameters is nearest to that of the independent one."""
-    wanted = size(hierarchical_posterior("independent", 784, NUM_LATENTS, HIDDEN, **LAYERS))
+    wanted = size(HIERARCHICAL_POSTERIORS["independent"].make(LayerNetworks(784, NUM_LATENTS, HIDDEN, **LAYERS)))
 
     def of_width(width: int) -> torch.nn.Module:
-        return hierarchical_posterior(guide, 784, NUM_LATENTS, [width, width], **LAYERS)
+        return HIERARCHICAL_POSTERIORS[guide].make(LayerNetworks(784, NUM_LATENTS, [width, width], **LAYERS))
 
     with torch.random.fork_rng():
         width = min(range(100, 500), key=lambda width: abs(size(of_width(width)) - wanted))

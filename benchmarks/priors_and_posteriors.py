@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def pairs(args: argparse.Namespace) -> None:
-    print("| prior | posterior | log p(x) | - normal, diagonal | ELBO | gap | by chains |", flush=True)
+    print("| prior | posterior | log p(x) | - normal, diagonal | ELBO | gap | AIS |", flush=True)
     print("|---|---|---|---|---|---|---|", flush=True)
     data, first = ppvae.datasets.load("digits", binarize="dynamic"), None
     for prior, posterior in PAIRS:

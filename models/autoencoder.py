@@ -58,15 +58,15 @@ class DenoisingAutoencoder(Autoencoder):
     """Trained to restore corrupted data, by `E log p(x | encoder(corruption(x)))`; in evaluation mode x stays as it is.
 
     With Gaussian noise of variance s^2 and least squares, the best it can do is `E[x | x~] = x~ + s^2 grad log p(x~)`,
-    with p the density of the noisy x~. A diffusion's denoiser is such an autoencoder for all amounts of noise at once,
-    of which `DiffusionVAE` makes what this pair lacks, a density of x.
+    with p the density of the noisy x~. A diffusion's denoiser is such an autoencoder for all noise levels at once;
+    `DiffusionVAE` builds from it what this pair lacks, a density of x.
 
     Source: Vincent et al. 2008; Vincent et al. 2010; Vincent 2011, for the score.
 
     Args:
         encoder: `[*, *event] -> [*, D]`.
         likelihood: forward(code) returns p(x | code).
-        corruption: a function of x `[B, *event]`, drawn afresh at each call.
+        corruption: a random function of x `[B, *event]`, called once for each training batch.
 
     Example:
         >>> import torch

@@ -1,16 +1,15 @@
 """The variational autoencoder: a prior, a likelihood and an amortized posterior."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pyro
 import torch
 from torch import Tensor, nn
 
 from ppvae.mode import mode
-from ppvae.models.parts.conditionals import DiagonalNormal, FullNormal, LowRankNormal, NormalMixture
-from ppvae.models.parts.flow_posteriors import CouplingFlow, InverseAutoregressiveFlow, SplineFlow
-from ppvae.models.parts.likelihoods import Likelihood, image_likelihood, mlp_likelihood
-from ppvae.models.parts.priors import VampPrior, prior_of
+from ppvae.models.parts.likelihoods import LIKELIHOODS, Likelihood
+from ppvae.models.parts.posteriors import POSTERIOR_FAMILIES
+from ppvae.models.parts.priors import PRIORS
 from ppvae.networks import convolutional_decoder, convolutional_encoder, mlp
 from ppvae.pair import Pair
 
@@ -38,7 +37,8 @@ class VAE(Pair):
         self.prior = prior
         self.likelihood = likelihood
         self.posterior = posterior
-        with mode(self, training=False), torch.no_grad():  # batch norms neither take one draw nor learn from it
+        # In evaluation mode, as batch norms would learn from a draw in training mode, or refuse a single one.
+        with mode(self, training=False), torch.no_grad():
             self.example = torch.zeros(1, *likelihood(prior().sample()).event_shape)
 
     @classmethod
@@ -59,22 +59,28 @@ class VAE(Pair):
             num_features: size of x.
             num_latents: size of z.
             hidden: sizes of the encoder's hidden layers; the decoder's are the same, reversed.
-            likelihood: "bernoulli", "gaussian" (one learned sigma), "heteroscedastic" (sigma(z), a network), or, for
-                gray levels, "logistic_mixture" or "categorical".
-            posterior: "diagonal", "low-rank" or "full" covariance, "mixture" (of Gaussians), "flow" (of affine
-                couplings), "spline" (couplings of splines) or "iaf" (inverse autoregressive flow).
+            likelihood: a name in `ppvae.models.parts.likelihoods.LIKELIHOODS`: "bernoulli", "gaussian" (one learned
+                sigma), "heteroscedastic" (sigma(z), a network), or another.
+            posterior: a name in `ppvae.models.parts.posteriors.POSTERIOR_FAMILIES`: "diagonal", "full", "flow" or
+                another.
             activation: of the hidden layers.
-            levels: of gray, for the last two likelihoods; data are `k / (levels - 1)`.
-            prior: "normal", "mixture" (of ten Gaussians), "vamp" (of fifty pseudo-inputs) or "flow" (of couplings).
+            levels: of gray, for the likelihoods "logistic_mixture" and "categorical"; data are `k / (levels - 1)`.
+            prior: a name in `ppvae.models.parts.priors.PRIORS`: "normal", "mixture", "vamp" or another.
 
         Raises:
-            ValueError: a likelihood, posterior or prior of another name.
+            ValueError: a likelihood, posterior or prior that is not in its registry.
         """
-        encoder = mlp(num_features, hidden, num_posterior_outputs(posterior, num_latents), activation)
-        family = posterior_family(posterior, encoder, num_latents)
+
+        def encoder(num_outputs: int) -> nn.Module:
+            return mlp(num_features, hidden, num_outputs, activation)
+
+        def decoder(num_outputs: int) -> nn.Module:
+            return mlp(num_latents, hidden[::-1], num_outputs, activation)
+
+        family = POSTERIOR_FAMILIES[posterior].of(encoder, num_latents)
         return cls(
-            prior_of(prior, num_latents, family, (num_features,)),
-            mlp_likelihood(likelihood, num_latents, hidden[::-1], num_features, activation, levels),
+            PRIORS[prior].make(num_latents, family, (num_features,)),
+            LIKELIHOODS[likelihood].of(decoder, (num_features,), levels),
             family,
         )
 
@@ -95,24 +101,24 @@ class VAE(Pair):
             shape: `(C, H, W)`.
             num_latents: size of z.
             channels: of the encoder's convolutions; the decoder's are the same, reversed.
-            likelihood: "bernoulli", "gaussian" (one learned sigma), or, for gray levels, "logistic_mixture" or
-                "categorical".
-            posterior: "diagonal", "low-rank" or "full" covariance, "mixture" (of Gaussians), "flow" (of affine
-                couplings), "spline" (couplings of splines) or "iaf" (inverse autoregressive flow).
-            levels: of gray, for the last two likelihoods; data are `k / (levels - 1)`.
-            prior: "normal", "mixture" (of ten Gaussians), "vamp" (of fifty pseudo-inputs) or "flow" (of couplings).
+            likelihood: as in `mlp`.
+            posterior: as in `mlp`.
+            levels: as in `mlp`.
+            prior: as in `mlp`.
 
         Raises:
-            ValueError: a likelihood, posterior or prior of another name.
+            ValueError: a likelihood, posterior or prior that is not in its registry.
         """
-        encoder = convolutional_encoder(shape, channels, num_posterior_outputs(posterior, num_latents))
+
+        def encoder(num_outputs: int) -> nn.Module:
+            return convolutional_encoder(shape, channels, num_outputs)
 
         def decoder(num_outputs: int) -> nn.Module:
             return convolutional_decoder(num_latents, channels[::-1], (num_outputs, *shape[1:]))
 
-        family = posterior_family(posterior, encoder, num_latents)
+        family = POSTERIOR_FAMILIES[posterior].of(encoder, num_latents)
         return cls(
-            prior_of(prior, num_latents, family, shape), image_likelihood(likelihood, decoder, shape, levels), family
+            PRIORS[prior].make(num_latents, family, shape), LIKELIHOODS[likelihood].of(decoder, shape, levels), family
         )
 
     def model(self, x: Tensor) -> None:
@@ -125,33 +131,10 @@ class VAE(Pair):
             pyro.sample("z", self.posterior(x))
 
     def init_from(self, x: Tensor) -> "VAE":
-        """Starts at the data: the likelihood's output bias at the mean of x, a learned sigma at its spread, and a
-        VampPrior's pseudo-inputs at some of them."""
+        """Starts the likelihood at the data, its output bias at their mean and a learned sigma at their spread, and a
+        prior that can start there too, as `VampPrior` can; returns self."""
         self.likelihood.init_from(x)
-        if isinstance(self.prior, VampPrior):
-            self.prior.init_from(x)
+        start_prior = getattr(self.prior, "init_from", None)
+        if start_prior is not None:
+            start_prior(x)
         return self
-
-
-SIZED: dict[str, type[FullNormal | LowRankNormal | NormalMixture]] = {
-    "full": FullNormal,
-    "low-rank": LowRankNormal,
-    "mixture": NormalMixture,
-}
-FLOWS = {"flow": CouplingFlow, "spline": SplineFlow, "iaf": InverseAutoregressiveFlow}
-"""Posterior families by name, on networks of a size of their own, and of 2 D outputs as the diagonal's."""
-
-
-def num_posterior_outputs(posterior: str, num_latents: int) -> int:
-    """The size of an encoder's output for the posterior family of that name."""
-    return SIZED[posterior].num_outputs(num_latents) if posterior in SIZED else 2 * num_latents
-
-
-def posterior_family(posterior: str, encoder: nn.Module, num_latents: int) -> nn.Module:
-    """The posterior family of that name on an encoder."""
-    if posterior == "diagonal":
-        return DiagonalNormal(encoder)
-    families: dict[str, Callable[[nn.Module, int], nn.Module]] = {**SIZED, **FLOWS}
-    if posterior not in families:
-        raise ValueError(f"posterior: found {posterior!r}, expected one of {['diagonal', *families]}")
-    return families[posterior](encoder, num_latents)

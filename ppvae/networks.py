@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
 
+import torch
 from torch import Tensor, nn
 
 
@@ -30,8 +31,8 @@ def hidden_layers(
 ) -> nn.Sequential:
     """Linear layers, each followed by `activation`: `[*, num_in] -> [*, hidden[-1]]`.
 
-    With `batch_norm` what enters an activation has the mean and variance that a layer learns: while training, over the
-    batch and its particles; afterwards, of running averages.
+    With `batch_norm` the input of each activation is normalized to a learned mean and variance: in training by the
+    statistics of the batch and its particles, in evaluation by running averages.
 
     Example:
         >>> import torch
@@ -120,9 +121,22 @@ def convolutional_decoder(
     return Fold(nn.Sequential(*layers[:-1]), event_dim=1)
 
 
+def inverse_softplus(value: Tensor) -> Tensor:
+    """`log(exp(value) - 1)` of positive values, without overflow: the start of a parameter whose softplus is used.
+
+    Example:
+        >>> import torch
+        >>> nn.functional.softplus(inverse_softplus(torch.tensor([0.1, 1.0, 1000.0])))
+        tensor([1.0000e-01, 1.0000e+00, 1.0000e+03])
+    """
+    return value + torch.log(-torch.expm1(-value))
+
+
 def output_bias(network: nn.Module) -> Tensor:
     """The bias of a network's last linear or convolutional layer, which sets its output at the start of training."""
     biases = [m.bias for m in network.modules() if isinstance(m, nn.Linear | nn.Conv2d) and m.bias is not None]
     if not biases:
-        raise ValueError(f"{type(network).__name__}: found no layer with a bias, expected one to initialize")
+        raise ValueError(
+            f"{type(network).__name__}: found no layer with a bias, expected one to set; give the last layer one"
+        )
     return biases[-1]

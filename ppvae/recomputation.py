@@ -1,4 +1,4 @@
-"""Gradient checkpointing: what a network keeps for the backward pass is computed again, to save memory."""
+"""Gradient checkpointing: activations are recomputed in the backward pass, to save memory."""
 
 from typing import cast
 
@@ -9,12 +9,12 @@ from torch.utils.checkpoint import checkpoint
 
 
 def recomputed(network: nn.Module, x: Tensor) -> Tensor:
-    """`network(x)`, of which only x is kept for the backward pass; there, the network is run a second time.
+    """`network(x)`, keeping only x for the backward pass, which runs the network a second time.
 
     Gradients are those of `network(x)`; batch norm's running statistics see the batch once. Memory is that of one
     network at a time instead of all; the price is about one more forward pass.
 
-    Not for networks that draw random numbers (dropout): the second run would draw others. Compiled steps
+    Not for networks that draw random numbers (dropout): the second run would draw different ones. Compiled steps
     (`ppvae.fit(compile=True)`) give the same gradients; whether they save memory is the compiler's choice.
 
     Source: Chen et al. 2016 (arXiv:1604.06174).
@@ -32,14 +32,13 @@ def recomputed(network: nn.Module, x: Tensor) -> Tensor:
     """
     if not torch.is_grad_enabled():
         return network(x)
-    # As they are now: by the time of the backward pass a compiled step has put the module's own back.
+    # The current ones: before the backward pass a compiled step puts the module's own back.
     parameters, buffers = dict(network.named_parameters()), dict(network.named_buffers())
 
     def run(x: Tensor) -> Tensor:
         out = functional_call(network, parameters | buffers, (x,))
-        buffers.update(
-            {name: buffer.clone() for name, buffer in buffers.items()}
-        )  # the second run's, not the network's
+        # The second run updates copies: running statistics of the network see the batch once.
+        buffers.update({name: buffer.clone() for name, buffer in buffers.items()})
         return out
 
     return cast(Tensor, checkpoint(run, x, use_reentrant=False, preserve_rng_state=False))

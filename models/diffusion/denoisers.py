@@ -66,8 +66,8 @@ class MLPDenoiser(nn.Module):
 class UNet(nn.Module):
     """A small convolutional U-Net: `[*, C, H, W], [*] -> [*, C, H, W]`.
 
-    On each level a residual block; a strided convolution leads down, upsampling up; what was seen on the way down is
-    joined on the way up. The embedding of gamma is added in each block.
+    Each level has a residual block on the way down and one on the way up, with strided convolutions and upsampling
+    between levels; feature maps of the way down are concatenated on the way up. Each block adds the embedding of gamma.
 
     Source: Ronneberger et al. 2015 (arXiv:1505.04597); Ho et al. 2020 (arXiv:2006.11239), for denoising.
 
@@ -111,9 +111,9 @@ class _Block(nn.Module):
 
     def __init__(self, num_in: int, num_out: int, embedding: int):
         super().__init__()
-        self.first = nn.Sequential(_norm(num_in), nn.SiLU(), nn.Conv2d(num_in, num_out, 3, padding=1))
+        self.first = nn.Sequential(_group_norm(num_in), nn.SiLU(), nn.Conv2d(num_in, num_out, 3, padding=1))
         self.level = nn.Linear(embedding, num_out)
-        self.second = nn.Sequential(_norm(num_out), nn.SiLU(), nn.Conv2d(num_out, num_out, 3, padding=1))
+        self.second = nn.Sequential(_group_norm(num_out), nn.SiLU(), nn.Conv2d(num_out, num_out, 3, padding=1))
         self.shortcut = nn.Identity() if num_in == num_out else nn.Conv2d(num_in, num_out, 1)
 
     def forward(self, h: Tensor, embedded: Tensor) -> Tensor:
@@ -121,5 +121,5 @@ class _Block(nn.Module):
         return self.shortcut(h) + self.second(inner)
 
 
-def _norm(num_channels: int) -> nn.GroupNorm:
+def _group_norm(num_channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(8, num_channels), num_channels)

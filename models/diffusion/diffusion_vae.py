@@ -1,6 +1,7 @@
 """Denoising diffusion as a pair: a Markov hierarchy of as many layers as there are steps, with a fixed guide."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import pyro
 import pyro.distributions as dist
@@ -8,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
-from ppvae.models.diffusion.noise_schedules import SCHEDULES
-from ppvae.models.diffusion.noising import less_noised, noise, noised, renewed, to_x
+from ppvae.models.diffusion.noise_schedules import NOISE_SCHEDULES
+from ppvae.models.diffusion.noising import PARAMETERIZATIONS, less_noised, noise, noised, renewed
 from ppvae.models.parts.likelihoods import Bernoulli, Gaussian, Likelihood
+from ppvae.models.parts.registry import NamedPart, Registry
 from ppvae.pair import Pair
 from ppvae.refusals import at_least_one
 
-PARAMETERIzATIONS = ("eps", "x", "v")
 VARIANCES = ("posterior", "upper")
 
 
@@ -23,17 +24,17 @@ class DiffusionVAE(Pair):
 
     The guide adds noise to the data, `q(x_t | x) = N(alpha_t x, sigma_t^2 I)`. It is drawn from the top: `q(x_T | x)`,
     then each `q(x_{t-1} | x_t, x)`. The model's transitions have the means of these, with a network's estimate x^(x_t)
-    in the place of x, and fixed variances; and `p(x_T) = N(0, I)`. So the terms of the ELBO,
+    in place of x, and fixed variances; and `p(x_T) = N(0, I)`. So the terms of the ELBO,
 
         E log p(x | x_1) - sum_{t=2..T} E KL(q(x_{t-1} | x_t, x) || p(x_{t-1} | x_t)) - KL(q(x_T | x) || p(x_T)),
 
     have closed forms given x_t: with the variance "posterior" a step's KL is `(SNR_{t-1} - SNR_t) |x - x^|^2 / 2`.
     `ppvae.ELBO()` takes all of them, `ppvae.SingleTermELBO()` one for each data point, at a T-th of the cost.
 
-    The guide learns nothing, so of it no amortization gap is defined. The gap is what it costs that the model's
-    posterior is not this noise: it falls like 1/T where the model has learned a density. With the variance "posterior"
-    only so if the schedule begins with some noise, as the learned one does; with the others, which begin with none, a
-    gap remains for any T, as the first steps multiply the noise by the same factors however many there are.
+    The guide learns nothing, so its amortization gap is undefined. The gap is due to the model's posterior not being
+    this noise: it falls like 1/T where the model has learned a density. With the variance "posterior" it does so only
+    if the schedule begins with some noise, as the learned one does. The others begin with none, and a gap remains for
+    any T, as the first steps multiply the noise by the same factors however many there are.
 
     Data are standardized by two numbers, `loc` and `scale`, before noise is added: see `init_from`.
 
@@ -44,9 +45,10 @@ class DiffusionVAE(Pair):
         denoiser: forward(x_t, gamma_t), with shapes `[*, *shape]` and `[*]` or less, as `MLPDenoiser` and `UNet`.
         shape: of x.
         num_steps: T.
-        likelihood: "gaussian" (one learned sigma), "bernoulli", or a module whose forward takes x^(x_1), in the units
-            of x, and returns p(x | x_1).
-        schedule: "cosine", "linear", "learned", or a module as in `ppvae.models.diffusion.noise_schedules`.
+        likelihood: a name in `DECODERS`, "gaussian" (one learned sigma) or "bernoulli", or a module whose forward takes
+            x^(x_1), in the units of x, and returns p(x | x_1).
+        schedule: a name in `ppvae.models.diffusion.noise_schedules.NOISE_SCHEDULES`, "cosine", "linear" or "learned",
+            or a module like those.
         parameterization: what the denoiser's output is: "x", the data; "eps", the noise in x_t; or "v", a mixture of
             both that is well-scaled at each level.
         variance: of p(x_{t-1} | x_t): that of q(x_t | x_{t-1}), "upper", or of q(x_{t-1} | x_t, x), "posterior".
@@ -79,15 +81,17 @@ class DiffusionVAE(Pair):
     ):
         super().__init__()
         at_least_one("num_steps", num_steps)
-        if parameterization not in PARAMETERIzATIONS:
-            raise ValueError(f"parameterization: found {parameterization!r}, expected one of {PARAMETERIzATIONS}")
+        if parameterization not in PARAMETERIZATIONS:
+            names = ", ".join(map(repr, PARAMETERIZATIONS))
+            raise ValueError(f"parameterization: found {parameterization!r}, expected one of {names}")
         if variance not in VARIANCES:
-            raise ValueError(f"variance: found {variance!r}, expected one of {VARIANCES}")
+            raise ValueError(f"variance: found {variance!r}, expected one of {', '.join(map(repr, VARIANCES))}")
         self.denoiser = denoiser
         self.shape = tuple(shape)
         self.num_steps = num_steps
-        self.likelihood = _likelihood(likelihood, len(self.shape))
-        self.schedule = _schedule(schedule)
+        event_dim = len(self.shape)
+        self.likelihood = DECODERS[likelihood].make(event_dim) if isinstance(likelihood, str) else likelihood
+        self.schedule = NOISE_SCHEDULES[schedule].make() if isinstance(schedule, str) else schedule
         self.parameterization = parameterization
         self.variance = variance
         self.register_buffer("times", torch.arange(1, num_steps + 1) / num_steps, persistent=False)
@@ -97,14 +101,14 @@ class DiffusionVAE(Pair):
 
     @torch.no_grad()
     def init_from(self, x: Tensor) -> "DiffusionVAE":
-        """Takes the mean and the spread of x over all its entries for `loc` and `scale`, and starts a learned sigma.
+        """Sets `loc` and `scale` to the mean and standard deviation of all entries of x, and starts a learned sigma.
 
         Raises:
             ValueError: data that are all the same.
         """
         x = x.to(self.loc)
         if not x.std() > 0:
-            raise ValueError("x: found data without any spread, expected some, to be scaled by")
+            raise ValueError("x: found data without any spread, expected values that differ, as they are scaled by it")
         self.loc.copy_(x.mean())
         self.scale.copy_(x.std())
         if isinstance(self.likelihood, Gaussian):
@@ -133,7 +137,8 @@ class DiffusionVAE(Pair):
 
     def denoised(self, x_t: Tensor, gamma: Tensor) -> Tensor:
         """x^(x_t), the model's estimate of the standardized data, `[*, *shape]`, at levels `[*]` or less."""
-        return to_x(self.denoiser(x_t, gamma), x_t, self._per_event(gamma), self.parameterization)
+        to_x = PARAMETERIZATIONS[self.parameterization]
+        return to_x(self.denoiser(x_t, gamma), x_t, self._per_event(gamma))
 
     def decoded(self, x_hat: Tensor) -> dist.TorchDistribution:
         """p(x | x_1), of the estimate x^(x_1)."""
@@ -141,21 +146,21 @@ class DiffusionVAE(Pair):
 
     @property
     def num_terms(self) -> int:
-        """Of the ELBO's terms, T have a network in them."""
+        """T, the number of the ELBO's terms that run the network."""
         return self.num_steps
 
     def elbo_term(self, x: Tensor, index: Tensor) -> Tensor:
-        """One term of the ELBO for each data point, `[B]`, by one draw; over all indices they sum to it in the mean.
+        """One term of the ELBO for each data point, `[B]`, from one draw; in expectation they sum to it.
 
-        Term 0 is `log p(x | x_1)`, term i minus the KL of "xi"; each has a T-th of that of "xT". It draws x_{i+1}
-        from `q(x_{i+1} | x)` alone, and runs the network once.
+        Term 0 is `log p(x | x_1)`, term i is minus the KL of "xi"; each has its T-th of the KL of "xT"
+        taken off. It draws x_{i+1} from `q(x_{i+1} | x)` alone, and runs the network once.
 
         Args:
             x: `[B, *shape]`.
             index: `[B]`, 0 to T - 1.
         """
         gamma, data = self.levels(), self._standardized(x)
-        before = torch.cat([gamma[:1] - 1, gamma[:-1]])  # of term 0, which has none, any: its KL is not used
+        before = torch.cat([gamma[:1] - 1, gamma[:-1]])  # any level for term 0, whose KL is not used
         gamma_s, gamma_t = self._per_event(before[index]), self._per_event(gamma[index])
         x_t = noised(data, gamma_t).rsample()
         x_hat = self.denoised(x_t, gamma[index])
@@ -186,7 +191,7 @@ class DiffusionVAE(Pair):
 
 
 class _Logits(nn.Module):
-    """Of a bit x in {0, 1}, from an estimate of it: `weight (x^ - 1/2)`, with a learned weight."""
+    """The logit of a bit x in {0, 1}, from an estimate x^ of it: `weight (x^ - 1/2)`, with a learned weight."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -196,19 +201,30 @@ class _Logits(nn.Module):
         return self.weight * (x_hat - 0.5)
 
 
-def _likelihood(likelihood: str | Likelihood, event_dim: int) -> Likelihood:
-    if not isinstance(likelihood, str):
-        return likelihood
-    if likelihood == "gaussian":
-        return Gaussian(nn.Identity(), event_dim=event_dim)
-    if likelihood == "bernoulli":
-        return Bernoulli(_Logits(), event_dim)
-    raise ValueError(f"likelihood: found {likelihood!r}, expected 'gaussian', 'bernoulli' or a Likelihood")
+@dataclass(frozen=True, kw_only=True)
+class NamedDecoder(NamedPart):
+    """The likelihood p(x | x_1) of a diffusion by name; the denoiser has done nearly all of the decoding.
+
+    Attributes:
+        make: from the number of x's event dimensions, a likelihood of the estimate x^(x_1).
+    """
+
+    make: Callable[[int], Likelihood]
 
 
-def _schedule(schedule: str | nn.Module) -> nn.Module:
-    if not isinstance(schedule, str):
-        return schedule
-    if schedule not in SCHEDULES:
-        raise ValueError(f"schedule: found {schedule!r}, expected one of {list(SCHEDULES)}, or a module")
-    return SCHEDULES[schedule]()
+DECODERS = Registry(
+    "likelihood",
+    "for another, pass a Likelihood of your own",
+    NamedDecoder(
+        name="gaussian",
+        module=Gaussian,
+        summary="real data, with one learned sigma",
+        make=lambda event_dim: Gaussian(nn.Identity(), event_dim=event_dim),
+    ),
+    NamedDecoder(
+        name="bernoulli",
+        module=Bernoulli,
+        summary="binary data",
+        make=lambda event_dim: Bernoulli(_Logits(), event_dim),
+    ),
+)

@@ -5,26 +5,31 @@ A diffusion that keeps the variance has `q(x_u | x) = N(alpha x, sigma^2 I)` wit
 """
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from ppvae.models.parts.registry import NamedPart, Registry
+from ppvae.networks import inverse_softplus
+
 LEAST_SIGNAL = 1e-5
-"""The least alpha^2: with less nothing of x is left, and log SNR would go to minus infinity."""
+"""The lower bound of alpha^2: without it nothing of x would be left, and log SNR would go to minus infinity."""
 
 
 class LinearSchedule(nn.Module):
     """`alpha^2(u) = exp(-b0 u - (b1 - b0) u^2 / 2)`: noise is added at a rate that rises linearly from b0 to b1.
 
-    With b0 = 0.1 and b1 = 20 it is the limit of DDPM's betas, 1e-4 to 0.02 in 1000 steps. With few steps it has its
-    levels where little is to be learned: prefer the cosine.
+    With b0 = 0.1 and b1 = 20 it is the limit of DDPM's betas, 1e-4 to 0.02 in 1000 steps. With few steps, most
+    of its levels are where there is little to learn: prefer the cosine.
 
     Source: Ho et al. 2020 (arXiv:2006.11239); in continuous time Song et al. 2021 (arXiv:2011.13456).
 
     Args:
-        start: b0, of u = 0.
-        end: b1, of u = 1.
+        start: b0, the rate at u = 0.
+        end: b1, the rate at u = 1.
 
     Raises:
         ValueError: rates that are not positive.
@@ -78,9 +83,9 @@ class CosineSchedule(nn.Module):
 class LearnedSchedule(nn.Module):
     """`gamma(u) = g0 + (g1 - g0) m(u)`, with a learned monotone m from 0 to 1.
 
-    Up to shift and scale, `m(u) = w u + sum_k h_k sigmoid(r_k (u - c_k))` with positive w, h and r. The bound is
-    maximized over it like over all else. With many steps only its ends matter; with few it puts the levels where they
-    help most. It starts nearly linear.
+    Up to shift and scale, `m(u) = w u + sum_k h_k sigmoid(r_k (u - c_k))` with positive w, h and r. It is trained
+    on the bound like everything else. With many steps only its ends matter; with few it puts levels where they help
+    most. It starts nearly linear.
 
     Source: Kingma et al. 2021 (arXiv:2107.00630).
 
@@ -103,10 +108,10 @@ class LearnedSchedule(nn.Module):
         if not end > start:
             raise ValueError(f"end: found {end}, expected more than start, {start}")
         self.start = nn.Parameter(torch.tensor(float(start)))
-        self.width = nn.Parameter(_inverse_softplus(torch.tensor(float(end - start))))
+        self.width = nn.Parameter(inverse_softplus(torch.tensor(float(end - start))))
         self.weight = nn.Parameter(torch.zeros(()))
         self.heights = nn.Parameter(torch.full((num_units,), -5.0))
-        self.rates = nn.Parameter(_inverse_softplus(torch.full((num_units,), float(num_units))))
+        self.rates = nn.Parameter(inverse_softplus(torch.full((num_units,), float(num_units))))
         self.centers = nn.Parameter(torch.linspace(0, 1, num_units))
 
     def forward(self, u: Tensor) -> Tensor:
@@ -118,8 +123,39 @@ class LearnedSchedule(nn.Module):
         return softplus(self.weight) * u + (softplus(self.heights) * steps).sum(-1)
 
 
-SCHEDULES = {"cosine": CosineSchedule, "linear": LinearSchedule, "learned": LearnedSchedule}
+@dataclass(frozen=True, kw_only=True)
+class NamedSchedule(NamedPart):
+    """A noise schedule by name.
+
+    Attributes:
+        make: the schedule, with its defaults.
+    """
+
+    make: Callable[[], nn.Module]
 
 
-def _inverse_softplus(value: Tensor) -> Tensor:
-    return value + torch.log(-torch.expm1(-value))
+NOISE_SCHEDULES = Registry(
+    "schedule",
+    "for another, pass a module of your own",
+    NamedSchedule(
+        name="cosine",
+        module=CosineSchedule,
+        summary="alpha falls as a cosine",
+        source="Nichol & Dhariwal 2021",
+        make=CosineSchedule,
+    ),
+    NamedSchedule(
+        name="linear",
+        module=LinearSchedule,
+        summary="noise is added at a rate that rises linearly",
+        source="Ho et al. 2020",
+        make=LinearSchedule,
+    ),
+    NamedSchedule(
+        name="learned",
+        module=LearnedSchedule,
+        summary="any increasing function, learned",
+        source="Kingma et al. 2021",
+        make=LearnedSchedule,
+    ),
+)

@@ -4,6 +4,8 @@
 that white data keep their variance. Levels are tensors that broadcast against x.
 """
 
+from collections.abc import Callable
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor
@@ -39,13 +41,26 @@ def less_noised(x_t: Tensor, x: Tensor, gamma_s: Tensor, gamma_t: Tensor) -> dis
     return dist.Normal(mean, c.sqrt() * noise(gamma_s))
 
 
-def to_x(output: Tensor, x_t: Tensor, gamma: Tensor, parameterization: str) -> Tensor:
-    """x, of a network's "x" itself, or "eps" in `x_t = alpha x + sigma eps`, or `v = alpha eps - sigma x`.
-
-    Source: Ho et al. 2020 (arXiv:2006.11239); Salimans & Ho 2022 (arXiv:2202.00512).
-    """
-    if parameterization == "eps":
-        return (x_t - noise(gamma) * output) / signal(gamma)
-    if parameterization == "v":
-        return signal(gamma) * x_t - noise(gamma) * output
+def _from_x(output: Tensor, x_t: Tensor, gamma: Tensor) -> Tensor:
     return output
+
+
+def _from_eps(output: Tensor, x_t: Tensor, gamma: Tensor) -> Tensor:
+    """Of eps in `x_t = alpha x + sigma eps`."""
+    return (x_t - noise(gamma) * output) / signal(gamma)
+
+
+def _from_v(output: Tensor, x_t: Tensor, gamma: Tensor) -> Tensor:
+    """Of `v = alpha eps - sigma x`."""
+    return signal(gamma) * x_t - noise(gamma) * output
+
+
+PARAMETERIZATIONS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "eps": _from_eps,
+    "x": _from_x,
+    "v": _from_v,
+}
+"""What a network may estimate, each with x as a function of the network's output, x_t and gamma.
+
+Source: Ho et al. 2020 (arXiv:2006.11239); for v Salimans & Ho 2022 (arXiv:2202.00512).
+"""

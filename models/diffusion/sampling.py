@@ -17,8 +17,8 @@ def sample_ddim(pair: DiffusionVAE, num: int, num_steps: int | None = None, eta:
     and the noise that the network sees in x_t, n ~ N(0, I), and c the share of the noise in x_t that is newer than s.
     The last step gives the mean of p(x | x_1). With eta = 1 this is ancestral sampling with the posterior's variance.
 
-    These are not draws from the pair's p(x), which `pair.sample` gives, in all T steps. Of a perfect network both come
-    close to the data as steps are many; of few steps, the deterministic ones come closer.
+    These are not draws from the pair's p(x), which `pair.sample` gives, in all T steps. With a perfect network both
+    approach the data's distribution as the number of steps grows; in few steps, deterministic sampling is closer.
 
     Source: Song et al. 2021 (arXiv:2010.02502).
 

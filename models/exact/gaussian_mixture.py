@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.distributions import transform_to
 
 from ppvae.models.exact.gaussian_moments import (
+    ComponentMoments,
     DenseGaussians,
     DiagonalGaussians,
     EStep,
     Gaussians,
-    Moments,
     e_step,
     log_joint,
     square,
@@ -32,7 +32,7 @@ class GaussianMixture(Pair):
 
     `log p(x) = logsumexp_c [log weight_c + log N(x; mean_c, covariance_c)]`. The exact guide is
     `p(c | x) = weight_c N(x; mean_c, covariance_c) / p(x)`, so the gap is 0 for every x. A small component can collapse
-    onto a data point and the likelihood grow without bound: `ppvae.inference.fit_em` has a floor for that, SVI has not.
+    onto a data point and the likelihood grow without bound: `ppvae.inference.fit_em` has a floor against it, SVI none.
 
     Source: Dempster, Laird & Rubin 1977; McLachlan & Peel 2000.
 
@@ -42,7 +42,7 @@ class GaussianMixture(Pair):
         covariance: "full" (a matrix each), "diagonal" (a variance per feature each), "spherical" (one variance each)
             or "tied" (one matrix for all).
         guide: "exact" (computed from the model's parameters) or "amortized" (a network of one hidden layer; its gap is
-            given by `gap`).
+            `exact_gap`).
 
     Attributes:
         logits: unnormalized log weights, `[C]`.
@@ -143,7 +143,7 @@ class GaussianMixture(Pair):
 
     @property
     def num_parameters(self) -> int:
-        """Free parameters of the model, those of a guide not counted: `C - 1 + C D` and those of the covariances."""
+        """Free parameters of the model, without those of a guide: `C - 1 + C D` and those of the covariances."""
         C, D = self.means.shape
         free = {"full": C * D * (D + 1) // 2, "diagonal": C * D, "spherical": C, "tied": D * (D + 1) // 2}
         return C - 1 + C * D + free[self.covariance]
@@ -160,7 +160,7 @@ class GaussianMixture(Pair):
     def _deviance(self, x: Tensor) -> float:
         return -2 * self.log_prob(x).double().sum().item()
 
-    # Parameters in their own units, for those who have them already.
+    # Parameters in their natural units.
 
     @torch.no_grad()
     def assign(
@@ -217,21 +217,22 @@ class GaussianMixture(Pair):
 
         Args:
             x: finite data, of any dtype and on any device.
-            hard: each data point belongs to its most probable component alone.
+            hard: each data point counts for its most probable component only.
         """
         self._check_shape(x)
         return e_step(self._gaussians(), self._log_weights(), x, hard)
 
     @torch.no_grad()
     def m_step(
-        self, moments: Moments, *, covariance_floor: float = 0.0, update: Collection[str] = _PARAMETERS
+        self, moments: ComponentMoments, *, covariance_floor: float = 0.0, update: Collection[str] = _PARAMETERS
     ) -> float:
-        """Sets what is named in `update` to the likeliest under `moments`, `covariance_floor` added to variances.
+        """Sets the parameters named in `update` to their maximum likelihood under `moments`, with `covariance_floor`
+        added to variances.
 
         Returns:
-            The least by which EM theory says the mean log likelihood rises, in nats. Without a floor that is 0. With
-            floor e, what is maximized is the expected log likelihood less `e/2 sum_c weight_c tr(precision_c)`, so what
-            that penalty falls short by may be lost: the return value is `e/2 sum_c weight_c (new - old trace)`.
+            A lower bound, by EM theory, of the rise of the mean log likelihood, in nats. Without a floor it is 0. With
+            floor e, the M step maximizes the expected log likelihood less `e/2 sum_c weight_c tr(precision_c)`, so the
+            likelihood may lose what this penalty gains: the bound is `e/2 sum_c weight_c (new - old trace)`.
         """
         before = self._gaussians().precision_trace()
         self.assign(
@@ -243,7 +244,7 @@ class GaussianMixture(Pair):
         self.assign(covariances=self._likeliest_covariances(moments, covariance_floor))
         return covariance_floor / 2 * (moments.weight * (self._gaussians().precision_trace() - before)).sum().item()
 
-    def _likeliest_covariances(self, moments: Moments, floor: float) -> Tensor:
+    def _likeliest_covariances(self, moments: ComponentMoments, floor: float) -> Tensor:
         about_means = moments.covariance + square(moments.mean - self.means, like=moments.covariance)
         if self.covariance == "tied":
             about_means = torch.tensordot(moments.weight, about_means, dims=1)

@@ -1,8 +1,8 @@
 """The arithmetic of EM for Gaussians: densities of blocks of data, and moments under given responsibilities.
 
-C components, D features, n data points of a block. All of it is done in float64, whatever the parameters' dtype:
-squared distances in units of a small standard deviation cancel badly in float32. Blocks have the data points last, so
-that all that is done per data point runs along contiguous memory.
+C components, D features, n data points of a block. All of it is computed in float64, whatever the parameters'
+dtype: squared distances in units of a small standard deviation cancel badly in float32. Blocks have the data points
+last, so that operations per data point run along contiguous memory.
 """
 
 import math
@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 _TINY = torch.finfo(torch.float64).tiny
-_BLOCK_FLOATS = defaultdict(lambda: 2**25, cpu=2**18)  # on a CPU a block, and what is made of it, stay in the cache
+_BLOCK_FLOATS = defaultdict(lambda: 2**25, cpu=2**18)  # on a CPU, a block and its intermediates stay in the cache
 
 
 @dataclass(frozen=True)
-class Moments:
-    """What EM needs to know of data: per component its share of them, and their mean and covariance there.
+class ComponentMoments:
+    """What EM needs to know of data: for each component its share of them, and their mean and covariance.
 
     Means and covariances, unlike sums of x and x x', lose no digits when data sets are pooled.
 
@@ -34,7 +34,7 @@ class Moments:
     mean: Tensor
     covariance: Tensor
 
-    def pool(self, other: "Moments", share: float) -> "Moments":
+    def pool(self, other: "ComponentMoments", share: float) -> "ComponentMoments":
         """The moments of data of which `share` are the other's and `1 - share` these."""
         weights = torch.stack([(1 - share) * self.weight, share * other.weight])
         weight = weights.sum(0)
@@ -43,7 +43,7 @@ class Moments:
         mean = (parts * means).sum(0)
         covariances = torch.stack([self.covariance, other.covariance]) + square(means - mean, like=self.covariance)
         parts = parts.reshape(2, -1, *(1,) * (self.covariance.dim() - 1))
-        return Moments(weight, mean, (parts * covariances).sum(0))
+        return ComponentMoments(weight, mean, (parts * covariances).sum(0))
 
     def total_covariance(self) -> Tensor:
         """The covariance of all the data, `[D, D]` or `[D]`."""
@@ -51,13 +51,13 @@ class Moments:
         within_and_between = self.covariance + square(self.mean - mean, like=self.covariance)
         return torch.tensordot(self.weight, within_and_between, dims=1)
 
-    def reseed(self, components: Tensor, points: Tensor) -> "Moments":
-        """These, with `components` `[M]` moved to `points` `[M, D]`, of share 1/C and spread as all the data are."""
+    def reseed(self, components: Tensor, points: Tensor) -> "ComponentMoments":
+        """These, with `components` `[M]` moved to `points` `[M, D]`, each of share 1/C and all data's covariance."""
         weight, mean, covariance = self.weight.clone(), self.mean.clone(), self.covariance.clone()
         weight[components] = 1 / len(weight)
         mean[components] = points.to(mean)
         covariance[components] = self.total_covariance()
-        return Moments(weight / weight.sum(), mean, covariance)
+        return ComponentMoments(weight / weight.sum(), mean, covariance)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class EStep:
     """
 
     log_likelihood: Tensor
-    moments: Moments
+    moments: ComponentMoments
 
 
 def square(x: Tensor, like: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ class Gaussians(Protocol):
     floats_per_row: int
 
     def features(self, x: Tensor) -> Tensor:
-        """What densities and moments have in common, of x `[n, D]`."""
+        """What both densities and moments are computed from, of x `[n, D]`."""
 
     def log_density(self, features: Tensor) -> Tensor:
         """`log N(x; mean_c, covariance_c)`, `[C, n]`, in nats."""
@@ -93,7 +93,7 @@ class Gaussians(Protocol):
     def sums(self, features: Tensor, responsibilities: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Responsibilities `[C, n]` added up over a block, and the first and second moments under them."""
 
-    def moments(self, count: Tensor, first: Tensor, second: Tensor) -> Moments:
+    def moments(self, count: Tensor, first: Tensor, second: Tensor) -> ComponentMoments:
         """Moments of the data from the sums over all blocks."""
 
     def precision_trace(self) -> Tensor:
@@ -108,7 +108,7 @@ def log_joint(gaussians: Gaussians, log_weights: Tensor, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def e_step(gaussians: Gaussians, log_weights: Tensor, x: Tensor, hard: bool) -> EStep:
-    """Log likelihood and moments in one pass over x `[N, D]`: each block is read, weighed and added up while in cache.
+    """Log likelihood and moments in one pass over x `[N, D]`: each block is weighted and summed while in cache.
 
     Memory does not grow with `N C D`.
     """
@@ -136,7 +136,7 @@ def _blocks(gaussians: Gaussians, x: Tensor) -> tuple[Tensor, ...]:
 class DenseGaussians:
     """Full covariances through their Cholesky factors L: features are the residuals `y = L^-1 (x - mean)`, `[C, D, n]`.
 
-    Means and covariances are reckoned from the moments of y, so they keep their digits however narrow a component is.
+    Means and covariances are computed from the moments of y, and so are precise however narrow a component is.
 
     Args:
         means: `[C, D]`.
@@ -166,12 +166,12 @@ class DenseGaussians:
         weighted = features * responsibilities[:, None]
         return responsibilities.sum(1), weighted.sum(2), weighted @ features.mT
 
-    def moments(self, count: Tensor, first: Tensor, second: Tensor) -> Moments:
+    def moments(self, count: Tensor, first: Tensor, second: Tensor) -> ComponentMoments:
         divisor = count.clamp_min(_TINY)[:, None]
         shift = first / divisor
         covariance = second / divisor[..., None] - square(shift, like=second)
         mean = self.means + (self.scale_tril @ shift[..., None])[..., 0]
-        return Moments(count / count.sum(), mean, self.scale_tril @ covariance @ self.scale_tril.mT)
+        return ComponentMoments(count / count.sum(), mean, self.scale_tril @ covariance @ self.scale_tril.mT)
 
     def precision_trace(self) -> Tensor:
         return self.whiten.square().sum((-2, -1)).reshape(-1)
@@ -205,11 +205,11 @@ class DiagonalGaussians:
         count, first, second = (responsibilities @ features.T).split([1, *2 * self.origin.shape], dim=1)
         return count[:, 0], first, second
 
-    def moments(self, count: Tensor, first: Tensor, second: Tensor) -> Moments:
+    def moments(self, count: Tensor, first: Tensor, second: Tensor) -> ComponentMoments:
         divisor = count.clamp_min(_TINY)[:, None]
         shift = first / divisor
         covariance = (second / divisor - shift.square()).clamp_min(0)
-        return Moments(count / count.sum(), self.origin + shift, covariance)
+        return ComponentMoments(count / count.sum(), self.origin + shift, covariance)
 
     def precision_trace(self) -> Tensor:
         return self.precision.sum(1)

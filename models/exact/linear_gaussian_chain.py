@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 from torch.nn.functional import pad, softplus
 
+from ppvae.networks import inverse_softplus
 from ppvae.pair import Pair
 
 
@@ -20,9 +21,9 @@ class LinearGaussianChain(Pair):
     All of it is one Gaussian: with T the matrix that takes `(x - mean, z_1, ..., z_L)` to each layer's noise, and S
     the diagonal matrix of the standard deviations, its precision is `P = T' S^-2 T`. So x is Gaussian, and `z | x` has
     the precision P_zz, block by block tridiagonal. The best guide whose scalars are independent given x has the exact
-    mean and the variances `1 / P_jj`; its gap is the same for every x, `(sum_j log P_jj - log det P_zz) / 2`. By this
-    pair measurements of hierarchies are tested; with one layer it is `LinearVAE`. Where a noise is a hundredth of what
-    it is added to, or less, its covariances are nearly singular: use float64.
+    mean and the variances `1 / P_jj`; its gap is the same for every x, `(sum_j log P_jj - log det P_zz) / 2`.
+    Measurements of hierarchies are tested on this pair; with one layer it is `LinearVAE`. Where a noise is a hundredth
+    of its signal or less, covariances are nearly singular: use float64.
 
     Source: Rauch, Tung & Striebel 1965, whose smoother this is; for the best independent Gaussian Bishop 2006, 10.1.2.
 
@@ -84,7 +85,7 @@ class LinearGaussianChain(Pair):
     # What is known exactly.
 
     def joint(self) -> dist.MultivariateNormal:
-        """Of `(x, z_1, ..., z_L)`."""
+        """The joint distribution of `(x, z_1, ..., z_L)`."""
         residuals, sigmas = self._residuals()
         loc = torch.cat([self.mean, self.mean.new_zeros(sum(self.sizes[1:]))])
         whitened = residuals / sigmas.unsqueeze(-1)
@@ -110,7 +111,7 @@ class LinearGaussianChain(Pair):
         return self.marginal().log_prob(x)
 
     def posterior(self, x: Tensor) -> dist.MultivariateNormal:
-        """Exact `p(z_1, ..., z_L | x)`, of the layers' scalars in that order."""
+        """Exact `p(z_1, ..., z_L | x)`, with the layers concatenated in that order."""
         gain, precision = self._smoother()
         return dist.MultivariateNormal((x - self.mean) @ gain.T, precision_matrix=precision)
 
@@ -131,8 +132,8 @@ class LinearGaussianChain(Pair):
     def exact_elbo_terms(self, x: Tensor) -> dict[str, Tensor]:
         """Exact terms of the ELBO, each `[B]`, in nats: for "x" `E_q log p(x | z_1)`, for "zl" `E_q log q(zl)/p(zl)`.
 
-        Each given what it is drawn from: of the independent guide these are expected KL divergences; those of the exact
-        one, which runs upwards, may be negative. The ELBO is that for "x" less the others.
+        Each layer is given what it is drawn from: for the independent guide its term is an expected KL divergence; for
+        the exact one, which runs upwards, it may be negative. The ELBO is the term of "x" less the others.
         """
         q, (residuals, sigmas) = self._q(x), self._residuals()
         of_z = residuals[:, self.sizes[0] :]
@@ -178,5 +179,5 @@ class LinearGaussianChain(Pair):
         scale = precision.diagonal().rsqrt()
         self.encoder.weight.copy_(gain)
         self.encoder.bias.copy_(-gain @ self.mean)
-        self.posterior_scale.copy_(scale + torch.log(-torch.expm1(-scale)))  # inverse softplus
+        self.posterior_scale.copy_(inverse_softplus(scale))
         return self

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 from torch.nn.functional import softplus
 
+from ppvae.networks import inverse_softplus
 from ppvae.pair import Pair
 
 
@@ -17,9 +18,9 @@ class LinearVAE(Pair):
 
     With `M = W'W + sigma^2 I`: `x ~ N(mean, W W' + sigma^2 I)` and `z | x ~ N(M^-1 W'(x - mean), sigma^2 M^-1)`. The
     best diagonal guide has the exact mean and variances `sigma^2 / M_jj`; its gap is the same for every x,
-    `(sum_j log M_jj - log det M) / 2`. So this pair is the oracle by which the instruments are tested.
+    `(sum_j log M_jj - log det M) / 2`. So estimators are tested on this pair.
 
-    Source: Tipping & Bishop 1999; Lucas et al. 2019 (arXiv:1911.02469) for the ELBO's view of it.
+    Source: Tipping & Bishop 1999; Lucas et al. 2019 (arXiv:1911.02469) for its ELBO.
 
     Args:
         num_features: size of x.
@@ -112,7 +113,7 @@ class LinearVAE(Pair):
         `W = U_k (Lambda_k - sigma^2 I)^(1/2)`, `sigma^2` the mean of the remaining eigenvalues of the covariance.
 
         Raises:
-            ValueError: data of rank `num_latents` or less, which leave no variance for sigma.
+            ValueError: data of rank `num_latents` or less, which leave no variance to sigma.
         """
         x = x.to(self.weight)
         num_latents = self.weight.shape[1]
@@ -143,5 +144,5 @@ class LinearVAE(Pair):
             tril = torch.linalg.cholesky(variance * torch.linalg.inv(M))
             self.posterior_tril.copy_(tril.tril(-1))
             scale = tril.diagonal()
-        self.posterior_scale.copy_(scale + torch.log(-torch.expm1(-scale)))  # inverse softplus
+        self.posterior_scale.copy_(inverse_softplus(scale))
         return self

@@ -1,4 +1,4 @@
-"""Activation normalization: a scale and a shift for each feature or channel, which start at the data."""
+"""Activation normalization: a scale and a shift for each feature or channel, initialized from data."""
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ class ActNorm(Bijection):
 
     @torch.no_grad()
     def init_from(self, x: Tensor) -> None:
-        """Sets it so that data x become such of mean 0 and variance 1 in each feature or channel."""
+        """Sets loc and scale so that x comes from z of mean 0 and variance 1 in each feature or channel."""
         shared = [0, *(dim for dim, size in enumerate(self.loc.shape, start=1) if size == 1)]
         std, mean = torch.std_mean(x, shared, keepdim=True, correction=0)
         self.loc.copy_(mean[0])

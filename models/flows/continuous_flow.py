@@ -17,13 +17,13 @@ class ContinuousFlow(Flow):
     """`x = z(1)` with `dz/dt = v(z, t)` and z(0) standard normal: FFJORD, with v a multilayer perceptron.
 
     `log p(x) = log p(z(0)) - int_0^1 tr(dv/dz) dt`, solved backwards from x by an adaptive Runge-Kutta method (Dormand
-    & Prince 1980, as torchdiffeq has it). In eval mode, and in `log_prob`, the trace is exact, by D
-    derivatives. In training mode it is Hutchinson's estimate `e' (dv/dz) e`, with one random sign e for each entry,
-    drawn once for a solution: an unbiased estimate of log p(x), so train with a bound that is linear in it, such as
-    `ELBO`. (Of several particles' estimates an IWAE would choose the luckiest.)
+    & Prince 1980, in torchdiffeq). In eval mode, and in `log_prob`, the trace is exact, by D derivatives. In training
+    mode it is Hutchinson's estimate `e' (dv/dz) e`, with one random sign e for each entry, drawn once for a solution.
+    That gives an unbiased estimate of log p(x), so train with a bound that is linear in it, such as `ELBO`. (An IWAE
+    would favor particles whose estimates happen to be high.)
 
-    The solver decides its steps by the data, which no compiled step can: `fit(compile=True)` warns, and goes on
-    without.
+    The solver chooses its steps by the data, which cannot be compiled: `fit(compile=True)` warns, and trains
+    uncompiled.
 
     Source: Grathwohl et al. 2019 (arXiv:1810.01367); Chen et al. 2018 (arXiv:1806.07366).
 
@@ -93,7 +93,7 @@ class Integral(Bijection):
 
 
 def _largest(scaled_error: Tensor) -> Tensor:
-    """Of all data points, so that none is solved less exactly for being in a batch with easier ones."""
+    """The largest over data points, so that none is solved less accurately because easier ones share its batch."""
     return scaled_error.square().mean(-1).max().sqrt()
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 
 from ppvae.models.flows.flow import Flow
-from ppvae.models.flows.transforms import Reverse
+from ppvae.models.parts.couplings import Reverse, halves
 from ppvae.models.parts.priors import StandardNormal
 from ppvae.networks import mlp
 
@@ -17,8 +17,8 @@ from ppvae.networks import mlp
 class NICE(Flow):
     """Additive couplings, `x_2 = z_2 + t(z_1)`, `x_1 = z_1`, of Gaussian noise with a learned scale for each entry.
 
-    Couplings keep volumes, so all that is stretched is the noise: one factor for each entry, the same everywhere. A
-    density with sharp and with flat regions takes many couplings; `RealNVP` needs fewer.
+    Additive couplings preserve volume: only the noise's scales stretch, by one factor for each entry that is the same
+    everywhere. A density with sharp and with flat regions takes many couplings; `RealNVP` needs fewer.
 
     Source: Dinh et al. 2015 (arXiv:1410.8516).
 
@@ -28,7 +28,7 @@ class NICE(Flow):
         hidden: sizes of the hidden layers of each t.
 
     Raises:
-        ValueError: fewer than two features, of which there are no halves.
+        ValueError: fewer than two features, which have no halves.
 
     Example:
         >>> NICE(num_features=4).sample(3).shape
@@ -52,7 +52,7 @@ class RealNVP(Flow):
         hidden: sizes of the hidden layers of each network of s and t.
 
     Raises:
-        ValueError: fewer than two features, of which there are no halves.
+        ValueError: fewer than two features, which have no halves.
 
     Example:
         >>> RealNVP(num_features=4).sample(3).shape
@@ -75,7 +75,7 @@ class _Scaled(nn.Module):
 
 
 class _Shift(nn.Module):
-    """z_1 to t, and a logarithm of scale that is zero."""
+    """t(z_1), with a log scale of zero."""
 
     def __init__(self, num_in: int, hidden: Sequence[int], num_out: int):
         super().__init__()
@@ -87,7 +87,7 @@ class _Shift(nn.Module):
 
 
 class _ShiftAndScale(nn.Module):
-    """z_1 to t and s."""
+    """t(z_1) and s(z_1)."""
 
     def __init__(self, num_in: int, hidden: Sequence[int], num_out: int):
         super().__init__()
@@ -100,10 +100,8 @@ class _ShiftAndScale(nn.Module):
 def _couplings(
     network: type[nn.Module], num_features: int, num_couplings: int, hidden: Sequence[int]
 ) -> list[Transform]:
-    if num_features < 2:
-        raise ValueError(f"num_features: found {num_features}, expected at least 2, for a coupling to have two halves")
-    kept = num_features // 2
+    kept, moved = halves("num_features", num_features)
     couplings: list[Transform] = []
     for _ in range(num_couplings):
-        couplings += [AffineCoupling(kept, network(kept, hidden, num_features - kept)), Reverse()]
+        couplings += [AffineCoupling(kept, network(kept, hidden, moved)), Reverse()]
     return couplings

@@ -1,4 +1,4 @@
-"""Dequantization as a pair: gray levels are what is left of a density's draws when they are rounded."""
+"""Dequantization as a pair: gray levels are the rounded draws of a density."""
 
 import pyro
 import pyro.distributions as dist
@@ -16,9 +16,9 @@ class Dequantized(Pair):
     """`y = sigmoid(v)`, v from a flow; `x = floor(y levels)`, the gray level of the cell that y is in.
 
     The guide draws y in the cell of x. `P(x)`, the integral of p(y) over the cell, is a probability, and
-    `log P(x) >= E_q[log p(y) - log q(y | x)]`. With the uniform q that is what fitting p to uniformly dequantized data
-    maximizes (`ppvae.datasets.dequantize`), and the gap is what uniform dequantization costs, in nats. A q that is
-    learned (variational dequantization) lowers it. ELBO, IWAE and gap are those of any pair; in bits,
+    `log P(x) >= E_q[log p(y) - log q(y | x)]`. With the uniform q this bound is what fitting p to uniformly dequantized
+    data maximizes (`ppvae.datasets.dequantize`), and the gap is what uniform dequantization costs, in nats. A learned q
+    (variational dequantization) narrows it. ELBO, IWAE and gap are those of any pair; for bits, use
     `ppvae.datasets.bits_per_dim(log_evidence, num_features)` without `levels`.
 
     Source: Theis et al. 2016 (arXiv:1511.01844); variational: Ho et al. 2019 (arXiv:1902.00275).
@@ -27,10 +27,10 @@ class Dequantized(Pair):
         flow: of v, over vectors or images `[C, H, W]`.
         levels: number of gray levels, 2 or more; level k is k / (levels - 1) in the data and [k, k + 1) / levels in y.
         posterior: forward(x), x flattened to `[*, D]`, returns a distribution over `[*, D]`, whose logistic sigmoid is
-            the place in the cell: `CouplingFlow`, `DiagonalNormal` or another; None for uniform.
+            the position in the cell: `CouplingFlow`, `DiagonalNormal` or another; None for uniform.
 
     Raises:
-        ValueError: fewer than two levels. Data that are no levels are refused where pairs are checked.
+        ValueError: fewer than two levels. Data that are not gray levels are refused when the pair is checked.
 
     Example:
         >>> from ppvae.models import DiagonalNormal, RealNVP
@@ -81,7 +81,7 @@ class Dequantized(Pair):
         return (x * (self.levels - 1)).round() / self.levels
 
     def _rounded(self, y: Tensor, x: Tensor) -> Tensor:
-        """y's gray level: that of x, where x is one and y in its cell, but for rounding."""
+        """The gray level of y: x itself, where x is one and y in its cell, up to rounding errors."""
         distance = (y - self._cell(x) - 0.5 / self.levels).abs()
         in_cell = distance <= 0.5 / self.levels + 4 * torch.finfo(y.dtype).eps
         is_level = (x * (self.levels - 1)).frac().sub(0.5).abs() > 0.499
@@ -90,7 +90,7 @@ class Dequantized(Pair):
 
 
 class IntoCell(Transform):
-    """From [0, 1] to [low, low + width], each number to its own cell; a few rounding errors from its ends."""
+    """From [0, 1] to [low, low + width], each number to its own cell, a few rounding errors away from its ends."""
 
     domain = constraints.unit_interval
     bijective = True
@@ -98,7 +98,7 @@ class IntoCell(Transform):
     def __init__(self, low: Tensor, width: float):
         super().__init__(cache_size=1)
         self.low, self.width = low, width
-        self.margin = torch.finfo(low.dtype).eps / width  # of y's near 1; so a logit of y is finite
+        self.margin = torch.finfo(low.dtype).eps / width  # for y near 1, so that its logit is finite
         self.codomain = constraints.interval(low, low + width)
 
     def _call(self, u: Tensor) -> Tensor:

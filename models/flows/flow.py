@@ -14,7 +14,7 @@ from ppvae.pair import Pair
 
 
 class Flow(Pair):
-    """`x = T_n(... T_1(z))`, z from the base: noise made data by invertible maps.
+    """`x = T_n(... T_1(z))`, z from the base: noise turned into data by invertible maps.
 
     `log p(x) = log p_base(z) + log |det dz/dx|`, exact: the evidence is known, the guide is empty, the gap is zero.
     Maps are continuous, so the data's support has the topology of the base's: a flow of a Gaussian leaves thin bridges
@@ -27,7 +27,7 @@ class Flow(Pair):
         transforms: T_1 ... T_n in the order of sampling, Pyro's or torch's, or a `Bijection`.
 
     Raises:
-        ValueError: a transform that is not bijective, or an inverse view (`T.inv`), whose parameters are not its own.
+        ValueError: a transform that is not bijective, or an inverse view (`T.inv`), which does not own its parameters.
 
     Example:
         >>> from ppvae.models import StandardNormal
@@ -57,7 +57,7 @@ class Flow(Pair):
         return self._distribution(self.training)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """`log p(x)`, `[B]`, in nats; never estimated, in training mode neither."""
+        """`log p(x)`, `[B]`, in nats; exact in training mode too."""
         return self._distribution(training=False).log_prob(x)
 
     def exact_elbo(self, x: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ class Flow(Pair):
         return self.log_prob(x)
 
     def init_from(self, x: Tensor) -> "Flow":
-        """Starts what can start at the data there (Glow's normalizations); returns self."""
+        """Initializes from data the transforms that can be (Glow's normalizations); returns self."""
         init_from(self.transforms.parts, x)
         return self
 

@@ -26,17 +26,17 @@ class Glow(Flow):
 
     Seen from the data, a level folds each 2x2 block of pixels into channels and takes its steps; then half of the
     channels become noise, given the other half, which goes on to the next level. Call `init_from` with a batch of data
-    before training: it sets each normalization so that what leaves it has mean 0 and variance 1 in each channel.
+    before training: it sets each normalization so that its output has mean 0 and variance 1 in each channel.
 
-    Gray levels are to be dequantized (`Dequantized`, or `ppvae.datasets.load(..., images=True, dequantize=True)`);
-    otherwise their density grows without bound.
+    Dequantize gray levels (`Dequantized`, or `ppvae.datasets.load(..., images=True, dequantize=True)`);
+    otherwise the density grows without bound.
 
     Source: Kingma & Dhariwal 2018 (arXiv:1807.03039).
 
     Args:
         shape: `(C, H, W)` of the images; H and W divisible by `2^num_levels`.
         num_levels: how many scales.
-        num_steps: of each level.
+        num_steps: at each level.
         num_hidden: channels of the hidden layers of each coupling's network.
 
     Raises:
@@ -72,11 +72,11 @@ def _level(shape: Shape, num_levels: int, num_steps: int, num_hidden: int) -> li
 
 def _coupling(shape: Shape, num_hidden: int) -> Transform:
     kept = shape[0] // 2
-    return AffineCoupling(kept, _ShiftAndScale((kept, *shape[1:]), num_hidden, shape[0] - kept), dim=-3)
+    return AffineCoupling(kept, _ConvolutionalShiftAndScale((kept, *shape[1:]), num_hidden, shape[0] - kept), dim=-3)
 
 
 def _mixing(num_channels: int) -> Transform:
-    """An invertible 1x1 convolution, its factor stored by rows, as fused optimizers want it."""
+    """An invertible 1x1 convolution, its factor stored by rows, as fused optimizers need it."""
     transform = GeneralizedChannelPermute(num_channels)
     transform.LU.data = transform.LU.data.contiguous()
     return transform
@@ -100,7 +100,7 @@ class Split(Bijection):
         return torch.cat([noise, here.flatten(-3)], -1), -self.deeper.log_abs_det_jacobian(noise, first)
 
     def init_from(self, x: Tensor) -> None:
-        """Starts the further transforms at their half of the channels."""
+        """Initializes the further transforms from their half of the channels."""
         init_from(self.deeper.parts, x.chunk(2, -3)[0])
 
     def forward_shape(self, shape: Size) -> Size:
@@ -135,7 +135,7 @@ class Unfold(Transform):
         return Size((*shape[:-3], 4 * shape[-3], shape[-2] // 2, shape[-1] // 2))
 
 
-class _ShiftAndScale(nn.Module):
+class _ConvolutionalShiftAndScale(nn.Module):
     """A coupling's network of flattened images: three convolutions, the last zero at the start (an identity)."""
 
     def __init__(self, shape: Shape, num_hidden: int, num_out: int):

@@ -9,7 +9,7 @@ from torch.func import vmap
 
 
 def jacobian(x: Tensor, pullback: Callable[..., Any]) -> Tensor:
-    """dy/dx, `[*, D, D]`, of a function of vectors x `[*, D]`, by what `torch.func.vjp` returns beside y."""
+    """dy/dx, `[*, D, D]`, of a function of vectors x `[*, D]`, by the pullback that `torch.func.vjp` returns with y."""
     basis = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
     return vmap(lambda row: pullback(row.expand_as(x))[0], out_dims=-2)(basis)
 

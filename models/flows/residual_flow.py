@@ -20,17 +20,17 @@ from ppvae.models.parts.priors import StandardNormal
 class ResidualFlow(Flow):
     """Blocks `z = x + g(x)`, from data to standard normal noise, with g a network of Lipschitz constant below 1.
 
-    Each block stretches by less than 2; between them are normalizations (`init_from` starts them at the data).
+    Each block stretches by less than 2; between blocks are normalizations (`init_from` sets them from data).
 
     The inverse is the limit of `x <- z - g(x)`. `log |det dz/dx| = log det(I + J) = sum_k (-1)^(k+1) tr(J^k) / k`, J
-    being the Jacobian of g. In eval mode, and in `log_prob`, it is the determinant's, exact, by D derivatives: for
-    small D. In training mode too, as long as these are no more than the series takes terms, `D <= 1 / (1 - c)`, c the
-    Lipschitz constant; beyond that it is an unbiased estimate there (Russian roulette): N terms with `P(N >= k) =
-    c^(k-1)`, the k-th divided by that, and `tr(J^k)` by Hutchinson's `e' J^k e`. As `|e' J^k e| <= D c^k`, its variance
-    is finite whatever the weights. So train with a bound that is linear in log p(x), such as `ELBO`. (Of several
-    particles' estimates an IWAE would choose the luckiest.)
+    being the Jacobian of g. In eval mode, and in `log_prob`, it is exact, by the determinant, which takes D derivatives
+    and suits small D. In training mode it is exact too if that is no more than the series takes terms on average, `D <=
+    1 / (1 - c)`, c being the Lipschitz constant. For larger D it is an unbiased estimate (Russian roulette): N terms
+    with `P(N >= k) = c^(k-1)`, the k-th divided by that, and `tr(J^k)` by Hutchinson's `e' J^k e`. As `|e' J^k e| <=
+    D c^k`, its variance is finite whatever the weights. So train with a bound that is linear in log p(x), such as
+    `ELBO`. (An IWAE would favor particles whose estimates happen to be high.)
 
-    N is drawn anew in each step, which no compiled step can: there `fit(compile=True)` warns, and goes on without.
+    N is drawn anew in each step, which cannot be compiled: `fit(compile=True)` warns, and trains uncompiled.
 
     Source: Behrmann et al. 2019 (arXiv:1811.00995); Chen et al. 2019 (arXiv:1906.02735).
 
@@ -38,8 +38,8 @@ class ResidualFlow(Flow):
         num_features: D.
         num_blocks: how many.
         hidden: sizes of the hidden layers of each g.
-        lipschitz: c, at most which the Lipschitz constant of each g is, in (0, 1). Nearer 1 each block can do more, and
-            costs more: on average 1 / (1 - c) terms, and log(accuracy) / log(c) steps of the inverse.
+        lipschitz: c, an upper bound of the Lipschitz constant of each g, in (0, 1). Nearer to 1, blocks are more
+            flexible and cost more: on average 1 / (1 - c) terms, and log(accuracy) / log(c) steps of the inverse.
 
     Raises:
         ValueError: a Lipschitz constant outside (0, 1).
@@ -57,12 +57,12 @@ class ResidualFlow(Flow):
         sizes = [num_features, *hidden, num_features]
         transforms: list[Bijection] = [ActNorm(num_features)]
         for _ in range(num_blocks):
-            transforms += [Residual(_contraction(sizes, lipschitz), lipschitz), ActNorm(num_features)]
+            transforms += [ResidualBlock(_contraction(sizes, lipschitz), lipschitz), ActNorm(num_features)]
         super().__init__(StandardNormal(num_features), transforms)
 
 
-class Residual(Bijection):
-    """The x for which `x + g(x) = z`, of a network g, `[*, D] -> [*, D]`, with at most a Lipschitz constant c < 1."""
+class ResidualBlock(Bijection):
+    """The x with `x + g(x) = z`, for a network g, `[*, D] -> [*, D]`, of Lipschitz constant at most c < 1."""
 
     def __init__(self, network: nn.Module, lipschitz: float):
         super().__init__(event_dim=1)
@@ -70,7 +70,7 @@ class Residual(Bijection):
         self.lipschitz = lipschitz
 
     def push(self, z: Tensor) -> Tensor:
-        """By fixed-point iteration, to rounding: each step brings x closer by the factor c at least."""
+        """By fixed-point iteration, to rounding: each step reduces the error by the factor c at least."""
         x = z
         for _ in range(math.ceil(math.log(torch.finfo(z.dtype).eps) / math.log(self.lipschitz))):
             x, before = z - self.network(x), x
@@ -101,7 +101,7 @@ def _exact(x: Tensor, pullback: Callable[..., Any]) -> Tensor:
 
 
 def _contraction(sizes: Sequence[int], lipschitz: float) -> nn.Sequential:
-    """A multilayer perceptron with at most a Lipschitz constant, shared evenly among its layers."""
+    """A multilayer perceptron of Lipschitz constant at most `lipschitz`, shared evenly among its layers."""
     each = lipschitz ** (1 / (len(sizes) - 1))
     layers: list[nn.Module] = []
     for n, m in pairwise(sizes):
@@ -110,9 +110,10 @@ def _contraction(sizes: Sequence[int], lipschitz: float) -> nn.Sequential:
 
 
 class ContractingLinear(nn.Linear):
-    """A linear layer whose weight is scaled down to a spectral norm (its largest singular value), if it has more.
+    """A linear layer whose weight is scaled down to a spectral norm of at most `lipschitz`.
 
-    The norm is exact, where the usual power iteration is a lower bound, under which a layer can exceed its constant.
+    The norm, the largest singular value, is exact. The usual power iteration gives a lower bound of it, with which a
+    layer can exceed its constant.
     """
 
     def __init__(self, num_in: int, num_out: int, lipschitz: float):

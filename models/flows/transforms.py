@@ -1,4 +1,4 @@
-"""What flows are made of besides Pyro's own transforms: a base class for them, and copies that share no cache."""
+"""A base class for invertible maps, and copies of transforms that share no cache."""
 
 import copy
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ class Bijection(TransformModule):
 
     Args:
         event_dim: number of event dimensions of x.
-        noise_dim: number of event dimensions of z; as many, if not given.
+        noise_dim: number of event dimensions of z; by default that of x.
     """
 
     bijective = True
@@ -47,32 +47,17 @@ class Bijection(TransformModule):
         return z
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """`log |det dy/dx|`, in torch's letters: from noise x to data y."""
+        """`log |det dy/dx|`, in torch's notation: from noise x to data y."""
         if self._log_det is not None and self._cached_x_y[0] is x and self._cached_x_y[1] is y:
             return -self._log_det
         return -self.pull(y)[1]
 
 
-class Reverse(Transform):
-    """The entries of a vector in reverse order. Unlike Pyro's `Permute` it holds no tensor that could be elsewhere."""
-
-    domain = codomain = constraints.real_vector
-    bijective = True
-
-    def _call(self, x: Tensor) -> Tensor:
-        return x.flip(-1)
-
-    _inverse = _call
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        return x.new_zeros(x.shape[:-1])
-
-
 def fresh(transforms: Sequence[Transform], *, training: bool) -> list[Transform]:
     """Shallow copies: they share parameters, but each caches for itself.
 
-    Pyro's transforms keep their last input and output. If they did so in the pair, the same x after a step of training
-    would be met with a result of the old parameters, and the pair could not be copied.
+    Pyro's transforms keep their last input and output. If they did so in the pair, the same x after a training step
+    would get the cached result of the old parameters, and the pair could not be copied.
     """
     return [_fresh(transform, training) for transform in transforms]
 
@@ -81,7 +66,7 @@ def _fresh(transform: Any, training: bool) -> Any:
     if isinstance(transform, _InverseTransform):
         return _fresh(transform.inv, training).inv
     own = copy.copy(transform)
-    own._inv = None  # else the copy's inverse were the original's
+    own._inv = None  # else the copy's inverse would be the original's
     own.clear_cache()
     if isinstance(own, ComposeTransform):
         own.parts = fresh(own.parts, training=training)
@@ -94,7 +79,7 @@ def _fresh(transform: Any, training: bool) -> Any:
 
 @torch.no_grad()
 def init_from(transforms: Sequence[Transform], x: Tensor) -> Tensor:
-    """Starts each transform that can at the data as they reach it; returns the noise they become."""
+    """Initializes each transform that can be from the data as they reach it; returns the noise that they come from."""
     for transform in reversed(transforms):
         if hasattr(transform, "init_from"):
             transform.init_from(x)

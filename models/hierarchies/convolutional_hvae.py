@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ppvae.models.hierarchies.residual_cells import encoder_cell, generative_cell
 from ppvae.models.hierarchies.spectral import SpectralNorms
-from ppvae.models.parts.likelihoods import image_likelihood
+from ppvae.models.parts.likelihoods import LIKELIHOODS
 from ppvae.models.parts.residual_normal import ResidualNormal
 from ppvae.networks import Fold
 from ppvae.pair import Pair
@@ -20,17 +20,17 @@ class ConvolutionalHVAE(Pair):
     """NVAE: `p(z_L) p(z_{L-1} | z_L) ... p(z_1 | z_2 ... z_L) p(x | z_1 ... z_L)`, each z_l an image; sites "z1" ...
 
     For each group l, from the top: `h <- cells_l(h)`, `z_l ~ N(mu_l(h), sigma_l(h)^2)`, `h <- h + W_l z_l`; at the end
-    p(x | h). h starts as a learned image. The guide goes the same way with `z_l ~ N(mu_l + delta_mu_l, (sigma_l
-    delta_sigma_l)^2)`; its deltas come from h and the encoder's features of x, so a group that x is not used for costs
+    p(x | h). h starts as a learned image. The guide takes the same path with `z_l ~ N(mu_l + delta_mu_l, (sigma_l
+    delta_sigma_l)^2)`; its deltas come from h and the encoder's features of x, so a group that is not used costs
     nothing. All KL terms are in closed form. The finest groups have half of x's height and width, each further scale
     half of the one before.
 
-    The guide runs the top-down path, and the model runs it again on what was drawn: a step of training takes 1.4 to 1.6
-    times what it would with one run of it, more with more groups.
+    The guide runs the top-down path, and the model runs it again on the draws: a training step takes 1.4 to 1.6 times
+    as long as with one run, more with more groups.
 
     Batch norm couples the data points of a batch while the pair is in training mode. In evaluation mode (`pair.eval()`,
-    and in all of ppvae's measurements) it takes running statistics, and each data point is by itself. These lag behind
-    the parameters: a bound in evaluation is somewhat below that of training.
+    and in all of ppvae's measurements) it uses running statistics, and data points are independent. These statistics
+    lag behind the parameters, so a bound in evaluation is somewhat lower than in training.
 
     Source: Vahdat & Kautz 2020 (arXiv:2007.03898); scales without cells of their own: Child 2021 (arXiv:2011.10650).
 
@@ -40,12 +40,12 @@ class ConvolutionalHVAE(Pair):
         num_latents: channels of each latent image.
         channels: of the feature maps.
         num_cells: residual cells before each group, and at full size, in either direction.
-        likelihood: "bernoulli" for pixels 0 and 1, "gaussian" (one learned sigma), or, for gray levels,
-            "logistic_mixture" or "categorical".
-        levels: of gray, for the last two likelihoods; data are `k / (levels - 1)`.
-        spectral_weight: in training this many times the sum of the layers' largest singular values is taken off the
-            surrogate (`ppvae.models.SpectralNorms`); NVAE takes 0.01 to 0.1.
-        recompute: gradient checkpointing: feature maps within the cells are computed again for the backward pass.
+        likelihood: a name in `ppvae.models.parts.likelihoods.LIKELIHOODS`: "bernoulli" for pixels 0 and 1, "gaussian"
+            (one learned sigma), "logistic_mixture" for gray levels, or another.
+        levels: of gray, for the likelihoods "logistic_mixture" and "categorical"; data are `k / (levels - 1)`.
+        spectral_weight: of the penalty in training, which is this weight times the sum of the layers' largest singular
+            values (`ppvae.models.SpectralNorms`); NVAE uses 0.01 to 0.1.
+        recompute: gradient checkpointing: feature maps within the cells are recomputed in the backward pass.
 
     Raises:
         ValueError: a shape that the scales do not divide, or another setting out of range.
@@ -90,7 +90,7 @@ class ConvolutionalHVAE(Pair):
             last = nn.Conv2d(channels, num_outputs, 3, padding=1)
             return Fold(nn.Sequential(_doubled(), *cells(generative_cell), nn.SiLU(), last), 3)
 
-        self.likelihood = image_likelihood(likelihood, decoder, shape, levels)
+        self.likelihood = LIKELIHOODS[likelihood].of(decoder, shape, levels)
         self.spectral_weight = spectral_weight
         self.spectral_norms = SpectralNorms(self) if spectral_weight else None
         self.shape = tuple(shape)
@@ -127,7 +127,7 @@ class ConvolutionalHVAE(Pair):
         return self.spectral_weight * self.spectral_norms(self) if self.spectral_norms else 0.0
 
     def init_from(self, x: Tensor) -> "ConvolutionalHVAE":
-        """Starts the likelihood at the data: its output biases, and what it learns of their spread."""
+        """Starts the likelihood at the data: its output biases, and a learned scale."""
         self.likelihood.init_from(x)
         return self
 
@@ -160,7 +160,7 @@ class LatentGroup(nn.Module):
 
 
 def _loc_and_scale(out: Tensor) -> tuple[Tensor, Tensor]:
-    """Both bounded, `|loc| < 5` and `e^-5 < scale < e^5`, so that no step is fatal to a deep hierarchy."""
+    """Both bounded, `|loc| < 5` and `e^-5 < scale < e^5`, so that a single bad step cannot ruin a deep hierarchy."""
     loc, log_scale = (5 * torch.tanh(out / 5)).chunk(2, -3)
     return loc, log_scale.exp()
 

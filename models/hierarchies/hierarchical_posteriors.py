@@ -1,9 +1,11 @@
-"""Guides of a hierarchy: modules whose forward draws the sites "z1" ... "zL" given x, in the order that suits them.
+"""Guides of a hierarchy: modules whose forward draws the sites "z1" ... "zL" given x, in an order of their own.
 
-Each is called with x and with the model's transitions, which the top-down ones take part of their distributions from.
+Each is called with x and the model's transitions, on which the top-down guides build.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 import pyro
 import pyro.distributions as dist
@@ -11,17 +13,28 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.models.parts.conditionals import DiagonalNormal
+from ppvae.models.parts.registry import NamedPart, Registry
 from ppvae.models.parts.residual_normal import ResidualNormal
 from ppvae.networks import hidden_layers, mlp
 from ppvae.refusals import ContractError, family
 
-POSTERIORS = ("independent", "bottom_up", "ladder", "residual")
+
+class EncodedLayers(nn.Module):
+    """A guide that has an encoder for each layer.
+
+    Args:
+        encoders: L modules, `encoders[l - 1]` returns the distribution of z_l.
+    """
+
+    def __init__(self, encoders: Sequence[nn.Module]):
+        super().__init__()
+        self.encoders = nn.ModuleList(encoders)
 
 
-class ConditionallyIndependent(nn.Module):
+class ConditionallyIndependent(EncodedLayers):
     """`q(z_1 | x) ... q(z_L | x)`: each layer its own encoder of x.
 
-    It cannot express that layers depend on one another given x, as they do.
+    It cannot express the dependence between layers that the posterior has.
 
     Args:
         encoders: L modules, `encoders[l - 1]`(x) returns q(z_l | x).
@@ -34,20 +47,16 @@ class ConditionallyIndependent(nn.Module):
         ['z1', 'z2']
     """
 
-    def __init__(self, encoders: Sequence[nn.Module]):
-        super().__init__()
-        self.encoders = nn.ModuleList(encoders)
-
     def forward(self, x: Tensor, transitions: nn.ModuleList) -> None:
         for layer, encoder in enumerate(self.encoders, start=1):
             pyro.sample(f"z{layer}", encoder(x))
 
 
-class BottomUpPosterior(nn.Module):
-    """`q(z_1 | x) q(z_2 | z_1) ... q(z_L | z_{L-1})`: a Markov chain against the model's.
+class BottomUpPosterior(EncodedLayers):
+    """`q(z_1 | x) q(z_2 | z_1) ... q(z_L | z_{L-1})`: a Markov chain in the direction opposite to the model's.
 
-    The posterior factorizes so too. But what a layer knows of x is only what the draws below it let through, and of the
-    KL terms that of the top layer alone has a closed form.
+    The exact posterior factorizes in the same way. But a layer learns of x only through the draws below it, and only
+    the top layer's KL term has a closed form.
 
     Source: Rezende et al. 2014 (arXiv:1401.4082); the stacked guides of Burda et al. 2016 (arXiv:1509.00519).
 
@@ -62,10 +71,6 @@ class BottomUpPosterior(nn.Module):
         ['z1', 'z2']
     """
 
-    def __init__(self, encoders: Sequence[nn.Module]):
-        super().__init__()
-        self.encoders = nn.ModuleList(encoders)
-
     def forward(self, x: Tensor, transitions: nn.ModuleList) -> None:
         below = x
         for layer, encoder in enumerate(self.encoders, start=1):
@@ -73,10 +78,10 @@ class BottomUpPosterior(nn.Module):
 
 
 class TopDownPosterior(nn.Module):
-    """`q(z_L | x) q(z_{L-1} | z_L, x) ... q(z_1 | z_2, x)`, each about the model's own p(z_l | z_{l+1}).
+    """`q(z_L | x) q(z_{L-1} | z_L, x) ... q(z_1 | z_2, x)`, each built on the model's p(z_l | z_{l+1}).
 
-    Upwards run features, `d_1 = f_1(x)`, `d_l = f_l(d_{l-1})`, which are not drawn; downwards the layers are, in the
-    order of the model. So all KL terms have closed forms given the layers above.
+    Features `d_1 = f_1(x)`, `d_l = f_l(d_{l-1})` are computed upwards, without draws; the layers are drawn downwards,
+    in the model's order. So all KL terms have closed forms given the layers above.
 
     Args:
         features: L modules, `features[0]`(x) is d_1, `features[l]`(d_l) is d_{l+1}.
@@ -102,7 +107,7 @@ class TopDownPosterior(nn.Module):
             if not isinstance(getattr(prior, "base_dist", None), dist.Normal):
                 raise ContractError(
                     f"transitions[{layer - 1}]: found {family(prior)}, expected Normal(...).to_event(1), as "
-                    f"{type(self).__name__} moves it; use BottomUpPosterior or ConditionallyIndependent"
+                    f"{type(self).__name__} shifts and scales it; use BottomUpPosterior or ConditionallyIndependent"
                 )
             z = pyro.sample(f"z{layer}", self.moved(prior.base_dist, self.heads[layer - 1], d[layer]).to_event(1))
 
@@ -112,15 +117,15 @@ class TopDownPosterior(nn.Module):
 
 
 class LadderPosterior(TopDownPosterior):
-    """`q(z_l | z_{l+1}, x)` proportional to `p(z_l | z_{l+1}) N(z_l; m_l(x), v_l(x))`: messages from x meet the prior.
+    """`q(z_l | z_{l+1}, x)` proportional to `p(z_l | z_{l+1}) N(z_l; m_l(x), v_l(x))`, the prior times a message.
 
-    Precisions add, and means are weighed by them: where x says little of a layer, its posterior is its prior. A layer's
-    message does not depend on the layers above, which is exact for scalars in a linear-Gaussian chain.
+    Precisions add, and means are weighted by them: where x says little about a layer, its posterior is its prior. A
+    layer's message does not depend on the layers above, which is exact for scalars in a linear-Gaussian chain.
 
     Source: Sønderby et al. 2016 (arXiv:1602.02282).
 
     Args:
-        features: as of `TopDownPosterior`.
+        features: as in `TopDownPosterior`.
         heads: `heads[l - 1]`(d_l) returns N(m_l, v_l); the last one is q(z_L | x) itself.
 
     Example:
@@ -142,19 +147,19 @@ class LadderPosterior(TopDownPosterior):
 class ResidualPosterior(TopDownPosterior):
     """`q(z_l | z_{l+1}, x) = N(mu_l + delta_mu, (sigma_l delta_sigma)^2)`, mu_l and sigma_l being the transition's.
 
-    The deltas are functions of x and of mu_l and sigma_l: of the layer above, the posterior knows no more than the
-    prior does, as `p(z_l | z_{l+1}, x)` is proportional to `p(z_l | z_{l+1}) p(x | z_l)`. See `ResidualNormal`.
+    The deltas are functions of x, mu_l and sigma_l: the posterior depends on the layer above only through the prior's
+    parameters, as `p(z_l | z_{l+1}, x)` is proportional to `p(z_l | z_{l+1}) p(x | z_l)`. See `ResidualNormal`.
 
-    Where heads start has a say in whether z_{l+1} is used. If deltas do not depend on mu_l, all its noise passes into
-    z_l, and nothing draws mu_l to what x says; if they take mu_l away, the likelihood has nothing to say to z_{l+1}.
-    `MarkovHVAE.mlp` starts between the two, at the mean `mu_l / 2 + m_l(x)`.
+    How heads are initialized influences whether z_{l+1} is used. If deltas do not depend on mu_l, all its noise passes
+    into z_l, and nothing pulls mu_l towards what x says; if they cancel mu_l, the likelihood has no influence on
+    z_{l+1}. `MarkovHVAE.mlp` starts half-way, at the mean `mu_l / 2 + m_l(x)`.
 
-    Source: Vahdat & Kautz 2020 (arXiv:2007.03898), whose deltas too are of x and of what makes the prior.
+    Source: Vahdat & Kautz 2020 (arXiv:2007.03898), whose deltas too depend on x and on the prior's inputs.
 
     Args:
-        features: as of `TopDownPosterior`.
-        heads: `heads[l - 1]`(d_l, mu_l and sigma_l, one after the other) returns N(delta_mu, delta_sigma^2), as a pair
-            of numbers; the last one, of d_L, is q(z_L | x) itself.
+        features: as in `TopDownPosterior`.
+        heads: `heads[l - 1]`, of d_l, mu_l and sigma_l concatenated, returns a Normal whose parameters are delta_mu and
+            delta_sigma; the last one, of d_L, returns q(z_L | x) itself.
 
     Example:
         >>> from ppvae.models import MarkovHVAE
@@ -172,47 +177,58 @@ class ResidualPosterior(TopDownPosterior):
         return ResidualNormal(delta.loc, delta.scale, prior)
 
 
-def hierarchical_posterior(
-    name: str,
-    num_features: int,
-    num_latents: Sequence[int],
-    hidden: Sequence[int] = (200, 200),
-    activation: type[nn.Module] = nn.Tanh,
-    batch_norm: bool = False,
-) -> nn.Module:
-    """The guide of that name, of multilayer perceptrons.
+@dataclass(frozen=True)
+class LayerNetworks:
+    """The multilayer perceptrons of a guide of L layers.
 
-    Args:
-        name: "independent", "bottom_up", "ladder" or "residual".
+    Attributes:
         num_features: size of x.
         num_latents: sizes of z_1 ... z_L.
         hidden: sizes of the hidden layers of each encoder, or of each layer's features.
         activation: of the hidden layers.
         batch_norm: whether there is one before each activation.
-
-    Raises:
-        ValueError: a guide of another name, or no hidden layers for features.
     """
-    if name not in POSTERIORS:
-        raise ValueError(f"posterior: found {name!r}, expected one of {', '.join(map(repr, POSTERIORS))}")
 
-    def normal(num_in: int, hidden: Sequence[int], size: int) -> DiagonalNormal:
-        return DiagonalNormal(mlp(num_in, hidden, 2 * size, activation, batch_norm))
+    num_features: int
+    num_latents: Sequence[int]
+    hidden: Sequence[int] = (200, 200)
+    activation: type[nn.Module] = nn.Tanh
+    batch_norm: bool = False
 
-    if name == "independent":
-        return ConditionallyIndependent([normal(num_features, hidden, size) for size in num_latents])
-    if name == "bottom_up":
-        below = [num_features, *num_latents]
-        return BottomUpPosterior([normal(n, hidden, size) for n, size in zip(below, num_latents, strict=False)])
-    if not hidden:
-        raise ValueError(f"hidden: found no layers, expected one or more, as they are the features of {name!r}")
-    width = hidden[-1]
-    num_inputs = [num_features] + [width] * (len(num_latents) - 1)
-    features = [hidden_layers(n, hidden, activation, batch_norm) for n in num_inputs]
-    if name == "ladder":
-        return LadderPosterior(features, [normal(width, [], size) for size in num_latents])
-    *lower, top = num_latents
-    return ResidualPosterior(features, [_residual_head(width, size) for size in lower] + [normal(width, [], top)])
+    def encoder(self, num_in: int, num_latents: int) -> DiagonalNormal:
+        """A Gaussian of `num_latents`, by a network with the hidden layers."""
+        return DiagonalNormal(mlp(num_in, self.hidden, 2 * num_latents, self.activation, self.batch_norm))
+
+    def features(self, name: str) -> list[nn.Module]:
+        """f_1 ... f_L of the guide of that name, each a stack of all hidden layers."""
+        if not self.hidden:
+            raise ValueError(f"hidden: found no layers, expected one or more, as they are the features of {name!r}")
+        num_inputs = [self.num_features] + [self.hidden[-1]] * (len(self.num_latents) - 1)
+        return [hidden_layers(n, self.hidden, self.activation, self.batch_norm) for n in num_inputs]
+
+    def head(self, num_latents: int) -> DiagonalNormal:
+        """A Gaussian of `num_latents`, linear in a layer's features."""
+        return DiagonalNormal(mlp(self.hidden[-1], [], 2 * num_latents))
+
+
+def _independent(networks: LayerNetworks) -> ConditionallyIndependent:
+    return ConditionallyIndependent([networks.encoder(networks.num_features, size) for size in networks.num_latents])
+
+
+def _bottom_up(networks: LayerNetworks) -> BottomUpPosterior:
+    sizes = pairwise([networks.num_features, *networks.num_latents])
+    return BottomUpPosterior([networks.encoder(below, size) for below, size in sizes])
+
+
+def _ladder(networks: LayerNetworks) -> LadderPosterior:
+    return LadderPosterior(networks.features("ladder"), [networks.head(size) for size in networks.num_latents])
+
+
+def _residual(networks: LayerNetworks) -> ResidualPosterior:
+    *lower, top = networks.num_latents
+    features = networks.features("residual")
+    heads = [_residual_head(networks.hidden[-1], size) for size in lower]
+    return ResidualPosterior(features, [*heads, networks.head(top)])
 
 
 def _residual_head(width: int, size: int) -> DiagonalNormal:
@@ -221,3 +237,53 @@ def _residual_head(width: int, size: int) -> DiagonalNormal:
     layer.weight.data[:, width:] = 0
     layer.weight.data[:size, width : width + size] = -torch.eye(size) / 2
     return DiagonalNormal(layer)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedHierarchicalPosterior(NamedPart):
+    """A guide of a hierarchy by name.
+
+    Attributes:
+        factorization: of the guide, as a formula.
+        make: from the networks of its layers.
+    """
+
+    factorization: str
+    make: Callable[[LayerNetworks], nn.Module]
+
+
+HIERARCHICAL_POSTERIORS = Registry(
+    "posterior",
+    "for another, set `pair.posterior` to a module of your own",
+    NamedHierarchicalPosterior(
+        name="independent",
+        module=ConditionallyIndependent,
+        factorization="q(z_1 | x) ... q(z_L | x)",
+        summary="from x alone",
+        make=_independent,
+    ),
+    NamedHierarchicalPosterior(
+        name="bottom_up",
+        module=BottomUpPosterior,
+        factorization="q(z_1 | x) q(z_2 | z_1) ...",
+        summary="from the layer below",
+        source="Rezende et al. 2014; Burda et al. 2016",
+        make=_bottom_up,
+    ),
+    NamedHierarchicalPosterior(
+        name="ladder",
+        module=LadderPosterior,
+        factorization="q(z_L | x) ... q(z_1 | z_2, x)",
+        summary="from the product of `p(z_l | z_{l+1})` and a Gaussian message from x",
+        source="Sønderby et al. 2016",
+        make=_ladder,
+    ),
+    NamedHierarchicalPosterior(
+        name="residual",
+        module=ResidualPosterior,
+        factorization="q(z_L | x) ... q(z_1 | z_2, x)",
+        summary="from `p(z_l | z_{l+1})`, shifted and scaled by functions of x and of its mean and scale",
+        source="Vahdat & Kautz 2020",
+        make=_residual,
+    ),
+)

@@ -8,16 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.mode import mode
-from ppvae.models.hierarchies.hierarchical_posteriors import hierarchical_posterior
+from ppvae.models.hierarchies.hierarchical_posteriors import HIERARCHICAL_POSTERIORS, LayerNetworks
 from ppvae.models.parts.conditionals import DiagonalNormal
-from ppvae.models.parts.likelihoods import Likelihood, mlp_likelihood
+from ppvae.models.parts.likelihoods import LIKELIHOODS, Likelihood
 from ppvae.models.parts.priors import StandardNormal
 from ppvae.networks import mlp
 from ppvae.pair import Pair
 
 MIN_SCALE = 0.5
-"""Of transitions. A layer chooses its own units, so that this takes nothing from the model. Without it, under guides
-that run downwards, units of a layer come to follow the layer above to a thousandth, and say nothing of x themselves.
+"""The floor under the scales of transitions. A layer can rescale its units, so the floor costs the model nothing.
+Without it, under guides that run downwards, some units become nearly deterministic functions of the layer above, with
+scales of a thousandth, and carry no information on x of their own.
 """
 
 
@@ -26,8 +27,8 @@ class MarkovHVAE(Pair):
 
     With a guide whose layers are independent given x, or drawn downwards, the ELBO is
     `E log p(x | z_1) - sum_{l<L} E_q KL(q(z_l | z_{l+1}, x) || p(z_l | z_{l+1})) - KL(q(z_L | x) || p(z_L))`,
-    each inner KL in closed form; `ppvae.ELBO()` finds that out by itself. What a guide cannot express of how layers
-    depend on one another given x costs nats: `ppvae.gap` says how many, `ppvae.elbo_terms` what each layer pays.
+    each inner KL in closed form, which `ppvae.ELBO()` uses automatically. A guide that cannot express how layers depend
+    on one another given x loses nats: `ppvae.gap` says how many, `ppvae.elbo_terms` what each layer's term is.
 
     Source: Rezende et al. 2014 (arXiv:1401.4082); Sønderby et al. 2016 (arXiv:1602.02282); Vahdat & Kautz 2020
     (arXiv:2007.03898).
@@ -53,7 +54,8 @@ class MarkovHVAE(Pair):
         self.transitions = nn.ModuleList(transitions)
         self.likelihood = likelihood
         self.posterior = posterior
-        with mode(self, training=False), torch.no_grad():  # batch norms neither take one draw nor learn from it
+        # In evaluation mode, as batch norms would learn from a draw in training mode, or refuse a single one.
+        with mode(self, training=False), torch.no_grad():
             z = prior().sample()
             for transition in reversed(self.transitions):
                 z = transition(z).sample()
@@ -77,17 +79,18 @@ class MarkovHVAE(Pair):
             num_features: size of x.
             num_latents: sizes of z_1 ... z_L.
             hidden: sizes of the hidden layers of each network from x upward; reversed downward.
-            likelihood: "bernoulli", "gaussian" (one learned sigma), "heteroscedastic" (sigma(z), a network),
-                "logistic_mixture" or "categorical".
-            posterior: "independent" (each layer given x), "bottom_up" (each given the one below), "ladder" (downwards,
-                messages from x meeting the prior) or "residual" (downwards, relative to the prior).
+            likelihood: a name in `ppvae.models.parts.likelihoods.LIKELIHOODS`: "bernoulli", "gaussian" (one learned
+                sigma), "heteroscedastic" (sigma(z), a network), or another.
+            posterior: a name in `ppvae.models.hierarchies.hierarchical_posteriors.HIERARCHICAL_POSTERIORS`:
+                "independent" (each layer given x), "bottom_up" (each given the one below), "ladder" (downwards,
+                messages from x combined with the prior), "residual" (downwards, relative to the prior), or another.
             activation: of the hidden layers.
-            levels: of gray, for the last two likelihoods; data are `k / (levels - 1)`.
+            levels: of gray, for the likelihoods "logistic_mixture" and "categorical"; data are `k / (levels - 1)`.
             batch_norm: whether there is one before each activation. Training takes longer, and the ladder uses its
                 upper layers far more (Sønderby et al. 2016).
 
         Raises:
-            ValueError: no layers, or a likelihood or posterior of another name.
+            ValueError: no layers, or a likelihood or posterior that is not in its registry.
         """
         if not num_latents:
             raise ValueError("num_latents: found no layers, expected the sizes of z_1 ... z_L, L >= 1")
@@ -95,11 +98,16 @@ class MarkovHVAE(Pair):
             DiagonalNormal(mlp(above, hidden[::-1], 2 * below, activation, batch_norm), MIN_SCALE)
             for below, above in pairwise(num_latents)
         ]
-        guide = hierarchical_posterior(posterior, num_features, num_latents, hidden, activation, batch_norm)
+        networks = LayerNetworks(num_features, num_latents, hidden, activation, batch_norm)
+        guide = HIERARCHICAL_POSTERIORS[posterior].make(networks)
+
+        def decoder(num_outputs: int) -> nn.Module:
+            return mlp(num_latents[0], hidden[::-1], num_outputs, activation, batch_norm)
+
         return cls(
             StandardNormal(num_latents[-1]),
             transitions,
-            mlp_likelihood(likelihood, num_latents[0], hidden[::-1], num_features, activation, levels, batch_norm),
+            LIKELIHOODS[likelihood].of(decoder, (num_features,), levels),
             guide,
         )
 

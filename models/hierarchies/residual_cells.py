@@ -10,9 +10,9 @@ from ppvae.recomputation import recomputed
 MOMENTUM = 0.05
 """Of batch norm's running statistics."""
 RESIDUAL_SCALE = 0.1
-"""Of what a cell adds: a deep stack starts near the identity."""
+"""The factor of what a cell adds: a deep stack starts near the identity."""
 EXPANSION = 6
-"""Of the channels, in the cells of the top-down path."""
+"""The factor by which the cells of the top-down path expand their channels."""
 
 
 class SqueezeExcite(nn.Module):
@@ -44,12 +44,12 @@ class SqueezeExcite(nn.Module):
         return x * self.gate(x)
 
 
-class Residual(nn.Module):
+class ResidualCell(nn.Module):
     """`x + 0.1 f(x)`.
 
     Args:
         body: f, which keeps the shape.
-        recompute: keep x alone for the backward pass, and run f again there (`ppvae.recomputation`).
+        recompute: keep only x for the backward pass, and run f again there (`ppvae.recomputation`).
     """
 
     def __init__(self, body: nn.Module, recompute: bool = False):
@@ -61,14 +61,14 @@ class Residual(nn.Module):
         return x + RESIDUAL_SCALE * (recomputed(self.body, x) if self.recompute else self.body(x))
 
 
-def generative_cell(channels: int, recompute: bool = False) -> Residual:
-    """The top-down path's cell: channels are expanded, each is convolved 5x5 by itself, and they are merged again.
+def generative_cell(channels: int, recompute: bool = False) -> ResidualCell:
+    """The top-down path's cell: expands the channels, convolves each of them 5x5, and merges them again.
 
-    The wide depthwise convolution sees far at the cost of few weights.
+    The depthwise convolution has a wide receptive field and few weights.
 
     Args:
         channels: C.
-        recompute: save memory.
+        recompute: save memory, as in `ResidualCell`.
 
     Example:
         >>> import torch
@@ -79,24 +79,24 @@ def generative_cell(channels: int, recompute: bool = False) -> Residual:
     body = nn.Sequential(
         nn.BatchNorm2d(channels, momentum=MOMENTUM, affine=False),  # the next norm would undo a shift
         nn.Conv2d(channels, wide, 1, bias=False),
-        _norm(wide),
+        _batch_norm(wide),
         nn.SiLU(),
         nn.Conv2d(wide, wide, 5, padding=2, groups=wide, bias=False),
-        _norm(wide),
+        _batch_norm(wide),
         nn.SiLU(),
         nn.Conv2d(wide, channels, 1, bias=False),
-        _norm(channels),
+        _batch_norm(channels),
         SqueezeExcite(channels),
     )
-    return Residual(body, recompute)
+    return ResidualCell(body, recompute)
 
 
-def encoder_cell(channels: int, recompute: bool = False) -> Residual:
+def encoder_cell(channels: int, recompute: bool = False) -> ResidualCell:
     """The bottom-up path's cell: two plain 3x3 convolutions.
 
     Args:
         channels: C.
-        recompute: save memory.
+        recompute: save memory, as in `ResidualCell`.
 
     Example:
         >>> import torch
@@ -104,16 +104,16 @@ def encoder_cell(channels: int, recompute: bool = False) -> Residual:
         torch.Size([2, 8, 4, 4])
     """
     body = nn.Sequential(
-        _norm(channels),
+        _batch_norm(channels),
         nn.SiLU(),
         nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-        _norm(channels),
+        _batch_norm(channels),
         nn.SiLU(),
         nn.Conv2d(channels, channels, 3, padding=1),
         SqueezeExcite(channels),
     )
-    return Residual(body, recompute)
+    return ResidualCell(body, recompute)
 
 
-def _norm(channels: int) -> nn.BatchNorm2d:
+def _batch_norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, momentum=MOMENTUM)

@@ -1,4 +1,4 @@
-"""Spectral regularization: the largest singular values of a network's weights, to be held down."""
+"""Spectral regularization: a penalty on the largest singular values of a network's weights."""
 
 from collections import defaultdict
 
@@ -12,17 +12,18 @@ STEPS_AT_START = 40
 class SpectralNorms(nn.Module):
     """`sum_i s_i`, with s_i the largest singular value of the i-th layer, which limits how steep it can be.
 
-    A convolution's is that of its weight as a matrix `[out, in * k * k]`, by power iteration: as a map of images it can
-    be k times as steep, no more. A batch norm's is that of the diagonal map it ends with, its largest scale. Where
-    networks are steep, a guide leaves its prior by many nats on data a little unlike those of training.
+    For a convolution it is that of its weight as a matrix `[out, in * k * k]`, by power iteration; as a map of images
+    the layer can be up to k times as steep. For a batch norm it is that of its diagonal map, the largest absolute
+    scale. Where networks are steep, a guide's KL can be many nats larger on data slightly different from the training
+    data.
 
-    The vectors iterated on are buffers, and go on from where they were at each call in training; in evaluation they
-    stay. An s_i so found is never too large, and exact once the vector has settled.
+    The vectors of the power iteration are buffers: each call in training goes on from the last; in evaluation they
+    stay. An s_i found in this way is never too large, and exact once its vector has converged.
 
     Source: Yoshida & Miyato 2017 (arXiv:1705.10941); as used here: Vahdat & Kautz 2020 (arXiv:2007.03898), section 3.2.
 
     Args:
-        network: whose layers are found; give the same one, or a copy of it, to each call.
+        network: whose layers are measured; pass the same one, or a copy of it, to each call.
         iterations: per call in training.
 
     Example:
@@ -35,7 +36,7 @@ class SpectralNorms(nn.Module):
     def __init__(self, network: nn.Module, iterations: int = 4):
         super().__init__()
         self.iterations = iterations
-        self._scales, alike = [], defaultdict(list)  # weights of one shape are iterated on together
+        self._scales, alike = [], defaultdict(list)  # weights of one shape are iterated together
         for name, module in network.named_modules():
             weight = f"{name}.weight".lstrip(".")
             if isinstance(module, nn.Conv2d):
@@ -68,7 +69,7 @@ def _stacked(parameters: dict[str, nn.Parameter], names: list[str]) -> Tensor:
 
 @torch.no_grad()
 def _iterated(weights: Tensor, v: Tensor, iterations: int) -> Tensor:
-    """The right singular vectors `[n, in * k * k]` after so many steps of power iteration, `v <- W'W v / |W'W v|`."""
+    """The right singular vectors `[n, in * k * k]` after a number of power iterations, `v <- W'W v / |W'W v|`."""
     for _ in range(iterations):
         u = normalize((weights @ v.unsqueeze(-1)).squeeze(-1), dim=-1)
         v = normalize((u.unsqueeze(1) @ weights).squeeze(1), dim=-1)

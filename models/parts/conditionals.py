@@ -12,7 +12,7 @@ from ppvae.models.parts.mixtures import Mixture
 from ppvae.networks import output_bias
 
 SHARED = 0.1
-"""The part of a mixture's weight that all its components share."""
+"""The share of a mixture's weight that is split equally among its components."""
 
 
 class DiagonalNormal(nn.Module):
@@ -21,8 +21,8 @@ class DiagonalNormal(nn.Module):
     Source: Kingma & Welling 2014 (arXiv:1312.6114).
 
     Args:
-        network: `[*, H] -> [*, 2 D]`; sigma is the softplus of the second half, and `min_scale`.
-        min_scale: what sigma does not fall below.
+        network: `[*, H] -> [*, 2 D]`; sigma is the softplus of the second half, plus `min_scale`.
+        min_scale: lower bound of sigma.
 
     Example:
         >>> DiagonalNormal(nn.Linear(5, 6))(torch.zeros(4, 5)).event_shape
@@ -76,12 +76,12 @@ class FullNormal(nn.Module):
 
 
 class LowRankNormal(nn.Module):
-    """`N(mu(h), diag sigma^2(h) + W(h) W(h)')`, with W of few columns: correlations for R D numbers, not D^2 / 2.
+    """`N(mu(h), diag sigma^2(h) + W(h) W(h)')`, with W of R columns: correlations from R D numbers, not D^2 / 2.
 
-    Source: Rezende et al. 2014 (arXiv:1401.4082), of rank one.
+    Source: Rezende et al. 2014 (arXiv:1401.4082), with rank one.
 
     Args:
-        network: `[*, H] -> [*, (2 + R) D]`: mu, what sigma is the softplus of, then the rows of W.
+        network: `[*, H] -> [*, (2 + R) D]`: mu, sigma before its softplus, then the rows of W.
         num_latents: D.
         rank: R.
 
@@ -111,17 +111,17 @@ class LowRankNormal(nn.Module):
 class NormalMixture(nn.Module):
     """`sum_m pi_m(h) N(mu_m(h), diag sigma_m^2(h))`: more than one mode, with an exact density.
 
-    As a guide its weights learn from the score function, all else along a path: see `ppvae.models.parts.mixtures`.
-    So it takes two particles, `ppvae.ELBO(num_particles=2)`, or more. Components that are alike would stay alike: they
-    start apart, at draws from a standard normal. One that is not drawn would not learn, and early on the ELBO takes the
-    weight from all but one: a tenth of it is shared equally, `pi = 0.9 softmax + 0.1 / M`. What a mode is worth is
-    still learned, as several components may share it.
+    As a guide, its weights have score-function gradients and all else has reparameterized ones: see
+    `ppvae.models.parts.mixtures`. So it needs two particles, `ppvae.ELBO(num_particles=2)`, or more. Components that
+    are alike would stay alike, so their means start at draws from a standard normal. Early in training the ELBO gives
+    nearly all weight to one component, and a component that is never drawn does not learn: so a tenth of the weight is
+    split equally, `pi = 0.9 softmax + 0.1 / M`. The weight of a mode is still learned, as components may share a mode.
 
     Source: Morningstar et al. 2021 (arXiv:2003.10040).
 
     Args:
-        network: `[*, H] -> [*, M (1 + 2 D)]`, with a bias at its output: M logits, the M mu, and what the M sigma are
-            the softplus of.
+        network: `[*, H] -> [*, M (1 + 2 D)]`, with a bias at its output: M logits, the M mu, and the M sigma
+            before their softplus.
         num_latents: D.
         num_components: M.
 

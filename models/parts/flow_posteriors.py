@@ -10,7 +10,6 @@ import torch
 from pyro.distributions.conditional import ConditionalTransformModule
 from pyro.distributions.transforms import (
     ConditionalAffineAutoregressive,
-    Permute,
     SplineCoupling,
     conditional_affine_coupling,
 )
@@ -18,59 +17,55 @@ from pyro.nn import ConditionalAutoRegressiveNN, ConditionalDenseNN
 from torch import Tensor, nn
 
 from ppvae.models.parts.conditionals import DiagonalNormal
+from ppvae.models.parts.couplings import Reverse, halves
 
 
 class FlowPosterior(nn.Module):
-    """`z = T_n(... T_1(z_0; h); h)`, z_0 ~ N(mu(x), diag sigma^2(x)), with maps T of `h = (mu, log sigma)`.
+    """`z = T_n(... T_1(z_0; h); h)`, z_0 ~ N(mu(x), diag sigma^2(x)); the maps depend on `h = (mu, log sigma)`.
 
-    After each map the order of z is reversed. Such maps are continuous: they cannot tear one mode into two.
+    After each map the order of z is reversed. Such maps are continuous: they cannot split one mode into two.
 
     Source: Rezende & Mohamed 2015 (arXiv:1505.05770).
 
     Args:
-        network: `[*, H] -> [*, 2 D]`, as of `DiagonalNormal`.
+        network: `[*, H] -> [*, 2 D]`, as in `DiagonalNormal`.
         num_latents: D, at least 2.
-        layers: the maps, of D numbers and a context of 2 D.
+        layers: the maps, of vectors of size D with a context of size 2 D.
 
     Raises:
-        ValueError: fewer than two latents, of which none could depend on another.
+        ValueError: fewer than two latents, of which no part could move another.
     """
 
     def __init__(self, network: nn.Module, num_latents: int, layers: Iterable[ConditionalTransformModule]):
         super().__init__()
-        if num_latents < 2:
-            raise ValueError(
-                f"num_latents: found {num_latents}, expected at least 2, for one part of them to move another"
-            )
+        halves("num_latents", num_latents)
         self.base = DiagonalNormal(network)
         self.layers = nn.ModuleList(layers)
-        self.num_latents = num_latents
 
     def forward(self, h: Tensor) -> dist.TorchDistribution:
         base = self.base(h)
         context = torch.cat([base.base_dist.loc, base.base_dist.scale.log()], -1)
-        reversed_order = torch.arange(self.num_latents - 1, -1, -1, device=context.device)
         transforms: list[dist.transforms.Transform] = []
-        for layer in self.layers:  # a reversal for each, as each keeps its last draw, whose density is free then
-            transforms += [layer.condition(context), Permute(reversed_order)]  # type: ignore[operator]
+        for layer in self.layers:  # each has its own reversal, which caches: densities of its draws are free
+            transforms += [layer.condition(context), Reverse(cache_size=1)]  # type: ignore[operator]
         return dist.TransformedDistribution(base, transforms)
 
 
 class CouplingFlow(FlowPosterior):
     """A `FlowPosterior` of affine couplings: each shifts and scales half of z by a network of the other half and of h.
 
-    Densities are exact and cheap both ways, of its own draws and of others.
+    Densities are exact and cheap, those of its own draws and of any other z.
 
     Source: Dinh et al. 2017 (arXiv:1605.08803).
 
     Args:
-        network: `[*, H] -> [*, 2 D]`, as of `DiagonalNormal`.
+        network: `[*, H] -> [*, 2 D]`, as in `DiagonalNormal`.
         num_latents: D, at least 2.
         num_couplings: n.
-        num_hidden: of each coupling's network.
+        num_hidden: hidden units of each coupling's network.
 
     Raises:
-        ValueError: fewer than two latents, of which there are no halves.
+        ValueError: fewer than two latents, which have no halves.
 
     Example:
         >>> posterior = CouplingFlow(nn.Linear(5, 6), num_latents=3)
@@ -84,24 +79,24 @@ class CouplingFlow(FlowPosterior):
 
 
 class SplineFlow(FlowPosterior):
-    """A `FlowPosterior` of spline couplings: half of z is bent by splines of the other half and of h.
+    """A `FlowPosterior` of spline couplings: splines of one half of z, whose knots depend on the other and h.
 
-    Between -bound and bound each is a monotone chain of ratios of linear functions, so that a density may have several
-    modes along it; beyond, where z stays as it is, nothing moves. Pyro's splines choose their pieces by masks, which
-    programs cannot: a pair with them is trained and measured uncompiled.
+    Between -bound and bound each spline is monotone, of pieces that are ratios of linear functions, so that a density
+    may have several modes; outside, it is the identity. Pyro's splines select their pieces by boolean masks, which
+    cannot be compiled: a pair with them is trained and measured uncompiled.
 
     Source: Durkan et al. 2019 (arXiv:1906.04032); linear ratios: Dolatabadi et al. 2020 (arXiv:2001.05168).
 
     Args:
-        network: `[*, H] -> [*, 2 D]`, as of `DiagonalNormal`.
+        network: `[*, H] -> [*, 2 D]`, as in `DiagonalNormal`.
         num_latents: D, at least 2.
         num_couplings: n.
-        num_hidden: of each coupling's network.
+        num_hidden: hidden units of each coupling's network.
         num_bins: pieces of each spline.
         bound: in the units of z.
 
     Raises:
-        ValueError: fewer than two latents, of which there are no halves.
+        ValueError: fewer than two latents, which have no halves.
 
     Example:
         >>> posterior = SplineFlow(nn.Linear(5, 6), num_latents=3)
@@ -123,12 +118,11 @@ class SplineFlow(FlowPosterior):
 
 
 class _ConditionalSplineCoupling(ConditionalTransformModule):
-    """Pyro's `SplineCoupling` with a network that sees a context, too."""
+    """Pyro's `SplineCoupling` whose network takes a context too."""
 
     def __init__(self, num_latents: int, num_hidden: int, num_bins: int, bound: float):
         super().__init__()
-        kept = num_latents // 2
-        moved = num_latents - kept
+        kept, moved = halves("num_latents", num_latents)
         sizes = [moved * num_bins, moved * num_bins, moved * (num_bins - 1), moved * num_bins]
         self.network = ConditionalDenseNN(kept, 2 * num_latents, [num_hidden], sizes)
         self._start_at_identity(slopes=slice(sum(sizes[:2]), sum(sizes[:3])))
@@ -136,7 +130,7 @@ class _ConditionalSplineCoupling(ConditionalTransformModule):
 
     @torch.no_grad()
     def _start_at_identity(self, slopes: slice) -> None:
-        """Nearly: with pieces as wide as high, and slopes, of which Pyro takes the softplus, of one."""
+        """Nearly: bins as wide as they are high, and slopes whose softplus, which Pyro takes, is one."""
         last: Any = self.network.layers[-1]
         last.weight.mul_(0.1)
         last.bias.zero_()
@@ -150,17 +144,17 @@ class InverseAutoregressiveFlow(FlowPosterior):
     """A `FlowPosterior` that shifts and scales each latent by a masked network of those before it and of h.
 
     One pass of the network moves all of z: draws, and the densities of the flow's own draws, are as cheap as a
-    coupling's, and each map moves all latents, not half of them. The density of any other z takes D passes one after
-    another. These are needed by gradients that hold z fixed ("stl", "dreg", and so refined guides), by chains annealed
-    from the guide and by importance weights of draws from elsewhere: with many latents prefer `CouplingFlow` there.
+    coupling's, and each map moves all latents, not half of them. The density of any other z takes D passes in
+    sequence. It is needed for gradients that hold z fixed ("stl", "dreg", and so refined guides), for AIS that starts
+    at the guide, and for importance weights of draws from elsewhere: with many latents prefer `CouplingFlow` there.
 
     Source: Kingma et al. 2016 (arXiv:1606.04934); masks: Germain et al. 2015 (arXiv:1502.03509).
 
     Args:
-        network: `[*, H] -> [*, 2 D]`, as of `DiagonalNormal`.
+        network: `[*, H] -> [*, 2 D]`, as in `DiagonalNormal`.
         num_latents: D, at least 2.
         num_maps: n.
-        num_hidden: of each map's network; D at least.
+        num_hidden: hidden units of each map's network, at least D.
 
     Raises:
         ValueError: fewer than two latents, or fewer hidden units than latents.
@@ -184,6 +178,6 @@ class InverseAutoregressiveFlow(FlowPosterior):
 def _autoregressive(num_latents: int, num_hidden: int) -> ConditionalTransformModule:
     order: Any = torch.arange(num_latents)
     network = ConditionalAutoRegressiveNN(num_latents, 2 * num_latents, [num_hidden], permutation=order)
-    del network.permutation  # a tensor to loop over, which no compiled program can
+    del network.permutation  # Pyro loops over this tensor, which cannot be compiled
     network.permutation = range(num_latents)  # type: ignore[assignment]
     return ConditionalAffineAutoregressive(network)

@@ -10,7 +10,7 @@ from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
 TOLERANCE = 0.02
-"""How far from a level a value may be, in levels: those of 16 bits are off by 0.01 in float32."""
+"""How far a value may be from a level, in units of their distance: 16-bit levels are off by 0.01 in float32."""
 MAX_LOG_SCALE = 7.0
 
 
@@ -32,7 +32,7 @@ class GrayLevels(constraints.Constraint):
         return (value >= 0) & (value <= 1) & ((k - k.round()).abs() < TOLERANCE)
 
     def refuse_outside(self, value: Tensor) -> None:
-        """Names the first value that is not on a level."""
+        """Raises an error that names the first value that is not a level, if there is one."""
         outside = self.check(value).logical_not().nonzero()
         if len(outside):
             index = tuple(outside[0].tolist())
@@ -82,22 +82,22 @@ class DiscretizedLogisticMixture(dist.TorchDistribution):
 
     `P(x) = prod_pixels sum_m pi_m prod_c [F((x_c + h - mu_mc) / s_mc) - F((x_c - h - mu_mc) / s_mc)]`,
 
-    where the bins of the lowest and the highest level reach to infinity. The channels before move the location of those
-    after them, `mu_mc = loc_mc + sum_{j<c} a_mcj x_j` with `|a| < 1`. A vector is an image of one channel.
+    where the bins of the lowest and the highest level extend to infinity. Earlier channels shift the locations of later
+    ones, `mu_mc = loc_mc + sum_{j<c} a_mcj x_j` with `|a| < 1`. A vector is treated as an image of one channel.
 
-    Differences are taken in logs, `F(b) - F(a) = F(b) F(-a) (1 - exp(a - b))`, so that neither far tails nor narrow
+    Differences are computed in logs, `F(b) - F(a) = F(b) F(-a) (1 - exp(a - b))`, so that neither far tails nor narrow
     bins underflow. Scales are between `exp(-7)`, as in the source, and `exp(7)`.
 
     Source: Salimans et al. 2017 (arXiv:1701.05517).
 
     Args:
-        parameters: `[*, P, *space]`: the M logits, the M C locations, the M C logs of scales, and the M C (C - 1) / 2
+        parameters: `[*, P, *space]`: the M logits, the M C locations, the M C log scales, and the M C (C - 1) / 2
             numbers whose tanh is a.
         event_shape: of x: `(D,)`, or `(C, H, W)`; `space` is `(D,)` or `(H, W)`.
         levels: L, the gray levels `k / (L - 1)`.
 
     Raises:
-        ValueError: P is no multiple of `1 + 2 C + C (C - 1) / 2`, or L is below 2.
+        ValueError: P is not a multiple of `1 + 2 C + C (C - 1) / 2`, or L is below 2.
 
     Example:
         >>> p = DiscretizedLogisticMixture(torch.zeros(6, 1), (1,), levels=3)      # two components, alike
@@ -128,10 +128,10 @@ class DiscretizedLogisticMixture(dist.TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """`E[x]`, by the probability of exceeding each level.
+        """`E[x]`, from the probabilities of exceeding each level.
 
-        That of later channels is taken at the means of those before, in each component: exact but for what clipping to
-        [0, 1] and rounding do to the spread about these.
+        Within each component, later channels are taken at the means of earlier ones. This is exact, except that
+        clipping to [0, 1] and rounding are not averaged over the spread about those means.
         """
         logits, loc, log_scale, coefficients = self._parts()
         means: list[Tensor] = []
@@ -183,7 +183,7 @@ class DiscretizedLogisticMixture(dist.TorchDistribution):
         return type(self)(parameters, self.event_shape, self.gray_levels.levels, validate_args=self._validate_args)
 
     def _parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Logits `[*, M, *space]`; locations, logs of scales and coefficients `[*, M, n, *space]`."""
+        """Logits `[*, M, *space]`; locations, log scales and coefficients `[*, M, n, *space]`."""
         M, C = self.num_components, self.num_channels
         sizes = [C, C, C * (C - 1) // 2]
         logits, *parts = self.parameters.split([M, *(M * size for size in sizes)], self._dim)
@@ -193,7 +193,7 @@ class DiscretizedLogisticMixture(dist.TorchDistribution):
         return logits, loc, log_scale.clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE), coefficients.tanh()
 
     def _location(self, c: int, loc: Tensor, coefficients: Tensor, channels: Sequence[Tensor]) -> Tensor:
-        """Of channel c, given those before."""
+        """The locations of channel c, given the earlier channels."""
         location, first = loc.select(self._dim, c), c * (c - 1) // 2
         for j in range(c):
             location = location + coefficients.select(self._dim, first + j) * channels[j]
@@ -209,5 +209,5 @@ class DiscretizedLogisticMixture(dist.TorchDistribution):
 
 
 def parameters_per_component(num_channels: int) -> int:
-    """Of one component of a pixel: a logit, C locations, C scales, and a coefficient for each pair of channels."""
+    """Of one component of a pixel: one logit, C locations, C scales, and a coefficient for each pair of channels."""
     return 1 + 2 * num_channels + num_channels * (num_channels - 1) // 2

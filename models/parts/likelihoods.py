@@ -1,6 +1,7 @@
 """Likelihoods: modules whose forward takes z and returns the distribution p(x | z)."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import pyro.distributions as dist
 import torch
@@ -13,11 +14,12 @@ from ppvae.models.parts.gray_levels import (
     GrayLevels,
     parameters_per_component,
 )
-from ppvae.networks import mlp, output_bias
+from ppvae.models.parts.registry import NamedPart, Registry
+from ppvae.networks import output_bias
 
 
 class Likelihood(nn.Module):
-    """What a likelihood is: z in, p(x | z) out, and a start from the data."""
+    """The base class of likelihoods: forward takes z and returns p(x | z); `init_from` starts it at the data."""
 
     def forward(self, z: Tensor) -> dist.TorchDistribution:
         """p(x | z) for z in `[*, D]`."""
@@ -59,8 +61,8 @@ class Bernoulli(Likelihood):
 class Gaussian(Likelihood):
     """`p(x | z) = N(x; mu(z), sigma^2 I)`, with sigma fixed, one learned scalar, or a network sigma(z).
 
-    A sigma(z) is unbounded below: with data of fewer dimensions than it pretends (saturated pixels) the density can
-    grow without limit. `min_sigma` bounds it, and is part of the model.
+    Where data lie in fewer dimensions than they have (saturated pixels), a sigma without a lower bound lets the density
+    grow without limit. `min_sigma` is that bound, and part of the model.
 
     Source: Kingma & Welling 2014 (arXiv:1312.6114); learned scalar: Rybkin et al. 2021 (arXiv:2006.13202).
 
@@ -68,7 +70,7 @@ class Gaussian(Likelihood):
         network: `[*, D] -> [*, *event]`, the mean.
         sigma: a number (fixed), "learned" (one scalar, starting at 1), or a module `[*, D] -> [*, *event]` whose
             softplus is added to `min_sigma`.
-        min_sigma: least value of a sigma that is learned, in the units of x.
+        min_sigma: lower bound of a learned sigma, in the units of x.
         event_dim: number of event dimensions of x; 3 for images `[C, H, W]`.
 
     Raises:
@@ -112,22 +114,39 @@ class Gaussian(Likelihood):
         return dist.Normal(self.network(z), self.sigma(z)).to_event(self.event_dim)
 
     def init_from(self, x: Tensor) -> None:
-        """Sets the mean network's output bias to the data mean, and a sigma that is learned to the data's spread."""
+        """Sets the mean network's output bias to the data mean, and a learned sigma to the data's spread."""
         bias = output_bias(self.network)
         mean = _mean_per_output(x, bias, self.event_dim)
         bias.data.copy_(mean)
         self.start_sigma(x.to(bias).std(0).square().mean().sqrt())
 
     def start_sigma(self, sigma: Tensor) -> None:
-        """Sets a sigma that is learned to a number, in the units of x."""
-        inverse_softplus = (sigma - self.min_sigma).clamp(min=self.min_sigma).expm1().log()
+        """Sets a learned sigma to a value, in the units of x."""
+        added = (sigma - self.min_sigma).clamp(min=self.min_sigma)
+        unconstrained = torch.where(added > 20, added, added.expm1().log())  # of which the softplus is `added`
         if self.sigma_network is not None:
-            output_bias(self.sigma_network).data.copy_(inverse_softplus)
+            output_bias(self.sigma_network).data.copy_(unconstrained)
         elif not hasattr(self, "fixed_sigma"):
-            self.unconstrained_sigma.data.copy_(inverse_softplus)
+            self.unconstrained_sigma.data.copy_(unconstrained)
 
 
-class LogisticMixture(Likelihood):
+class GrayLevelLikelihood(Likelihood):
+    """A likelihood of gray levels, whose network has several outputs for each number of x.
+
+    Args:
+        network: `[*, D]` to the parameters.
+        event_shape: of x: `(num_features,)` or `(C, H, W)`.
+        levels: L; data are `k / (L - 1)`.
+    """
+
+    def __init__(self, network: nn.Module, event_shape: Sequence[int], levels: int = 256):
+        super().__init__()
+        self.network = network
+        self.event_shape = tuple(event_shape)
+        self.levels = levels
+
+
+class LogisticMixture(GrayLevelLikelihood):
     """Gray levels by discretized logistic mixtures, whose parameters are a network of z; see
     `ppvae.models.parts.gray_levels.DiscretizedLogisticMixture`.
 
@@ -137,7 +156,7 @@ class LogisticMixture(Likelihood):
 
     Args:
         network: `[*, D] -> [*, num_outputs]` for vectors, `[*, D] -> [*, num_outputs, H, W]` for images, with
-            `num_outputs` as the function of that name says.
+            `num_outputs` as the method of that name returns it.
         event_shape: of x: `(num_features,)` or `(C, H, W)`.
         levels: L; data are `k / (L - 1)`.
 
@@ -146,12 +165,6 @@ class LogisticMixture(Likelihood):
         >>> LogisticMixture(nn.Linear(2, outputs), (5,), levels=17)(torch.zeros(4, 2)).event_shape
         torch.Size([5])
     """
-
-    def __init__(self, network: nn.Module, event_shape: Sequence[int], levels: int = 256):
-        super().__init__()
-        self.network = network
-        self.event_shape = tuple(event_shape)
-        self.levels = levels
 
     @staticmethod
     def num_outputs(event_shape: Sequence[int], num_components: int) -> int:
@@ -167,8 +180,8 @@ class LogisticMixture(Likelihood):
         return DiscretizedLogisticMixture(parameters, self.event_shape, self.levels)
 
     def init_from(self, x: Tensor) -> None:
-        """Spreads the components over two standard deviations about the data mean of each output, of equal weight, and
-        each channel by itself."""
+        """Spreads components of equal weight over two standard deviations about the data mean of each output; channels
+        start independent of one another."""
         bias = output_bias(self.network)
         values = 2 * _per_output(x.to(bias), len(self.event_shape)) - 1
         C = 1 if len(self.event_shape) == 1 else self.event_shape[0]
@@ -181,10 +194,10 @@ class LogisticMixture(Likelihood):
         log_scale.copy_((std / 2).log().expand_as(log_scale))
 
 
-class Categorical(Likelihood):
+class Categorical(GrayLevelLikelihood):
     """Gray levels by a probability for each, the softmax of a network of z: L outputs for each number of x.
 
-    It does not know that levels next to one another are alike: with many levels and few data, prefer `LogisticMixture`.
+    It does not know that neighboring levels are similar: with many levels and few data, prefer `LogisticMixture`.
 
     Args:
         network: `[*, D] -> [*, L F]` for vectors of F features, `[*, D] -> [*, L C, H, W]` for images.
@@ -196,19 +209,13 @@ class Categorical(Likelihood):
         torch.Size([5])
     """
 
-    def __init__(self, network: nn.Module, event_shape: Sequence[int], levels: int = 256):
-        super().__init__()
-        self.network = network
-        self.event_shape = tuple(event_shape)
-        self.levels = levels
-
     def forward(self, z: Tensor) -> dist.TorchDistribution:
         dim = -len(self.event_shape)
         logits = self.network(z).unflatten(dim, (self.levels, self.event_shape[0])).movedim(dim - 1, -1)
         return GrayCategorical(logits=logits).to_event(len(self.event_shape))
 
     def init_from(self, x: Tensor) -> None:
-        """Sets the output bias to the log of how often each level is in the data, counted from one."""
+        """Sets the output bias to the log frequencies of the levels in the data, with one added to each count."""
         GrayLevels(self.levels).refuse_outside(x)
         bias, top = output_bias(self.network), self.levels - 1
         level = (_per_output(x, len(self.event_shape)) * top).round().long()
@@ -218,85 +225,80 @@ class Categorical(Likelihood):
         bias.data.copy_((count / (len(level) + self.levels)).log())
 
 
-NUM_COMPONENTS = 5
-"""Of the logistic mixtures in pairs made by name."""
+@dataclass(frozen=True, kw_only=True)
+class NamedLikelihood(NamedPart):
+    """A likelihood by name.
 
-
-def num_outputs(name: str, event_shape: Sequence[int], levels: int) -> int:
-    """The size of the output of a likelihood's network, for images the number of its channels."""
-    if name == "logistic_mixture":
-        return LogisticMixture.num_outputs(event_shape, NUM_COMPONENTS)
-    return event_shape[0] * (levels if name == "categorical" else 1)
-
-
-def mlp_likelihood(
-    name: str,
-    num_latents: int,
-    hidden: Sequence[int],
-    num_features: int,
-    activation: type[nn.Module] = nn.Tanh,
-    levels: int = 256,
-    batch_norm: bool = False,
-) -> Likelihood:
-    """The likelihood of that name, of multilayer perceptrons of z.
-
-    Args:
-        name: "bernoulli", "gaussian" (one learned sigma), "heteroscedastic" (sigma(z), a network of its own),
-            "logistic_mixture" (of five components) or "categorical".
-        num_latents: size of z.
-        hidden: sizes of the hidden layers.
-        num_features: size of x.
-        activation: of the hidden layers.
-        levels: of gray, for the last two.
-        batch_norm: whether there is one before each activation.
-
-    Raises:
-        ValueError: a likelihood of another name.
+    Attributes:
+        num_outputs: from the shape of x and the number of gray levels, the size of its network's output; for images,
+            the number of its channels.
+        make: from a function that makes a network with that output, the shape of x, and the number of gray levels.
     """
-    shape = (num_features,)
 
-    def network() -> nn.Module:
-        return mlp(num_latents, hidden, num_outputs(name, shape, levels), activation, batch_norm)
+    num_outputs: Callable[[Sequence[int], int], int]
+    make: Callable[[Callable[[], nn.Module], Sequence[int], int], Likelihood]
 
-    if name == "bernoulli":
-        return Bernoulli(network())
-    if name == "gaussian":
-        return Gaussian(network())
-    if name == "heteroscedastic":
-        return Gaussian(network(), sigma=network())
-    if name == "logistic_mixture":
-        return LogisticMixture(network(), shape, levels)
-    if name == "categorical":
-        return Categorical(network(), shape, levels)
-    raise ValueError(
-        f"likelihood: found {name!r}, expected 'bernoulli', 'gaussian', 'heteroscedastic', 'logistic_mixture' or "
-        "'categorical'"
-    )
+    def of(self, network: Callable[[int], nn.Module], event_shape: Sequence[int], levels: int = 256) -> Likelihood:
+        """The likelihood on new networks.
+
+        Args:
+            network: given the size of its output, a module `[*, D] -> [*, size]` for vectors, `[*, D] -> [*, size, H,
+                W]` for images.
+            event_shape: of x: `(num_features,)` or `(C, H, W)`.
+            levels: of gray, for likelihoods of gray levels.
+        """
+        size = self.num_outputs(event_shape, levels)
+        return self.make(lambda: network(size), event_shape, levels)
 
 
-def image_likelihood(
-    name: str, network: Callable[[int], nn.Module], shape: tuple[int, int, int], levels: int = 256
-) -> Likelihood:
-    """The likelihood of that name, of images.
+def one_per_feature(event_shape: Sequence[int], levels: int) -> int:
+    """The outputs of a network that gives one number for each feature, or for each channel of a pixel."""
+    return event_shape[0]
 
-    Args:
-        name: "bernoulli", "gaussian" (one learned sigma), "logistic_mixture" (of five components) or "categorical".
-        network: given its number of output channels, a module `[*, D] -> [*, outputs, H, W]`.
-        shape: of x, `(C, H, W)`.
-        levels: of gray, for the last two.
 
-    Raises:
-        ValueError: a likelihood of another name.
-    """
-    parts: dict[str, Callable[[nn.Module], Likelihood]] = {
-        "bernoulli": lambda network: Bernoulli(network, event_dim=3),
-        "gaussian": lambda network: Gaussian(network, event_dim=3),
-        "logistic_mixture": lambda network: LogisticMixture(network, shape, levels),
-        "categorical": lambda network: Categorical(network, shape, levels),
-    }
-    if name not in parts:
-        raise ValueError(f"likelihood: found {name!r}, expected one of {list(parts)}")
-    return parts[name](network(num_outputs(name, shape, levels)))
+LIKELIHOODS = Registry(
+    "likelihood",
+    "for another, build the pair of modules",
+    NamedLikelihood(
+        name="bernoulli",
+        module=Bernoulli,
+        summary="binary data",
+        source="Kingma & Welling 2014",
+        num_outputs=one_per_feature,
+        make=lambda network, event_shape, levels: Bernoulli(network(), len(event_shape)),
+    ),
+    NamedLikelihood(
+        name="gaussian",
+        module=Gaussian,
+        summary="real data, with one learned sigma",
+        source="Rybkin et al. 2021",
+        num_outputs=one_per_feature,
+        make=lambda network, event_shape, levels: Gaussian(network(), event_dim=len(event_shape)),
+    ),
+    NamedLikelihood(
+        name="heteroscedastic",
+        module=Gaussian,
+        summary="real data, with sigma(z) by a network of its own",
+        source="Kingma & Welling 2014",
+        num_outputs=one_per_feature,
+        make=lambda network, event_shape, levels: Gaussian(network(), sigma=network(), event_dim=len(event_shape)),
+    ),
+    NamedLikelihood(
+        name="logistic_mixture",
+        module=LogisticMixture,
+        summary="gray levels by mixtures of five discretized logistics, colors one after another",
+        source="Salimans et al. 2017",
+        num_outputs=lambda event_shape, levels: LogisticMixture.num_outputs(event_shape, num_components=5),
+        make=lambda network, event_shape, levels: LogisticMixture(network(), event_shape, levels),
+    ),
+    NamedLikelihood(
+        name="categorical",
+        module=Categorical,
+        summary="gray levels, a probability for each",
+        num_outputs=lambda event_shape, levels: levels * event_shape[0],
+        make=lambda network, event_shape, levels: Categorical(network(), event_shape, levels),
+    ),
+)
 
 
 def _mean_per_output(x: Tensor, bias: Tensor, event_dim: int) -> Tensor:
@@ -305,5 +307,5 @@ def _mean_per_output(x: Tensor, bias: Tensor, event_dim: int) -> Tensor:
 
 
 def _per_output(x: Tensor, event_dim: int) -> Tensor:
-    """The data of each output unit: `[N, features]`, or, of images, `[N H W, C]`."""
+    """The data of each output unit: `[N, features]`, or, for images, `[N H W, C]`."""
     return x.movedim(1, -1).flatten(end_dim=-2) if event_dim == 3 else x.flatten(1)

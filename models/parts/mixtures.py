@@ -9,13 +9,13 @@ from torch.distributions import constraints
 
 
 class Mixture(dist.MixtureSameFamily):
-    """`p(z) = sum_m pi_m p_m(z)`: a component is drawn, then z from it, along a path from its arguments.
+    """`p(z) = sum_m pi_m p_m(z)`: a component is drawn, then z from it, reparameterized in the component's parameters.
 
-    No path leads from the weights to z: their gradient is the score's, `E[f(z) d log p(z) / d pi]` with the components
-    held fixed, whose noise stays bounded however far apart these are; a path, that would have to carry mass from one to
-    another through where there is next to none, has no such bound. So draws are reparameterized in part, and say so by
-    `score_parts`, as Pyro's convention is. As a guide it takes two particles or more; the gradient "dreg" refuses it.
-    Within `to_event` or a transformed distribution its weights would get no gradient.
+    The weights have the score-function gradient, `E[f(z) d log p(z) / d pi]` with the components held fixed. Its
+    variance stays bounded however far apart the components are. A reparameterized gradient would have to move mass from
+    one to another through regions of almost no density, and has no such bound. So draws are reparameterized in part,
+    which `score_parts` declares by Pyro's convention. As a guide it needs two particles or more; the gradient "dreg"
+    refuses it. Within `to_event` or a transformed distribution its weights would get no gradient.
 
     Source: Morningstar et al. 2021 (arXiv:2003.10040) for mixtures as guides.
 
@@ -55,7 +55,7 @@ class Mixture(dist.MixtureSameFamily):
         return ScoreParts(log_prob, score, log_prob)
 
     def _log_components(self, value: Tensor) -> Tensor:
-        """`log p_m(z)`, `[*, M]`; z is given M times, as networks within transforms do not broadcast."""
+        """`log p_m(z)`, `[*, M]`; z is repeated M times, as networks within transforms do not broadcast."""
         event_dim = len(self.event_shape)
         each = value.unsqueeze(-1 - event_dim)
         shape = list(each.shape)

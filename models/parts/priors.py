@@ -1,15 +1,19 @@
 """Priors: modules whose forward returns the distribution p(z)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions.transforms import AffineCoupling, Permute
+from pyro.distributions.transforms import AffineCoupling
 from pyro.nn import DenseNN
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from ppvae.models.parts.couplings import Reverse, halves
 from ppvae.models.parts.mixtures import Mixture
+from ppvae.models.parts.registry import NamedPart, Registry
+from ppvae.networks import inverse_softplus
 
 
 class StandardNormal(nn.Module):
@@ -36,7 +40,7 @@ class StandardNormal(nn.Module):
 
 
 class MixturePrior(nn.Module):
-    """`p(z) = sum_m pi_m N(z; mu_m, diag sigma_m^2)`, with all of it learned.
+    """`p(z) = sum_m pi_m N(z; mu_m, diag sigma_m^2)`, with all parameters learned.
 
     With a linear decoder p(x) is a mixture of Gaussians too. The KL to it has no closed form.
 
@@ -55,7 +59,7 @@ class MixturePrior(nn.Module):
         super().__init__()
         self.logits = nn.Parameter(torch.zeros(num_components))
         self.loc = nn.Parameter(torch.randn(num_components, num_latents))
-        self.unconstrained_scale = nn.Parameter(torch.ones(num_components, num_latents).expm1().log())  # of softplus 1
+        self.unconstrained_scale = nn.Parameter(inverse_softplus(torch.ones(num_components, num_latents)))
 
     def forward(self) -> dist.TorchDistribution:
         components = dist.Normal(self.loc, softplus(self.unconstrained_scale)).to_event(1)
@@ -65,15 +69,15 @@ class MixturePrior(nn.Module):
 class VampPrior(nn.Module):
     """`p(z) = 1/M sum_m q(z | u_m)`: the guide's own posterior, averaged over M learned pseudo-inputs u.
 
-    The best prior for a guide is its posterior averaged over the data; this is that average over few points, which
-    learn to stand for all. The guide's parameters are the model's too then: there is none that the ledger could train
-    further with the model frozen. The KL to it has no closed form. Its density takes M of the posterior's: cheap of
-    Gaussians, dear of flows.
+    The best prior for a guide is its posterior averaged over the data; this is the average over a few learned points
+    that stand for them. The guide's parameters are then the model's too, and the ledger has none that it could train
+    further with the model frozen. The KL to it has no closed form. Its density takes M densities of the posterior,
+    which are cheap for Gaussians and expensive for flows.
 
     Source: Tomczak & Welling 2018 (arXiv:1705.07120).
 
     Args:
-        posterior: the guide's, forward(x) returns q(z | x). It stays the guide's: it is not registered here again.
+        posterior: the guide's; forward(x) returns q(z | x). It is not registered as a submodule here too.
         event_shape: of x.
         num_components: M.
 
@@ -106,17 +110,17 @@ class FlowPrior(nn.Module):
     """`z = T_n(... T_1(e))`, e ~ N(0, I), with affine couplings T, after each of which the order is reversed.
 
     Each coupling shifts and scales half of z by a network of the other half; all start as the identity. The density is
-    exact, and continuous: for clusters with nothing between them prefer `MixturePrior`.
+    exact and continuous: for clusters with nothing between them prefer `MixturePrior`.
 
     Source: Dinh et al. 2017 (arXiv:1605.08803); as a prior: Chen et al. 2017 (arXiv:1611.02731).
 
     Args:
         num_latents: D, at least 2.
         num_couplings: n.
-        num_hidden: of each coupling's network.
+        num_hidden: hidden units of each coupling's network.
 
     Raises:
-        ValueError: fewer than two latents, of which there are no halves.
+        ValueError: fewer than two latents, which have no halves.
 
     Example:
         >>> FlowPrior(3)().sample((7,)).shape
@@ -125,46 +129,63 @@ class FlowPrior(nn.Module):
 
     def __init__(self, num_latents: int, num_couplings: int = 4, num_hidden: int = 64):
         super().__init__()
-        if num_latents < 2:
-            raise ValueError(
-                f"num_latents: found {num_latents}, expected at least 2, for a coupling to have two halves"
-            )
+        self.split, moved = halves("num_latents", num_latents)
         self.base = StandardNormal(num_latents)
-        self.split = num_latents // 2
         self.networks = nn.ModuleList()
         for _ in range(num_couplings):
-            network = DenseNN(self.split, [num_hidden], [num_latents - self.split] * 2)
+            network = DenseNN(self.split, [num_hidden], [moved] * 2)
             for p in network.layers[-1].parameters():
                 nn.init.zeros_(p)
             self.networks.append(network)
 
     def forward(self) -> dist.TorchDistribution:
         base = self.base()
-        reversal = Permute(torch.arange(base.event_shape[0] - 1, -1, -1, device=base.base_dist.loc.device))
         transforms: list[dist.transforms.Transform] = []
         for network in self.networks:
-            transforms += [AffineCoupling(self.split, network), reversal]
+            transforms += [AffineCoupling(self.split, network), Reverse(cache_size=1)]
         return dist.TransformedDistribution(base, transforms)
 
 
-def prior_of(name: str, num_latents: int, posterior: nn.Module, event_shape: Sequence[int]) -> nn.Module:
-    """The prior of that name: "normal", "mixture" (of ten), "vamp" (of fifty) or "flow".
+@dataclass(frozen=True, kw_only=True)
+class NamedPrior(NamedPart):
+    """A prior by name.
 
-    Args:
-        name: of the prior.
-        num_latents: D.
-        posterior: the guide's, for "vamp".
-        event_shape: of x, for "vamp".
-
-    Raises:
-        ValueError: another name.
+    Attributes:
+        make: from D, the number of latents; the guide's posterior; and the shape of x.
     """
-    if name == "normal":
-        return StandardNormal(num_latents)
-    if name == "mixture":
-        return MixturePrior(num_latents)
-    if name == "vamp":
-        return VampPrior(posterior, event_shape)
-    if name == "flow":
-        return FlowPrior(num_latents)
-    raise ValueError(f"prior: found {name!r}, expected 'normal', 'mixture', 'vamp' or 'flow'")
+
+    make: Callable[[int, nn.Module, Sequence[int]], nn.Module]
+
+
+PRIORS = Registry(
+    "prior",
+    "for another, build the pair of modules",
+    NamedPrior(
+        name="normal",
+        module=StandardNormal,
+        summary="N(0, I)",
+        source="Kingma & Welling 2014",
+        make=lambda num_latents, posterior, event_shape: StandardNormal(num_latents),
+    ),
+    NamedPrior(
+        name="mixture",
+        module=MixturePrior,
+        summary="ten diagonal Gaussians, all learned",
+        source="Dilokthanakul et al. 2016",
+        make=lambda num_latents, posterior, event_shape: MixturePrior(num_latents),
+    ),
+    NamedPrior(
+        name="vamp",
+        module=VampPrior,
+        summary="the guide's posterior averaged over fifty learned pseudo-inputs",
+        source="Tomczak & Welling 2018",
+        make=lambda num_latents, posterior, event_shape: VampPrior(posterior, event_shape),
+    ),
+    NamedPrior(
+        name="flow",
+        module=FlowPrior,
+        summary="affine couplings of N(0, I)",
+        source="Dinh et al. 2017",
+        make=lambda num_latents, posterior, event_shape: FlowPrior(num_latents),
+    ),
+)

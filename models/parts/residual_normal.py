@@ -12,19 +12,19 @@ from torch.distributions import Normal, register_kl
 class ResidualNormal(dist.Normal):
     """`N(mu + delta_mu, (sigma delta_sigma)^2)`, relative to the prior `N(mu, sigma^2)`; elementwise.
 
-    Its divergence from that prior is a function of what it adds, `KL = (delta_mu^2 / sigma^2 + delta_sigma^2 - 1) / 2 -
-    log delta_sigma`, and so is computed: a prior however narrow takes no precision from it, where torch's formula would
-    subtract locations that agree in all their digits. From another Normal the divergence is right too, without that
-    precision. `ppvae.ELBO()` and `torch.distributions.kl_divergence` find it by themselves.
+    Its divergence from that prior is a function of the deltas, `KL = (delta_mu^2 / sigma^2 + delta_sigma^2 - 1) / 2 -
+    log delta_sigma`, and is computed from them. So it stays precise however narrow the prior is, where torch's formula
+    would subtract locations that agree in all their digits. The divergence from another Normal is right too, without
+    that precision. `ppvae.ELBO()` and `torch.distributions.kl_divergence` use it automatically.
 
-    As the posterior moves with its prior, a layer that has nothing to say stays at it for free.
+    As the posterior moves with its prior, a layer that is not used costs nothing.
 
     Source: Vahdat & Kautz 2020 (arXiv:2007.03898).
 
     Args:
         delta_loc: `delta_mu`, broadcast with the prior.
         delta_scale: `delta_sigma`, positive, broadcast with the prior.
-        prior: a Normal; of `Normal(...).to_event(1)` its `base_dist`.
+        prior: a Normal; for `Normal(...).to_event(1)`, its `base_dist`.
 
     Example:
         >>> prior = dist.Normal(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 1e-6]))
@@ -48,7 +48,7 @@ class ResidualNormal(dist.Normal):
 
 @register_kl(ResidualNormal, Normal)
 def _kl_from_normal(q: ResidualNormal, p: Normal) -> Tensor:
-    """Where p is the prior of q, what is in parentheses is exactly 0 and 1, and all that is left are the deltas."""
+    """Where p is the prior of q, the inner parentheses are exactly 0 and 1, and only the deltas remain."""
     shift = (q.delta_loc + (q.prior.loc - p.loc)) / p.scale
     ratio = q.delta_scale * (q.prior.scale / p.scale)
     return (shift.square() + ratio.square() - 1) / 2 - ratio.log()

@@ -101,6 +101,19 @@ def test_learned_sigma_starts_at_the_datas_spread():
         torch.testing.assert_close(part.sigma(torch.randn(2)).mean(), torch.tensor(0.3), rtol=0.02, atol=0.0)
 
 
+@pytest.mark.parametrize("likelihood", ["gaussian", "heteroscedastic"])
+@pytest.mark.parametrize("spread", [5.0, 300.0])
+def test_learned_sigma_starts_at_any_spread_in_float32(likelihood, spread):
+    """The exponential of the wider spread is not a number of that precision."""
+    x = spread * torch.randn(100_000, 3)
+    part = VAE.mlp(3, 2, likelihood=likelihood).float().init_from(x).likelihood
+    if part.sigma_network is not None:
+        part.sigma_network[-1].weight.data.zero_()
+    torch.testing.assert_close(
+        part.sigma(torch.randn(2).float()).mean(), torch.tensor(spread).float(), rtol=0.02, atol=0.0
+    )
+
+
 def test_sigma_is_what_was_asked():
     z = torch.randn(7, 2)
     assert Gaussian(nn.Linear(2, 3), sigma=0.3).sigma(z) == 0.3
@@ -125,7 +138,7 @@ def test_batch_norms_of_a_decoder_learn_nothing_from_being_put_in_a_pair():
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="likelihood: found 'poisson', expected 'bernoulli'"):
+    with pytest.raises(ValueError, match="likelihood: found 'poisson', expected one of 'bernoulli'"):
         VAE.mlp(5, 2, likelihood="poisson")
     with pytest.raises(ValueError, match=r"posterior: found 'planar', expected one of .*'mixture'"):
         VAE.mlp(5, 2, posterior="planar")

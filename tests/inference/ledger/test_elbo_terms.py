@@ -12,7 +12,7 @@ import ppvae
 from ppvae.batches import num_rows
 from ppvae.inference import EvidenceUndefined
 from ppvae.models import Autoencoder, Gaussian, LinearVAE, MarkovHVAE
-from ppvae.models.hierarchies.hierarchical_posteriors import POSTERIORS
+from ppvae.models.hierarchies.hierarchical_posteriors import HIERARCHICAL_POSTERIORS
 
 NO_KL = {
     "bottom-up": ["z1"],
@@ -133,7 +133,7 @@ def test_information_near_what_the_data_can_show_is_said_to_be_so():
     assert "may be more" not in str(measured(LinearVAE(5, 2, guide="exact"), torch.randn(7, 5) / 10))
 
 
-@pytest.mark.parametrize("posterior", POSTERIORS)
+@pytest.mark.parametrize("posterior", HIERARCHICAL_POSTERIORS)
 def test_layers_come_in_the_guides_order(posterior):
     pair = MarkovHVAE.mlp(5, [3, 2, 2], [8], "gaussian", posterior)
     downwards = posterior in ("ladder", "residual")

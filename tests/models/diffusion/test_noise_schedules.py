@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ppvae.models import CosineSchedule, LearnedSchedule, LinearSchedule
-from ppvae.models.diffusion.noising import less_noised, noise, noised, signal, to_x
+from ppvae.models.diffusion.noising import PARAMETERIZATIONS, less_noised, noise, noised, signal
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -79,8 +79,9 @@ def test_every_parameterization_gives_x_back(gamma):
     gamma, x, eps = torch.tensor(gamma), torch.randn(5), torch.randn(5)
     x_t = signal(gamma) * x + noise(gamma) * eps
     outputs = {"x": x, "eps": eps, "v": signal(gamma) * eps - noise(gamma) * x}
-    for parameterization, output in outputs.items():
-        torch.testing.assert_close(to_x(output, x_t, gamma, parameterization), x, rtol=1e-9, atol=1e-9)
+    assert outputs.keys() == PARAMETERIZATIONS.keys()
+    for parameterization, to_x in PARAMETERIZATIONS.items():
+        torch.testing.assert_close(to_x(outputs[parameterization], x_t, gamma), x, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(

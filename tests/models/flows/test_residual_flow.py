@@ -3,7 +3,7 @@ import torch
 from torch.func import jacrev, vmap
 
 from ppvae.models import ResidualFlow
-from ppvae.models.flows.residual_flow import Residual
+from ppvae.models.flows.residual_flow import ResidualBlock
 
 
 def flow_with(scale, **settings):
@@ -15,7 +15,7 @@ def flow_with(scale, **settings):
 
 
 def blocks(flow):
-    return [transform for transform in flow.transforms if isinstance(transform, Residual)]
+    return [transform for transform in flow.transforms if isinstance(transform, ResidualBlock)]
 
 
 @pytest.mark.usefixtures("float64")

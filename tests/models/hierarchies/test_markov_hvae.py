@@ -9,7 +9,7 @@ from torch import nn
 import ppvae
 from ppvae.inference import ELBO, separable_sites
 from ppvae.models import FullNormal, LadderPosterior, MarkovHVAE
-from ppvae.models.hierarchies.hierarchical_posteriors import POSTERIORS
+from ppvae.models.hierarchies.hierarchical_posteriors import HIERARCHICAL_POSTERIORS
 from ppvae.refusals import ContractError
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -99,7 +99,7 @@ def test_at_its_start_the_residual_guide_goes_half_way_with_the_draw_above():
         torch.testing.assert_close(message, message[:1].expand(30, 5, -1))
 
 
-@pytest.mark.parametrize("posterior", POSTERIORS)
+@pytest.mark.parametrize("posterior", HIERARCHICAL_POSTERIORS)
 @pytest.mark.parametrize("num_latents", [[3], [3, 2], [4, 3, 2, 2]])
 def test_any_number_of_layers(num_latents, posterior):
     pair = MarkovHVAE.mlp(6, num_latents, [8], "gaussian", posterior)
@@ -114,7 +114,7 @@ def test_any_number_of_layers(num_latents, posterior):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in pair.parameters())
 
 
-@pytest.mark.parametrize("posterior", POSTERIORS)
+@pytest.mark.parametrize("posterior", HIERARCHICAL_POSTERIORS)
 def test_training_closes_in_on_the_chains_evidence(posterior):
     """By two thirds of the way from where it starts."""
     truth = chain([1, 1])
@@ -127,7 +127,7 @@ def test_training_closes_in_on_the_chains_evidence(posterior):
     assert (end - start) / (reachable - start) > 2 / 3, (start, end, reachable)
 
 
-@pytest.mark.parametrize("posterior", POSTERIORS)
+@pytest.mark.parametrize("posterior", HIERARCHICAL_POSTERIORS)
 def test_with_batch_norms_a_data_point_is_measured_by_itself(posterior):
     """Training moves their running averages; measuring uses them and keeps them."""
     torch.manual_seed(0)
@@ -159,7 +159,7 @@ def test_gray_levels(likelihood):
     torch.testing.assert_close(pair.likelihood(z).log_prob(every).exp().sum(-1), torch.ones(3))
 
 
-@pytest.mark.parametrize("posterior", POSTERIORS)
+@pytest.mark.parametrize("posterior", HIERARCHICAL_POSTERIORS)
 def test_a_checkpoint_holds_every_tensor_once(posterior, tmp_path):
     pair = MarkovHVAE.mlp(6, [3, 2, 2], [8], "gaussian", posterior)
     ppvae.save(pair, tmp_path / "pair.safetensors")

@@ -1,5 +1,8 @@
 """Singular values by power iteration against the decomposition, and what holding them down does to training."""
 
+import copy
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -67,3 +70,48 @@ def test_training_with_the_penalty_lowers_the_singular_values_and_no_bound():
     assert found[1.0][0].mean() < -0.1
     assert found[1.0][0].mean() < found[0.0][0].mean() - 0.1
     assert found[1.0][1][0] == pytest.approx(found[0.0][1][0], abs=1e-5)  # the first bound, of the same pair
+
+
+def settled(spectral_weight):
+    """A small pair after so many iterations that its penalty is exact, with batch norms of all scales."""
+    pair = ConvolutionalHVAE((1, 4, 4), [1], num_latents=1, channels=2, num_cells=1, spectral_weight=spectral_weight)
+    for module in pair.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.affine:
+            module.weight.data.normal_()
+    for _ in range(75):
+        pair.penalty()
+    return pair
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("weight", [0.01, 3.0])
+def test_the_penalty_is_the_weight_times_the_sum_of_singular_values_by_numpy(weight):
+    pair = settled(weight)
+    total = 0.0
+    for module in pair.modules():
+        if isinstance(module, nn.Conv2d):
+            matrix = module.weight.detach().numpy().reshape(len(module.weight), -1)
+            total += np.linalg.svd(matrix, compute_uv=False)[0]
+        elif isinstance(module, nn.BatchNorm2d) and module.affine:
+            total += np.abs(module.weight.detach().numpy()).max()
+    assert pair.penalty().item() == pytest.approx(weight * total, rel=1e-6)
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_step_of_training_takes_the_penalty_off_once():
+    """A step of plain gradient descent moves each layer by `-lr weight u v'` more than one without the penalty does."""
+    weight, lr = 0.5, 0.1
+    pair, x = settled(weight), torch.rand(16, 1, 4, 4).round()
+    without = copy.deepcopy(pair)
+    without.spectral_weight = 0.0
+    before = [m.weight.detach().numpy() for m in copy.deepcopy(pair).modules() if isinstance(m, nn.Conv2d)]
+    for each in (pair, without):
+        ppvae.fit(each, x, steps=1, batch_size=16, optimizer=torch.optim.SGD, lr=lr, compile=False, progress=False)
+    moved = [
+        (m.weight - n.weight).detach().flatten(1).numpy()
+        for m, n in zip(pair.modules(), without.modules(), strict=True)
+        if isinstance(m, nn.Conv2d)
+    ]
+    for start, difference in zip(before, moved, strict=True):
+        U, _, V = np.linalg.svd(start.reshape(len(start), -1), full_matrices=False)
+        np.testing.assert_allclose(difference, -lr * weight * np.outer(U[:, 0], V[0]), atol=1e-4)
