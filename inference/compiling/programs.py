@@ -21,7 +21,7 @@ from ppvae.batches import Batch
 from ppvae.inference.compiling import compiler
 from ppvae.inference.compiling.cuda_graph import Program, captured
 from ppvae.inference.compiling.formulas import FORMULAS
-from ppvae.inference.objectives.protocol import Objective
+from ppvae.inference.objectives.protocol import Objective, as_objective
 from ppvae.inference.runtime.isolation import random_state, set_random_state
 from ppvae.pair import Pair
 
@@ -177,7 +177,7 @@ def compiled_gradient(
     Raises:
         CannotCompileError: as `compiled`.
     """
-    call = Call(pair)
+    call, objective = Call(pair), as_objective(objective).prepared(pair, batch)
     names = {id(p): name for name, p in call.named_parameters()}
     inputs, structure = tree_flatten([[p.detach() for p in parameters], batch])
 

@@ -19,7 +19,7 @@ from ppvae.inference.diagnostics.moments import BLOCKS
 from ppvae.inference.diagnostics.repeated_gradients import Observed, RepeatedGradients
 from ppvae.inference.evidence.estimates import log_evidence
 from ppvae.inference.objectives.gradients import Draw
-from ppvae.inference.objectives.protocol import Objective
+from ppvae.inference.objectives.protocol import Objective, as_objective
 from ppvae.inference.runtime.isolation import denormals_flushed, own_randomness
 from ppvae.mode import mode
 from ppvae.pair import Pair
@@ -30,7 +30,7 @@ EVIDENCE_FACTOR = 10
 
 def gradient_statistics(
     pair: Pair,
-    x: Any,
+    data: Any,
     objectives: Sequence[Objective] | Mapping[str, Objective],
     num_particles: Sequence[int] = (1, 10, 100, 1000),
     repeats: int = 1000,
@@ -72,13 +72,14 @@ def gradient_statistics(
 
     Args:
         pair: the model and guide, taken in eval mode, where its parameters are.
-        x: a minibatch, B data points.
+        data: a minibatch, B data points.
         objectives: what to compare, by name or not: dataclasses with a field `num_particles`, as all of ours are. Those
-            for evaluation only have values alone.
+            for evaluation only have values and no gradients.
         num_particles: the K to try.
         repeats: gradients for each objective and K; at least 16.
-        groups: names of the groups, and the parameters in each: full names, or what their names start with. Not given:
-            "model", "guide" and "shared", by who uses them.
+        groups: names of the groups, and the parameters in each: by their full names, or by the module or container that
+            they are in ("decoder" has "decoder.weight", and "" all of them). Not given: "model", "guide" and "shared",
+            by which of the two uses them.
         seed: of the noise; the caller's generators are left as they were.
         compile: run the gradients as compiled programs, which takes some seconds for each objective and K: worth it
             from some thousands of repeats. What cannot be compiled is run as it is, with a warning that says why.
@@ -105,7 +106,7 @@ def gradient_statistics(
     """
     _check_arguments(num_particles, repeats)
     named = _named(objectives)
-    batch = as_batch(x, next(pair.parameters()).device)
+    batch = as_batch(data, next(pair.parameters()).device)
     cells: dict[tuple[str, int], dict[str, Any]] = {}
     refused: dict[tuple[str, int], ValueError] = {}
     with (
@@ -122,7 +123,7 @@ def gradient_statistics(
                 accepted = {}
                 for name, objective in named.items():
                     try:
-                        at_K = replace(objective, num_particles=K)  # type: ignore[type-var]
+                        at_K = as_objective(replace(objective, num_particles=K))
                         run.once(at_K)
                         accepted[name] = at_K
                     except ValueError as error:
@@ -193,13 +194,18 @@ def _members(pair: Pair, groups: Mapping[str, Sequence[str]]) -> dict[str, list[
     result = {}
     for group, prefixes in groups.items():
         for prefix in prefixes:
-            if not any(name.startswith(prefix) for name in parameters):
+            if not any(_within(name, prefix) for name in parameters):
                 raise ValueError(
-                    f"groups: found '{prefix}' in '{group}', expected the name of a parameter or what some start with; "
-                    f"there are {list(parameters)}"
+                    f"groups: found '{prefix}' in '{group}', expected the name of a parameter or of a module that has "
+                    f"some; there are {list(parameters)}"
                 )
-        result[group] = [p for name, p in parameters.items() if name.startswith(tuple(prefixes))]
+        result[group] = [p for name, p in parameters.items() if any(_within(name, prefix) for prefix in prefixes)]
     return result
+
+
+def _within(name: str, prefix: str) -> bool:
+    """Whether a parameter has this name or is in the module of this name; the pair's own name is empty."""
+    return not prefix or name == prefix or name.startswith(f"{prefix}.")
 
 
 def _log_evidence(pair: Pair, batch: Batch, num_particles: int, seed: int) -> tuple[float, float]:

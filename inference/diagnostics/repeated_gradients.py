@@ -5,7 +5,6 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,8 +14,6 @@ from ppvae.batches import Batch, num_rows
 from ppvae.inference.compiling.programs import CannotCompileError, compiled_gradient
 from ppvae.inference.diagnostics.chunked_gradient import gradient, value
 from ppvae.inference.diagnostics.moments import BLOCKS, Moments
-from ppvae.inference.objectives.enumerated import EnumeratedELBO
-from ppvae.inference.objectives.evidence_lower_bound import ELBO
 from ppvae.inference.objectives.importance_weighted import IWAE
 from ppvae.inference.objectives.protocol import Objective
 from ppvae.inference.runtime.chunks import chunk_rows
@@ -26,7 +23,7 @@ from ppvae.pair import Pair
 
 logger = logging.getLogger("ppvae")
 
-CPU_ELEMENTS, GPU_ELEMENTS = 250_000_000, 8_000_000_000
+GRADIENT_CPU_ELEMENTS, GRADIENT_GPU_ELEMENTS = 250_000_000, 8_000_000_000
 """Elements of all the tensors made for one gradient: on a CPU, about 1 GB, of which a part is alive at a time."""
 LEAST_AT_ONCE = 4
 VALUES_TIMED = 20
@@ -77,7 +74,7 @@ class RepeatedGradients:
         chosen = {id(p) for group in groups.values() for p in group}
         self.parameters = [p for p in pair.parameters() if id(p) in chosen]
         self.groups = {name: _slices(self.parameters, group) for name, group in groups.items()}
-        budget = chunk_rows(pair, batch, self._two_particles, CPU_ELEMENTS, GPU_ELEMENTS)
+        budget = chunk_rows(pair, batch, self._two_particles, GRADIENT_CPU_ELEMENTS, GRADIENT_GPU_ELEMENTS)
         self.at_once = max(LEAST_AT_ONCE, 2 * budget // num_rows(batch))
 
     def _two_particles(self, batch: Batch, num_particles: int, at_once: int) -> dict[str, Tensor]:
@@ -85,11 +82,11 @@ class RepeatedGradients:
 
     def once(self, objective: Objective) -> tuple[Tensor, Tensor | None]:
         """The value, `[B]`, and the flat gradient, `[P]`; None for an objective that is for evaluation only."""
-        if getattr(objective, "evaluation_only", False):
+        if objective.evaluation_only:
             return value(objective, self.pair, self.batch, self.at_once), None
         return gradient(objective, self.pair, self.batch, self.parameters, self.at_once)
 
-    def prepare(self, objectives: Sequence[Any]) -> list[Observed]:
+    def prepare(self, objectives: Sequence[Objective]) -> list[Observed]:
         """Ready to be repeated: these, and then those that are run as references alone."""
         observed = [self._new(objective) for objective in objectives]
         for one in list(observed):
@@ -125,9 +122,8 @@ class RepeatedGradients:
             one.values = [value for values in group.gather(one.values) for value in values]
             one.seconds = [seconds for some in group.gather(one.seconds) for seconds in some]
 
-    def _program(self, objective: Any) -> Callable[[], tuple[Tensor, Tensor | None]]:
-        num_draws = getattr(objective, "num_draws", objective.num_particles)
-        if not self.compile or getattr(objective, "evaluation_only", False) or num_draws > self.at_once:
+    def _program(self, objective: Objective) -> Callable[[], tuple[Tensor, Tensor | None]]:
+        if not self.compile or objective.evaluation_only or objective.num_draws > self.at_once:
             return lambda: self.once(objective)
         try:
             return compiled_gradient(objective, self.pair, self.batch, self.parameters)
@@ -144,21 +140,17 @@ class RepeatedGradients:
             times.append(self._clock() - start)
         return statistics.median(times)
 
-    def _new(self, objective: Any) -> Observed:
-        reference = self._exact(objective)
-        if reference is None:
-            unbiased = getattr(objective, "unbiased", objective)
-            reference = None if unbiased == objective else unbiased
+    def _new(self, objective: Objective) -> Observed:
+        reference: Tensor | Objective | None = self._exact(objective)
+        if reference is None and objective.unbiased != objective:
+            reference = objective.unbiased
         groups = list(self.groups.values())
         return Observed(objective, self._program(objective), reference, Moments(groups), Moments(groups))
 
     def _exact(self, objective: Objective) -> Tensor | None:
-        """The exact gradient of the ELBO, where this is one and the pair has it."""
-        plain = isinstance(objective, ELBO) and objective.beta == 1.0 and objective.free_bits == 0.0
-        if not plain and not isinstance(objective, EnumeratedELBO):
-            return None
+        """The exact gradient, where it is known."""
         try:
-            exact = self.pair.exact_elbo(self.batch).mean()
+            exact = objective.exact_value(self.pair, self.batch).mean()
         except NotImplementedError:
             return None
         found = torch.autograd.grad(exact, self.parameters, allow_unused=True, materialize_grads=True)

@@ -28,7 +28,7 @@ ROUNDING = 16  # machine epsilons, relative: log joints closer than that are tie
 def calibration(
     pair: Pair,
     num_simulations: int = 1000,
-    num_draws: int = 99,
+    num_samples: int = 99,
     *,
     seed: int | None = None,
     progress: bool = True,
@@ -54,7 +54,7 @@ def calibration(
     Args:
         pair: the model and guide, taken in eval mode, where its parameters are.
         num_simulations: pairs (x, z) drawn from the model; at least 10.
-        num_draws: L, draws from the guide for each. Memory grows with neither.
+        num_samples: L, draws from the guide for each. Memory grows with neither.
         seed: makes the result reproducible and leaves the caller's generators as they were; None draws from them.
         progress: show a bar when it takes more than a second.
 
@@ -75,7 +75,7 @@ def calibration(
         >>> ds.quantity.values.tolist(), bool((ds.p_value > 0.001).all())
         (['z[0]', 'z[1]', 'log_joint'], True)
     """
-    at_least_one("num_draws", num_draws)
+    at_least_one("num_samples", num_samples)
     if num_simulations < 2 * LEAST_PER_BIN or num_simulations != int(num_simulations):
         raise ValueError(
             f"num_simulations: found {num_simulations}, expected a whole number of at least {2 * LEAST_PER_BIN}, to "
@@ -85,39 +85,39 @@ def calibration(
         raise EvidenceUndefined(f"{type(pair).__name__} cannot be calibrated: {pair.evidence_undefined}")
     with evaluating(pair, seed):
         examples = pair.examples(num_simulations)
-        found = over_data(pair, examples, num_draws, partial(_ranks, pair), "calibration" if progress else None)
+        found = over_data(pair, examples, num_samples, partial(_ranks, pair), "calibration" if progress else None)
     rank = np.stack([ranks.numpy() for ranks in found.values()])
-    counts, expected = rank_counts(rank, num_draws)
+    counts, expected = rank_counts(rank, num_samples)
     return xr.Dataset(
         {
             "rank": (("quantity", "simulation"), rank),
             "p_value": ("quantity", stats.chisquare(counts, expected, axis=1).pvalue),
-            "direction": ("quantity", [_direction(ranks, num_draws, len(rank)) for ranks in rank]),
+            "direction": ("quantity", [_direction(ranks, num_samples, len(rank)) for ranks in rank]),
         },
         coords={"quantity": list(found), "simulation": np.arange(num_simulations)},
-        attrs={"num_draws": num_draws},
+        attrs={"num_samples": num_samples},
     )
 
 
-def rank_counts(rank: np.ndarray, num_draws: int) -> tuple[np.ndarray, np.ndarray]:
+def rank_counts(rank: np.ndarray, num_samples: int) -> tuple[np.ndarray, np.ndarray]:
     """Ranks in bins.
 
     Args:
-        rank: `[Q, N]`, of values 0 ... num_draws.
-        num_draws: L.
+        rank: `[Q, N]`, of values 0 ... num_samples.
+        num_samples: L.
 
     Returns:
         How many lie in each bin, `[Q, bins]`, and how many are expected if all are equally probable, `[bins]`.
 
     Example:
-        >>> counts, expected = rank_counts(np.array([[0, 0, 1, 3] * 5]), num_draws=3)
+        >>> counts, expected = rank_counts(np.array([[0, 0, 1, 3] * 5]), num_samples=3)
         >>> counts.tolist(), expected.tolist()
         ([[10, 5, 0, 5]], [5.0, 5.0, 5.0, 5.0])
     """
-    num_bins = min(MOST_BINS, num_draws + 1, rank.shape[1] // LEAST_PER_BIN)
-    bin_of_rank = np.arange(num_draws + 1) * num_bins // (num_draws + 1)
+    num_bins = min(MOST_BINS, num_samples + 1, rank.shape[1] // LEAST_PER_BIN)
+    bin_of_rank = np.arange(num_samples + 1) * num_bins // (num_samples + 1)
     counts = np.stack([np.bincount(bin_of_rank[ranks], minlength=num_bins) for ranks in rank])
-    return counts, np.bincount(bin_of_rank) * rank.shape[1] / (num_draws + 1)
+    return counts, np.bincount(bin_of_rank) * rank.shape[1] / (num_samples + 1)
 
 
 def scalars(name: str, event_shape: torch.Size) -> list[str]:
@@ -132,12 +132,12 @@ def scalars(name: str, event_shape: torch.Size) -> list[str]:
     return [f"{name}[{','.join(map(str, index))}]" for index in np.ndindex(*event_shape)]
 
 
-def _ranks(pair: Pair, batch: Batch, num_draws: int, at_once: int) -> dict[str, Tensor]:
+def _ranks(pair: Pair, batch: Batch, num_samples: int, at_once: int) -> dict[str, Tensor]:
     """A rank for each quantity and row, `[B]`, of data drawn anew in place of the batch's."""
     x, drawn = simulate(pair, batch)
     below: dict[str, Tensor] = {}
     ties: dict[str, Tensor] = {}
-    for size in sizes(num_draws, at_once):
+    for size in sizes(num_samples, at_once):
         guided = draw_latents(pair, x, size)
         if not guided:
             raise ContractError(f"{type(pair).__name__}.guide: found no latent site, expected one to calibrate")
@@ -165,10 +165,10 @@ def _quantities(latents: dict[str, Tensor], log_joint: Tensor) -> list[tuple[str
     return [*found, (LOG_JOINT, log_joint, ROUNDING * epsilon * (1 + log_joint[0].abs()))]
 
 
-def _direction(rank: np.ndarray, num_draws: int, num_quantities: int) -> str:
+def _direction(rank: np.ndarray, num_samples: int, num_quantities: int) -> str:
     """What the slope or the curvature of the ranks' histogram says of the guide; empty if neither is significant."""
-    u = (rank + 0.5) / (num_draws + 1) - 0.5
-    variance = (1 - 1 / (num_draws + 1) ** 2) / 12
+    u = (rank + 0.5) / (num_samples + 1) - 0.5
+    variance = (1 - 1 / (num_samples + 1) ** 2) / 12
     slope = u.mean() * math.sqrt(len(u) / variance)
     curvature = (np.square(u).mean() - variance) * math.sqrt(180 * len(u))
     significant = stats.norm.isf(FALSE_WORDS / num_quantities / 4)

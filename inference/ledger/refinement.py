@@ -101,7 +101,7 @@ def _objective(local: LocalGuide, batch: Batch, num_particles: int) -> Objective
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             objective(two, points)
     except ContractError:  # draws whose density is known no more when a gradient holds them fixed: a planar flow's
-        return ELBO(num_particles)
+        return ELBO(num_particles).prepared(local, local.joined(points, local.zeros(points)))
     return objective
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ppvae.batches import Batch, num_rows, tensors
+from ppvae.inference.objectives.protocol import Objective
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, at_least_one
 
@@ -16,7 +17,7 @@ ELEMENTS_AT_ONCE = 4_000_000
 
 
 @dataclass(frozen=True)
-class JVI:
+class JVI(Objective):
     """The jackknife of order m on IWAE(K): bias `O(K^-(m+1))`, paid for in variance.
 
     `sum_{j=0}^m c_j (mean of IWAE over all subsets of K - j draws)`, `c_j = (-1)^j (K - j)^m / ((m - j)! j!)`. The
@@ -57,7 +58,7 @@ class JVI:
         coefficients = [(-1) ** j * (K - j) ** m / (math.factorial(m - j) * math.factorial(j)) for j in range(m + 1)]
         return sum((c * _iwae_without(log_w, j) for j, c in enumerate(coefficients)), start=torch.zeros_like(log_w[0]))
 
-    def __call__(self, pair: Pair, batch: Batch, step: float = math.inf) -> tuple[Tensor, Tensor]:
+    def __call__(self, pair: Pair, batch: Batch, step: float | Tensor = math.inf) -> tuple[Tensor, Tensor]:
         refuse_gradients(self)
         value = self.bound(pair.log_weights(batch, self.num_particles).log_w)
         return value, value.mean()
@@ -76,7 +77,7 @@ def _iwae_without(log_w: Tensor, num_left_out: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class SUMO:
+class SUMO(Objective):
     """Unbiased for log p(x): `IWAE_m + sum_{k=1}^T (IWAE_{m+k} - IWAE_{m+k-1}) / P(T >= k)`, a series cut at random.
 
     T is drawn for each data point with `P(T >= k) = 1/k` to k = 80, and falling by a tenth from term to term after, as
@@ -119,7 +120,7 @@ class SUMO:
         series = iwae[self.num_particles - 1 :].diff(dim=0) / survival
         return iwae[self.num_particles - 1] + (series * (k <= num_terms)).sum(0)
 
-    def __call__(self, pair: Pair, batch: Batch, step: float = math.inf) -> tuple[Tensor, Tensor]:
+    def __call__(self, pair: Pair, batch: Batch, step: float | Tensor = math.inf) -> tuple[Tensor, Tensor]:
         refuse_gradients(self)
         like = next(iter(tensors(batch).values()))
         num_terms = self.num_terms(1 - torch.rand(num_rows(batch), dtype=torch.float64, device=like.device))
@@ -128,7 +129,7 @@ class SUMO:
         return value, value.mean()
 
 
-def refuse_gradients(objective: object) -> None:
+def refuse_gradients(objective: Objective) -> None:
     """Says that an estimate is not to be trained on, where that is about to happen."""
     if torch.is_grad_enabled():
         raise ContractError(

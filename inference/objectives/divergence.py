@@ -4,13 +4,14 @@ import math
 from typing import Any
 
 import pyro.distributions as dist
-from pyro.infer.inspect import get_dependencies
+from pyro.infer.inspect import get_dependencies, is_sample_site
 from torch import Tensor
 from torch.distributions import kl_divergence as torch_kl_divergence
 
 from ppvae.batches import Batch, rows
 from ppvae.mode import mode
 from ppvae.pair import Pair
+from ppvae.tracing import Joint, sample_sites
 
 
 def kl_divergence(q: Any, p: Any) -> Tensor:
@@ -58,6 +59,24 @@ def separable_sites(pair: Pair, batch: Batch) -> frozenset[str]:
     return frozenset(
         site for site in guide if all(parent in guide and site not in ancestors[parent] for parent in model[site])
     )
+
+
+def separable_in(joint: Joint) -> frozenset[str] | None:
+    """`separable_sites` as the order of a run's sites tells it; None where it does not.
+
+    A site's parents come before it, and its descendants after it. So where all that precede a site in the model do so
+    in the guide, its closed form is valid, whatever depends on whatever; and a site that depends on one that is summed
+    out shows that by its shape.
+    """
+    drawn, latent = (sample_sites(trace, observed=False) for trace in (joint.guide, joint.model))
+    if not all(is_sample_site(site) for site in drawn.values()):
+        return None  # a Delta, through which dependencies pass unseen
+    summed_out = {name for name in drawn if len(latent[name]["fn"].batch_shape) > len(joint.shape)}
+    place, order = {name: i for i, name in enumerate(drawn)}, list(latent)
+    for name in drawn.keys() - summed_out:
+        if any(place.get(other, -1) > place[name] for other in order[: order.index(name)]):
+            return None
+    return frozenset(drawn.keys() - summed_out)
 
 
 def _parents(function: object, batch: Batch) -> dict[str, set[str]]:

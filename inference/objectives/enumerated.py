@@ -9,6 +9,7 @@ from torch import Tensor
 from ppvae.batches import Batch
 from ppvae.contract import check_shapes
 from ppvae.inference.objectives.gradients import reparameterized
+from ppvae.inference.objectives.protocol import MeanOverDraws
 from ppvae.internals import enumeration_dim
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, at_least_one, family
@@ -17,7 +18,7 @@ from ppvae.weights import expected_log_weight
 
 
 @dataclass(frozen=True)
-class EnumeratedELBO:
+class EnumeratedELBO(MeanOverDraws):
     """The ELBO with the guide's discrete sites summed exactly: `sum_c q(c | x) E[log p(x, z, c) - log q(z, c | x)]`.
 
     For guides with discrete sites (a mixture's component, say): exact in value and gradient where all latents are
@@ -43,7 +44,7 @@ class EnumeratedELBO:
     def __post_init__(self) -> None:
         at_least_one("num_particles", self.num_particles)
 
-    def __call__(self, pair: Pair, batch: Batch, step: float = math.inf) -> tuple[Tensor, Tensor]:
+    def __call__(self, pair: Pair, batch: Batch, step: float | Tensor = math.inf) -> tuple[Tensor, Tensor]:
         joint = trace_pair(pair, batch, self.num_particles, enumerate_guide=True)
         check_shapes(joint)
         for name, site in sample_sites(joint.guide, observed=False).items():
@@ -54,3 +55,6 @@ class EnumeratedELBO:
                 )
         value = expected_log_weight(joint).mean(0)
         return value, value.mean()
+
+    def exact_value(self, pair: Pair, batch: Batch) -> Tensor:
+        return pair.exact_elbo(batch)

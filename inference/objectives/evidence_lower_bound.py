@@ -3,16 +3,17 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from weakref import WeakKeyDictionary
+from typing import Any
 
 import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
 from ppvae.batches import Batch
-from ppvae.inference.objectives.divergence import kl_divergence, separable_sites
-from ppvae.inference.objectives.gradients import Draw, has_scored_sites
+from ppvae.inference.objectives.divergence import kl_divergence, separable_in, separable_sites
+from ppvae.inference.objectives.gradients import Draw
 from ppvae.inference.objectives.importance_weighted import gain
+from ppvae.inference.objectives.protocol import MeanOverDraws
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, at_least_one
 from ppvae.tracing import sample_sites
@@ -23,7 +24,7 @@ LEAST_KL = 0.01
 
 
 @dataclass(frozen=True)
-class ELBO:
+class ELBO(MeanOverDraws):
     """The evidence lower bound, `E_q[log p(x, z) - log q(z | x)] = E_q[log p(x | z)] - KL`.
 
     Gradients: "reparameterized"; "stl" (sticking the landing) leaves out `d log q / d phi` at fixed z, whose mean is
@@ -52,6 +53,8 @@ class ELBO:
         free_bits: nats per latent site below which the KL is not pushed down.
         balance: whether sites share the KL's weight by what they use, while beta is below 1.
         gradient: "reparameterized", "stl" or "score".
+        known_separable: the sites whose KL may be taken in closed form, as `prepared` finds them; not given, each call
+            looks at the pair anew.
 
     Raises:
         ValueError: a setting out of range, or `kl="analytic"` with gradient "stl".
@@ -68,16 +71,11 @@ class ELBO:
 
     num_particles: int = 1
     kl: str = "auto"
-    beta: float | Callable[[float], float] = 1.0
+    beta: float | Callable[[Any], Any] = 1.0
     free_bits: float = 0.0
     balance: bool = False
     gradient: str = "reparameterized"
-    _separable: WeakKeyDictionary[Pair, frozenset[str]] = field(
-        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
-    )
-    _scored: WeakKeyDictionary[Pair, bool] = field(
-        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
-    )
+    known_separable: frozenset[str] | None = field(default=None, repr=False, compare=False, kw_only=True)
 
     def __post_init__(self) -> None:
         at_least_one("num_particles", self.num_particles)
@@ -105,7 +103,6 @@ class ELBO:
 
     @property
     def schedules(self) -> tuple[str, ...]:
-        """The fields that change with the step; a compiled step takes their values as tensors."""
         return ("beta",) if callable(self.beta) else ()
 
     @property
@@ -113,11 +110,10 @@ class ELBO:
         """The same objective with a gradient that is its expectation's: all are."""
         return replace(self, gradient="reparameterized")
 
-    def __call__(self, pair: Pair, batch: Batch, step: float = math.inf) -> tuple[Tensor, Tensor]:
-        sticks = self.gradient == "stl" or (self.gradient == "reparameterized" and self._has_scored(pair, batch))
-        separable = self._separable_sites(pair, batch)  # now, as Pyro's flows know no draw's density but the last one's
-        draw = Draw(pair, batch, self.num_particles, fixed=self.gradient == "score", partial=sticks)
-        minus_kl = self._minus_analytic_kl(draw, separable)
+    def __call__(self, pair: Pair, batch: Batch, step: float | Tensor = math.inf) -> tuple[Tensor, Tensor]:
+        fixed, stl = self.gradient == "score", self.gradient == "stl"
+        draw = Draw(pair, batch, self.num_particles, fixed=fixed, partial=stl)
+        minus_kl = self._minus_analytic_kl(draw, self._separable(pair, batch, draw)) if self._closed_forms else {}
         log_q = draw.joint.log_q_terms(without=minus_kl)
         log_p = draw.joint.log_p_terms(without=minus_kl) | minus_kl
         value = log_weight(log_p, log_q).mean(0)
@@ -132,29 +128,35 @@ class ELBO:
             model=shares,
             path=shares if draw.followed else None,
             score=gain(lambda f: f.mean(0), log_weight(log_p, log_q).detach()) if draw.scored else None,
-            stuck=log_q.keys() & (draw.scored | draw.followed if self.gradient == "stl" else draw.scored),
+            stuck=log_q.keys() & (draw.scored | draw.followed if stl else draw.scored),
             log_p=sum_terms(log_p),
             log_q=log_q,
         )
         return value, surrogate
 
-    def _has_scored(self, pair: Pair, batch: Batch) -> bool:
-        if pair not in self._scored:
-            self._scored[pair] = has_scored_sites(pair, batch)
-        return self._scored[pair]
+    def exact_value(self, pair: Pair, batch: Batch) -> Tensor:
+        if self.beta != 1.0 or self.free_bits != 0.0:
+            return super().exact_value(pair, batch)
+        return pair.exact_elbo(batch)
 
-    def _separable_sites(self, pair: Pair, batch: Batch) -> frozenset[str] | None:
-        """The sites whose KL may be taken in closed form; None where no closed form is wanted."""
-        if self.kl == "monte_carlo" or self.gradient == "stl":
-            return None
-        if pair not in self._separable:
-            self._separable[pair] = separable_sites(pair, batch)
-        return self._separable[pair]
+    def prepared(self, pair: Pair, batch: Batch) -> "ELBO":
+        return replace(self, known_separable=separable_sites(pair, batch)) if self._closed_forms else self
 
-    def _minus_analytic_kl(self, draw: Draw, separable: frozenset[str] | None) -> dict[str, Tensor]:
+    @property
+    def _closed_forms(self) -> bool:
+        return self.kl != "monte_carlo" and self.gradient != "stl"
+
+    def _separable(self, pair: Pair, batch: Batch, draw: Draw) -> frozenset[str]:
+        if self.known_separable is not None:
+            return self.known_separable
+        found = separable_in(draw.joint)
+        if found is None:
+            draw.joint.log_q_terms()  # first, as Pyro's flows know the density of no draw but their last
+            found = separable_sites(pair, batch)
+        return found
+
+    def _minus_analytic_kl(self, draw: Draw, separable: frozenset[str]) -> dict[str, Tensor]:
         """Minus the KL of each site that has a closed form, `[K, B]`."""
-        if separable is None:
-            return {}
         result = {}
         for name in sample_sites(draw.joint.guide, observed=False):
             q, p = draw.joint.guide.nodes[name]["fn"], draw.joint.model.nodes[name]["fn"]

@@ -7,6 +7,7 @@ which may depend on those before it, and for parameters that model and guide sha
 """
 
 from collections.abc import Collection
+from functools import partial
 from typing import Any, cast
 
 import pyro.distributions as dist
@@ -39,10 +40,14 @@ def reparameterized(fn: Any) -> bool:
 
 def has_scored_sites(pair: Pair, batch: Batch) -> bool:
     """Whether a site of the guide is not reparameterized, or in part; by a run on two rows that leaves no trace."""
-    devices = {p.device for p in pair.parameters() if p.is_cuda}
-    with mode(pair, training=False), torch.random.fork_rng(devices=list(devices)), torch.no_grad():
+    with mode(pair, training=False), torch.random.fork_rng(gpus(pair)), torch.no_grad():
         sites = sample_sites(run(pair.guide, rows(batch, slice(2)), 1), observed=False)
     return not all(reparameterized(site["fn"]) for site in sites.values())
+
+
+def gpus(pair: Pair) -> list[torch.device]:
+    """Where a pair's parameters are, besides the CPU, and so its noise is drawn."""
+    return list({p.device for p in pair.parameters() if p.is_cuda})
 
 
 class Draw:
@@ -53,8 +58,8 @@ class Draw:
         batch: B data points.
         num_particles: K.
         fixed: follow no path: all latents are held fixed, as the score function holds them.
-        partial: whether derivatives of log q at fixed parameters will be asked for, as those of `stuck` sites are.
-            They take densities computed from the draws; without them a flow's are those it kept when it drew.
+        partial: whether a followed site's log q will be differentiated along its own draw alone, as that of `stuck`
+            sites is. That takes a density computed from the draw; without it a flow's is the one it kept when it drew.
 
     Attributes:
         joint: the run.
@@ -138,17 +143,15 @@ class Draw:
 
 
 class _Paths(Messenger):
-    """Keeps hold of the graph where it passes through the guide's latents.
+    """Keeps hold of the graph where it passes through the guide's latents: of each reparameterized draw.
 
-    Each reparameterized draw passes a gate on its way to the rest of the guide and to the model; what the model sees of
-    it is a view of its own. With the gates shut, derivatives with respect to the draws are partial ones: no path from
-    one draw to another is followed, and none to the parameters.
+    What the model sees of a draw is a view of its own. If `partial`, so is what the guide sees of it: a tensor that a
+    flow does not know for its own draw.
     """
 
     def __init__(self, fixed: bool, partial: bool):
         super().__init__()
         self.fixed, self.partial = fixed, partial
-        self._gates = _Gates()
         self._drawn: dict[str, Tensor] = {}
         self._in_model: dict[str, Tensor] = {}
 
@@ -159,23 +162,33 @@ class _Paths(Messenger):
         if self.fixed:
             msg["value"] = value.detach()
         elif name not in self._drawn:
-            msg["value"] = self._drawn[name] = _Gate.apply(value, self._gates) if self.partial else value
+            msg["value"] = self._drawn[name] = value.view_as(value) if self.partial else value
         else:
             msg["value"] = self._in_model[name] = value.view_as(value)
 
     def linearized(self, log_q: list[Tensor]) -> list[Tensor]:
-        """For each draw `<d log q/dz, z>`, `[K, B]`, with z alone to be differentiated: log q, at fixed parameters."""
+        """For each draw `<d log q/dz, z>`, `[K, B]`, with z alone to be differentiated: log q, at fixed parameters.
+
+        The derivatives are partial ones: what reaches a draw is taken there, and goes on to no other draw.
+        """
         log_q = [term for term in log_q if term.requires_grad]
         if not log_q or not self._drawn:
             return []
         draws = list(self._drawn.values())
-        self._gates.shut = True
-        slopes = torch.autograd.grad([term.sum() for term in log_q], draws, retain_graph=True, allow_unused=True)
-        self._gates.shut = False
+        slopes: dict[int, Tensor] = {}
+
+        def taken(index: int, slope: Tensor) -> Tensor:
+            slopes[index] = slope.detach()
+            return torch.zeros_like(slope)
+
+        hooks = [z.register_hook(partial(taken, index)) for index, z in enumerate(draws)]
+        torch.autograd.grad([term.sum() for term in log_q], draws, retain_graph=True, allow_unused=True)
+        for hook in hooks:
+            hook.remove()
         return [
-            (slope.detach() * z).flatten(2).sum(-1) if z.dim() > 2 else slope.detach() * z
-            for slope, z in zip(slopes, draws, strict=True)
-            if slope is not None
+            (slopes[i] * z).flatten(2).sum(-1) if z.dim() > 2 else slopes[i] * z
+            for i, z in enumerate(draws)
+            if i in slopes
         ]
 
     def scale_into_model(self, ratio: Tensor) -> None:
@@ -186,22 +199,3 @@ class _Paths(Messenger):
 
         for z in self._in_model.values():
             z.register_hook(scale)
-
-
-class _Gates:
-    """Whether they are shut; apart from `_Paths`, which holds the graph, so that the graph does not hold itself."""
-
-    shut = False
-
-
-class _Gate(torch.autograd.Function):
-    """The identity, whose gradient is nothing while the gate is shut."""
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, gates: _Gates) -> Tensor:
-        ctx.gates = gates
-        return z.view_as(z)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None]:  # type: ignore[override]
-        return None if ctx.gates.shut else gradient, None

@@ -16,12 +16,13 @@ from torch.nn.functional import softplus
 from ppvae.batches import Batch
 from ppvae.inference.objectives.evidence_lower_bound import ELBO
 from ppvae.inference.objectives.gradients import reparameterized
+from ppvae.inference.objectives.protocol import MeanOverDraws
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, at_least_one, family
 
 
 @dataclass(frozen=True)
-class GumbelSoftmaxELBO:
+class GumbelSoftmaxELBO(MeanOverDraws):
     """The ELBO with one-hot and Bernoulli guide sites drawn exactly, and differentiated as if softened.
 
     Forward `z = one_hot(argmax(l + g))`, g Gumbel noise; backward `z = softmax((l + g) / temperature)`. The value is
@@ -48,7 +49,7 @@ class GumbelSoftmaxELBO:
     """
 
     num_particles: int = 1
-    temperature: float | Callable[[float], float] = 0.5
+    temperature: float | Callable[[Any], Any] = 0.5
 
     def __post_init__(self) -> None:
         at_least_one("num_particles", self.num_particles)
@@ -57,7 +58,6 @@ class GumbelSoftmaxELBO:
 
     @property
     def schedules(self) -> tuple[str, ...]:
-        """The fields that change with the step; a compiled step takes their values as tensors."""
         return ("temperature",) if callable(self.temperature) else ()
 
     @property
@@ -65,7 +65,7 @@ class GumbelSoftmaxELBO:
         """The ELBO by the score function, which takes a second particle."""
         return ELBO(max(self.num_particles, 2))
 
-    def __call__(self, pair: Pair, batch: Batch, step: float = math.inf) -> tuple[Tensor, Tensor]:
+    def __call__(self, pair: Pair, batch: Batch, step: float | Tensor = math.inf) -> tuple[Tensor, Tensor]:
         temperature = self.temperature(step) if callable(self.temperature) else self.temperature
         if not isinstance(temperature, Tensor) and not temperature > 0:
             raise ValueError(f"temperature: found {temperature} at step {step}, expected above 0")

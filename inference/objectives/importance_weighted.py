@@ -1,7 +1,8 @@
 """Bounds that are functions of the log weights, `bound(log_w)`: `[K, B] -> [B]`, each with a choice of gradients."""
 
 import math
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple, cast
 
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ppvae.batches import Batch
-from ppvae.inference.objectives.gradients import Draw
+from ppvae.inference.objectives.gradients import Draw, gpus
+from ppvae.inference.objectives.protocol import Objective
 from ppvae.pair import Pair
 from ppvae.refusals import at_least_one
 
@@ -28,7 +30,7 @@ class Weighting(NamedTuple):
 
 
 @dataclass(frozen=True)
-class WeightObjective:
+class WeightObjective(Objective):
     """An objective made of a function of the log weights; a subclass gives `bound`, and has these gradients.
 
     With `a_k = d bound / d log w_k`, particle k counts as
@@ -63,23 +65,17 @@ class WeightObjective:
             )
 
     @property
-    def num_draws(self) -> int:
-        """How many draws from the guide each data point takes."""
-        return self.num_particles
-
-    @property
     def sticks(self) -> bool:
         """Whether the score of the sites that are followed is left out."""
         return self.gradient in ("stl", "dreg")
 
     @property
-    def unbiased(self) -> "WeightObjective | None":
-        """The same value with a gradient that is the expected value's, if there is one: what bias is measured by."""
+    def unbiased(self) -> Objective | None:
         return replace(self, gradient=self.gradients[0])
 
+    @abstractmethod
     def bound(self, log_w: Tensor) -> Tensor:
         """The bound, in nats, of log weights `[K, *]` (over dim 0)."""
-        raise NotImplementedError
 
     def squared(self, weights: Tensor) -> Tensor:
         """The weights of the path in the doubly reparameterized gradient, given those of the plain one."""
@@ -108,7 +104,7 @@ class WeightObjective:
         """What is maximized besides, if anything: a scalar that takes none of the particles."""
         return None
 
-    def __call__(self, pair: Pair, batch: Batch, step: float = math.inf) -> tuple[Tensor, Tensor]:
+    def __call__(self, pair: Pair, batch: Batch, step: float | Tensor = math.inf) -> tuple[Tensor, Tensor]:
         draw = self.draw(pair, batch, self.num_draws)
         log_w = draw.log_w.detach()
         value = self.bound(log_w)
@@ -117,6 +113,30 @@ class WeightObjective:
         surrogate = self.surrogate(draw, self.weigh(log_w, bool(draw.scored)))
         more = self.besides(pair, batch)
         return value, surrogate if more is None else surrogate + more
+
+    def parts(self, pair: Pair, batch: Batch, sizes: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Runs twice where not all draws may be held at once: to know all the weights, then again with the same noise.
+
+        A subclass whose call does more than this one's is called.
+        """
+        if len(sizes) == 1 or type(self).__call__ is not WeightObjective.__call__:
+            yield self(pair, batch)
+            return
+        with torch.random.fork_rng(gpus(pair), enabled=torch.is_grad_enabled()), torch.no_grad():
+            log_w = torch.cat([self.draw(pair, batch, size).log_w for size in sizes])
+        value = self.bound(log_w)
+        if not torch.is_grad_enabled():
+            yield value, value.mean()
+            return
+        start = 0
+        for size in sizes:
+            draw = self.draw(pair, batch, size)
+            weighting = self.weigh(log_w, bool(draw.scored)).rows(start, start + size)
+            yield value if start == 0 else torch.zeros_like(value), self.surrogate(draw, weighting)
+            start += size
+        more = self.besides(pair, batch)
+        if more is not None:
+            yield torch.zeros_like(value), more
 
 
 @dataclass(frozen=True)
@@ -174,7 +194,7 @@ class VIMCO(IWAE):
     gradient: str = "score"
 
     @property
-    def unbiased(self) -> IWAE:
+    def unbiased(self) -> Objective:
         return IWAE(self.num_particles)
 
 

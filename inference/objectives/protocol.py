@@ -6,7 +6,10 @@ the bound (a beta below one, free bits, estimators that leave out terms of mean 
 """
 
 import math
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -14,15 +17,139 @@ from ppvae.batches import Batch
 from ppvae.pair import Pair
 
 
-class Objective(Protocol):
-    """What `fit` maximizes."""
+class Objective(ABC):
+    """What `fit` maximizes, and all that anything asks of it. A subclass gives `__call__`; the rest has defaults.
 
-    def __call__(self, pair: Pair, batch: Batch, step: float = math.inf) -> tuple[Tensor, Tensor]:
-        """The bound's value `[B]` and the surrogate, a scalar, at a step of training (infinity: schedules are over)."""
+    Make it a frozen dataclass, whose fields are its settings. `ppvae.gradient_statistics` asks for a field
+    `num_particles`, in which it puts each K; `fit` does not.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class MeanLogWeight(Objective):
+        ...     num_particles: int = 1
         ...
+        ...     def __call__(self, pair, batch, step=math.inf):
+        ...         value = pair.log_weights(batch, self.num_particles).log_w.mean(0)
+        ...         return value, value.mean()
+        >>> import torch
+        >>> from ppvae.models import LinearVAE
+        >>> value, surrogate = MeanLogWeight(5)(LinearVAE(num_features=3, num_latents=2), torch.zeros(4, 3))
+        >>> value.shape, surrogate.shape
+        (torch.Size([4]), torch.Size([]))
+    """
+
+    evaluation_only: ClassVar[bool] = False
+    """Whether it has a value but no gradient to train on."""
+
+    num_particles: int
+    """K, the setting that stands for the cost of an estimate."""
+
+    @abstractmethod
+    def __call__(self, pair: Pair, batch: Batch, step: float | Tensor = math.inf) -> tuple[Tensor, Tensor]:
+        """The bound's value `[B]` and the surrogate, a scalar.
+
+        Args:
+            pair: the model and guide.
+            batch: B data points.
+            step: of training, from 0; a tensor in a compiled step. At infinity all schedules are over.
+        """
+
+    @property
+    def schedules(self) -> tuple[str, ...]:
+        """The fields that hold a function of the step, where a number would do as well."""
+        return ()
+
+    def scheduled(self, step: float) -> dict[str, float]:
+        """The values of the schedules at a step, by field."""
+        return {name: getattr(self, name)(step) for name in self.schedules}
+
+    def at(self, values: Mapping[str, Any]) -> "Objective":
+        """The same objective with its schedules held at these values, which may be tensors."""
+        held = {name: _Constant(value) for name, value in values.items()}
+        return replace(self, **held) if held else self  # type: ignore[type-var]
+
+    @property
+    def num_draws(self) -> int:
+        """How many draws from the guide each data point takes."""
+        return self.num_particles
+
+    @property
+    def unbiased(self) -> "Objective | None":
+        """The same value with a gradient that is the expected value's, if there is one: what bias is measured by."""
+        return self
+
+    def exact_value(self, pair: Pair, batch: Batch) -> Tensor:
+        """The expected value, `[B]`, without noise; its gradient is the surrogate's expected one.
+
+        Raises:
+            NotImplementedError: it is not known, of this objective or of this pair.
+        """
+        raise NotImplementedError(f"{self}: its exact value is not known")
+
+    def prepared(self, pair: Pair, batch: Batch) -> "Objective":
+        """The same objective for many calls with this pair: what each call would find out about it, found out once.
+
+        Only for a pair that does not change but for its parameters.
+        """
+        return self
+
+    def parts(self, pair: Pair, batch: Batch, sizes: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Value and surrogate, schedules over, as sums of parts; the graph of one may go before the next is asked for.
+
+        Args:
+            pair: the model and guide.
+            batch: B data points.
+            sizes: how many draws each part may hold; `num_draws` in all. Here all are taken at once.
+        """
+        yield self(pair, batch)
+
+    def probe(self, pair: Pair, batch: Batch) -> Tensor:
+        """A number for each data point, `[B]`, finite where it can be trained on; `fit` asks this of all of them."""
+        return pair.log_weights(batch, num_particles=1).log_w[0]
 
 
-def with_penalty(objective: Objective, pair: Pair, batch: Batch, step: float) -> tuple[Tensor, Tensor]:
+class MeanOverDraws(Objective):
+    """An objective whose value and surrogate are means over its K draws, and so over objectives of fewer draws."""
+
+    def parts(self, pair: Pair, batch: Batch, sizes: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        for size in sizes:
+            value, surrogate = replace(self, num_particles=size)(pair, batch)  # type: ignore[type-var]
+            share = size / self.num_particles
+            yield share * value, share * surrogate
+
+
+@dataclass(frozen=True)
+class FunctionObjective(Objective):
+    """A function `(pair, batch, step) -> (value, surrogate)` as an objective."""
+
+    function: Callable[..., tuple[Tensor, Tensor]]
+
+    @property
+    def num_particles(self) -> int:  # type: ignore[override]
+        return self.function.num_particles  # type: ignore[attr-defined]
+
+    def __call__(self, pair: Pair, batch: Batch, step: float | Tensor = math.inf) -> tuple[Tensor, Tensor]:
+        return self.function(pair, batch, step)
+
+
+def as_objective(given: Callable[..., tuple[Tensor, Tensor]]) -> Objective:
+    """An objective as it is, and any other function of pair, batch and step as one."""
+    return given if isinstance(given, Objective) else FunctionObjective(given)
+
+
+def with_penalty(
+    objective: Callable[..., tuple[Tensor, Tensor]], pair: Pair, batch: Batch, step: float | Tensor
+) -> tuple[Tensor, Tensor]:
     """What a step of training calls: the objective, with the pair's own penalty taken off the surrogate."""
     value, surrogate = objective(pair, batch, step)
     return value, surrogate - pair.penalty()
+
+
+@dataclass(frozen=True)
+class _Constant:
+    """A schedule that has the same value at each step."""
+
+    value: Any
+
+    def __call__(self, step: float | Tensor) -> Any:
+        return self.value

@@ -10,6 +10,7 @@ from torch import Tensor
 from ppvae.batches import Batch, call, num_rows, tensors
 from ppvae.inference.objectives.gradients import Draw
 from ppvae.inference.objectives.importance_weighted import IWAE, Weighting, slope
+from ppvae.inference.objectives.protocol import Objective
 from ppvae.pair import Pair
 from ppvae.simulation import simulate
 from ppvae.tracing import log_prob_terms
@@ -53,7 +54,7 @@ class RWS(IWAE):
             raise ValueError(f"phase: found {self.phase!r}, expected 'wake' or 'sleep'")
 
     @property
-    def unbiased(self) -> IWAE:
+    def unbiased(self) -> Objective:
         return IWAE(self.num_particles)
 
     def draw(self, pair: Pair, batch: Batch, num_particles: int) -> Draw:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ppvae.batches import Batch, tensors
 from ppvae.inference.compiling.programs import Call, compiled, operations
-from ppvae.inference.objectives.protocol import Objective, with_penalty
+from ppvae.inference.objectives.protocol import Objective, as_objective, with_penalty
 from ppvae.inference.training.update import Update, laid_out_as
 from ppvae.internals import tree_flatten, tree_leaves, tree_unflatten
 from ppvae.pair import Pair
@@ -33,7 +33,7 @@ class CompiledStep:
 
     Args:
         pair: the model and guide, in training mode.
-        objective: what is maximized; its schedules reach the program as tensors.
+        objective: to be maximized; its schedules reach the program as tensors.
         update: the end of the step, whose optimizer has taken one, so that its state is there.
         batch: one like those to come.
 
@@ -43,13 +43,12 @@ class CompiledStep:
     """
 
     def __init__(self, pair: Pair, objective: Objective, update: Update, batch: Batch):
-        self._objective, self._update = objective, update
+        self._objective, self._update = as_objective(objective).prepared(pair, batch), update
         self._call = Call(pair)
         self._parameters = {name: p for name, p in self._call.named_parameters() if p.requires_grad}
         self._buffers = dict(self._call.named_buffers())
         self._device = next(pair.parameters()).device
         self._rates, self._at = [self._number(0.0) for _ in update.optimizer.param_groups], self._number(0.0)
-        self._schedules = getattr(objective, "schedules", ())
         self._shapes = _shapes(batch)
         state = [[p.detach() for p in self._parameters.values()], list(self._buffers.values())]
         self._state_leaves = tree_leaves(state)  # always these same tensors; the program writes the buffers back
@@ -81,7 +80,7 @@ class CompiledStep:
 
     def _changing(self, batch: Batch, step: float) -> list[Any]:
         """What the program reads besides the state: schedules, the step, the batch."""
-        schedules = [self._number(getattr(self._objective, name)(step)) for name in self._schedules]
+        schedules = {name: self._number(value) for name, value in self._objective.scheduled(step).items()}
         return [schedules, self._at.fill_(step), batch]
 
     def _number(self, value: float) -> Tensor:
@@ -91,9 +90,7 @@ class CompiledStep:
         """What is compiled. Returns the mean bound with a sum that is finite if all is, and the gradients there are."""
         (parameters, buffers), (schedules, at, batch) = tree_unflatten(list(leaves), self._structure)
         learned, running = [p.detach().requires_grad_() for p in parameters], [b.clone() for b in buffers]
-        objective = copy.copy(self._objective)
-        for name, now in zip(self._schedules, schedules, strict=True):
-            object.__setattr__(objective, name, now)  # past a frozen dataclass's guard, and its checks of plain numbers
+        objective = self._objective.at(schedules)
         named = dict(zip([*self._parameters, *self._buffers], [*learned, *running], strict=True))
         value, surrogate = self._call.with_tensors(named, partial(with_penalty, objective), batch, at)
         gradients = torch.autograd.grad(surrogate.neg(), learned, allow_unused=True)

@@ -11,8 +11,7 @@ from torch.optim import Optimizer
 
 from ppvae.batches import Batch, as_batch, num_rows, rows
 from ppvae.inference.objectives.evidence_lower_bound import ELBO
-from ppvae.inference.objectives.protocol import Objective
-from ppvae.inference.objectives.single_term import SingleTermELBO
+from ppvae.inference.objectives.protocol import Objective, as_objective
 from ppvae.inference.runtime.checkpoint import fingerprint
 from ppvae.inference.runtime.chunks import to_pair
 from ppvae.inference.runtime.distributed import Processes, joined
@@ -271,10 +270,7 @@ def _check_data(
 def _refusal(pair: Pair, objective: Objective, points: Batch) -> str | None:
     """Why the pair has no finite log weight for these data points, if it has not."""
     try:
-        if isinstance(objective, SingleTermELBO):  # a thousand times cheaper, where there are a thousand terms
-            log_w = objective(pair, points)[0]
-        else:
-            log_w = pair.log_weights(points, num_particles=1).log_w
+        log_w = as_objective(objective).probe(pair, points)
     except ValueError as error:
         return str(error).splitlines()[0]
     return None if log_w.isfinite().all() else "its log weight is not finite"

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from ppvae.batches import Batch, num_rows, rows, tensors
 from ppvae.inference.compiling.programs import CannotCompileError
-from ppvae.inference.objectives.protocol import Objective, with_penalty
+from ppvae.inference.objectives.protocol import Objective, as_objective, with_penalty
 from ppvae.inference.runtime.distributed import Processes
 from ppvae.inference.runtime.isolation import (
     derived_seed,
@@ -121,6 +121,7 @@ class Training:
         self.settings = settings_of(self) if self.checkpoint else {}
         self._feed = feed(self.data, self.device)
         self._compiled: CompiledStep | None = None
+        self._prepared: Objective | None = None
         self._note = ""
 
     def run(self, progress: bool) -> Fit:
@@ -159,6 +160,7 @@ class Training:
         order = torch.randperm(
             num_rows(self.data), generator=torch.Generator().manual_seed(derived_seed(self.seed, ORDER, self.epoch))
         ).to(next(iter(tensors(self.data).values())).device)
+        self._prepared = None  # as a callback may have changed the pair
         first = self.epoch * self.steps_per_epoch
         last = min(first + self.steps_per_epoch, self.num_steps)
         while self.step < last:
@@ -211,7 +213,8 @@ class Training:
         gradients: list[Tensor | None] = [None] * len(parameters)
         value = torch.zeros(1, device=self.device)
         if share:
-            value, surrogate = with_penalty(self.objective, self.pair, batch, self.step)
+            self._prepared = self._prepared or as_objective(self.objective).prepared(self.pair, batch)
+            value, surrogate = with_penalty(self._prepared, self.pair, batch, self.step)
             gradients = list(torch.autograd.grad(surrogate.neg(), list(parameters.values()), allow_unused=True))
         bound = self.update(value.detach().mean(), gradients, self.step, share, buffers)
         if bound is None:

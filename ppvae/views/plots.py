@@ -245,7 +245,7 @@ def calibration(ds: xr.Dataset) -> Figure:
     figure, grid = plt.subplots(
         rows, columns, figsize=size, squeeze=False, sharex=True, sharey=True, layout="constrained"
     )
-    counts, expected = rank_counts(worst["rank"].values, ds.attrs["num_draws"])
+    counts, expected = rank_counts(worst["rank"].values, ds.attrs["num_samples"])
     edges = np.concatenate([[0.0], np.cumsum(expected)]) / ds.sizes["simulation"]
     low, high = stats.binom.interval(0.99, ds.sizes["simulation"], np.diff(edges))
     for ax, count, quantity in zip(grid.flat, counts, worst["quantity"].values, strict=False):

@@ -56,9 +56,16 @@ def test_exact_guides_raise_no_alarm(float64):
 def test_p_values_of_exact_guides_are_uniform(float64):
     """Those of a discrete guide too: where ranks are tied, chance decides."""
     for pair in (Distorted(), GaussianMixture(3, 2)):
-        found = np.stack([calibrated(pair, 200, num_draws=39, seed=seed)["p_value"] for seed in range(100)])
+        found = np.stack([calibrated(pair, 200, num_samples=39, seed=seed)["p_value"] for seed in range(100)])
         for p_values in found.T:
             assert stats.kstest(p_values, "uniform").pvalue > 1e-3
+
+
+def test_an_exact_guide_gets_a_word_once_in_a_hundred_runs_for_all_its_quantities_together():
+    """Of 41 quantities in 25 runs ten would get one, if the chance were that for each quantity by itself."""
+    pair = LinearVAE(num_features=41, num_latents=40, guide="exact")
+    runs = [calibrated(pair, 200, num_samples=39, seed=seed)["direction"].values for seed in range(25)]
+    assert sum((words != "").any() for words in runs) <= 3
 
 
 @pytest.mark.parametrize(
@@ -100,7 +107,7 @@ def test_ranks_count_draws_below_the_truth():
             with pyro.plate("data", len(x)):
                 pyro.sample("z", dist.Uniform(torch.tensor(0.0), 0.5))
 
-    rank = calibrated(Uniform(), 4000, num_draws=9)["rank"].sel(quantity="z").values
+    rank = calibrated(Uniform(), 4000, num_samples=9)["rank"].sel(quantity="z").values
     expected = np.full(10, 4000 * 0.5 / 10)  # from z < 1/2; all others have the highest rank
     expected[9] += 4000 * 0.5
     assert stats.chisquare(np.bincount(rank, minlength=10), expected).pvalue > 1e-3
@@ -122,7 +129,7 @@ def test_every_pair_is_calibrated(name):
         with pytest.raises(ContractError, match="guide: found no latent site, expected one to calibrate"):
             calibrated(pair, 10)
     else:
-        ds = calibrated(pair, 40, num_draws=7)
+        ds = calibrated(pair, 40, num_samples=7)
         assert ds["rank"].min() >= 0
         assert ds["rank"].max() <= 7
         assert ds["rank"].dims == ("quantity", "simulation")
@@ -170,7 +177,7 @@ def test_chunks_of_draws_and_of_simulations_change_no_law(float64, monkeypatch):
 
 
 def test_bins_hold_their_share():
-    counts, expected = rank_counts(np.arange(0, 1000).reshape(1, -1) % 47, num_draws=46)
+    counts, expected = rank_counts(np.arange(0, 1000).reshape(1, -1) % 47, num_samples=46)
     assert counts.shape == (1, 20)
     np.testing.assert_allclose(expected.sum(), 1000)
     np.testing.assert_allclose(counts[0], expected, atol=3)  # of unequal size: 47 ranks do not go into 20 bins
@@ -178,8 +185,8 @@ def test_bins_hold_their_share():
 
 def test_refusals():
     pair = LinearVAE(4, 2)
-    with pytest.raises(ValueError, match=r"num_draws: found 0, expected at least 1"):
-        calibrated(pair, num_draws=0)
+    with pytest.raises(ValueError, match=r"num_samples: found 0, expected at least 1"):
+        calibrated(pair, num_samples=0)
     with pytest.raises(ValueError, match=r"num_simulations: found 9, expected a whole number of at least 10"):
         calibrated(pair, 9)
     with pytest.raises(EvidenceUndefined, match="Autoencoder cannot be calibrated: an autoencoder's code"):

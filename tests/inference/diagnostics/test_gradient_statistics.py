@@ -10,14 +10,14 @@ import torch
 
 import ppvae
 from ppvae import ELBO, IWAE, JVI, RWS, TVO, VIMCO, ContractError, EnumeratedELBO
-from ppvae.inference.diagnostics import repeated_gradients
+from ppvae.inference.diagnostics import gradient_noise, repeated_gradients
 from ppvae.inference.diagnostics.moments import BLOCKS, Moments
 from ppvae.models import GaussianMixture, LinearVAE
 from ppvae.views import plots
 
 
-def look(pair, x, objectives, num_particles=(4,), repeats=200, **settings):
-    return ppvae.gradient_statistics(pair, x, objectives, num_particles, repeats, progress=False, **settings)
+def look(pair, data, objectives, num_particles=(4,), repeats=200, **settings):
+    return ppvae.gradient_statistics(pair, data, objectives, num_particles, repeats, progress=False, **settings)
 
 
 @pytest.fixture
@@ -144,11 +144,52 @@ def test_groups(pair, x):
         look(pair, x, [IWAE()], groups={"model": ["decoder"]})
 
 
+class Named(LinearVAE):
+    """With parameters whose names begin alike, one within another module."""
+
+    def __init__(self):
+        super().__init__(num_features=4, num_latents=2)
+        self.m, self.mu = (torch.nn.Parameter(torch.zeros(4)) for _ in range(2))
+        self.blocks = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(11))
+        self.block = torch.nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "members"),
+    [
+        (["m"], ["m"]),
+        (["mu"], ["mu"]),
+        (["blocks.1"], ["blocks.1.weight", "blocks.1.bias"]),
+        (["blocks.10.bias", "block"], ["blocks.10.bias", "block.weight", "block.bias"]),
+        (["blocks"], [f"blocks.{i}.{name}" for i in range(11) for name in ("weight", "bias")]),
+        ([""], None),
+    ],
+)
+def test_names_of_groups_match_whole_or_at_dots(chosen, members, monkeypatch):
+    pair, taken = Named(), {}
+
+    class Watched(repeated_gradients.RepeatedGradients):
+        def __init__(self, pair, batch, groups, *others):
+            taken.update(groups)
+            super().__init__(pair, batch, groups, *others)
+
+    monkeypatch.setattr(gradient_noise, "RepeatedGradients", Watched)
+    look(pair, torch.randn(3, 4), [IWAE()], repeats=16, groups={"group": chosen})
+    names = {id(p): name for name, p in pair.named_parameters()}
+    assert sorted(names[id(p)] for p in taken["group"]) == sorted(names.values() if members is None else members)
+
+
+@pytest.mark.parametrize("part", ["blocks.", "bl", "m.", "mu.m", "locks"])
+def test_part_of_a_name_is_no_group(part):
+    with pytest.raises(ValueError, match=f"groups: found '{part}' in 'group', expected the name of a parameter or"):
+        look(Named(), torch.randn(3, 4), [IWAE()], repeats=16, groups={"group": [part]})
+
+
 def test_memory_is_bounded_by_chunks(pair, x, monkeypatch):
     whole = look(pair, x, [IWAE(), ELBO(gradient="stl")], (50,), repeats=200)
     sizes = []
     trace_pair = ppvae.tracing.trace_pair
-    monkeypatch.setattr(repeated_gradients, "CPU_ELEMENTS", 10_000)
+    monkeypatch.setattr(repeated_gradients, "GRADIENT_CPU_ELEMENTS", 10_000)
     monkeypatch.setattr(
         ppvae.inference.objectives.gradients, "trace_pair", lambda pair, x, K: sizes.append(K) or trace_pair(pair, x, K)
     )
@@ -201,10 +242,10 @@ def test_bad_arguments_are_refused(pair, x):
         ({"num_particles": (0,)}, "num_particles: found 0, expected at least 1"),
         ({"objectives": [IWAE(), IWAE(3)]}, r"objectives: found \['IWAE', 'IWAE'\], expected different ones"),
         ({"objectives": {"f": lambda pair, batch: None}}, "objectives: found 'f' without a field `num_particles`"),
-        ({"x": x * math.nan}, "found nan"),
+        ({"data": x * math.nan}, "found nan"),
     ):
         with pytest.raises(ValueError, match=message):
-            look(**({"pair": pair, "x": x, "objectives": [IWAE()]} | settings))
+            look(**({"pair": pair, "data": x, "objectives": [IWAE()]} | settings))
 
 
 def test_plot_shows_the_ratios(pair, x):
