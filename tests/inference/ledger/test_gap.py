@@ -251,9 +251,9 @@ def test_close_causes_are_not_ranked(float64):
     def line(below):
         return ppvae.Measurement(level - below, torch.full((20,), 0.01), 100, "made up")
 
-    tied = replace(report, elbo=line(2.0 + noise), elbo_refined=line(1.0 - noise), elbo_full_rank=None, elbo_flow=None)
+    tied = replace(report, elbo=line(2.0 + noise), measured={"elbo_refined": line(1.0 - noise)})
     assert "cannot be ranked: " in verdict(tied)
-    clear = replace(tied, elbo_refined=line(1.7 - noise))
+    clear = replace(tied, measured={"elbo_refined": line(1.7 - noise)})
     assert "The main cause is family (1.7" in verdict(clear)
 
 
@@ -264,12 +264,12 @@ def test_it_says_what_more_time_would_buy(float64):
     error = torch.full((20,), K**-0.5)
     elbo = replace(report.elbo, std_error=torch.zeros(20))
     level = elbo.estimate + torch.linspace(1, 3, 20)
-    sure = replace(report.log_evidence, estimate=level, std_error=error, khat=torch.full((20,), 0.1))
+    sure = replace(report.log_evidence, estimate=level, std_error=error, reliable=torch.ones(20) > 0)
     spread = torch.linspace(1, 3, 20).var() / 20
     left = (spread - error.square().mean() / 20).sqrt()
     expected = f"from {spread.sqrt():.3f} to {left:.3f}, and log p(x) up by {1 / (2 * K):.3f} nats."
     assert expected in verdict(replace(report, log_evidence=sure, elbo=elbo))
-    unsure = replace(sure, khat=torch.full((20,), 0.9))
+    unsure = replace(sure, reliable=torch.zeros(20) > 0)
     assert "cannot be known from here" in verdict(replace(report, log_evidence=unsure, elbo=elbo))
 
 
@@ -282,7 +282,7 @@ def test_a_part_may_be_surer_than_the_gap(float64):
     def line(below):
         return ppvae.Measurement(level - below, torch.full((20,), 0.01), 100, "made up")
 
-    unsure = replace(report, elbo=line(0.2 + noise), elbo_refined=line(noise), elbo_full_rank=None, elbo_flow=None)
+    unsure = replace(report, elbo=line(0.2 + noise), measured={"elbo_refined": line(noise)})
     assert unsure.gap.mean().estimate < 2 * unsure.gap.mean().std_error
     assert "The guide is not what keeps it low" not in verdict(unsure)
     assert "The main cause is amortization (0.20" in verdict(unsure)
