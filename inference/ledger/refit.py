@@ -61,7 +61,7 @@ def refitted(
                 progress=progress,
             )
         pair.load_state_dict({name: state[name] for name in statistics if name in state}, strict=False)
-        rising = _is_rising(torch.as_tensor(run.history["bound_per_step"]))
+        rising = is_rising(torch.as_tensor(run.history["bound_per_step"]))
         yield f"still rising after {steps} steps, so that more training would gain more" if rising else ""
     finally:
         for p in frozen:
@@ -103,7 +103,7 @@ def _running_statistics(pair: Pair, batch: Batch) -> list[str]:
     return changed
 
 
-def _is_rising(bounds: Tensor) -> bool:
+def is_rising(bounds: Tensor) -> bool:
     """Whether the last quarter of the steps exceeds the one before by more than noise."""
     quarter = len(bounds) // 4
     if quarter < 2:
