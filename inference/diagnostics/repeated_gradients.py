@@ -26,7 +26,7 @@ from ppvae.pair import Pair
 
 logger = logging.getLogger("ppvae")
 
-CPU_ELEMENTS, GPU_ELEMENTS = 250_000_000, 8_000_000_000
+CPU_BUDGET, GPU_BUDGET = 250_000_000, 8_000_000_000
 """Elements of all the tensors made for one gradient: on a CPU, about 1 GB, of which a part is alive at a time."""
 LEAST_AT_ONCE = 4
 VALUES_TIMED = 20
@@ -77,7 +77,7 @@ class RepeatedGradients:
         chosen = {id(p) for group in groups.values() for p in group}
         self.parameters = [p for p in pair.parameters() if id(p) in chosen]
         self.groups = {name: _slices(self.parameters, group) for name, group in groups.items()}
-        budget = chunk_rows(pair, batch, self._two_particles, CPU_ELEMENTS, GPU_ELEMENTS)
+        budget = chunk_rows(pair, batch, self._two_particles, CPU_BUDGET, GPU_BUDGET)
         self.at_once = max(LEAST_AT_ONCE, 2 * budget // num_rows(batch))
 
     def _two_particles(self, batch: Batch, num_particles: int, at_once: int) -> dict[str, Tensor]:

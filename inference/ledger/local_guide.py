@@ -62,7 +62,7 @@ class LocalGuide(Pair):
         {'z/loc': torch.Size([2]), 'z/scale': torch.Size([2])}
         >>> offsets = local.zeros(x)
         >>> offsets["z/loc"][0] = torch.tensor([1.0, -1.0])
-        >>> before, after = pair.guide, local.latents(local.joined(x, offsets), num_particles=7)
+        >>> before, after = pair.guide, local.latents(local.with_offsets(x, offsets), num_particles=7)
         >>> after["z"].shape
         torch.Size([7, 3, 2])
     """
@@ -91,7 +91,7 @@ class LocalGuide(Pair):
 
         return {name: spread(name) * torch.randn_like(t) for name, t in self.zeros(batch).items()}
 
-    def joined(self, batch: Batch, offsets: dict[str, Tensor]) -> Batch:
+    def with_offsets(self, batch: Batch, offsets: dict[str, Tensor]) -> Batch:
         """The batch with the offsets in it."""
         if isinstance(batch, dict):
             return batch | offsets

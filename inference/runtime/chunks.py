@@ -21,10 +21,10 @@ from ppvae.mode import mode
 from ppvae.pair import Pair
 
 CPU_ELEMENTS, GPU_ELEMENTS = 22_000_000, 4_000_000_000
-"""Elements of all the tensors made for one chunk: on a CPU as many as caches and the allocator like."""
+"""Elements of all the tensors made for one chunk: on a CPU, about as many as suit its caches and the allocator."""
 
 LEAST_POINTS = 10
-"""Data points in a chunk, that what is done once for a chunk is shared."""
+"""Data points in a chunk at least, so that what is done once for a chunk is shared."""
 
 
 class Kept(Protocol):
@@ -86,7 +86,7 @@ def over_data(
         budget = chunk_rows(pair, points, probe or measure, CPU_ELEMENTS, GPU_ELEMENTS)
         found = _in_chunks(pair, points, num_particles, measure, budget, title if group.rank == 0 else None, kept)
     parts = [part for part in group.gather(found) if part is not None]
-    return _joined(parts)
+    return _concatenated(parts)
 
 
 def _in_chunks(
@@ -118,11 +118,11 @@ def _in_chunks(
             start += num_points
             bar.update(num_points)
             if kept:
-                kept.save(_joined(parts))
-    return _joined(parts)
+                kept.save(_concatenated(parts))
+    return _concatenated(parts)
 
 
-def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+def _concatenated(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 

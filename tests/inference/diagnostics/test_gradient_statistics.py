@@ -148,7 +148,7 @@ def test_memory_is_bounded_by_chunks(pair, x, monkeypatch):
     whole = look(pair, x, [IWAE(), ELBO(gradient="stl")], (50,), repeats=200)
     sizes = []
     trace_pair = ppvae.tracing.trace_pair
-    monkeypatch.setattr(repeated_gradients, "CPU_ELEMENTS", 10_000)
+    monkeypatch.setattr(repeated_gradients, "CPU_BUDGET", 10_000)
     monkeypatch.setattr(
         ppvae.inference.objectives.gradients, "trace_pair", lambda pair, x, K: sizes.append(K) or trace_pair(pair, x, K)
     )
