@@ -1,7 +1,7 @@
 """Annealed importance sampling on a pair: chains from its guide or prior to its posterior, for all data points at once.
 
-A first pass, the warm-up, finds step sizes and the schedule; then they are frozen, and chains drawn afresh are weighed.
-Only so are the weights unbiased.
+A first pass, the warm-up, finds step sizes and the schedule; then these are frozen, and fresh chains are weighed. That
+keeps the weights unbiased.
 """
 
 import math
@@ -29,7 +29,7 @@ from ppvae.refusals import ContractError, at_least_one
 START_STEPS, RATE = 30, 0.2
 SCALE_DRAWS = 64
 COMPILE_EVALUATIONS = 2000
-"""From how many on compiling pays, for any pair."""
+"""Evaluations from which on compiling pays, for any pair."""
 
 
 @dataclass(frozen=True)

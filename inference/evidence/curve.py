@@ -20,7 +20,7 @@ from ppvae.pair import Pair
 from ppvae.refusals import at_least_one
 
 REPETITIONS = 4
-"""Independent repetitions of the largest K, from which errors are told; smaller ones share its draws."""
+"""Independent repetitions of the largest K, from which errors are estimated; smaller K share its draws."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def bound_curve(
         at_least_one("num_particles", num)
     K = sorted(set(num_particles))
     if len(K) < 2:
-        raise ValueError(f"num_particles: found {num_particles}, expected two or more different ones, to lay a line by")
+        raise ValueError(f"num_particles: found {num_particles}, expected two or more different ones, for a line")
     with measuring(pair, data, seed) as batch:
         measure = partial(_in_blocks, Repeated(pair, log_weights), K)
         title = "bounds" if progress else None

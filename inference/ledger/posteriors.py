@@ -38,7 +38,7 @@ class Draws:
     Attributes:
         latents: of the guide's sites by name, `[S, N, *event]`.
         log_q: log probability of each draw under the pair's guide, whoever drew it, `[S, N]`, in nats.
-        quality: what says how good the draws are, by name, `[N]`.
+        quality: diagnostics of the draws by name, `[N]`.
     """
 
     latents: Mapping[str, Tensor]
@@ -89,9 +89,9 @@ def resampled(pair: Pair, batch: Batch, num_samples: int, annealing: AIS | None,
 
 
 def refined(pair: Pair, batch: Batch, num_samples: int, annealing: AIS | None, progress: bool) -> Draws:
-    """Draws from each data point's own best guide of the same family: without what amortization costs.
+    """Draws from each data point's own best guide of the same family: without the cost of amortization.
 
-    What the family lacks they lack too. `log_q` is that of the amortized guide, so `log p - log q` is not their weight.
+    They still lack what the family lacks. `log_q` is the amortized guide's, so `log p - log q` is not their weight.
 
     Source: Cremer et al. 2018 (arXiv:1801.03558); see `ppvae.inference.ledger.refinement`.
 
@@ -149,7 +149,7 @@ class Way:
     Attributes:
         draw: the function.
         about: which draws of z it gives, for the docs.
-        quality: the names of what it says about them, per data point.
+        quality: the names of its diagnostics, per data point.
         needs_density: whether the pair must have a density that can be measured.
         anneals: whether it takes settings of annealing.
     """

@@ -102,7 +102,7 @@ def _objective(local: LocalGuide, batch: Batch, num_particles: int) -> Objective
     try:
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             objective(two, points)
-    except ContractError:  # draws whose density is known no more when a gradient holds them fixed: a planar flow's
+    except ContractError:  # with gradients stopped, the density of the draws is no longer known: a planar flow's
         return ELBO(num_particles)
     return objective
 

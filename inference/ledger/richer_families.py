@@ -143,7 +143,8 @@ def _log_weights(
     num_particles: int,
     parameters: Parameters,
 ) -> Tensor:
-    """`log p(x, u) - log q(u)`, `[K, B]`, with the density of u that of what it came from, less the log determinant."""
+    """`log p(x, u) - log q(u)`, `[K, B]`; log q(u) is the density of the draw that u is the image of, less the log
+    determinant."""
     u = view.draw(pair, points, num_particles)
     moved, log_det = family.forward(parameters, (u - standard.loc) / standard.scale)
     log_q = view.log_start(pair, points, u) - log_det

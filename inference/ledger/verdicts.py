@@ -115,7 +115,7 @@ def _of_likelihood(report: Measured) -> list[Cause]:
 
 def _of_collapse(report: Measured) -> list[Cause]:
     collapsed = [name for name, usage in report.latents.items() if usage.collapsed]
-    if not collapsed or report.amortization_undefined:  # what is fixed does not collapse: a diffusion ends in noise
+    if not collapsed or report.amortization_undefined:  # a fixed guide does not collapse: a diffusion ends in noise
         return []
     every = len(collapsed) == len(report.latents)
     says = (
