@@ -65,8 +65,7 @@ def _how(report: Measured) -> str:
 
 
 def _more_time(report: Measured) -> str:
-    """What infinitely many draws would change: the Monte Carlo part of the error, and half the variance, which the
-    logarithm loses."""
+    """What endless draws would change: the error's Monte Carlo part, and half the variance, lost to the logarithm."""
     gap, evidence = values(report)["gap"].mean(), report.log_evidence
     noise = gap.monte_carlo_error
     error = gap.std_error if gap.num_points > 1 else noise
