@@ -98,7 +98,7 @@ def main() -> None:
     (args.out / f"{args.data}.txt").write_text(table + "\n")
     print(f"\n{table}\n")
     print(ppvae.compare({name: result.gap.log_evidence for name, result in results.items()}).round(2).to_string())
-    ppvae.to_arviz(results["VAE"].pair, held_out[:100], num_draws=200).to_netcdf(args.out / f"{args.data}_vae.nc")
+    ppvae.to_arviz(results["VAE"].pair, held_out[:100], num_samples=200).to_netcdf(args.out / f"{args.data}_vae.nc")
     draw(results, data, args.out / f"{args.data}.png")
     print(f"\nwrote {args.data}.txt, {args.data}.png and {args.data}_vae.nc (for ArviZ) to {args.out}/")
 

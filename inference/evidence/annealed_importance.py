@@ -1,12 +1,12 @@
 """Annealed importance sampling on a pair: chains from its guide or prior to its posterior, for all data points at once.
 
-A first pass, the warm-up, finds step sizes and the schedule; then they are frozen, and chains drawn afresh are weighed.
-Only so are the weights unbiased.
+A first pass, the warm-up, finds step sizes and the schedule; then these are frozen, and fresh chains are weighed. That
+keeps the weights unbiased.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,18 +22,14 @@ from ppvae.inference.evidence.hmc import State
 from ppvae.inference.runtime.chunks import over_data, to_pair
 from ppvae.inference.runtime.distributed import processes
 from ppvae.inference.runtime.kept_chunks import KeptChunks
-from ppvae.inference.runtime.measuring import finite
-from ppvae.inference.runtime.records import Evidence, Measurement, Sandwich
 from ppvae.latent_view import LatentView
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, at_least_one
-from ppvae.simulation import simulate
 
-SCHEDULES = ("adaptive", "linear", "sigmoid")
 START_STEPS, RATE = 30, 0.2
 SCALE_DRAWS = 64
 COMPILE_EVALUATIONS = 2000
-"""From how many on compiling pays, for any pair."""
+"""Evaluations from which on compiling pays, for any pair."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,7 @@ class AIS:
         num_chains: K, for each data point.
         num_temperatures: T, transitions of each chain.
         start: "guide" or "prior".
-        schedule: "adaptive" (each step costs the chains as much of their effective sample size), "linear", "sigmoid".
+        schedule: "adaptive" (each step costs the chains as much of their effective sample size), "linear" or "sigmoid".
         num_leapfrog: gradients for each transition.
         checkpoint: a file in which finished chunks of data points are kept, for this one measurement: with the same
             data, pair, settings and seed it goes on from there, and ends with the same result. Each process of several
@@ -72,8 +68,8 @@ class AIS:
             at_least_one(name, getattr(self, name))
         if self.start not in ("guide", "prior"):
             raise ValueError(f"start: found {self.start!r}, expected 'guide' or 'prior'")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule: found {self.schedule!r}, expected one of {SCHEDULES}")
+        if self.schedule not in annealing.SCHEDULES:
+            raise ValueError(f"schedule: found {self.schedule!r}, expected one of {tuple(annealing.SCHEDULES)}")
 
     @property
     def name(self) -> str:
@@ -127,11 +123,8 @@ class Sampler:
             sizes.append(log_size.mean(0))
             spread.append(state.log_ratio().std(0) if settings.num_chains > 1 else torch.ones_like(sizes[-1]))
         sizes, spread = sizes[START_STEPS:], spread[START_STEPS:]
-        num, num_points = settings.num_temperatures, log_size.shape[1]
-        if settings.schedule == "adaptive":
-            self.betas = annealing.equal_steps(seen_at.cpu(), torch.stack(spread).cpu(), num).to(log_size)
-        else:
-            self.betas = getattr(annealing, settings.schedule)(num).to(log_size)[:, None].expand(-1, num_points)
+        schedule = annealing.SCHEDULES[settings.schedule]
+        self.betas = schedule(settings.num_temperatures, seen_at.cpu(), torch.stack(spread).cpu()).to(log_size)
         self._sizes = annealing.along(self.betas, seen_at, torch.stack(sizes)).exp()
 
     def start(self) -> State:
@@ -174,58 +167,6 @@ class Sampler:
         return hmc.step(state, beta, self._evaluate, step_size, scale, self.settings.num_leapfrog)
 
 
-def annealed(pair: Pair, batch: Batch, settings: AIS, progress: bool) -> Evidence:
-    """log p(x) by chains annealed to the posterior; see `AIS`."""
-    found = run_chains(pair, batch, settings, weigh, progress)
-    return _record(settings, found["forward"], found)
-
-
-def annealed_halves(pair: Pair, batch: Batch, settings: AIS, progress: bool) -> tuple[Evidence, Evidence]:
-    """The same as two records, of half the chains each.
-
-    Raises:
-        ValueError: one chain cannot be halved.
-    """
-    if settings.num_chains % 2:
-        raise ValueError(f"num_chains: found {settings.num_chains}, expected an even number, to be chosen by halves")
-    found = run_chains(pair, batch, settings, weigh, progress)
-    first, second = found["forward"].chunk(2, dim=1)
-    return _record(settings, first, found), _record(settings, second, found)
-
-
-def sandwich(pair: Pair, batch: Batch, settings: AIS, progress: bool) -> Sandwich:
-    """Both sides of log p(x) on data simulated from the model in the place of `batch`."""
-    settings = replace(settings, checkpoint=None)  # which keeps the chains of the real data
-    simulated, latents = simulate(pair, to_pair(batch, pair))
-    found = run_chains(pair, simulated, settings, partial(weigh_both_ways, latents), progress, passes=2)
-    below, above = _record(settings, found["forward"], found), _record(settings, found["backward"], found)
-    upper = replace(above, estimate=-above.estimate, method=f"reverse {settings.name}")
-    width = Measurement(
-        estimate=upper.estimate - below.estimate,
-        std_error=torch.hypot(below.std_error, above.std_error),
-        num_particles=2 * settings.num_chains,
-        method="bdmc",
-    )
-    return Sandwich(below, upper, width)
-
-
-def _record(settings: AIS, log_weight: Tensor, found: dict[str, Tensor]) -> Evidence:
-    """The record of chains' log weights, `[N, K]`."""
-    num = log_weight.shape[1]
-    log_sum = log_weight.logsumexp(1)
-    ess = (2 * log_sum - (2 * log_weight).logsumexp(1)).exp()
-    result = finite(
-        {
-            "estimate": log_sum - math.log(num),
-            "std_error": ((num / ess - 1).clamp(min=0) / (num - 1 or math.nan)).sqrt(),
-            "ess": ess,
-            "acceptance": found["acceptance"],
-            "divergences": found["divergences"],
-        }
-    )
-    return Evidence.of(settings.name, num, result)
-
-
 def run_chains(
     pair: Pair,
     batch: Batch,
@@ -234,7 +175,7 @@ def run_chains(
     progress: bool,
     passes: int = 1,
 ) -> dict[str, Tensor]:
-    """`passing(sampler, index of its data points)` for all data points, as many at once as memory likes."""
+    """`passing(sampler, index of its data points)` for all data points, as many at once as memory allows."""
     view = LatentView(pair, to_pair(rows(batch, slice(1)), pair), settings.start)
     evaluations = settings.num_leapfrog * (settings.num_temperatures + settings.num_warm_up)
     evaluate = Repeated(pair, partial(_densities, view), after=2 if evaluations >= COMPILE_EVALUATIONS else math.inf)

@@ -26,8 +26,8 @@ def sigmoid(num_temperatures: int) -> Tensor:
     return ((raw - raw[0]) / (raw[-1] - raw[0])).float()
 
 
-def equal_steps(betas: Tensor, spread: Tensor, num_temperatures: int) -> Tensor:
-    """`[T + 1, B]` such that each step is as long: `int sd_beta(log ratio) d beta` between two is the same.
+def equal_steps(num_temperatures: int, betas: Tensor, spread: Tensor) -> Tensor:
+    """`[T + 1, B]` such that all steps have the same length, `int sd_beta(log ratio) d beta`.
 
     To second order a step of that length l leaves, of K weights, an effective sample size of `K / (1 + l^2)`: the drop
     is constant along the path.
@@ -36,15 +36,32 @@ def equal_steps(betas: Tensor, spread: Tensor, num_temperatures: int) -> Tensor:
     the spread seen along a path that was walked before.
 
     Args:
+        num_temperatures: T.
         betas: where the spread was seen, `[S + 1]`, from 0 to 1.
         spread: standard deviation over the chains of `log joint - log start`, `[S + 1, B]`.
-        num_temperatures: T.
     """
     spread = spread.double().clamp(min=1e-3 * spread.double().amax(0)) + 1e-12
     lengths = torch.cat([torch.zeros_like(spread[:1]), torch.cumulative_trapezoid(spread, betas.double(), dim=0)])
     wanted = np.linspace(0, 1, num_temperatures + 1)
     columns = [np.interp(wanted, (column / column[-1]).numpy(), betas.double().numpy()) for column in lengths.cpu().T]
     return torch.as_tensor(np.stack(columns, axis=1), dtype=betas.dtype)
+
+
+Schedule = Callable[[int, Tensor, Tensor], Tensor]
+"""`(T, where the spread was seen [S + 1], the spread there [S + 1, B])`: the betas, `[T + 1, B]`."""
+
+
+def _for_all(betas: Callable[[int], Tensor]) -> Schedule:
+    """One schedule for all data points, whatever the spread."""
+    return lambda num_temperatures, seen_at, spread: betas(num_temperatures)[:, None].expand(-1, spread.shape[1])
+
+
+SCHEDULES: dict[str, Schedule] = {
+    "adaptive": equal_steps,
+    "linear": _for_all(linear),
+    "sigmoid": _for_all(sigmoid),
+}
+"""The schedules of `ppvae.AIS`, by name."""
 
 
 def along(betas: Tensor, seen_at: Tensor, values: Tensor) -> Tensor:

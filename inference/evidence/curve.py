@@ -19,8 +19,8 @@ from ppvae.inference.runtime.records import Measurement
 from ppvae.pair import Pair
 from ppvae.refusals import at_least_one
 
-BLOCKS = 4
-"""Independent repetitions of the largest K, from which errors are told; smaller ones share its draws."""
+REPETITIONS = 4
+"""Independent repetitions of the largest K, from which errors are estimated; smaller K share its draws."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +85,11 @@ def bound_curve(
         at_least_one("num_particles", num)
     K = sorted(set(num_particles))
     if len(K) < 2:
-        raise ValueError(f"num_particles: found {num_particles}, expected two or more different ones, to lay a line by")
+        raise ValueError(f"num_particles: found {num_particles}, expected two or more different ones, for a line")
     with measuring(pair, data, seed) as batch:
         measure = partial(_in_blocks, Repeated(pair, log_weights), K)
         title = "bounds" if progress else None
-        found = finite(over_data(pair, batch, BLOCKS * K[-1], measure, title, probe=partial(_one_weight, pair)))
+        found = finite(over_data(pair, batch, REPETITIONS * K[-1], measure, title, probe=partial(_one_weight, pair)))
     bounds = found["bounds"].unbind(-1)
     limit = (K[-1] * bounds[-1] - K[-2] * bounds[-2]) / (K[-1] - K[-2])
     return BoundCurve(
@@ -101,14 +101,14 @@ def bound_curve(
 
 
 def _measurement(blocks: Tensor, num_particles: int, method: str) -> Measurement:
-    """Of values `[N, BLOCKS]`."""
-    return Measurement(blocks.mean(1), (blocks.var(1) / BLOCKS).sqrt(), BLOCKS * num_particles, method)
+    """Of values `[N, REPETITIONS]`."""
+    return Measurement(blocks.mean(1), (blocks.var(1) / REPETITIONS).sqrt(), REPETITIONS * num_particles, method)
 
 
 def _in_blocks(draws: Repeated, K: list[int], batch: Batch, num: int, at_once: int) -> dict[str, Tensor]:
-    """IWAE of each K within each block, of the same draws: `bounds`, `[B, BLOCKS, len(K)]`."""
+    """IWAE of each K within each block, of the same draws: `bounds`, `[B, REPETITIONS, len(K)]`."""
     log_w = torch.cat([draws(batch, size) for size in sizes(num, at_once)]).double()
-    blocks = log_w.reshape(BLOCKS, K[-1], -1)
+    blocks = log_w.reshape(REPETITIONS, K[-1], -1)
     bounds = []
     for k in K:
         parts = blocks[:, : K[-1] // k * k].unflatten(1, (-1, k))

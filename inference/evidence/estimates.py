@@ -5,25 +5,20 @@ Draws are streamed: what is kept of them are running sums, and the largest weigh
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from ppvae.batches import Batch, rows
+from ppvae.batches import Batch
 from ppvae.inference.compiling.repeated import Repeated
 from ppvae.inference.evidence import streamed
-from ppvae.inference.evidence.annealed_importance import AIS, annealed, annealed_halves, sandwich
-from ppvae.inference.evidence.larger_bound import joined, larger_bound
+from ppvae.inference.evidence.annealed_importance import AIS
+from ppvae.inference.evidence.method import Task
+from ppvae.inference.evidence.registry import method_named
 from ppvae.inference.runtime.chunks import over_data
 from ppvae.inference.runtime.measuring import finite, measuring
 from ppvae.inference.runtime.records import Evidence, Measurement
 from ppvae.pair import Pair
-from ppvae.refusals import ContractError, at_least_one
-
-METHODS = ("auto", "exact", "iwae", "ais", "bdmc", "best")
+from ppvae.refusals import at_least_one
 
 
 def log_evidence(
@@ -42,13 +37,16 @@ def log_evidence(
     the weights of chains annealed to the posterior ("ais", see `ppvae.AIS`). It is a stochastic *lower* bound: its mean
     falls short of log p(x) by about `std_error^2 / 2`, so models with a poor guide look worse than they are, never
     better. The standard error is the delta method's, `sqrt((K sum w^2 / (sum w)^2 - 1) / (K - 1))`. Neither is to be
-    trusted where the record's `reliable` is false: k-hat > 0.7, or chains whose standard error is above 0.5. A mode
+    trusted where the record's `reliable` is false: k-hat > 0.7, or chains with a standard error above 0.5 nats. A mode
     that neither guide nor prior leads to leaves no trace.
 
-    - "auto": exact where the pair can; else IWAE, and for the data points whose k-hat is above 0.7 annealed importance
-      sampling. The record's `methods` says which was taken for each, its `reason` why.
-    - "best": exact where the pair can; else IWAE and AIS, from the guide and from the prior, and the largest of them
-      for each data point. The largest of noisy bounds would be too large. So each is split in two halves, one half's
+    - "exact": `pair.log_prob`, where the pair knows it.
+    - "iwae": importance weights of draws from the guide.
+    - "ais", "ais from prior": annealed importance sampling, by default from the guide and from the prior.
+    - "auto": exact where possible; else IWAE, and AIS for the data points whose k-hat is above 0.7. The record's
+      `methods` says which was taken for each, its `reason` why.
+    - "best": exact where possible; else IWAE and AIS, from the guide and from the prior, and the largest of them for
+      each data point. The largest of noisy bounds would be too large. So each is split in two halves, one half's
       estimate is taken from the method that the other half finds largest, and the two are averaged (before the log):
       whichever is chosen, the average has the mean p(x). The record's `candidates` holds all of them.
     - "bdmc": AIS, and on as many data points simulated from the model the sandwich of AIS and reverse AIS, in the
@@ -60,7 +58,7 @@ def log_evidence(
     Args:
         pair: the model and guide; measured in eval mode, where its parameters are.
         data: N data points, a batch (tensor, tuple or dict); moved to the pair's device a chunk at a time.
-        method: "auto", "exact" (`pair.log_prob`), "iwae", "ais", "bdmc" or "best".
+        method: a name of the list above.
         num_particles: K, for IWAE. Memory does not grow with it.
         annealing: settings of AIS; for "best" several may be given. `AIS()` if not given, for "best" from both starts.
         seed: makes the result reproducible and leaves the caller's generators as they were; None draws from them.
@@ -85,8 +83,7 @@ def log_evidence(
         True
     """
     at_least_one("num_particles", num_particles)
-    if method not in METHODS:
-        raise ValueError(f"method: found {method!r}, expected one of {METHODS}")
+    method_named(method)
     with measuring(pair, data, seed) as batch:
         return evidence_of(pair, batch, method, num_particles, annealing, progress)
 
@@ -132,70 +129,11 @@ def evidence_of(
     progress: bool,
 ) -> Evidence:
     """`log_evidence` within `measuring`."""
-    if method in ("auto", "exact", "best"):
-        try:
-            return _exact(pair, batch, progress)
-        except NotImplementedError:
-            if method == "exact":
-                raise
-    if method == "best":
-        return _best(pair, batch, num_particles, annealing or (AIS(), AIS(start="prior")), progress)
-    settings = annealing or AIS()
-    if not isinstance(settings, AIS):
+    chosen = method_named(method)
+    settings = (annealing,) if isinstance(annealing, AIS) else tuple(annealing or ())
+    if len(settings) > 1 and not chosen.several_annealings:
         raise ValueError(f"annealing: found {annealing!r}, expected one AIS(...) for method={method!r}; use 'best'")
-    if method == "ais":
-        return annealed(pair, batch, settings, progress)
-    if method == "bdmc":
-        return replace(annealed(pair, batch, settings, progress), certificate=sandwich(pair, batch, settings, progress))
-    weighted = _iwae(pair, batch, num_particles, progress)
-    return _annealed_where_unreliable(pair, batch, weighted, settings, progress) if method == "auto" else weighted
-
-
-def _exact(pair: Pair, batch: Batch, progress: bool) -> Evidence:
-    measure = partial(_log_prob, pair)
-    return Evidence.of("exact", 0, finite(over_data(pair, batch, 1, measure, "log evidence" if progress else None)))
-
-
-def _iwae(pair: Pair, batch: Batch, num_particles: int, progress: bool) -> Evidence:
-    measure = partial(streamed.log_mean_weight, Repeated(pair, streamed.log_weights))
-    found = finite(over_data(pair, batch, num_particles, measure, "log evidence" if progress else None))
-    return Evidence.of("iwae", num_particles, found)
-
-
-def _annealed_where_unreliable(pair: Pair, batch: Batch, weighted: Evidence, settings: AIS, progress: bool) -> Evidence:
-    bad = ~weighted.reliable
-    if not bad.any():
-        return replace(weighted, reason="iwae, as k-hat is at most 0.7 for all data points")
-    try:
-        chains = annealed(pair, rows(batch, bad), settings, progress)
-    except ContractError as error:
-        return replace(weighted, reason=f"iwae, as annealing does not apply: {error}")
-    return replace(
-        weighted.with_rows(bad, chains),
-        method="auto",
-        reason=f"ais for the {int(bad.sum())} of {len(bad)} data points whose k-hat is above 0.7, iwae for the others",
-        candidates={"iwae": weighted},
-    )
-
-
-def _best(pair: Pair, batch: Batch, num_particles: int, annealing: AIS | Sequence[AIS], progress: bool) -> Evidence:
-    half = max(1, num_particles // 2)
-    candidates = {"iwae": (_iwae(pair, batch, half, progress), _iwae(pair, batch, half, progress))}
-    refused = ""
-    for settings in [annealing] if isinstance(annealing, AIS) else annealing:
-        try:
-            candidates[settings.name] = annealed_halves(pair, batch, settings, progress)
-        except ContractError as error:
-            refused = f"{settings.name} does not apply: {error}"
-    if len(candidates) == 1:
-        return replace(joined(*candidates["iwae"]), reason=f"iwae, as {refused}")
-    best = larger_bound(candidates)
-    return replace(best, reason=f"{best.reason}; {refused}") if refused else best
-
-
-def _log_prob(pair: Pair, batch: Batch, num_particles: int, at_once: int) -> dict[str, Tensor]:
-    estimate = pair.log_prob(batch).double()
-    return {"estimate": estimate, "std_error": torch.zeros_like(estimate)}
+    return chosen.run(Task(pair, batch, num_particles, settings, progress))
 
 
 def elbo_of(pair: Pair, batch: Batch, num_samples: int, progress: bool) -> Measurement:

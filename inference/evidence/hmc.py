@@ -37,7 +37,7 @@ class State(NamedTuple):
 
 
 class Info(NamedTuple):
-    """What became of a step."""
+    """How a transition went."""
 
     acceptance: Tensor
     """The probability with which the proposal was taken, `[K, B]`."""
@@ -53,7 +53,7 @@ def step(
 ) -> tuple[State, Info]:
     """One transition that leaves the density at `beta` as it is: leapfrog steps, then acceptance or rejection.
 
-    Each chain's step size is spread by up to a fifth, lest trajectories come full circle.
+    Each chain's step size is varied by up to a fifth, so that trajectories do not come full circle.
 
     Source: Neal 2011 (arXiv:1206.1901), sections 3.2 and 5.4.
 

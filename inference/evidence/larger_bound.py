@@ -5,20 +5,23 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
+from ppvae.inference.evidence.method import EvidenceMethod, Halves
 from ppvae.inference.runtime.records import Evidence
 
-Halves = tuple[Evidence, Evidence]
-"""Two independent records of one method, of as many draws each."""
 
-
-def larger_bound(candidates: Mapping[str, Halves]) -> Evidence:
+def larger_bound(candidates: Mapping[str, Halves], methods: Mapping[str, EvidenceMethod]) -> Evidence:
     """For each data point the larger of the bounds, by method.
 
     Each half's estimate of p(x) is taken from the method that the *other* half finds largest, and the two are averaged.
     What is chosen does not depend on what is then taken, so the average has the mean p(x), and its log is a stochastic
     lower bound, whichever is chosen. Where the halves agree, as they do where it matters, it is the whole estimate.
-    Largest is the bound less its standard error, that of two good ones the more precise be taken.
+    Largest is the bound less its standard error, so that of two good ones the more precise is taken.
+
+    Args:
+        candidates: two halves by method.
+        methods: the registry, whose methods judge the pooled halves.
     """
     names = list(candidates)
     low = torch.stack([torch.stack([half.estimate - half.std_error for half in candidates[name]]) for name in names])
@@ -31,15 +34,16 @@ def larger_bound(candidates: Mapping[str, Halves]) -> Evidence:
         taken.append(record)
     counts = [f"{name} for {int((chosen_by_first == number).sum())}" for number, name in enumerate(names)]
     return replace(
-        joined(*taken),
+        pooled((taken[0], taken[1]), methods),
         method="best",
         reason=f"the largest, as half of the draws find it: {', '.join(counts)} of {len(chosen)} data points",
-        candidates={name: joined(*halves) for name, halves in candidates.items()},
+        candidates={name: pooled(halves, methods) for name, halves in candidates.items()},
     )
 
 
-def joined(first: Evidence, second: Evidence) -> Evidence:
-    """The record of both halves' draws together."""
+def pooled(halves: Halves, methods: Mapping[str, EvidenceMethod]) -> Evidence:
+    """The record of both halves' draws together, judged for each data point by all methods that took part in it."""
+    first, second = halves
     estimates = torch.stack([first.estimate, second.estimate])
     share = estimates.softmax(0)  # of the sum of all weights
     ess, std_error, acceptance, divergences = (
@@ -50,10 +54,28 @@ def joined(first: Evidence, second: Evidence) -> Evidence:
         "estimate": estimates.logsumexp(0) - math.log(2),
         "std_error": (share * std_error).square().sum(0).sqrt(),
         "ess": 1 / (share.square() / ess).sum(0),
-        "khat": torch.maximum(first.khat, second.khat),
+        "khat": torch.fmax(first.khat, second.khat),
         "acceptance": acceptance.mean(0),
         "divergences": divergences.sum(0),
     }
-    whole = Evidence.of(first.method, first.num_particles + second.num_particles, found)
-    methods = [a if a == b else f"{a}, {b}" for a, b in zip(first.methods, second.methods, strict=True)]
-    return replace(whole, methods=tuple(methods))
+    taken = [tuple(dict.fromkeys(names)) for names in zip(first.methods, second.methods, strict=True)]
+    return replace(
+        Evidence.of(
+            first.method,
+            first.num_particles + second.num_particles,
+            found,
+            _reliable(taken, found, methods),
+            tuple(dict.fromkeys(first.limits + second.limits)),
+        ),
+        methods=tuple(", ".join(names) for names in taken),
+    )
+
+
+def _reliable(
+    taken: list[tuple[str, ...]], found: Mapping[str, Tensor], methods: Mapping[str, EvidenceMethod]
+) -> Tensor:
+    reliable = torch.ones(len(taken), dtype=torch.bool)
+    for name in {name for names in taken for name in names}:
+        by_it = torch.tensor([name in names for names in taken])
+        reliable &= ~by_it | methods[name].reliable(found)
+    return reliable

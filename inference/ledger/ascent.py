@@ -11,7 +11,7 @@ from ppvae.refusals import at_least_one
 Gradient = Callable[[dict[str, Tensor]], tuple[Tensor, list[Tensor]]]
 """Parameters `[B, ...]` by name -> an unbiased estimate of the bound, `[B]`, and of its gradients."""
 
-COMPILE_AFTER = 1000
+COMPILE_ASCENT_AFTER = 1000
 """Gradients of one shape: most ascents are over by then, and a flow's take some 20 s to compile."""
 
 WINDOW = 50

@@ -6,20 +6,16 @@ from typing import Any
 
 from ppvae.batches import Batch, as_batch, num_rows, rows
 from ppvae.inference.evidence.estimates import elbo_of, evidence_of
+from ppvae.inference.evidence.registry import method_named
 from ppvae.inference.ledger.effort import Effort, effort_of
+from ppvae.inference.ledger.experiments import Bench
 from ppvae.inference.ledger.fixed_guide import amortization_undefined
-from ppvae.inference.ledger.likelihood_scale import likelihood_scale
-from ppvae.inference.ledger.refinement import Refined, refine, unrefined
-from ppvae.inference.ledger.refit import refitted
+from ppvae.inference.ledger.registry import LINES
 from ppvae.inference.ledger.report import GapReport
-from ppvae.inference.ledger.richer_families import richer
 from ppvae.inference.ledger.terms import elbo_terms_of
 from ppvae.inference.runtime.chunks import to_pair
 from ppvae.inference.runtime.measuring import measuring
 from ppvae.pair import Pair
-from ppvae.refusals import ContractError
-
-SCALE_SAMPLES = 20
 
 
 def gap(
@@ -41,8 +37,8 @@ def gap(
     of the data, and how many of its dimensions are used; for each Gaussian observation whether it is as wide as what it
     leaves unexplained. `report.verdict()` says in words what follows.
 
-    Of a guide that learns nothing (a diffusion's), amortization is undefined: the whole gap counts as that of its
-    family, of which it is the only member.
+    If the guide learns nothing (a diffusion's), amortization is undefined: the whole gap counts as that of its family,
+    of which it is the only member.
 
     Where log p(x) is not known exactly it is a stochastic lower bound, and so are gap and approximation gap. Fits can
     fail: the refined ELBOs are lower bounds of what their families could reach, and the lines beyond them upper bounds.
@@ -72,24 +68,24 @@ def gap(
         True
     """
     settings = effort_of(effort)
-    report = _measured(pair, data, settings, seed, progress)
-    if train is None:
-        unmeasured = {} if report.amortization_undefined else {"training_gap": "pass train= to measure it"}
-        return replace(report, notes=report.notes | unmeasured)
-    own = as_batch(train)
-    sample = rows(own, slice(num_rows(as_batch(data))))
-    if transform is not None:
-        sample = as_batch(transform(sample))
-    on_train = _measured(pair, sample, settings, seed, progress)
-    report = replace(report, train=on_train)
-    if not settings.refit_steps or report.amortization_undefined:
-        return report
-    return _with_refit(report, pair, data, own, settings, transform, seed, progress)
+    batch = as_batch(data)
+    report = _at_rest(pair, batch, settings, seed, progress)
+    own = None if train is None else as_batch(train)
+    if own is not None:
+        sample = rows(own, slice(num_rows(batch)))
+        sample = sample if transform is None else as_batch(transform(sample))
+        report = replace(report, train=_at_rest(pair, sample, settings, seed, progress))
+    bench = Bench(
+        pair, batch, settings, report.amortization_undefined, seed, progress, own, transform, dict(report.measured)
+    )
+    _measure(bench, trains=True)
+    return replace(report, measured=bench.measured, notes={**report.notes, **bench.notes})
 
 
-def _measured(pair: Pair, data: Any, settings: Effort, seed: int | None, progress: bool) -> GapReport:
-    """All lines but that of the guide's training."""
-    annealing = settings.annealing if settings.evidence == "best" else settings.annealing[0]
+def _at_rest(pair: Pair, data: Batch, settings: Effort, seed: int | None, progress: bool) -> GapReport:
+    """All lines for which nothing is trained on data."""
+    several = method_named(settings.evidence).several_annealings
+    annealing = settings.annealing if several else settings.annealing[:1]
     with measuring(pair, data, seed) as batch:
         report = GapReport(
             pair=type(pair).__name__,
@@ -98,73 +94,13 @@ def _measured(pair: Pair, data: Any, settings: Effort, seed: int | None, progres
             latents=elbo_terms_of(pair, batch, settings.num_samples, progress).latents,
             amortization_undefined=amortization_undefined(pair, to_pair(rows(batch, slice(2)), pair)),
         )
-        return _with_refined(report, pair, batch, settings, progress)
+        bench = Bench(pair, batch, settings, report.amortization_undefined, seed, progress)
+        _measure(bench, trains=False)
+        return replace(report, measured=bench.measured, likelihood=bench.own_family.likelihood, notes=bench.notes)
 
 
-def _with_refined(report: GapReport, pair: Pair, batch: Batch, settings: Effort, progress: bool) -> GapReport:
-    """The lines that need an optimum for each data point."""
-    if settings.ascent is None:
-        report = replace(report, likelihood=likelihood_scale(pair, batch, SCALE_SAMPLES))
-        return replace(report, notes=report.notes | {"elbo_refined": "not asked for"})
-    if report.amortization_undefined:
-        report = replace(report, likelihood=likelihood_scale(pair, batch, SCALE_SAMPLES))
-        return _with_richer(report, unrefined(pair, batch), settings, progress) if settings.richer else report
-    refined = refine(pair, batch, settings.ascent, settings.restarts, progress)
-    if not refined.pair.shapes:
-        reason = "; ".join(f"site '{site}': {why}" for site, why in refined.fixed.items()) or "the guide has no sites"
-        return replace(report, notes=report.notes | {"elbo_refined": f"undefined: {reason}"})
-    elbo = elbo_of(refined.pair, refined.batch, settings.num_samples, progress)
-    scale = likelihood_scale(refined.pair, refined.batch, SCALE_SAMPLES)
-    report = replace(report, elbo_refined=elbo, likelihood=scale, notes=report.notes | _notes_on(refined))
-    return _with_richer(report, refined, settings, progress) if settings.richer else report
-
-
-def _notes_on(refined: Refined) -> dict[str, str]:
-    found = [f"site '{site}' is not refined: {why}" for site, why in refined.fixed.items()]
-    if refined.converged < 1:
-        found.append(
-            f"the ascent had not settled for {1 - refined.converged:.0%} of the data points; give it more steps"
-        )
-    return {"elbo_refined": "; ".join(found)} if found else {}
-
-
-def _with_richer(report: GapReport, refined: Refined, settings: Effort, progress: bool) -> GapReport:
-    assert settings.ascent is not None
-    try:
-        families = richer(refined, settings.ascent, settings.num_samples, progress)
-    except (ContractError, ValueError) as error:
-        return replace(report, notes=report.notes | {"elbo_full_rank": f"undefined: {error}"})
-    notes = {}
-    for name, family in families.items():
-        said = []
-        if family.converged < 1:
-            said.append(f"the ascent had not settled for {1 - family.converged:.0%} of the data points")
-        if num_failed := int(family.failed.sum()):
-            said.append(f"the fit failed for {num_failed} data points, which keep the smaller family's guide")
-        if said:
-            notes[f"elbo_{name}"] = "; ".join(said)
-    return replace(
-        report,
-        elbo_full_rank=families["full_rank"].elbo,
-        elbo_flow=families["flow"].elbo,
-        notes=report.notes | notes,
-    )
-
-
-def _with_refit(
-    report: GapReport,
-    pair: Pair,
-    data: Any,
-    train: Batch,
-    settings: Effort,
-    transform: Callable[[Any], Any] | None,
-    seed: int | None,
-    progress: bool,
-) -> GapReport:
-    with refitted(pair, train, settings.refit_steps, transform, seed or 0, progress) as note:
-        if note:
-            report = replace(report, notes=report.notes | {"training_gap": note})
-        if note.startswith("undefined"):
-            return report
-        with measuring(pair, data, seed) as batch:
-            return replace(report, elbo_refitted=elbo_of(pair, batch, settings.num_samples, progress))
+def _measure(bench: Bench, trains: bool) -> None:
+    """Fills the bench with the lines that need a measurement, in the order of the registry."""
+    for line in LINES.values():
+        if line.measure is not None and line.trains == trains and (found := line.measure(bench)) is not None:
+            bench.measured[line.name] = found

@@ -16,7 +16,7 @@ class Effort:
         num_particles: K of its importance weights.
         annealing: settings of its chains.
         num_samples: S, draws for each ELBO and data point.
-        ascent: of the refined guides; None leaves out all lines that are optimized for.
+        ascent: of the refined guides; None leaves out all lines that need an optimization.
         restarts: further starts of the refined guide.
         richer: whether to fit the full-rank and flow families.
         refit_steps: of the guide on training data with the model frozen; 0 leaves the line out.

@@ -14,10 +14,10 @@ from ppvae.tracing import draw_latents, log_prob_terms, run, sample_sites
 
 ACTIVE_VARIANCE = 0.01
 COLLAPSED_KL = 0.05
-"""Nats of a whole site below which it is said to have collapsed."""
+"""Nats of a whole site below which it counts as collapsed."""
 
 MOST_POINTS, DRAWS = 200, 10
-"""Of which mutual information is estimated: data points, and draws for each."""
+"""Data points, and draws for each, from which mutual information is estimated."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class LatentUsage:
         active_units: dimensions whose posterior mean has a variance over the data of more than 0.01 (Burda et al. 2016,
             arXiv:1509.00519).
         num_units: dimensions.
-        is_kl: whether `kl` is an expected KL divergence. It is none where a site that this one depends on in the model
+        is_kl: whether `kl` is an expected KL divergence. It is not where a site that this one depends on in the model
             depends on it in the guide (one that runs upwards): it may be negative then, and says little by itself.
     """
 
@@ -58,7 +58,8 @@ class LatentUsage:
 
 
 def active_units(means: Tensor, noise: Tensor) -> int:
-    """Of estimated posterior means, `[N, D]`, each with the variance `noise`, which is no part of theirs."""
+    """How many of D dimensions are active, from estimated posterior means, `[N, D]`, less the variance `noise` of the
+    estimates."""
     if len(means) < 2:
         return 0
     return int((means.var(0) - noise.mean(0) > ACTIVE_VARIANCE).sum())

@@ -18,8 +18,8 @@ class LikelihoodScale:
     """What rescaling the standard deviation of an observed Gaussian site, by one number, would gain.
 
     With r the mean of `((x - mu) / sigma)^2` over its D dimensions, the data and the guide's draws, the best factor is
-    `sqrt(r)`, and the ELBO of the guide as it is rises by `D / 2 (r - 1 - log r)` nats: more, if the guide is trained
-    along.
+    `sqrt(r)`, and the ELBO of the guide as it is rises by `D / 2 (r - 1 - log r)` nats, or more if the guide is
+    trained too.
 
     Attributes:
         factor: `sqrt(r)`; below 1 the likelihood is too wide.

@@ -31,7 +31,7 @@ LEFT_OUT = {
     "low": "high",  # Uniform's ends bound each other
     "high": "low",
 }
-"""Arguments that are not moved where there is another: mostly it says the same, and is easier to move."""
+"""Arguments that are not moved where there is another, which mostly says the same and is easier to move."""
 LOCATIONS = ("loc", "delta_loc")
 """Arguments that are moved in units of the scale."""
 LOCATION_SPREAD, SPREAD = 2.0, 0.5
@@ -41,8 +41,8 @@ class LocalGuide(Pair):
     """A pair whose guide's distributions are moved, for each data point, by offsets that are part of its batch.
 
     Argument a of a site's distribution becomes `T(T^-1(a) + offset)`, with T the bijection from the reals onto what a
-    may be: scales are multiplied. Locations are shifted in units of the scale, that a step means as much for a latent
-    known to a thousandth as for one known to a third. Offsets of zero give the guide as it was. Of a transformed
+    may be: scales are multiplied. Locations are shifted in units of the scale, so that a step means as much for a
+    latent known to a thousandth as for one known to a third. Offsets of zero give the guide as it was. Of a transformed
     distribution (a flow) the base's arguments are moved, of a mixture its weights and its components'. Where a site
     depends on others, so do its arguments, and the offset is the same wherever they are.
 
@@ -62,7 +62,7 @@ class LocalGuide(Pair):
         {'z/loc': torch.Size([2]), 'z/scale': torch.Size([2])}
         >>> offsets = local.zeros(x)
         >>> offsets["z/loc"][0] = torch.tensor([1.0, -1.0])
-        >>> before, after = pair.guide, local.latents(local.joined(x, offsets), num_particles=7)
+        >>> before, after = pair.guide, local.latents(local.with_offsets(x, offsets), num_particles=7)
         >>> after["z"].shape
         torch.Size([7, 3, 2])
     """
@@ -91,7 +91,7 @@ class LocalGuide(Pair):
 
         return {name: spread(name) * torch.randn_like(t) for name, t in self.zeros(batch).items()}
 
-    def joined(self, batch: Batch, offsets: dict[str, Tensor]) -> Batch:
+    def with_offsets(self, batch: Batch, offsets: dict[str, Tensor]) -> Batch:
         """The batch with the offsets in it."""
         if isinstance(batch, dict):
             return batch | offsets
@@ -115,7 +115,7 @@ class LocalGuide(Pair):
 
 
 class _Sites(Messenger):
-    """Comes by each latent of a guide, when its plates have given it its shape."""
+    """Visits each latent of a guide, once its plates have given it its shape."""
 
     def _pyro_sample(self, msg: Message) -> None:
         if not (msg["is_observed"] or site_is_subsample(msg)):
@@ -188,7 +188,7 @@ def _rebuilt(fn: Any, change: Any) -> Any:
 
 
 def _unit(fn: Any, argument: str) -> Tensor | float:
-    """What an offset of one is to an argument: for a location the scale."""
+    """The unit of an argument's offset: for a location the scale."""
     if argument not in LOCATIONS:
         return 1.0
     return fn.scale if hasattr(fn, "scale") else fn.variance.sqrt()

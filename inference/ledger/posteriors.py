@@ -1,6 +1,7 @@
-"""Draws from the posterior of each data point, by four ways of coming closer to it than the guide does, or not at all.
+"""Draws from the posterior of each data point: the guide's, or by ways that come closer to it.
 
-Each way is a function of a pair at rest (inside `measuring`) and N data points, and returns `Draws`.
+Each way is a function of a pair at rest (inside `measuring`), N data points, the number of draws, settings of annealing
+and whether to show bars, and returns `Draws`; `DRAWN_BY` lists them.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,7 +24,6 @@ from ppvae.refusals import ContractError
 from ppvae.tracing import log_prob_terms, run, sample_sites
 from ppvae.weights import sum_terms
 
-POSTERIORS = ("guide", "resampled", "refined", "annealed")
 CANDIDATES = 20
 """Draws from the guide for each one that resampling keeps."""
 
@@ -38,7 +38,7 @@ class Draws:
     Attributes:
         latents: of the guide's sites by name, `[S, N, *event]`.
         log_q: log probability of each draw under the pair's guide, whoever drew it, `[S, N]`, in nats.
-        quality: what says how good the draws are, by name, `[N]`.
+        quality: diagnostics of the draws by name, `[N]`.
     """
 
     latents: Mapping[str, Tensor]
@@ -46,29 +46,12 @@ class Draws:
     quality: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def posterior_draws(
-    pair: Pair, batch: Batch, num_draws: int, posterior: str, annealing: AIS | None, progress: bool
-) -> Draws:
-    """Draws by the way of that name: one of `POSTERIORS`.
-
-    Raises:
-        ValueError: another name, or settings of annealing for what is not annealed.
-    """
-    if posterior not in POSTERIORS:
-        raise ValueError(f"posterior: found {posterior!r}, expected one of {POSTERIORS}")
-    if annealing is not None and posterior != "annealed":
-        raise ValueError(f"annealing: found {annealing} for posterior={posterior!r}, expected posterior='annealed'")
-    if posterior == "annealed":
-        return annealed(pair, batch, num_draws, annealing or AIS(), progress)
-    return {"guide": guided, "resampled": resampled, "refined": refined}[posterior](pair, batch, num_draws, progress)
-
-
-def guided(pair: Pair, batch: Batch, num_draws: int, progress: bool) -> Draws:
+def guided(pair: Pair, batch: Batch, num_samples: int, annealing: AIS | None, progress: bool) -> Draws:
     """Draws from the guide, `z ~ q(z | x)`: independent, and as far from the posterior as the guide is."""
-    return _by_chunks(pair, batch, num_draws, lambda points, num: _run_guide(pair.guide, points, num), progress)
+    return _by_chunks(pair, batch, num_samples, lambda points, num: _run_guide(pair.guide, points, num), progress)
 
 
-def resampled(pair: Pair, batch: Batch, num_draws: int, progress: bool) -> Draws:
+def resampled(pair: Pair, batch: Batch, num_samples: int, annealing: AIS | None, progress: bool) -> Draws:
     """Draws from the guide, chosen by their importance weights, with the tail of these smoothed.
 
     Of `20 S` candidates S are taken, with replacement, as often as `S w~` says (systematic resampling, in a random
@@ -89,7 +72,7 @@ def resampled(pair: Pair, batch: Batch, num_draws: int, progress: bool) -> Draws
         candidates = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
         log_w = candidates.pop("log_w").double()
         log_share, khat = smoothed(log_w)
-        chosen = systematic(log_share.exp(), num_draws)
+        chosen = systematic(log_share.exp(), num_samples)
         return {
             **_taken(candidates, chosen),
             "estimate": log_w.logsumexp(0),
@@ -102,13 +85,13 @@ def resampled(pair: Pair, batch: Batch, num_draws: int, progress: bool) -> Draws
 
     index = torch.arange(num_rows(batch))
     title = "resampling" if progress else None
-    return _draws(finite(over_data(pair, index, CANDIDATES * num_draws, measure, title, probe=one_candidate)))
+    return _draws(finite(over_data(pair, index, CANDIDATES * num_samples, measure, title, probe=one_candidate)))
 
 
-def refined(pair: Pair, batch: Batch, num_draws: int, progress: bool) -> Draws:
-    """Draws from each data point's own best guide of the same family: without what amortization costs.
+def refined(pair: Pair, batch: Batch, num_samples: int, annealing: AIS | None, progress: bool) -> Draws:
+    """Draws from each data point's own best guide of the same family: without the cost of amortization.
 
-    What the family lacks they lack too. `log_q` is that of the amortized guide, so `log p - log q` is not their weight.
+    They still lack what the family lacks. `log_q` is the amortized guide's, so `log p - log q` is not their weight.
 
     Source: Cremer et al. 2018 (arXiv:1801.03558); see `ppvae.inference.ledger.refinement`.
 
@@ -123,12 +106,12 @@ def refined(pair: Pair, batch: Batch, num_draws: int, progress: bool) -> Draws:
             "a site whose distribution has arguments on the reals; take posterior='resampled'"
         )
     local = _by_chunks(
-        best.pair, best.batch, num_draws, lambda points, num: _run_guide(best.pair.guide, points, num), progress
+        best.pair, best.batch, num_samples, lambda points, num: _run_guide(best.pair.guide, points, num), progress
     )
-    return replace(local, log_q=log_q_of(pair, batch, local.latents, num_draws, progress))
+    return replace(local, log_q=log_q_of(pair, batch, local.latents, num_samples, progress))
 
 
-def annealed(pair: Pair, batch: Batch, num_draws: int, settings: AIS, progress: bool) -> Draws:
+def annealed(pair: Pair, batch: Batch, num_samples: int, annealing: AIS | None, progress: bool) -> Draws:
     """The last states of chains annealed to the posterior, one for each draw, chosen by their weights.
 
     Chains are resampled for each data point (systematically, in a random order): evenly weighted ones all stay. Wrong
@@ -138,7 +121,7 @@ def annealed(pair: Pair, batch: Batch, num_draws: int, settings: AIS, progress: 
     Source: Neal 2001 (arXiv:physics/9803008).
 
     Args:
-        settings: of the annealing; `num_chains` is the number of draws here, whatever it says.
+        annealing: the settings, `AIS()` if None; the number of chains is that of the draws, whatever they say.
 
     Returns:
         Draws with `ess`, the effective sample size of the chains' weights, at most S.
@@ -150,15 +133,68 @@ def annealed(pair: Pair, batch: Batch, num_draws: int, settings: AIS, progress: 
     def passing(sampler: Sampler, index: Tensor) -> dict[str, Tensor]:
         state, log_weight = sampler.forward()
         share = log_weight.softmax(0)
-        taken = _taken(_named(sampler.latents(state)), systematic(share, num_draws))
+        taken = _taken(_named(sampler.latents(state)), systematic(share, num_samples))
         return taken | {"estimate": log_weight.logsumexp(0), "ess": 1 / share.square().sum(0)}
 
-    found = finite(run_chains(pair, batch, replace(settings, num_chains=num_draws), passing, progress))
+    settings = replace(annealing or AIS(), num_chains=num_samples)
+    found = finite(run_chains(pair, batch, settings, passing, progress))
     latents = _latents(found)
-    return Draws(latents, log_q_of(pair, batch, latents, num_draws, progress), {"ess": found["ess"]})
+    return Draws(latents, log_q_of(pair, batch, latents, num_samples, progress), {"ess": found["ess"]})
 
 
-def log_q_of(pair: Pair, batch: Batch, latents: Mapping[str, Tensor], num_draws: int, progress: bool) -> Tensor:
+@dataclass(frozen=True)
+class Way:
+    """A way to draw from the posterior.
+
+    Attributes:
+        draw: the function.
+        about: which draws of z it gives, for the docs.
+        quality: the names of its diagnostics, per data point.
+        needs_density: whether the pair must have a density that can be measured.
+        anneals: whether it takes settings of annealing.
+    """
+
+    draw: Callable[[Pair, Batch, int, AIS | None, bool], Draws]
+    about: str
+    quality: tuple[str, ...] = ()
+    needs_density: bool = True
+    anneals: bool = False
+
+
+DRAWN_BY: dict[str, Way] = {
+    "guide": Way(guided, "from q(z given x)", needs_density=False),
+    "resampled": Way(
+        resampled,
+        f"of {CANDIDATES} times as many from q, chosen by Pareto-smoothed weights",
+        quality=("khat", "ess"),
+    ),
+    "refined": Way(refined, "from each data point's best guide of the same family"),
+    "annealed": Way(
+        annealed,
+        "last states of annealed chains, one for each draw, chosen by weight",
+        quality=("ess",),
+        anneals=True,
+    ),
+}
+"""The ways to draw, by the name that `ppvae.to_arviz(posterior=...)` gives them."""
+
+
+def way_named(posterior: str, annealing: AIS | None) -> Way:
+    """The way of that name.
+
+    Raises:
+        ValueError: there is none, or settings of annealing for what is not annealed.
+    """
+    if posterior not in DRAWN_BY:
+        raise ValueError(f"posterior: found {posterior!r}, expected one of {tuple(DRAWN_BY)}")
+    way = DRAWN_BY[posterior]
+    if annealing is not None and not way.anneals:
+        takers = " or ".join(f"posterior={name!r}" for name, each in DRAWN_BY.items() if each.anneals)
+        raise ValueError(f"annealing: found {annealing} for posterior={posterior!r}, expected {takers}")
+    return way
+
+
+def log_q_of(pair: Pair, batch: Batch, latents: Mapping[str, Tensor], num_samples: int, progress: bool) -> Tensor:
     """`log q(z | x)` of given latents by site, `[S, N, *event]`: `[S, N]`, in nats."""
 
     def measure(index: Any, num_particles: int, at_once: int) -> dict[str, Tensor]:
@@ -172,7 +208,7 @@ def log_q_of(pair: Pair, batch: Batch, latents: Mapping[str, Tensor], num_draws:
         return {"log_q": torch.cat(pieces).T}
 
     title = "weighing" if progress else None
-    return over_data(pair, torch.arange(num_rows(batch)), num_draws, measure, title)["log_q"].T
+    return over_data(pair, torch.arange(num_rows(batch)), num_samples, measure, title)["log_q"].T
 
 
 def systematic(probability: Tensor, num: int) -> Tensor:
@@ -197,7 +233,7 @@ def systematic(probability: Tensor, num: int) -> Tensor:
 
 
 def _by_chunks(
-    pair: Pair, batch: Batch, num_draws: int, draw: Callable[[Batch, int], dict[str, Tensor]], progress: bool
+    pair: Pair, batch: Batch, num_samples: int, draw: Callable[[Batch, int], dict[str, Tensor]], progress: bool
 ) -> Draws:
     """What `draw` draws for the data points of a chunk, for all of them."""
 
@@ -205,7 +241,7 @@ def _by_chunks(
         pieces = [draw(points, size) for size in sizes(num_particles, at_once)]
         return {name: torch.cat([piece[name] for piece in pieces]).transpose(0, 1) for name in pieces[0]}
 
-    return _draws(over_data(pair, batch, num_draws, measure, "drawing" if progress else None))
+    return _draws(over_data(pair, batch, num_samples, measure, "drawing" if progress else None))
 
 
 def _candidates(pair: Pair, batch: Batch, num: int) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ppvae.batches import Batch, num_rows, rows
 from ppvae.inference.compiling.repeated import Repeated
 from ppvae.inference.evidence import streamed
-from ppvae.inference.ledger.ascent import COMPILE_AFTER, Ascent, ascend
+from ppvae.inference.ledger.ascent import COMPILE_ASCENT_AFTER, Ascent, ascend
 from ppvae.inference.ledger.local_guide import LocalGuide
 from ppvae.inference.objectives.enumerated import EnumeratedELBO
 from ppvae.inference.objectives.evidence_lower_bound import ELBO
@@ -53,8 +53,10 @@ def refine(pair: Pair, batch: Batch, settings: Ascent, restarts: int, progress: 
     local = LocalGuide(pair, to_pair(rows(batch, slice(2)), pair))
     if not local.shapes:
         nowhere = torch.zeros(num_rows(batch), dtype=torch.bool)
-        return Refined(local, local.joined(batch, {}), nowhere, 1.0, local.fixed)
-    gradient = Repeated(local, partial(_gradient, _objective(local, batch, settings.num_particles)), COMPILE_AFTER)
+        return Refined(local, local.with_offsets(batch, {}), nowhere, 1.0, local.fixed)
+    gradient = Repeated(
+        local, partial(_gradient, _objective(local, batch, settings.num_particles)), COMPILE_ASCENT_AFTER
+    )
     values = Repeated(local, streamed.expected_log_weights)
 
     def one_step(index: Any, num_particles: int, at_once: int) -> dict[str, Tensor]:
@@ -64,12 +66,12 @@ def refine(pair: Pair, batch: Batch, settings: Ascent, restarts: int, progress: 
     def measure(index: Any, num_particles: int, at_once: int) -> dict[str, Tensor]:
         points = to_pair(rows(batch, index.cpu()), pair)
         best = local.zeros(points)
-        best_value = values(local.joined(points, best), SELECTION_SAMPLES).mean(0)
+        best_value = values(local.with_offsets(points, best), SELECTION_SAMPLES).mean(0)
         improved, settled = torch.zeros_like(best_value), False
         for number in range(restarts + 1):
             start = local.about(points) if number else local.zeros(points)
             offsets, converged = ascend(partial(gradient, points), start, settings)
-            value = values(local.joined(points, offsets), SELECTION_SAMPLES).mean(0)
+            value = values(local.with_offsets(points, offsets), SELECTION_SAMPLES).mean(0)
             better = value > best_value
             best_value = torch.where(better, value, best_value)
             best = {name: torch.where(like(better, t), offsets[name], t) for name, t in best.items()}
@@ -79,14 +81,14 @@ def refine(pair: Pair, batch: Batch, settings: Ascent, restarts: int, progress: 
     index = torch.arange(num_rows(batch))
     found = over_data(pair, index, 1, measure, "refining" if progress else None, probe=one_step)
     improved, converged = found.pop("improved").bool(), found.pop("converged").mean().item()
-    return Refined(local, local.joined(batch, found), improved, converged, local.fixed)
+    return Refined(local, local.with_offsets(batch, found), improved, converged, local.fixed)
 
 
 def unrefined(pair: Pair, batch: Batch) -> Refined:
     """The guide as it is, for a pair whose guide is not to be refined."""
     local = LocalGuide(pair, to_pair(rows(batch, slice(2)), pair))
     offsets = {name: t.cpu() for name, t in local.zeros(batch).items()}
-    return Refined(local, local.joined(batch, offsets), torch.zeros(num_rows(batch), dtype=torch.bool), 1.0)
+    return Refined(local, local.with_offsets(batch, offsets), torch.zeros(num_rows(batch), dtype=torch.bool), 1.0)
 
 
 def _objective(local: LocalGuide, batch: Batch, num_particles: int) -> Objective:
@@ -100,7 +102,7 @@ def _objective(local: LocalGuide, batch: Batch, num_particles: int) -> Objective
     try:
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             objective(two, points)
-    except ContractError:  # draws whose density is known no more when a gradient holds them fixed: a planar flow's
+    except ContractError:  # with gradients stopped, the density of the draws is no longer known: a planar flow's
         return ELBO(num_particles).prepared(local, local.joined(points, local.zeros(points)))
     return objective
 
@@ -110,7 +112,7 @@ def _gradient(
 ) -> tuple[Tensor, list[Tensor]]:
     with torch.enable_grad():
         offsets = {name: t.detach().requires_grad_() for name, t in offsets.items()}
-        value, surrogate = objective(local, local.joined(points, offsets))
+        value, surrogate = objective(local, local.with_offsets(points, offsets))
         gradients = torch.autograd.grad(
             surrogate * len(value), list(offsets.values()), allow_unused=True, materialize_grads=True
         )

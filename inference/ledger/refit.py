@@ -20,8 +20,8 @@ from ppvae.weights import sum_terms
 
 LR = 3e-3
 RISING = 3.0
-"""Standard errors by which the bound of the last quarter of the steps must exceed that of the quarter before, to be
-called still rising."""
+"""Standard errors by which the mean bound of the last quarter of the steps must exceed that of the quarter before, to
+count as still rising."""
 
 
 @contextmanager
@@ -30,8 +30,8 @@ def refitted(
 ) -> Iterator[str]:
     """The pair, inside, with its guide trained further on `train` by the ELBO, the model as it is; outside, as before.
 
-    Parameters that the guide shares with the model stay as they are. Yields what is to be said of it: nothing, that
-    the bound was still rising, or that the guide has nothing of its own to train.
+    Parameters that the guide shares with the model stay as they are. Yields a note: that the bound was still rising,
+    that the guide has nothing of its own to train, or an empty one.
     """
     two = rows(as_batch(train), slice(2))
     with evaluating(pair, seed):
@@ -61,7 +61,7 @@ def refitted(
                 progress=progress,
             )
         pair.load_state_dict({name: state[name] for name in statistics if name in state}, strict=False)
-        rising = _is_rising(torch.as_tensor(run.history["bound_per_step"]))
+        rising = is_rising(torch.as_tensor(run.history["bound_per_step"]))
         yield f"still rising after {steps} steps, so that more training would gain more" if rising else ""
     finally:
         for p in frozen:
@@ -93,7 +93,7 @@ def _among(parameter: Tensor, parameters: Sequence[Tensor]) -> bool:
 
 
 def _running_statistics(pair: Pair, batch: Batch) -> list[str]:
-    """The names of the buffers that a run of the model in training changes; here, they are left as they were."""
+    """The names of the buffers that a run of the model in training mode changes; they are restored."""
     latents, before = draw_latents(pair, batch, 1), {name: b.clone() for name, b in pair.named_buffers()}
     with mode(pair, training=True):
         trace_model(pair, batch, latents)
@@ -103,7 +103,7 @@ def _running_statistics(pair: Pair, batch: Batch) -> list[str]:
     return changed
 
 
-def _is_rising(bounds: Tensor) -> bool:
+def is_rising(bounds: Tensor) -> bool:
     """Whether the last quarter of the steps exceeds the one before by more than noise."""
     quarter = len(bounds) // 4
     if quarter < 2:

@@ -9,7 +9,8 @@ import pandas as pd
 
 from ppvae.inference.ledger.latent_usage import LatentUsage
 from ppvae.inference.ledger.likelihood_scale import LikelihoodScale
-from ppvae.inference.ledger.lines import LINES, Ledger
+from ppvae.inference.ledger.measured import Measured
+from ppvae.inference.ledger.registry import LINES, in_order, values
 from ppvae.inference.ledger.verdicts import verdict
 from ppvae.inference.runtime.record_files import read_record, write_record
 from ppvae.inference.runtime.records import Evidence, Mean, Measurement, Sandwich
@@ -17,8 +18,43 @@ from ppvae.presentation import present
 
 
 @dataclass(frozen=True)
-class GapReport(Ledger):
-    """The ledger of a pair's gap, as `ppvae.gap` returns it: `Ledger`, with its table, its verdict and its plot."""
+class GapReport(Measured):
+    """What stands between log p(x) and the ELBO of a pair on a data set, as `ppvae.gap` returns it.
+
+    Each line of the ledger is an attribute, a `Measurement` per data point with standard errors: `log_evidence`,
+    `elbo`, `gap`, `approximation_gap`, `correlation_gap`, `shape_gap`, `remaining_gap`, `amortization_gap`,
+    `training_gap`, `capacity_gap`, `elbo_refined`, `elbo_full_rank`, `elbo_flow`, `elbo_refitted`. A line that was not
+    measured is None, and `notes` says why.
+
+    `gap = log_evidence - elbo = approximation_gap + amortization_gap`, exactly, for each data point;
+    `approximation_gap = correlation_gap + shape_gap + remaining_gap`, and `amortization_gap = training_gap +
+    capacity_gap`.
+
+    If a guide learns nothing, it is the only member of its family: the whole gap is the approximation gap, and the
+    amortization gap is undefined, None, as `amortization_undefined` says.
+
+    Where the evidence is a stochastic lower bound, the gap and the approximation gap are too. The standard errors of
+    differences combine those of both ends, which are measured with independent draws.
+
+    Source: Cremer et al. 2018 (arXiv:1801.03558) for the two gaps; the further lines are this project's.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        """The line of that name; what a report has besides is found before."""
+        if name not in LINES:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return LINES[name].of(self)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *LINES})
+
+    def mean(self) -> Mean:
+        """The mean of the gap over data points."""
+        return self.gap.mean()
+
+    def lines(self) -> dict[str, Measurement]:
+        """The lines that were measured, by name, in the order of the table."""
+        return values(self)
 
     def summary(self) -> pd.DataFrame:
         """The table: for each line nats per data point, the standard error over data points, and the Monte Carlo error.
@@ -26,14 +62,15 @@ class GapReport(Ledger):
         Lines of latent sites and of training data follow. What is undefined is NaN, and its line says so.
         """
         lines, table = self.lines(), {}
-        for name, label in LINES.items():
-            if name in lines:
-                table[label] = lines[name].mean()
-            elif name == "amortization_gap" and self.amortization_undefined:
-                table[f"{label} (undefined: the guide is fixed)"] = Mean(math.nan, math.nan, math.nan, 0)
+        for line, depth in in_order():
+            label = "  " * depth + line.label
+            if line.name in lines:
+                table[label] = lines[line.name].mean()
+            elif why := line.undefined(self):
+                table[f"{label} (undefined: {why})"] = Mean(math.nan, math.nan, math.nan, 0)
         table |= {f"{usage.term} of {name}": usage.kl.mean() for name, usage in self.latents.items()}
         if self.train:
-            table |= {f"training data: {LINES[name].strip()}": line.mean() for name, line in self.train.lines().items()}
+            table |= {f"training data: {LINES[name].label}": line.mean() for name, line in values(self.train).items()}
         return pd.DataFrame(
             {
                 "nats": [mean.estimate for mean in table.values()],

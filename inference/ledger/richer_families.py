@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ppvae.batches import Batch, num_rows, rows
 from ppvae.inference.compiling.repeated import Repeated
-from ppvae.inference.ledger.ascent import COMPILE_AFTER, Ascent, ascend
+from ppvae.inference.ledger.ascent import COMPILE_ASCENT_AFTER, Ascent, ascend
 from ppvae.inference.ledger.refinement import SELECTION_SAMPLES, Refined, like
 from ppvae.inference.ledger.transport import Affine, Composition, Coupling, Parameters, SinhArcsinh, Transport
 from ppvae.inference.runtime.chunks import over_data, sizes, to_pair
@@ -116,7 +116,7 @@ class _Fit:
 
     def __init__(self, pair: Pair, view: LatentView, family: Transport, settings: Ascent):
         self._family, self._settings = family, settings
-        self.gradient = Repeated(pair, partial(_gradient, view, family), after=COMPILE_AFTER)
+        self.gradient = Repeated(pair, partial(_gradient, view, family), after=COMPILE_ASCENT_AFTER)
         self.log_weights = Repeated(pair, partial(_log_weights, view, family))
 
     def start(self, standard: Standard) -> Parameters:
@@ -143,7 +143,8 @@ def _log_weights(
     num_particles: int,
     parameters: Parameters,
 ) -> Tensor:
-    """`log p(x, u) - log q(u)`, `[K, B]`, with the density of u that of what it came from, less the log determinant."""
+    """`log p(x, u) - log q(u)`, `[K, B]`; log q(u) is the density of the draw that u is the image of, less the log
+    determinant."""
     u = view.draw(pair, points, num_particles)
     moved, log_det = family.forward(parameters, (u - standard.loc) / standard.scale)
     log_q = view.log_start(pair, points, u) - log_det

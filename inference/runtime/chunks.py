@@ -86,7 +86,7 @@ def over_data(
         budget = chunk_rows(pair, points, probe or measure, CPU_ELEMENTS, GPU_ELEMENTS)
         found = _in_chunks(pair, points, num_particles, measure, budget, title if group.rank == 0 else None, kept)
     parts = [part for part in group.gather(found) if part is not None]
-    return _joined(parts)
+    return _concatenated(parts)
 
 
 def _in_chunks(
@@ -118,11 +118,11 @@ def _in_chunks(
             start += num_points
             bar.update(num_points)
             if kept:
-                kept.save(_joined(parts))
-    return _joined(parts)
+                kept.save(_concatenated(parts))
+    return _concatenated(parts)
 
 
-def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+def _concatenated(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -68,7 +68,7 @@ def processes() -> Processes:
     return Processes()
 
 
-def joined(distributed: bool | str, device: torch.device) -> Processes:
+def group_for(distributed: bool | str, device: torch.device) -> Processes:
     """The group for a `distributed` of "auto", True or False, made if `torchrun` asks for one and there is none yet.
 
     Raises:

@@ -1,14 +1,11 @@
 """Measurements as records: an estimate in nats with its standard error, per data point, and the data-set mean."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
-
-MOST_KHAT, MOST_STD_ERROR = 0.7, 0.5
-"""Up to which evidence is to be trusted, from importance weights and from chains."""
 
 
 class EvidenceUndefined(ValueError):  # noqa: N818 (it says what is the case)
@@ -21,10 +18,10 @@ class Mean:
 
     Attributes:
         estimate: mean over the data points, in nats per data point.
-        std_error: `sd / sqrt(N)` over the data points: how far another sample of data would take the mean. It holds
-            the Monte Carlo error already. NaN for one data point.
-        monte_carlo_error: `sqrt(sum std_error_n^2) / N`: how far a repetition on this data set would. It says nothing
-            of a bias that all data points share.
+        std_error: `sd / sqrt(N)` over the data points: how far another sample of data would move the mean. It includes
+            the Monte Carlo error. NaN for one data point.
+        monte_carlo_error: `sqrt(sum std_error_n^2) / N`: how far a repetition on this data set would move it. It does
+            not cover a bias that all data points share.
         num_points: N.
     """
 
@@ -46,8 +43,8 @@ class Measurement:
 
     Attributes:
         estimate: `[N]`, float64, on the CPU, as all tensors here.
-        std_error: `[N]`, of the Monte Carlo estimate; zero where the quantity is exact, NaN where one draw alone
-            was taken.
+        std_error: `[N]`, of the Monte Carlo estimate; zero where the quantity is exact, NaN where only one draw was
+            taken.
         num_particles: draws per data point; 0 where the quantity is exact.
         method: how it was measured.
         warning: what a reader must know before trusting it; empty if nothing.
@@ -87,6 +84,8 @@ class Evidence(Measurement):
             `ppvae.inference.evidence.pareto.pareto_khat`.
         acceptance: mean acceptance probability of the chains' transitions, `[N]`; NaN where there are none.
         divergences: how many of their transitions diverged, `[N]`; NaN where there are none.
+        reliable: where estimate and standard error are to be trusted, `[N]`, as the method that made them decided.
+        limits: the conditions under which the methods that took part call a data point unreliable.
         methods: how each data point was measured.
         reason: why so, where there was a choice.
         candidates: the other bounds that were measured on the way, by method.
@@ -97,28 +96,31 @@ class Evidence(Measurement):
     khat: Tensor
     acceptance: Tensor
     divergences: Tensor
+    reliable: Tensor
     methods: tuple[str, ...]
+    limits: tuple[str, ...] = ()
     reason: str = ""
     candidates: Mapping[str, "Evidence"] = field(default_factory=dict)
     certificate: "Sandwich | None" = None
 
-    @property
-    def reliable(self) -> Tensor:
-        """Where estimate and error bar are to be trusted, `[N]`: k-hat at most 0.7; of chains, a standard error of at
-        most half a nat."""
-        return torch.where(self.khat.isnan(), self.std_error <= MOST_STD_ERROR, self.khat <= MOST_KHAT)
-
     def __post_init__(self) -> None:
         num_bad = int((~self.reliable).sum())
         warning = (
-            f"unreliable for {num_bad} of {len(self.estimate)} data points (k-hat > {MOST_KHAT}, or of chains a "
-            f"standard error > {MOST_STD_ERROR}): their estimates are likely too low and their standard errors too "
-            "small; take more particles, or AIS with more temperatures, or a better guide"
+            f"unreliable for {num_bad} of {len(self.estimate)} data points ({', or '.join(self.limits)}): their "
+            "estimates are likely too low and their standard errors too small; take more particles, or AIS with more "
+            "temperatures, or a better guide"
         )
         object.__setattr__(self, "warning", warning if num_bad else "")
 
     @classmethod
-    def of(cls, method: str, num_particles: int, found: Mapping[str, Tensor]) -> "Evidence":
+    def of(
+        cls,
+        method: str,
+        num_particles: int,
+        found: Mapping[str, Tensor],
+        reliable: Tensor,
+        limits: Sequence[str] = (),
+    ) -> "Evidence":
         """A record of one method; what was not found is NaN."""
         estimate = found["estimate"]
         unknown = torch.full_like(estimate, math.nan)
@@ -131,32 +133,35 @@ class Evidence(Measurement):
             khat=found.get("khat", unknown),
             acceptance=found.get("acceptance", unknown),
             divergences=found.get("divergences", unknown),
+            reliable=reliable,
             methods=(method,) * len(estimate),
+            limits=tuple(limits),
         )
 
     def with_rows(self, at: Tensor, other: "Evidence") -> "Evidence":
         """This record with another's data points where the mask `at` is true; the other has all, or these alone."""
         rows = {}
-        for name in ("estimate", "std_error", "ess", "khat", "acceptance", "divergences"):
+        for name in ("estimate", "std_error", "ess", "khat", "acceptance", "divergences", "reliable"):
             theirs = getattr(other, name)
             rows[name] = getattr(self, name).clone()
             rows[name][at] = theirs[at] if len(theirs) == len(at) else theirs
         methods = list(self.methods)
         for row in at.nonzero().flatten().tolist():
             methods[row] = other.method
-        return replace(self, **rows, methods=tuple(methods))
+        limits = tuple(dict.fromkeys(self.limits + other.limits))
+        return replace(self, **rows, methods=tuple(methods), limits=limits)
 
 
 @dataclass(frozen=True)
 class Sandwich:
     """Both sides of log p(x) on data simulated from the model: what the evaluator is worth there.
 
-    It certifies the evaluator on the model's own data, and says nothing of another data set.
+    It certifies the evaluator on the model's own data, and says nothing about another data set.
 
     Attributes:
         lower: annealed importance sampling's bound, per simulated data point.
         upper: the reverse's, from the latents that made the data.
-        width: upper minus lower; the mean of what either errs by is at most the mean of this.
+        width: upper minus lower; the mean error of either is at most the mean of this.
     """
 
     lower: Measurement

@@ -14,7 +14,7 @@ from ppvae.inference.objectives.evidence_lower_bound import ELBO
 from ppvae.inference.objectives.protocol import Objective, as_objective
 from ppvae.inference.runtime.checkpoint import fingerprint
 from ppvae.inference.runtime.chunks import to_pair
-from ppvae.inference.runtime.distributed import Processes, joined
+from ppvae.inference.runtime.distributed import Processes, group_for
 from ppvae.inference.runtime.isolation import denormals_flushed, own_randomness
 from ppvae.inference.training.feeding import placed
 from ppvae.inference.training.loop import CHECK, STEPS, Fit, Training
@@ -133,7 +133,7 @@ def fit(
     objective = objective or ELBO()
     device = next(pair.parameters()).device if device is None else torch.empty(0, device=device).device  # numbered
     pair.to(device)
-    group = joined(distributed, device)
+    group = group_for(distributed, device)
     batch = placed(as_batch(data), device)
     held_out = None if held_out is None else as_batch(held_out, device)
     num_steps = steps or math.ceil(num_rows(batch) / batch_size) * (epochs or 0)

@@ -14,8 +14,9 @@ from torch import Tensor
 from ppvae._version import __version__
 from ppvae.batches import Batch, as_batch, num_rows
 from ppvae.inference.evidence.annealed_importance import AIS
-from ppvae.inference.ledger.lines import LINES, Ledger
-from ppvae.inference.ledger.posteriors import Draws, posterior_draws
+from ppvae.inference.ledger.posteriors import Draws, way_named
+from ppvae.inference.ledger.registry import LINES
+from ppvae.inference.ledger.report import GapReport
 from ppvae.inference.runtime.chunks import evaluating, sizes, to_pair
 from ppvae.inference.runtime.measuring import measuring
 from ppvae.pair import Pair
@@ -32,7 +33,7 @@ def to_arviz(
     data: Any,
     *,
     posterior: str = "guide",
-    num_draws: int = 100,
+    num_samples: int = 100,
     annealing: AIS | None = None,
     seed: int | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
@@ -65,7 +66,7 @@ def to_arviz(
         pair: a pair, or several trained runs of one model, which become chains.
         data: N data points, a batch (tensor, tuple or dict).
         posterior: whose draws: one of the table's.
-        num_draws: draws per chain and data point, and from the prior.
+        num_samples: draws per chain and data point, and from the prior.
         annealing: settings for "annealed", but for the number of chains; `AIS()` if not given.
         seed: makes the draws reproducible and leaves the caller's generators as they were; None draws from them.
         dims: names of the event dimensions by site; `{site}_dim_0` and so on otherwise.
@@ -76,7 +77,7 @@ def to_arviz(
         `arviz.InferenceData` with ArviZ 0.x, `xarray.DataTree` with ArviZ 1.x.
 
     Raises:
-        ValueError: no pair, num_draws < 1, runs whose sites or shapes differ, names that do not fit a site's event, a
+        ValueError: no pair, num_samples < 1, runs whose sites or shapes differ, names that do not fit a site's event, a
             posterior of another name, or settings for annealing where nothing is annealed.
         EvidenceUndefined: the pair declares that it has no density, and more than its guide is asked for.
         ppvae.ContractError: "annealed" for a guide with discrete sites, or "refined" where nothing can be refined.
@@ -85,19 +86,20 @@ def to_arviz(
         >>> import torch
         >>> from ppvae.models import LinearVAE
         >>> pairs = [LinearVAE(num_features=5, num_latents=2) for run in range(3)]
-        >>> found = to_arviz(pairs, torch.randn(10, 5), num_draws=4, dims={"x": ["pixel"]})
+        >>> found = to_arviz(pairs, torch.randn(10, 5), num_samples=4, dims={"x": ["pixel"]})
         >>> dict(found.posterior_predictive.sizes)
         {'chain': 3, 'draw': 4, 'data': 10, 'pixel': 5}
     """
-    at_least_one("num_draws", num_draws)
+    at_least_one("num_samples", num_samples)
+    way = way_named(posterior, annealing)
     pairs = [pair] if isinstance(pair, Pair) else list(pair)
     at_least_one("number of pairs", len(pairs))
     batch = as_batch(data)
     chains = []
     for index, one in enumerate(pairs):
         own_seed = None if seed is None else seed + index
-        with evaluating(one, own_seed) if posterior == "guide" else measuring(one, batch, own_seed):
-            draws = posterior_draws(one, batch, num_draws, posterior, annealing, progress)
+        with measuring(one, batch, own_seed) if way.needs_density else evaluating(one, own_seed):
+            draws = way.draw(one, batch, num_samples, annealing, progress)
             chains.append(_groups(one, to_pair(batch, one), draws))
     groups = {group: _stack(group, [chain[group] for chain in chains]) for group in chains[0]}
     with evaluating(pairs[0], seed):
@@ -131,22 +133,22 @@ def as_arviz(datasets: dict[str, Any]) -> Any:
     return arviz.InferenceData(**datasets) if arviz.__version__.startswith("0.") else xr.DataTree.from_dict(datasets)
 
 
-def ledger_to_arviz(report: Ledger) -> Any:
+def ledger_to_arviz(report: GapReport) -> Any:
     """A ledger's lines and the candidates of its evidence, per data point; see `GapReport.to_arviz`."""
     return as_arviz({"ledger": _lines(report), "evidence": _candidates(report)})
 
 
-def _lines(report: Ledger) -> xr.Dataset:
+def _lines(report: GapReport) -> xr.Dataset:
     variables = {}
     for name, line in report.lines().items():
-        about = {"units": "nats", "long_name": LINES[name].strip(), "method": line.method, "warning": line.warning}
+        about = {"units": "nats", "long_name": LINES[name].label, "method": line.method, "warning": line.warning}
         variables[name] = ("data", line.estimate.numpy(), about | {"note": report.notes.get(name, "")})
         variables[f"{name}_std_error"] = ("data", line.std_error.numpy(), {"units": "nats"})
     about = {"pair": report.pair, "amortization_undefined": report.amortization_undefined}
     return xr.Dataset(variables, {"data": np.arange(len(report.elbo.estimate))}, about)
 
 
-def _candidates(report: Ledger) -> xr.Dataset:
+def _candidates(report: GapReport) -> xr.Dataset:
     taken = report.log_evidence
     records = {**taken.candidates, taken.method: taken}
     variables: dict[str, Any] = {
@@ -178,9 +180,9 @@ def _event_dims(name: str, num: int, dims: Mapping[str, Sequence[str]]) -> list[
 
 def _groups(pair: Pair, batch: Batch, draws: Draws) -> Groups:
     """All groups of one chain but the observed data; arrays are `[draw, (data point), *event]`."""
-    num_draws, at_once = len(draws.log_q), max(1, ROWS_AT_ONCE // num_rows(batch))
+    num_samples, at_once = len(draws.log_q), max(1, ROWS_AT_ONCE // num_rows(batch))
     parts, start = [], 0
-    for size in sizes(num_draws, at_once):
+    for size in sizes(num_samples, at_once):
         parts.append(_posterior_groups(pair, batch, draws, slice(start, start + size)))
         start += size
     groups = {
@@ -188,7 +190,7 @@ def _groups(pair: Pair, batch: Batch, draws: Draws) -> Groups:
         for group in parts[0]
     }
     groups["sample_stats"] |= _arrays(draws.quality)
-    prior = _arrays(pair.sample_joint(pair.examples(num_draws, batch)))
+    prior = _arrays(pair.sample_joint(pair.examples(num_samples, batch)))
     observed = groups["posterior_predictive"]
     groups["prior"] = {name: array for name, array in prior.items() if name not in observed}
     groups["prior_predictive"] = {name: array for name, array in prior.items() if name in observed}

@@ -15,7 +15,8 @@ from torch import Tensor
 from ppvae.inference.diagnostics.simulation_based_calibration import rank_counts
 from ppvae.inference.evidence.curve import BoundCurve
 from ppvae.inference.evidence.estimates import log_evidence
-from ppvae.inference.ledger.lines import Ledger
+from ppvae.inference.ledger.registry import LINES, finest
+from ppvae.inference.ledger.report import GapReport
 from ppvae.inference.runtime.records import Evidence
 from ppvae.pair import Pair
 
@@ -89,7 +90,7 @@ def _square(ax: Axes, limits: tuple[float, float, float, float]) -> None:
     ax.set_box_aspect(1)
 
 
-def bounds(ax: Axes, gaps: Mapping[str, Ledger]) -> None:
+def bounds(ax: Axes, gaps: Mapping[str, GapReport]) -> None:
     """Evidence (a dot) and ELBO (a bar) of each pair, joined by the gap, with standard errors over data points.
 
     Args:
@@ -107,7 +108,7 @@ def bounds(ax: Axes, gaps: Mapping[str, Ledger]) -> None:
     ax.margins(x=0.12)
 
 
-def gap_distribution(ax: Axes, gaps: Mapping[str, Ledger]) -> None:
+def gap_distribution(ax: Axes, gaps: Mapping[str, GapReport]) -> None:
     """Histograms of the gap over data points, for each pair whose guide leaves one; the outermost bins hold the rest.
 
     Args:
@@ -288,7 +289,7 @@ def _reference_slopes(ax: Axes, K: np.ndarray, snr: np.ndarray) -> None:
         ax.plot(K, start * (K / K[0]) ** slope, ":", color="gray", lw=1, zorder=0)
 
 
-def ledger(report: Ledger) -> Figure:
+def ledger(report: GapReport) -> Figure:
     """The way from log p(x) down to the ELBO: each step's mean with its standard error, and its spread over the data.
 
     Args:
@@ -300,18 +301,15 @@ def ledger(report: Ledger) -> Figure:
         >>> len(ledger(ppvae.gap(pair, pair.sample(20), "quick", progress=False)).axes)
         2
     """
-    names = [("correlation_gap", "shape_gap", "remaining_gap"), ("capacity_gap", "training_gap")]
-    wholes = ("approximation_gap", "amortization_gap")
     lines = report.lines()
-    steps = [n for parts, whole in zip(names, wholes, strict=True) for n in (parts if parts[-1] in lines else [whole])]
-    steps = [name for name in steps if name in lines] or ["gap"]
-    of_family = {*names[0], wholes[0]}
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 0.55 * len(steps) + 2), sharey=True, layout="constrained")
+    bars = {name: bar for name in finest(report) if (bar := LINES[name].bar) is not None}
+    bars = dict(sorted(bars.items(), key=lambda item: item[1].place))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 0.55 * len(bars) + 2), sharey=True, layout="constrained")
     level = report.log_evidence.mean().estimate
     left.axvline(level, color="gray", lw=1, ls=":")
-    for row, name in enumerate(steps, start=1):
+    for row, (name, bar) in enumerate(bars.items(), start=1):
         mean = lines[name].mean()
-        left.barh(row, -mean.estimate, left=level, color="C0" if name in of_family else "C1", height=0.6, alpha=0.8)
+        left.barh(row, -mean.estimate, left=level, color=bar.color, height=0.6, alpha=0.8)
         level -= mean.estimate
         left.errorbar(level, row, xerr=mean.std_error, color="black", capsize=3, lw=1)
         left.annotate(
@@ -320,27 +318,12 @@ def ledger(report: Ledger) -> Figure:
         right.boxplot(
             lines[name].estimate.numpy(), positions=[row], orientation="horizontal", widths=0.5, flierprops={"ms": 2}
         )
-    ends = {0: ("log_evidence", "log p(x)"), len(steps) + 1: ("elbo", "ELBO")}
-    for row, (name, _) in ends.items():
-        mean = lines[name].mean()
-        left.errorbar(mean.estimate, row, xerr=mean.std_error, fmt="o", color="black", capsize=3)
-    labels = [LINE_LABELS[name] for name in steps]
-    left.set_yticks(range(len(steps) + 2), ["log p(x)", *labels, "ELBO"])
+    for row, end in ((0, report.log_evidence.mean()), (len(bars) + 1, report.elbo.mean())):
+        left.errorbar(end.estimate, row, xerr=end.std_error, fmt="o", color="black", capsize=3)
+    left.set_yticks(range(len(bars) + 2), ["log p(x)", *(bar.label for bar in bars.values()), "ELBO"])
     left.invert_yaxis()
     left.set(xlabel="nats per data point", title=report.pair)
     left.margins(x=0.15)
     right.axvline(0, color="gray", lw=1, ls=":")
     right.set(xlabel="nats, over data points", title="each data point")
     return figure
-
-
-LINE_LABELS = {
-    "gap": "gap",
-    "approximation_gap": "family",
-    "correlation_gap": "family: correlation",
-    "shape_gap": "family: shape",
-    "remaining_gap": "family: beyond",
-    "amortization_gap": "amortization",
-    "training_gap": "amortization: training",
-    "capacity_gap": "amortization: beyond",
-}

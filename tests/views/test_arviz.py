@@ -61,7 +61,7 @@ def test_groups_dimensions_and_coordinates(pair):
     found = to_arviz(
         [pair, pair],
         torch.randn(3, 5),
-        num_draws=4,
+        num_samples=4,
         dims={"z": ["factor"]},
         coords={"factor": ["size", "slant"], "data": [10, 11, 12], "chain": ["first", "second"]},
     )
@@ -80,7 +80,7 @@ def test_groups_dimensions_and_coordinates(pair):
 
 def test_densities_are_those_of_the_draws(pair):
     x = torch.randn(3, 5)
-    found = to_arviz(pair, x, num_draws=4)
+    found = to_arviz(pair, x, num_samples=4)
     z = torch.as_tensor(group(found, "posterior").z.values)[0]
     log_prior = dist.Normal(0.0, 1.0).log_prob(z).sum(-1)
     log_likelihood = dist.Normal(z @ pair.weight.T + pair.mean, pair.log_sigma.exp()).log_prob(x).sum(-1)
@@ -94,7 +94,7 @@ def test_densities_are_those_of_the_draws(pair):
 def test_predictive_draws_follow_the_exact_distributions(assert_mean):
     pair = LinearVAE(num_features=5, num_latents=2, guide="exact")
     x = torch.randn(2, 5)
-    found = to_arviz(pair, x, num_draws=4000)
+    found = to_arviz(pair, x, num_samples=4000)
     replicates = torch.as_tensor(group(found, "posterior_predictive").x.values)[0]
     prior = torch.as_tensor(group(found, "prior_predictive").x.values)[0]
     assert_mean(replicates, (pair.posterior(x).mean @ pair.weight.T + pair.mean).detach())
@@ -104,13 +104,13 @@ def test_predictive_draws_follow_the_exact_distributions(assert_mean):
 
 def test_prior_draws_belong_together(pair):
     pair.log_sigma.data.fill_(-10.0)
-    found = to_arviz(pair, torch.randn(2, 5), num_draws=10)
+    found = to_arviz(pair, torch.randn(2, 5), num_samples=10)
     z = torch.as_tensor(group(found, "prior").z.values)
     np.testing.assert_allclose(group(found, "prior_predictive").x, (z @ pair.weight.T).detach(), atol=1e-3)
 
 
 def test_discrete_sites_that_the_guide_lacks_are_drawn_from_their_posterior():
-    found = to_arviz(Mixed(), batch(), num_draws=50)
+    found = to_arviz(Mixed(), batch(), num_samples=50)
     posterior = group(found, "posterior")
     assert posterior.c.dims == ("chain", "draw", "patient")
     assert (posterior.c.values == [0, 1]).all()  # no prior, which says 0.4 and 0.6, would
@@ -122,7 +122,7 @@ def test_discrete_sites_that_the_guide_lacks_are_drawn_from_their_posterior():
 
 
 def test_netcdf_round_trip(tmp_path):
-    found = to_arviz(Mixed(), batch(), num_draws=3)
+    found = to_arviz(Mixed(), batch(), num_samples=3)
     found.to_netcdf(tmp_path / "run.nc")
     again = import_arviz().from_netcdf(tmp_path / "run.nc")
     for name in GROUPS:
@@ -132,14 +132,14 @@ def test_netcdf_round_trip(tmp_path):
 
 def test_arviz_reads_it(pair):
     arviz = import_arviz()
-    found = to_arviz([pair, pair], torch.randn(3, 5), num_draws=100)
+    found = to_arviz([pair, pair], torch.randn(3, 5), num_samples=100)
     assert len(arviz.summary(found, var_names=["z"])) == 6
     assert (arviz.ess(found, var_names=["z"]).z > 100).all()
 
 
 def test_a_seed_reproduces_and_leaves_the_callers_generator(pair):
     state = torch.get_rng_state()
-    first, second = (to_arviz([pair, pair], torch.zeros(3, 5), num_draws=2, seed=1) for _ in range(2))
+    first, second = (to_arviz([pair, pair], torch.zeros(3, 5), num_samples=2, seed=1) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), state)
     for name in GROUPS:
         xr.testing.assert_equal(group(first, name), group(second, name))
@@ -148,7 +148,7 @@ def test_a_seed_reproduces_and_leaves_the_callers_generator(pair):
 
 
 def test_many_rows_are_drawn_in_pieces(pair):
-    assert group(to_arviz(pair, torch.randn(3000, 5), num_draws=3), "posterior").z.shape == (1, 3, 3000, 2)
+    assert group(to_arviz(pair, torch.randn(3000, 5), num_samples=3), "posterior").z.shape == (1, 3, 3000, 2)
 
 
 def test_adapter_needs_nothing_but_arrays():
@@ -166,7 +166,7 @@ def test_adapter_needs_nothing_but_arrays():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda pair, x: to_arviz(pair, x, num_draws=0), "num_draws: found 0"),
+        (lambda pair, x: to_arviz(pair, x, num_samples=0), "num_samples: found 0"),
         (lambda pair, x: to_arviz([], x), "number of pairs: found 0"),
         (
             lambda pair, x: to_arviz(pair, x, dims={"z": ["a", "b"]}),

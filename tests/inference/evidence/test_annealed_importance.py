@@ -1,6 +1,7 @@
 """Evidence by annealed chains: unbiased weights, two sides of a known truth, modes that a guide leaves out."""
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -9,8 +10,9 @@ from support.oracle_pairs import Bimodal
 
 import ppvae
 from ppvae import AIS, ContractError
-from ppvae.inference.evidence import annealed_importance, larger_bound
-from ppvae.inference.runtime.records import Evidence
+from ppvae.inference.evidence import ais, annealed_importance, hmc, larger_bound
+from ppvae.inference.evidence.method import EvidenceMethod
+from ppvae.inference.evidence.registry import METHODS
 from ppvae.models import VAE, GaussianMixture, LinearVAE
 
 quiet = {"progress": False, "seed": 0}
@@ -152,6 +154,24 @@ def test_auto_without_a_latent_view_says_so(float64):
 # The larger of several bounds
 
 
+class Plain(EvidenceMethod):
+    """A method that calls what has small errors reliable."""
+
+    limit = "a large error"
+
+    def __init__(self, name):
+        self.name = name
+
+    def run(self, task):
+        raise NotImplementedError
+
+    def reliable(self, found):
+        return found["std_error"] < 1.0
+
+
+MADE_UP = {name: Plain(name) for name in ("a", "b", "better", "worse")}
+
+
 def record(method, log_w):
     """Of log weights `[K, N]`."""
     estimate = log_w.logsumexp(0) - math.log(len(log_w))
@@ -161,7 +181,7 @@ def record(method, log_w):
         "std_error": relative.std(0) / len(log_w) ** 0.5,
         "ess": relative.sum(0) ** 2 / relative.square().sum(0),
     }
-    return Evidence.of(method, len(log_w), found)
+    return MADE_UP[method].record(len(log_w), found)
 
 
 def lognormal(method, num, sigma, evidence=0.0):
@@ -171,9 +191,9 @@ def lognormal(method, num, sigma, evidence=0.0):
 
 def test_the_larger_is_unbiased_though_chosen(float64, assert_mean):
     candidates = {"a": lognormal("a", 5, 1.0), "b": lognormal("b", 5, 1.0)}
-    found = larger_bound.larger_bound(candidates)
+    found = larger_bound.larger_bound(candidates, MADE_UP)
     assert_mean(found.estimate.exp(), 1.0)
-    naive = torch.maximum(*[larger_bound.joined(*halves).estimate for halves in candidates.values()])
+    naive = torch.maximum(*[larger_bound.pooled(halves, MADE_UP).estimate for halves in candidates.values()])
     assert (naive.exp().mean() - 1) > 10 * naive.exp().std() / 4000**0.5  # what is avoided
     mixed = [name for name in found.methods if ", " in name]
     assert 1000 < len(mixed) < 3000
@@ -181,20 +201,75 @@ def test_the_larger_is_unbiased_though_chosen(float64, assert_mean):
 
 def test_the_larger_is_the_better_where_it_is_clear(float64):
     better, worse = lognormal("better", 50, 0.2), lognormal("worse", 50, 0.2, evidence=-3.0)
-    found = larger_bound.larger_bound({"worse": worse, "better": better})
-    whole = larger_bound.joined(*better)
+    found = larger_bound.larger_bound({"worse": worse, "better": better}, MADE_UP)
+    whole = larger_bound.pooled(better, MADE_UP)
     assert set(found.methods) == {"better"}
     for name in ("estimate", "std_error", "ess"):
         assert torch.equal(getattr(found, name), getattr(whole, name))
     assert found.reason == "the largest, as half of the draws find it: worse for 0, better for 4000 of 4000 data points"
 
 
-def test_halves_joined_are_the_whole(float64):
+def test_pooled_halves_are_the_whole(float64):
     log_w = torch.randn(40, 10)
-    joined, whole = larger_bound.joined(record("a", log_w[:20]), record("a", log_w[20:])), record("a", log_w)
-    torch.testing.assert_close(joined.estimate, whole.estimate)
-    torch.testing.assert_close(joined.ess, whole.ess)
-    torch.testing.assert_close(joined.std_error, whole.std_error, rtol=0.1, atol=0)
+    halves = record("a", log_w[:20]), record("a", log_w[20:])
+    pooled, whole = larger_bound.pooled(halves, MADE_UP), record("a", log_w)
+    torch.testing.assert_close(pooled.estimate, whole.estimate)
+    torch.testing.assert_close(pooled.ess, whole.ess)
+    torch.testing.assert_close(pooled.std_error, whole.std_error, rtol=0.1, atol=0)
+
+
+# What is to be trusted
+
+
+def test_each_method_decides_what_is_reliable(float64):
+    """By its own rule, not by which diagnostics happen to be there."""
+    estimate = torch.zeros(4)
+    found = {
+        "estimate": estimate,
+        "std_error": torch.tensor([0.1, 0.1, 0.9, 0.9]),
+        "khat": torch.tensor([0.1, 0.9, 0.1, torch.nan]),
+    }
+    assert METHODS["iwae"].record(10, found).reliable.tolist() == [True, False, True, False]
+    assert METHODS["ais"].record(10, found).reliable.tolist() == [True, True, False, False]
+    assert METHODS["exact"].record(10, found).reliable.all()
+
+
+def test_rows_keep_the_judgment_of_their_method(float64):
+    found = {"estimate": torch.zeros(3), "std_error": torch.full((3,), 0.9), "khat": torch.full((3,), 0.1)}
+    weights, chains = METHODS["iwae"].record(10, found), METHODS["ais"].record(10, found)
+    mixed = weights.with_rows(torch.tensor([False, True, False]), chains)
+    assert mixed.methods == ("iwae", "ais", "iwae")
+    assert mixed.reliable.tolist() == [True, False, True]
+    assert "unreliable for 1 of 3 data points (k-hat > 0.7, or of chains a standard error > 0.5)" in mixed.warning
+
+
+def test_halves_of_two_methods_are_trusted_where_both_are(float64):
+    """Rows whose halves are of one method are judged by it; a row of two by both."""
+    found = {"estimate": torch.zeros(4), "std_error": torch.full((4,), 0.1), "khat": torch.full((4,), 0.9)}
+    weights = METHODS["iwae"].record(10, found)
+    chains = METHODS["ais"].record(10, found | {"khat": found["khat"] * math.nan})
+    taken = (
+        chains.with_rows(torch.tensor([False, True, True, False]), weights),
+        chains.with_rows(torch.tensor([False, False, True, True]), weights),
+    )
+    pooled = larger_bound.pooled(taken, METHODS)
+    assert pooled.methods == ("ais", "iwae, ais", "iwae", "ais, iwae")
+    assert pooled.reliable.tolist() == [True, False, False, False]
+    good = larger_bound.pooled(tuple(replace(half, khat=half.khat.clamp(max=0.5)) for half in taken), METHODS)
+    assert good.reliable.all()
+
+
+def test_divergences_are_counted(float64, monkeypatch):
+    """Every transition of every chain, when none may lose any energy; none otherwise, and both halves' together."""
+    pair = poor()
+    x, settings = pair.sample(6), AIS(num_chains=4, num_temperatures=12)
+    assert (ppvae.log_evidence(pair, x, "ais", annealing=settings, **quiet).divergences == 0).all()
+    monkeypatch.setattr(hmc, "MAX_ENERGY_ERROR", -math.inf)
+    found = ppvae.log_evidence(pair, x, "ais", annealing=settings, **quiet)
+    assert (found.divergences == 4 * 12).all()
+    monkeypatch.setattr(hmc, "MAX_ENERGY_ERROR", 0.0)
+    some = ppvae.log_evidence(pair, x, "ais", annealing=settings, **quiet).divergences
+    assert ((some > 4) & (some < 4 * 12)).all()
 
 
 # Refusals
@@ -222,6 +297,13 @@ def test_chains_of_discrete_latents_are_refused():
 def test_several_settings_are_for_best():
     with pytest.raises(ValueError, match="expected one AIS"):
         ppvae.log_evidence(poor(), torch.randn(5, 6), "ais", annealing=[AIS(), AIS()], progress=False)
+
+
+def test_best_takes_one_setting_of_each_start():
+    pair = poor()
+    pair.log_prob = lambda x: (_ for _ in ()).throw(NotImplementedError)
+    with pytest.raises(ValueError, match="found 2 settings that start from the guide, expected one of each start"):
+        ppvae.log_evidence(pair, torch.randn(5, 6), "best", annealing=[AIS(), AIS()], progress=False)
 
 
 def test_odd_chains_have_no_halves():
@@ -259,11 +341,11 @@ def test_an_interrupted_measurement_goes_on_where_it_was(float64, tmp_path, monk
         done.append(index)
         return plain(sampler, index)
 
-    monkeypatch.setattr(annealed_importance, "weigh", failing)
+    monkeypatch.setattr(ais, "weigh", failing)
     with pytest.raises(Interrupted):
         measured(pair, x, path)
     done.clear()
-    monkeypatch.setattr(annealed_importance, "weigh", lambda *args: done.append(args[1]) or plain(*args))
+    monkeypatch.setattr(ais, "weigh", lambda *args: done.append(args[1]) or plain(*args))
     resumed = measured(pair, x, path)
     assert torch.cat(done).tolist() == list(range(20, 45))
     for name in ("estimate", "std_error", "acceptance"):

@@ -75,7 +75,7 @@ def test_equal_steps_cost_the_same():
     """With `sd_beta(log ratio)` in closed form: each step is as long as the others."""
     grid = torch.linspace(0, 1, 401)
     spread = torch.stack([spread_at(beta) for beta in grid])
-    betas = annealing.equal_steps(grid, torch.stack([spread, 5 * spread], 1), 20)
+    betas = annealing.equal_steps(20, grid, torch.stack([spread, 5 * spread], 1))
     assert betas.shape == (21, 2)
     torch.testing.assert_close(betas[:, 0], betas[:, 1])
     fine = torch.linspace(0, 1, 4001)
@@ -93,7 +93,7 @@ def spread_at(beta):
 def test_an_effective_sample_size_drops_evenly(assert_mean):
     """What the steps are made equal for: K / ESS of each is about 1 + length^2."""
     grid = torch.linspace(0, 1, 401)
-    betas = annealing.equal_steps(grid, torch.stack([spread_at(beta) for beta in grid])[:, None], 30)[:, 0]
+    betas = annealing.equal_steps(30, grid, torch.stack([spread_at(beta) for beta in grid])[:, None])[:, 0]
     drops = []
     for low, high in pairwise(betas):
         log_w = (high - low) * evaluate(at(low).sample((200_000,))).log_ratio()

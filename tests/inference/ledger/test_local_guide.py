@@ -53,8 +53,8 @@ def seeded(pair, batch, num_particles=5):
 def moved(local, batch, offsets, num_particles=5):
     """Draws with the same noise: as the pair has them, and with the offsets."""
     zero = local.zeros(batch)
-    before = seeded(local, local.joined(batch, zero), num_particles)
-    return before, seeded(local, local.joined(batch, zero | offsets), num_particles)
+    before = seeded(local, local.with_offsets(batch, zero), num_particles)
+    return before, seeded(local, local.with_offsets(batch, zero | offsets), num_particles)
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -62,7 +62,7 @@ def test_offsets_of_zero_leave_the_guide_as_it_is(name):
     pair, batch = ZOO[name].make()
     pair.eval()
     local = LocalGuide(pair, batch)
-    before, after = seeded(pair, batch), seeded(local, local.joined(batch, local.zeros(batch)))
+    before, after = seeded(pair, batch), seeded(local, local.with_offsets(batch, local.zeros(batch)))
     torch.testing.assert_close(after.log_w, before.log_w)
     torch.testing.assert_close(after.latents, before.latents)
     assert set(local.fixed) == ({"y"} if name == "dequantized uniformly" else set())
@@ -112,14 +112,14 @@ def test_logits_and_rates_are_moved_in_their_own_units():
     change = torch.tensor([0.0, 1.0, -1.0]).expand(8, 3)
     pair, x = ZOO["amortized mixture"].make()
     local = LocalGuide(pair, x)
-    weights = local.log_weights(local.joined(x, {"component/logits": change}), 5)
+    weights = local.log_weights(local.with_offsets(x, {"component/logits": change}), 5)
     log_q = (pair._log_guide(x) + change).log_softmax(-1)
     expected = log_q.expand(5, 8, 3).gather(-1, weights.latents["component"].unsqueeze(-1)).squeeze(-1)
     torch.testing.assert_close(weights.log_q, expected)
 
     pair, x = ZOO["counts"].make()
     local, change = LocalGuide(pair, x), torch.linspace(-1, 1, 8)
-    weights = local.log_weights(local.joined(x, {"z/rate": change}), 5)
+    weights = local.log_weights(local.with_offsets(x, {"z/rate": change}), 5)
     rate = torch.nn.functional.softplus(pair.encoder(x.unsqueeze(-1)).squeeze(-1)) + 0.5
     torch.testing.assert_close(weights.log_q, dist.Poisson(rate * change.exp()).log_prob(weights.latents["z"]))
 
@@ -129,7 +129,7 @@ def test_a_mixtures_weights_and_components_are_moved():
     local, change = LocalGuide(pair, x), torch.tensor([0.0, 1.0, -1.0, 0.5])
     shift, factor = torch.randn(8, 4, 2), 0.5 + torch.rand(8, 4, 2)
     offsets = {"z/logits": change.expand(8, 4), "z/loc": shift, "z/scale": factor.log()}
-    weights = local.log_weights(local.joined(x, offsets), 5)
+    weights = local.log_weights(local.with_offsets(x, offsets), 5)
     q = pair.posterior(x)
     own = q.component_distribution.base_dist
     components = dist.Normal(own.loc + shift * own.scale, own.scale * factor).to_event(1)
@@ -185,9 +185,9 @@ def test_offsets_travel_with_batches_of_any_kind():
     found = []
     for pair, batch in ((Guided(guide), x), (Tupled(guide), (x, x)), (Named(guide), {"x": x, "y": x})):
         local = LocalGuide(pair, batch)
-        joined = local.joined(batch, local.zeros(batch) | {"z/loc": shift})
-        assert type(joined) is (dict if isinstance(batch, dict) else tuple)
-        found.append(seeded(local, joined))
+        moved = local.with_offsets(batch, local.zeros(batch) | {"z/loc": shift})
+        assert type(moved) is (dict if isinstance(batch, dict) else tuple)
+        found.append(seeded(local, moved))
         torch.testing.assert_close(found[-1].latents["z"] - seeded(pair, batch).latents["z"], shift.expand(5, 3, 2))
     for other in found[1:]:
         torch.testing.assert_close(other.log_w, found[0].log_w)
@@ -218,7 +218,7 @@ def test_what_cannot_be_moved_says_why_and_stays():
     local = LocalGuide(pair, x)
     assert local.shapes == {}
     assert local.fixed == {"z": "Uniform has no argument that can be moved"}
-    assert local.joined(x, {}) == (x,)
+    assert local.with_offsets(x, {}) == (x,)
     torch.testing.assert_close(seeded(local, (x,)).latents, seeded(pair, x).latents)
 
 
@@ -253,7 +253,7 @@ def test_what_has_no_offset_is_kept(guide, argument, value):
     pair = Guided(guide)
     local = LocalGuide(pair, x)
     assert local.shapes[f"z/{argument}"] == (2,)
-    before, after = seeded(pair, x), seeded(local, local.joined(x, local.zeros(x)))
+    before, after = seeded(pair, x), seeded(local, local.with_offsets(x, local.zeros(x)))
     torch.testing.assert_close(after.latents, before.latents)
     torch.testing.assert_close(after.log_q, before.log_q)
     assert value == 0 or (after.log_q[:, 1] == 0).all()

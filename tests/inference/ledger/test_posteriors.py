@@ -12,7 +12,7 @@ from support.zoo_pairs import Components, Labeled, Summed
 from torch import nn
 
 from ppvae import AIS, ContractError, EvidenceUndefined, Pair
-from ppvae.inference.ledger.posteriors import POSTERIORS, systematic
+from ppvae.inference.ledger.posteriors import DRAWN_BY, systematic
 from ppvae.models import Autoencoder, Gaussian, LinearVAE, MarkovHVAE
 from ppvae.views.arviz_export import import_arviz, to_arviz
 
@@ -25,9 +25,9 @@ def group(container, name):
     return found if isinstance(found, xr.Dataset) else found.to_dataset()
 
 
-def export(pair, x, posterior, num_draws, annealing=ANNEALING, **others):
+def export(pair, x, posterior, num_samples, annealing=ANNEALING, **others):
     annealing = annealing if posterior == "annealed" else None
-    return to_arviz(pair, x, posterior=posterior, num_draws=num_draws, annealing=annealing, **quiet, **others)
+    return to_arviz(pair, x, posterior=posterior, num_samples=num_samples, annealing=annealing, **quiet, **others)
 
 
 def draws_of(container, name="z"):
@@ -80,7 +80,7 @@ def test_refined_draws_lack_what_amortization_costs(float64):
     torch.testing.assert_close(found, best.fit_guide()._q(x).base_dist.scale[0].detach(), rtol=0.08, atol=0)
 
 
-@pytest.mark.parametrize("posterior", POSTERIORS)
+@pytest.mark.parametrize("posterior", DRAWN_BY)
 def test_densities_are_those_of_the_draws(posterior):
     """And log q is the amortized guide's, whoever drew."""
     pair = off_the_mark()
@@ -113,7 +113,7 @@ def test_quality_is_per_chain_and_data_point(posterior, quality, tmp_path):
     xr.testing.assert_equal(group(import_arviz().from_netcdf(tmp_path / "run.nc"), "sample_stats"), stats)
 
 
-@pytest.mark.parametrize("posterior", POSTERIORS)
+@pytest.mark.parametrize("posterior", DRAWN_BY)
 def test_a_seed_reproduces_and_leaves_the_callers_generator(posterior):
     pair = off_the_mark()
     x, state = pair.sample(3), torch.get_rng_state()
@@ -122,7 +122,7 @@ def test_a_seed_reproduces_and_leaves_the_callers_generator(posterior):
     xr.testing.assert_equal(group(first, "posterior"), group(second, "posterior"))
 
 
-@pytest.mark.parametrize("posterior", POSTERIORS)
+@pytest.mark.parametrize("posterior", DRAWN_BY)
 def test_discrete_sites_that_the_guide_lacks_are_drawn_too(posterior):
     pair = Components(tied=True)
     x = 3 * torch.randn(5)
@@ -150,7 +150,7 @@ def test_resampled_mixture_components_have_their_exact_probabilities(assert_mean
     assert ((guided.mean(0) - exact.mean(0)) / (guided.std(0) / 1000**0.5)).abs().max() > 8
 
 
-@pytest.mark.parametrize("posterior", POSTERIORS)
+@pytest.mark.parametrize("posterior", DRAWN_BY)
 def test_batches_of_several_tensors(posterior):
     batch = {"x": torch.randn(4, 3), "label": torch.tensor([0, 1, 1, 0])}
     pair = Labeled()
@@ -164,7 +164,7 @@ def test_chunks_of_data_and_draws_join_up(monkeypatch, float64):
     pair = off_the_mark()
     x = 10.0 * torch.arange(25)[:, None] * torch.ones(6)
     mean, spread = pair.posterior(x).mean.detach(), 6 * pair.posterior(x).variance.sqrt().max().item()
-    for posterior in POSTERIORS:
+    for posterior in DRAWN_BY:
         z = draws_of(export(pair, x, posterior, 30, AIS(num_temperatures=20)))
         assert (z - mean).abs().max() < spread, posterior
 
@@ -219,7 +219,7 @@ def test_what_does_not_apply_is_refused_by_name(pair, posterior, settings, error
     pair = pair()
     x = torch.randn(4) if isinstance(pair, Components) else torch.rand(4, 3)
     with pytest.raises(error, match=message):
-        to_arviz(pair, x, posterior=posterior, annealing=settings, num_draws=2, progress=False)
+        to_arviz(pair, x, posterior=posterior, annealing=settings, num_samples=2, progress=False)
 
 
 def test_nothing_to_refine_is_refused_by_name():
@@ -244,7 +244,7 @@ def test_a_pair_without_a_guide_has_nothing_to_choose_among():
     np.testing.assert_allclose(group(found, "sample_stats").ess, 60)
 
 
-@pytest.mark.parametrize("posterior", POSTERIORS)
+@pytest.mark.parametrize("posterior", DRAWN_BY)
 def test_hierarchies_and_networks(posterior):
     pair = MarkovHVAE.mlp(6, [3, 2], [8])
     found = export(pair, torch.rand(5, 6).round(), posterior, 3, AIS(num_temperatures=5, num_leapfrog=1))

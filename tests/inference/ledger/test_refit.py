@@ -10,7 +10,7 @@ from torch import nn
 
 import ppvae
 from ppvae import Pair
-from ppvae.inference.ledger.refit import guide_parameters, refitted
+from ppvae.inference.ledger.refit import guide_parameters, is_rising, refitted
 from ppvae.models import VAE, LinearVAE
 
 UNDEFINED = "undefined: the guide has no parameters of its own"
@@ -227,6 +227,15 @@ def test_it_says_whether_the_bound_was_still_rising():
     for steps in (1, 3, 100):  # so few that there are no quarters to compare, too
         with refit(best, best.sample(200), steps=steps) as note:
             assert note == ""
+
+
+def test_noise_is_not_called_rising():
+    """Half of all flat runs end above where they were, and hardly one by three standard errors; a slope is seen."""
+    flat = torch.randn(400, 80)
+    assert sum(is_rising(bounds) for bounds in flat) <= 4
+    slope = torch.linspace(0, 8, 80)  # a quarter's mean is 2 above the one before, and its standard error 0.3
+    assert sum(is_rising(bounds + slope) for bounds in flat) >= 390
+    assert not any(is_rising(bounds - slope) for bounds in flat)
 
 
 def test_one_seed_gives_one_guide_and_leaves_the_callers_generators():

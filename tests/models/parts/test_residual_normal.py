@@ -97,5 +97,5 @@ def test_a_local_guide_moves_the_deltas(float64):
     torch.manual_seed(0)
     before = pair.latents(x)["z"][0]
     torch.manual_seed(0)
-    moved = local.latents(local.joined(x, offsets))["z"][0]
+    moved = local.latents(local.with_offsets(x, offsets))["z"][0]
     torch.testing.assert_close(moved - before, torch.tensor([[0.0, 0.0], [0.1 * 1e-3, 0.2 * 2], [0.0, 0.0]]))

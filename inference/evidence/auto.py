@@ -1,0 +1,44 @@
+"""The default: exact where possible, else importance weights, and annealed chains where these fail."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from ppvae.batches import rows
+from ppvae.inference.evidence.iwae import MOST_KHAT
+from ppvae.inference.evidence.method import EvidenceMethod, Task, exactly
+from ppvae.inference.runtime.records import Evidence
+from ppvae.refusals import ContractError
+
+
+class Auto(EvidenceMethod):
+    """Each data point by the cheapest method that its diagnostics allow.
+
+    Args:
+        methods: the registry.
+    """
+
+    name = "auto"
+    about = "exact where possible; else importance weights, and AIS for the data points whose k-hat is bad"
+    trusted = "the method taken for the data point says so; `methods` and `reason` say which, and why"
+
+    def __init__(self, methods: Mapping[str, EvidenceMethod]):
+        self._methods = methods
+
+    def run(self, task: Task) -> Evidence:
+        if found := exactly(self._methods, task):
+            return found
+        weighted = self._methods["iwae"].run(task)
+        bad = ~weighted.reliable
+        if not bad.any():
+            return replace(weighted, reason=f"iwae, as k-hat is at most {MOST_KHAT} for all data points")
+        try:
+            chains = self._methods["ais"].run(replace(task, batch=rows(task.batch, bad)))
+        except ContractError as error:
+            return replace(weighted, reason=f"iwae, as annealing does not apply: {error}")
+        return replace(
+            weighted.with_rows(bad, chains),
+            method=self.name,
+            reason=f"ais for the {int(bad.sum())} of {len(bad)} data points whose k-hat is above {MOST_KHAT}, "
+            "iwae for the others",
+            candidates={"iwae": weighted},
+        )

@@ -1,0 +1,48 @@
+"""The largest of all bounds there are, for each data point."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from ppvae.inference.evidence.larger_bound import larger_bound, pooled
+from ppvae.inference.evidence.method import EvidenceMethod, Halves, Task, exactly
+from ppvae.inference.runtime.records import Evidence
+from ppvae.refusals import ContractError
+
+
+class Best(EvidenceMethod):
+    """Exact where possible, else the largest bound among all candidates of the registry; see `larger_bound`.
+
+    Args:
+        methods: the registry.
+    """
+
+    name = "best"
+    about = (
+        "exact where possible; else importance weights and AIS from both starts. The largest of noisy bounds would be "
+        "too large: each half of the draws is taken from the method that the other half finds largest, and the average "
+        "has the mean p(x)"
+    )
+    trusted = "the methods taken for the data point say so"
+    several_annealings = True
+
+    def __init__(self, methods: Mapping[str, EvidenceMethod]):
+        self._methods = methods
+
+    def run(self, task: Task) -> Evidence:
+        if found := exactly(self._methods, task):
+            return found
+        candidates: dict[str, Halves] = {}
+        refused = ""
+        for name, method in self._methods.items():
+            if method.is_candidate(task):
+                try:
+                    candidates[name] = method.halves(task)
+                except ContractError as error:
+                    refused = f"{name} does not apply: {error}"
+        if not candidates:
+            raise ContractError(f"method='best': found no method for {type(task.pair).__name__}; {refused}")
+        if len(candidates) == 1:
+            ((name, halves),) = candidates.items()
+            return replace(pooled(halves, self._methods), reason=f"{name}, as {refused or 'there is no other method'}")
+        best = larger_bound(candidates, self._methods)
+        return replace(best, reason=f"{best.reason}; {refused}") if refused else best

@@ -1,0 +1,38 @@
+"""log p(x) by importance weights from the guide."""
+
+from collections.abc import Mapping
+from functools import partial
+
+from torch import Tensor
+
+from ppvae.inference.compiling.repeated import Repeated
+from ppvae.inference.evidence import streamed
+from ppvae.inference.evidence.method import EvidenceMethod, Task
+from ppvae.inference.runtime.chunks import over_data
+from ppvae.inference.runtime.measuring import finite
+from ppvae.inference.runtime.records import Evidence
+
+MOST_KHAT = 0.7
+"""Pareto k-hat above which importance weights are not to be trusted: Vehtari et al. 2024 (arXiv:1507.02646)."""
+
+
+class ImportanceWeights(EvidenceMethod):
+    """`log (1/K) sum_k p(x, z_k) / q(z_k | x)`, of draws from the guide."""
+
+    name = "iwae"
+    about = "importance weights of draws from the guide; a mode that the guide leaves out leaves no trace in them"
+    trusted = f"k-hat is at most {MOST_KHAT}"
+    limit = f"k-hat > {MOST_KHAT}"
+
+    def run(self, task: Task) -> Evidence:
+        measure = partial(streamed.log_mean_weight, Repeated(task.pair, streamed.log_weights))
+        title = "log evidence" if task.progress else None
+        return self.record(
+            task.num_particles, finite(over_data(task.pair, task.batch, task.num_particles, measure, title))
+        )
+
+    def reliable(self, found: Mapping[str, Tensor]) -> Tensor:
+        return found["khat"] <= MOST_KHAT
+
+    def is_candidate(self, task: Task) -> bool:
+        return True

@@ -1,0 +1,100 @@
+"""The lines of amortization: what it costs that one network serves all data points, and what training would gain."""
+
+import math
+
+from ppvae.inference.ledger.cause import Cause, significant
+from ppvae.inference.ledger.lines import Bar, Line, difference
+from ppvae.inference.ledger.measured import Measured
+from ppvae.inference.runtime.records import Measurement
+
+COLOR = "C1"
+
+
+def amortization_gap(found: Measured) -> Measurement | None:
+    """What the best guide of the family gains over the amortized one."""
+    return difference("amortization gap", found.measured.get("elbo_refined"), found.elbo)
+
+
+def _amortization(found: Measured, line: Measurement) -> list[Cause]:
+    return significant(
+        "amortization",
+        line,
+        lambda nats: (
+            f"Each data point's own best guide of the same family gains {nats:.2f} nats over the amortized one."
+        ),
+        "Train the guide longer, or widen its networks; pass train= to tell which.",
+    )
+
+
+def _training(found: Measured, line: Measurement) -> list[Cause]:
+    return significant(
+        "training",
+        line,
+        lambda nats: f"More training of the guide, with the model frozen, gains {nats:.2f} nats.",
+        "Train longer, with a decaying learning rate, or the guide more often than the model.",
+    )
+
+
+def _capacity(found: Measured, line: Measurement) -> list[Cause]:
+    """Or generalization, where on training data the best guides gain less than half as much."""
+    seen = amortization_gap(found.train) if found.train else None
+    on_train = seen.mean().estimate if seen else math.inf
+    if on_train < line.mean().estimate / 2:
+        return significant(
+            "generalization",
+            line,
+            lambda nats: (
+                f"Each data point's own best guide gains {nats:.2f} nats on held-out data, and {on_train:.2f} on "
+                "training data: the encoder does not generalize."
+            ),
+            "Regularize the encoder, or train it on samples of the model too.",
+        )
+    return significant(
+        "capacity",
+        line,
+        lambda nats: (
+            f"Each data point's own best guide gains {nats:.2f} nats more than a guide that was trained further: the "
+            "networks cannot give it."
+        ),
+        "Widen or deepen the encoder, or refine its output for each data point.",
+    )
+
+
+AMORTIZATION_GAP = Line(
+    "amortization_gap",
+    label="of it: amortization",
+    about="`elbo_refined - elbo`: what it costs that one network must serve all data points",
+    value=amortization_gap,
+    part_of="gap",
+    undefined=lambda found: "the guide is fixed" if found.amortization_undefined else "",
+    causes=_amortization,
+    bar=Bar("amortization", COLOR, place=5),
+)
+TRAINING_GAP = Line(
+    "training_gap",
+    label="more training of the guide closes",
+    about="`elbo_refitted - elbo`: what more training of the guide gains, with the model frozen",
+    value=lambda found: difference("training gap", found.measured.get("elbo_refitted"), found.elbo),
+    part_of="amortization_gap",
+    causes=_training,
+    bar=Bar("amortization: training", COLOR, place=7),
+)
+CAPACITY_GAP = Line(
+    "capacity_gap",
+    label="beyond that",
+    about="`elbo_refined - elbo_refitted`: what the refitted guide still loses to the refined ones: its networks are "
+    "too small, or do not generalize",
+    value=lambda found: difference(
+        "capacity gap", found.measured.get("elbo_refined"), found.measured.get("elbo_refitted")
+    ),
+    part_of="amortization_gap",
+    causes=_capacity,
+    bar=Bar("amortization: beyond", COLOR, place=6),
+)
+ELBO_REFITTED = Line(
+    "elbo_refitted",
+    label="ELBO, guide refitted",
+    about="the guide as it is after more training on the training data, with the model frozen",
+    measure=lambda bench: bench.refitted(),
+    trains=True,
+)

@@ -1,0 +1,134 @@
+"""The experiments behind the ledger's lines: each is run once, and its lines take from it what is theirs."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from ppvae.batches import Batch
+from ppvae.inference.evidence.estimates import elbo_of
+from ppvae.inference.ledger.effort import Effort
+from ppvae.inference.ledger.likelihood_scale import LikelihoodScale, likelihood_scale
+from ppvae.inference.ledger.refinement import Refined, refine, unrefined
+from ppvae.inference.ledger.refit import refitted
+from ppvae.inference.ledger.richer_families import richer
+from ppvae.inference.runtime.measuring import measuring
+from ppvae.inference.runtime.records import Measurement
+from ppvae.pair import Pair
+from ppvae.refusals import ContractError
+
+SCALE_SAMPLES = 20
+
+
+@dataclass(frozen=True)
+class OwnFamily:
+    """What was found of the best guides of the pair's own family, one for each data point.
+
+    Attributes:
+        elbo: of these; None where there are none.
+        likelihood: what rescaling each Gaussian observation would gain, under these.
+        guides: the refined guides, from which richer families start; None where there are none.
+    """
+
+    elbo: Measurement | None = None
+    likelihood: Mapping[str, LikelihoodScale] = field(default_factory=dict)
+    guides: Refined | None = None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A pair and data, with the experiments that lines are measured by.
+
+    Attributes:
+        pair: the model and guide, at rest (inside `measuring`) but for lines that train.
+        batch: N data points.
+        settings: how much work each line is worth.
+        amortization_undefined: why the guide does not amortize, if it does not; empty otherwise.
+        seed: of the measurement.
+        progress: whether to show bars.
+        train: training data, if there are any.
+        transform: of minibatches of `train`.
+        measured: the lines that were measured before, by name.
+        notes: by line, why it was not measured, or what went wrong; measuring adds to them.
+    """
+
+    pair: Pair
+    batch: Batch
+    settings: Effort
+    amortization_undefined: str = ""
+    seed: int | None = None
+    progress: bool = False
+    train: Batch | None = None
+    transform: Callable[[Any], Any] | None = None
+    measured: dict[str, Measurement] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def elbo(self, pair: Pair, batch: Batch) -> Measurement:
+        """The ELBO of a pair, with as many draws as the settings say."""
+        return elbo_of(pair, batch, self.settings.num_samples, self.progress)
+
+    @cached_property
+    def own_family(self) -> OwnFamily:
+        """Each data point's best guide of the same family."""
+        if self.settings.ascent is None:
+            self.notes["elbo_refined"] = "not asked for"
+            return OwnFamily(likelihood=likelihood_scale(self.pair, self.batch, SCALE_SAMPLES))
+        if self.amortization_undefined:
+            scale = likelihood_scale(self.pair, self.batch, SCALE_SAMPLES)
+            return OwnFamily(
+                likelihood=scale, guides=unrefined(self.pair, self.batch) if self.settings.richer else None
+            )
+        refined = refine(self.pair, self.batch, self.settings.ascent, self.settings.restarts, self.progress)
+        if not refined.pair.shapes:
+            reason = "; ".join(f"site '{site}': {why}" for site, why in refined.fixed.items())
+            self.notes["elbo_refined"] = f"undefined: {reason or 'the guide has no sites'}"
+            return OwnFamily()
+        elbo = self.elbo(refined.pair, refined.batch)
+        said = [f"site '{site}' is not refined: {why}" for site, why in refined.fixed.items()]
+        if refined.converged < 1:
+            said.append(f"{_unsettled(refined.converged)}; give it more steps")
+        self._note("elbo_refined", said)
+        return OwnFamily(elbo, likelihood_scale(refined.pair, refined.batch, SCALE_SAMPLES), refined)
+
+    @cached_property
+    def richer_families(self) -> Mapping[str, Measurement]:
+        """The ELBO of each data point's best full-rank guide and flow; empty where these do not apply."""
+        guides, ascent = self.own_family.guides, self.settings.ascent
+        if guides is None or ascent is None or not self.settings.richer:
+            return {}
+        try:
+            families = richer(guides, ascent, self.settings.num_samples, self.progress)
+        except (ContractError, ValueError) as error:
+            self.notes["elbo_full_rank"] = f"undefined: {error}"
+            return {}
+        for name, family in families.items():
+            said = [_unsettled(family.converged)] if family.converged < 1 else []
+            if num_failed := int(family.failed.sum()):
+                said.append(f"the fit failed for {num_failed} data points, which keep the smaller family's guide")
+            self._note(f"elbo_{name}", said)
+        return {name: family.elbo for name, family in families.items()}
+
+    def refitted(self) -> Measurement | None:
+        """The ELBO of the guide after more training with the model frozen."""
+        if self.amortization_undefined:
+            return None
+        if self.train is None:
+            self.notes["training_gap"] = "pass train= to measure it"
+            return None
+        if not self.settings.refit_steps:
+            return None
+        steps = self.settings.refit_steps
+        with refitted(self.pair, self.train, steps, self.transform, self.seed or 0, self.progress) as note:
+            self._note("training_gap", [note] if note else [])
+            if note.startswith("undefined"):
+                return None
+            with measuring(self.pair, self.batch, self.seed) as batch:
+                return self.elbo(self.pair, batch)
+
+    def _note(self, name: str, said: list[str]) -> None:
+        if said:
+            self.notes[name] = "; ".join(said)
+
+
+def _unsettled(converged: float) -> str:
+    return f"the ascent had not settled for {1 - converged:.0%} of the data points"

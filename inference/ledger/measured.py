@@ -1,0 +1,40 @@
+"""What was measured of a pair for its ledger; the lines follow from it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ppvae.inference.ledger.latent_usage import LatentUsage
+from ppvae.inference.ledger.likelihood_scale import LikelihoodScale
+from ppvae.inference.runtime.records import Evidence, Measurement
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All that was measured of a pair on a data set, per data point and with standard errors.
+
+    Attributes:
+        pair: the name of the pair's class.
+        log_evidence: log p(x), and how it was measured.
+        elbo: of the amortized guide.
+        measured: further ELBOs by the name of their line, in the order of the registry; those that were not measured
+            are not there, and `notes` says why.
+        latents: usage of each latent site of the guide, by name.
+        likelihood: what rescaling each Gaussian observation would gain, by site.
+        amortization_undefined: why the guide does not amortize, if it does not; empty otherwise.
+        train: the same on training data, if there were any.
+        notes: by line, why it was not measured, or what went wrong.
+    """
+
+    pair: str
+    log_evidence: Evidence
+    elbo: Measurement
+    measured: Mapping[str, Measurement] = field(default_factory=dict)
+    latents: Mapping[str, LatentUsage] = field(default_factory=dict)
+    likelihood: Mapping[str, LikelihoodScale] = field(default_factory=dict)
+    amortization_undefined: str = ""
+    train: "Measured | None" = None
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    def best_of_family(self) -> Measurement | None:
+        """The ELBO of the best guide of its family: the refined one, or of a guide that learns nothing itself."""
+        return self.elbo if self.amortization_undefined else self.measured.get("elbo_refined")
