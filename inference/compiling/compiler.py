@@ -33,6 +33,11 @@ CPU_OPTIONS: dict[str, Any] = {
     "cpp_cache_precompile_headers": False,  # precompiling them takes as long as four programs
     "aot_inductor.enable_line_tables": False,  # nothing for debuggers
 }
+REMARKS = [
+    "torch._inductor.ir",  # which operations it calls another way
+    "torch.utils.cpp_extension",  # that there is a CUDA compiler, but no GPU
+]
+"""Loggers that have nothing to say to users."""
 
 ONE_AT_A_TIME = threading.RLock()
 """Held while a program is compiled: what is set and patched meanwhile belongs to the whole process."""
@@ -101,7 +106,7 @@ def _at_once(pool: ThreadPoolExecutor) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _uncollected() -> Iterator[None]:
-    """Leaves garbage until afterwards (a hundred megabytes of a large program): collecting takes a tenth of the time."""
+    """Leaves garbage until afterwards, a hundred megabytes of a large program: collecting takes a tenth of the time."""
     wanted = gc.isenabled()
     gc.disable()
     try:
@@ -113,13 +118,15 @@ def _uncollected() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Without the compiler's remarks on its own code."""
-    logger = logging.getLogger("torch._inductor.ir")  # which operations it calls another way
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Without the compiler's remarks on its own code and on the machine."""
+    loggers = [logging.getLogger(name) for name in REMARKS]
+    levels = [logger.level for logger in loggers]
     try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -14,8 +14,8 @@ from ppvae.pair import Pair
 logger = logging.getLogger("ppvae")
 
 COMPILE_AFTER = 100
-"""Calls on chunks of one shape before they are compiled: these take about as long as compiling does, so that the total is
-at most twice the best."""
+"""Calls on chunks of one shape before they are compiled: they take about as long as compiling does, so that the total
+is at most twice the best."""
 
 
 class Repeated:

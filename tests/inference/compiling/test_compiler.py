@@ -68,8 +68,11 @@ def test_the_compiler_is_set_as_before_afterwards():
 
 def test_threads_compile_one_after_another():
     """Else one of them would put back what the other still needs, and leave behind what the other had set."""
-    logger = logging.getLogger("torch._inductor.ir")
-    before, inside, most = (gc.isenabled(), logger.level), [], []
+
+    def state():
+        return [gc.isenabled(), *[logging.getLogger(name).level for name in compiler.REMARKS]]
+
+    before, inside, most = state(), [], []
 
     def trace():
         inside.append(1)
@@ -85,7 +88,7 @@ def test_threads_compile_one_after_another():
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(run, range(4)))
     assert most == [1] * 4
-    assert (gc.isenabled(), logger.level) == before
+    assert state() == before
 
 
 @pytest.mark.parametrize("wanted", [True, False])
