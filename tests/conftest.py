@@ -5,6 +5,7 @@ import os
 import pyro
 import pytest
 import torch
+from support.versions import other_versions
 from torch import Tensor
 
 
@@ -30,8 +31,17 @@ def pytest_collection_modifyitems(config, items):
     config.hook.pytest_deselected(items=left_out)
 
 
+def pytest_report_header():
+    return f"warnings are no errors: {'; '.join(found)}" if (found := other_versions()) else "warnings are errors"
+
+
 def pytest_configure(config):
-    """Each of several workers has one thread, as have the programs it starts: more would wait for each other."""
+    """Warnings are errors under the pinned versions; other versions have warnings of their own.
+
+    Each of several workers has one thread, as have the programs it starts: more would wait for each other.
+    """
+    if not other_versions():
+        config.addinivalue_line("filterwarnings", "error")
     if hasattr(config, "workerinput"):
         os.environ["OMP_NUM_THREADS"] = "1"
         torch.set_num_threads(1)

@@ -1,69 +1,90 @@
 """Torch's compiler of flat lists of operations, as it is called here: which options, and what it does meanwhile.
 
-A program takes seconds to compile. On a CPU most of them are the C++ compiler's, which is asked what the processor can
-do while the program is still being traced, and translates the kernels and what calls them at the same time.
+A program takes seconds to compile. On a CPU the C++ compiler takes most of them: it is asked what the processor can do
+while the program is still being traced, and it translates the kernels and the code that calls them at the same time.
 """
 
 import contextlib
 import gc
 import logging
+import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-OPTIONS = {
+OPTIONS: dict[str, Any] = {
     "fallback_random": True,  # torch's own generators
     "cpp.min_chunk_size": 16384,  # elements below which a loop is not worth waking other threads for
     "cpp.enable_floating_point_contract_flag": "fast",  # a product and a sum in one instruction
     "cpp.enable_loop_tail_vec": False,  # torch 2.13 writes past the end of some loops' last vectors
-    "size_asserts": False,  # callers see to that
+    "size_asserts": False,  # callers check sizes
     "alignment_asserts": False,
 }
-CPU_OPTIONS = {
-    "cpp_wrapper": True,  # a file of C++ that calls the kernels, in place of Python,
-    "cpp_wrapper_build_separate": True,  # and one of all kernels, in place of ten
-    "cpp.vec_isa_ok": True,  # the processor says itself what it can do: fewer programs to find out
-    "cpp_cache_precompile_headers": False,  # that takes as long as four programs
+CPU_OPTIONS: dict[str, Any] = {
+    "cpp_wrapper": True,  # C++ calls the kernels, in place of Python,
+    "cpp_wrapper_build_separate": True,  # from a file of its own, and all kernels share another, in place of ten
+    "cpp.vec_isa_ok": True,  # take the processor's own word for its instructions: fewer test programs to compile
+    "cpp_cache_precompile_headers": False,  # precompiling them takes as long as four programs
     "aot_inductor.enable_line_tables": False,  # nothing for debuggers
 }
+REMARKS = [
+    "torch._inductor.ir",  # which operations it calls another way
+    "torch.utils.cpp_extension",  # that there is a CUDA compiler, but no GPU
+]
+"""Loggers that have nothing to say to users."""
+
+ONE_AT_A_TIME = threading.RLock()
+"""Held while a program is compiled: what is set and patched meanwhile belongs to the whole process."""
 
 
 def program(
     trace: Callable[[], GraphModule], inputs: Sequence[Tensor], device: torch.device
 ) -> Callable[..., list[Tensor]]:
-    """What `trace` returns, compiled for tensors like `inputs`; what goes wrong is raised as it is."""
+    """What `trace` returns, compiled for tensors like `inputs`; errors are raised as they are.
+
+    Threads that compile at the same time wait for each other.
+    """
     from torch._guards import TracingContext, tracing  # here, as the compiler takes long to import
-    from torch._inductor import compile as translated
+    from torch._inductor import compile as translated, config
     from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
     on_cpu = device.type == "cpu"
-    with _silent(), _uncollected(), ThreadPoolExecutor() as pool:
+    options = known(OPTIONS | (CPU_OPTIONS if on_cpu else {}))
+    with ONE_AT_A_TIME, config.patch(options), _silent(), _uncollected(), ThreadPoolExecutor() as pool:
         if on_cpu:
-            pool.submit(_ask_for_the_processor)
+            pool.submit(copy_context().run, _ask_for_the_processor)  # with the same options
         graph = trace()
+        for node in graph.graph.find_nodes(op="placeholder"):
+            node.meta.pop("val", None)  # stand-ins of the trace's own, which torch 2.8 would take for the inputs
         context = tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv())))  # else it is not cached on disk
         with torch.no_grad(), context, _at_once(pool):
-            return translated(graph, list(inputs), options=OPTIONS | (CPU_OPTIONS if on_cpu else {}))
+            return translated(graph, list(inputs), options=options)
+
+
+def known(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the compiler's options that this torch has: names differ between versions, and unknown ones raise."""
+    from torch._inductor import config
+
+    return {name: value for name, value in options.items() if hasattr(config, name)}
 
 
 def _ask_for_the_processor() -> None:
-    """The answers are kept; should they come too late, or this torch be asked otherwise, the compiler asks itself."""
-    from torch._inductor import config, cpu_vec_isa
+    """The answers are cached. Should they come too late, or this torch have no such function, the compiler asks."""
+    from torch._inductor import cpu_vec_isa
 
-    with config.patch({"cpp.vec_isa_ok": CPU_OPTIONS["cpp.vec_isa_ok"]}):
-        cpu_vec_isa.valid_vec_isa_list()
+    cpu_vec_isa.valid_vec_isa_list()
 
 
 @contextlib.contextmanager
 def _at_once(pool: ThreadPoolExecutor) -> Iterator[None]:
-    """The files that make up one library are translated at the same time, not one by one, if this torch lets us."""
+    """Translates the files that make up one library at the same time, not one by one, where this torch has a way."""
     from torch._inductor import codecache
 
     one_by_one: Callable[[str, Sequence[Any]], None] | None = getattr(codecache, "_worker_compile_cpp", None)
@@ -74,15 +95,18 @@ def _at_once(pool: ThreadPoolExecutor) -> Iterator[None]:
     def at_once(lock_path: str, builders: Sequence[Any]) -> None:
         files = builders[:-1]  # the last one links them
         list(pool.map(lambda i: one_by_one(f"{lock_path}.{i}", [files[i]]), range(len(files))))
-        one_by_one(lock_path, builders)  # which finds those done
+        one_by_one(lock_path, builders)  # finds the files done
 
-    with mock.patch.object(codecache, "_worker_compile_cpp", at_once):
+    codecache._worker_compile_cpp = at_once
+    try:
         yield
+    finally:
+        codecache._worker_compile_cpp = one_by_one
 
 
 @contextlib.contextmanager
 def _uncollected() -> Iterator[None]:
-    """Garbage waits until afterwards, a hundred megabytes of a large program: finding it takes a tenth of the time."""
+    """Leaves garbage until afterwards, a hundred megabytes of a large program: collecting takes a tenth of the time."""
     wanted = gc.isenabled()
     gc.disable()
     try:
@@ -94,13 +118,15 @@ def _uncollected() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Without what the compiler says of its own code."""
-    logger = logging.getLogger("torch._inductor.ir")  # which operations it calls another way
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Without the compiler's remarks on its own code and on the machine."""
+    loggers = [logging.getLogger(name) for name in REMARKS]
+    levels = [logger.level for logger in loggers]
     try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor
@@ -14,8 +14,8 @@ from ppvae.pair import Pair
 logger = logging.getLogger("ppvae")
 
 COMPILE_AFTER = 100
-"""Calls on chunks of one shape: they take about as long as compiling does, so that it never costs more than twice the
-best."""
+"""Calls on chunks of one shape before they are compiled: they take about as long as compiling does, so that the total
+is at most twice the best."""
 
 
 class Repeated:
@@ -39,7 +39,7 @@ class Repeated:
 
     def __call__(self, *args: Any) -> Any:
         leaves, structure = tree_flatten(args)
-        kind = (structure, *((leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf for leaf in leaves))
+        kind = kind_of(leaves, structure)
         self._seen[kind] += 1
         if self._compile and self._seen[kind] == self._after:
             try:
@@ -61,8 +61,8 @@ class Repeated:
             named = dict(zip(state, tensors, strict=False))
             changing = iter(tensors[len(held) :])
             args = tree_unflatten([next(changing) if isinstance(x, Tensor) else x for x in leaves], structure)
-            found, kind = tree_flatten(self._call.with_tensors(named, self._function, *args))
-            result[:] = [kind]
+            found, shape = tree_flatten(self._call.with_tensors(named, self._function, *args))
+            result[:] = [shape]
             return [t.detach() for t in found]
 
         inputs = held + [leaf for leaf in leaves if isinstance(leaf, Tensor)]
@@ -74,3 +74,13 @@ class Repeated:
             return tree_unflatten(program(*held, *[x for x in leaves if isinstance(x, Tensor)]), *result)
 
         return run
+
+
+def kind_of(leaves: Iterable[Any], structure: Any) -> tuple[Any, ...]:
+    """What arguments of one program share: the containers' types and keys, the tensors' shapes, all other values.
+
+    A structure is known by its text, as not every torch hashes one that has a dictionary in it. Values are told apart
+    by their types too: 1, 1.0 and True are equal.
+    """
+    values = [(leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else (type(leaf), leaf) for leaf in leaves]
+    return (repr(structure), *values)

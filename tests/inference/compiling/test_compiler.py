@@ -1,13 +1,15 @@
 """How torch's compiler is called: what it does at the same time."""
 
 import gc
+import logging
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
 import torch
-from torch._inductor import codecache
+from torch._inductor import codecache, config
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ppvae.inference.compiling import compiler
@@ -40,6 +42,53 @@ def test_a_program_does_what_was_traced_and_warns_of_nothing():
     trace = partial(make_fx(lambda x: [x.sin().sum(0), 2 * x]), x)
     program = compiler.program(trace, [x], x.device)
     torch.testing.assert_close(program(x), [x.sin().sum(0), 2 * x])
+
+
+def test_options_that_this_torch_lacks_are_left_out(monkeypatch):
+    assert compiler.known({"cpp.min_chunk_size": 1, "cpp.no_such": 1, "no_such.at_all": 1}) == {"cpp.min_chunk_size": 1}
+    monkeypatch.setitem(compiler.OPTIONS, "cpp.no_such", True)
+    x = torch.randn(5, 3)
+    program = compiler.program(partial(make_fx(lambda x: [x.cos()]), x), [x], x.device)
+    torch.testing.assert_close(program(x), [x.cos()])
+
+
+def test_every_option_is_one_of_torch():
+    """A name that no torch has would be left out of all, unnoticed."""
+    wanted = compiler.OPTIONS | compiler.CPU_OPTIONS
+    assert wanted.keys() - compiler.known(wanted).keys() <= {"aot_inductor.enable_line_tables"}  # new in torch 2.13
+
+
+def test_the_compiler_is_set_as_before_afterwards():
+    x = torch.randn(5, 3)
+    compiler.program(partial(make_fx(lambda x: [x.sinh()]), x), [x], x.device)  # what is imported late is there
+    before = config.get_config_copy()
+    compiler.program(partial(make_fx(lambda x: [x.cosh()]), x), [x], x.device)
+    assert config.get_config_copy() == before
+
+
+def test_threads_compile_one_after_another():
+    """Else one of them would put back what the other still needs, and leave behind what the other had set."""
+
+    def state():
+        return [gc.isenabled(), *[logging.getLogger(name).level for name in compiler.REMARKS]]
+
+    before, inside, most = state(), [], []
+
+    def trace():
+        inside.append(1)
+        time.sleep(0.05)
+        most.append(len(inside))
+        inside.pop()
+        raise ValueError("not to be traced")
+
+    def run(_):
+        with pytest.raises(ValueError, match="not to be traced"):
+            compiler.program(trace, [torch.ones(1)], torch.device("cpu"))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(run, range(4)))
+    assert most == [1] * 4
+    assert state() == before
 
 
 @pytest.mark.parametrize("wanted", [True, False])

@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from torch.utils._pytree import tree_flatten
 
 import ppvae
 from ppvae.inference.compiling import repeated
@@ -17,19 +18,23 @@ EFFORT = ppvae.Effort("iwae", 2000, num_samples=2000, ascent=None)
 
 @pytest.fixture
 def compile_soon(monkeypatch):
+    """Without Pyro's checks of values, as measuring runs: they cannot be traced."""
     monkeypatch.setattr(repeated, "COMPILE_AFTER", 2)
+    with pyro.validation_enabled(False):
+        yield
 
 
 class Programs:
-    """Counts what was compiled."""
+    """Counts what was compiled, without what could not be."""
 
     def __init__(self, monkeypatch):
         self.made = 0
         plain = repeated.compiled
 
         def counting(*args):
+            program = plain(*args)
             self.made += 1
-            return plain(*args)
+            return program
 
         monkeypatch.setattr(repeated, "compiled", counting)
 
@@ -70,6 +75,39 @@ def test_enumerated_sites(compile_soon, monkeypatch):
     assert programs.made == 1
     for log_w in found:  # its guide is the posterior: every weight is the evidence
         torch.testing.assert_close(log_w, pair.log_prob(x).expand(5, -1), rtol=1e-4, atol=1e-4)
+
+
+def test_arguments_of_other_kinds_have_programs_of_their_own(compile_soon, monkeypatch):
+    programs, pair, x, y = Programs(monkeypatch), VAE.mlp(6, 2, [8]), torch.ones(3), torch.arange(3.0)
+
+    def difference(pair, batch, factor):
+        first, second = batch.values() if isinstance(batch, dict) else batch[::-1]
+        return (first - second) * factor if isinstance(factor, int) else first + second
+
+    run = repeated.Repeated(pair, difference)
+    arguments = [({"a": x, "b": y}, 2), ({"b": x, "a": y}, 2), ((x, y), 2), ([x, y], 2), ((x, y), 3), ((x, y), 2.0)]
+    with torch.no_grad():
+        for args in arguments * 3:
+            torch.testing.assert_close(run(*args), difference(pair, *args))
+    assert programs.made == len(arguments)
+
+
+def test_kinds_are_told_apart_by_containers_keys_shapes_and_types():
+    x = torch.ones(3)
+    others = [x], (x,), {"a": x}, {"b": x}, (x, 1), (x, True), (x, 1.0), (x, None), ((x,), 1), x.double(), x[:2]
+    kinds = [repeated.kind_of(*tree_flatten(args)) for args in others]
+    assert len(set(kinds)) == len(others)
+    assert kinds == [repeated.kind_of(*tree_flatten(args)) for args in others]
+
+
+def test_structures_need_no_hash(compile_soon, monkeypatch):
+    """In some versions of torch one with a dictionary has none."""
+    monkeypatch.setattr(type(tree_flatten({})[1]), "__hash__", None)
+    programs, x = Programs(monkeypatch), torch.ones(3)
+    run = repeated.Repeated(VAE.mlp(6, 2, [8]), lambda pair, batch: 2 * batch["a"])
+    with torch.no_grad():
+        assert [run({"a": x}).tolist() for _ in range(3)] == [[2.0] * 3] * 3
+    assert programs.made == 1
 
 
 class Branching(ppvae.Pair):
