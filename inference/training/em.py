@@ -1,6 +1,6 @@
 """Expectation maximization for mixtures: full batch, hard, and streaming.
 
-A mixture takes part by the methods of `Mixture`; nothing here knows what its components are.
+A mixture takes part by the methods of `EMMixture`; nothing here knows what its components are.
 """
 
 import copy
@@ -22,7 +22,7 @@ PARAMETERS = ("weights", "means", "covariances")
 EMPTY = 1e-3  # a component that owns less than this many data points is empty
 
 
-class Moments(Protocol):
+class Statistics(Protocol):
     """What a mixture needs to know of data, per component."""
 
     weight: Tensor
@@ -34,7 +34,7 @@ class Moments(Protocol):
         """These moments with `components` `[M]` moved to `points` `[M, D]`."""
 
 
-class Mixture(Protocol):
+class EMMixture(Protocol):
     """What EM asks of a mixture; `ppvae.models.GaussianMixture` says what each method does."""
 
     num_components: int
@@ -71,7 +71,7 @@ class EMResult:
 
 
 def fit_em(
-    mixture: Mixture,
+    mixture: EMMixture,
     x: Any,
     *,
     init: str | Tensor = "k-means++",
@@ -145,7 +145,7 @@ def fit_em(
 
 
 def _climb(
-    mixture: Mixture,
+    mixture: EMMixture,
     x: Tensor,
     max_iterations: int,
     tolerance: float,
@@ -186,7 +186,7 @@ def _check_climbed(iteration: int, before: float, after: float, least_gain: floa
 
 
 def fit_streaming_em(
-    mixture: Mixture,
+    mixture: EMMixture,
     batches: Any,
     *,
     batch_size: int | None = None,
@@ -290,7 +290,7 @@ def _points(x: Any) -> Tensor:
     return points
 
 
-def _start(mixture: Mixture, x: Tensor, init: str | Tensor, seed: int, covariance_floor: float) -> None:
+def _start(mixture: EMMixture, x: Tensor, init: str | Tensor, seed: int, covariance_floor: float) -> None:
     """Sets the mixture to its start: means, each point assigned to the nearest, and one M-step."""
     C = mixture.num_components
     if isinstance(init, str) and init == "current":

@@ -56,10 +56,8 @@ def regression(objective=None, **settings):
         batch_size=16,
         optimizer=lambda p, lr: torch.optim.AdamW(p, lr=lr, weight_decay=0.1),
         lr=0.01,
-        clip_norm=50.0,
-        ema=0.9,
-        held_out=data(),
-        keep_best=True,
+        options=ppvae.StepOptions(clip_norm=50.0, ema=0.9),
+        held_out=ppvae.HeldOut(data(), keep_best=True),
         progress=False,
         **settings,
     )
@@ -99,7 +97,7 @@ def signal_last(number):
 def kill(folder):
     """The last process is killed, without a word, in the fourth epoch."""
     with disturbed(14, lambda: signal_last(signal.SIGKILL)):
-        return regression(Disturbed(), checkpoint=folder / "checkpoint", checkpoint_every=5)
+        return regression(Disturbed(), checkpoint=ppvae.Checkpoint(folder / "checkpoint", every=5))
 
 
 def resume(folder):
@@ -122,7 +120,7 @@ def noisy(folder):
 
     path, found = folder / f"noisy{SIZE}", {"whole": trained()}
     with contextlib.suppress(RuntimeError), disturbed(8, leave):
-        trained(checkpoint=path, checkpoint_every=7)
+        trained(checkpoint=ppvae.Checkpoint(path, every=7))
     found["resumed"] = trained(checkpoint=path, resume=True)
     return found
 

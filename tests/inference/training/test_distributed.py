@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import ppvae
+from ppvae import StepOptions
 from ppvae.models import LinearVAE
 
 SCRIPT = Path(__file__).parents[2] / "support" / "distributed_script.py"
@@ -98,6 +99,6 @@ def test_one_is_killed_and_others_go_on(size, then, tmp_path):
 
 def test_alone_it_cannot_be_asked_for():
     with pytest.raises(ValueError, match="distributed: found True without a process group"):
-        ppvae.fit(LinearVAE(4, 2), torch.randn(9, 4), epochs=1, distributed=True, progress=False)
+        ppvae.fit(LinearVAE(4, 2), torch.randn(9, 4), epochs=1, options=StepOptions(distributed=True), progress=False)
     with pytest.raises(ValueError, match="distributed: found 'yes', expected 'auto', True or False"):
-        ppvae.fit(LinearVAE(4, 2), torch.randn(9, 4), epochs=1, distributed="yes", progress=False)
+        ppvae.fit(LinearVAE(4, 2), torch.randn(9, 4), epochs=1, options=StepOptions(distributed="yes"), progress=False)
