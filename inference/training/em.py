@@ -54,10 +54,10 @@ class EMResult:
     Attributes:
         history: mean log likelihood per data point, in nats: before the first iteration and after each one. Streaming:
             of each batch, before it was learned from.
-        num_iterations: how often the parameters were updated, the start not counted; streaming: number of batches.
+        num_iterations: how often the parameters were updated after the start; streaming: number of batches.
         converged: whether the last iteration changed the likelihood by no more than the tolerance. Streaming EM does
             not judge.
-        restart: which restart won; what stands above and `reseeded` are its own.
+        restart: which restart won; the attributes above and `reseeded` are those of that restart.
         final_log_likelihoods: where each restart ended; mean per data point, in nats.
         reseeded: `(iteration, component)` for each empty component that was given a new place.
     """
@@ -87,8 +87,8 @@ def fit_em(
     """Trains a mixture by EM, in place, to a local maximum of the likelihood.
 
     E-step `r_nc = p(c | x_n)`; M-step `theta = argmax sum_nc r_nc log p(x_n, c; theta)`. The likelihood cannot fall,
-    but for what the floor costs (which is known) and for a reseeded component: each iteration is checked. Hard EM gives
-    a point to one component alone and climbs `sum_n max_c log p(x_n, c)`; from equal weights and equal spherical
+    except by what the floor costs (which is known) and when a component is reseeded: each iteration is checked. Hard EM
+    gives a point to one component alone and climbs `sum_n max_c log p(x_n, c)`; from equal weights and equal spherical
     covariances, with `update=["means"]`, it is K-means. The maximum is a local one: use restarts. A component that
     shrinks onto few data points has a high likelihood and means little: raise the floor.
 
