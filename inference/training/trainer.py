@@ -1,4 +1,4 @@
-"""The step of training that `fit` takes, for loops of one's own."""
+"""The training step that `fit` takes, for a loop of your own too."""
 
 import contextlib
 import logging
@@ -82,6 +82,8 @@ class Trainer:
 
     Attributes:
         steps: how many were taken.
+        optimizer: torch's, with its state.
+        device: where training happens.
 
     Raises:
         ValueError: an argument out of range, or a pair with nothing to learn.
@@ -138,7 +140,7 @@ class Trainer:
 
         self.steps = 0
         self.compiled_size: int | None = None
-        """Data points in the batches that are compiled for; the first batch's, unless it is set."""
+        """The number of data points in the batches that a step is compiled for; that of the first batch, unless set."""
         self.compile_seconds = 0.0
         self._compile = compile
         self._compiled: CompiledStep | None = None
@@ -205,7 +207,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """The process made ready for steps, and put back afterwards; around many steps, each is spared the effort."""
+        """Sets the process up for steps and puts it back afterwards; around a loop, once instead of at each step."""
         if self._running:
             yield
             return
@@ -225,16 +227,16 @@ class Trainer:
         with denormals_flushed(), own_randomness((self.seed, CHECK), self.device):
             with mode(self.pair, training=False), pyro.validation_enabled(True):
                 self.pair.check(batch)
-                self.objective(self.pair, batch)  # what it finds out about a pair at its first call belongs here, too
+                self.objective(self.pair, batch)  # so that what it refuses is refused before the first step
             if self._networks is None:
                 self._networks = networks(self.pair, rows(batch, slice(1))) if self.options.autocast else []
 
     def take_step(self, draw: Callable[[], Batch], index: Tensor, num_points: int) -> float:
-        """The step itself, inside `running`; if anything goes wrong, the state is that before the step.
+        """The step itself, inside `running`; if anything goes wrong, the state is as before the step.
 
         Args:
-            draw: makes this process's part of the batch; random numbers that it takes are the step's.
-            index: which data points those are, for error messages.
+            draw: makes this process's part of the batch; it may use random numbers, which are then the step's own.
+            index: of the data points in that part, for error messages.
             num_points: in the whole batch.
         """
         randomness, buffers = random_state(self.device), [b.clone() for b in self._buffers]

@@ -54,6 +54,9 @@ def test_training_and_measuring_together(size, tmp_path):
         assert_same(torch.tensor(mine["bound"]), torch.tensor(alone["train"][0]["bound"]), rtol=1e-4, atol=1e-4)
         assert_same(torch.tensor(mine["held_out"]), torch.tensor(alone["train"][0]["held_out"]), rtol=1e-4, atol=1e-4)
         assert_same(mine["state"], found["train"][0]["state"])
+        for part in ("state", "average", "bounds"):
+            assert_same(mine["trainer"][part], alone["train"][0]["trainer"][part], rtol=1e-4, atol=1e-5)
+            assert_same(mine["trainer"][part], found["train"][0]["trainer"][part])
         assert mine["state"]["scale"] == torch.tensor(0.1)
         assert_same(mine["state"]["unused"], torch.ones(3))  # not even decayed: it has no gradient
 
