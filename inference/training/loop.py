@@ -255,11 +255,7 @@ class Training:
             restore(self, self.checkpoint.path)
 
     def _settings(self) -> dict[str, Any]:
-        held_out = self.held_out and {
-            "data": fingerprint(self.held_out.data),
-            "patience": self.held_out.patience,
-            "keep_best": self.held_out.keep_best,
-        }
+        held_out = self.held_out and vars(self.held_out) | {"data": fingerprint(self.held_out.data)}
         return self.trainer.settings | plain(
             {
                 "schedule": [self.schedule(i / 8) for i in range(9)] if self.schedule else None,

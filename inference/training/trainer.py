@@ -150,7 +150,7 @@ class Trainer:
         self.settings = self._settings()
 
     def step(self, batch: Any) -> float:
-        """Takes one step.
+        """Takes one step; Ctrl-C waits for its end.
 
         Args:
             batch: B data points: a tensor or array, or a tuple or dict of them sharing dimension 0. Of several
@@ -240,11 +240,13 @@ class Trainer:
             num_points: in the whole batch.
         """
         randomness, buffers = random_state(self.device), [b.clone() for b in self._buffers]
-        if self.schedule:
-            factor = self.schedule(self.steps)
-            for group, rate in zip(self.optimizer.param_groups, self._base_rates, strict=True):
-                group["lr"] = rate * factor
+        groups = self.optimizer.param_groups
+        rates = [group["lr"] for group in groups]
         try:
+            if self.schedule:
+                factor = self.schedule(self.steps)
+                for group, rate in zip(groups, self._base_rates, strict=True):
+                    group["lr"] = rate * factor
             batch = draw()
             drawn = random_state(self.device)
             program, share = self._program(batch, num_points), len(index) / num_points
@@ -254,6 +256,8 @@ class Trainer:
                 bound = self._eager_step(batch, share, index, buffers, drawn)
         except BaseException:
             set_random_state(randomness, self.device)
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate
             for buffer, before in zip(self._buffers, buffers, strict=True):
                 buffer.copy_(before)
             self.optimizer.zero_grad()

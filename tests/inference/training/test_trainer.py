@@ -189,7 +189,8 @@ class Breakable(Busy):
 
 
 def test_a_step_that_is_not_finite_is_refused_and_leaves_everything_as_it_was():
-    trainer, undisturbed = (Trainer(made(Breakable), options=SMOOTH) for _ in range(2))
+    settings = {"schedule": lambda step: 0.5**step, "options": SMOOTH}
+    trainer, undisturbed = (Trainer(made(Breakable), **settings) for _ in range(2))
     for each in (trainer, undisturbed):
         each.step(X)
     before = state(trainer)
