@@ -22,7 +22,7 @@ from ppvae.internals import tree_flatten, tree_leaves, tree_unflatten
 from ppvae.pair import Pair
 
 FEW = 100_000
-"""Parameters up to which one thread is done sooner than others are woken, as fused optimizers do for each tensor."""
+"""Parameters up to which one thread updates faster than several, which a fused optimizer wakes for each tensor."""
 
 
 class CompiledStep:
