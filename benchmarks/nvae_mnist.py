@@ -76,7 +76,7 @@ def main() -> None:
         schedule=lambda done: 0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2,
         transform=digits.transform,
         device=args.device,
-        autocast=torch.bfloat16 if args.bfloat16 else None,
+        options=ppvae.StepOptions(autocast=torch.bfloat16 if args.bfloat16 else None),
         compile=args.compile,
         checkpoint=args.checkpoint,
         resume=args.checkpoint is not None,

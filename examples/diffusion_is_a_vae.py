@@ -60,7 +60,7 @@ def main() -> None:
             batch_size=250,
             lr=3e-3,
             schedule=lambda done: 0.03**done,
-            ema=0.999,
+            options=ppvae.StepOptions(ema=0.999),
             seed=args.seed,
         )
         reports[name] = ppvae.gap(pair, held_out, effort, seed=args.seed)

@@ -138,7 +138,7 @@ def train(problem: Problem, steps: int, seed: int, device: str) -> None:
         batch_size=200,
         lr=8e-3,
         schedule=lambda done: 0.03**done,
-        clip_norm=10.0,
+        options=ppvae.StepOptions(clip_norm=10.0),
         seed=seed,
         device=device,
         progress=False,

@@ -85,12 +85,13 @@ class LatentView:
         pieces = self._draw(pair, batch, num_particles)
         return torch.cat([pieces[name].reshape(num_particles, num_rows(batch), -1) for name in self._shapes], -1)
 
-    def unconstrain(self, pair: Pair, batch: Batch, latents: dict[str, Tensor]) -> Tensor:
-        """Given latents by site, `[K, B, *event]`, as u."""
+    def unconstrain(self, pair: Pair, batch: Batch, latents: dict[str, Tensor], *, renewed: bool = False) -> Tensor:
+        """Given latents by site, `[K, B, *event]`, as u; `renewed`: with fresh noise for those that are not there."""
         num_particles = next(iter(latents.values())).shape[0]
         given = _Given(lambda name, bijection: (bijection.inv(latents[name]), latents[name]))
         self._run(pair, batch, num_particles, given)
-        pieces = [_with_noise(piece, given.there[name]) for name, piece in given.pieces.items()]
+        there = given.there if renewed else dict.fromkeys(given.there)
+        pieces = [_with_noise(piece, there[name]) for name, piece in given.pieces.items()]
         return torch.cat([piece.reshape(num_particles, num_rows(batch), -1) for piece in pieces], -1)
 
     def densities(self, pair: Pair, batch: Batch, u: Tensor) -> Densities:

@@ -133,7 +133,7 @@ class Sampler:
 
     def at(self, latents: dict[str, Tensor]) -> State:
         """All chains at given latents, by site `[1, B, *event]`."""
-        u = self._view.unconstrain(self._pair, self._batch, latents)
+        u = self._view.unconstrain(self._pair, self._batch, latents, renewed=True)
         return self._evaluate(u.expand(self.settings.num_chains, -1, -1).contiguous())
 
     def latents(self, state: State) -> dict[str, Tensor]:

@@ -103,7 +103,7 @@ def _objective(local: LocalGuide, batch: Batch, num_particles: int) -> Objective
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             objective(two, points)
     except ContractError:  # with gradients stopped, the density of the draws is no longer known: a planar flow's
-        return ELBO(num_particles).prepared(local, local.joined(points, local.zeros(points)))
+        return ELBO(num_particles).prepared(local, local.with_offsets(points, local.zeros(points)))
     return objective
 
 

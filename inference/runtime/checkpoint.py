@@ -36,7 +36,8 @@ def save(pair: Pair, path: str | Path) -> None:
         >>> load(LinearVAE(num_features=5, num_latents=2), path)
     """
     example, kind = example_of(pair)
-    write(path, prefixed("pair", pair.state_dict()) | example, {"pair": type(pair).__qualname__, "example": kind})
+    tensors = prefixed("pair", pair.state_dict()) | prefixed("example", example)
+    write(path, tensors, {"pair": type(pair).__qualname__, "example": kind})
 
 
 def load(pair: Pair, path: str | Path) -> None:
@@ -58,22 +59,21 @@ def load(pair: Pair, path: str | Path) -> None:
     check_same(path, layout(state), layout(pair.state_dict()))
     pair.load_state_dict(state)
     if about.get("example"):
-        pair.example = as_example(tensors, about["example"])
+        pair.example = as_example(unprefixed("example", tensors), about["example"])
 
 
 def example_of(pair: Pair) -> tuple[dict[str, Tensor], str]:
     """A pair's `example` as tensors for a file, and its kind of batch; an empty word where there is none."""
     if pair.example is None:
         return {}, ""
-    return prefixed("example", tensors_of(pair.example)), type(pair.example).__name__
+    return tensors_of(pair.example), type(pair.example).__name__
 
 
 def as_example(tensors: dict[str, Tensor], kind: str) -> Batch:
     """The `example` that `example_of` made tensors of."""
-    found = unprefixed("example", tensors)
     if kind == "dict":
-        return found
-    in_order = tuple(found[str(i)] for i in range(len(found)))
+        return tensors
+    in_order = tuple(tensors[str(i)] for i in range(len(tensors)))
     return in_order if kind == "tuple" else in_order[0]
 
 

@@ -1,7 +1,7 @@
 """A step of training without Pyro's handlers: a compiled program up to the gradients, and the optimizer's update.
 
-The update is not compiled: torch has it, for all parameters at once, in its fused optimizers, while as generated code
-it would be three or four loops for each parameter, and half the time of compiling.
+The update is not compiled: torch's fused optimizers update all parameters at once, while generated code would be three
+or four loops for each parameter, and take half of the compiling time.
 """
 
 import copy
@@ -22,20 +22,20 @@ from ppvae.internals import tree_flatten, tree_leaves, tree_unflatten
 from ppvae.pair import Pair
 
 FEW = 100_000
-"""Parameters up to which one thread is done sooner than others are woken, as fused optimizers do for each tensor."""
+"""Parameters up to which one thread updates faster than several, which a fused optimizer wakes for each tensor."""
 
 
 class CompiledStep:
     """A step of training, compiled for batches of one shape; see `ppvae.inference.compiling.programs`.
 
-    If the optimizer is not a fused one, or the gradients are to be exchanged with other processes first, `Update`
-    itself is what follows the program.
+    If the optimizer is not a fused one, or the gradients must first be summed over processes, `Update` itself follows
+    the program.
 
     Args:
         pair: the model and guide, in training mode.
-        objective: to be maximized; its schedules reach the program as tensors.
-        update: the end of the step, whose optimizer has taken one, so that its state is there.
-        batch: one like those to come.
+        objective: what is maximized; its schedules reach the program as tensors.
+        update: the end of the step; its optimizer must have taken a step, so that its state exists.
+        batch: one of the shape that the program is for.
 
     Raises:
         CannotCompileError: the step cannot be traced, there is no compiler, or the program's bound is not the eager
@@ -51,7 +51,7 @@ class CompiledStep:
         self._rates, self._at = [self._number(0.0) for _ in update.optimizer.param_groups], self._number(0.0)
         self._shapes = _shapes(batch)
         state = [[p.detach() for p in self._parameters.values()], list(self._buffers.values())]
-        self._state_leaves = tree_leaves(state)  # always these same tensors; the program writes the buffers back
+        self._state_leaves = tree_leaves(state)  # the same tensors at each call; the program writes the buffers back
         inputs, self._structure = tree_flatten((state, self._changing(batch, 0.0)))
         num_held = len(self._state_leaves)
         self._program = compiled(self._step, inputs, lambda: self._eager_bound(batch), self._device, num_held)
@@ -79,15 +79,15 @@ class CompiledStep:
         return bound
 
     def _changing(self, batch: Batch, step: float) -> list[Any]:
-        """What the program reads besides the state: schedules, the step, the batch."""
+        """The program's inputs besides the state: values of schedules, the step, the batch."""
         schedules = {name: self._number(value) for name, value in self._objective.scheduled(step).items()}
         return [schedules, self._at.fill_(step), batch]
 
     def _number(self, value: float) -> Tensor:
-        return torch.tensor(value, device=self._device)  # there, as a CUDA graph would keep what it once read elsewhere
+        return torch.tensor(value, device=self._device)  # a CUDA graph would not read a number on the host again
 
     def _step(self, *leaves: Tensor) -> list[Tensor]:
-        """What is compiled. Returns the mean bound with a sum that is finite if all is, and the gradients there are."""
+        """What is compiled: returns the mean bound with a sum that shows whether all is finite, and the gradients."""
         (parameters, buffers), (schedules, at, batch) = tree_unflatten(list(leaves), self._structure)
         learned, running = [p.detach().requires_grad_() for p in parameters], [b.clone() for b in buffers]
         objective = self._objective.at(schedules)
@@ -104,12 +104,12 @@ class CompiledStep:
         return [torch.stack([bound, total]), *found]
 
     def _per_parameter(self, found: Sequence[Tensor]) -> list[Tensor | None]:
-        """The gradients that there are, and None for parameters that have none."""
+        """A gradient for each parameter; None where the objective does not depend on it."""
         gradients = iter(found)
         return [next(gradients) if has_gradient else None for has_gradient in self._reached]
 
     def _fused_update(self) -> Callable[..., Any]:
-        """`Update.advance` as a function of the gradients: the operations that it comes to, on these same tensors."""
+        """`Update.advance`, recorded once, as a function of the gradients that updates these same tensors."""
         update, parameters = self._update, list(self._parameters.values())
         moments = [update.optimizer.state.get(p, {}) for p in parameters]
         state = [[p.detach() for p in parameters], moments, list(update.averages.values()), self._rates, self._at]

@@ -1,6 +1,6 @@
 """Expectation maximization for mixtures: full batch, hard, and streaming.
 
-A mixture takes part by the methods of `Mixture`; nothing here knows what its components are.
+A mixture takes part by the methods of `EMMixture`; nothing here knows what its components are.
 """
 
 import copy
@@ -22,7 +22,7 @@ PARAMETERS = ("weights", "means", "covariances")
 EMPTY = 1e-3  # a component that owns less than this many data points is empty
 
 
-class Moments(Protocol):
+class Statistics(Protocol):
     """What a mixture needs to know of data, per component."""
 
     weight: Tensor
@@ -34,7 +34,7 @@ class Moments(Protocol):
         """These moments with `components` `[M]` moved to `points` `[M, D]`."""
 
 
-class Mixture(Protocol):
+class EMMixture(Protocol):
     """What EM asks of a mixture; `ppvae.models.GaussianMixture` says what each method does."""
 
     num_components: int
@@ -54,10 +54,10 @@ class EMResult:
     Attributes:
         history: mean log likelihood per data point, in nats: before the first iteration and after each one. Streaming:
             of each batch, before it was learned from.
-        num_iterations: how often the parameters were updated, the start not counted; streaming: number of batches.
+        num_iterations: how often the parameters were updated after the start; streaming: number of batches.
         converged: whether the last iteration changed the likelihood by no more than the tolerance. Streaming EM does
             not judge.
-        restart: which restart won; what stands above and `reseeded` are its own.
+        restart: which restart won; the attributes above and `reseeded` are those of that restart.
         final_log_likelihoods: where each restart ended; mean per data point, in nats.
         reseeded: `(iteration, component)` for each empty component that was given a new place.
     """
@@ -71,7 +71,7 @@ class EMResult:
 
 
 def fit_em(
-    mixture: Mixture,
+    mixture: EMMixture,
     x: Any,
     *,
     init: str | Tensor = "k-means++",
@@ -87,8 +87,8 @@ def fit_em(
     """Trains a mixture by EM, in place, to a local maximum of the likelihood.
 
     E-step `r_nc = p(c | x_n)`; M-step `theta = argmax sum_nc r_nc log p(x_n, c; theta)`. The likelihood cannot fall,
-    but for what the floor costs (which is known) and for a reseeded component: each iteration is checked. Hard EM gives
-    a point to one component alone and climbs `sum_n max_c log p(x_n, c)`; from equal weights and equal spherical
+    except by what the floor costs (which is known) and when a component is reseeded: each iteration is checked. Hard EM
+    gives a point to one component alone and climbs `sum_n max_c log p(x_n, c)`; from equal weights and equal spherical
     covariances, with `update=["means"]`, it is K-means. The maximum is a local one: use restarts. A component that
     shrinks onto few data points has a high likelihood and means little: raise the floor.
 
@@ -145,7 +145,7 @@ def fit_em(
 
 
 def _climb(
-    mixture: Mixture,
+    mixture: EMMixture,
     x: Tensor,
     max_iterations: int,
     tolerance: float,
@@ -186,7 +186,7 @@ def _check_climbed(iteration: int, before: float, after: float, least_gain: floa
 
 
 def fit_streaming_em(
-    mixture: Mixture,
+    mixture: EMMixture,
     batches: Any,
     *,
     batch_size: int | None = None,
@@ -290,7 +290,7 @@ def _points(x: Any) -> Tensor:
     return points
 
 
-def _start(mixture: Mixture, x: Tensor, init: str | Tensor, seed: int, covariance_floor: float) -> None:
+def _start(mixture: EMMixture, x: Tensor, init: str | Tensor, seed: int, covariance_floor: float) -> None:
     """Sets the mixture to its start: means, each point assigned to the nearest, and one M-step."""
     C = mixture.num_components
     if isinstance(init, str) and init == "current":

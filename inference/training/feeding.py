@@ -30,7 +30,7 @@ def placed(data: Batch, device: torch.device) -> Batch:
 
 
 def feed(data: Batch, device: torch.device) -> Feed:
-    """What gives each step its data points, wherever `placed` has put them."""
+    """The function that gives each step its data points, wherever `placed` has put them."""
     if {t.device for t in tensors(data).values()} == {device}:
         return lambda index, following: map_batch(lambda t: t.index_select(0, index), data)
     return Ahead(data, device)
@@ -54,7 +54,7 @@ class Ahead:
         now.wait_stream(self._stream)
         for t in tensors(batch).values():
             if t.is_cuda:
-                t.record_stream(now)  # made on the other stream, which may not reuse its memory until this one is done
+                t.record_stream(now)  # of the other stream, which must not reuse its memory before this one is done
         self._next = (following, self._pool.submit(self._fetch, following)) if len(following) else None
         return batch
 

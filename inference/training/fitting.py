@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +11,20 @@ import torch
 from torch.optim import Optimizer
 
 from ppvae.batches import Batch, as_batch, num_rows, rows
-from ppvae.inference.objectives.evidence_lower_bound import ELBO
 from ppvae.inference.objectives.protocol import Objective, as_objective
 from ppvae.inference.runtime.checkpoint import fingerprint
 from ppvae.inference.runtime.chunks import to_pair
-from ppvae.inference.runtime.distributed import Processes, group_for
+from ppvae.inference.runtime.distributed import Processes
 from ppvae.inference.runtime.isolation import denormals_flushed, own_randomness
 from ppvae.inference.training.feeding import placed
-from ppvae.inference.training.loop import CHECK, STEPS, Fit, Training
-from ppvae.inference.training.mixed_precision import networks_in
+from ppvae.inference.training.loop import Fit, Training
+from ppvae.inference.training.settings import Checkpoint, HeldOut, StepOptions
+from ppvae.inference.training.trainer import CHECK, Trainer
 from ppvae.mode import mode
 from ppvae.pair import Pair
 from ppvae.refusals import at_least_one
 
 AUTO_COMPILE_STEPS = 10_000
-
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "sgd": torch.optim.SGD,
-}
 
 
 def fit(
@@ -46,19 +41,13 @@ def fit(
     seed: int = 0,
     device: torch.device | str | None = None,
     transform: Callable[[Any], Any] | None = None,
-    clip_norm: float | None = None,
-    ema: float | None = None,
-    autocast: torch.dtype | None = None,
-    compile: bool | str = "auto",
-    distributed: bool | str = "auto",
     held_out: Any = None,
-    patience: int | None = None,
-    keep_best: bool = False,
-    checkpoint: str | Path | None = None,
-    checkpoint_every: int | None = None,
-    resume: bool = False,
-    progress: bool = True,
     callbacks: Sequence[Callable[[Fit], None]] = (),
+    progress: bool = True,
+    compile: bool | str = "auto",
+    checkpoint: str | Path | Checkpoint | None = None,
+    resume: bool = False,
+    options: StepOptions | None = None,
 ) -> Fit:
     """Trains a pair, in place, by stochastic gradient ascent on a bound.
 
@@ -72,6 +61,7 @@ def fit(
     GPU as far as its kernels are deterministic.
 
     What it maximizes is a bound: a higher one can mean a better model or a tighter guide. `ppvae.gap` tells which.
+    For a loop of your own, `ppvae.Trainer` takes the same steps.
 
     Source: Kingma & Welling 2014 (arXiv:1312.6114); Kingma & Ba 2015 (arXiv:1412.6980) for Adam.
 
@@ -91,27 +81,19 @@ def fit(
         device: where to train; pair and data are moved there, and the pair stays. Not given: where the pair is. Data
             that would take over half of a GPU's free memory stay on the host, and are fetched ahead of each step.
         transform: applied to each minibatch of `data`; `torch.bernoulli` makes dynamic binarization.
-        clip_norm: gradients whose norm, of all together, is greater are scaled down to it.
-        ema: keep an exponential moving average of the parameters with this decay, in (0, 1), such as 0.999; after t
-            steps it is `(1 + t) / (10 + t)` where that is less. The held-out bound is the average's, and the pair ends
-            as it.
-        autocast: run the networks (the modules that return tensors) under `torch.autocast` in this type,
-            `torch.bfloat16`; log probabilities stay in float32. Faster where the processor multiplies bfloat16.
+        held_out: data whose bound is computed after each epoch; or `HeldOut(data, ...)`, to stop by it, or to keep the
+            best epoch's parameters.
+        callbacks: called after each epoch with the `Fit` so far. One that raises `StopIteration` ends training.
+        progress: show a bar.
         compile: run a step as one compiled program, the same estimator with the same noise several times faster, after
             some seconds of compiling. "auto": where there are at least 10,000 steps, on a CPU. What Python decides in
             the model or the guide (a branch, a loop) is decided once, when the step is traced. What cannot be compiled
             goes on uncompiled, with a warning that says why. The first step, and smaller batches, are not compiled.
-        distributed: share each batch among the processes of torch's process group. "auto": where there is one, or
-            `torchrun` has started this script; all of them must have the same data. What is drawn for a data point
-            is drawn by the process that has it.
-        held_out: data whose bound is computed after each epoch, as they are, with the same draws each time.
-        patience: epochs without a better held-out bound after which to stop.
-        keep_best: leave the pair, at the end, as it was after the epoch of the best held-out bound.
-        checkpoint: a file to keep the training in, written after each epoch and on Ctrl-C; an old one is replaced.
-        checkpoint_every: steps after which to write it within an epoch too.
+        checkpoint: a file to keep the training in, written after each epoch and on Ctrl-C, an old one being replaced;
+            or `Checkpoint(path, every=...)`, to write it within epochs, too.
         resume: go on from `checkpoint` if it exists. A completed run without a schedule may be given more epochs.
-        progress: show a bar.
-        callbacks: called after each epoch with the `Fit` so far. One that raises `StopIteration` ends training.
+        options: how a step is taken: clipping, an average of the parameters, mixed precision, several processes; see
+            `StepOptions`. Where an average is kept, the pair ends as it.
 
     Returns:
         Fit: history, why training ended, and the pair itself.
@@ -129,104 +111,65 @@ def fit(
         >>> fit(LinearVAE(num_features=5, num_latents=2), x, epochs=3, lr=0.01, progress=False).steps
         6
     """
-    _check_arguments(locals())
-    objective = objective or ELBO()
-    device = next(pair.parameters()).device if device is None else torch.empty(0, device=device).device  # numbered
-    pair.to(device)
-    group = group_for(distributed, device)
-    batch = placed(as_batch(data), device)
-    held_out = None if held_out is None else as_batch(held_out, device)
+    _check_length(epochs, steps, batch_size)
+    if compile not in ("auto", True, False):
+        raise ValueError(f"compile: found {compile!r}, expected 'auto', True or False")
+    if resume and checkpoint is None:
+        raise ValueError(f"resume: found {resume} without checkpoint, expected both; give `checkpoint=` as well")
+    if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
+        checkpoint = Checkpoint(checkpoint)
+    batch = as_batch(data)
     num_steps = steps or math.ceil(num_rows(batch) / batch_size) * (epochs or 0)
-    with denormals_flushed():
-        with own_randomness((seed, CHECK), device), mode(pair, training=False), pyro.validation_enabled(True):
-            _check_data(pair, "data", batch, objective, transform, batch_size)
-            if held_out is not None:
-                _check_data(pair, "held_out", held_out, objective, None, batch_size)
-        if group.size > 1:
-            _check_same_data(group, batch)
-        training = Training(
-            pair=pair,
-            data=batch,
-            objective=objective,
-            optimizer=_optimizer(optimizer, pair, lr),
-            num_steps=num_steps,
-            batch_size=batch_size,
-            seed=seed,
-            device=device,
-            schedule=schedule,
-            transform=transform,
-            held_out=held_out,
-            patience=patience,
-            keep_best=keep_best,
-            checkpoint=None if checkpoint is None else Path(checkpoint),
-            checkpoint_every=checkpoint_every,
-            callbacks=callbacks,
-            compile=_long_enough(num_steps, device) if compile == "auto" else bool(compile),
-            clip_norm=clip_norm,
-            ema=ema,
-            autocast=autocast,
-            processes=group,
-        )
-        with (
-            own_randomness((seed, STEPS, group.rank), device),
-            mode(pair, training=True),
-            pyro.validation_enabled(False),
-            networks_in(autocast, pair, to_pair(rows(batch, slice(1)), pair)),
-        ):
-            if resume:
-                training.restore()
-            return training.run(progress and group.rank == 0)
+    trainer = Trainer(
+        pair,
+        objective,
+        optimizer=optimizer,
+        lr=lr,
+        schedule=None if schedule is None else lambda done: schedule(done / num_steps),
+        seed=seed,
+        device=device,
+        compile=_is_long(num_steps, pair, device) if compile == "auto" else bool(compile),
+        options=options,
+    )
+    batch = placed(batch, trainer.device)
+    _check_data(trainer, "data", batch, transform, batch_size)
+    if held_out is not None:
+        held_out = held_out if isinstance(held_out, HeldOut) else HeldOut(held_out)
+        held_out = replace(held_out, data=as_batch(held_out.data, trainer.device))
+        _check_data(trainer, "held_out", held_out.data, None, batch_size)
+    if trainer.processes.size > 1:
+        _check_same_data(trainer.processes, batch)
+    training = Training(
+        trainer=trainer,
+        data=batch,
+        batch_size=batch_size,
+        num_steps=num_steps,
+        schedule=schedule,
+        transform=transform,
+        held_out=held_out,
+        checkpoint=checkpoint,
+        callbacks=callbacks,
+    )
+    if resume:
+        training.resume()
+    return training.run(progress and trainer.processes.rank == 0)
 
 
-def _check_arguments(given: dict[str, Any]) -> None:
-    if (given["epochs"] is None) == (given["steps"] is None):
+def _check_length(epochs: int | None, steps: int | None, batch_size: int) -> None:
+    if (epochs is None) == (steps is None):
         raise ValueError(
-            f"epochs, steps: found {given['epochs']} and {given['steps']}, expected exactly one of the two; "
+            f"epochs, steps: found {epochs} and {steps}, expected exactly one of the two; "
             "epochs=10 goes through the data ten times"
         )
-    for name in ("epochs", "steps", "batch_size", "patience", "checkpoint_every"):
-        if given[name] is not None:
-            at_least_one(name, given[name])
-    needs = {"patience": "held_out", "keep_best": "held_out", "resume": "checkpoint", "checkpoint_every": "checkpoint"}
-    for name, needed in needs.items():
-        if given[name] and given[needed] is None:
-            raise ValueError(f"{name}: found {given[name]} without {needed}, expected both; give `{needed}=` as well")
-    if given["compile"] not in ("auto", True, False):
-        raise ValueError(f"compile: found {given['compile']!r}, expected 'auto', True or False")
-    if given["clip_norm"] is not None and not given["clip_norm"] > 0:
-        raise ValueError(f"clip_norm: found {given['clip_norm']}, expected more than 0, or None not to clip")
-    if given["ema"] is not None and not 0 < given["ema"] < 1:
-        raise ValueError(f"ema: found {given['ema']}, expected a decay between 0 and 1, such as 0.999, or None")
-    if given["autocast"] not in (None, torch.bfloat16):
-        raise ValueError(
-            f"autocast: found {given['autocast']}, expected torch.bfloat16 or None; float16 would need its gradients "
-            "scaled"
-        )
-    if given["seed"] < 0:
-        raise ValueError(f"seed: found {given['seed']}, expected 0 or more")
-    if not any(p.requires_grad for p in given["pair"].parameters()):
-        raise ValueError(
-            f"pair: found no parameter of {type(given['pair']).__name__} with `requires_grad`, expected at least one; "
-            "make what is to be learned an nn.Parameter"
-        )
+    for name, number in (("epochs", epochs), ("steps", steps), ("batch_size", batch_size)):
+        if number is not None:
+            at_least_one(name, number)
 
 
-def _long_enough(num_steps: int, device: torch.device) -> bool:
+def _is_long(num_steps: int, pair: Pair, device: torch.device | str | None) -> bool:
     """Whether compiling is likely to pay."""
-    return num_steps >= AUTO_COMPILE_STEPS and device.type == "cpu"
-
-
-def _optimizer(optimizer: str | Callable[..., Optimizer], pair: Pair, lr: float) -> Optimizer:
-    learned = [p for p in pair.parameters() if p.requires_grad]
-    if not isinstance(optimizer, str):
-        return optimizer(learned, lr=lr)
-    if optimizer not in OPTIMIZERS:
-        raise ValueError(
-            f"optimizer: found '{optimizer}', expected one of {list(OPTIMIZERS)}, or a torch optimizer class"
-        )
-    # One kernel for all parameters takes a third of the time; but it takes their storages for the gradients' order.
-    fused = learned[0].device.type in ("cpu", "cuda") and all(p.is_contiguous() for p in learned)
-    return OPTIMIZERS[optimizer](learned, lr=lr, fused=fused)
+    where = next(pair.parameters(), torch.empty(0)).device if device is None else torch.device(device)
+    return num_steps >= AUTO_COMPILE_STEPS and where.type == "cpu"
 
 
 def _check_same_data(group: Processes, data: Batch) -> None:
@@ -240,18 +183,32 @@ def _check_same_data(group: Processes, data: Batch) -> None:
 
 
 def _check_data(
-    pair: Pair, name: str, data: Batch, objective: Objective, transform: Callable[[Any], Any] | None, batch_size: int
+    trainer: Trainer, name: str, data: Batch, transform: Callable[[Any], Any] | None, batch_size: int
 ) -> None:
     """Refuses a pair that breaks the contract, and the first data point that its model cannot have generated."""
+    pair, device = trainer.pair, trainer.device
 
     def chunk(start: int, size: int) -> Batch:
         points = to_pair(rows(data, slice(start, start + size)), pair)
         return transform(points) if transform else points
 
-    pair.check(chunk(0, batch_size))
-    objective(pair, chunk(0, batch_size))  # what it finds out about a pair at its first call belongs here, too
+    randomness = own_randomness((trainer.seed, CHECK), device)
+    with denormals_flushed(), randomness, mode(pair, training=False), pyro.validation_enabled(True):
+        trainer.check(chunk(0, batch_size))
+        _check_support(pair, trainer.objective, name, chunk, num_rows(data), batch_size)
+
+
+def _check_support(
+    pair: Pair,
+    objective: Objective,
+    name: str,
+    chunk: Callable[[int, int], Batch],
+    num_points: int,
+    batch_size: int,
+) -> None:
+    """Refuses the first data point that the model cannot have generated."""
     size = 4 * batch_size  # without gradients there is room for more
-    for start in range(0, num_rows(data), size):
+    for start in range(0, num_points, size):
         points = chunk(start, size)
         if (reason := _refusal(pair, objective, points)) is None:
             continue

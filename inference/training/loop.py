@@ -1,10 +1,10 @@
-"""The training loop behind `ppvae.fit`: its settings, and its state after a whole number of steps."""
+"""The training loop behind `ppvae.fit`: epochs, held-out bounds, history, checkpoints, and when to stop."""
 
 import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,31 +12,22 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 from tqdm.auto import tqdm
 
 from ppvae.batches import Batch, num_rows, rows, tensors
-from ppvae.inference.compiling.programs import CannotCompileError
-from ppvae.inference.objectives.protocol import Objective, as_objective, with_penalty
+from ppvae.inference.objectives.protocol import Objective
+from ppvae.inference.runtime.checkpoint import CheckpointError, fingerprint
 from ppvae.inference.runtime.distributed import Processes
-from ppvae.inference.runtime.isolation import (
-    derived_seed,
-    interrupts_held,
-    own_randomness,
-    random_state,
-    set_random_state,
-)
-from ppvae.inference.training.compiled_step import CompiledStep
+from ppvae.inference.runtime.isolation import derived_seed, interrupts_held, own_randomness
 from ppvae.inference.training.feeding import feed
-from ppvae.inference.training.nonfinite import NonFiniteError, explain
-from ppvae.inference.training.resuming import describe, restore, settings_of, store
-from ppvae.inference.training.update import Update
+from ppvae.inference.training.nonfinite import NonFiniteError
+from ppvae.inference.training.resuming import State, describe, plain, restore, store
+from ppvae.inference.training.settings import Checkpoint, HeldOut
+from ppvae.inference.training.trainer import HELD_OUT, ORDER, Trainer
 from ppvae.mode import mode
 from ppvae.pair import Pair
 
 logger = logging.getLogger("ppvae")
-
-CHECK, STEPS, ORDER, HELD_OUT = range(4)  # streams of random numbers: one for each use, so that none disturbs another
 
 
 @dataclass(repr=False)
@@ -78,31 +69,35 @@ class Fit:
 
 @dataclass(kw_only=True)
 class Training:
-    """One run of training. The arguments of `fit` come first, then the state, which is what a checkpoint holds."""
+    """One run of training: a trainer, what its steps are taken on, and the state besides the trainer's.
 
-    pair: Pair
+    Attributes:
+        trainer: takes the steps.
+        data: the batch of all data points.
+        batch_size: data points per step.
+        num_steps: how many steps there are to be.
+        schedule: that of `fit`, from the fraction of steps done; the trainer has its own.
+        transform: applied to each minibatch.
+        held_out: what to do with held-out data, which are a batch by now.
+        checkpoint: where to keep the run.
+        callbacks: called after each epoch.
+        epoch: how many are done, as the other attributes below are so far.
+        stopped: as in `Fit`.
+        seconds: of training.
+        history: as in `Fit`, in lists.
+        best: the pair's state after the best epoch, if it is to be kept.
+    """
+
+    trainer: Trainer
     data: Batch
-    objective: Objective
-    optimizer: Optimizer
-    num_steps: int
     batch_size: int
-    seed: int
-    device: torch.device
+    num_steps: int
     schedule: Callable[[float], float] | None
     transform: Callable[[Any], Any] | None
-    held_out: Batch | None
-    patience: int | None
-    keep_best: bool
-    checkpoint: Path | None
-    checkpoint_every: int | None
+    held_out: HeldOut | None
+    checkpoint: Checkpoint | None
     callbacks: Sequence[Callable[[Fit], None]]
-    compile: bool
-    clip_norm: float | None
-    ema: float | None
-    autocast: torch.dtype | None
-    processes: Processes
 
-    step: int = 0
     epoch: int = 0
     stopped: str = ""
     seconds: float = 0.0
@@ -112,27 +107,25 @@ class Training:
     def __post_init__(self) -> None:
         names = ["bound", "learning_rate", "seconds", "bound_per_step"] + ["held_out"] * (self.held_out is not None)
         self.history = {name: [] for name in names}
-        parameters = {name: p for name, p in self.pair.named_parameters() if p.requires_grad}
-        self.buffers = list(self.pair.buffers())
-        self.processes.copy_first([*self.pair.parameters(), *self.buffers])
-        self.update = Update(self.optimizer, parameters, self.buffers, self.clip_norm, self.ema, self.processes)
-        self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.trainer.compiled_size = self.batch_size
         self.steps_per_epoch = math.ceil(num_rows(self.data) / self.batch_size)
-        self.settings = settings_of(self) if self.checkpoint else {}
-        self._feed = feed(self.data, self.device)
-        self._compiled: CompiledStep | None = None
-        self._prepared: Objective | None = None
-        self._note = ""
+        self.settings = self._settings() if self.checkpoint else {}
+        self._feed = feed(self.data, self.trainer.device)
+
+    @property
+    def processes(self) -> Processes:
+        """Those that train together."""
+        return self.trainer.processes
 
     def run(self, progress: bool) -> Fit:
-        """Trains to the end, or until interrupted; the random generators are the caller's to set."""
+        """Trains to the end, or until interrupted."""
         self._resumed_at = time.perf_counter() - self.seconds
         held: contextlib.AbstractContextManager[list[bool]] = contextlib.nullcontext([])
         if self.processes.size > 1:
-            held = interrupts_held()  # all stop after the same step, or some would wait for the others for ever
-        with held as self._signals:
+            held = interrupts_held()  # all stop after the same step, or some would wait for the others forever
+        with self.trainer.running(), held as self._signals:
             try:
-                with tqdm(total=self.num_steps, initial=self.step, unit="step", disable=not progress) as bar:
+                with tqdm(total=self.num_steps, initial=self.trainer.steps, unit="step", disable=not progress) as bar:
                     while not self.stopped:
                         self._run_epoch(bar)
             except KeyboardInterrupt:
@@ -140,106 +133,57 @@ class Training:
                     self._signals.clear()
                     self.stopped = self.stopped or "interrupted"
                     self._save()
-                logger.warning("training interrupted after %d of %d steps", self.step, self.num_steps)
+                logger.warning("training interrupted after %d of %d steps", self.trainer.steps, self.num_steps)
             except NonFiniteError as error:
                 self.stopped = "non-finite"
                 error.fit = self.result()
                 raise
         if self.best:
-            self.pair.load_state_dict(self.best)
+            self.trainer.pair.load_state_dict(self.best)
         else:
-            self.update.swap_averages()
+            self.trainer.update.swap_averages()
         return self.result()
 
     def result(self) -> Fit:
         """The training so far."""
         history = {name: np.array(values) for name, values in self.history.items()}
-        return Fit(self.pair, self.objective, history, self.epoch, self.step, self.seconds, self.stopped)
+        trainer = self.trainer
+        return Fit(trainer.pair, trainer.objective, history, self.epoch, trainer.steps, self.seconds, self.stopped)
 
     def _run_epoch(self, bar: tqdm) -> None:
+        trainer = self.trainer
         order = torch.randperm(
-            num_rows(self.data), generator=torch.Generator().manual_seed(derived_seed(self.seed, ORDER, self.epoch))
+            num_rows(self.data), generator=torch.Generator().manual_seed(derived_seed(trainer.seed, ORDER, self.epoch))
         ).to(next(iter(tensors(self.data).values())).device)
-        self._prepared = None  # as a callback may have changed the pair
+        trainer.prepared = None  # a callback may have changed the pair
         first = self.epoch * self.steps_per_epoch
         last = min(first + self.steps_per_epoch, self.num_steps)
-        while self.step < last:
-            start = (self.step - first) * self.batch_size
+        while trainer.steps < last:
+            start = (trainer.steps - first) * self.batch_size
             end = start + self.batch_size
-            self.update.interrupted = bool(self._signals)
+            trainer.update.interrupted = bool(self._signals)
             with interrupts_held():
                 self._take_step(order[start:end], order[end : end + self.batch_size])
-                if self.checkpoint_every and self.step % self.checkpoint_every == 0:
+                if self.checkpoint and self.checkpoint.every and trainer.steps % self.checkpoint.every == 0:
                     self._save()
-            bar.set_postfix_str(f"bound {self.history['bound_per_step'][-1]:.3f}{self._note}", refresh=False)
+            compiled = f", compiled in {trainer.compile_seconds:.1f} s" if trainer.compile_seconds else ""
+            bar.set_postfix_str(f"bound {self.history['bound_per_step'][-1]:.3f}{compiled}", refresh=False)
             bar.update()
-            if self.update.interrupted:
+            if trainer.update.interrupted:
                 raise KeyboardInterrupt
         self._end_epoch(first)
 
     def _take_step(self, index: Tensor, following: Tensor) -> None:
-        """One update, by the data points at `index`; if anything goes wrong, the state is that before the step."""
+        """A step on the data points at `index`; those of the next one are fetched meanwhile."""
         own = self.processes.share(index)
-        batch = self._feed(own, self.processes.share(following))
-        randomness, buffers = random_state(self.device), [b.clone() for b in self.buffers]
-        if self.schedule:
-            factor = self.schedule(self.step / self.num_steps)
-            for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
-                group["lr"] = rate * factor
-        try:
-            if self.transform and len(own):
-                batch = self.transform(batch)
-            transformed = random_state(self.device)
-            program, share = self._program(batch, len(index)), len(own) / len(index)
-            bound = program(batch, self.step, share, buffers) if program else None
-            if bound is None:
-                set_random_state(transformed, self.device)
-                bound = self._update(batch, share, own, buffers, transformed)
-        except BaseException:
-            set_random_state(randomness, self.device)
-            for buffer, before in zip(self.buffers, buffers, strict=True):
-                buffer.copy_(before)
-            self.optimizer.zero_grad()
-            raise
-        self.step += 1
+        fetched = self._feed(own, self.processes.share(following))
+
+        def draw() -> Batch:
+            return self.transform(fetched) if self.transform and len(own) else fetched
+
+        bound = self.trainer.take_step(draw, own, len(index))
         self.history["bound_per_step"].append(bound)
         self.seconds = time.perf_counter() - self._resumed_at
-
-    def _update(
-        self, batch: Batch, share: float, index: Tensor, buffers: list[Tensor], randomness: dict[str, Tensor]
-    ) -> float:
-        """The step, operation by operation; the batch's mean bound."""
-        parameters = self.update.parameters
-        gradients: list[Tensor | None] = [None] * len(parameters)
-        value = torch.zeros(1, device=self.device)
-        if share:
-            self._prepared = self._prepared or as_objective(self.objective).prepared(self.pair, batch)
-            value, surrogate = with_penalty(self._prepared, self.pair, batch, self.step)
-            gradients = list(torch.autograd.grad(surrogate.neg(), list(parameters.values()), allow_unused=True))
-        bound = self.update(value.detach().mean(), gradients, self.step, share, buffers)
-        if bound is None:
-            set_random_state(randomness, self.device)
-            named = dict(zip(parameters, gradients, strict=True))
-            raise NonFiniteError(explain(lambda: self.objective(self.pair, batch, self.step), named, index))
-        return bound
-
-    def _program(self, batch: Batch, num_points: int) -> CompiledStep | None:
-        """The compiled step, where there is one for this batch.
-
-        The first step of all is not compiled, as it makes the optimizer's state, nor are smaller batches.
-        """
-        if not self.compile or num_points < self.batch_size or self.step == 0:
-            return None
-        if self._compiled is None:
-            start = time.perf_counter()
-            try:
-                self._compiled = CompiledStep(self.pair, self.objective, self.update, batch)
-            except CannotCompileError as reason:
-                logger.warning("training goes on uncompiled: %s", reason)
-                self.compile = False
-                return None
-            self._note = f", compiled in {time.perf_counter() - start:.1f} s"
-        return self._compiled if self._compiled.fits(batch) else None
 
     def _end_epoch(self, first: int) -> None:
         """History, held-out bound, best state, checkpoint, callbacks, and whether to go on."""
@@ -247,10 +191,10 @@ class Training:
         starts = np.arange(len(bounds)) * self.batch_size
         row = {
             "bound": np.average(bounds, weights=np.minimum(self.batch_size, num_rows(self.data) - starts)),
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": self.trainer.optimizer.param_groups[0]["lr"],
         }
         if self.held_out is not None:
-            row["held_out"] = self._held_out_bound(self.held_out)
+            row["held_out"] = self._held_out_bound(self.held_out.data)
         with interrupts_held():
             row["seconds"] = self.seconds = time.perf_counter() - self._resumed_at
             for name, entry in row.items():
@@ -276,45 +220,80 @@ class Training:
         if self.held_out is not None:
             best = int(np.argmax(np.nan_to_num(self.history["held_out"], nan=-math.inf)))
             since = self.epoch - 1 - best
-            if self.keep_best and since == 0:
-                with self._averages_in_place():
-                    self.best = {name: t.detach().clone() for name, t in self.pair.state_dict().items()}
-            if self.patience and since >= self.patience:
+            if self.held_out.keep_best and since == 0:
+                with self.trainer.averaged():
+                    self.best = {name: t.detach().clone() for name, t in self.trainer.pair.state_dict().items()}
+            if self.held_out.patience and since >= self.held_out.patience:
                 self.stopped = "patience"
-        if self.step == self.num_steps:
+        if self.trainer.steps == self.num_steps:
             self.stopped = "completed"
 
     @torch.no_grad()
     def _held_out_bound(self, held_out: Batch) -> float:
         """Mean value of the objective; the same draws at each epoch, so that only the parameters differ."""
-        total = torch.zeros(1, dtype=torch.float64, device=self.device)
-        own = self.processes.share(torch.arange(num_rows(held_out), device=self.device))
-        seed = (self.seed, HELD_OUT, self.processes.rank)
-        with own_randomness(seed, self.device), mode(self.pair, training=False), self._averages_in_place():
+        trainer = self.trainer
+        total = torch.zeros(1, dtype=torch.float64, device=trainer.device)
+        own = self.processes.share(torch.arange(num_rows(held_out), device=trainer.device))
+        seed = (trainer.seed, HELD_OUT, self.processes.rank)
+        with own_randomness(seed, trainer.device), mode(trainer.pair, training=False), trainer.averaged():
             for index in own.split(self.batch_size):
                 with interrupts_held():
                     if len(index):
-                        total += self.objective(self.pair, rows(held_out, index))[0].sum()
+                        total += trainer.objective(trainer.pair, rows(held_out, index))[0].sum()
         return self.processes.sum(total).item() / num_rows(held_out)
-
-    @contextlib.contextmanager
-    def _averages_in_place(self) -> Iterator[None]:
-        """The averages, if there are any, as the pair's parameters."""
-        self.update.swap_averages()
-        try:
-            yield
-        finally:
-            self.update.swap_averages()
 
     def _save(self) -> None:
         if self.checkpoint is not None:
-            store(self, self.settings, self.checkpoint)
+            store(self, self.checkpoint.path)
 
-    def restore(self) -> None:
+    def resume(self) -> None:
         """Goes on from the checkpoint, if there is one.
 
         Raises:
             CheckpointError: the file is damaged, or of another run; nothing has been changed then.
         """
-        if self.checkpoint is not None and self.processes.first(self.checkpoint.exists()):
-            restore(self, self.settings, self.checkpoint)
+        if self.checkpoint is not None and self.processes.first(Path(self.checkpoint.path).exists()):
+            restore(self, self.checkpoint.path)
+
+    def _settings(self) -> dict[str, Any]:
+        held_out = self.held_out and vars(self.held_out) | {"data": fingerprint(self.held_out.data)}
+        return self.trainer.settings | plain(
+            {
+                "schedule": [self.schedule(i / 8) for i in range(9)] if self.schedule else None,
+                "transform": describe(self.transform) if self.transform else None,
+                "data": fingerprint(self.data),
+                "held_out": held_out,
+                "batch_size": self.batch_size,
+            }
+        )
+
+    def state(self) -> State:
+        """What a checkpoint holds: the trainer's state, and this run's own."""
+        state = self.trainer.state()
+        state.tensors["best"] = self.best
+        state.tensors["history"] = {name: torch.tensor(v, dtype=torch.float64) for name, v in self.history.items()}
+        own = ("num_steps", "epoch", "stopped", "seconds")
+        state.values["run"] = {name: getattr(self, name) for name in own}
+        return state
+
+    def set_state(self, state: State) -> None:
+        """Goes on from a state, which the settings say is of this run; refuses one of another length."""
+        run, done = state.values["run"], state.values["steps"]
+        self._check_length(run, done)
+        self.trainer.set_state(state)
+        self.best = {name: t.to(self.trainer.device) for name, t in state.tensors["best"].items()}
+        self.history = {name: t.tolist() for name, t in state.tensors["history"].items()}
+        self.epoch, self.seconds = run["epoch"], run["seconds"]
+        lengthened = run["stopped"] == "completed" and done < self.num_steps
+        self.stopped = "" if lengthened or run["stopped"] == "interrupted" else run["stopped"]
+
+    def _check_length(self, run: dict[str, Any], done: int) -> None:
+        """A run may go on to another length only where its past did not depend on it."""
+        cut_short = run["stopped"] == "completed" and done % self.steps_per_epoch
+        if self.num_steps != run["num_steps"] and (self.schedule or cut_short or done > self.num_steps):
+            raise CheckpointError(
+                f"checkpoint: found a run of {run['num_steps']} steps, {done} of them done, expected "
+                f"{self.num_steps}; another length is possible where there is no schedule, the run has not ended "
+                "within an epoch, and no more is done than asked for. Give the length it was written with, or "
+                "use another file"
+            )

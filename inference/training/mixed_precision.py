@@ -1,7 +1,7 @@
 """Mixed precision: a pair's networks in bfloat16, its log probabilities in float32."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,19 +16,19 @@ from ppvae.pair import Pair
 
 
 @contextlib.contextmanager
-def networks_in(dtype: torch.dtype | None, pair: Pair, batch: Batch) -> Iterator[None]:
-    """Runs the pair's networks under `torch.autocast`; what they return is float32 again. Nothing, if no dtype.
+def networks_in(dtype: torch.dtype | None, found: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
+    """Runs networks under `torch.autocast`; what they return is float32 again. Without a dtype it does nothing.
 
-    Distributions are made, sampled and scored outside, so no log probability loses digits but those of its arguments.
+    Distributions are made, sampled and scored outside, so a log probability loses digits through its arguments alone.
 
     Args:
         dtype: of the networks' products and convolutions.
-        pair: the model and guide.
-        batch: some data, by which the networks are found.
+        found: the networks, as `networks` finds them in a pair.
+        device: where they are.
     """
     hooks = []
-    for network in networks(pair, batch) if dtype else []:
-        context = torch.autocast(next(pair.parameters()).device.type, dtype, cache_enabled=False)
+    for network in found if dtype else []:
+        context = torch.autocast(device.type, dtype, cache_enabled=False)
         hooks.append(network.register_forward_pre_hook(partial(_enter, context)))
         hooks.append(network.register_forward_hook(partial(_leave, context), always_call=True))
     try:
@@ -53,7 +53,7 @@ def _to_float32(leaf: Any) -> Any:
 
 @torch.no_grad()
 def networks(pair: Pair, batch: Batch) -> list[nn.Module]:
-    """The outermost of a pair's modules that return tensors, as opposed to distributions."""
+    """The outermost of a pair's modules that return tensors, not distributions, when it is run on a batch."""
     returning: set[nn.Module] = set()
 
     def watch(module: nn.Module, args: Any, output: Any) -> None:

@@ -17,7 +17,7 @@ class NonFiniteError(FloatingPointError):
     """A step of training gave NaN or infinity. It was not applied: the pair is as the step before left it.
 
     Attributes:
-        fit: the training up to there.
+        fit: the training up to there; None where a `Trainer` took the step in a loop of your own.
     """
 
     fit: Any = None
@@ -28,7 +28,7 @@ def explain(rerun: Callable[[], Any], gradients: dict[str, Tensor | None], index
 
     Args:
         rerun: does the step's computation again, with the same random numbers.
-        gradients: of what is learned, by name.
+        gradients: of the parameters, by name.
         index: which data points are in the batch, `[B]`.
     """
     bad = [name for name, g in gradients.items() if g is not None and not g.isfinite().all()]

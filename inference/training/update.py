@@ -1,4 +1,4 @@
-"""What becomes of a step's gradients: their sum over processes, clipping, the optimizer, the average of parameters."""
+"""The update that ends a training step: gradients summed over processes, clipped, applied, and parameters averaged."""
 
 import math
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ppvae.inference.runtime.distributed import Processes
+from ppvae.inference.training.settings import StepOptions
 
 
 @dataclass
@@ -18,41 +19,41 @@ class Update:
     Attributes:
         optimizer: whose `step` is taken.
         parameters: what is learned, by name.
-        buffers: of the pair, that a step may change.
-        clip_norm: the most that the norm of all gradients together may be, if anything.
-        ema: the decay of the running average of the parameters, if there is one.
+        buffers: the pair's buffers, which a step may change.
+        options: whether gradients are clipped, and parameters averaged.
         processes: among which each batch is shared.
-        averages: the running average of each parameter, by name.
+        averages: the running average of each parameter, by name; empty without `options.ema`.
         interrupted: whether Ctrl-C has reached any of the processes.
     """
 
     optimizer: Optimizer
     parameters: dict[str, nn.Parameter]
     buffers: Sequence[Tensor] = ()
-    clip_norm: float | None = None
-    ema: float | None = None
+    options: StepOptions = StepOptions()  # noqa: RUF009 (frozen)
     processes: Processes = field(default_factory=Processes)
     averages: dict[str, Tensor] = field(default_factory=dict)
     interrupted: bool = False
 
     def __post_init__(self) -> None:
-        if self.ema is not None:
+        if self.options.ema is not None:
             self.averages = {name: p.detach().clone() for name, p in self.parameters.items()}
 
     def __call__(
         self, bound: Tensor, gradients: Sequence[Tensor | None], step: float, share: float, before: Sequence[Tensor]
     ) -> float | None:
-        """Takes the step and returns the batch's mean bound; None, and no parameter is changed, if all is not finite.
+        """Takes the step and returns the batch's mean bound.
+
+        If the bound or a gradient is not finite, it returns None and changes no parameter.
 
         Args:
             bound: the mean of the bound over this process's part of the batch.
-            gradients: of the loss there, one for each parameter; None where it does not depend on it.
-            step: how many there were.
-            share: the part of the batch that is this process's.
+            gradients: of the loss on that part, one for each parameter; None where the loss does not depend on it.
+            step: how many steps were taken before.
+            share: the fraction of the batch that this process has.
             before: the buffers before the step.
         """
         found = [g for g in gradients if g is not None]
-        total = torch.stack([bound, *[g.sum() for g in found]]).sum()  # finite only if all it is the sum of is
+        total = torch.stack([bound, *[g.sum() for g in found]]).sum()  # not finite if any of its terms is not
         if self.processes.size > 1:
             bound, total, gradients = self._summed(bound, total, gradients, share, before)
         value, check = torch.stack([bound, total]).tolist()
@@ -73,9 +74,9 @@ class Update:
     def _summed(
         self, bound: Tensor, total: Tensor, gradients: Sequence[Tensor | None], share: float, before: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-        """Everything weighed by the processes' shares of the batch and summed, in one exchange.
+        """Bound, check and gradients, weighted by each process's share of the batch and summed, in one exchange.
 
-        Of buffers it is the change that is averaged, so that those that stay as they are do so exactly.
+        Buffers are averaged by their change, so that one that does not change keeps its exact value.
         """
         learned = list(self.parameters.values())
         running = [(b, old) for b, old in zip(self.buffers, before, strict=True) if b.is_floating_point()]
@@ -98,20 +99,21 @@ class Update:
     def advance(
         self, optimizer: Optimizer, parameters: Sequence[Tensor], averages: Sequence[Tensor], step: float | Tensor
     ) -> None:
-        """Clips the parameters' `grad`, takes the optimizer's step and the averages'; what a compiled step traces.
+        """Clips the parameters' `grad`, takes the optimizer's step and updates the averages; a compiled step traces it.
 
-        The average's decay after t steps is the least of `ema` and `(1 + t) / (10 + t)`, so that it forgets the start.
+        The average's decay after t steps is the smaller of `ema` and `(1 + t) / (10 + t)`, so that it soon forgets the
+        start.
         """
-        if self.clip_norm is not None:
-            nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+        if self.options.clip_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, self.options.clip_norm)
         optimizer.step()
-        if self.ema is not None:
+        if self.options.ema is not None:
             with torch.no_grad():
-                decay = torch.as_tensor((1 + step) / (10 + step)).clamp(max=self.ema)
+                decay = torch.as_tensor((1 + step) / (10 + step)).clamp(max=self.options.ema)
                 for average, p in zip(averages, parameters, strict=True):
                     average.lerp_(p, (1 - decay).to(average))
 
 
 def laid_out_as(p: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient with its entries in memory in the order of those of `p`: fused optimizers go by that alone."""
+    """The gradient with its entries in the order in memory of those of `p`, which fused optimizers rely on."""
     return gradient if gradient.stride() == p.stride() else torch.empty_like(p).copy_(gradient)

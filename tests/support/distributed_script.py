@@ -56,10 +56,8 @@ def regression(objective=None, **settings):
         batch_size=16,
         optimizer=lambda p, lr: torch.optim.AdamW(p, lr=lr, weight_decay=0.1),
         lr=0.01,
-        clip_norm=50.0,
-        ema=0.9,
-        held_out=data(),
-        keep_best=True,
+        options=ppvae.StepOptions(clip_norm=50.0, ema=0.9),
+        held_out=ppvae.HeldOut(data(), keep_best=True),
         progress=False,
         **settings,
     )
@@ -67,7 +65,16 @@ def regression(objective=None, **settings):
 
 
 def train(folder):
-    return regression() | {"compiled": regression(compile=True)["state"]}
+    return regression() | {"compiled": regression(compile=True)["state"], "trainer": own_loop()}
+
+
+def own_loop():
+    """Eight steps on batches that all processes have; the last of them has fewer points than three processes."""
+    torch.manual_seed(RANK)
+    pair, (x, y) = Regression(), data()
+    trainer = ppvae.Trainer(pair, lr=0.01, options=ppvae.StepOptions(ema=0.9))
+    bounds = [trainer.step((x[i : i + 16], y[i : i + 16])) for _ in range(2) for i in range(0, 50, 16)]
+    return {"state": pair.state_dict(), "average": trainer.update.averages, "bounds": torch.tensor(bounds)}
 
 
 class Disturbed(ppvae.ELBO):
@@ -99,7 +106,7 @@ def signal_last(number):
 def kill(folder):
     """The last process is killed, without a word, in the fourth epoch."""
     with disturbed(14, lambda: signal_last(signal.SIGKILL)):
-        return regression(Disturbed(), checkpoint=folder / "checkpoint", checkpoint_every=5)
+        return regression(Disturbed(), checkpoint=ppvae.Checkpoint(folder / "checkpoint", every=5))
 
 
 def resume(folder):
@@ -122,7 +129,7 @@ def noisy(folder):
 
     path, found = folder / f"noisy{SIZE}", {"whole": trained()}
     with contextlib.suppress(RuntimeError), disturbed(8, leave):
-        trained(checkpoint=path, checkpoint_every=7)
+        trained(checkpoint=ppvae.Checkpoint(path, every=7))
     found["resumed"] = trained(checkpoint=path, resume=True)
     return found
 

@@ -20,7 +20,7 @@ import torch
 import torch._dynamo  # optimizers import it at their first step: done once here, not in each child
 from torch import nn
 
-from ppvae import Pair
+from ppvae import Checkpoint, HeldOut, Pair
 from ppvae.inference.runtime.checkpoint import read, save
 from ppvae.inference.training.fitting import fit
 
@@ -58,10 +58,8 @@ def train(checkpoint: Path | None, result: Path, compile: bool) -> None:
         lr=0.01,
         schedule=lambda done: 0.1**done,
         transform=torch.bernoulli,
-        held_out=data[ROWS:].round(),
-        keep_best=True,
-        checkpoint=checkpoint,
-        checkpoint_every=2 if checkpoint else None,
+        held_out=HeldOut(data[ROWS:].round(), keep_best=True),
+        checkpoint=Checkpoint(checkpoint, every=2) if checkpoint else None,
         resume=checkpoint is not None,
         compile=compile,
         progress=False,
@@ -130,7 +128,7 @@ def main(kills: int, folder: Path, compile: bool) -> dict:
                 break
             killed += 1
             report["killed_while_writing"] += Path(f"{checkpoint}.tmp").exists()
-            report["steps_at_kill"].append(read(checkpoint)[1]["counters"]["step"] if checkpoint.exists() else 0)
+            report["steps_at_kill"].append(read(checkpoint)[1]["steps"] if checkpoint.exists() else 0)
         if not result.exists():
             finish(fork(checkpoint, result, compile))
         report["kills"] += killed

@@ -11,13 +11,14 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from ppvae import Pair
+from ppvae import Checkpoint, HeldOut, Pair
 from ppvae.inference.runtime.checkpoint import CheckpointError, load, read, save, write
 from ppvae.inference.training.fitting import fit
 
 N = 50
 X = torch.rand(N, 4, generator=torch.Generator().manual_seed(1))
 HELD_OUT = torch.rand(20, 4, generator=torch.Generator().manual_seed(2)).round()
+BEST = HeldOut(HELD_OUT, keep_best=True)
 
 
 class Tiny(Pair):
@@ -108,12 +109,12 @@ def path(tmp_path):
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", torch.optim.RMSprop, torch.optim.NAdam])
 @pytest.mark.parametrize("schedule", [None, decay])
 def test_resumed_after_a_crash_is_bit_for_bit_the_undisturbed_run(optimizer, schedule, path):
-    arguments = {"epochs": 4, "optimizer": optimizer, "schedule": schedule, "keep_best": True}
+    arguments = {"epochs": 4, "optimizer": optimizer, "schedule": schedule, "held_out": BEST}
     undisturbed = train(**arguments)
     with pytest.raises(Halt):
-        train(objective=Bound(halt_at=11), checkpoint=path, checkpoint_every=3, **arguments)
+        train(objective=Bound(halt_at=11), checkpoint=Checkpoint(path, every=3), **arguments)
     objective = Bound()
-    resumed = train(Tiny(seed=9), objective, checkpoint=path, checkpoint_every=3, resume=True, **arguments)
+    resumed = train(Tiny(seed=9), objective, checkpoint=Checkpoint(path, every=3), resume=True, **arguments)
     assert objective.steps == list(range(9, 16))  # 9: the last checkpoint before 11
     assert_same(resumed, undisturbed)
 
@@ -146,9 +147,9 @@ def test_resumed_after_an_interrupt_at_the_end_of_an_epoch(path):
 
 
 def test_completed_run_returns_at_once(path):
-    first = train(epochs=2, checkpoint=path, keep_best=True)
+    first = train(epochs=2, checkpoint=path, held_out=BEST)
     objective = Bound()
-    again = train(Tiny(seed=9), objective, epochs=2, checkpoint=path, keep_best=True, resume=True)
+    again = train(Tiny(seed=9), objective, epochs=2, checkpoint=path, held_out=BEST, resume=True)
     assert objective.steps == []
     assert again.seconds == first.seconds
     assert_same(again, first)
@@ -156,8 +157,8 @@ def test_completed_run_returns_at_once(path):
 
 @pytest.mark.parametrize("length", [{"epochs": 4}, {"steps": 14}])
 def test_completed_run_may_be_given_more(length, path):
-    train(epochs=2, checkpoint=path, keep_best=True)
-    assert_same(train(**length, checkpoint=path, keep_best=True, resume=True), train(**length, keep_best=True))
+    train(epochs=2, checkpoint=path, held_out=BEST)
+    assert_same(train(**length, checkpoint=path, held_out=BEST, resume=True), train(**length, held_out=BEST))
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,10 @@ def stop(so_far):
     raise StopIteration
 
 
-@pytest.mark.parametrize(("arguments", "stopped"), [({"patience": 1}, "patience"), ({"callbacks": [stop]}, "callback")])
+@pytest.mark.parametrize(
+    ("arguments", "stopped"),
+    [({"held_out": HeldOut(HELD_OUT, patience=1)}, "patience"), ({"callbacks": [stop]}, "callback")],
+)
 def test_run_that_ended_early_has_ended(arguments, stopped, path):
     first = train(epochs=30, lr=0.5, checkpoint=path, **arguments)
     assert first.stopped == stopped
@@ -214,7 +218,7 @@ def test_without_resume_an_old_checkpoint_is_replaced(path):
         ({"data": X[:-1]}, r"data\.0: found float32\[50, 4\]"),
         ({"data": 1 - X}, r"data\.0: .*CRC"),
         ({"held_out": None}, "held_out"),
-        ({"keep_best": True}, "keep_best: found False, expected True"),
+        ({"held_out": BEST}, r"held_out\.keep_best: found False, expected True"),
     ],
 )
 def test_checkpoint_of_another_run_is_refused(change, named, path):

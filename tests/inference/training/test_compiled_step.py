@@ -13,7 +13,7 @@ from support.small_pairs import Busy
 from torch import nn
 
 import ppvae
-from ppvae import ELBO, IWAE, RWS, VIMCO, EnumeratedELBO, LinearWarmup, NonFiniteError, Pair
+from ppvae import ELBO, IWAE, RWS, VIMCO, EnumeratedELBO, LinearWarmup, NonFiniteError, Pair, StepOptions
 from ppvae.inference.training.compiled_step import CompiledStep
 from ppvae.models import VAE, GaussianMixture, LinearGaussianChain, LinearVAE, MarkovHVAE
 
@@ -52,11 +52,17 @@ def test_pyro_functions(caplog):
 
 
 def test_clipping_and_averages(caplog):
-    assert_same(lambda: LinearVAE(4, 2), ELBO(), caplog, clip_norm=1.0, ema=0.8)
+    assert_same(lambda: LinearVAE(4, 2), ELBO(), caplog, options=StepOptions(clip_norm=1.0, ema=0.8))
 
 
 def test_an_optimizer_that_is_not_fused_takes_its_own_step(caplog):
-    assert_same(lambda: LinearVAE(4, 2), IWAE(3, "dreg"), caplog, optimizer=torch.optim.RMSprop, clip_norm=1.0, ema=0.8)
+    assert_same(
+        lambda: LinearVAE(4, 2),
+        IWAE(3, "dreg"),
+        caplog,
+        optimizer=torch.optim.RMSprop,
+        options=StepOptions(clip_norm=1.0, ema=0.8),
+    )
 
 
 @pytest.mark.slow
@@ -107,7 +113,7 @@ def test_gradients_in_another_order_than_their_parameters(compile):
 def test_an_optimizer_without_state_is_compiled_for(monkeypatch, caplog):
     made = []
     monkeypatch.setattr(
-        "ppvae.inference.training.loop.CompiledStep", lambda *args: made.append(CompiledStep(*args)) or made[0]
+        "ppvae.inference.training.trainer.CompiledStep", lambda *args: made.append(CompiledStep(*args)) or made[0]
     )
     assert_same(lambda: LinearVAE(4, 2), ELBO(), caplog, optimizer="sgd", lr=1e-3)
     assert len(made) == 1
@@ -305,7 +311,7 @@ def test_a_step_that_is_not_finite_is_not_applied_and_names_the_site():
 
 def test_compile_is_auto_on_long_runs_only(monkeypatch):
     compiled = []
-    monkeypatch.setattr("ppvae.inference.training.loop.CompiledStep", lambda *args: compiled.append(args) or 1 / 0)
+    monkeypatch.setattr("ppvae.inference.training.trainer.CompiledStep", lambda *args: compiled.append(args) or 1 / 0)
     trained(lambda: LinearVAE(4, 2), ELBO(), "auto")
     assert not compiled
     monkeypatch.setattr(sys.modules["ppvae.inference.training.fitting"], "AUTO_COMPILE_STEPS", 12)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import ppvae
+from ppvae import StepOptions
 from ppvae.models import LinearVAE
 
 SCRIPT = Path(__file__).parents[2] / "support" / "distributed_script.py"
@@ -53,6 +54,9 @@ def test_training_and_measuring_together(size, tmp_path):
         assert_same(torch.tensor(mine["bound"]), torch.tensor(alone["train"][0]["bound"]), rtol=1e-4, atol=1e-4)
         assert_same(torch.tensor(mine["held_out"]), torch.tensor(alone["train"][0]["held_out"]), rtol=1e-4, atol=1e-4)
         assert_same(mine["state"], found["train"][0]["state"])
+        for part in ("state", "average", "bounds"):
+            assert_same(mine["trainer"][part], alone["train"][0]["trainer"][part], rtol=1e-4, atol=1e-5)
+            assert_same(mine["trainer"][part], found["train"][0]["trainer"][part])
         assert mine["state"]["scale"] == torch.tensor(0.1)
         assert_same(mine["state"]["unused"], torch.ones(3))  # not even decayed: it has no gradient
 
@@ -98,6 +102,6 @@ def test_one_is_killed_and_others_go_on(size, then, tmp_path):
 
 def test_alone_it_cannot_be_asked_for():
     with pytest.raises(ValueError, match="distributed: found True without a process group"):
-        ppvae.fit(LinearVAE(4, 2), torch.randn(9, 4), epochs=1, distributed=True, progress=False)
+        ppvae.fit(LinearVAE(4, 2), torch.randn(9, 4), epochs=1, options=StepOptions(distributed=True), progress=False)
     with pytest.raises(ValueError, match="distributed: found 'yes', expected 'auto', True or False"):
-        ppvae.fit(LinearVAE(4, 2), torch.randn(9, 4), epochs=1, distributed="yes", progress=False)
+        ppvae.fit(LinearVAE(4, 2), torch.randn(9, 4), epochs=1, options=StepOptions(distributed="yes"), progress=False)

@@ -15,6 +15,7 @@ import torch
 from support.small_pairs import Coins, Shift, X, bound, quiet
 from torch import nn
 
+from ppvae import HeldOut
 from ppvae.inference.runtime.isolation import denormals_flushed
 from ppvae.inference.training.fitting import fit
 from ppvae.inference.training.nonfinite import NonFiniteError
@@ -179,8 +180,9 @@ def test_held_out_data_do_not_change_training():
 def test_patience_and_best_state():
     pair, shifts = Shift(), []
     result = quiet(
-        pair, X, epochs=50, batch_size=50, optimizer="sgd", lr=0.5, held_out=torch.full((5,), 1.5),
-        patience=2, keep_best=True, callbacks=[lambda f: shifts.append(f.pair.shift.item())],
+        pair, X, epochs=50, batch_size=50, optimizer="sgd", lr=0.5,
+        held_out=HeldOut(torch.full((5,), 1.5), patience=2, keep_best=True),
+        callbacks=[lambda f: shifts.append(f.pair.shift.item())],
     )  # fmt: skip
     best = int(result.history["held_out"].argmax())
     assert result.stopped == "patience"

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ppvae
-from ppvae import ELBO
+from ppvae import ELBO, StepOptions
 from ppvae.inference.training.mixed_precision import networks, networks_in
 from ppvae.models import VAE, Glow, LinearVAE, MarkovHVAE
 
@@ -22,8 +22,9 @@ def flat(pair):
     return torch.cat([p.detach().flatten() for p in pair.parameters()])
 
 
-def one_step(**settings):
+def one_step(**options):
     """The change that a step of gradient descent makes, with rate 1."""
+    settings = {"options": StepOptions(**options)}
     torch.manual_seed(0)
     pair = LinearVAE(4, 2)
     before = flat(pair)
@@ -68,7 +69,7 @@ def trajectory(**settings):
 @pytest.mark.parametrize("compile", [False, True])
 def test_average_of_the_parameters(compile):
     raw, _, _ = trajectory()
-    seen, pair, run = trajectory(ema=0.6, held_out=DATA, compile=compile)
+    seen, pair, run = trajectory(options=StepOptions(ema=0.6), held_out=DATA, compile=compile)
     torch.testing.assert_close(torch.stack(seen), torch.stack(raw), rtol=1e-4, atol=1e-5)  # training is not disturbed
     average = raw[0]
     for step, parameters in enumerate(raw[1:]):
@@ -88,7 +89,15 @@ def test_average_is_resumed_and_loaded_from_a_checkpoint(tmp_path):
     def train(epochs, **settings):
         torch.manual_seed(0)
         pair = LinearVAE(4, 2)
-        ppvae.fit(pair, DATA, epochs=epochs, ema=0.9, clip_norm=1.0, progress=False, batch_size=16, **settings)
+        ppvae.fit(
+            pair,
+            DATA,
+            epochs=epochs,
+            options=StepOptions(clip_norm=1.0, ema=0.9),
+            progress=False,
+            batch_size=16,
+            **settings,
+        )
         return pair
 
     whole = train(6)
@@ -97,8 +106,17 @@ def test_average_is_resumed_and_loaded_from_a_checkpoint(tmp_path):
     ppvae.load(loaded, path)
     assert torch.equal(flat(loaded), flat(train(3)))
     assert torch.equal(flat(train(6, checkpoint=path, resume=True)), flat(whole))
-    with pytest.raises(ppvae.CheckpointError, match=r"clip_norm: found 1.0, expected None"):
-        ppvae.fit(LinearVAE(4, 2), DATA, epochs=7, ema=0.9, checkpoint=path, batch_size=16, resume=True, progress=False)
+    with pytest.raises(ppvae.CheckpointError, match=r"options\.clip_norm: found 1.0, expected None"):
+        ppvae.fit(
+            LinearVAE(4, 2),
+            DATA,
+            epochs=7,
+            options=StepOptions(ema=0.9),
+            checkpoint=path,
+            batch_size=16,
+            resume=True,
+            progress=False,
+        )
 
 
 class Products(TorchDispatchMode):
@@ -133,7 +151,7 @@ class Terms(Messenger):
 )
 def test_networks_multiply_in_bfloat16_and_densities_stay_in_float32(make):
     pair, products, terms = make(), Products(), Terms()
-    with networks_in(torch.bfloat16, pair, DATA), products, terms:
+    with networks_in(torch.bfloat16, networks(pair, DATA), DATA.device), products, terms:
         half, _ = ELBO(kl="monte_carlo")(pair, DATA)
     assert products.types == {torch.bfloat16}
     assert terms.types == {torch.float32}
@@ -148,7 +166,7 @@ def test_gradients_in_bfloat16_point_the_same_way():
     pair, found = VAE.mlp(4, 2, [32], likelihood="gaussian"), []
     for dtype in (None, torch.bfloat16):
         torch.manual_seed(1)
-        with networks_in(dtype, pair, DATA):
+        with networks_in(dtype, networks(pair, DATA), DATA.device):
             torch.manual_seed(2)
             _, surrogate = ELBO()(pair, DATA)
         found.append(torch.cat([g.flatten() for g in torch.autograd.grad(surrogate, list(pair.parameters()))]))
@@ -163,7 +181,9 @@ def test_training_in_bfloat16(compile, caplog):
         torch.manual_seed(0)
         pair, settings = VAE.mlp(4, 2, [16], likelihood="gaussian"), {"steps": 150, "batch_size": 40, "lr": 0.01}
         with caplog.at_level(logging.WARNING, "ppvae"):
-            run = ppvae.fit(pair, DATA, autocast=dtype, compile=compile, progress=False, **settings)
+            run = ppvae.fit(
+                pair, DATA, options=StepOptions(autocast=dtype), compile=compile, progress=False, **settings
+            )
         bounds = torch.from_numpy(run.history["bound_per_step"])
         ends.append((bounds[-50:].mean(), bounds[-50:].std() / 50**0.5))
         assert bounds[-50:].mean() > bounds[:5].mean() + 5 * bounds[:5].std() / 5**0.5
@@ -197,13 +217,16 @@ def test_networks_are_the_outermost_modules_that_return_tensors():
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("options", "message"),
     [
         ({"clip_norm": 0.0}, "clip_norm: found 0.0, expected more than 0"),
         ({"ema": 1.0}, "ema: found 1.0, expected a decay between 0 and 1"),
+        ({"clip_norm": "1"}, "clip_norm: found '1', expected more than 0"),
+        ({"ema": float("nan")}, "ema: found nan, expected a decay between 0 and 1"),
         ({"autocast": torch.float16}, "autocast: found torch.float16, expected torch.bfloat16 or None"),
+        ({"distributed": 3}, "distributed: found 3, expected 'auto', True or False"),
     ],
 )
-def test_refusals(settings, message):
+def test_refusals(options, message):
     with pytest.raises(ValueError, match=message):
-        ppvae.fit(LinearVAE(4, 2), DATA, epochs=1, progress=False, **settings)
+        StepOptions(**options)

@@ -9,7 +9,7 @@ from pyro import poutine
 
 import ppvae
 from ppvae import ELBO, LinearWarmup
-from ppvae.inference.training.mixed_precision import networks_in
+from ppvae.inference.training.mixed_precision import networks, networks_in
 from ppvae.latent_view import LatentView
 from ppvae.models import ConvolutionalHVAE
 from ppvae.tracing import trace_pair
@@ -183,13 +183,15 @@ def test_bfloat16_reaches_the_convolutions_and_no_log_probability():
     for module in pair.modules():
         if isinstance(module, torch.nn.Conv2d):
             module.register_forward_hook(lambda module, args, out: inside.add(out.dtype))
-    with networks_in(torch.bfloat16, pair, DATA[:1]):
+    with networks_in(torch.bfloat16, networks(pair, DATA[:1]), DATA.device):
         inside.clear()
         weights = pair.log_weights(DATA, num_particles=2)
     assert inside == {torch.bfloat16}
     for terms in (weights.log_p_sites, weights.log_q_sites, weights.latents):
         assert {term.dtype for term in terms.values()} == {torch.float32}
-    low, full = (trained(autocast=dtype)[1].history["bound"] for dtype in (torch.bfloat16, None))
+    low, full = (
+        trained(options=ppvae.StepOptions(autocast=dtype))[1].history["bound"] for dtype in (torch.bfloat16, None)
+    )
     assert 0 < abs(low - full).max() < 0.1
 
 

@@ -1,0 +1,371 @@
+"""The training step that `fit` takes, for a loop of your own too."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ppvae.batches import Batch, as_batch, num_rows, rows
+from ppvae.inference.compiling.programs import CannotCompileError
+from ppvae.inference.objectives.evidence_lower_bound import ELBO
+from ppvae.inference.objectives.protocol import Objective, as_objective, with_penalty
+from ppvae.inference.runtime.checkpoint import as_example, example_of, layout
+from ppvae.inference.runtime.distributed import group_for
+from ppvae.inference.runtime.isolation import (
+    denormals_flushed,
+    interrupts_held,
+    own_randomness,
+    random_state,
+    set_random_state,
+)
+from ppvae.inference.training.compiled_step import CompiledStep
+from ppvae.inference.training.mixed_precision import networks, networks_in
+from ppvae.inference.training.nonfinite import NonFiniteError, explain
+from ppvae.inference.training.resuming import (
+    State,
+    describe,
+    groups_of,
+    optimizer_state,
+    plain,
+    restore,
+    set_optimizer_state,
+    store,
+)
+from ppvae.inference.training.settings import StepOptions
+from ppvae.inference.training.update import Update
+from ppvae.mode import mode
+from ppvae.pair import Pair
+
+logger = logging.getLogger("ppvae")
+
+CHECK, STEPS, ORDER, HELD_OUT = range(4)
+"""Streams of random numbers: one for each use, so that none disturbs another."""
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "sgd": torch.optim.SGD,
+}
+
+
+class Trainer:
+    """Takes the steps of `fit`, one at a time, in a loop of your own.
+
+    `theta <- theta + lr * schedule(steps done) * direction(gradient of the surrogate on a batch)`.
+
+    A step runs the pair in training mode, with random numbers from generators seeded by `seed`, on a CPU with denormals
+    flushed; the caller's generators, denormal setting and the pair's mode are put back after it. Given the batches of
+    `fit`, untransformed, and its seed, n steps give the same parameters as `fit`, bit for bit. A transform's random
+    numbers are the caller's here, where `fit` draws them from the step's generators.
+
+    Source: Kingma & Welling 2014 (arXiv:1312.6114); Kingma & Ba 2015 (arXiv:1412.6980) for Adam.
+
+    Args:
+        pair: whose parameters are learned, those with `requires_grad`.
+        objective: what to maximize; `ELBO()` if not given.
+        optimizer: "adam", "adamw" or "sgd"; or a function called with the list of parameters and `lr=lr`.
+        lr: learning rate.
+        schedule: from the number of steps done, 0 at the first, to a factor on the learning rate. (That of `fit` goes
+            from the fraction done: only it knows how many steps there will be.)
+        seed: of all draws; not negative.
+        device: where to train; the pair is moved there and stays. Not given: where the pair is.
+        compile: run a step as one compiled program. The first step is not compiled, nor are batches of another size.
+        options: how a step is taken; see `StepOptions`.
+
+    Attributes:
+        steps: how many were taken.
+        optimizer: torch's, with its state.
+        device: where training happens.
+
+    Raises:
+        ValueError: an argument out of range, or a pair with nothing to learn.
+
+    Example:
+        >>> from ppvae.models import LinearVAE
+        >>> x = torch.randn(64, 5, generator=torch.Generator().manual_seed(0))
+        >>> trainer = Trainer(LinearVAE(num_features=5, num_latents=2), lr=0.01)
+        >>> bounds = [trainer.step(batch) for _ in range(3) for batch in x.split(32)]
+        >>> trainer.steps
+        6
+    """
+
+    def __init__(
+        self,
+        pair: Pair,
+        objective: Objective | None = None,
+        *,
+        optimizer: str | Callable[..., Optimizer] = "adam",
+        lr: float = 1e-3,
+        schedule: Callable[[int], float] | None = None,
+        seed: int = 0,
+        device: torch.device | str | None = None,
+        compile: bool = False,
+        options: StepOptions | None = None,
+    ):
+        if seed < 0:
+            raise ValueError(f"seed: found {seed}, expected 0 or more")
+        if compile not in (True, False):
+            raise ValueError(f"compile: found {compile!r}, expected True or False")
+        if not isinstance(options, StepOptions | None):
+            raise TypeError(f"options: found {options!r}, expected StepOptions, such as StepOptions(clip_norm=10.0)")
+        if isinstance(optimizer, str) and optimizer not in OPTIMIZERS:
+            raise ValueError(
+                f"optimizer: found '{optimizer}', expected one of {list(OPTIMIZERS)}, or a torch optimizer class"
+            )
+        if not any(p.requires_grad for p in pair.parameters()):
+            raise ValueError(
+                f"pair: found no parameter of {type(pair).__name__} with `requires_grad`, expected at least one; "
+                "make what is to be learned an nn.Parameter"
+            )
+        self.pair, self.objective, self.schedule, self.seed = pair, objective or ELBO(), schedule, seed
+        self.options = options or StepOptions()
+        numbered = torch.empty(0, device=device).device  # "cuda" is "cuda:0", say
+        self.device = next(pair.parameters()).device if device is None else numbered
+        pair.to(self.device)
+        self.processes = group_for(self.options.distributed, self.device)
+        self._buffers = list(pair.buffers())
+        self.processes.copy_first([*pair.parameters(), *self._buffers])
+        learned = {name: p for name, p in pair.named_parameters() if p.requires_grad}
+        self.optimizer = _optimizer(optimizer, list(learned.values()), lr)
+        self.update = Update(self.optimizer, learned, self._buffers, self.options, self.processes)
+        self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
+
+        self.steps = 0
+        self.compiled_size: int | None = None
+        """The number of data points in the batches that a step is compiled for; that of the first batch, unless set."""
+        self.compile_seconds = 0.0
+        self.prepared: Objective | None = None
+        """The objective prepared for the pair; to be set to None where the pair may have changed otherwise."""
+        self._modules: list[nn.Module] = []
+        self._compile = compile
+        self._compiled: CompiledStep | None = None
+        self._running = False
+        self._networks: list[nn.Module] | None = None  # found when the pair is checked, on the first batch
+        self._random = self._seeded(self.seed, STEPS, self.processes.rank)
+        self.settings = self._settings()
+
+    def step(self, batch: Any) -> float:
+        """Takes one step; Ctrl-C waits for its end.
+
+        Args:
+            batch: B data points: a tensor or array, or a tuple or dict of them sharing dimension 0. Of several
+                processes, all give the same batch, and each takes its share of it.
+
+        Returns:
+            The batch's mean bound before the step, in nats per data point.
+
+        Raises:
+            ppvae.ContractError: the pair breaks the contract, which is checked at the first step.
+            ValueError: a bad batch; the index is named.
+            NonFiniteError: the step gave NaN or infinity. It names the site and the row of the batch; pair, optimizer
+                and random numbers are as before the step.
+        """
+        whole = as_batch(batch, self.device)
+        if self._networks is None:
+            self.check(whole)
+        index = self.processes.share(torch.arange(num_rows(whole), device=self.device))
+        own = rows(whole, index) if self.processes.size > 1 else whole
+        with interrupts_held(), self.running():
+            return self.take_step(lambda: own, index, num_rows(whole))
+
+    def save(self, path: str | Path) -> None:
+        """Writes the whole state to a file: pair, optimizer, averages, random numbers, and how many steps were taken.
+
+        `ppvae.load` reads the pair alone from it, or the average of its parameters where there is one.
+
+        Args:
+            path: of the file, which replaces any old one whole or not at all.
+        """
+        store(self, path)
+
+    def load(self, path: str | Path) -> None:
+        """Goes on from a file that `save` wrote, bit for bit; the trainer must have been made in the same way.
+
+        Args:
+            path: of the file.
+
+        Raises:
+            FileNotFoundError: no such file.
+            CheckpointError: the file is damaged or foreign, or its settings differ from the trainer's (those that do
+                are named). Nothing has changed then.
+        """
+        restore(self, path)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The average of the parameters, if `options.ema` keeps one, as the pair's parameters for the block."""
+        self.update.swap_averages()
+        try:
+            yield
+        finally:
+            self.update.swap_averages()
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Sets the process up for steps and puts it back afterwards; around a loop, once instead of at each step."""
+        if self._running:
+            yield
+            return
+        caller = torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [])
+        autocast = networks_in(self.options.autocast, self._networks or [], self.device)
+        with denormals_flushed(), caller, mode(self.pair, training=True), pyro.validation_enabled(False), autocast:
+            set_random_state(self._random, self.device)
+            self._running = True
+            try:
+                yield
+            finally:
+                self._running = False
+                self._random = random_state(self.device)
+
+    def check(self, batch: Batch) -> None:
+        """Refuses a pair that breaks the contract on this batch, and finds its networks, for mixed precision."""
+        with denormals_flushed(), own_randomness((self.seed, CHECK), self.device):
+            with mode(self.pair, training=False), pyro.validation_enabled(True):
+                self.pair.check(batch)
+                self.objective(self.pair, batch)  # so that what it refuses is refused before the first step
+            if self._networks is None:
+                self._networks = networks(self.pair, rows(batch, slice(1))) if self.options.autocast else []
+
+    def take_step(self, draw: Callable[[], Batch], index: Tensor, num_points: int) -> float:
+        """The step itself, inside `running`; if anything goes wrong, the state is as before the step.
+
+        Args:
+            draw: makes this process's part of the batch; it may use random numbers, which are then the step's own.
+            index: of the data points in that part, for error messages.
+            num_points: in the whole batch.
+        """
+        randomness, buffers = random_state(self.device), [b.clone() for b in self._buffers]
+        groups = self.optimizer.param_groups
+        rates = [group["lr"] for group in groups]
+        try:
+            if self.schedule:
+                factor = self.schedule(self.steps)
+                for group, rate in zip(groups, self._base_rates, strict=True):
+                    group["lr"] = rate * factor
+            batch = draw()
+            drawn = random_state(self.device)
+            program, share = self._program(batch, num_points), len(index) / num_points
+            bound = program(batch, self.steps, share, buffers) if program else None
+            if bound is None:
+                set_random_state(drawn, self.device)
+                bound = self._eager_step(batch, share, index, buffers, drawn)
+        except BaseException:
+            set_random_state(randomness, self.device)
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate
+            for buffer, before in zip(self._buffers, buffers, strict=True):
+                buffer.copy_(before)
+            self.optimizer.zero_grad()
+            raise
+        self.compiled_size = self.compiled_size or num_points
+        self.steps += 1
+        return bound
+
+    def _eager_step(
+        self, batch: Batch, share: float, index: Tensor, buffers: list[Tensor], randomness: dict[str, Tensor]
+    ) -> float:
+        """The step, operation by operation; the batch's mean bound."""
+        parameters = self.update.parameters
+        gradients: list[Tensor | None] = [None] * len(parameters)
+        value = torch.zeros(1, device=self.device)
+        if share:
+            value, surrogate = with_penalty(self._prepared(batch), self.pair, batch, self.steps)
+            gradients = list(torch.autograd.grad(surrogate.neg(), list(parameters.values()), allow_unused=True))
+        bound = self.update(value.detach().mean(), gradients, self.steps, share, buffers)
+        if bound is None:
+            set_random_state(randomness, self.device)
+            named = dict(zip(parameters, gradients, strict=True))
+            raise NonFiniteError(explain(lambda: self.objective(self.pair, batch, self.steps), named, index))
+        return bound
+
+    def _prepared(self, batch: Batch) -> Objective:
+        """The objective, knowing what it finds out about the pair, until one of the pair's modules is replaced."""
+        modules = list(self.pair.modules())
+        if self.prepared is None or [id(m) for m in modules] != [id(m) for m in self._modules]:
+            self.prepared, self._modules = as_objective(self.objective).prepared(self.pair, batch), modules
+        return self.prepared
+
+    def _program(self, batch: Batch, num_points: int) -> CompiledStep | None:
+        """The compiled step, where there is one for this batch.
+
+        The first step of all is not compiled, as it makes the optimizer's state, nor are batches of another size.
+        """
+        if not self._compile or self.steps == 0 or num_points != self.compiled_size:
+            return None
+        if self._compiled is None:
+            start = time.perf_counter()
+            try:
+                self._compiled = CompiledStep(self.pair, self.objective, self.update, batch)
+            except CannotCompileError as reason:
+                logger.warning("training goes on uncompiled: %s", reason)
+                self._compile = False
+                return None
+            self.compile_seconds = time.perf_counter() - start
+        return self._compiled if self._compiled.fits(batch) else None
+
+    def _settings(self) -> dict[str, Any]:
+        options = asdict(self.options)
+        del options["distributed"]  # a run may go on with any number of processes
+        return plain(
+            {
+                "pair": type(self.pair).__qualname__,
+                "tensors": layout(self.pair.state_dict()),
+                "learned": list(self.update.parameters),
+                "objective": describe(self.objective),
+                "optimizer": type(self.optimizer).__qualname__,
+                "optimizer_groups": dict(enumerate(groups_of(self.optimizer))),
+                "schedule": describe(self.schedule) if self.schedule else None,
+                "seed": self.seed,
+                "device": self.device.type,
+                "compile": self._compile,
+                "options": options,
+            }
+        )
+
+    def state(self) -> State:
+        """All that the next steps depend on, besides the settings; all processes call this together."""
+        states = self.processes.gather(random_state(self.device) if self._running else self._random)
+        slots, optimizer = optimizer_state(self.optimizer)
+        example, kind = example_of(self.pair)
+        tensors = {"pair": self.pair.state_dict(), "optimizer": slots, "average": self.update.averages}
+        tensors |= {"example": example}
+        values = {"steps": self.steps, "compiled_size": self.compiled_size, "optimizer": optimizer, "example": kind}
+        tensors |= {f"random{rank}": state for rank, state in enumerate(states)}
+        return State(tensors, values | {"processes": len(states)})
+
+    def set_state(self, state: State) -> None:
+        """Goes on from a state of the same settings, not within `running`."""
+        values = state.values
+        set_optimizer_state(self.optimizer, state.tensors["optimizer"], values["optimizer"])
+        self.pair.load_state_dict(state.tensors["pair"])
+        if values["example"]:
+            self.pair.example = as_example(state.tensors["example"], values["example"])
+        for name, average in state.tensors["average"].items():
+            self.update.averages[name].copy_(average)
+        self.steps, self.compiled_size = values["steps"], values["compiled_size"]
+        self._compiled = None  # it holds the tensors of the optimizer's old state
+        rank = self.processes.rank
+        if values["processes"] == self.processes.size:
+            self._random = state.tensors[f"random{rank}"]
+        else:  # how so many share the noise is not known from a run of another number
+            self._random = self._seeded(self.seed, self.steps, rank)
+
+    def _seeded(self, *seed: int) -> dict[str, Tensor]:
+        with own_randomness(seed, self.device):
+            return random_state(self.device)
+
+
+def _optimizer(optimizer: str | Callable[..., Optimizer], learned: list[nn.Parameter], lr: float) -> Optimizer:
+    if not isinstance(optimizer, str):
+        return optimizer(learned, lr=lr)
+    # One kernel for all parameters takes a third of the time, but it reads gradients in the order of their storages.
+    fused = learned[0].device.type in ("cpu", "cuda") and all(p.is_contiguous() for p in learned)
+    return OPTIMIZERS[optimizer](learned, lr=lr, fused=fused)
