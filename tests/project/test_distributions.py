@@ -21,7 +21,7 @@ print(len(names), ppvae.__file__)
 """
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.slow(40),
     pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a checkout"),
 ]
 

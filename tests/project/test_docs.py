@@ -92,7 +92,7 @@ def test_the_hierarchies_of_their_page_train(capsys):
     assert all(usage.is_kl for usage in ppvae.elbo_terms(pair, x, 10, progress=False).latents.values())
 
 
-@pytest.mark.slow
+@pytest.mark.slow(90)
 def test_the_readmes_example_prints_what_it_says(capsys):
     """To the first digits: training differs between processors in the last."""
     code, printed = (
@@ -123,7 +123,7 @@ def test_the_loop_of_the_guide_to_training_trains_and_is_kept(tmp_path, monkeypa
     names["trainer"].load("trainer.safetensors")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(90)
 @pytest.mark.filterwarnings("ignore:Estimated shape parameter of Pareto:UserWarning")
 @pytest.mark.filterwarnings("ignore:Passing a dict or None as alias_mapping:DeprecationWarning")
 def test_the_arviz_page_runs_and_says_what_is_so(capsys):

@@ -1,6 +1,6 @@
 """Kills training at random moments, resumes it, and compares the parameters with those of an undisturbed run.
 
-Usage: python kill_script.py KILLS FOLDER COMPILE, the last True or False. Prints a JSON report. Each run is a fork of
+Usage: python kill_script.py KILLS FOLDER COMPILE SEED, COMPILE True or False. Prints a JSON report. Each run is a fork of
 this process, which has imported everything and computed nothing: what follows a kill is training alone. Compiled runs
 are killed once they have compiled.
 """
@@ -100,9 +100,9 @@ def await_write(path: Path, child: int) -> None:
         time.sleep(0.001)
 
 
-def main(kills: int, folder: Path, compile: bool) -> dict:
+def main(kills: int, folder: Path, compile: bool, seed: int) -> dict:
     torch.set_num_threads(1)  # threads do not survive a fork
-    chance, started = random.Random(0), time.perf_counter()
+    chance, started = random.Random(seed), time.perf_counter()
     finish(fork(None, folder / "undisturbed", compile))
     timed = fork(folder / "timed.checkpoint", folder / "timed", compile)
     if compile:
@@ -138,4 +138,4 @@ def main(kills: int, folder: Path, compile: bool) -> dict:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "True")))
+    print(json.dumps(main(int(sys.argv[1]), Path(sys.argv[2]), 

@@ -9,7 +9,7 @@ import ppvae
 from ppvae.models import VAE
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.slow(120),
     pytest.mark.skipif(not os.environ.get("PPVAE_DATA"), reason="PPVAE_DATA is not set: there is no MNIST to read"),
 ]
 

@@ -122,7 +122,7 @@ SLOWER = [("low-rank", "normal"), ("flow", "mixture"), ("iaf", "flow")]
     [
         ("mixture", "normal"),
         ("diagonal", "vamp"),
-        *(pytest.param(*parts, marks=pytest.mark.slow) for parts in SLOWER),
+        *(pytest.param(*parts, marks=pytest.mark.slow(60)) for parts in SLOWER),
     ],
 )
 def test_every_part_has_a_ledger(posterior, prior, float64):

@@ -18,7 +18,9 @@ WITHOUT_RICHER = replace(EFFORT, richer=False)
 LONG = ("narrow_encoder", "wide_likelihood", "untrained_guide", "collapsed_layer")
 
 
-@pytest.mark.parametrize("make", [pytest.param(m, marks=[pytest.mark.slow] * (m.__name__ in LONG)) for m in BROKEN])
+@pytest.mark.parametrize(
+    "make", [pytest.param(m, marks=[pytest.mark.slow(120)] * (m.__name__ in LONG)) for m in BROKEN]
+)
 def test_the_cause_is_named(make):
     pair, (train, test) = make()
     effort = EFFORT if BROKEN[make] == "correlation" else WITHOUT_RICHER

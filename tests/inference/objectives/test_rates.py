@@ -74,11 +74,15 @@ def test_slopes_up_to_some_dozens():
     assert_slope(slopes([32, 64, 128], repeats=100, num_points=20, gradient="dreg")["b"], 0.5)
 
 
-@pytest.mark.slow
-def test_slopes_up_to_a_thousand():
+@pytest.mark.slow(500)
+def test_slopes_of_the_plain_gradient_up_to_a_thousand():
     plain = slopes([1, 10, 100, 1000], repeats=3000, num_points=100, gradient="reparameterized")
     assert_slope(plain["mu"], 0.5)
     assert_slope(plain["b"], -0.5)
+
+
+@pytest.mark.slow(150)
+def test_slope_of_dreg_up_to_a_thousand():
     assert_slope(slopes([30, 100, 300, 1000], repeats=300, num_points=20, gradient="dreg")["b"], 0.5)
 
 

@@ -129,7 +129,7 @@ def test_a_schedule_is_learned_along(float64):
     assert after > before + 0.02  # measured: 0.04
 
 
-@pytest.mark.slow
+@pytest.mark.slow(60)
 def test_compiled_training_is_the_same(caplog):
     def make():
         return DiffusionVAE(MLPDenoiser(4, [8]), [4], 30, schedule="learned")

@@ -65,7 +65,7 @@ def test_an_optimizer_that_is_not_fused_takes_its_own_step(caplog):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.slow(60)
 @pytest.mark.parametrize(
     "optimizer",
     [
@@ -123,7 +123,7 @@ def of_parts(posterior, prior="normal"):
     return VAE.mlp(4, 2, hidden=[5], likelihood="gaussian", posterior=posterior, prior=prior)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(60)
 @pytest.mark.parametrize("likelihood", ["logistic_mixture", "categorical"])
 def test_gray_levels(likelihood, caplog):
     def make():
@@ -132,7 +132,7 @@ def test_gray_levels(likelihood, caplog):
     assert_same(make, ELBO(), caplog, data=torch.randint(5, (70, 4)) / 4)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(60)
 @pytest.mark.parametrize(
     ("make", "objective"),
     [

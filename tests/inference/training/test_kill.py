@@ -10,20 +10,24 @@ import pytest
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
 
 
-def run(kills: int, folder: Path, compile: bool) -> dict:
+def run(kills: int, folder: Path, compile: bool, seed: int) -> dict:
     script = Path(__file__).parents[2] / "support" / "kill_script.py"
-    command = [sys.executable, str(script), str(kills), str(folder), str(compile)]
+    command = [sys.executable, str(script), str(kills), str(folder), str(compile), str(seed)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 @pytest.mark.parametrize(
-    ("kills", "compile"),
-    [(3, False), pytest.param(100, False, marks=pytest.mark.slow), pytest.param(10, True, marks=pytest.mark.slow)],
+    ("kills", "compile", "seed"),
+    [
+        (3, False, 0),
+        *(pytest.param(25, False, seed, marks=pytest.mark.slow(120)) for seed in range(1, 5)),
+        pytest.param(10, True, 0, marks=pytest.mark.slow(120)),
+    ],
 )
-def test_resumed_runs_are_bit_exact(kills, compile, tmp_path):
-    report = run(kills, tmp_path, compile)
+def test_resumed_runs_are_bit_exact(kills, compile, seed, tmp_path):
+    report = run(kills, tmp_path, compile, seed)
     print(f"{report['exact']} bit-exact resumes of {report['kills']} kills in {report['seconds']} s: {report}")
     assert report["kills"] == kills
     assert report["exact"] == kills

@@ -155,7 +155,7 @@ def test_training_raises_the_evidence(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["RealNVP", *(pytest.param(name, marks=pytest.mark.slow) for name in ("residual", "Glow"))]
+    "name", ["RealNVP", *(pytest.param(name, marks=pytest.mark.slow(60)) for name in ("residual", "Glow"))]
 )
 def test_training_compiled_and_not_is_the_same(name, caplog):
     flows = [moved(name), moved(name)]

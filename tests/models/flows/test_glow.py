@@ -56,7 +56,7 @@ def test_unfold_takes_blocks_of_pixels():
     assert torch.equal(fresh([Unfold()], training=False)[0](folded), x)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(90)
 def test_glow_learns_digits():
     """Better than the best Gaussian, of any covariance, by far."""
     data = datasets.load("digits", images=True, dequantize=True)

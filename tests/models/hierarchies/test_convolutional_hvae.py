@@ -155,7 +155,7 @@ def assert_same(a, b, **tolerance):
         torch.testing.assert_close(p, q, **tolerance, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@pytest.mark.slow  # of compiling: a minute and a half each
+@pytest.mark.slow(90)  # of compiling: a minute and a half each
 @pytest.mark.parametrize("recompute", [False, True])
 def test_compiled_training_is_the_same(recompute, caplog):
     with caplog.at_level(logging.WARNING):
