@@ -138,4 +138,5 @@ def main(kills: int, folder: Path, compile: bool, seed: int) -> dict:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(int(sys.argv[1]), Path(sys.argv[2]), 
+    kills, folder, compile, seed = sys.argv[1:]
+    print(json.dumps(main(int(kills), Path(folder), compile == "True", int(seed))))
