@@ -53,7 +53,7 @@ class EMResult:
 
     Attributes:
         history: mean log likelihood per data point, in nats: before the first iteration and after each one. Streaming:
-            of each batch, before it was learned from.
+            of each batch, before the update on it.
         num_iterations: how often the parameters were updated after the start; streaming: number of batches.
         converged: whether the last iteration changed the likelihood by no more than the tolerance. Streaming EM does
             not judge.
