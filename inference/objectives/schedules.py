@@ -14,7 +14,7 @@ class LinearWarmup:
 
     Example:
         >>> warmup = LinearWarmup(steps=100, delay=50)
-        >>> warmup(0), warmup(100), warmup(math.inf)
+        >>> warmup(0), warmup(100), warmup(float("inf"))
         (0.0, 0.5, 1.0)
     """
 
