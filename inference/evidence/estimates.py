@@ -72,6 +72,7 @@ def log_evidence(
             is named).
 
     Example:
+        >>> import torch
         >>> from ppvae.models import LinearVAE
         >>> pair = LinearVAE(num_features=5, num_latents=2).fit_guide()
         >>> x = torch.randn(100, 5)
@@ -110,6 +111,7 @@ def elbo(
         ValueError: S < 1, or data that are not finite or outside the likelihood's support (the row is named).
 
     Example:
+        >>> import torch
         >>> from ppvae.models import LinearVAE
         >>> pair, x = LinearVAE(num_features=5, num_latents=2, guide="exact"), torch.randn(3, 5)
         >>> bool(torch.allclose(elbo(pair, x).estimate, pair.log_prob(x).double(), atol=1e-4))
