@@ -180,7 +180,7 @@ def test_start_at_the_data():
         ({"parameterization": "score"}, "parameterization: found 'score', expected one of"),
         ({"variance": "learned"}, "variance: found 'learned', expected one of"),
         ({"schedule": "sigmoid"}, "schedule: found 'sigmoid', expected one of"),
-        ({"likelihood": "poisson"}, "likelihood: found 'poisson', expected 'gaussian'"),
+        ({"likelihood": "poisson"}, "likelihood: found 'poisson', expected one of 'gaussian', 'bernoulli'"),
     ],
 )
 def test_refusals(settings, message):

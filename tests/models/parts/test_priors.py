@@ -173,5 +173,5 @@ def test_a_learned_prior_comes_close_to_clusters(make):
 def test_bad_priors_are_refused():
     with pytest.raises(ValueError, match="prior: found 'student', expected one of 'normal', 'mixture', 'vamp', 'flow'"):
         VAE.mlp(5, 2, prior="student")
-    with pytest.raises(ValueError, match="num_latents: found 1, expected at least 2, for a coupling"):
+    with pytest.raises(ValueError, match="num_latents: found 1, expected at least 2, for one part"):
         FlowPrior(1)
