@@ -1,8 +1,8 @@
 """Kills training at random moments, resumes it, and compares the parameters with those of an undisturbed run.
 
 Usage: python kill_script.py KILLS FOLDER COMPILE SEED, with COMPILE True or False. Prints a JSON report. Each run is a
-fork of this process, which has imported everything and computed nothing: what follows a kill is training alone. Compiled
-runs are killed once they have compiled.
+fork of this process, which has imported everything and computed nothing: what follows a kill is training alone.
+Compiled runs are killed once they have compiled.
 """
 
 import json
