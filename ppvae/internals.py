@@ -3,13 +3,16 @@
 Compiled programs have a door of their own, `ppvae.inference.compiling`.
 """
 
+import copy
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from pyro.ops import packed
 from pyro.ops.einsum import contract
 from pyro.poutine import Trace
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributions import ComposeTransform, Transform
+from torch.distributions.transforms import _InverseTransform
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
@@ -17,6 +20,7 @@ __all__ = [
     "TorchDispatchMode",
     "eliminate",
     "enumeration_dim",
+    "fresh_transform",
     "is_deterministic",
     "mask_of",
     "tree_flatten",
@@ -39,6 +43,24 @@ def is_deterministic(site: Mapping[str, Any]) -> bool:
 def mask_of(masked: Any) -> Any:
     """The mask of Pyro's `MaskedDistribution`."""
     return masked._mask
+
+
+def fresh_transform(transform: Any, training: bool) -> Any:
+    """A shallow copy of a transform of torch's or Pyro's: it shares parameters, but caches for itself."""
+    if isinstance(transform, _InverseTransform):
+        return fresh_transform(transform.inv, training).inv
+    own = copy.copy(transform)
+    own._inv = None  # else the copy's inverse would be the original's
+    own.clear_cache()
+    if isinstance(own, ComposeTransform):
+        own.parts = [fresh_transform(part, training) for part in own.parts]
+    if isinstance(own, nn.Module):
+        own.training = training
+        parts = own._modules.items()
+        own._modules = {
+            n: fresh_transform(part, training) if isinstance(part, Transform) else part for n, part in parts
+        }
+    return own
 
 
 def eliminate(guide: Trace, model: Trace, names: list[str], keep: str | None, guide_sites: Collection[str]) -> Tensor:

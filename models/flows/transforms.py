@@ -1,15 +1,14 @@
 """A base class for invertible maps, and copies of transforms that share no cache."""
 
-import copy
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from pyro.distributions import constraints
 from pyro.distributions.torch_transform import TransformModule
-from torch import Tensor, nn
-from torch.distributions import ComposeTransform, Transform
-from torch.distributions.transforms import _InverseTransform
+from torch import Tensor
+from torch.distributions import Transform
+
+from ppvae.internals import fresh_transform
 
 
 class Bijection(TransformModule):
@@ -59,22 +58,7 @@ def fresh(transforms: Sequence[Transform], *, training: bool) -> list[Transform]
     Pyro's transforms keep their last input and output. If they did so in the pair, the same x after a training step
     would get the cached result of the old parameters, and the pair could not be copied.
     """
-    return [_fresh(transform, training) for transform in transforms]
-
-
-def _fresh(transform: Any, training: bool) -> Any:
-    if isinstance(transform, _InverseTransform):
-        return _fresh(transform.inv, training).inv
-    own = copy.copy(transform)
-    own._inv = None  # else the copy's inverse would be the original's
-    own.clear_cache()
-    if isinstance(own, ComposeTransform):
-        own.parts = fresh(own.parts, training=training)
-    if isinstance(own, nn.Module):
-        own.training = training
-        parts = own._modules.items()
-        own._modules = {name: _fresh(part, training) if isinstance(part, Transform) else part for name, part in parts}
-    return own
+    return [fresh_transform(transform, training) for transform in transforms]
 
 
 @torch.no_grad()
@@ -83,5 +67,5 @@ def init_from(transforms: Sequence[Transform], x: Tensor) -> Tensor:
     for transform in reversed(transforms):
         if hasattr(transform, "init_from"):
             transform.init_from(x)
-        x = _fresh(transform, training=False).inv(x)
+        x = fresh_transform(transform, training=False).inv(x)
     return x

@@ -95,7 +95,12 @@ def test_nothing_below_the_face_imports_it():
     assert {name: others for name, others in names.items() if others} == {}
 
 
-PRIVATE = re.compile(r"torch(\.\w+)*\._(?!_)|pyro(\.\w+)*\._(?!_)|_enumerate_dim|_dim_to_symbol|_pyro_dims|unittest")
+PRIVATE = re.compile(
+    r"\b(torch|pyro)(\.\w+)*\._(?!_)|from (torch|pyro)[\w.]* import .*\b_\w|unittest"
+    r"|_enumerate_dim|_dim_to_symbol|_pyro_dims"
+)
+    r"\b(torch|pyro)(\.\w+)*\._(?!_)|from (torch|pyro)[\w.]* import .*\b_\w|_enumerate_dim|_dim_to_symbol|_pyro_dims|unittest"
+)
 DOORS = {"ppvae.internals", *(name for name in MODULES if room(name) == "compiling")}
 
 
