@@ -1,7 +1,8 @@
 """Pairs from existing Pyro code: functions with `pyro.module` and `pyro.param`, unchanged."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from ppvae.batches import as_batch
 from ppvae.contract import run_alone
+from ppvae.internals import contents_lent
 from ppvae.refusals import ContractError
 
 _DIVIDER = "$$$"  # between a module's name and its parameter's, in the names that pyro.module gives
@@ -21,9 +23,10 @@ class ExistingFunctions(nn.Module):
     """A Pyro model and guide written elsewhere, of which `ppvae.Pair.of(model, guide, example=batch)` makes a pair.
 
     Both are run once on the example. What they announce by `pyro.module` and `pyro.param` becomes the pair's own:
-    modules are shared with the caller, a `pyro.param` becomes an unconstrained leaf of its own. Values already in the
-    global parameter store (from earlier training) are taken over; the store itself is left as it was found (where it
-    holds the parameters of a module, they are that module's own, and move with it).
+    modules are shared with the caller, while a copy of the pair has copies of them; a `pyro.param` becomes an
+    unconstrained leaf of its own. Values already in the global parameter store (from earlier training) are taken over;
+    the store itself is left as it was found (where it holds the parameters of a module, they are that module's own, and
+    move with it).
 
     Args:
         model: p(x, z), a Pyro function or a method of a module.
@@ -51,6 +54,7 @@ class ExistingFunctions(nn.Module):
 
     def __init__(self, model: Callable, guide: Callable, example: Any):
         super().__init__()
+        self._is_copy = False
         self._model, self._guide = (model,), (guide,)  # in tuples, lest modules among them be registered unasked
         batch = as_batch(example)
         store = pyro.get_param_store()
@@ -65,9 +69,12 @@ class ExistingFunctions(nn.Module):
 
     def _own_modules(self, modules: list[nn.Module], announced: dict[str, Any]) -> None:
         learned = {id(value) for value in announced.values()}
-        for module in modules:
+        self._places: dict[str, int] = {}  # of each own module, its place among those that the functions refer to
+        for place, module in enumerate(modules):
             if not learned.isdisjoint(id(parameter) for parameter in module.parameters()):
-                self.add_module(f"module{len(self._modules)}", module)
+                name = f"module{len(self._places)}"
+                self.add_module(name, module)
+                self._places[name] = place
 
     def _own_leaves(self, announced: dict[str, Any], constraints: dict[str, Any]) -> None:
         owned = {id(parameter) for parameter in self.parameters()}
@@ -94,7 +101,7 @@ class ExistingFunctions(nn.Module):
         params = {name: getattr(self, attribute) for name, attribute in self._leaves.items()}
         state: Any = {"params": params, "constraints": self._constraints.copy()}
         store = pyro.get_param_store()
-        with store.scope(state):
+        with store.scope(state), self._own_modules_in_place():
             result = function(*args, **kwargs)
             met = dict(store.named_parameters())
         if unknown := met.keys() - self._announced:
@@ -105,6 +112,21 @@ class ExistingFunctions(nn.Module):
                     "give Pair.of an example that reaches them"
                 )
         return result
+
+    @contextmanager
+    def _own_modules_in_place(self) -> Iterator[None]:
+        """Of a copy of a pair, lends its modules' parameters to those that the functions still refer to."""
+        with ExitStack() as lent:
+            if self._is_copy:
+                referred = _modules_of(self._guide[0], self._model[0])
+                for name, place in self._places.items():
+                    if referred[place] is not self.get_submodule(name):
+                        lent.enter_context(contents_lent(self.get_submodule(name), referred[place]))
+            yield
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._is_copy = True  # by copy.copy, copy.deepcopy or pickle, which share functions
 
 
 def _announced(traces: list[Trace], state: Any, modules: list[nn.Module]) -> dict[str, Any]:

@@ -4,7 +4,8 @@ Compiled programs have a door of their own, `ppvae.inference.compiling`.
 """
 
 import copy
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from pyro.ops import packed
@@ -18,6 +19,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 
 __all__ = [
     "TorchDispatchMode",
+    "contents_lent",
     "eliminate",
     "enumeration_dim",
     "fresh_transform",
@@ -43,6 +45,20 @@ def is_deterministic(site: Mapping[str, Any]) -> bool:
 def mask_of(masked: Any) -> Any:
     """The mask of Pyro's `MaskedDistribution`."""
     return masked._mask
+
+
+@contextmanager
+def contents_lent(own: nn.Module, other: nn.Module) -> Iterator[None]:
+    """For the block, a module of the same structure has the parameters, buffers and mode of `own`."""
+    pairs = list(zip(own.modules(), other.modules(), strict=True))
+    before = [(b, b._parameters, b._buffers, b.training) for _, b in pairs]
+    try:
+        for a, b in pairs:
+            b.__dict__.update(_parameters=a._parameters, _buffers=a._buffers, training=a.training)
+        yield
+    finally:
+        for b, parameters, buffers, training in before:
+            b.__dict__.update(_parameters=parameters, _buffers=buffers, training=training)
 
 
 def fresh_transform(transform: Any, training: bool) -> Any:

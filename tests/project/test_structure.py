@@ -99,8 +99,6 @@ PRIVATE = re.compile(
     r"\b(torch|pyro)(\.\w+)*\._(?!_)|from (torch|pyro)[\w.]* import .*\b_\w|unittest"
     r"|_enumerate_dim|_dim_to_symbol|_pyro_dims"
 )
-    r"\b(torch|pyro)(\.\w+)*\._(?!_)|from (torch|pyro)[\w.]* import .*\b_\w|_enumerate_dim|_dim_to_symbol|_pyro_dims|unittest"
-)
 DOORS = {"ppvae.internals", *(name for name in MODULES if room(name) == "compiling")}
 
 
