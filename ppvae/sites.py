@@ -69,6 +69,16 @@ def log_probability_of_values(site: Mapping[str, Any]) -> Tensor:
     return site["unscaled_log_prob"] if fn is site["fn"] else fn.log_prob(site["value"])
 
 
+def without_row_mask(site: Mapping[str, Any]) -> tuple[Any, list[Tensor]]:
+    """A site's distribution, and the masks of whole rows over its batch shape: that of handlers, that of `.mask()`."""
+    fn = site["fn"]
+    masks = [] if site["mask"] is None else [site["mask"]]
+    while isinstance(fn, MaskedDistribution):
+        masks.append(mask_of(fn))
+        fn = fn.base_dist
+    return fn, [torch.as_tensor(mask) for mask in masks]
+
+
 def presence(site: Mapping[str, Any]) -> Tensor | None:
     """Where a site is there, a mask that broadcasts against its values, `[..., *event]`; None where it always is."""
     fn = site["fn"]

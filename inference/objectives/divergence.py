@@ -1,9 +1,11 @@
 """Closed-form KL(q || p): where distributions have one, and where a guide's dependencies let it be used."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import pyro.distributions as dist
+import torch
 from pyro.infer.inspect import get_dependencies, is_sample_site
 from torch import Tensor
 from torch.distributions import kl_divergence as torch_kl_divergence
@@ -11,7 +13,8 @@ from torch.distributions import kl_divergence as torch_kl_divergence
 from ppvae.batches import Batch, rows
 from ppvae.mode import mode
 from ppvae.pair import Pair
-from ppvae.tracing import Joint, sample_sites
+from ppvae.sites import sample_sites, without_row_mask
+from ppvae.tracing import Joint
 
 
 def kl_divergence(q: Any, p: Any) -> Tensor:
@@ -35,6 +38,21 @@ def kl_divergence(q: Any, p: Any) -> Tensor:
         squares = ((q.mean - loc).square() + q.variance) / scale.square()
         return (squares / 2 + scale.log() + math.log(2 * math.pi) / 2).sum(-1) - q.entropy()
     return torch_kl_divergence(q, p)
+
+
+def site_kl(q: Mapping[str, Any], p: Mapping[str, Any]) -> Tensor:
+    """The closed-form KL of a latent between its guide site and its model site, nothing where it is masked.
+
+    Raises:
+        NotImplementedError: no closed form is known, or the latent is masked in one of the two alone.
+    """
+    (q_fn, q_masks), (p_fn, p_masks) = without_row_mask(q), without_row_mask(p)
+    if bool(q_masks) != bool(p_masks):
+        raise NotImplementedError("it is masked in the guide or in the model alone")
+    kl = kl_divergence(q_fn, p_fn)
+    for mask in q_masks + p_masks:
+        kl = torch.where(mask, kl, 0.0)
+    return kl
 
 
 def _is_factorized_normal(p: Any) -> bool:

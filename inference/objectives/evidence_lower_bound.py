@@ -10,7 +10,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from ppvae.batches import Batch
-from ppvae.inference.objectives.divergence import kl_divergence, separable_in, separable_sites
+from ppvae.inference.objectives.divergence import separable_in, separable_sites, site_kl
 from ppvae.inference.objectives.gradients import Draw
 from ppvae.inference.objectives.importance_weighted import gain
 from ppvae.inference.objectives.protocol import MeanOverDraws
@@ -159,16 +159,17 @@ class ELBO(MeanOverDraws):
         """Minus the KL of each site that has a closed form, `[K, B]`."""
         result = {}
         for name in sample_sites(draw.joint.guide, observed=False):
-            q, p = draw.joint.guide.nodes[name]["fn"], draw.joint.model.nodes[name]["fn"]
+            q: Any = draw.joint.guide.nodes[name]
+            p: Any = draw.joint.model.nodes[name]
             try:
                 if name not in separable:
                     raise NotImplementedError("a parent in the model is a descendant in the guide, or not in the guide")
-                result[name] = -kl_divergence(q, p).expand(draw.joint.shape)
+                result[name] = -site_kl(q, p).expand(draw.joint.shape)
             except NotImplementedError as reason:
                 if self.kl == "analytic":
+                    why = str(reason) or "{q} against {p}".format(q=q["fn"], p=p["fn"])
                     raise ContractError(
-                        f"site '{name}': found no closed-form KL ({reason or f'{q} against {p}'}), expected one for "
-                        "kl='analytic'; use kl='auto'"
+                        f"site '{name}': found no closed-form KL ({why}), expected one for kl='analytic'; use kl='auto'"
                     ) from None
         return result
 
