@@ -85,10 +85,9 @@ def _ask_for_the_processor() -> None:
 @contextlib.contextmanager
 def _at_once(pool: ThreadPoolExecutor) -> Iterator[None]:
     """Translates the files that make up one library at the same time, not one by one, where this torch has a way."""
-    import torch._inductor.codecache
 
-    codecache: Any = torch._inductor.codecache
-    one_by_one: Callable[[str, Sequence[Any]], None] | None = getattr(codecache, "_worker_compile_cpp", None)
+    module: Any = codecache
+    one_by_one: Callable[[str, Sequence[Any]], None] | None = getattr(module, "_worker_compile_cpp", None)
     if one_by_one is None:
         yield
         return
@@ -98,11 +97,11 @@ def _at_once(pool: ThreadPoolExecutor) -> Iterator[None]:
         list(pool.map(lambda i: one_by_one(f"{lock_path}.{i}", [files[i]]), range(len(files))))
         one_by_one(lock_path, builders)  # finds the files done
 
-    codecache._worker_compile_cpp = at_once
+    module._worker_compile_cpp = at_once
     try:
         yield
     finally:
-        codecache._worker_compile_cpp = one_by_one
+        module._worker_compile_cpp = one_by_one
 
 
 @contextlib.contextmanager
