@@ -86,6 +86,8 @@ def _ask_for_the_processor() -> None:
 def _at_once(pool: ThreadPoolExecutor) -> Iterator[None]:
     """Translates the files that make up one library at the same time, not one by one, where this torch has a way."""
 
+    from torch._inductor import codecache
+
     module: Any = codecache
     one_by_one: Callable[[str, Sequence[Any]], None] | None = getattr(module, "_worker_compile_cpp", None)
     if one_by_one is None:
