@@ -50,7 +50,7 @@ MEASUREMENTS = {
     "bound_curve": lambda pair, data: ppvae.bound_curve(pair, data, [1, 2], progress=False),
     "to_arviz": lambda pair, data: ppvae.to_arviz(pair, data, progress=False),
     "gradient_statistics": lambda pair, data: ppvae.gradient_statistics(
-        pair, data, [ppvae.ELBO()], [2], repeats=16, progress=False
+        pair, data, [ppvae.ELBO()], [100], repeats=16, progress=False
     ),
     "calibration": lambda pair, data: ppvae.calibration(pair, num_simulations=20, progress=False),
     "aggregated_posterior": lambda pair, data: ppvae.pictures.aggregated_posterior([plt.figure().gca()], pair, data),

@@ -96,7 +96,7 @@ def test_traversals_refuse(ax):
     pair, x = MarkovHVAE.mlp(6, [3, 2], [5]), torch.rand(4, 6).round()
     with pytest.raises(ValueError, match=r"site: found None, expected one of the latents \['z1', 'z2'\]"):
         pictures.traversals(ax, pair, x, SHAPE)
-    with pytest.raises(ValueError, match=r"x: found 1 data point, expected at least 2"):
+    with pytest.raises(ValueError, match=r"data: found 1 data point, expected at least 2"):
         pictures.traversals(ax, pair, x[:1], SHAPE, "z1")
     with pytest.raises(ContractError, match=r"event shapes \{'x': \[6\]\}, expected one of 16 pixels"):
         pictures.traversals(ax, pair, x, (4, 4), "z1")

@@ -106,6 +106,7 @@ def test_values_are_measured_against_the_exact_evidence(pair, x):
     )
 
 
+@pytest.mark.slow(13)
 def test_evidence_is_estimated_where_it_is_not_known():
     vae = ppvae.models.VAE.mlp(num_features=6, num_latents=2, hidden=[5])
     ds = look(vae, vae.sample(4), [IWAE()], (2, 50), repeats=100)
@@ -185,6 +186,7 @@ def test_part_of_a_name_is_no_group(part):
         look(Named(), torch.randn(3, 4), [IWAE()], repeats=16, groups={"group": [part]})
 
 
+@pytest.mark.slow(17)
 def test_memory_is_bounded_by_chunks(pair, x, monkeypatch):
     whole = look(pair, x, [IWAE(), ELBO(gradient="stl")], (50,), repeats=200)
     sizes = []

@@ -45,6 +45,7 @@ def test_weights_are_unbiased(start, schedule, float64, assert_mean):
     assert_mean(found, 1.0)
 
 
+@pytest.mark.slow(12)
 def test_more_temperatures_weigh_more_evenly(float64):
     """The variance of log weights falls as 1 / T."""
     pair = poor()
@@ -107,6 +108,7 @@ def test_reverse_weights_are_unbiased(float64, assert_mean):
     assert_mean((found["forward"] - exact).exp().mean(1), 1.0)
 
 
+@pytest.mark.slow(30)
 def test_a_missed_mode_is_found_from_the_prior(float64):
     """Importance weights and chains from the guide fall short by log 2, in good order; chains from the prior do not."""
     pair, x = Bimodal(), torch.tensor([2.0, 3.0, 4.0] * 10)
@@ -327,6 +329,7 @@ def measured(pair, x, path, **settings):
     return ppvae.log_evidence(pair, x, "ais", annealing=chains, **quiet)
 
 
+@pytest.mark.slow(20)
 def test_an_interrupted_measurement_goes_on_where_it_was(float64, tmp_path, monkeypatch):
     monkeypatch.setattr(ppvae.inference.runtime.chunks, "CPU_ELEMENTS", 1)  # ten data points a chunk
     pair, path = poor(), tmp_path / "chains"

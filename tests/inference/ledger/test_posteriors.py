@@ -158,6 +158,7 @@ def test_batches_of_several_tensors(posterior):
     assert draws_of(export(pair, batch, posterior, 5)).shape == (5, 4, 2)
 
 
+@pytest.mark.slow(17)
 def test_chunks_of_data_and_draws_join_up(monkeypatch, float64):
     """Each data point's draws stay with it, however small the chunks are."""
     monkeypatch.setattr("ppvae.inference.runtime.chunks.CPU_ELEMENTS", 2000)

@@ -85,6 +85,7 @@ def test_full_rank_recovers_a_gaussian_posterior():
         assert each.elbo.num_particles == NUM_SAMPLES
 
 
+@pytest.mark.slow(12)
 def test_a_flow_gains_on_a_skewed_posterior():
     """In one dimension full rank gains nothing over the best Gaussian, and the flow most of what that lacks."""
     pair, x = Skewed(), torch.tensor([0.0, 1.0]).repeat(25)

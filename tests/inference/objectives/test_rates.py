@@ -67,6 +67,7 @@ def assert_slope(found, theory):
     assert std_error < 0.05
 
 
+@pytest.mark.slow(30)
 def test_slopes_up_to_some_dozens():
     plain = slopes([2, 8, 32], repeats=600, num_points=200, gradient="reparameterized")
     assert_slope(plain["mu"], 0.5)

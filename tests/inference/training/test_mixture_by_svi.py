@@ -2,12 +2,14 @@
 
 import copy
 
+import pytest
 import torch
 
 import ppvae
 from ppvae.models import GaussianMixture
 
 
+@pytest.mark.slow(20)
 def test_svi_reaches_ems_likelihood_on_the_digits():
     digits = ppvae.datasets.load("digits", dequantize=True)
     x = digits.transform(digits.train).double()

@@ -164,7 +164,7 @@ def test_a_checkpoint_holds_every_tensor_once(posterior, tmp_path):
     pair = MarkovHVAE.mlp(6, [3, 2, 2], [8], "gaussian", posterior)
     ppvae.save(pair, tmp_path / "pair.safetensors")
     found = load_file(tmp_path / "pair.safetensors")
-    assert sum(t.numel() for t in found.values()) == sum(p.numel() for p in pair.parameters())
+    assert sum(t.numel() for t in found.values()) == sum(p.numel() for p in pair.parameters()) + pair.example.numel()
     other = MarkovHVAE.mlp(6, [3, 2, 2], [8], "gaussian", posterior)
     ppvae.load(other, tmp_path / "pair.safetensors")
     x = torch.randn(4, 6)
