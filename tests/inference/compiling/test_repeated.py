@@ -39,6 +39,7 @@ class Programs:
         monkeypatch.setattr(repeated, "compiled", counting)
 
 
+@pytest.mark.slow(40)
 def test_same_noise_same_measurement(monkeypatch):
     monkeypatch.setattr(chunks, "CPU_ELEMENTS", 200_000)
     pair, x = VAE.mlp(6, 2, [8]), torch.randn(60, 6).gt(0).float()

@@ -321,6 +321,7 @@ def test_compile_is_auto_on_long_runs_only(monkeypatch):
         trained(lambda: LinearVAE(4, 2), ELBO(), "yes")
 
 
+@pytest.mark.slow(25)
 def test_loops_whose_ends_are_no_whole_vector_stay_within_their_tensors(caplog):
     """The compiler's masked ends of loops wrote out of bounds here, and the process died or its numbers were wrong."""
     assert_same(lambda: of_parts("iaf"), IWAE(3), caplog)
