@@ -72,7 +72,7 @@ class EMResult:
 
 def fit_em(
     mixture: EMMixture,
-    x: Any,
+    data: Any,
     *,
     init: str | Tensor = "k-means++",
     restarts: int = 1,
@@ -96,7 +96,7 @@ def fit_em(
 
     Args:
         mixture: a `ppvae.models.GaussianMixture`. Computed in float64, whatever its dtype, on its device.
-        x: data `[N, D]`, a tensor or array.
+        data: N data points `[N, D]`, a tensor or array.
         init: "k-means++" or "random" (C of the data points become means, each point is assigned to the nearest, one
             M-step), the means `[C, D]` (likewise), or "current" (the mixture as it is).
         restarts: how many starts to try; the likeliest end is kept.
@@ -122,7 +122,7 @@ def fit_em(
         tensor([[-5.],
                 [ 5.]])
     """
-    x = _points(x)
+    x = _points(data)
     if restarts < 1 or (restarts > 1 and init not in ("k-means++", "random")):
         raise ValueError(
             f"restarts: found {restarts} with init={init!r}, expected 1, or more with a start drawn by seed"
@@ -286,7 +286,7 @@ def _points(x: Any) -> Tensor:
     points = as_batch(x)
     if not isinstance(points, Tensor) or points.dim() != 2:
         found = list(points.shape) if isinstance(points, Tensor) else type(points).__name__
-        raise ValueError(f"x: found {found}, expected one tensor or array [N, D]; flatten each data point first")
+        raise ValueError(f"data: found {found}, expected one tensor or array [N, D]; flatten each data point first")
     return points
 
 
@@ -296,7 +296,7 @@ def _start(mixture: EMMixture, x: Tensor, init: str | Tensor, seed: int, covaria
     if isinstance(init, str) and init == "current":
         return
     if len(x) < C:
-        raise ValueError(f"x: found {len(x)} data points, expected at least one for each of {C} components")
+        raise ValueError(f"data: found {len(x)} data points, expected at least one for each of {C} components")
     if isinstance(init, Tensor):
         means = init
     elif init == "k-means++":
