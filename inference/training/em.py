@@ -102,7 +102,7 @@ def fit_em(
         restarts: how many starts to try; the likeliest end is kept.
         max_iterations: of each restart.
         tolerance: stop when the mean log likelihood changes by no more than this, in nats.
-        covariance_floor: added to variances in each M-step, in squared units of x; scikit-learn's `reg_covar`.
+        covariance_floor: added to variances in each M-step, in squared units of the data; scikit-learn's `reg_covar`.
         hard: hard EM.
         update: which of "weights", "means" and "covariances" to learn.
         seed: restart i draws its start by `seed + i`.
@@ -214,7 +214,7 @@ def fit_streaming_em(
         epochs: passes over `batches`.
         init: as for `fit_em`, on the first batch.
         step_exponent: a.
-        covariance_floor: added to variances in each M-step, in squared units of x.
+        covariance_floor: added to variances in each M-step, in squared units of the data.
         seed: of the start and of the shuffling.
         progress: show a bar.
 
