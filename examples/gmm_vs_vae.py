@@ -196,7 +196,7 @@ def report(results: dict[str, Result], x: torch.Tensor, num_features: int, level
     for name, result in results.items():
         evidence, elbo, gap = result.gap.log_evidence.mean(), result.gap.elbo.mean(), result.gap.mean()
         bits = ppvae.datasets.bits_per_dim(evidence.estimate, num_features, levels)
-        closed = f"{closed_form(result.pair, x):.4f}" if hasattr(result.pair, "gap") else "-"
+        closed = f"{closed_form(result.pair, x):.4f}" if hasattr(result.pair, "exact_gap") else "-"
         methods = result.gap.log_evidence.methods
         by_chains = "-" if "exact" in methods else f"{methods.count('ais') / len(methods):.0%}"
         lines.append(

@@ -155,7 +155,8 @@ class Training:
         order = torch.randperm(
             num_rows(self.data), generator=torch.Generator().manual_seed(derived_seed(trainer.seed, ORDER, self.epoch))
         ).to(next(iter(tensors(self.data).values())).device)
-        trainer.prepared = None  # a callback may have changed the pair
+        if self.callbacks:
+            trainer.prepared = None  # they may have changed the pair
         first = self.epoch * self.steps_per_epoch
         last = min(first + self.steps_per_epoch, self.num_steps)
         while trainer.steps < last:
