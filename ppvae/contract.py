@@ -21,7 +21,8 @@ from ppvae.batches import Batch, call, num_rows, rows
 from ppvae.internals import enumeration_dim
 from ppvae.model_and_guide import ModelAndGuide
 from ppvae.refusals import ContractError
-from ppvae.tracing import PARTICLES, Joint, run, sample_sites, trace_pair
+from ppvae.sites import sample_sites
+from ppvae.tracing import PARTICLES, Joint, run, trace_pair
 
 MAX_ROWS = 7
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from ppvae import contract, tracing
 from ppvae.batches import Batch, as_batch, call, map_batch, num_rows, rows
 from ppvae.existing import ExistingFunctions
-from ppvae.internals import enumeration_dim
 from ppvae.mode import mode
 from ppvae.refusals import at_least_one
+from ppvae.sites import is_enumerated, sample_sites
 from ppvae.weights import Weights, expected_log_weight, sum_terms, weights_of
 
 
@@ -120,7 +120,7 @@ class Pair(nn.Module):
         batch = at if isinstance(at, Tensor | tuple | dict) else self.examples(at)
         with mode(self, training=False), poutine.trace() as tracer:
             call(poutine.uncondition(self.model), batch)
-        sites = tracing.sample_sites(tracer.trace)
+        sites = sample_sites(tracer.trace)
         return {
             name: site["value"].expand(num_rows(batch), *site["fn"].event_shape)
             for name, site in sites.items()
@@ -154,7 +154,7 @@ class Pair(nn.Module):
         at_least_one("num_particles", num_particles)
         with mode(self, training=False):
             joint = tracing.trace_pair(self, batch, num_particles)
-        names = tracing.sample_sites(joint.model, observed=True)
+        names = sample_sites(joint.model, observed=True)
         return _only({name: joint.expected(name).mean(0) for name in names})
 
     def log_prob(self, batch: Any) -> Tensor:
@@ -164,8 +164,8 @@ class Pair(nn.Module):
             NotImplementedError: the pair has a continuous latent and no closed form of its own.
         """
         joint = tracing.trace_model(self, batch)
-        for name, site in tracing.sample_sites(joint.model, observed=False).items():
-            if enumeration_dim(site) is None:
+        for name, site in sample_sites(joint.model, observed=False).items():
+            if not is_enumerated(site):
                 raise NotImplementedError(
                     f"{type(self).__name__}.log_prob: latent site '{name}' cannot be summed out exactly; "
                     "use ppvae.log_evidence(pair, data, method='iwae')"
@@ -179,8 +179,8 @@ class Pair(nn.Module):
             NotImplementedError: the guide has a continuous site and the pair no closed form of its own.
         """
         joint = tracing.trace_pair(self, batch, 1, enumerate_guide=True)
-        for name, site in tracing.sample_sites(joint.guide).items():
-            if enumeration_dim(site) is None:
+        for name, site in sample_sites(joint.guide).items():
+            if not is_enumerated(site):
                 raise NotImplementedError(
                     f"{type(self).__name__}.exact_elbo: guide site '{name}' cannot be summed exactly; "
                     "use ppvae.elbo(pair, data)"

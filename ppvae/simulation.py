@@ -16,7 +16,7 @@ from ppvae.batches import Batch, call, map_batch, num_rows, tensors
 from ppvae.internals import is_deterministic
 from ppvae.model_and_guide import ModelAndGuide
 from ppvae.refusals import ContractError, family
-from ppvae.tracing import sample_sites
+from ppvae.sites import sample_sites
 
 
 @torch.no_grad()

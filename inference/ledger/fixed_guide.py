@@ -5,7 +5,8 @@ import torch
 from ppvae.batches import Batch
 from ppvae.inference.compiling.programs import Call
 from ppvae.pair import Pair
-from ppvae.tracing import log_prob_terms, run, sample_sites
+from ppvae.sites import log_prob_terms, sample_sites
+from ppvae.tracing import run
 
 
 def amortization_undefined(pair: Pair, batch: Batch) -> str:

@@ -10,7 +10,8 @@ from torch import Tensor
 from ppvae.batches import Batch, num_rows, rows
 from ppvae.inference.runtime.records import Measurement
 from ppvae.pair import Pair
-from ppvae.tracing import draw_latents, log_prob_terms, run, sample_sites
+from ppvae.sites import log_prob_terms, sample_sites
+from ppvae.tracing import draw_latents, run
 
 ACTIVE_VARIANCE = 0.01
 COLLAPSED_KL = 0.05

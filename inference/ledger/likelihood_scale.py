@@ -10,7 +10,8 @@ from torch.distributions import Independent, Normal
 from ppvae.batches import Batch, num_rows
 from ppvae.inference.runtime.chunks import over_data
 from ppvae.pair import Pair
-from ppvae.tracing import sample_sites, trace_pair
+from ppvae.sites import sample_sites
+from ppvae.tracing import trace_pair
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from ppvae.inference.runtime.chunks import over_data, sizes, to_pair
 from ppvae.inference.runtime.measuring import finite
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError
-from ppvae.tracing import log_prob_terms, run, sample_sites
+from ppvae.sites import log_prob_terms, sample_sites
+from ppvae.tracing import run
 from ppvae.weights import sum_terms
 
 CANDIDATES = 20

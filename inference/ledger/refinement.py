@@ -19,7 +19,8 @@ from ppvae.inference.objectives.protocol import Objective
 from ppvae.inference.runtime.chunks import over_data, to_pair
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError
-from ppvae.tracing import run, sample_sites
+from ppvae.sites import sample_sites
+from ppvae.tracing import run
 
 SELECTION_SAMPLES = 100
 """Draws on which the starts are compared; what is reported comes from others."""

@@ -19,7 +19,8 @@ from ppvae.inference.runtime.measuring import finite, measuring
 from ppvae.inference.runtime.records import Measurement
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, at_least_one
-from ppvae.tracing import sample_sites, trace_pair
+from ppvae.sites import sample_sites
+from ppvae.tracing import trace_pair
 from ppvae.weights import log_weight, sum_terms
 
 ELBO, LIKELIHOOD = "estimate", "expected log likelihood"

@@ -10,10 +10,10 @@ from ppvae.batches import Batch
 from ppvae.contract import check_shapes
 from ppvae.inference.objectives.gradients import reparameterized
 from ppvae.inference.objectives.protocol import MeanOverDraws
-from ppvae.internals import enumeration_dim
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, at_least_one, family
-from ppvae.tracing import sample_sites, trace_pair
+from ppvae.sites import is_enumerated, sample_sites
+from ppvae.tracing import trace_pair
 from ppvae.weights import expected_log_weight
 
 
@@ -48,7 +48,7 @@ class EnumeratedELBO(MeanOverDraws):
         joint = trace_pair(pair, batch, self.num_particles, enumerate_guide=True)
         check_shapes(joint)
         for name, site in sample_sites(joint.guide, observed=False).items():
-            if torch.is_grad_enabled() and not reparameterized(site["fn"]) and enumeration_dim(site) is None:
+            if torch.is_grad_enabled() and not reparameterized(site["fn"]) and not is_enumerated(site):
                 raise ContractError(
                     f"guide site '{name}': found {family(site['fn'])}, which can neither be enumerated as one site "
                     "nor has a reparameterized gradient, expected one or the other; use ELBO(num_particles=2) or VIMCO"

@@ -16,7 +16,7 @@ from ppvae.inference.objectives.importance_weighted import gain
 from ppvae.inference.objectives.protocol import MeanOverDraws
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, at_least_one
-from ppvae.tracing import sample_sites
+from ppvae.sites import sample_sites
 from ppvae.weights import log_weight, sum_terms
 
 LEAST_KL = 0.01

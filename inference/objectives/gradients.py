@@ -23,7 +23,8 @@ from ppvae.contract import check_shapes
 from ppvae.mode import mode
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, family
-from ppvae.tracing import run, sample_sites, trace_pair
+from ppvae.sites import sample_sites
+from ppvae.tracing import run, trace_pair
 from ppvae.weights import log_weight, sum_terms
 
 

@@ -13,7 +13,7 @@ from ppvae.inference.objectives.importance_weighted import IWAE, Weighting, slop
 from ppvae.inference.objectives.protocol import Objective
 from ppvae.pair import Pair
 from ppvae.simulation import simulate
-from ppvae.tracing import log_prob_terms
+from ppvae.sites import log_prob_terms
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from ppvae.contract import first_bad_row
 from ppvae.inference.runtime.chunks import evaluating, over_data
 from ppvae.inference.runtime.records import EvidenceUndefined
 from ppvae.pair import Pair
-from ppvae.tracing import sample_sites, trace_pair
+from ppvae.sites import sample_sites
+from ppvae.tracing import trace_pair
 
 
 @contextmanager

@@ -21,7 +21,8 @@ from ppvae.inference.runtime.chunks import evaluating, sizes, to_pair
 from ppvae.inference.runtime.measuring import measuring
 from ppvae.pair import Pair
 from ppvae.refusals import at_least_one
-from ppvae.tracing import FIRST_ENUMERATION_DIM, log_prob_terms, run, sample_sites, trace_model, trace_pair
+from ppvae.sites import log_prob_terms, sample_sites
+from ppvae.tracing import FIRST_ENUMERATION_DIM, run, trace_model, trace_pair
 from ppvae.weights import sum_terms
 
 ROWS_AT_ONCE = 5000

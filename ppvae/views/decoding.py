@@ -16,7 +16,8 @@ from ppvae.batches import Batch, num_rows, rows
 from ppvae.inference.runtime.chunks import over_data, sizes, to_pair
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, family
-from ppvae.tracing import Joint, draw_latents, run, sample_sites, trace_model
+from ppvae.sites import sample_sites
+from ppvae.tracing import Joint, draw_latents, run, trace_model
 from ppvae.views.arviz_export import completed
 from ppvae.weights import sum_terms
 

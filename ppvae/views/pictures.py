@@ -14,7 +14,8 @@ from ppvae.inference.runtime.chunks import evaluating, to_pair
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, at_least_one
 from ppvae.simulation import simulate
-from ppvae.tracing import sample_sites, trace_pair
+from ppvae.sites import sample_sites
+from ppvae.tracing import trace_pair
 from ppvae.views.decoding import (
     Tempered,
     activity,
