@@ -74,6 +74,7 @@ def log_evidence(
     Example:
         >>> import torch
         >>> from ppvae.models import LinearVAE
+        >>> _ = torch.manual_seed(0)
         >>> pair = LinearVAE(num_features=5, num_latents=2).fit_guide()
         >>> x = torch.randn(100, 5)
         >>> exact, bound = log_evidence(pair, x), log_evidence(pair, x, "iwae", num_particles=1000, seed=0)
