@@ -39,6 +39,11 @@ def rows(batch: Batch, index: Tensor | slice) -> Batch:
     return map_batch(lambda t: t[index], batch)
 
 
+def repeated(batch: Batch, num: int) -> Batch:
+    """The batch repeated `num` times, one copy after another."""
+    return batch if num == 1 else map_batch(lambda t: t.repeat(num, *(1,) * (t.dim() - 1)), batch)
+
+
 def call(function: Callable, batch: Batch) -> Any:
     """`function(x)`, `function(*batch)` or `function(**batch)`, as the batch's type says."""
     if isinstance(batch, dict):

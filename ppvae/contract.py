@@ -19,24 +19,43 @@ from torch import Tensor
 
 from ppvae.batches import Batch, call, num_rows, rows
 from ppvae.internals import enumeration_dim
+from ppvae.layouts import InLayout, difference_between, refuse_mixed_rows
 from ppvae.model_and_guide import ModelAndGuide
+from ppvae.particles import LEADING, PARTICLES, ROWS, run
 from ppvae.refusals import ContractError
 from ppvae.sites import sample_sites
-from ppvae.tracing import PARTICLES, Joint, run, trace_pair
+from ppvae.tracing import Joint, trace_pair
 
 MAX_ROWS = 7
 
 
 @torch.no_grad()
-def check(pair: ModelAndGuide, batch: Batch) -> None:
+def check(pair: ModelAndGuide, batch: Batch) -> tuple[str, str]:
     """Runs a pair on a few rows of `batch` and raises `ContractError` at the first breach.
 
     Two batch sizes are tried, each with another number of particles, so that no event dimension can pass for the
     batch's by having its size.
+
+    Returns:
+        The layout of particles in which it is to be run, and why, if not in the one that it names.
     """
     size = min(num_rows(batch), MAX_ROWS)
-    for n in {size, max(1, size - 1)}:
-        _check_rows(pair, rows(batch, slice(n)), num_particles=n + 2)
+    few = [rows(batch, slice(n)) for n in {size, max(1, size - 1)}]
+    by_rows, leading = (InLayout(pair.model, pair.guide, layout) for layout in (ROWS, LEADING))
+    for part in few:
+        for role in ("guide", "model"):
+            _check_plates(role, run_alone(role, getattr(pair, role), part), num_rows(part))
+        _check_run(by_rows, part)
+    refuse_mixed_rows(by_rows, few[0])
+    if pair.particles == ROWS:
+        return ROWS, ""
+    try:
+        for part in few:
+            _check_run(leading, part)
+    except ContractError as error:
+        return ROWS, str(error)
+    difference = difference_between(by_rows, leading, few[0])
+    return (ROWS, difference) if difference else (LEADING, "")
 
 
 def run_alone(role: str, function: Callable, batch: Batch) -> Trace:
@@ -46,15 +65,16 @@ def run_alone(role: str, function: Callable, batch: Batch) -> Trace:
     return tracer.trace
 
 
-def _check_rows(pair: ModelAndGuide, batch: Batch, num_particles: int) -> None:
+def _check_run(pair: ModelAndGuide, batch: Batch) -> None:
+    """Runs a pair with particles, in the layout that it names."""
+    num_particles = num_rows(batch) + 2
     traces = {}
-    for role, function in (("guide", pair.guide), ("model", pair.model)):
-        _check_plates(role, run_alone(role, function, batch), num_rows(batch))
-        with failures_explained(role, num_rows(batch), num_particles):
-            traces[role] = run(function, batch, num_particles)
+    for role in ("guide", "model"):
+        with failures_explained(role, num_rows(batch), num_particles, layout=pair.particles):
+            traces[role] = run(pair, role, batch, num_particles)
     _check_match(**traces)
     summed = sample_sites(traces["model"], observed=False).keys() - traces["guide"].nodes.keys()
-    with failures_explained("model", num_rows(batch), num_particles, summed):
+    with failures_explained("model", num_rows(batch), num_particles, summed, pair.particles):
         joint = trace_pair(pair, batch, num_particles)
     check_shapes(joint)
     _check_values(joint)
@@ -83,11 +103,21 @@ def _check_plates(role: str, trace: Trace, num_rows: int) -> None:
                 f"{where}: found plate '{frames[0].name}' of size {frames[0].size}, expected {num_rows}, the "
                 "number of rows in the batch; size the plate (or its subsample) by the batch, as len(x) does"
             )
+        for dim, size in enumerate(site["fn"].batch_shape[:-1], 1 - len(site["fn"].batch_shape)):
+            if size > 1:
+                raise ContractError(
+                    f"{where}: found size {size} at dim {dim - 1} of its batch shape, expected batch shape [batch] = "
+                    f"[{num_rows}]; declare event dimensions with `.to_event(n)`"
+                )
 
 
 @contextmanager
 def failures_explained(
-    role: str, num_rows: int, num_particles: int | None = None, summed: Collection[str] = ()
+    role: str,
+    num_rows: int,
+    num_particles: int | None = None,
+    summed: Collection[str] = (),
+    layout: str = LEADING,
 ) -> Iterator[None]:
     """Turns whatever fails inside into a `ContractError` that names the site.
 
@@ -96,6 +126,7 @@ def failures_explained(
         num_rows: B.
         num_particles: K, where it has been seen to work without particles.
         summed: the sites given all their values at once, where it has been seen to work with one value for each.
+        layout: of the particles.
     """
     reached = _LastSite()
     try:
@@ -104,7 +135,7 @@ def failures_explained(
     except ContractError:
         raise
     except Exception as error:
-        raise ContractError(_explanation(role, num_rows, num_particles, summed, error, reached.name)) from error
+        raise ContractError(_explanation(role, num_rows, num_particles, summed, layout, error, reached.name)) from error
 
 
 class _LastSite(Messenger):
@@ -120,7 +151,13 @@ class _LastSite(Messenger):
 
 
 def _explanation(
-    role: str, num_rows: int, num_particles: int | None, summed: Collection[str], error: Exception, reached: str | None
+    role: str,
+    num_rows: int,
+    num_particles: int | None,
+    summed: Collection[str],
+    layout: str,
+    error: Exception,
+    reached: str | None,
 ) -> str:
     shape = f"[particles, batch] = [{num_particles}, {num_rows}]" if num_particles else f"[batch] = [{num_rows}]"
     if mismatch := re.search(r"at site (.+) dim (-\d+), (\d+) vs (\d+)", str(error)):
@@ -139,9 +176,15 @@ def _explanation(
     if num_particles is None:
         return f"{found}; expected it to run on a batch of {num_rows} rows as it is; are data and parameters finite?"
     if summed:
+        shape = "[values, 1]" if layout == ROWS else "[values, 1, 1]"
         return (
             f"{found}; expected it to take all values of {sorted(summed)} at once, as they are summed out: each has "
-            "shape [values, 1, 1], so index or broadcast with it, as in `loc[c]` or `Vindex(loc)[..., c, :]`"
+            f"shape {shape}, so index or broadcast with it, as in `loc[c]` or `Vindex(loc)[..., c, :]`"
+        )
+    if layout == ROWS:
+        return (
+            f"{found}; expected it to run on a batch of {num_particles * num_rows} rows, as on one of {num_rows}; size "
+            "plates and tensors by the batch, as len(x) does"
         )
     return (
         f"{found}; expected it to take latents of shape [particles, batch, *event] = [{num_particles}, {num_rows}, "
@@ -212,6 +255,8 @@ def _check_values(joint: Joint) -> None:
         for name, site in sample_sites(trace).items():
             fn, found = site["fn"], list(site["value"].shape)
             expected = [joint.shape[1], *fn.event_shape]
+            if len(found) > len(expected) and found[0] == joint.shape[0]:
+                found = found[1:]
             if site["is_observed"] and found[-len(expected) :] != expected:
                 raise ContractError(
                     f"{role} site '{name}': found observed data of shape {found}, expected [batch, *event] = "

@@ -17,9 +17,10 @@ from torch.distributions import Normal, Transform, biject_to
 from ppvae.batches import Batch, num_rows
 from ppvae.contract import check_shapes
 from ppvae.pair import Pair
+from ppvae.particles import run
 from ppvae.refusals import ContractError, family
 from ppvae.sites import log_prob_terms, presence, sample_sites
-from ppvae.tracing import run, trace_model, trace_pair
+from ppvae.tracing import trace_model, trace_pair
 from ppvae.weights import sum_terms
 
 
@@ -113,7 +114,7 @@ class LatentView:
             return self.densities(pair, batch, u).log_start
         given = self._given(u)
         with given:
-            trace = run(pair.guide, batch, len(u))
+            trace = run(pair, "guide", batch, len(u))
         return sum_terms(log_prob_terms(trace)) + given.log_det()
 
     def latents(self, pair: Pair, batch: Batch, u: Tensor) -> dict[str, Tensor]:
@@ -133,7 +134,7 @@ class LatentView:
             return trace_model(pair, batch, num_particles=num_particles)
 
     def _draw(self, pair: Pair, batch: Batch, num_particles: int) -> dict[str, Tensor]:
-        trace = run(pair.guide if self.start == "guide" else pair.model, batch, num_particles)
+        trace = run(pair, "guide" if self.start == "guide" else "model", batch, num_particles)
         sites, shape = sample_sites(trace), (num_particles, num_rows(batch))
         pieces = {}
         for name, bijection in self._bijections(trace).items():

@@ -4,7 +4,13 @@ from typing import Any, Protocol
 
 
 class ModelAndGuide(Protocol):
-    """Something with a model p(x, z) and a guide q(z | x), Pyro functions of a batch."""
+    """Something with a model p(x, z) and a guide q(z | x), Pyro functions of a batch.
+
+    Attributes:
+        particles: "leading" or "rows", how both are run with many particles; see `ppvae.particles`.
+    """
+
+    particles: str
 
     def model(self, *args: Any, **kwargs: Any) -> Any: ...
     def guide(self, *args: Any, **kwargs: Any) -> Any: ...

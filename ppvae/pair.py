@@ -1,5 +1,6 @@
 """The contract: a pair is a model p(x, z) and a guide q(z | x) over one plate at dim -1, the data plate."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from ppvae import contract, tracing
 from ppvae.batches import Batch, as_batch, call, map_batch, num_rows, rows
 from ppvae.existing import ExistingFunctions
 from ppvae.mode import mode
+from ppvae.particles import LEADING
 from ppvae.refusals import at_least_one
 from ppvae.sites import is_enumerated, sample_sites
 from ppvae.weights import Weights, expected_log_weight, sum_terms, weights_of
@@ -24,11 +26,13 @@ class Pair(nn.Module):
     has are summed out exactly.
 
     A batch is a tensor (`model(x)`), a tuple (`model(*batch)`) or a dict (`model(**batch)`) of tensors sharing
-    dimension 0. Particles enter in an outer plate at dim -2, so latents reach the networks as `[K, B, D]`: a network
-    must take any number of leading dimensions (`ppvae.networks.Fold` helps those that take one).
+    dimension 0. Particles enter in an outer plate at dim -2, so latents reach the networks as `[K, B, D]`; a pair whose
+    networks do not take leading dimensions is run on the batch repeated to K*B rows instead, as `check` finds out.
 
     Attributes:
         example: one row of data, for `sample`; set by `check`, or by the subclass.
+        particles: "leading" or "rows": how many particles are run. `check` sets the latter where the former fails or
+            gives other numbers.
         evidence_undefined: why this pair has no evidence, if it has none; empty otherwise.
         amortization_undefined: why its guide cannot be said to amortize, if so. That of a guide without learned
             parameters is found out by `ppvae.gap`.
@@ -49,6 +53,7 @@ class Pair(nn.Module):
     """
 
     example: Batch | None = None
+    particles: str = LEADING
     evidence_undefined: str = ""
     amortization_undefined: str = ""
 
@@ -78,8 +83,16 @@ class Pair(nn.Module):
         Raises:
             ppvae.ContractError: with the site, what was found, what was expected and the usual remedies.
         """
-        with mode(self, training=False):
-            contract.check(self, batch)
+        gpus = list({p.device for p in self.parameters() if p.is_cuda})
+        with mode(self, training=False), torch.random.fork_rng(gpus):
+            layout, reason = contract.check(self, batch)
+        if layout != self.particles:
+            self.particles = layout
+            warnings.warn(
+                f"{type(self).__name__} is run by rows from now on (pair.particles = {layout!r}), which is slower with "
+                f"many particles: {reason}",
+                stacklevel=2,
+            )
         self.example = map_batch(lambda t: t[:1].clone(), batch)
 
     def log_weights(self, batch: Batch, num_particles: int = 1) -> Weights:

@@ -10,8 +10,9 @@ from torch import Tensor
 from ppvae.batches import Batch, num_rows, rows
 from ppvae.inference.runtime.records import Measurement
 from ppvae.pair import Pair
+from ppvae.particles import run
 from ppvae.sites import log_prob_terms, sample_sites
-from ppvae.tracing import draw_latents, run
+from ppvae.tracing import draw_latents
 
 ACTIVE_VARIANCE = 0.01
 COLLAPSED_KL = 0.05
@@ -76,7 +77,8 @@ def mutual_information(pair: Pair, batch: Batch) -> dict[str, float]:
     scores: dict[str, list[Tensor]] = {name: [] for name in latents}
     for shift in range(num):
         other = rows(batch, torch.arange(num).roll(shift))
-        trace = run(poutine.condition(pair.guide, data=latents), other, DRAWS)
+        with poutine.condition(data=latents):
+            trace = run(pair, "guide", other, DRAWS)
         total = torch.zeros(DRAWS, num, dtype=torch.float64)
         terms = log_prob_terms(trace)
         for name in sample_sites(trace):

@@ -5,33 +5,29 @@ like any other: it is trained, measured and annealed from by the same code.
 """
 
 from contextlib import suppress
-from inspect import signature
 from typing import Any
 
 import torch
-from pyro.distributions import MaskedDistribution, TransformedDistribution
+from pyro.distributions import TransformedDistribution
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import Independent, MixtureSameFamily, transform_to
+from torch.distributions import transform_to
 
 from ppvae.batches import Batch
-from ppvae.internals import mask_of
 from ppvae.pair import Pair
+from ppvae.particles import run
+from ppvae.rebuilding import arguments, with_arguments, with_parts
 from ppvae.refusals import family
-from ppvae.tracing import run
 
 SEPARATOR = "/"
-LEFT_OUT = {
-    "probs": "logits",
-    "covariance_matrix": "scale_tril",
-    "precision_matrix": "scale_tril",
+HELD = {
     "log_density": "v",  # Pyro's Delta: no part of its family
     "low": "high",  # Uniform's ends bound each other
     "high": "low",
 }
-"""Arguments that are not moved where there is another, which mostly says the same and is easier to move."""
+"""Arguments that are not moved where there is another."""
 LOCATIONS = ("loc", "delta_loc")
 """Arguments that are moved in units of the scale."""
 LOCATION_SPREAD, SPREAD = 2.0, 0.5
@@ -69,10 +65,10 @@ class LocalGuide(Pair):
 
     def __init__(self, pair: Pair, batch: Batch):
         super().__init__()
-        self.pair = pair
+        self.pair, self.particles = pair, pair.particles
         finder = _Finder()
         with torch.no_grad(), finder:
-            run(pair.guide, batch, 1)
+            run(pair, "guide", batch, 1)
         self.shapes, self.fixed = finder.shapes, finder.fixed
 
     def zeros(self, batch: Batch) -> dict[str, Tensor]:
@@ -137,7 +133,7 @@ class _Mover(_Sites):
             key = name + SEPARATOR + argument
             return bijection(bijection.inv(value) + unit * self._offsets[key]) if key in self._offsets else value
 
-        msg["fn"] = _rebuilt(msg["fn"], moved)
+        msg["fn"] = _moved(msg["fn"], moved)
 
 
 class _Finder(_Sites):
@@ -158,33 +154,27 @@ class _Finder(_Sites):
                 found[argument] = value.shape[leading:]
             return value
 
-        _rebuilt(fn, note)
+        _moved(fn, note)
         self.shapes |= {name + SEPARATOR + argument: shape for argument, shape in found.items()}
         if not found:
             self.fixed[name] = f"{family(fn)} has no argument that can be moved"
 
 
-def _rebuilt(fn: Any, change: Any) -> Any:
+def _moved(fn: Any, change: Any) -> Any:
     """A distribution of the same family, with `change(name, argument, bijection, unit)` for each argument."""
-    if isinstance(fn, Independent):
-        return _rebuilt(fn.base_dist, change).to_event(fn.reinterpreted_batch_ndims)
-    if isinstance(fn, MaskedDistribution):
-        return _rebuilt(fn.base_dist, change).mask(mask_of(fn))
-    if type(fn) is TransformedDistribution:
-        return TransformedDistribution(_rebuilt(fn.base_dist, change), fn.transforms)
-    if isinstance(fn, MixtureSameFamily):
-        weights, components = (_rebuilt(part, change) for part in (fn.mixture_distribution, fn.component_distribution))
-        return type(fn)(weights, components, validate_args=False)
-    named = [name for name in fn.arg_constraints if LEFT_OUT.get(name) not in fn.arg_constraints]
-    further = [name for name in signature(type(fn)).parameters if name not in fn.arg_constraints and hasattr(fn, name)]
-    arguments = {name: getattr(fn, name) for name in named + further}  # a temperature is of the further ones
-    if "validate_args" in signature(type(fn)).parameters:
-        arguments["validate_args"] = False
-    moved = {}
-    for name in named:
-        with suppress(NotImplementedError):  # no bijection from the reals: a count, say
-            moved[name] = change(name, arguments[name], transform_to(fn.arg_constraints[name]), _unit(fn, name))
-    return type(fn)(**arguments | moved) if moved else fn
+
+    def part(fn: Any) -> Any:
+        if type(fn) is TransformedDistribution:
+            return TransformedDistribution(_moved(fn.base_dist, change), fn.transforms)
+        moved = {}
+        for name in arguments(fn):
+            if HELD.get(name) not in fn.arg_constraints:
+                with suppress(NotImplementedError):  # no bijection from the reals: a count, say
+                    bijection = transform_to(fn.arg_constraints[name])
+                    moved[name] = change(name, getattr(fn, name), bijection, _unit(fn, name))
+        return with_arguments(fn, moved) if moved else fn
+
+    return with_parts(fn, part)
 
 
 def _unit(fn: Any, argument: str) -> Tensor | float:

@@ -20,9 +20,9 @@ from ppvae.inference.ledger.refinement import refine
 from ppvae.inference.runtime.chunks import over_data, sizes, to_pair
 from ppvae.inference.runtime.measuring import finite
 from ppvae.pair import Pair
+from ppvae.particles import run
 from ppvae.refusals import ContractError
 from ppvae.sites import log_prob_terms, sample_sites
-from ppvae.tracing import run
 from ppvae.weights import sum_terms
 
 CANDIDATES = 20
@@ -49,7 +49,7 @@ class Draws:
 
 def guided(pair: Pair, batch: Batch, num_samples: int, annealing: AIS | None, progress: bool) -> Draws:
     """Draws from the guide, `z ~ q(z | x)`: independent, and as far from the posterior as the guide is."""
-    return _by_chunks(pair, batch, num_samples, lambda points, num: _run_guide(pair.guide, points, num), progress)
+    return _by_chunks(pair, batch, num_samples, lambda points, num: _run_guide(pair, points, num), progress)
 
 
 def resampled(pair: Pair, batch: Batch, num_samples: int, annealing: AIS | None, progress: bool) -> Draws:
@@ -107,7 +107,7 @@ def refined(pair: Pair, batch: Batch, num_samples: int, annealing: AIS | None, p
             "a site whose distribution has arguments on the reals; take posterior='resampled'"
         )
     local = _by_chunks(
-        best.pair, best.batch, num_samples, lambda points, num: _run_guide(best.pair.guide, points, num), progress
+        best.pair, best.batch, num_samples, lambda points, num: _run_guide(best.pair, points, num), progress
     )
     return replace(local, log_q=log_q_of(pair, batch, local.latents, num_samples, progress))
 
@@ -205,7 +205,8 @@ def log_q_of(pair: Pair, batch: Batch, latents: Mapping[str, Tensor], num_sample
             piece = {name: z[start : start + size, index.cpu()] for name, z in latents.items()}
             given = cast(dict[str, Tensor], to_pair(piece, pair))
             start += size
-            pieces.append(_run_guide(poutine.condition(pair.guide, data=given), points, size)["log_q"])
+            with poutine.condition(data=given):
+                pieces.append(_run_guide(pair, points, size)["log_q"])
         return {"log_q": torch.cat(pieces).T}
 
     title = "weighing" if progress else None
@@ -250,9 +251,9 @@ def _candidates(pair: Pair, batch: Batch, num: int) -> dict[str, Tensor]:
     return _named(weights.latents) | {"log_q": weights.log_q, "log_w": weights.log_w}
 
 
-def _run_guide(guide: Any, batch: Batch, num: int) -> dict[str, Tensor]:
+def _run_guide(pair: Pair, batch: Batch, num: int) -> dict[str, Tensor]:
     """Latents and log q, `[K, B, ...]`, of one run of a guide."""
-    trace, shape = run(guide, batch, num), (num, num_rows(batch))
+    trace, shape = run(pair, "guide", batch, num), (num, num_rows(batch))
     latents = {
         name: site["value"].expand(*shape, *site["fn"].event_shape) for name, site in sample_sites(trace).items()
     }

@@ -18,9 +18,9 @@ from ppvae.inference.objectives.evidence_lower_bound import ELBO
 from ppvae.inference.objectives.protocol import Objective
 from ppvae.inference.runtime.chunks import over_data, to_pair
 from ppvae.pair import Pair
+from ppvae.particles import run
 from ppvae.refusals import ContractError
 from ppvae.sites import sample_sites
-from ppvae.tracing import run
 
 SELECTION_SAMPLES = 100
 """Draws on which the starts are compared; what is reported comes from others."""
@@ -96,7 +96,7 @@ def _objective(local: LocalGuide, batch: Batch, num_particles: int) -> Objective
     """The ELBO with the least noise near its best."""
     two = local.pair
     points = to_pair(rows(batch, slice(2)), two)
-    sites = sample_sites(run(two.guide, points, 1), observed=False).values()
+    sites = sample_sites(run(two, "guide", points, 1), observed=False).values()
     if any(site["fn"].has_enumerate_support for site in sites):
         return EnumeratedELBO(num_particles)
     objective = ELBO(num_particles, gradient="stl")

@@ -22,9 +22,10 @@ from ppvae.batches import Batch, rows
 from ppvae.contract import check_shapes
 from ppvae.mode import mode
 from ppvae.pair import Pair
+from ppvae.particles import run
 from ppvae.refusals import ContractError, family
 from ppvae.sites import sample_sites
-from ppvae.tracing import run, trace_pair
+from ppvae.tracing import trace_pair
 from ppvae.weights import log_weight, sum_terms
 
 
@@ -42,7 +43,7 @@ def reparameterized(fn: Any) -> bool:
 def has_scored_sites(pair: Pair, batch: Batch) -> bool:
     """Whether a site of the guide is not reparameterized, or in part; by a run on two rows that leaves no trace."""
     with mode(pair, training=False), torch.random.fork_rng(gpus(pair)), torch.no_grad():
-        sites = sample_sites(run(pair.guide, rows(batch, slice(2)), 1), observed=False)
+        sites = sample_sites(run(pair, "guide", rows(batch, slice(2)), 1), observed=False)
     return not all(reparameterized(site["fn"]) for site in sites.values())
 
 

@@ -20,9 +20,10 @@ from ppvae.inference.ledger.report import GapReport
 from ppvae.inference.runtime.chunks import evaluating, sizes, to_pair
 from ppvae.inference.runtime.measuring import measuring
 from ppvae.pair import Pair
+from ppvae.particles import run
 from ppvae.refusals import at_least_one
 from ppvae.sites import log_prob_terms, sample_sites
-from ppvae.tracing import FIRST_ENUMERATION_DIM, run, trace_model, trace_pair
+from ppvae.tracing import FIRST_ENUMERATION_DIM, trace_model, trace_pair
 from ppvae.weights import sum_terms
 
 ROWS_AT_ONCE = 5000
@@ -207,7 +208,8 @@ def _posterior_groups(pair: Pair, batch: Batch, draws: Draws, at: slice) -> Grou
     complete = completed(pair, batch, drawn, num)
     observed = sample_sites(complete, observed=True).keys() - drawn.keys()
     latents = _values(complete, sample_sites(complete).keys() - observed, shape)
-    replicate = run(poutine.condition(poutine.uncondition(pair.model), data=latents), batch, num)
+    with poutine.condition(data=latents), poutine.uncondition():
+        replicate = run(pair, "model", batch, num)
     densities = log_prob_terms(complete)
     return {
         "posterior": _arrays(latents),
@@ -219,10 +221,13 @@ def _posterior_groups(pair: Pair, batch: Batch, draws: Draws, at: slice) -> Grou
 
 def completed(pair: Pair, batch: Batch, latents: dict[str, Tensor], num_particles: int) -> Trace:
     """The model's trace at what the guide drew; what the guide lacks is drawn from its posterior given that."""
-    given_latents = config_enumerate(poutine.condition(pair.model, data=latents))
-    return infer_discrete(
-        lambda: run(given_latents, batch, num_particles), FIRST_ENUMERATION_DIM, strict_enumeration_warning=False
-    )()
+
+    @config_enumerate
+    @poutine.condition(data=latents)
+    def given_latents() -> Trace:
+        return run(pair, "model", batch, num_particles)
+
+    return infer_discrete(given_latents, FIRST_ENUMERATION_DIM, strict_enumeration_warning=False)()
 
 
 def _observed(pair: Pair, batch: Batch) -> tuple[dict[str, np.ndarray], str]:

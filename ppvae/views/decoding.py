@@ -15,9 +15,10 @@ from torch.nn.functional import one_hot
 from ppvae.batches import Batch, num_rows, rows
 from ppvae.inference.runtime.chunks import over_data, sizes, to_pair
 from ppvae.pair import Pair
+from ppvae.particles import run
 from ppvae.refusals import ContractError, family
 from ppvae.sites import sample_sites
-from ppvae.tracing import Joint, draw_latents, run, trace_model
+from ppvae.tracing import Joint, draw_latents, trace_model
 from ppvae.views.arviz_export import completed
 from ppvae.weights import sum_terms
 
@@ -132,7 +133,7 @@ def continuous_sites(pair: Pair, batch: Batch) -> dict[str, torch.Size]:
 
 def guide_sites(pair: Pair, batch: Batch) -> dict[str, dict]:
     """The guide's sites on a batch, refused where there are none."""
-    sites = sample_sites(run(pair.guide, batch, 1))
+    sites = sample_sites(run(pair, "guide", batch, 1))
     if not sites:
         raise ContractError(f"{type(pair).__name__}.guide: found no latent site, expected one to picture")
     return sites

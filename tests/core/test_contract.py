@@ -168,7 +168,9 @@ def test_batch_shape_of_particles_only():
             pyro.sample("z", dist.Normal(torch.zeros(2, 1), 1.0))
 
     message = refusal(Functions(scalar_model, guide), torch.randn(9))
-    assert_says(message, "guide site 'z'", "found size 2 at dim -2", "expected batch shape [particles, batch] = [")
+    assert_says(
+        message, "guide site 'z'", "found size 2 at dim -2", "expected batch shape [batch] = [", "`.to_event(n)`"
+    )
 
 
 # Sites.
