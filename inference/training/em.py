@@ -124,9 +124,7 @@ def fit_em(
     """
     x = _points(data)
     if restarts < 1 or (restarts > 1 and init not in ("k-means++", "random")):
-        raise ValueError(
-            f"restarts: found {restarts} with init={init!r}, expected 1, or more with a random start"
-        )
+        raise ValueError(f"restarts: found {restarts} with init={init!r}, expected 1, or more with a random start")
     if not update or not set(update) <= set(PARAMETERS):
         raise ValueError(f"update: found {update!r}, expected a list of some of {', '.join(PARAMETERS)}")
     best, best_state, finals = EMResult(), None, []

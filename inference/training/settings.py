@@ -47,8 +47,7 @@ class StepOptions:
             raise ValueError(f"ema: found {self.ema!r}, expected a decay between 0 and 1, such as 0.999, or None")
         if self.autocast not in (None, torch.bfloat16):
             raise ValueError(
-                f"autocast: found {self.autocast}, expected torch.bfloat16 or None; float16 would need gradient "
-                "scaling"
+                f"autocast: found {self.autocast}, expected torch.bfloat16 or None; float16 would need gradient scaling"
             )
         if self.distributed not in ("auto", True, False):
             raise ValueError(f"distributed: found {self.distributed!r}, expected 'auto', True or False")
