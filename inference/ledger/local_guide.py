@@ -1,7 +1,7 @@
-"""A guide with parameters of each data point's own: the amortized one's distributions, of the same families, moved.
+"""A guide with parameters for each data point: the amortized guide's distributions, moved within their families.
 
 The parameters travel with the data, as further entries of the batch. So the pair of a model and such a guide is a pair
-like any other: it is trained, measured and annealed from by the same code.
+like any other: the same code trains it, measures it and anneals from it.
 """
 
 from contextlib import suppress
@@ -31,7 +31,7 @@ LEFT_OUT = {
     "low": "high",  # Uniform's ends bound each other
     "high": "low",
 }
-"""Arguments that are not moved where there is another, which mostly says the same and is easier to move."""
+"""Arguments that are not moved where there is the other one, which mostly says the same and is easier to move."""
 LOCATIONS = ("loc", "delta_loc")
 """Arguments that are moved in units of the scale."""
 LOCATION_SPREAD, SPREAD = 2.0, 0.5
@@ -40,11 +40,11 @@ LOCATION_SPREAD, SPREAD = 2.0, 0.5
 class LocalGuide(Pair):
     """A pair whose guide's distributions are moved, for each data point, by offsets that are part of its batch.
 
-    Argument a of a site's distribution becomes `T(T^-1(a) + offset)`, with T the bijection from the reals onto what a
-    may be: scales are multiplied. Locations are shifted in units of the scale, so that a step means as much for a
-    latent known to a thousandth as for one known to a third. Offsets of zero give the guide as it was. Of a transformed
-    distribution (a flow) the base's arguments are moved, of a mixture its weights and its components'. Where a site
-    depends on others, so do its arguments, and the offset is the same wherever they are.
+    Argument a of a site's distribution becomes `T(T^-1(a) + offset)`, with T the bijection from the reals onto the
+    values of a: scales are multiplied. Locations are shifted in units of the scale, so that a step means as much for a
+    latent known to a thousandth as for one known to a third. Offsets of zero leave the guide as it was. In a
+    transformed distribution (a flow) the base's arguments are moved, in a mixture its weights and its components'
+    arguments. Where a site depends on others, so do its arguments, and the offset is the same at all their values.
 
     Args:
         pair: the model and guide; its parameters are shared.
@@ -84,7 +84,7 @@ class LocalGuide(Pair):
         return {name: parameter.new_zeros(len(first), *shape) for name, shape in self.shapes.items()}
 
     def about(self, batch: Batch) -> dict[str, Tensor]:
-        """Offsets drawn about none: other places to start from."""
+        """Offsets drawn around zero: other places to start from."""
 
         def spread(name: str) -> float:
             return LOCATION_SPREAD if name.rpartition(SEPARATOR)[2] in LOCATIONS else SPREAD
@@ -177,7 +177,7 @@ def _rebuilt(fn: Any, change: Any) -> Any:
         return type(fn)(weights, components, validate_args=False)
     named = [name for name in fn.arg_constraints if LEFT_OUT.get(name) not in fn.arg_constraints]
     further = [name for name in signature(type(fn)).parameters if name not in fn.arg_constraints and hasattr(fn, name)]
-    arguments = {name: getattr(fn, name) for name in named + further}  # a temperature is of the further ones
+    arguments = {name: getattr(fn, name) for name in named + further}  # a temperature is among the further ones
     if "validate_args" in signature(type(fn)).parameters:
         arguments["validate_args"] = False
     moved = {}

@@ -139,7 +139,7 @@ class Evidence(Measurement):
         )
 
     def with_rows(self, at: Tensor, other: "Evidence") -> "Evidence":
-        """This record with another's data points where the mask `at` is true; the other has all points, or only these."""
+        """This record with another's data points where the mask `at` is true; the other has all, or only these."""
         rows = {}
         for name in ("estimate", "std_error", "ess", "khat", "acceptance", "divergences", "reliable"):
             theirs = getattr(other, name)
