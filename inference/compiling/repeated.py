@@ -1,4 +1,4 @@
-"""Functions of a pair, called over and over: by Pyro's handlers at first, as a compiled program once that pays."""
+"""Functions of a pair, called over and over: through Pyro at first, as a compiled program once that pays off."""
 
 import logging
 from collections import Counter
@@ -14,15 +14,15 @@ from ppvae.pair import Pair
 logger = logging.getLogger("ppvae")
 
 COMPILE_AFTER = 100
-"""Calls on chunks of one shape before they are compiled: they take about as long as compiling does, so that the total
-is at most twice the best."""
+"""Calls on chunks of one shape before compiling: they take about as long as compiling does, so the total is at most
+twice the optimum."""
 
 
 class Repeated:
     """`function(pair, *args)` for many arguments, while the pair's parameters stay as they are.
 
-    Compiled or not, the same noise gives the same results but for rounding. What cannot be compiled is run by Pyro to
-    the end, with a warning.
+    Compiled or not, the same noise gives the same results up to rounding. What cannot be compiled keeps running through
+    Pyro, with a warning.
 
     Args:
         pair: the model and guide.
@@ -79,8 +79,8 @@ class Repeated:
 def kind_of(leaves: Iterable[Any], structure: Any) -> tuple[Any, ...]:
     """What arguments of one program share: the containers' types and keys, the tensors' shapes, all other values.
 
-    A structure is known by its text, as not every torch hashes one that has a dictionary in it. Values are told apart
-    by their types too: 1, 1.0 and True are equal.
+    A structure is identified by its repr, as some versions of torch cannot hash one that contains a dictionary. Values
+    come with their types, as 1, 1.0 and True are equal.
     """
     values = [(leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else (type(leaf), leaf) for leaf in leaves]
     return (repr(structure), *values)

@@ -1,4 +1,4 @@
-"""The default: exact where possible, else importance weights, and annealed chains where these fail."""
+"""The default: exact where possible, else importance weights, and AIS where these fail."""
 
 from collections.abc import Mapping
 from dataclasses import replace

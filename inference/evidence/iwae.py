@@ -17,7 +17,7 @@ MOST_KHAT = 0.7
 
 
 class ImportanceWeights(EvidenceMethod):
-    """`log (1/K) sum_k p(x, z_k) / q(z_k | x)`, of draws from the guide."""
+    """`log (1/K) sum_k p(x, z_k) / q(z_k | x)`, over draws from the guide."""
 
     name = "iwae"
     about = "importance weights of draws from the guide; a mode that the guide leaves out leaves no trace in them"

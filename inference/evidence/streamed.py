@@ -1,4 +1,4 @@
-"""Running sums over draws of log weights: what a measurement keeps of any number of particles, in bounded memory."""
+"""Running sums over log weights, by which a measurement of any number of particles takes bounded memory."""
 
 import math
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ def log_mean_weight(draws: Repeated, batch: Batch, num_particles: int, at_once: 
 
 
 def _pieces(draws: Repeated, batch: Batch, num_particles: int, at_once: int) -> Iterator[Tensor]:
-    """All log weights, some chunks together: a weight takes far less room than what it is computed from."""
+    """All log weights, some chunks together: a weight takes far less memory than its computation."""
     chunks = list(sizes(num_particles, at_once))
     for start in range(0, len(chunks), CHUNKS_TOGETHER):
         yield torch.cat([draws(batch, size) for size in chunks[start : start + CHUNKS_TOGETHER]]).double()

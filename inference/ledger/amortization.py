@@ -1,4 +1,4 @@
-"""The lines of amortization: what it costs that one network serves all data points, and what training would gain."""
+"""The lines of amortization: what one network for all data points costs, and what more training would gain."""
 
 import math
 
@@ -36,7 +36,7 @@ def _training(found: Measured, line: Measurement) -> list[Cause]:
 
 
 def _capacity(found: Measured, line: Measurement) -> list[Cause]:
-    """Or generalization, where on training data the best guides gain less than half as much."""
+    """Capacity; or generalization, where the best guides gain less than half as much on training data."""
     seen = amortization_gap(found.train) if found.train else None
     on_train = seen.mean().estimate if seen else math.inf
     if on_train < line.mean().estimate / 2:
@@ -54,7 +54,7 @@ def _capacity(found: Measured, line: Measurement) -> list[Cause]:
         line,
         lambda nats: (
             f"Each data point's own best guide gains {nats:.2f} nats more than a guide that was trained further: the "
-            "networks cannot give it."
+            "networks cannot produce it."
         ),
         "Widen or deepen the encoder, or refine its output for each data point.",
     )

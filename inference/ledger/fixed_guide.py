@@ -12,7 +12,7 @@ from ppvae.sites import log_prob_terms, sample_sites
 def amortization_undefined(pair: Pair, batch: Batch) -> str:
     """Why a pair's guide does not amortize, in words: the pair says so, or no parameter reaches the guide.
 
-    Empty where it does, or where there is no guide to speak of. Parameters count whether they are frozen or not.
+    Empty if it does, or if the guide has no sites. Parameters count whether they are frozen or not.
 
     Args:
         pair: the model and guide.

@@ -1,7 +1,7 @@
-"""A guide with parameters of each data point's own: the amortized one's distributions, of the same families, moved.
+"""A guide with parameters for each data point: the amortized guide's distributions, moved within their families.
 
 The parameters travel with the data, as further entries of the batch. So the pair of a model and such a guide is a pair
-like any other: it is trained, measured and annealed from by the same code.
+like any other: the same code trains it, measures it and anneals from it.
 """
 
 from contextlib import suppress
@@ -36,11 +36,11 @@ LOCATION_SPREAD, SPREAD = 2.0, 0.5
 class LocalGuide(Pair):
     """A pair whose guide's distributions are moved, for each data point, by offsets that are part of its batch.
 
-    Argument a of a site's distribution becomes `T(T^-1(a) + offset)`, with T the bijection from the reals onto what a
-    may be: scales are multiplied. Locations are shifted in units of the scale, so that a step means as much for a
-    latent known to a thousandth as for one known to a third. Offsets of zero give the guide as it was. Of a transformed
-    distribution (a flow) the base's arguments are moved, of a mixture its weights and its components'. Where a site
-    depends on others, so do its arguments, and the offset is the same wherever they are.
+    Argument a of a site's distribution becomes `T(T^-1(a) + offset)`, with T the bijection from the reals onto the
+    values of a: scales are multiplied. Locations are shifted in units of the scale, so that a step means as much for a
+    latent known to a thousandth as for one known to a third. Offsets of zero leave the guide as it was. In a
+    transformed distribution (a flow) the base's arguments are moved, in a mixture its weights and its components'
+    arguments. Where a site depends on others, so do its arguments, and the offset is the same at all their values.
 
     Args:
         pair: the model and guide; its parameters are shared.
@@ -80,7 +80,7 @@ class LocalGuide(Pair):
         return {name: parameter.new_zeros(len(first), *shape) for name, shape in self.shapes.items()}
 
     def about(self, batch: Batch) -> dict[str, Tensor]:
-        """Offsets drawn about none: other places to start from."""
+        """Offsets drawn around zero: other places to start from."""
 
         def spread(name: str) -> float:
             return LOCATION_SPREAD if name.rpartition(SEPARATOR)[2] in LOCATIONS else SPREAD

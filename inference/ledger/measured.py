@@ -1,4 +1,4 @@
-"""What was measured of a pair for its ledger; the lines follow from it."""
+"""What was measured about a pair for its ledger; the lines follow from it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from ppvae.inference.runtime.records import Evidence, Measurement
 
 @dataclass(frozen=True)
 class Measured:
-    """All that was measured of a pair on a data set, per data point and with standard errors.
+    """All that was measured about a pair on a data set, per data point and with standard errors.
 
     Attributes:
         pair: the name of the pair's class.
@@ -36,5 +36,5 @@ class Measured:
     notes: Mapping[str, str] = field(default_factory=dict)
 
     def best_of_family(self) -> Measurement | None:
-        """The ELBO of the best guide of its family: the refined one, or of a guide that learns nothing itself."""
+        """The ELBO of the best guide of its family: the refined one, or, if the guide learns nothing, the guide."""
         return self.elbo if self.amortization_undefined else self.measured.get("elbo_refined")

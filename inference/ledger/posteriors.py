@@ -1,6 +1,6 @@
 """Draws from the posterior of each data point: the guide's, or by ways that come closer to it.
 
-Each way is a function of a pair at rest (inside `measuring`), N data points, the number of draws, settings of annealing
+Each way is a function of a pair in eval mode (inside `measuring`), N data points, the number of draws, settings of AIS
 and whether to show bars, and returns `Draws`; `DRAWN_BY` lists them.
 """
 
@@ -38,7 +38,7 @@ class Draws:
 
     Attributes:
         latents: of the guide's sites by name, `[S, N, *event]`.
-        log_q: log probability of each draw under the pair's guide, whoever drew it, `[S, N]`, in nats.
+        log_q: log probability of each draw under the pair's guide, however it was drawn, `[S, N]`, in nats.
         quality: diagnostics of the draws by name, `[N]`.
     """
 
@@ -53,9 +53,9 @@ def guided(pair: Pair, batch: Batch, num_samples: int, annealing: AIS | None, pr
 
 
 def resampled(pair: Pair, batch: Batch, num_samples: int, annealing: AIS | None, progress: bool) -> Draws:
-    """Draws from the guide, chosen by their importance weights, with the tail of these smoothed.
+    """Draws from the guide, chosen by their Pareto-smoothed importance weights.
 
-    Of `20 S` candidates S are taken, with replacement, as often as `S w~` says (systematic resampling, in a random
+    Of `20 S` candidates S are taken with replacement, each `S w~` times on average (systematic resampling, in a random
     order). As the number of candidates grows the draws become the posterior's, with an error of the order of
     `chi^2(posterior || q) / (20 S)`. Wrong where k-hat is above 0.7; where `ess` is below S, many draws are copies of
     one another; and a mode that the guide never visits leaves no trace.
@@ -64,7 +64,7 @@ def resampled(pair: Pair, batch: Batch, num_samples: int, annealing: AIS | None,
     for systematic resampling; Vehtari et al. 2024 (arXiv:1507.02646) for the smoothing.
 
     Returns:
-        Draws with `khat`, of the candidates' weights, and `ess`, `1 / sum w~^2` of the smoothed ones, at most 20 S.
+        Draws with `khat`, of the candidates' weights, and `ess`, `1 / sum w~^2` of the smoothed weights, at most 20 S.
     """
 
     def measure(index: Any, num_candidates: int, at_once: int) -> dict[str, Tensor]:
@@ -113,19 +113,19 @@ def refined(pair: Pair, batch: Batch, num_samples: int, annealing: AIS | None, p
 
 
 def annealed(pair: Pair, batch: Batch, num_samples: int, annealing: AIS | None, progress: bool) -> Draws:
-    """The last states of chains annealed to the posterior, one for each draw, chosen by their weights.
+    """The last states of annealed importance sampling, one for each draw, chosen by their weights.
 
     Chains are resampled for each data point (systematically, in a random order): evenly weighted ones all stay. Wrong
-    where `ess` is a small part of S: then a few chains, in many copies, are all there is, and more temperatures are
-    needed. A mode that neither guide nor prior leads to is not visited.
+    where `ess` is a small part of S: then the draws are many copies of a few chains, and more temperatures are needed.
+    A mode that neither guide nor prior leads to is not visited.
 
     Source: Neal 2001 (arXiv:physics/9803008).
 
     Args:
-        annealing: the settings, `AIS()` if None; the number of chains is that of the draws, whatever they say.
+        annealing: the settings, `AIS()` if None; the number of draws replaces their number of chains.
 
     Returns:
-        Draws with `ess`, the effective sample size of the chains' weights, at most S.
+        Draws with `ess`, the effective sample size of the AIS weights, at most S.
 
     Raises:
         ppvae.ContractError: a latent that is discrete (its site is named), or none at all.
@@ -152,7 +152,7 @@ class Way:
         about: which draws of z it gives, for the docs.
         quality: the names of its diagnostics, per data point.
         needs_density: whether the pair must have a density that can be measured.
-        anneals: whether it takes settings of annealing.
+        anneals: whether it takes settings of AIS.
     """
 
     draw: Callable[[Pair, Batch, int, AIS | None, bool], Draws]
@@ -184,7 +184,7 @@ def way_named(posterior: str, annealing: AIS | None) -> Way:
     """The way of that name.
 
     Raises:
-        ValueError: there is none, or settings of annealing for what is not annealed.
+        ValueError: there is none, or it takes no settings of AIS and some were given.
     """
     if posterior not in DRAWN_BY:
         raise ValueError(f"posterior: found {posterior!r}, expected one of {tuple(DRAWN_BY)}")
@@ -214,12 +214,12 @@ def log_q_of(pair: Pair, batch: Batch, latents: Mapping[str, Tensor], num_sample
 
 
 def systematic(probability: Tensor, num: int) -> Tensor:
-    """Indices `[num, N]` in which k comes `num p_k` times on average, and never one more or less than that, shuffled.
+    """Indices `[num, N]` in which k comes `num p_k` times on average and never off by one or more, shuffled.
 
     Source: Carpenter et al. 1999, IEE Proceedings 146(1).
 
     Args:
-        probability: `[K, N]`, of the sum 1 over K.
+        probability: `[K, N]`, with sum 1 over K.
         num: how many.
 
     Example:
@@ -237,7 +237,7 @@ def systematic(probability: Tensor, num: int) -> Tensor:
 def _by_chunks(
     pair: Pair, batch: Batch, num_samples: int, draw: Callable[[Batch, int], dict[str, Tensor]], progress: bool
 ) -> Draws:
-    """What `draw` draws for the data points of a chunk, for all of them."""
+    """What `draw` draws for all data points, chunk by chunk."""
 
     def measure(points: Batch, num_particles: int, at_once: int) -> dict[str, Tensor]:
         pieces = [draw(points, size) for size in sizes(num_particles, at_once)]
@@ -262,7 +262,7 @@ def _run_guide(pair: Pair, batch: Batch, num: int) -> dict[str, Tensor]:
 
 
 LATENT = "latent "
-"""What the names of latents begin with, among other results."""
+"""The prefix of the names of latents among other results."""
 
 
 def _named(latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -270,7 +270,7 @@ def _named(latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _taken(values: Mapping[str, Tensor], chosen: Tensor) -> dict[str, Tensor]:
-    """Those of values `[K, B, ...]` that have the chosen indices `[S, B]`: `[B, S, ...]`."""
+    """The values `[K, B, ...]` at the chosen indices `[S, B]`: `[B, S, ...]`."""
     columns = torch.arange(chosen.shape[1], device=chosen.device)
     return {name: t[chosen, columns].transpose(0, 1) for name, t in values.items()}
 

@@ -23,7 +23,7 @@ from ppvae.refusals import ContractError
 from ppvae.sites import sample_sites
 
 SELECTION_SAMPLES = 100
-"""Draws on which the starts are compared; what is reported comes from others."""
+"""Draws on which the starts are compared; the reported ELBO comes from others."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class Refined:
 
 
 def refine(pair: Pair, batch: Batch, settings: Ascent, restarts: int, progress: bool) -> Refined:
-    """Ascends the ELBO of each data point from its amortized guide, and from `restarts` places about it.
+    """Ascends the ELBO of each data point from its amortized guide, and from `restarts` points around it.
 
-    What is best on samples of its own is kept, and the amortized guide where nothing is better; so, measured on fresh
-    samples, the ELBO never falls below the amortized one but for noise.
+    The best on separate samples is kept, or the amortized guide where nothing is better; so, measured on fresh samples,
+    the ELBO never falls below the amortized one, up to noise.
     """
     local = LocalGuide(pair, to_pair(rows(batch, slice(2)), pair))
     if not local.shapes:
@@ -103,7 +103,7 @@ def _objective(local: LocalGuide, batch: Batch, num_particles: int) -> Objective
     try:
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             objective(two, points)
-    except ContractError:  # with gradients stopped, the density of the draws is no longer known: a planar flow's
+    except ContractError:  # with gradients stopped, the density of a planar flow's draws is no longer known
         return ELBO(num_particles).prepared(local, local.with_offsets(points, local.zeros(points)))
     return objective
 

@@ -28,10 +28,10 @@ count as still rising."""
 def refitted(
     pair: Pair, train: Any, steps: int, transform: Callable[[Any], Any] | None, seed: int, progress: bool
 ) -> Iterator[str]:
-    """The pair, inside, with its guide trained further on `train` by the ELBO, the model as it is; outside, as before.
+    """For the block, trains the pair's guide further on `train` by the ELBO, with the model frozen; then restores it.
 
-    Parameters that the guide shares with the model stay as they are. Yields a note: that the bound was still rising,
-    that the guide has nothing of its own to train, or an empty one.
+    Parameters that the guide shares with the model are frozen too. Yields a note: that the bound was still rising, that
+    the guide has nothing of its own to train, or an empty one.
     """
     two = rows(as_batch(train), slice(2))
     with evaluating(pair, seed):
@@ -48,7 +48,7 @@ def refitted(
         for p in frozen:
             p.requires_grad_(False)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".* was not registered in the param store")  # Pyro's, of what is frozen
+            warnings.filterwarnings("ignore", ".* was not registered in the param store")  # Pyro's, of frozen ones
             run = fit(
                 pair,
                 train,
@@ -62,7 +62,7 @@ def refitted(
             )
         pair.load_state_dict({name: state[name] for name in statistics if name in state}, strict=False)
         rising = is_rising(torch.as_tensor(run.history["bound_per_step"]))
-        yield f"still rising after {steps} steps, so that more training would gain more" if rising else ""
+        yield f"still rising after {steps} steps, so more training would gain more" if rising else ""
     finally:
         for p in frozen:
             p.requires_grad_(True)

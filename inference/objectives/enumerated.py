@@ -50,8 +50,8 @@ class EnumeratedELBO(MeanOverDraws):
         for name, site in sample_sites(joint.guide, observed=False).items():
             if torch.is_grad_enabled() and not reparameterized(site["fn"]) and not is_enumerated(site):
                 raise ContractError(
-                    f"guide site '{name}': found {family(site['fn'])}, which can neither be enumerated as one site "
-                    "nor has a reparameterized gradient, expected one or the other; use ELBO(num_particles=2) or VIMCO"
+                    f"guide site '{name}': found {family(site['fn'])}, which can be neither enumerated as one site "
+                    "nor reparameterized, expected one or the other; use ELBO(num_particles=2) or VIMCO"
                 )
         value = expected_log_weight(joint).mean(0)
         return value, value.mean()

@@ -18,11 +18,11 @@ FORMAT = "ppvae 1"
 
 
 class CheckpointError(ValueError):
-    """A file that is damaged, foreign, or of another pair or run."""
+    """A file that is damaged, foreign, or from another pair or run."""
 
 
 def save(pair: Pair, path: str | Path) -> None:
-    """Writes a pair's parameters, buffers and `example` to a safetensors file, over an old one whole or not at all.
+    """Writes a pair's parameters, buffers and `example` to a safetensors file; an old one is replaced in one piece.
 
     Args:
         pair: its `state_dict` and `example` are written. The file does not say how to build the pair: keep the code.
@@ -43,7 +43,7 @@ def save(pair: Pair, path: str | Path) -> None:
 def load(pair: Pair, path: str | Path) -> None:
     """Reads into `pair` what `save` wrote, or the latest parameters, buffers and `example` in a checkpoint of `fit`.
 
-    Where that keeps an average of the parameters, it is read.
+    If the checkpoint keeps an average of the parameters, the average is read.
 
     Args:
         pair: of the same architecture as the one saved; it stays on its device.
@@ -51,8 +51,8 @@ def load(pair: Pair, path: str | Path) -> None:
 
     Raises:
         FileNotFoundError: no such file.
-        CheckpointError: the file is damaged or foreign, or the pair's tensors differ in name, shape or type (those
-            that do are named). The pair is untouched then.
+        CheckpointError: the file is damaged or foreign, or the pair's tensors differ in name, shape or type (the
+            differing ones are named). The pair is then untouched.
     """
     tensors, about = read(path)
     state = unprefixed("pair", tensors) | unprefixed("average", tensors)
@@ -63,14 +63,14 @@ def load(pair: Pair, path: str | Path) -> None:
 
 
 def example_of(pair: Pair) -> tuple[dict[str, Tensor], str]:
-    """A pair's `example` as tensors for a file, and its kind of batch; an empty word where there is none."""
+    """A pair's `example` as tensors for a file, and its kind of batch; an empty string if there is none."""
     if pair.example is None:
         return {}, ""
     return tensors_of(pair.example), type(pair.example).__name__
 
 
 def as_example(tensors: dict[str, Tensor], kind: str) -> Batch:
-    """The `example` that `example_of` made tensors of."""
+    """The `example` that `example_of` turned into tensors."""
     if kind == "dict":
         return tensors
     in_order = tuple(tensors[str(i)] for i in range(len(tensors)))
@@ -96,7 +96,7 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises:
         FileNotFoundError: no such file.
-        CheckpointError: the file is truncated, or no safetensors file, or not one of ppvae's.
+        CheckpointError: the file is truncated, not a safetensors file, or not one of ppvae's.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -116,14 +116,14 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def check_same(path: str | Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Refuses a file whose settings differ from those at hand; each difference is named."""
+    """Refuses a file whose settings differ from the expected ones; each difference is named."""
     old, new = _flat(found), _flat(expected)
     if names := [name for name in old | new if old.get(name) != new.get(name)]:
         listed = [f"{name}: found {old.get(name, 'none')}, expected {new.get(name, 'none')}" for name in names[:8]]
         more = [f"and {len(names) - 8} more"] if len(names) > 8 else []
         raise CheckpointError(
-            f"{path} is of another pair or run: {'; '.join(listed + more)}. "
-            "Give what it was written with, or use another file"
+            f"{path} is from another pair or run: {'; '.join(listed + more)}. "
+            "Use the pair and settings it was written with, or another file"
         )
 
 

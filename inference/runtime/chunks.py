@@ -1,6 +1,6 @@
 """Measuring a data set in bounded memory: chunks of data points, and of particles within them.
 
-A chunk holds few data points with many particles each, because encoders see a data point once a chunk.
+A chunk holds few data points with many particles each, because encoders see a data point once per chunk.
 """
 
 import math
@@ -24,11 +24,11 @@ CPU_ELEMENTS, GPU_ELEMENTS = 22_000_000, 4_000_000_000
 """Elements of all tensors made for one chunk. On a CPU, more would overflow the caches and slow the allocator."""
 
 LEAST_POINTS = 10
-"""Data points in a chunk at least, so that they share what is done once a chunk."""
+"""The fewest data points in a chunk, so that they share the work done once per chunk."""
 
 
 class Kept(Protocol):
-    """Where the results of the chunks that are done are kept."""
+    """A store for the results of finished chunks."""
 
     def load(self) -> dict[str, Tensor]: ...
     def save(self, found: dict[str, Tensor]) -> None: ...
@@ -40,7 +40,7 @@ Measure = Callable[[Batch, int, int], dict[str, Tensor]]
 
 @contextmanager
 def evaluating(pair: Pair, seed: int | None) -> Iterator[None]:
-    """Evaluation mode without gradients and argument checks; with a seed, generators of its own. All undone afterwards.
+    """Evaluation mode without gradients and argument checks; with a seed, its own generators. All is undone afterwards.
 
     Each of several processes draws different noise.
     """
@@ -127,7 +127,7 @@ def _concatenated(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def chunk_rows(pair: Pair, batch: Batch, measure: Measure, cpu_elements: int, gpu_elements: int) -> int:
-    """How many rows (particles times data points) a chunk may hold, by the tensors that one row makes."""
+    """How many rows (particles times data points) a chunk may hold, given the tensors made for one row."""
     two_rows = rows(batch, torch.zeros(2, dtype=torch.long))
     counts = []
     for num in (1, 2):

@@ -46,14 +46,14 @@ def _inside_support(pair: Pair, batch: Batch, num_particles: int, at_once: int) 
         except NotImplementedError:  # a distribution of the user's own need not have one
             continue
         found = support.check(site["value"])
-        for _ in range(len(site["fn"].event_shape) - support.event_dim):  # pyro.factor's
+        for _ in range(len(site["fn"].event_shape) - support.event_dim):  # for pyro.factor
             found = found.all(-1)
         inside[name] = found.expand(torch.broadcast_shapes(found.shape, (1, num_rows(batch)))).flatten(0, -2).all(0)
     return inside
 
 
 def finite(found: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Returns what was found if every estimate is finite; otherwise names the row that is not."""
+    """Returns what was found if every estimate is finite; otherwise an error names the row that is not."""
     if (row := first_bad_row(found["estimate"])) is not None:
         raise ValueError(
             f"data: found an estimate of {found['estimate'][row].item()} nats at row {row}, expected a finite one; "

@@ -22,7 +22,7 @@ from ppvae.internals import tree_flatten, tree_leaves, tree_unflatten
 from ppvae.pair import Pair
 
 FEW = 100_000
-"""Parameters up to which one thread updates faster than several, which a fused optimizer wakes for each tensor."""
+"""Parameters up to which one thread updates faster than several, as a fused optimizer wakes them for each tensor."""
 
 
 class CompiledStep:
@@ -65,7 +65,7 @@ class CompiledStep:
 
     @torch.no_grad()
     def __call__(self, batch: Batch, step: float, share: float, before: Sequence[Tensor]) -> float | None:
-        """Takes the step; arguments and result as those of `Update`."""
+        """Takes the step; arguments and result as for `Update`."""
         report, *found = self._program(*self._state_leaves, *tree_leaves(self._changing(batch, step)))
         if self._advance is None:
             return self._update(report[0], self._per_parameter(found), step, share, before)
@@ -84,7 +84,7 @@ class CompiledStep:
         return [schedules, self._at.fill_(step), batch]
 
     def _number(self, value: float) -> Tensor:
-        return torch.tensor(value, device=self._device)  # a CUDA graph would not read a number on the host again
+        return torch.tensor(value, device=self._device)  # a CUDA graph would not reread a number from the host
 
     def _step(self, *leaves: Tensor) -> list[Tensor]:
         """What is compiled: returns the mean bound with a sum that shows whether all is finite, and the gradients."""

@@ -1,6 +1,6 @@
 """Expectation maximization for mixtures: full batch, hard, and streaming.
 
-A mixture takes part by the methods of `EMMixture`; nothing here knows what its components are.
+A mixture takes part through the methods of `EMMixture`; nothing here knows what its components are.
 """
 
 import copy
@@ -23,19 +23,19 @@ EMPTY = 1e-3  # a component that owns less than this many data points is empty
 
 
 class Statistics(Protocol):
-    """What a mixture needs to know of data, per component."""
+    """The sufficient statistics of data, per component."""
 
     weight: Tensor
 
     def pool(self, other: Any, share: float) -> Any:
-        """The moments of data of which `share` are the other's and `1 - share` these."""
+        """The moments of both pooled, with `share` of the other's data and `1 - share` of these."""
 
     def reseed(self, components: Tensor, points: Tensor) -> Any:
         """These moments with `components` `[M]` moved to `points` `[M, D]`."""
 
 
 class EMMixture(Protocol):
-    """What EM asks of a mixture; `ppvae.models.GaussianMixture` says what each method does."""
+    """What EM needs of a mixture; `ppvae.models.GaussianMixture` says what each method does."""
 
     num_components: int
     means: Any
@@ -99,13 +99,13 @@ def fit_em(
         data: N data points `[N, D]`, a tensor or array.
         init: "k-means++" or "random" (C of the data points become means, each point is assigned to the nearest, one
             M-step), the means `[C, D]` (likewise), or "current" (the mixture as it is).
-        restarts: how many starts to try; the likeliest end is kept.
+        restarts: how many starts to try; the one that ends at the highest likelihood is kept.
         max_iterations: of each restart.
         tolerance: stop when the mean log likelihood changes by no more than this, in nats.
         covariance_floor: added to variances in each M-step, in squared units of the data; scikit-learn's `reg_covar`.
         hard: hard EM.
         update: which of "weights", "means" and "covariances" to learn.
-        seed: restart i draws its start by `seed + i`.
+        seed: restart i draws its start from `seed + i`.
         progress: show a bar.
 
     Raises:
@@ -124,9 +124,7 @@ def fit_em(
     """
     x = _points(data)
     if restarts < 1 or (restarts > 1 and init not in ("k-means++", "random")):
-        raise ValueError(
-            f"restarts: found {restarts} with init={init!r}, expected 1, or more with a start drawn by seed"
-        )
+        raise ValueError(f"restarts: found {restarts} with init={init!r}, expected 1, or more with a random start")
     if not update or not set(update) <= set(PARAMETERS):
         raise ValueError(f"update: found {update!r}, expected a list of some of {', '.join(PARAMETERS)}")
     best, best_state, finals = EMResult(), None, []
@@ -170,7 +168,7 @@ def _climb(
         bar.update()
         if not moved:
             _check_climbed(iteration, before, after, least_gain, mixture.means.dtype)
-            if abs(after - before) <= tolerance:  # what the floor costs may hide a gain that is still to come
+            if abs(after - before) <= tolerance:  # the floor's cost may hide a gain still to come
                 result.converged = True
                 break
     return result
@@ -200,7 +198,7 @@ def fit_streaming_em(
     """Trains a mixture by EM, in place, on data that come in batches and are never in memory together.
 
     After batch k the moments are `s = (1 - k^-a) s + k^-a s_batch`, pooled as means and covariances so that no digits
-    are lost, and an M-step follows. With `1/2 < a <= 1` this finds a stationary point of the likelihood, as full-batch
+    cancel, and an M-step follows. With `1/2 < a <= 1` this finds a stationary point of the likelihood, as full-batch
     EM does; after finitely many batches some noise is left, about that of the last `k^a` of them. The start comes from
     the first batch alone: batches should be random draws of the data, with many points for each component.
 
@@ -208,8 +206,8 @@ def fit_streaming_em(
 
     Args:
         mixture: a `ppvae.models.GaussianMixture`. Computed in float64, whatever its dtype, on its device.
-        batches: an iterable of tensors or arrays `[B, D]` (of a tuple, as a `DataLoader` gives, the first), or one
-            tensor or array `[N, D]`, which is shuffled for each epoch.
+        batches: an iterable of tensors or arrays `[B, D]` (or of tuples, such as a `DataLoader` gives, whose first
+            entry is used), or one tensor or array `[N, D]`, which is shuffled for each epoch.
         batch_size: B, for one tensor or array.
         epochs: passes over `batches`.
         init: as for `fit_em`, on the first batch.
@@ -251,7 +249,7 @@ def fit_streaming_em(
             step = mixture.e_step(x)
             result.history.append(step.log_likelihood.mean().item())
             k = result.num_iterations = len(result.history)
-            share = k**-step_exponent * min(1.0, len(x) / first_size)  # a ragged last batch counts for what it is
+            share = k**-step_exponent * min(1.0, len(x) / first_size)  # a smaller last batch counts for less
             moments = step.moments if moments is None else moments.pool(step.moments, share)
             moments, moved = _reseed(moments, step.log_likelihood, x)
             result.reseeded += [(k, component) for component in moved]
@@ -259,14 +257,14 @@ def fit_streaming_em(
         if len(result.history) == before:
             raise ValueError(
                 f"batches: found none in epoch {epoch} of {epochs}, expected some in each; "
-                "an iterator can be read once only: pass a list, a DataLoader or a tensor"
+                "an iterator can be read only once: pass a list, a DataLoader or a tensor"
             )
     _warn_reseeded(result)
     return result
 
 
 class _Shuffled:
-    """Batches of a tensor in random order, another one each time it is iterated over."""
+    """Batches of a tensor in random order, a new one at each iteration over it."""
 
     def __init__(self, x: Tensor, batch_size: int | None, seed: int):
         if batch_size is None or batch_size < 1:

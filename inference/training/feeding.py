@@ -1,7 +1,7 @@
-"""The data points of each step: from the device where they all fit there, else fetched ahead of its steps.
+"""The data points of each step: taken from the device if the data fit there, else fetched ahead of the step.
 
 Data that would take most of a GPU's free memory stay on the host. While the GPU takes a step, the data points of the
-next one are gathered in pinned memory, and copied on a stream of their own.
+next one are gathered in pinned memory and copied on a stream of their own.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ ROOM = 0.5
 """The share of a GPU's free memory that data may take; the rest is for the steps."""
 
 Feed: TypeAlias = Callable[[Tensor, Tensor], Batch]
-"""`(index of a step's data points, index of the next step's or none) -> the step's, on the device`."""
+"""`(index of a step's data points, index of the next step's or none) -> the step's data points, on the device`."""
 
 
 def placed(data: Batch, device: torch.device) -> Batch:
@@ -30,7 +30,7 @@ def placed(data: Batch, device: torch.device) -> Batch:
 
 
 def feed(data: Batch, device: torch.device) -> Feed:
-    """The function that gives each step its data points, wherever `placed` has put them."""
+    """The function that gives each step its data points, wherever `placed` put them."""
     if {t.device for t in tensors(data).values()} == {device}:
         return lambda index, following: map_batch(lambda t: t.index_select(0, index), data)
     return Ahead(data, device)
@@ -54,7 +54,7 @@ class Ahead:
         now.wait_stream(self._stream)
         for t in tensors(batch).values():
             if t.is_cuda:
-                t.record_stream(now)  # of the other stream, which must not reuse its memory before this one is done
+                t.record_stream(now)  # from the other stream, which must not reuse its memory before this one is done
         self._next = (following, self._pool.submit(self._fetch, following)) if len(following) else None
         return batch
 

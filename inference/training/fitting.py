@@ -54,11 +54,11 @@ def fit(
     `theta <- theta + lr * schedule(step / steps) * direction(gradient of the surrogate on a minibatch)`. Each epoch
     goes once through the data in a fresh order; its last batch may be smaller and is run as it is.
 
-    The data are checked whole before the first step. A non-finite step is not applied and ends training. Ctrl-C ends
-    it too, between two steps, and the result says so. Random numbers come from generators seeded by `seed`; on a CPU
-    denormals are flushed; the caller's generators, denormal setting and the pair's mode are put back at the end.
-    On a CPU the same seed, and resuming, give the same parameters bit for bit, for the same number of threads; on a
-    GPU as far as its kernels are deterministic.
+    All data are checked before the first step. A non-finite step is not applied and ends training. Ctrl-C ends it too,
+    between two steps, and the result says so. Random numbers come from generators seeded by `seed`; on a CPU denormals
+    are flushed; the caller's generators, denormal setting and the pair's mode are restored at the end. On a CPU the
+    same seed gives the same parameters bit for bit, also after resuming, for the same number of threads; on a GPU as
+    far as its kernels are deterministic.
 
     What it maximizes is a bound: a higher one can mean a better model or a tighter guide. `ppvae.gap` tells which.
     For a loop of your own, `ppvae.Trainer` takes the same steps.
@@ -66,7 +66,7 @@ def fit(
     Source: Kingma & Welling 2014 (arXiv:1312.6114); Kingma & Ba 2015 (arXiv:1412.6980) for Adam.
 
     Args:
-        pair: whose parameters are learned, those with `requires_grad`.
+        pair: its parameters with `requires_grad` are learned.
         data: N data points: a tensor or array, or a tuple or dict of them sharing dimension 0.
         objective: what to maximize; `ELBO()` if not given.
         epochs: how many times to go through the data. Either this or `steps`.
@@ -78,22 +78,22 @@ def fit(
         schedule: from the fraction of steps done, in [0, 1), to a factor on the learning rate. Decay to a tenth is
             `lambda done: 0.1**done`.
         seed: of minibatches and all other draws; not negative.
-        device: where to train; pair and data are moved there, and the pair stays. Not given: where the pair is. Data
-            that would take over half of a GPU's free memory stay on the host, and are fetched ahead of each step.
+        device: where to train; pair and data are moved there, and the pair stays. By default where the pair is. Data
+            that would take over half of a GPU's free memory stay on the host and are fetched ahead of each step.
         transform: applied to each minibatch of `data`; `torch.bernoulli` makes dynamic binarization.
-        held_out: data whose bound is computed after each epoch; or `HeldOut(data, ...)`, to stop by it, or to keep the
+        held_out: data whose bound is computed after each epoch; or `HeldOut(data, ...)`, to stop early, or to keep the
             best epoch's parameters.
         callbacks: called after each epoch with the `Fit` so far. One that raises `StopIteration` ends training.
         progress: show a bar.
         compile: run a step as one compiled program, the same estimator with the same noise several times faster, after
-            some seconds of compiling. "auto": where there are at least 10,000 steps, on a CPU. What Python decides in
-            the model or the guide (a branch, a loop) is decided once, when the step is traced. What cannot be compiled
-            goes on uncompiled, with a warning that says why. The first step, and smaller batches, are not compiled.
-        checkpoint: a file to keep the training in, written after each epoch and on Ctrl-C, an old one being replaced;
-            or `Checkpoint(path, every=...)`, to write it within epochs, too.
+            some seconds of compiling. "auto": for at least 10,000 steps on a CPU. What Python decides in the model or
+            the guide (a branch, a loop) is decided once, when the step is traced. What cannot be compiled runs
+            uncompiled, with a warning that says why. The first step, and smaller batches, are not compiled.
+        checkpoint: a file that keeps the state of training, written after each epoch and on Ctrl-C, in place of an old
+            one; or `Checkpoint(path, every=...)`, to write it within epochs, too.
         resume: go on from `checkpoint` if it exists. A completed run without a schedule may be given more epochs.
         options: how a step is taken: clipping, an average of the parameters, mixed precision, several processes; see
-            `StepOptions`. Where an average is kept, the pair ends as it.
+            `StepOptions`. If an average is kept, the pair ends with its values.
 
     Returns:
         Fit: history, why training ended, and the pair itself.
@@ -102,7 +102,7 @@ def fit(
         ppvae.ContractError: the pair breaks the contract.
         ValueError: bad data (the index is named), a data point outside the support of the model, or an argument out
             of range.
-        CheckpointError: the file to resume from is damaged, or of another run; the pair is untouched.
+        CheckpointError: the file to resume from is damaged, or from another run; the pair is untouched.
         NonFiniteError: a step gave NaN or infinity; the message names the site, and its `fit` holds the history.
 
     Example:
@@ -167,18 +167,18 @@ def _check_length(epochs: int | None, steps: int | None, batch_size: int) -> Non
 
 
 def _is_long(num_steps: int, pair: Pair, device: torch.device | str | None) -> bool:
-    """Whether compiling is likely to pay."""
+    """Whether compiling is likely to pay off."""
     where = next(pair.parameters(), torch.empty(0)).device if device is None else torch.device(device)
     return num_steps >= AUTO_COMPILE_STEPS and where.type == "cpu"
 
 
 def _check_same_data(group: Processes, data: Batch) -> None:
-    """Refuses data that differ from process to process."""
+    """Refuses data that differ between processes."""
     prints = group.gather(fingerprint(data))
     if (other := next((rank for rank, found in enumerate(prints) if found != prints[0]), None)) is not None:
         raise ValueError(
             f"data: found {prints[other]} in process {other} and {prints[0]} in process 0, expected the same in all, "
-            "as each batch is shared among them; seed what makes the data"
+            "as each batch is shared among them; seed what generates the data"
         )
 
 
@@ -216,7 +216,7 @@ def _check_support(
             if (why := _refusal(pair, objective, rows(points, slice(row, row + 1)))) is not None:
                 raise ValueError(
                     f"{name}: found data point {start + row} outside the model's support ({why}), expected one that "
-                    "the likelihood can give; check its range and type, or choose another likelihood"
+                    "the likelihood can produce; check its range and type, or choose another likelihood"
                 )
         raise ValueError(
             f"{name}: found a log weight that is not finite among data points {start} to {start + size} ({reason})"
@@ -225,7 +225,7 @@ def _check_support(
 
 @torch.no_grad()
 def _refusal(pair: Pair, objective: Objective, points: Batch) -> str | None:
-    """Why the pair has no finite log weight for these data points, if it has not."""
+    """Why the pair has no finite log weight for these data points; None if it has one."""
     try:
         log_w = as_objective(objective).probe(pair, points)
     except ValueError as error:

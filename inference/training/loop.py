@@ -32,7 +32,7 @@ logger = logging.getLogger("ppvae")
 
 @dataclass(repr=False)
 class Fit:
-    """What training did.
+    """The result of training.
 
     Attributes:
         pair: the trained pair.
@@ -40,7 +40,7 @@ class Fit:
         history: arrays. Per epoch: `bound` (mean value of the objective over the epoch's steps) and, if asked for,
             `held_out`, both in nats per data point; `learning_rate` (of its last step); `seconds` (since the start).
             Per step: `bound_per_step`.
-        epochs: how many were done, a last one cut short included.
+        epochs: how many were done, including a last one cut short by `steps`.
         steps: how many were done.
         seconds: how long they took.
         stopped: why training ended: "completed", "patience", "callback", "interrupted" or "non-finite"; empty while
@@ -69,7 +69,7 @@ class Fit:
 
 @dataclass(kw_only=True)
 class Training:
-    """One run of training: a trainer, what its steps are taken on, and the state besides the trainer's.
+    """One run of training: a trainer, the data for its steps, and the state besides the trainer's.
 
     Attributes:
         trainer: takes the steps.
@@ -78,10 +78,10 @@ class Training:
         num_steps: how many steps there are to be.
         schedule: that of `fit`, from the fraction of steps done; the trainer has its own.
         transform: applied to each minibatch.
-        held_out: what to do with held-out data, which are a batch by now.
+        held_out: the held-out data, already a batch, and what to do with them.
         checkpoint: where to keep the run.
         callbacks: called after each epoch.
-        epoch: how many are done, as the other attributes below are so far.
+        epoch: how many are done. This and the attributes below change during the run.
         stopped: as in `Fit`.
         seconds: of training.
         history: as in `Fit`, in lists.
@@ -208,7 +208,7 @@ class Training:
             self._save()
 
     def _call_back(self) -> bool:
-        """Whether a callback wants to stop; with several processes, the first one's are called."""
+        """Whether a callback wants to stop; with several processes, only process 0 calls them."""
         try:
             for callback in self.callbacks:
                 callback(self.result())
@@ -217,7 +217,7 @@ class Training:
         return False
 
     def _judge(self) -> None:
-        """Keeps the state if it is the best so far, and says whether training is over."""
+        """Keeps the state if it is the best so far, and sets `stopped` if training is over."""
         if self.held_out is not None:
             best = int(np.argmax(np.nan_to_num(self.history["held_out"], nan=-math.inf)))
             since = self.epoch - 1 - best
@@ -251,7 +251,7 @@ class Training:
         """Goes on from the checkpoint, if there is one.
 
         Raises:
-            CheckpointError: the file is damaged, or of another run; nothing has been changed then.
+            CheckpointError: the file is damaged, or from another run; nothing has been changed then.
         """
         if self.checkpoint is not None and self.processes.first(Path(self.checkpoint.path).exists()):
             restore(self, self.checkpoint.path)
@@ -278,7 +278,7 @@ class Training:
         return state
 
     def set_state(self, state: State) -> None:
-        """Goes on from a state, which the settings say is of this run; refuses one of another length."""
+        """Goes on from a state whose settings match this run's; refuses one of another length."""
         run, done = state.values["run"], state.values["steps"]
         self._check_length(run, done)
         self.trainer.set_state(state)
@@ -294,7 +294,7 @@ class Training:
         if self.num_steps != run["num_steps"] and (self.schedule or cut_short or done > self.num_steps):
             raise CheckpointError(
                 f"checkpoint: found a run of {run['num_steps']} steps, {done} of them done, expected "
-                f"{self.num_steps}; another length is possible where there is no schedule, the run has not ended "
-                "within an epoch, and no more is done than asked for. Give the length it was written with, or "
+                f"{self.num_steps}; another length is possible only without a schedule, if the run has not ended "
+                "within an epoch and no more is done than asked for. Give the length it was written with, or "
                 "use another file"
             )

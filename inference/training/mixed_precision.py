@@ -19,10 +19,10 @@ from ppvae.pair import Pair
 def networks_in(dtype: torch.dtype | None, found: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
     """Runs networks under `torch.autocast`; what they return is float32 again. Without a dtype it does nothing.
 
-    Distributions are made, sampled and scored outside, so a log probability loses digits through its arguments alone.
+    Distributions are made, sampled and scored outside, so a log probability loses digits only through its arguments.
 
     Args:
-        dtype: of the networks' products and convolutions.
+        dtype: of the networks' matrix products and convolutions.
         found: the networks, as `networks` finds them in a pair.
         device: where they are.
     """

@@ -1,4 +1,4 @@
-"""The training step that `fit` takes, for a loop of your own too."""
+"""The training step that `fit` takes, also for a loop of your own."""
 
 import contextlib
 import logging
@@ -62,21 +62,21 @@ class Trainer:
     `theta <- theta + lr * schedule(steps done) * direction(gradient of the surrogate on a batch)`.
 
     A step runs the pair in training mode, with random numbers from generators seeded by `seed`, on a CPU with denormals
-    flushed; the caller's generators, denormal setting and the pair's mode are put back after it. Given the batches of
-    `fit`, untransformed, and its seed, n steps give the same parameters as `fit`, bit for bit. A transform's random
-    numbers are the caller's here, where `fit` draws them from the step's generators.
+    flushed; the caller's generators, denormal setting and the pair's mode are restored after it. Given the batches of
+    `fit`, untransformed, and its seed, n steps give the same parameters as `fit`, bit for bit. A transform draws its
+    random numbers from the caller's generators here, in `fit` from the step's.
 
     Source: Kingma & Welling 2014 (arXiv:1312.6114); Kingma & Ba 2015 (arXiv:1412.6980) for Adam.
 
     Args:
-        pair: whose parameters are learned, those with `requires_grad`.
+        pair: its parameters with `requires_grad` are learned.
         objective: what to maximize; `ELBO()` if not given.
         optimizer: "adam", "adamw" or "sgd"; or a function called with the list of parameters and `lr=lr`.
         lr: learning rate.
         schedule: from the number of steps done, 0 at the first, to a factor on the learning rate. (That of `fit` goes
             from the fraction done: only it knows how many steps there will be.)
         seed: of all draws; not negative.
-        device: where to train; the pair is moved there and stays. Not given: where the pair is.
+        device: where to train; the pair is moved there and stays. By default where the pair is.
         compile: run a step as one compiled program. The first step is not compiled, nor are batches of another size.
         options: how a step is taken; see `StepOptions`.
 
@@ -143,7 +143,7 @@ class Trainer:
         """The number of data points in the batches that a step is compiled for; that of the first batch, unless set."""
         self.compile_seconds = 0.0
         self.prepared: Objective | None = None
-        """The objective prepared for the pair; to be set to None where the pair may have changed otherwise."""
+        """The objective prepared for the pair; set it to None if more than parameters and modules may have changed."""
         self._modules: list[nn.Module] = []
         self._compile = compile
         self._compiled: CompiledStep | None = None
@@ -156,7 +156,7 @@ class Trainer:
         """Takes one step; Ctrl-C waits for its end.
 
         Args:
-            batch: B data points: a tensor or array, or a tuple or dict of them sharing dimension 0. Of several
+            batch: B data points: a tensor or array, or a tuple or dict of them sharing dimension 0. With several
                 processes, all give the same batch, and each takes its share of it.
 
         Returns:
@@ -194,14 +194,14 @@ class Trainer:
 
         Raises:
             FileNotFoundError: no such file.
-            CheckpointError: the file is damaged or foreign, or its settings differ from the trainer's (those that do
-                are named). Nothing has changed then.
+            CheckpointError: the file is damaged or foreign, or its settings differ from the trainer's (the differing
+                ones are named). Nothing has changed then.
         """
         restore(self, path)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """The average of the parameters, if `options.ema` keeps one, as the pair's parameters for the block."""
+        """For the block, makes the average of the parameters, if `options.ema` keeps one, the pair's parameters."""
         self.update.swap_averages()
         try:
             yield
@@ -210,7 +210,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Sets the process up for steps and puts it back afterwards; around a loop, once instead of at each step."""
+        """Sets the process up for steps and restores it afterwards; around a loop, once instead of at each step."""
         if self._running:
             yield
             return
@@ -230,7 +230,7 @@ class Trainer:
         with denormals_flushed(), own_randomness((self.seed, CHECK), self.device):
             with mode(self.pair, training=False), pyro.validation_enabled(True):
                 self.pair.check(batch)
-                self.objective(self.pair, batch)  # so that what it refuses is refused before the first step
+                self.objective(self.pair, batch)  # so that it refuses before the first step
             if self._networks is None:
                 self._networks = networks(self.pair, rows(batch, slice(1))) if self.options.autocast else []
 
@@ -272,7 +272,7 @@ class Trainer:
     def _eager_step(
         self, batch: Batch, share: float, index: Tensor, buffers: list[Tensor], randomness: dict[str, Tensor]
     ) -> float:
-        """The step, operation by operation; the batch's mean bound."""
+        """Takes the step operation by operation, and returns the batch's mean bound."""
         parameters = self.update.parameters
         gradients: list[Tensor | None] = [None] * len(parameters)
         value = torch.zeros(1, device=self.device)
@@ -287,7 +287,7 @@ class Trainer:
         return bound
 
     def _prepared(self, batch: Batch) -> Objective:
-        """The objective, knowing what it finds out about the pair, until one of the pair's modules is replaced."""
+        """The objective prepared for the pair, and prepared again when one of the pair's modules is replaced."""
         modules = list(self.pair.modules())
         if self.prepared is None or [id(m) for m in modules] != [id(m) for m in self._modules]:
             self.prepared, self._modules = as_objective(self.objective).prepared(self.pair, batch), modules
@@ -296,7 +296,7 @@ class Trainer:
     def _program(self, batch: Batch, num_points: int) -> CompiledStep | None:
         """The compiled step, where there is one for this batch.
 
-        The first step of all is not compiled, as it makes the optimizer's state, nor are batches of another size.
+        The very first step is not compiled, as it creates the optimizer's state; nor are batches of another size.
         """
         if not self._compile or self.steps == 0 or num_points != self.compiled_size:
             return None
@@ -355,7 +355,7 @@ class Trainer:
         rank = self.processes.rank
         if values["processes"] == self.processes.size:
             self._random = state.tensors[f"random{rank}"]
-        else:  # how so many share the noise is not known from a run of another number
+        else:  # a run of another number of processes does not tell how these share the noise
             self._random = self._seeded(self.seed, self.steps, rank)
 
     def _seeded(self, *seed: int) -> dict[str, Tensor]:

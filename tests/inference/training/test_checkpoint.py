@@ -256,7 +256,7 @@ def test_foreign_files_are_refused(path):
 
 def test_parameters_alone_are_no_checkpoint(path):
     save(Tiny(), path)
-    with pytest.raises(CheckpointError, match="of another pair or run"):
+    with pytest.raises(CheckpointError, match="from another pair or run"):
         train(epochs=1, checkpoint=path, resume=True)
 
 
