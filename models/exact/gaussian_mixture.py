@@ -32,7 +32,7 @@ class GaussianMixture(Pair):
 
     `log p(x) = logsumexp_c [log weight_c + log N(x; mean_c, covariance_c)]`. The exact guide is
     `p(c | x) = weight_c N(x; mean_c, covariance_c) / p(x)`, so the gap is 0 for every x. A small component can collapse
-    onto a data point and the likelihood grow without bound: `ppvae.inference.fit_em` has a floor against it, SVI none.
+    onto a data point, and the likelihood grow without bound: `ppvae.inference.fit_em` has a floor against it, SVI none.
 
     Source: Dempster, Laird & Rubin 1977; McLachlan & Peel 2000.
 
@@ -198,7 +198,7 @@ class GaussianMixture(Pair):
             tril, failed = covariances.sqrt(), ~(covariances > 0)
         if failed.any():
             raise ValueError(
-                f"covariances: not positive definite at index {failed.nonzero()[0].tolist()}, expected all so; "
+                f"covariances: not positive definite at index {failed.nonzero()[0].tolist()}, expected all to be; "
                 "raise covariance_floor, use fewer components, or remove features that never vary"
             )
         return tril
@@ -230,7 +230,7 @@ class GaussianMixture(Pair):
         added to variances.
 
         Returns:
-            A lower bound, by EM theory, of the rise of the mean log likelihood, in nats. Without a floor it is 0. With
+            A lower bound, by EM theory, on the rise of the mean log likelihood, in nats. Without a floor it is 0. With
             floor e, the M step maximizes the expected log likelihood less `e/2 sum_c weight_c tr(precision_c)`, so the
             likelihood may lose what this penalty gains: the bound is `e/2 sum_c weight_c (new - old trace)`.
         """

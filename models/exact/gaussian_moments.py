@@ -20,7 +20,7 @@ _BLOCK_FLOATS = defaultdict(lambda: 2**25, cpu=2**18)  # on a CPU, a block and i
 
 @dataclass(frozen=True)
 class ComponentMoments:
-    """What EM needs to know of data: for each component its share of them, and their mean and covariance.
+    """What EM needs to know about data: for each component its share of them, their mean and their covariance.
 
     Means and covariances, unlike sums of x and x x', lose no digits when data sets are pooled.
 
@@ -35,7 +35,7 @@ class ComponentMoments:
     covariance: Tensor
 
     def pool(self, other: "ComponentMoments", share: float) -> "ComponentMoments":
-        """The moments of data of which `share` are the other's and `1 - share` these."""
+        """The moments of pooled data: `share` of them the other's, `1 - share` these."""
         weights = torch.stack([(1 - share) * self.weight, share * other.weight])
         weight = weights.sum(0)
         parts = (weights / weight.clamp_min(_TINY))[..., None]
@@ -52,7 +52,7 @@ class ComponentMoments:
         return torch.tensordot(self.weight, within_and_between, dims=1)
 
     def reseed(self, components: Tensor, points: Tensor) -> "ComponentMoments":
-        """These, with `components` `[M]` moved to `points` `[M, D]`, each of share 1/C and all data's covariance."""
+        """These, with `components` `[M]` moved to `points` `[M, D]`, each with share 1/C and all data's covariance."""
         weight, mean, covariance = self.weight.clone(), self.mean.clone(), self.covariance.clone()
         weight[components] = 1 / len(weight)
         mean[components] = points.to(mean)
@@ -79,13 +79,13 @@ def square(x: Tensor, like: Tensor) -> Tensor:
 
 
 class Gaussians(Protocol):
-    """C Gaussians: from a block of data come its features, and from these log densities and moments."""
+    """C Gaussians: a block of data gives features, and these give log densities and moments."""
 
     origin: Tensor
     floats_per_row: int
 
     def features(self, x: Tensor) -> Tensor:
-        """What both densities and moments are computed from, of x `[n, D]`."""
+        """What densities and moments of x `[n, D]` are computed from."""
 
     def log_density(self, features: Tensor) -> Tensor:
         """`log N(x; mean_c, covariance_c)`, `[C, n]`, in nats."""

@@ -1,4 +1,4 @@
-"""Draws of a pair as ArviZ reads them: named dimensions and coordinates, trained runs as chains."""
+"""The export to ArviZ: a pair's draws with named dimensions and coordinates, training runs as chains."""
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -44,7 +44,7 @@ def to_arviz(
 ) -> Any:
     """The pair's draws and densities as ArviZ's container; write it with `.to_netcdf(path)`.
 
-    Groups: `posterior` (draws of z, and of discrete sites that only the model has given those), `sample_stats` (log_p,
+    Groups: `posterior` (draws of z and, given these, of discrete sites that only the model has), `sample_stats` (log_p,
     log_q, log_w), `log_likelihood` (per observed site, given the draws), `observed_data`, `posterior_predictive`,
     `prior`, `prior_predictive`. Dimensions: chain (one per pair), draw, the data plate's name, then the event's.
 
@@ -55,11 +55,11 @@ def to_arviz(
     | "refined" | from each data point's best guide of the same family | |
     | "annealed" | last states of annealed chains, one for each draw, chosen by weight | `ess` |
 
-    None is the exact posterior: "guide" has its whole gap; "resampled" is to be trusted where k-hat is below 0.7 and
-    `ess` well above the number of draws, below which they repeat; "refined" leaves the family's share of the gap;
-    "annealed" is to be trusted where `ess` is a good part of the number of draws. `log_q` is the guide's in all of
-    them, so `log_w` weighs draws of "guide" and no others. Draws are not a sampler's sequence: convergence diagnostics
-    across chains compare runs of training, and latents of separate runs need not mean the same thing.
+    None is the exact posterior. "guide" has the guide's whole gap; "refined" leaves the family's share of it. Trust
+    "resampled" where k-hat is below 0.7 and `ess` well above the number of draws (below that number, draws repeat),
+    and "annealed" where `ess` is a good part of the number of draws. `log_q` is always the guide's, so `log_w` is a
+    valid weight for draws of "guide" only. The draws are not a sampler's sequence: convergence diagnostics across
+    chains compare training runs, and latents of separate runs need not mean the same thing.
 
     Source: the InferenceData schema of Kumar et al. 2019, Journal of Open Source Software 4(33). The ways to draw:
     `ppvae.inference.ledger.posteriors`.
@@ -67,9 +67,9 @@ def to_arviz(
     Args:
         pair: a pair, or several trained runs of one model, which become chains.
         data: N data points, a batch (tensor, tuple or dict).
-        posterior: whose draws: one of the table's.
+        posterior: how z is drawn, a name from the table.
         num_samples: draws per chain and data point, and from the prior.
-        annealing: settings for "annealed", but for the number of chains; `AIS()` if not given.
+        annealing: settings for "annealed", except the number of chains; `AIS()` if not given.
         seed: makes the draws reproducible and leaves the caller's generators as they were; None draws from them.
         dims: names of the event dimensions by site; `{site}_dim_0` and so on otherwise.
         coords: coordinate values by dimension name.
@@ -80,8 +80,8 @@ def to_arviz(
 
     Raises:
         ValueError: no pair, num_samples < 1, runs whose sites or shapes differ, names that do not fit a site's event, a
-            posterior of another name, or settings for annealing where nothing is annealed.
-        EvidenceUndefined: the pair declares that it has no density, and more than its guide is asked for.
+            unknown posterior, or `annealing` where nothing is annealed.
+        EvidenceUndefined: the pair declares that it has no density, and `posterior` is not "guide".
         ppvae.ContractError: "annealed" for a guide with discrete sites, or "refined" where nothing can be refined.
 
     Example:
@@ -120,7 +120,7 @@ def labeled(
         variables = {
             name: (leading + _event_dims(name, array.ndim - len(leading), dims), array)
             if array.ndim >= len(leading)
-            else (["chain", plate], array)  # said of a data point's draws together
+            else (["chain", plate], array)  # one value for all draws of a data point
             for name, array in arrays.items()
         }
         dataset = xr.Dataset(variables, attrs={"inference_library": "ppvae", "inference_library_version": __version__})
@@ -130,7 +130,7 @@ def labeled(
 
 
 def as_arviz(datasets: dict[str, Any]) -> Any:
-    """The container of the ArviZ that is installed."""
+    """The container of the installed ArviZ version."""
     arviz = import_arviz()
     return arviz.InferenceData(**datasets) if arviz.__version__.startswith("0.") else xr.DataTree.from_dict(datasets)
 
@@ -163,7 +163,7 @@ def _candidates(report: GapReport) -> xr.Dataset:
 
 
 def import_arviz() -> Any:
-    """ArviZ, imported without the announcement of 1.0 that version 0.23 makes once a day, as a warning."""
+    """ArviZ, imported without the warning about 1.0 that version 0.23 gives once a day."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="\nArviZ is undergoing a major refactor", category=FutureWarning)
         import arviz
@@ -171,7 +171,7 @@ def import_arviz() -> Any:
 
 
 def _event_dims(name: str, num: int, dims: Mapping[str, Sequence[str]]) -> list[str]:
-    """Names of a site's event dimensions; its log likelihood, which has none, needs none."""
+    """Names of a site's event dimensions; none for its log likelihood, which has no event dimensions."""
     if num == 0:
         return []
     names = list(dims.get(name, [f"{name}_dim_{i}" for i in range(num)]))
@@ -200,7 +200,7 @@ def _groups(pair: Pair, batch: Batch, draws: Draws) -> Groups:
 
 
 def _posterior_groups(pair: Pair, batch: Batch, draws: Draws, at: slice) -> Groups:
-    """What the model says of some of the draws."""
+    """The groups that the model computes from a slice of the draws."""
     log_q = draws.log_q[at]
     drawn = cast(dict[str, Tensor], to_pair({name: z[at] for name, z in draws.latents.items()}, pair))
     num, shape = len(log_q), tuple(log_q.shape)
@@ -220,7 +220,7 @@ def _posterior_groups(pair: Pair, batch: Batch, draws: Draws, at: slice) -> Grou
 
 
 def completed(pair: Pair, batch: Batch, latents: dict[str, Tensor], num_particles: int) -> Trace:
-    """The model's trace at what the guide drew; what the guide lacks is drawn from its posterior given that."""
+    """The model's trace at the guide's draws; sites that the guide lacks are drawn from their posterior given these."""
 
     @config_enumerate
     @poutine.condition(data=latents)
