@@ -25,6 +25,7 @@ from ppvae.pair import Pair
 from ppvae.particles import run
 from ppvae.refusals import ContractError, family
 from ppvae.sites import sample_sites
+from ppvae.splitting import SplitDistribution
 from ppvae.tracing import trace_pair
 from ppvae.weights import log_weight, sum_terms
 
@@ -34,7 +35,7 @@ def reparameterized(fn: Any) -> bool:
 
     A Pyro distribution that is only partly reparameterized overrides `score_parts` for the rest.
     """
-    while isinstance(fn, MaskedDistribution | ExpandedDistribution):
+    while isinstance(fn, MaskedDistribution | ExpandedDistribution | SplitDistribution):
         fn = fn.base_dist
     whole = dist.Distribution.score_parts
     return fn.has_rsample and getattr(type(fn), "score_parts", whole) is whole
