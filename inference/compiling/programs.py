@@ -14,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten
 
 from ppvae.batches import Batch
 from ppvae.inference.compiling import compiler
 from ppvae.inference.compiling.cuda_graph import Program, captured
 from ppvae.inference.compiling.formulas import FORMULAS
+from ppvae.inference.compiling.inputs import CannotCompileError, taken_apart
 from ppvae.inference.objectives.protocol import Objective, as_objective
 from ppvae.inference.runtime.isolation import random_state, set_random_state
 from ppvae.pair import Pair
@@ -28,10 +29,6 @@ logger = logging.getLogger("ppvae")
 
 AGREEMENT = 1e-3
 """The largest relative difference between a compiled value and the eager one, which sums in another order."""
-
-
-class CannotCompileError(RuntimeError):
-    """Something cannot be compiled; the message says why."""
 
 
 class Call(nn.Module):
@@ -178,10 +175,10 @@ def compiled_gradient(
     """
     call, objective = Call(pair), as_objective(objective).prepared(pair, batch)
     names = {id(p): name for name, p in call.named_parameters()}
-    inputs, structure = tree_flatten([[p.detach() for p in parameters], batch])
+    inputs, put_together = taken_apart([[p.detach() for p in parameters], batch])
 
     def function(*leaves: Tensor) -> list[Tensor]:
-        copies, data = tree_unflatten(list(leaves), structure)
+        copies, data = put_together(leaves)
         copies = [p.detach().requires_grad_() for p in copies]
         named = {names[id(p)]: own for p, own in zip(parameters, copies, strict=True)}
         value, surrogate = call.with_tensors(named, objective, data, math.inf)

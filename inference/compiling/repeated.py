@@ -2,13 +2,14 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from ppvae.inference.compiling.programs import Call, CannotCompileError, compiled
+from ppvae.inference.compiling.inputs import CannotCompileError, kind_of, taken_apart, tensors_in
+from ppvae.inference.compiling.programs import Call, compiled
 from ppvae.pair import Pair
 
 logger = logging.getLogger("ppvae")
@@ -38,8 +39,7 @@ class Repeated:
         self._compile = True
 
     def __call__(self, *args: Any) -> Any:
-        leaves, structure = tree_flatten(args)
-        kind = kind_of(leaves, structure)
+        kind = kind_of(args)
         self._seen[kind] += 1
         if self._compile and self._seen[kind] == self._after:
             try:
@@ -48,39 +48,28 @@ class Repeated:
                 logger.warning("measuring goes on uncompiled: %s", reason)
                 self._compile = False
         if kind in self._programs:
-            return self._programs[kind](leaves)
+            return self._programs[kind](args)
         return self._function(self._call.pair, *args)
 
     def _program(self, args: Any) -> Callable[..., Any]:
         state = {name: t.detach() for name, t in [*self._call.named_parameters(), *self._call.named_buffers()]}
         held = tree_leaves(state)
-        leaves, structure = tree_flatten(args)
+        changing, put_together = taken_apart(args)
         result: list[Any] = []
 
         def function(*tensors: Tensor) -> list[Tensor]:
             named = dict(zip(state, tensors, strict=False))
-            changing = iter(tensors[len(held) :])
-            args = tree_unflatten([next(changing) if isinstance(x, Tensor) else x for x in leaves], structure)
-            found, shape = tree_flatten(self._call.with_tensors(named, self._function, *args))
+            own = put_together(tensors[len(held) :])
+            found, shape = tree_flatten(self._call.with_tensors(named, self._function, *own))
             result[:] = [shape]
             return [t.detach() for t in found]
 
-        inputs = held + [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        inputs = held + changing
         program = compiled(
             function, inputs, lambda: tree_leaves(self._function(self._call.pair, *args))[0], inputs[0].device
         )
 
-        def run(leaves: list[Any]) -> Any:
-            return tree_unflatten(program(*held, *[x for x in leaves if isinstance(x, Tensor)]), *result)
+        def run(args: Any) -> Any:
+            return tree_unflatten(program(*held, *tensors_in(args)), *result)
 
         return run
-
-
-def kind_of(leaves: Iterable[Any], structure: Any) -> tuple[Any, ...]:
-    """What arguments of one program share: the containers' types and keys, the tensors' shapes, all other values.
-
-    A structure is identified by its repr, as some versions of torch cannot hash one that contains a dictionary. Values
-    come with their types, as 1, 1.0 and True are equal.
-    """
-    values = [(leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else (type(leaf), leaf) for leaf in leaves]
-    return (repr(structure), *values)

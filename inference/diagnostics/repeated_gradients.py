@@ -11,7 +11,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ppvae.batches import Batch, num_rows
-from ppvae.inference.compiling.programs import CannotCompileError, compiled_gradient
+from ppvae.inference.compiling.inputs import CannotCompileError
+from ppvae.inference.compiling.programs import compiled_gradient
 from ppvae.inference.diagnostics.chunked_gradient import gradient, value
 from ppvae.inference.diagnostics.moments import BLOCKS, Moments
 from ppvae.inference.objectives.importance_weighted import IWAE

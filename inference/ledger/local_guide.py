@@ -15,7 +15,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import transform_to
 
-from ppvae.batches import Batch
+from ppvae.batches import Batch, num_rows, tensors
 from ppvae.pair import Pair
 from ppvae.particles import run
 from ppvae.rebuilding import arguments, with_arguments, with_parts
@@ -73,11 +73,8 @@ class LocalGuide(Pair):
 
     def zeros(self, batch: Batch) -> dict[str, Tensor]:
         """Offsets that leave the guide of a batch as it is."""
-        first = (
-            next(iter(batch.values())) if isinstance(batch, dict) else batch[0] if isinstance(batch, tuple) else batch
-        )
-        parameter = next(self.pair.parameters(), first)
-        return {name: parameter.new_zeros(len(first), *shape) for name, shape in self.shapes.items()}
+        parameter = next(self.pair.parameters(), next(iter(tensors(batch).values())))
+        return {name: parameter.new_zeros(num_rows(batch), *shape) for name, shape in self.shapes.items()}
 
     def about(self, batch: Batch) -> dict[str, Tensor]:
         """Offsets drawn around zero: other places to start from."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import zlib
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from ppvae.batches import Batch, tensors as tensors_of
+from ppvae.batches import Batch, entries
 from ppvae.pair import Pair
 
 FORMAT = "ppvae 1"
@@ -62,19 +63,27 @@ def load(pair: Pair, path: str | Path) -> None:
         pair.example = as_example(unprefixed("example", tensors), about["example"])
 
 
-def example_of(pair: Pair) -> tuple[dict[str, Tensor], str]:
-    """A pair's `example` as tensors for a file, and its kind of batch; an empty string if there is none."""
+def example_of(pair: Pair) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """A pair's `example` for a file, as tensors and as what JSON holds: its kind of batch, and its other entries.
+
+    None where there is no example, or where it has an entry that a file cannot hold, such as a module.
+    """
     if pair.example is None:
-        return {}, ""
-    return tensors_of(pair.example), type(pair.example).__name__
+        return {}, None
+    named = entries(pair.example)
+    others = {name: value for name, value in named.items() if not isinstance(value, Tensor)}
+    if not all(value is None or isinstance(value, bool | int | float | str) for value in others.values()):
+        return {}, None
+    tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
+    return tensors, {"kind": type(pair.example).__name__, "names": list(named), "others": others}
 
 
-def as_example(tensors: dict[str, Tensor], kind: str) -> Batch:
-    """The `example` that `example_of` turned into tensors."""
-    if kind == "dict":
-        return tensors
-    in_order = tuple(tensors[str(i)] for i in range(len(tensors)))
-    return in_order if kind == "tuple" else in_order[0]
+def as_example(tensors: dict[str, Tensor], about: dict[str, Any]) -> Batch:
+    """The `example` that `example_of` took apart."""
+    named = {name: tensors[name] if name in tensors else about["others"][name] for name in about["names"]}
+    if about["kind"] == "dict":
+        return named
+    return tuple(named.values()) if about["kind"] == "tuple" else next(iter(named.values()))
 
 
 def write(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
@@ -133,10 +142,17 @@ def layout(tensors: dict[str, Tensor]) -> dict[str, str]:
 
 
 def fingerprint(batch: Batch) -> dict[str, str]:
-    """Each tensor's type, shape and checksum in words."""
-    named = tensors_of(batch)
+    """Each tensor's type, shape and checksum in words, and every other entry's type and `repr`."""
+    named = {name: value for name, value in entries(batch).items() if isinstance(value, Tensor)}
+    others = {name: value for name, value in entries(batch).items() if name not in named}
     crc = {name: zlib.crc32(t.cpu().contiguous().flatten().view(torch.uint8).numpy().data) for name, t in named.items()}
-    return {name: f"{words} with CRC-32 {crc[name]:08x}" for name, words in layout(named).items()}
+    words = {name: f"{type(value).__name__} {describe(value)}" for name, value in others.items()}
+    return words | {name: f"{kind} with CRC-32 {crc[name]:08x}" for name, kind in layout(named).items()}
+
+
+def describe(thing: object) -> str:
+    """A function's or an object's `repr`, without addresses in memory."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(thing))
 
 
 def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -16,12 +16,12 @@ from tqdm.auto import tqdm
 
 from ppvae.batches import Batch, num_rows, rows, tensors
 from ppvae.inference.objectives.protocol import Objective
-from ppvae.inference.runtime.checkpoint import CheckpointError, fingerprint
+from ppvae.inference.runtime.checkpoint import CheckpointError, describe, fingerprint
 from ppvae.inference.runtime.distributed import Processes
 from ppvae.inference.runtime.isolation import derived_seed, interrupts_held, own_randomness
 from ppvae.inference.training.feeding import feed
 from ppvae.inference.training.nonfinite import NonFiniteError
-from ppvae.inference.training.resuming import State, describe, plain, restore, store
+from ppvae.inference.training.resuming import State, plain, restore, store
 from ppvae.inference.training.settings import Checkpoint, HeldOut
 from ppvae.inference.training.trainer import HELD_OUT, ORDER, Trainer
 from ppvae.mode import mode

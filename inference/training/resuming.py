@@ -4,7 +4,6 @@ A trainer, and a run of one, describe their settings and hand out their state; n
 """
 
 import json
-import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,8 +138,3 @@ def groups_of(optimizer: Optimizer) -> list[dict[str, Any]]:
 def plain(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings as they come back from JSON; what it cannot hold becomes text."""
     return json.loads(json.dumps(settings, default=str))
-
-
-def describe(thing: object) -> str:
-    """A function's or an object's `repr`, without addresses in memory."""
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(thing))

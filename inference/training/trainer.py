@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ppvae.batches import Batch, as_batch, num_rows, rows
-from ppvae.inference.compiling.programs import CannotCompileError
+from ppvae.inference.compiling.inputs import CannotCompileError
 from ppvae.inference.objectives.evidence_lower_bound import ELBO
 from ppvae.inference.objectives.protocol import Objective, as_objective, with_penalty
-from ppvae.inference.runtime.checkpoint import as_example, example_of, layout
+from ppvae.inference.runtime.checkpoint import as_example, describe, example_of, layout
 from ppvae.inference.runtime.distributed import group_for
 from ppvae.inference.runtime.isolation import (
     denormals_flushed,
@@ -31,7 +31,6 @@ from ppvae.inference.training.mixed_precision import networks, networks_in
 from ppvae.inference.training.nonfinite import NonFiniteError, explain
 from ppvae.inference.training.resuming import (
     State,
-    describe,
     groups_of,
     optimizer_state,
     plain,
@@ -147,6 +146,7 @@ class Trainer:
         self._modules: list[nn.Module] = []
         self._compile = compile
         self._compiled: CompiledStep | None = None
+        self._said_other = False  # that some batches are not of the compiled kind
         self._running = False
         self._networks: list[nn.Module] | None = None  # found when the pair is checked, on the first batch
         self._random = self._seeded(self.seed, STEPS, self.processes.rank)
@@ -309,7 +309,15 @@ class Trainer:
                 self._compile = False
                 return None
             self.compile_seconds = time.perf_counter() - start
-        return self._compiled if self._compiled.fits(batch) else None
+        if self._compiled.fits(batch):
+            return self._compiled
+        if not self._said_other:
+            logger.warning(
+                "only steps like step 2 are compiled: a batch has another shape, or another value of an argument that "
+                "is no data; pass a number that changes, such as an annealing factor, as torch.tensor(number)"
+            )
+            self._said_other = True
+        return None
 
     def _settings(self) -> dict[str, Any]:
         options = asdict(self.options)

@@ -7,7 +7,6 @@ import torch
 from pyro import poutine
 from support.functions import Functions, assert_says, refusal
 from torch import nn
-from torch.nn import functional as F
 
 from ppvae import Pair, elbo, fit, log_evidence
 from ppvae.inference import ELBO, IWAE
@@ -31,7 +30,7 @@ CONVOLUTION = nn.Conv2d(1, 1, 3, padding=1).double()
 EYE = torch.eye(D)
 MIXING = {
     "softmax": lambda h: torch.softmax(h, dim=1),
-    "normalize": F.normalize,
+    "normalize": nn.functional.normalize,
     "cumsum": lambda h: h.cumsum(1),
     "norm": lambda h: h / h.norm(dim=1, keepdim=True),
     "mean": lambda h: h - h.mean(1, keepdim=True),
@@ -40,7 +39,7 @@ MIXING = {
 FAILING = {
     "view": lambda h: h.view(len(h), 2, 2).sum(-1).repeat(1, 2),
     "convolution": convolved,
-    "one-hot": lambda h: h + F.one_hot(h.argmax(1), D),
+    "one-hot": lambda h: h + nn.functional.one_hot(h.argmax(1), D),
     "tuple": lambda h: h.split((2, 2), dim=1)[0].repeat(1, 2),
 }
 
@@ -186,7 +185,7 @@ def test_an_encoder_that_looks_at_other_rows():
 
 
 def test_noise_outside_sample_sites():
-    model, guide, x = pair_with(lambda h: F.dropout(h))
+    model, guide, x = pair_with(lambda h: nn.functional.dropout(h))
     assert_says(refusal(Functions(model, guide), x), "model site 'x'", "of the same values", "training=self.training")
 
 
