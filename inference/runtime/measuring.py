@@ -8,13 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppvae.batches import Batch, as_batch, num_rows
+from ppvae.batches import Batch, as_batch, num_rows, rows
 from ppvae.contract import first_bad_row
-from ppvae.inference.runtime.chunks import evaluating, over_data
+from ppvae.inference.runtime.chunks import evaluating, over_data, to_pair
 from ppvae.inference.runtime.records import EvidenceUndefined
 from ppvae.pair import Pair
 from ppvae.sites import sample_sites
 from ppvae.tracing import trace_pair
+
+FEW = 16
+"""Rows that the pair is checked on, at most."""
 
 
 @contextmanager
@@ -23,6 +26,7 @@ def measuring(pair: Pair, data: Any, seed: int | None) -> Iterator[Batch]:
     if pair.evidence_undefined:
         raise EvidenceUndefined(f"{type(pair).__name__} has no evidence: {pair.evidence_undefined}")
     batch = as_batch(data)
+    pair.check_once(to_pair(rows(batch, slice(FEW)), pair))
     with evaluating(pair, seed):
         _refuse_outside_support(pair, batch)
         yield batch
