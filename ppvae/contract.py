@@ -6,6 +6,7 @@ Each refusal names the site, what was found, what was expected, and the usual re
 import math
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,8 +41,10 @@ def check(pair: ModelAndGuide, batch: Batch) -> tuple[str, str]:
     few = [rows(batch, slice(n)) for n in {size, max(1, size - 1)}]
     by_rows, leading = (InLayout(pair.model, pair.guide, layout) for layout in (ROWS, LEADING))
     for part in few:
-        for role in ("guide", "model"):
-            _check_plates(role, run_alone(role, getattr(pair, role), part), num_rows(part))
+        guide = run_alone("guide", pair.guide, part)
+        _check_plates("guide", guide, num_rows(part))
+        model = _of_model(partial(run_alone, "model", pair.model, part), guide)
+        _check_plates("model", model, num_rows(part))
         _check_run(by_rows, part)
     refuse_mixed_rows(by_rows, few[0])
     if pair.particles == ROWS:
@@ -65,17 +68,29 @@ def run_alone(role: str, function: Callable, batch: Batch) -> Trace:
 def _check_run(pair: ModelAndGuide, batch: Batch) -> None:
     """Runs a pair with particles, in the layout that it names."""
     num_particles = num_rows(batch) + 2
-    traces = {}
-    for role in ("guide", "model"):
+
+    def trace_of(role: str) -> Trace:
         with failures_explained(role, num_rows(batch), num_particles, layout=pair.particles):
-            traces[role] = run(pair, role, batch, num_particles)
-    _check_match(**traces)
-    summed = sample_sites(traces["model"], observed=False).keys() - traces["guide"].nodes.keys()
+            return run(pair, role, batch, num_particles)
+
+    guide = trace_of("guide")
+    model = _of_model(partial(trace_of, "model"), guide)
+    _check_match(guide, model)
+    summed = sample_sites(model, observed=False).keys() - guide.nodes.keys()
     with failures_explained("model", num_rows(batch), num_particles, summed, pair.particles):
         joint = trace_pair(pair, batch, num_particles)
     check_shapes(joint)
     _check_values(joint)
     _check_finite(joint)
+
+
+def _of_model(trace: Callable[[], Trace], guide: Trace) -> Trace:
+    """A model's trace at draws from its prior; where it cannot take those (of another precision), at the guide's."""
+    try:
+        return trace()
+    except ContractError:
+        with poutine.replay(trace=guide):
+            return trace()
 
 
 def _check_plates(role: str, trace: Trace, num_rows: int) -> None:
@@ -113,7 +128,10 @@ def _check_size(where: str, fn: Any, plate: Any, num_rows: int) -> None:
             f"[{num_rows}], a parameter for each row; write `pyro.plate('{plate.name}', len(x))`"
         )
     if plate.size not in (-1, num_rows):
-        remedy = "size the plate by the batch, as len(x) does"
+        remedy = (
+            "size the plate by the batch, as len(x) does; latents that all data points share can be given values, with "
+            "Pair.of(..., condition=)"
+        )
         if plate.full_size != plate.size:
             remedy = "leave out subsample_size, or pass the batch's own rows as `subsample=idx`"
         raise ContractError(

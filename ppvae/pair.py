@@ -1,7 +1,7 @@
 """The contract: a pair is a model p(x, z) and a guide q(z | x) over one plate at dim -1, the data plate."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyro
@@ -81,9 +81,9 @@ class Pair(nn.Module):
         return 0.0
 
     @staticmethod
-    def of(model: Callable, guide: Callable, example: Any) -> "Pair":
+    def of(model: Callable, guide: Callable, example: Any, condition: Mapping[str, Any] | str | None = None) -> "Pair":
         """A pair from existing Pyro functions, unchanged; see `ppvae.existing.ExistingFunctions`."""
-        return ExistingPair(model, guide, example)
+        return ExistingPair(model, guide, example, condition)
 
     def check(self, batch: Batch) -> None:
         """Runs the pair on a few rows, refuses, by name, whatever breaks the contract, and keeps a row as `example`.
@@ -229,8 +229,10 @@ class Pair(nn.Module):
 class ExistingPair(ExistingFunctions, Pair):
     """A pair whose model and guide are functions written elsewhere, as `Pair.of` makes it."""
 
-    def __init__(self, model: Callable, guide: Callable, example: Any):
-        super().__init__(model, guide, example)
+    def __init__(
+        self, model: Callable, guide: Callable, example: Any, condition: Mapping[str, Any] | str | None = None
+    ):
+        super().__init__(model, guide, example, condition)
         self.check(as_batch(example))
 
 
