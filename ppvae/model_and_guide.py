@@ -10,7 +10,8 @@ class ModelAndGuide(Protocol):
         particles: "leading" or "rows", how both are run with many particles; see `ppvae.particles`.
     """
 
-    particles: str
+    @property
+    def particles(self) -> str: ...
 
     def model(self, *args: Any, **kwargs: Any) -> Any: ...
     def guide(self, *args: Any, **kwargs: Any) -> Any: ...

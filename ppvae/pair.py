@@ -94,15 +94,15 @@ class Pair(nn.Module):
         Raises:
             ppvae.ContractError: with the site, what was found, what was expected and the usual remedies.
         """
-        self._check(batch)
+        self._settle(batch)
         self.example = map_batch(lambda t: t[:1].clone(), batch)
 
     def check_once(self, batch: Batch) -> None:
         """`check`, unless a batch of this kind has passed since the pair was last changed or trained; keeps nothing."""
         if _kind(batch) not in self.checked_kinds:
-            self._check(batch)
+            self._settle(batch)
 
-    def _check(self, batch: Batch) -> None:
+    def _settle(self, batch: Batch) -> None:
         gpus = list({p.device for p in self.parameters() if p.is_cuda})
         with mode(self, training=False), torch.random.fork_rng(gpus), pyro.validation_enabled(True):
             layout, reason = contract.check(self, batch)
