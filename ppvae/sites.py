@@ -6,9 +6,9 @@
 - The scale of a subsampled plate never enters: a pair's weights are per data point.
 """
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 from functools import reduce
-from typing import Any, cast
+from typing import Any
 
 import torch
 from pyro.distributions.torch_distribution import ExpandedDistribution, MaskedDistribution
@@ -71,44 +71,39 @@ def log_probability_of_values(site: Mapping[str, Any]) -> Tensor:
 
 def without_row_mask(site: Mapping[str, Any]) -> tuple[Any, list[Tensor]]:
     """A site's distribution, and the masks of whole rows over its batch shape: that of handlers, that of `.mask()`."""
-    fn = site["fn"]
     masks = [] if site["mask"] is None else [site["mask"]]
-    while isinstance(fn, MaskedDistribution):
+    for fn in wrapped(site["fn"]):
+        if not isinstance(fn, MaskedDistribution):
+            break
         masks.append(mask_of(fn))
-        fn = fn.base_dist
     return fn, [torch.as_tensor(mask) for mask in masks]
 
 
 def presence(site: Mapping[str, Any]) -> Tensor | None:
     """Where a site is there, a mask that broadcasts against its values, `[..., *event]`; None where it always is."""
-    fn = site["fn"]
-    masks = [mask for mask in (_with_event_dims(site["mask"], fn.event_dim), _presence(fn)) if mask is not None]
-    return reduce(torch.logical_and, masks) if masks else None
+    masks = [(mask_of(fn), fn.event_dim) for fn in wrapped(site["fn"]) if isinstance(fn, MaskedDistribution)]
+    if site["mask"] is not None:
+        masks.append((site["mask"], site["fn"].event_dim))
+    shaped = [mask.reshape(*mask.shape, *(1,) * num) for mask, num in ((torch.as_tensor(m), n) for m, n in masks)]
+    return reduce(torch.logical_and, shaped) if shaped else None
 
 
-def _presence(fn: Any) -> Tensor | None:
-    """The mask of a distribution, with a dimension for each of its event."""
-    if isinstance(fn, MaskedDistribution):
-        own, inner = _with_event_dims(mask_of(fn), fn.event_dim), _presence(fn.base_dist)
-        return own if inner is None else torch.logical_and(cast(Tensor, own), inner)
-    return _presence(fn.base_dist) if isinstance(fn, ExpandedDistribution | Independent) else None
-
-
-def _with_event_dims(mask: Any, event_dim: int) -> Tensor | None:
-    if mask is None:
-        return None
-    mask = torch.as_tensor(mask)
-    return mask.reshape(*mask.shape, *(1,) * event_dim)
+def wrapped(fn: Any) -> Iterator[Any]:
+    """A distribution, and those inside it that it masks, expands, or declares dimensions of as the event's."""
+    yield fn
+    while isinstance(fn, MaskedDistribution | ExpandedDistribution | Independent):
+        fn = fn.base_dist
+        yield fn
 
 
 def _unmasked(fn: Any) -> Any:
     """The distribution without masks; itself, where it has none."""
-    if isinstance(fn, MaskedDistribution):
-        return _unmasked(fn.base_dist)
-    if isinstance(fn, ExpandedDistribution):
-        base = _unmasked(fn.base_dist)
-        return fn if base is fn.base_dist else base.expand(fn.batch_shape)
-    if isinstance(fn, Independent):
-        base = _unmasked(fn.base_dist)
-        return fn if base is fn.base_dist else base.to_event(fn.reinterpreted_batch_ndims)
-    return fn
+    *wrappers, inner = wrapped(fn)
+    if not any(isinstance(wrapper, MaskedDistribution) for wrapper in wrappers):
+        return fn
+    for wrapper in reversed(wrappers):
+        if isinstance(wrapper, ExpandedDistribution):
+            inner = inner.expand(wrapper.batch_shape)
+        elif isinstance(wrapper, Independent):
+            inner = inner.to_event(wrapper.reinterpreted_batch_ndims)
+    return inner
