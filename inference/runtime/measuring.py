@@ -14,6 +14,7 @@ from ppvae.inference.runtime.chunks import evaluating, over_data
 from ppvae.inference.runtime.records import EvidenceUndefined
 from ppvae.pair import Pair
 from ppvae.sites import sample_sites
+from ppvae.supports import refuse_unlike
 from ppvae.tracing import trace_pair
 
 
@@ -39,8 +40,10 @@ def _refuse_outside_support(pair: Pair, batch: Batch) -> None:
 
 
 def _inside_support(pair: Pair, batch: Batch, num_particles: int, at_once: int) -> dict[str, Tensor]:
+    joint = trace_pair(pair, batch, num_particles)
+    refuse_unlike(joint)
     inside = {}
-    for name, site in sample_sites(trace_pair(pair, batch, num_particles).model, observed=True).items():
+    for name, site in sample_sites(joint.model, observed=True).items():
         try:
             support = site["fn"].support
         except NotImplementedError:  # a distribution of the user's own need not have one

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
+import torch
 import xarray as xr
 from pyro import poutine
 from pyro.infer import config_enumerate, infer_discrete
@@ -17,11 +18,13 @@ from ppvae.inference.evidence.annealed_importance import AIS
 from ppvae.inference.ledger.posteriors import Draws, way_named
 from ppvae.inference.ledger.registry import LINES
 from ppvae.inference.ledger.report import GapReport
+from ppvae.inference.objectives.gradients import gpus
 from ppvae.inference.runtime.chunks import evaluating, sizes, to_pair
 from ppvae.inference.runtime.measuring import measuring
 from ppvae.pair import Pair
-from ppvae.refusals import at_least_one
+from ppvae.refusals import ContractError, at_least_one
 from ppvae.sites import log_prob_terms, sample_sites
+from ppvae.supports import refuse_unlike
 from ppvae.tracing import FIRST_ENUMERATION_DIM, run, trace_model, trace_pair
 from ppvae.weights import sum_terms
 
@@ -57,8 +60,9 @@ def to_arviz(
     None is the exact posterior: "guide" has its whole gap; "resampled" is to be trusted where k-hat is below 0.7 and
     `ess` well above the number of draws, below which they repeat; "refined" leaves the family's share of the gap;
     "annealed" is to be trusted where `ess` is a good part of the number of draws. `log_q` is the guide's in all of
-    them, so `log_w` weighs draws of "guide" and no others. Draws are not a sampler's sequence: convergence diagnostics
-    across chains compare runs of training, and latents of separate runs need not mean the same thing.
+    them, so `log_w` weighs draws of "guide" and no others; a guide without a density (Delta) has neither. Draws are not
+    a sampler's sequence: convergence diagnostics across chains compare runs of training, and latents of separate runs
+    need not mean the same thing.
 
     Source: the InferenceData schema of Kumar et al. 2019, Journal of Open Source Software 4(33). The ways to draw:
     `ppvae.inference.ledger.posteriors`.
@@ -209,12 +213,24 @@ def _posterior_groups(pair: Pair, batch: Batch, draws: Draws, at: slice) -> Grou
     latents = _values(complete, sample_sites(complete).keys() - observed, shape)
     replicate = run(poutine.condition(poutine.uncondition(pair.model), data=latents), batch, num)
     densities = log_prob_terms(complete)
+    weighed = {"log_q": log_q, "log_w": log_p - log_q} if _has_density(pair, batch) else {}
     return {
         "posterior": _arrays(latents),
-        "sample_stats": _arrays({"log_p": log_p, "log_q": log_q, "log_w": log_p - log_q}),
+        "sample_stats": _arrays({"log_p": log_p} | weighed),
         "log_likelihood": _arrays({name: densities[name].expand(shape) for name in observed}),
         "posterior_predictive": _arrays(_values(replicate, observed, shape)),
     }
+
+
+def _has_density(pair: Pair, batch: Batch) -> bool:
+    """Whether the guide has a density of the model's kind; a Delta has none."""
+    with torch.random.fork_rng(gpus(pair)):
+        joint = trace_pair(pair, batch, 1)
+    try:
+        refuse_unlike(joint)
+    except ContractError:
+        return False
+    return True
 
 
 def completed(pair: Pair, batch: Batch, latents: dict[str, Tensor], num_particles: int) -> Trace:
