@@ -14,15 +14,19 @@ from pyro.distributions import constraints
 from torch import Tensor
 from torch.distributions import MixtureSameFamily, TransformedDistribution, VonMises, biject_to
 
+from ppvae.batches import Batch
+from ppvae.model_and_guide import ModelAndGuide
 from ppvae.refusals import ContractError, family
 from ppvae.sites import presence, sample_sites, wrapped
-from ppvae.tracing import Joint
+from ppvae.tracing import Joint, trace_model
+from ppvae.weights import sum_terms
 
 TURN = 2 * math.pi
 CIRCULAR = (VonMises, dist.SineBivariateVonMises, dist.SineSkewed)
 REACH = (-30.0, -3.0, -0.3, 0.0, 0.3, 3.0, 30.0)
 """Numbers on the line that stand for all of a support, once mapped onto it."""
 MOST_DRAWS = 64
+ROUNDING = 1e-3
 
 
 def innermost(fn: Any) -> Any:
@@ -47,7 +51,8 @@ def is_discrete(fn: Any) -> bool:
 
 def is_circular(fn: Any) -> bool:
     """Whether a distribution's values are angles."""
-    return isinstance(innermost(fn), CIRCULAR)
+    *_, inner = wrapped(fn)
+    return isinstance(inner, CIRCULAR)
 
 
 def is_sphere(fn: Any) -> bool:
@@ -57,8 +62,7 @@ def is_sphere(fn: Any) -> bool:
 
 def support_of(fn: Any) -> Any:
     """The support of a distribution, one turn for an angle; None if it names none."""
-    *_, inner = wrapped(fn)
-    if isinstance(inner, CIRCULAR):
+    if is_circular(fn):
         return constraints.independent(constraints.interval(-math.pi, math.pi), len(fn.event_shape))
     try:
         return fn.support
@@ -99,29 +103,62 @@ def refuse_unlike(joint: Joint) -> None:
             )
 
 
-def unlike_support(joint: Joint) -> str:
-    """The first of the guide's sites whose support is not the model's; empty if there is none."""
+def unlike_support(pair: ModelAndGuide, batch: Batch, joint: Joint) -> str:
+    """The first of the guide's sites that leaves latents out, or draws some that the model has not; empty if none."""
     for name, (q, p) in _latents(joint).items():
-        value = joint.guide.nodes[name]["value"]
-        if _outside(q, p, value).any() or _outside(p, q, value).any():
+        like = joint.guide.nodes[name]["value"]
+        if _left_out(pair, batch, joint, name).any() or _outside(p, q, like).any():
             return name
     return ""
 
 
-def left_out(joint: Joint) -> Tensor:
-    """Data points whose guide gives probability zero to latents that the model gives some: a mask, `[B]`.
+def left_out(pair: ModelAndGuide, batch: Batch, joint: Joint) -> Tensor:
+    """Data points whose guide gives probability zero to latents under which x has some: a mask, `[B]`.
 
     Tried are all values of a discrete latent with finitely many, the same for each of the event's entries; a few draws
-    from one with infinitely many; and numbers over the whole support of a continuous one.
+    from one with infinitely many; and numbers over the whole support of a continuous one. Other latents are the run's.
+
+    Args:
+        pair: the model and guide.
+        batch: B data points.
+        joint: a run of one particle.
     """
     found = [torch.zeros(joint.shape[1], dtype=torch.bool)]
-    for name, (q, p) in _latents(joint).items():
-        site: Any = joint.guide.nodes[name]
-        outside = _outside(q, p, site["value"]).flatten(end_dim=-2).any(0)
-        if (there := presence(site)) is not None:
-            outside = outside & there.expand(*joint.shape, *q.event_shape).transpose(0, 1).flatten(1).any(1)
-        found.append(outside.cpu())
+    found += [_left_out(pair, batch, joint, name).cpu() for name in sample_sites(joint.guide)]
     return torch.stack(found).any(0)
+
+
+def _left_out(pair: ModelAndGuide, batch: Batch, joint: Joint, name: str) -> Tensor:
+    """The same for one site."""
+    latents = {
+        other: site["value"].expand(*joint.shape, *site["fn"].event_shape)
+        for other, site in sample_sites(joint.guide).items()
+    }
+    q, p = _latents(joint)[name]
+    points, outside = _values(p, latents[name]), _outside(q, p, latents[name])
+    while outside.dim() > 3:  # the values of latents that are summed out
+        points, outside = None if points is None else points[:, 0], outside.any(1)
+    if points is None or not outside.any():
+        return torch.zeros(joint.shape[1], dtype=torch.bool)
+    num = len(points)
+    given = {other: z.expand(num, *z.shape[1:]) for other, z in latents.items()} | {name: points[:, 0]}
+    log_p = sum_terms(trace_model(pair, batch, given, num).log_p_terms())
+    return (outside[:, 0] & log_p.isfinite()).any(0).cpu() & _is_there(joint, name)
+
+
+def has_discrete(joint: Joint) -> Tensor:
+    """Data points for which the guide draws a discrete latent: a mask, `[B]`."""
+    found = [torch.zeros(joint.shape[1], dtype=torch.bool)]
+    found += [_is_there(joint, name) for name, (_, p) in _latents(joint).items() if is_discrete(p)]
+    return torch.stack(found).any(0)
+
+
+def _is_there(joint: Joint, name: str) -> Tensor:
+    """Data points for which a latent of the guide is not masked, `[B]`."""
+    there = presence(site := joint.guide.nodes[name])
+    if there is None:
+        return torch.ones(joint.shape[1], dtype=torch.bool)
+    return there.expand(*joint.shape, *site["fn"].event_shape).transpose(0, 1).flatten(1).any(1).cpu()
 
 
 def _latents(joint: Joint) -> dict[str, tuple[Any, Any]]:
@@ -141,8 +178,17 @@ def _outside(q: Any, p: Any, like: Tensor) -> Tensor:
         return torch.zeros(1, *p.batch_shape, dtype=torch.bool)
     inside = _checked(support, points, p)
     if is_discrete(p):
-        return (p.log_prob(points) > -math.inf) & ~(inside & (q.log_prob(points) > -math.inf))
+        return _is_possible(p, points, p) & ~(inside & _is_possible(q, points, p))
     return _checked(support_of(p), points, p) & ~inside
+
+
+def _is_possible(fn: Any, points: Tensor, like: Any) -> Tensor:
+    """Whether each entry of points has a probability, by the batch shape of `like`; torch has the machine's epsilon for
+    zero."""
+    *_, inner = wrapped(fn)
+    log_prob = inner.log_prob(points)
+    possible = log_prob > math.log(torch.finfo(log_prob.dtype).eps) + ROUNDING
+    return possible.reshape(*possible.shape[: 1 + len(like.batch_shape)], -1).all(-1)
 
 
 def _checked(support: Any, points: Tensor, fn: Any) -> Tensor:
@@ -161,7 +207,7 @@ def _values(fn: Any, like: Tensor) -> Tensor | None:
         num, own = len(values), inner.event_shape
         return values.reshape(num, *(1,) * (len(shape) - len(own)), *own).expand(num, *shape)
     if support.is_discrete:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
             return fn.sample((MOST_DRAWS,))
     try:
         bijection = biject_to(support)

@@ -42,7 +42,8 @@ def verdict(report: Measured) -> str:
         )
     found = causes(report)
     seen = gap.estimate >= max(LEAST, SIGNIFICANT * gap.std_error)
-    if not (seen or any(cause.per_point is not None for cause in found)):  # a part may be surer than the whole
+    trusted = report.log_evidence.reliable.any()
+    if trusted and not (seen or any(cause.per_point is not None for cause in found)):  # a part may be surer than it
         said.append("The guide is not what keeps it low: no gap is seen that its error does not explain.")
     if not found:
         return "\n".join([*said, "No cause was found.", _more_time(report)]) + _unmeasured(report)
