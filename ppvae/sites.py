@@ -4,8 +4,10 @@
 - The values of an enumerated latent sum to one, masked or not, as in `pyro.infer.TraceEnum_ELBO`: one that is not there
   is summed out to nothing.
 - The scale of a subsampled plate never enters: a pair's weights are per data point.
+- The scale of a handler, `poutine.scale`, is for training, which asks for it (`handler_scales`); no density has it.
 """
 
+import math
 from collections.abc import Container, Iterator, Mapping
 from functools import reduce
 from typing import Any
@@ -19,6 +21,9 @@ from torch.distributions import Independent
 
 from ppvae.internals import enumeration_dim, is_deterministic, mask_of
 from ppvae.refusals import ContractError, family
+
+ROUNDING = 1e-6
+"""What multiplying by a plate's scale and dividing by it may leave."""
 
 
 def sample_sites(trace: Trace, *, observed: bool | None = None) -> dict[str, dict[str, Any]]:
@@ -40,6 +45,7 @@ def log_prob_terms(trace: Trace, without: Container[str] = (), summed_out: Conta
     Those enumerated latents that are `summed_out` have the log probabilities of their values, masked or not.
     """
     sites = {name: site for name, site in sample_sites(trace).items() if name not in without}
+    scales = {name: site["scale"] for name, site in sites.items()}
     for site in sites.values():
         site["scale"] = 1.0
     try:
@@ -52,10 +58,25 @@ def log_prob_terms(trace: Trace, without: Container[str] = (), summed_out: Conta
             "their own last draw's alone: train with a plain gradient and measure with method='iwae', or take a flow "
             "with an inverse"
         ) from error
+    finally:
+        for name, site in sites.items():
+            site["scale"] = scales[name]
     for name, site in sites.items():
         if name in summed_out and is_enumerated(site):
             site["log_prob"] = log_probability_of_values(site)
     return {name: site["log_prob"] for name, site in sites.items()}
+
+
+def handler_scales(trace: Trace) -> dict[str, Any]:
+    """The scales that handlers give sites (`poutine.scale`), numbers or tensors, by site; none where it is 1."""
+    scales = {name: site["scale"] / plate_scale(site) for name, site in sample_sites(trace).items()}
+    return {name: scale for name, scale in scales.items() if isinstance(scale, Tensor) or abs(scale - 1) > ROUNDING}
+
+
+def plate_scale(site: Mapping[str, Any]) -> Any:
+    """The scale that subsampled plates give a site."""
+    frames = [frame for frame in site["cond_indep_stack"] if frame.full_size is not None]
+    return math.prod(frame.full_size / frame.size for frame in frames)
 
 
 def is_enumerated(site: Mapping[str, Any]) -> bool:

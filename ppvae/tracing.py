@@ -17,7 +17,7 @@ from torch import Tensor
 from ppvae.batches import Batch, call, num_rows
 from ppvae.internals import eliminate
 from ppvae.model_and_guide import ModelAndGuide
-from ppvae.sites import log_prob_terms, sample_sites
+from ppvae.sites import is_enumerated, log_prob_terms, sample_sites
 
 PARTICLES = "_particles"
 FIRST_ENUMERATION_DIM = -3
@@ -43,7 +43,9 @@ class Joint:
         taken by variable elimination. Dims that the guide enumerates stay, to the left.
         """
         terms = self._model_terms(without)
-        tied = {name: t for name, t in terms.items() if t.dim() > 2}
+        own = (site for name, site in sample_sites(self.model).items() if name not in self.guide.nodes)
+        summed_out = any(is_enumerated(site) for site in own)
+        tied = {name: t for name, t in terms.items() if t.dim() > 2} if summed_out else {}
         result = {name: self._expand(t) for name, t in terms.items() if name not in tied}
         if tied:
             result[",".join(tied)] = self._expand(self._eliminate(list(tied)))

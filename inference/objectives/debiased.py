@@ -11,6 +11,7 @@ from torch import Tensor
 from ppvae.batches import Batch, num_rows, tensors
 from ppvae.contract import check_shapes
 from ppvae.inference.objectives.protocol import Objective
+from ppvae.inference.objectives.scales import refuse_scales
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, at_least_one
 from ppvae.supports import refuse_unlike
@@ -64,7 +65,7 @@ class JVI(Objective):
 
     def __call__(self, pair: Pair, batch: Batch, step: float | Tensor = math.inf) -> tuple[Tensor, Tensor]:
         refuse_gradients(self)
-        value = self.bound(measured_log_weights(pair, batch, self.num_particles))
+        value = self.bound(measured_log_weights(self, pair, batch, self.num_particles))
         return value, value.mean()
 
 
@@ -128,16 +129,17 @@ class SUMO(Objective):
         refuse_gradients(self)
         like = next(iter(tensors(batch).values()))
         num_terms = self.num_terms(1 - torch.rand(num_rows(batch), dtype=torch.float64, device=like.device))
-        log_w = measured_log_weights(pair, batch, self.num_particles + int(num_terms.max()))
+        log_w = measured_log_weights(self, pair, batch, self.num_particles + int(num_terms.max()))
         value = self.estimate(log_w, num_terms)
         return value, value.mean()
 
 
-def measured_log_weights(pair: Pair, batch: Batch, num_particles: int) -> Tensor:
-    """The pair's log weights, `[K, B]`; refused, by name, where guide and model cannot be held against each other."""
+def measured_log_weights(objective: Objective, pair: Pair, batch: Batch, num_particles: int) -> Tensor:
+    """The pair's log weights, `[K, B]`; refused, by name, where guide and model cannot be compared."""
     joint = trace_pair(pair, batch, num_particles)
     check_shapes(joint)
     refuse_unlike(joint)
+    refuse_scales(joint, objective)
     return weights_of(joint).log_w
 
 
