@@ -20,6 +20,7 @@ from torch import Tensor
 from ppvae.batches import Batch, call, num_rows, rows
 from ppvae.internals import enumeration_dim
 from ppvae.model_and_guide import ModelAndGuide
+from ppvae.parameters import OwnParameters
 from ppvae.refusals import ContractError
 from ppvae.sites import sample_sites
 from ppvae.tracing import PARTICLES, Joint, run, trace_pair
@@ -49,7 +50,9 @@ def run_alone(role: str, function: Callable, batch: Batch) -> Trace:
 def _check_rows(pair: ModelAndGuide, batch: Batch, num_particles: int) -> None:
     traces = {}
     for role, function in (("guide", pair.guide), ("model", pair.model)):
-        _check_plates(role, run_alone(role, function, batch), num_rows(batch))
+        with OwnParameters(role, pair):
+            trace = run_alone(role, function, batch)
+        _check_plates(role, trace, num_rows(batch))
         with failures_explained(role, num_rows(batch), num_particles):
             traces[role] = run(function, batch, num_particles)
     _check_match(**traces)
