@@ -11,8 +11,10 @@ from ppvae import contract, tracing
 from ppvae.batches import Batch, as_batch, call, map_batch, num_rows, rows
 from ppvae.existing import ExistingFunctions
 from ppvae.mode import mode
+from ppvae.reconstruction import reconstructions
 from ppvae.refusals import at_least_one
-from ppvae.sites import is_enumerated, sample_sites
+from ppvae.sites import deterministic_values, is_enumerated, is_factor, sample_sites
+from ppvae.unconditioned import unconditioned
 from ppvae.weights import Weights, expected_log_weight, sum_terms, weights_of
 
 
@@ -108,6 +110,8 @@ class Pair(nn.Module):
     def sample(self, at: int | Batch) -> Tensor | dict[str, Tensor]:
         """Data drawn from the model: `[N, *event]`, or a dict of such where several sites are observed.
 
+        What `pyro.factor` adds to the density has no draws, and is left out.
+
         Args:
             at: how many, N; what the model only reads (lengths, labels, covariates) is then that of `example`. Or a
                 batch of N rows, whose covariates are taken, and whose data are not looked at.
@@ -116,15 +120,19 @@ class Pair(nn.Module):
 
     @torch.no_grad()
     def sample_joint(self, at: int | Batch, observed: bool | None = None) -> dict[str, Tensor]:
-        """Draws of the model's sites by name, `[N, *event]`: all of them, or only the observed or the latent ones."""
+        """Draws of the model's sites by name, `[N, *event]`: only the observed, or the latent ones, or all.
+
+        All are those two, and what `pyro.deterministic` names.
+        """
         batch = at if isinstance(at, Tensor | tuple | dict) else self.examples(at)
         with mode(self, training=False), poutine.trace() as tracer:
-            call(poutine.uncondition(self.model), batch)
-        sites = sample_sites(tracer.trace)
-        return {
-            name: site["value"].expand(num_rows(batch), *site["fn"].event_shape)
+            call(unconditioned(self.model), batch)
+        sites, shape = sample_sites(tracer.trace), (num_rows(batch),)
+        named = deterministic_values(tracer.trace, shape) if observed is None else {}
+        return named | {
+            name: site["value"].expand(*shape, *site["fn"].event_shape)
             for name, site in sites.items()
-            if observed is None or site["infer"].get("was_observed", False) == observed
+            if (observed is None or site["infer"].get("was_observed", False) == observed) and not is_factor(site)
         }
 
     def examples(self, num: int, batch: Batch | None = None) -> Batch:
@@ -149,13 +157,17 @@ class Pair(nn.Module):
     def reconstruct(self, batch: Batch, num_particles: int = 1) -> Tensor | dict[str, Tensor]:
         """`E[x' | z]` averaged over `z ~ q(z | x)`: the mean of the likelihood, `[B, *event]`.
 
-        Discrete sites that only the model has are averaged over their posterior given x and the other latents.
+        Discrete sites that only the model has are averaged over their posterior given x and the other latents. Of a
+        Categorical likelihood, the probabilities of its classes, `[B, *event, classes]`; one without a mean is left
+        out, with a warning.
+
+        Raises:
+            NotImplementedError: no likelihood has a mean (the site is named).
         """
         at_least_one("num_particles", num_particles)
         with mode(self, training=False):
             joint = tracing.trace_pair(self, batch, num_particles)
-        names = sample_sites(joint.model, observed=True)
-        return _only({name: joint.expected(name).mean(0) for name in names})
+        return _only(reconstructions(joint))
 
     def log_prob(self, batch: Any) -> Tensor:
         """Exact `log p(x)`, `[B]`, in nats: here by summing all latents out, where all are discrete or there are none.

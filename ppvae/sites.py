@@ -13,6 +13,7 @@ from functools import reduce
 from typing import Any
 
 import torch
+from pyro.distributions import Unit
 from pyro.distributions.torch_distribution import ExpandedDistribution, MaskedDistribution
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
@@ -37,6 +38,40 @@ def sample_sites(trace: Trace, *, observed: bool | None = None) -> dict[str, dic
         and not is_deterministic(site)
         and (observed is None or site["is_observed"] == observed)
     }
+
+
+def data_sites(trace: Trace) -> dict[str, dict[str, Any]]:
+    """The observed sites of a trace that hold data: those of `pyro.factor` do not."""
+    return {name: site for name, site in sample_sites(trace, observed=True).items() if not is_factor(site)}
+
+
+def is_factor(site: Mapping[str, Any]) -> bool:
+    """Whether the site is a `pyro.factor` statement: a term of the density without a value."""
+    *_, inner = wrapped(site["fn"])
+    return isinstance(inner, Unit)
+
+
+def deterministic_values(trace: Trace, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
+    """What `pyro.deterministic` names, `[*batch, *event]`.
+
+    Where a statement does not say its `event_dim`, the dimensions that fit the batch's are taken for these.
+    """
+    nodes: dict[str, Any] = trace.nodes
+    found = {}
+    for name, site in nodes.items():
+        if site["type"] == "sample" and is_deterministic(site):
+            value, num = site["value"], len(batch_shape)
+            leading = value.dim() - site["fn"].event_dim
+            if leading == 0:  # as it is where it is not said
+                fitting = (n for n in range(num, 0, -1) if _fits(value.shape[:n], batch_shape[num - n :]))
+                leading = next(fitting, 0)
+            aligned = value.reshape(*(1,) * (num - leading), *value.shape)
+            found[name] = aligned.expand(*batch_shape, *value.shape[leading:])
+    return found
+
+
+def _fits(shape: torch.Size, batch_shape: tuple[int, ...]) -> bool:
+    return len(shape) == len(batch_shape) and all(n in (1, full) for n, full in zip(shape, batch_shape, strict=True))
 
 
 def log_prob_terms(trace: Trace, without: Container[str] = (), summed_out: Container[str] = ()) -> dict[str, Tensor]:

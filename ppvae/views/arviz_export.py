@@ -23,9 +23,10 @@ from ppvae.inference.runtime.chunks import evaluating, sizes, to_pair
 from ppvae.inference.runtime.measuring import measuring
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, at_least_one
-from ppvae.sites import log_prob_terms, sample_sites
+from ppvae.sites import data_sites, deterministic_values, log_prob_terms, sample_sites
 from ppvae.supports import refuse_unlike
 from ppvae.tracing import FIRST_ENUMERATION_DIM, run, trace_model, trace_pair
+from ppvae.unconditioned import unconditioned
 from ppvae.weights import sum_terms
 
 ROWS_AT_ONCE = 5000
@@ -46,9 +47,10 @@ def to_arviz(
 ) -> Any:
     """The pair's draws and densities as ArviZ's container; write it with `.to_netcdf(path)`.
 
-    Groups: `posterior` (draws of z, and of discrete sites that only the model has given those), `sample_stats` (log_p,
-    log_q, log_w), `log_likelihood` (per observed site, given the draws), `observed_data`, `posterior_predictive`,
-    `prior`, `prior_predictive`. Dimensions: chain (one per pair), draw, the data plate's name, then the event's.
+    Groups: `posterior` (draws of z, of discrete sites that only the model has given those, and what
+    `pyro.deterministic` names), `sample_stats` (log_p, log_q, log_w), `log_likelihood` (per observed site, given the
+    draws), `observed_data`, `posterior_predictive`, `prior`, `prior_predictive`. Dimensions: chain (one per pair),
+    draw, the data plate's name, then the event's. What `pyro.factor` adds is in log_p alone.
 
     | posterior | draws of z | in `sample_stats`, per data point |
     |---|---|---|
@@ -209,15 +211,15 @@ def _posterior_groups(pair: Pair, batch: Batch, draws: Draws, at: slice) -> Grou
     num, shape = len(log_q), tuple(log_q.shape)
     log_p = sum_terms(trace_model(pair, batch, drawn, num).log_p_terms()).cpu()
     complete = completed(pair, batch, drawn, num)
-    observed = sample_sites(complete, observed=True).keys() - drawn.keys()
-    latents = _values(complete, sample_sites(complete).keys() - observed, shape)
-    replicate = run(poutine.condition(poutine.uncondition(pair.model), data=latents), batch, num)
+    observed = data_sites(complete).keys() - drawn.keys()
+    latents = _values(complete, sample_sites(complete, observed=False).keys() | drawn.keys(), shape)
+    replicate = run(poutine.condition(unconditioned(pair.model), data=latents), batch, num)
     densities = log_prob_terms(complete)
     weighed = {"log_q": log_q, "log_w": log_p - log_q} if _has_density(pair, batch) else {}
     return {
-        "posterior": _arrays(latents),
+        "posterior": _arrays(latents | deterministic_values(complete, shape)),
         "sample_stats": _arrays({"log_p": log_p} | weighed),
-        "log_likelihood": _arrays({name: densities[name].expand(shape) for name in observed}),
+        "log_likelihood": _arrays({name: densities[name].expand(shape) for name in sorted(observed)}),
         "posterior_predictive": _arrays(_values(replicate, observed, shape)),
     }
 
@@ -244,7 +246,7 @@ def completed(pair: Pair, batch: Batch, latents: dict[str, Tensor], num_particle
 def _observed(pair: Pair, batch: Batch) -> tuple[dict[str, np.ndarray], str]:
     """The observed data by site, `[data point, *event]`, and the name of the data plate."""
     trace = trace_pair(pair, batch, 1).model
-    sites = sample_sites(trace, observed=True)
+    sites = data_sites(trace)
     plate = next(f.name for site in sites.values() for f in site["cond_indep_stack"] if f.dim == -1)
     return _arrays(_values(trace, sites, (num_rows(batch),))), plate
 
