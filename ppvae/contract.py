@@ -9,18 +9,20 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
 from ppvae.batches import Batch, call, num_rows, rows
-from ppvae.explanations import failures_explained
+from ppvae.explanations import failures_explained, without_tensors
 from ppvae.internals import enumeration_dim
 from ppvae.layouts import InLayout, difference_between, refuse_mixed_rows
 from ppvae.model_and_guide import ModelAndGuide
+from ppvae.parameters import OwnParameters
 from ppvae.particles import LEADING, ROWS, run
-from ppvae.refusals import ContractError
+from ppvae.refusals import ContractError, family
 from ppvae.sites import sample_sites
 from ppvae.tracing import Joint, trace_pair
 
@@ -28,30 +30,44 @@ MAX_ROWS = 7
 
 
 @torch.no_grad()
-def check(pair: ModelAndGuide, batch: Batch) -> tuple[str, str]:
+def check(pair: ModelAndGuide, batch: Batch, in_vain: bool) -> tuple[str, str]:
     """Runs a pair on a few rows of `batch` and raises `ContractError` at the first breach.
 
     Two batch sizes are tried, each with another number of particles, so that no event dimension can pass for the
     batch's by having its size.
+
+    Args:
+        pair: the model and guide.
+        batch: some data.
+        in_vain: whether the guide may draw latents to which the model gives no density.
 
     Returns:
         The layout of particles in which it is to be run, and why, if not in the one that it names.
     """
     size = min(num_rows(batch), MAX_ROWS)
     few = [rows(batch, slice(n)) for n in {size, max(1, size - 1)}]
+    for part in few:
+        with OwnParameters("guide", pair):
+            guide = run_alone("guide", pair.guide, part)
+        _check_plates("guide", guide, num_rows(part))
+        with OwnParameters("model", pair):
+            model = _of_model(partial(run_alone, "model", pair.model, part), guide)
+        _check_plates("model", model, num_rows(part))
+    with pyro.validation_enabled(not in_vain):
+        return _settled(pair, few, in_vain)
+
+
+def _settled(pair: ModelAndGuide, few: list[Batch], in_vain: bool) -> tuple[str, str]:
+    """The layout of particles in which a pair is right, and why, if not in the one that it names."""
     by_rows, leading = (InLayout(pair.model, pair.guide, layout) for layout in (ROWS, LEADING))
     for part in few:
-        guide = run_alone("guide", pair.guide, part)
-        _check_plates("guide", guide, num_rows(part))
-        model = _of_model(partial(run_alone, "model", pair.model, part), guide)
-        _check_plates("model", model, num_rows(part))
-        _check_run(by_rows, part)
+        _check_run(by_rows, part, in_vain)
     refuse_mixed_rows(by_rows, few[0])
     if pair.particles == ROWS:
         return ROWS, ""
     try:
         for part in few:
-            _check_run(leading, part)
+            _check_run(leading, part, in_vain)
     except ContractError as error:
         return ROWS, str(error)
     difference = difference_between(by_rows, leading, few[0])
@@ -65,7 +81,7 @@ def run_alone(role: str, function: Callable, batch: Batch) -> Trace:
     return tracer.trace
 
 
-def _check_run(pair: ModelAndGuide, batch: Batch) -> None:
+def _check_run(pair: ModelAndGuide, batch: Batch, in_vain: bool) -> None:
     """Runs a pair with particles, in the layout that it names."""
     num_particles = num_rows(batch) + 2
 
@@ -81,7 +97,7 @@ def _check_run(pair: ModelAndGuide, batch: Batch) -> None:
         joint = trace_pair(pair, batch, num_particles)
     check_shapes(joint)
     _check_values(joint)
-    _check_finite(joint)
+    _check_finite(joint, in_vain)
 
 
 def _of_model(trace: Callable[[], Trace], guide: Trace) -> Trace:
@@ -212,19 +228,22 @@ def _check_values(joint: Joint) -> None:
                 )
             try:
                 fn.log_prob(site["value"])
-            except ValueError as error:
+            except (ValueError, RuntimeError) as error:
+                said = without_tensors(str(error))
                 raise ContractError(
-                    f"{role} site '{name}': found a value that {type(fn).__name__} refuses ({error}), expected one "
-                    f"inside its support, {fn.support}; rescale or binarize the data, or choose another distribution"
+                    f"{role} site '{name}': found a value that {family(fn)} refuses ({said}), expected one inside its "
+                    "support; rescale or binarize the data, or choose another distribution"
                 ) from error
 
 
-def _check_finite(joint: Joint) -> None:
+def _check_finite(joint: Joint, in_vain: bool) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pyro warns of what is refused here
         terms = [("guide", joint.log_q_terms()), ("model", joint.log_p_terms())]
     for role, by_site in terms:
         for name, term in by_site.items():
+            if in_vain and role == "model":
+                term = term.masked_fill(term == -torch.inf, 0.0)
             if (row := first_bad_row(term)) is not None:
                 value = next(v for v in term[..., row].flatten().tolist() if not math.isfinite(v))
                 raise ContractError(

@@ -73,7 +73,7 @@ def _explanation(
             "`rows = pyro.plate('data', len(x))`, then `with rows:` each time"
         )
     where = f"after site '{reached}'" if reached else "before its first site"
-    found = f"{role}, {where}: found {type(error).__name__}: {_without_tensors(str(error))}"
+    found = f"{role}, {where}: found {type(error).__name__}: {without_tensors(str(error))}"
     if num_particles is None:
         return f"{found}; expected it to run on a batch of {num_rows} rows as it is; {_remedy(str(error))}"
     if summed:
@@ -135,7 +135,7 @@ def _remedy(error: str) -> str:
     return "run the function by itself on these rows to see where it fails"
 
 
-def _without_tensors(error: str) -> str:
+def without_tensors(error: str) -> str:
     """An error's message without the tensors that it prints."""
     return re.sub(
         "but found invalid values:.*",

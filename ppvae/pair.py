@@ -14,8 +14,10 @@ from ppvae.batches import Batch, as_batch, call, entries, is_rows, map_batch, nu
 from ppvae.existing import ExistingFunctions
 from ppvae.mode import mode
 from ppvae.particles import LEADING
+from ppvae.reconstruction import reconstructions
 from ppvae.refusals import at_least_one
-from ppvae.sites import is_enumerated, sample_sites
+from ppvae.sites import deterministic_values, is_enumerated, is_factor, sample_sites
+from ppvae.unconditioned import Unconditioned
 from ppvae.weights import Weights, draw_weights, expected_log_weight, sum_terms
 
 
@@ -94,18 +96,21 @@ class Pair(nn.Module):
         Raises:
             ppvae.ContractError: with the site, what was found, what was expected and the usual remedies.
         """
-        self._settle(batch)
+        self._settle(batch, in_vain=False)
         self.example = map_batch(lambda t: t[:1].clone(), batch)
 
     def check_once(self, batch: Batch) -> None:
-        """`check`, unless a batch of this kind has passed since the pair was last changed or trained; keeps nothing."""
-        if _kind(batch) not in self.checked_kinds:
-            self._settle(batch)
+        """`check`, unless a batch of this kind has passed since the pair was last changed or trained; keeps nothing.
 
-    def _settle(self, batch: Batch) -> None:
+        Draws of the guide to which the model gives no density have weight zero here, and are no breach.
+        """
+        if _kind(batch) not in self.checked_kinds:
+            self._settle(batch, in_vain=True)
+
+    def _settle(self, batch: Batch, in_vain: bool) -> None:
         gpus = list({p.device for p in self.parameters() if p.is_cuda})
         with mode(self, training=False), torch.random.fork_rng(gpus), pyro.validation_enabled(True):
-            layout, reason = contract.check(self, batch)
+            layout, reason = contract.check(self, batch, in_vain)
         if num_rows(batch) > 1:  # one row does not tell whether rows are independent
             self.checked_kinds.add(_kind(batch))
         if layout != self.particles:
@@ -145,6 +150,8 @@ class Pair(nn.Module):
     def sample(self, at: int | Batch) -> Tensor | dict[str, Tensor]:
         """Data drawn from the model: `[N, *event]`, or a dict of such where several sites are observed.
 
+        What `pyro.factor` adds to the density has no draws, and is left out.
+
         Args:
             at: how many, N; what the model only reads (lengths, labels, covariates) is then that of `example`. Or a
                 batch of N rows, whose covariates are taken, and whose data are not looked at.
@@ -153,15 +160,19 @@ class Pair(nn.Module):
 
     @torch.no_grad()
     def sample_joint(self, at: int | Batch, observed: bool | None = None) -> dict[str, Tensor]:
-        """Draws of the model's sites by name, `[N, *event]`: all of them, or only the observed or the latent ones."""
+        """Draws of the model's sites by name, `[N, *event]`: only the observed, or the latent ones, or all.
+
+        All are those two, and what `pyro.deterministic` names.
+        """
         batch = at if isinstance(at, Tensor | tuple | dict) else self.examples(at)
-        with mode(self, training=False), poutine.trace() as tracer:
-            call(poutine.uncondition(self.model), batch)
-        sites = sample_sites(tracer.trace)
-        return {
-            name: site["value"].expand(num_rows(batch), *site["fn"].event_shape)
+        with mode(self, training=False), poutine.trace() as tracer, Unconditioned():
+            call(self.model, batch)
+        sites, shape = sample_sites(tracer.trace), (num_rows(batch),)
+        named = deterministic_values(tracer.trace, shape) if observed is None else {}
+        return named | {
+            name: site["value"].expand(*shape, *site["fn"].event_shape)
             for name, site in sites.items()
-            if observed is None or site["infer"].get("was_observed", False) == observed
+            if (observed is None or site["infer"].get("was_observed", False) == observed) and not is_factor(site)
         }
 
     def examples(self, num: int, batch: Batch | None = None) -> Batch:
@@ -186,14 +197,18 @@ class Pair(nn.Module):
     def reconstruct(self, batch: Batch, num_particles: int = 1) -> Tensor | dict[str, Tensor]:
         """`E[x' | z]` averaged over `z ~ q(z | x)`: the mean of the likelihood, `[B, *event]`.
 
-        Discrete sites that only the model has are averaged over their posterior given x and the other latents.
+        Discrete sites that only the model has are averaged over their posterior given x and the other latents. Of a
+        Categorical likelihood, the probabilities of its classes, `[B, *event, classes]`; one without a mean is left
+        out, with a warning.
+
+        Raises:
+            NotImplementedError: no likelihood has a mean (the site is named).
         """
         at_least_one("num_particles", num_particles)
         self.check_once(batch)
         with mode(self, training=False):
             joint = tracing.trace_pair(self, batch, num_particles)
-        names = sample_sites(joint.model, observed=True)
-        return _only({name: joint.expected(name).mean(0) for name in names})
+        return _only(reconstructions(joint))
 
     def log_prob(self, batch: Any) -> Tensor:
         """Exact `log p(x)`, `[B]`, in nats: here by summing all latents out, where all are discrete or there are none.

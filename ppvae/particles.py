@@ -61,11 +61,14 @@ class _Rows(Messenger):
         if isinstance(msg["scale"], Tensor):
             msg["scale"] = split(msg["scale"], 0, self._shape)
         msg["fn"] = split_distribution(fn, self._shape)
-        num_rows = self._shape[0] * self._shape[1]
-        msg["cond_indep_stack"] = tuple(
-            frame._replace(size=self._shape[1]) if frame.dim == -1 and frame.size == num_rows else frame
-            for frame in msg["cond_indep_stack"]
-        )
+        msg["cond_indep_stack"] = tuple(self._split_frame(frame) for frame in msg["cond_indep_stack"])
+
+    def _split_frame(self, frame: Any) -> Any:
+        """The data plate's frame, with the data points alone, and the same scale."""
+        num_particles, num_rows = self._shape
+        if frame.dim != -1 or frame.size != num_particles * num_rows:
+            return frame
+        return frame._replace(size=num_rows, full_size=frame.full_size and frame.full_size / num_particles)
 
     def _split(self, value: Tensor, event_dim: int, declared: bool) -> Tensor:
         """A value with its rows split; of `pyro.deterministic`, which may not say where they are, those of dim 0."""

@@ -17,7 +17,8 @@ from ppvae.batches import Batch, num_rows
 from ppvae.internals import eliminate
 from ppvae.model_and_guide import ModelAndGuide
 from ppvae.particles import run
-from ppvae.sites import log_prob_terms, sample_sites
+from ppvae.refusals import family
+from ppvae.sites import is_enumerated, log_prob_terms, sample_sites
 
 FIRST_ENUMERATION_DIM = -3
 
@@ -42,7 +43,9 @@ class Joint:
         taken by variable elimination. Dims that the guide enumerates stay, to the left.
         """
         terms = self._model_terms(without)
-        tied = {name: t for name, t in terms.items() if t.dim() > 2}
+        own = (site for name, site in sample_sites(self.model).items() if name not in self.guide.nodes)
+        summed_out = any(is_enumerated(site) for site in own)
+        tied = {name: t for name, t in terms.items() if t.dim() > 2} if summed_out else {}
         result = {name: self._expand(t) for name, t in terms.items() if name not in tied}
         if tied:
             result[",".join(tied)] = self._expand(self._eliminate(list(tied)))
@@ -61,17 +64,36 @@ class Joint:
         return log_p - log_p.logsumexp(tuple(range(log_p.dim() - 2)), keepdim=True)
 
     def expected(self, name: str, without: Container[str] = ()) -> Tensor:
-        """`E[x | z]` of a model site, `[K, B, *event]`; summed-out values are weighed by `log_posterior`."""
+        """`E[x | z]` of a model site, `[K, B, *event]`; summed-out values are weighed by `log_posterior`.
+
+        Raises:
+            NotImplementedError: its distribution has no mean.
+        """
         fn = sample_sites(self.model)[name]["fn"]
-        mean = fn.mean
-        if mean.isnan().any():
+        try:
+            mean = fn.mean
+        except NotImplementedError:
+            mean = None
+        if mean is None or mean.isnan().any():
             raise NotImplementedError(
-                f"model site '{name}' has no mean, as {type(fn).__name__} has none; draw from p(x | z) instead, with "
-                "pair.latents and pyro.poutine.condition"
+                f"model site '{name}' has no mean, as {family(fn)} has none; draw from p(x | z) instead, as the group "
+                "'posterior_predictive' of ppvae.to_arviz does"
             )
+        return self.averaged(name, mean, without)
+
+    def averaged(self, name: str, values: Tensor, without: Container[str] = ()) -> Tensor:
+        """What a model site's distribution has for each value that is summed out, averaged over these: `[K, B, *]`.
+
+        Args:
+            name: of the site.
+            values: `[..., K, B, *]`, with a dimension for each of those that is summed out, as its batch shape has.
+            without: as in `log_posterior`.
+        """
+        batch_shape = sample_sites(self.model)[name]["fn"].batch_shape
+        own = values.shape[len(batch_shape) :]
         posterior = self.log_posterior(name, without).exp()
-        weighted = posterior.reshape(*posterior.shape, *(1,) * len(fn.event_shape)) * mean
-        return weighted.sum_to_size(*self.shape, *fn.event_shape)
+        weighted = posterior.reshape(*posterior.shape, *(1,) * len(own)) * values
+        return weighted.sum_to_size(*self.shape, *own)
 
     def _model_terms(self, without: Container[str] = ()) -> dict[str, Tensor]:
         """Log probability of each model site, those that are summed out without their masks."""

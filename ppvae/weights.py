@@ -81,8 +81,11 @@ def expected_log_weight(joint: Joint) -> Tensor:
     `sum_c q(c | x) (log p(x, z, c) - log q(z, c | x))`, with the convention 0 log 0 = 0. A masked c adds nothing to the
     logs, and its q(c | x) sums to one as ever.
     """
-    log_q = joint.log_q_terms()
-    log_w = log_weight(joint.log_p_terms(), log_q)
+    return over_enumerated(joint, log_weight(joint.log_p_terms(), joint.log_q_terms()))
+
+
+def over_enumerated(joint: Joint, log_w: Tensor) -> Tensor:
+    """The expectation of log weights, or what stands for them, over the sites that the guide enumerates, `[K, B]`."""
     sites = sample_sites(joint.guide)
     discrete = {name: log_probability_of_values(site) for name, site in sites.items() if is_enumerated(site)}
     if not discrete:

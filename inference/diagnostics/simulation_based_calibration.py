@@ -11,12 +11,14 @@ from scipy import stats
 from torch import Tensor
 
 from ppvae.batches import Batch, num_rows
+from ppvae.inference.objectives.gradients import gpus
 from ppvae.inference.runtime.chunks import evaluating, over_data, sizes
 from ppvae.inference.runtime.records import EvidenceUndefined
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, at_least_one
 from ppvae.simulation import simulate
-from ppvae.tracing import draw_latents, trace_model
+from ppvae.supports import refuse_unlike
+from ppvae.tracing import draw_latents, trace_model, trace_pair
 from ppvae.weights import sum_terms
 
 LOG_JOINT = "log_joint"
@@ -65,8 +67,8 @@ def calibration(
 
     Raises:
         EvidenceUndefined: the pair declares that it has no density.
-        ContractError: no `pair.example`, a guide without latents, or a model that observes something that is not one of
-            its arguments.
+        ContractError: no `pair.example`, a guide without latents or without a density (Delta), or a model that observes
+            something that is not one of its arguments.
         ValueError: a count too small, or a log p(x, z) that is not a number.
 
     Example:
@@ -135,6 +137,8 @@ def scalars(name: str, event_shape: torch.Size) -> list[str]:
 def _ranks(pair: Pair, batch: Batch, num_samples: int, at_once: int) -> dict[str, Tensor]:
     """A rank for each quantity and row, `[B]`, on new data drawn in place of the batch's."""
     x, drawn = simulate(pair, batch)
+    with torch.random.fork_rng(gpus(pair)):
+        refuse_unlike(trace_pair(pair, x, 1))
     below: dict[str, Tensor] = {}
     ties: dict[str, Tensor] = {}
     for size in sizes(num_samples, at_once):

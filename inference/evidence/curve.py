@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ppvae.batches import Batch
 from ppvae.inference.compiling.repeated import Repeated
+from ppvae.inference.evidence.coverage import judged
 from ppvae.inference.evidence.pareto import pareto_khat, tail_size
 from ppvae.inference.evidence.streamed import log_weights
 from ppvae.inference.runtime.chunks import over_data, sizes
@@ -87,7 +88,7 @@ def bound_curve(
     if len(K) < 2:
         raise ValueError(f"num_particles: found {num_particles}, expected two or more different ones, for a line")
     with measuring(pair, data, seed) as batch:
-        measure = partial(_in_blocks, Repeated(pair, log_weights), K)
+        measure = partial(_in_blocks, pair, Repeated(pair, log_weights), K)
         title = "bounds" if progress else None
         found = finite(over_data(pair, batch, REPETITIONS * K[-1], measure, title, probe=partial(_one_weight, pair)))
     bounds = found["bounds"].unbind(-1)
@@ -105,7 +106,7 @@ def _measurement(blocks: Tensor, num_particles: int, method: str) -> Measurement
     return Measurement(blocks.mean(1), (blocks.var(1) / REPETITIONS).sqrt(), REPETITIONS * num_particles, method)
 
 
-def _in_blocks(draws: Repeated, K: list[int], batch: Batch, num: int, at_once: int) -> dict[str, Tensor]:
+def _in_blocks(pair: Pair, draws: Repeated, K: list[int], batch: Batch, num: int, at_once: int) -> dict[str, Tensor]:
     """IWAE of each K within each block, from the same draws: `bounds`, `[B, REPETITIONS, len(K)]`."""
     log_w = torch.cat([draws(batch, size) for size in sizes(num, at_once)]).double()
     blocks = log_w.reshape(REPETITIONS, K[-1], -1)
@@ -117,7 +118,7 @@ def _in_blocks(draws: Repeated, K: list[int], batch: Batch, num: int, at_once: i
     return {
         "bounds": torch.stack(bounds, -1).transpose(0, 1),
         "estimate": log_w.logsumexp(0) - math.log(num),
-        "khat": pareto_khat(largest),
+        "khat": judged(pareto_khat(largest), pair, batch),
     }
 
 

@@ -20,6 +20,7 @@ from ppvae.pair import Pair
 from ppvae.particles import run
 from ppvae.rebuilding import arguments, with_arguments, with_parts
 from ppvae.refusals import family
+from ppvae.sites import plate_scale
 
 SEPARATOR = "/"
 HELD = {
@@ -92,11 +93,12 @@ class LocalGuide(Pair):
 
     def model(self, *args: Any, **kwargs: Any) -> Any:
         args, kwargs, _ = self._parted(args, kwargs)
-        return self.pair.model(*args, **kwargs)
+        with _Unscaled():
+            return self.pair.model(*args, **kwargs)
 
     def guide(self, *args: Any, **kwargs: Any) -> Any:
         args, kwargs, offsets = self._parted(args, kwargs)
-        with _Mover(offsets):
+        with _Unscaled(), _Mover(offsets):
             return self.pair.guide(*args, **kwargs)
 
     def _parted(self, args: tuple, kwargs: dict) -> tuple[tuple, dict, dict[str, Tensor]]:
@@ -105,6 +107,13 @@ class LocalGuide(Pair):
             return args, own, {name: kwargs[name] for name in self.shapes}
         num = len(args) - len(self.shapes)
         return args[:num], {}, dict(zip(self.shapes, args[num:], strict=True))
+
+
+class _Unscaled(Messenger):
+    """Leaves out `poutine.scale`: an ascent to a bound is no training."""
+
+    def _pyro_sample(self, msg: Message) -> None:
+        msg["scale"] = plate_scale(msg)
 
 
 class _Sites(Messenger):

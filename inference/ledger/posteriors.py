@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ppvae.batches import Batch, num_rows, rows
 from ppvae.inference.evidence.annealed_importance import AIS, Sampler, run_chains
+from ppvae.inference.evidence.coverage import judged
 from ppvae.inference.evidence.pareto import smoothed
 from ppvae.inference.ledger.ascent import Ascent
 from ppvae.inference.ledger.refinement import refine
@@ -77,7 +78,7 @@ def resampled(pair: Pair, batch: Batch, num_samples: int, annealing: AIS | None,
         return {
             **_taken(candidates, chosen),
             "estimate": log_w.logsumexp(0),
-            "khat": khat,
+            "khat": judged(khat, pair, points),
             "ess": 1 / log_share.exp().square().sum(0),
         }
 

@@ -42,7 +42,9 @@ def verdict(report: Measured) -> str:
         )
     found = causes(report)
     seen = gap.estimate >= max(LEAST, SIGNIFICANT * gap.std_error)
-    if not (seen or any(cause.per_point is not None for cause in found)):  # a part may be surer than the whole
+    trusted = report.log_evidence.reliable.any()
+    # a part may be surer than the whole
+    if trusted and not (seen or any(cause.per_point is not None for cause in found)):
         said.append("The guide is not what keeps it low: no gap is seen beyond its error.")
     if not found:
         return "\n".join([*said, "No cause was found.", _more_time(report)]) + _unmeasured(report)

@@ -9,10 +9,14 @@ import torch
 from torch import Tensor
 
 from ppvae.batches import Batch, num_rows, tensors
+from ppvae.contract import check_shapes
 from ppvae.inference.objectives.protocol import Objective
+from ppvae.inference.objectives.scales import refuse_scales
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, at_least_one
-from ppvae.weights import draw_weights
+from ppvae.supports import refuse_unlike
+from ppvae.tracing import trace_pair
+from ppvae.weights import weights_of
 
 ELEMENTS_AT_ONCE = 4_000_000
 
@@ -33,7 +37,7 @@ class JVI(Objective):
 
     Raises:
         ValueError: m < 0 or m >= K.
-        ContractError: when called with gradients enabled.
+        ContractError: when called with gradients enabled, or on a guide without a density (Delta).
 
     Example:
         >>> JVI(num_particles=2, order=1).bound(torch.tensor([[0.0], [-2.0]]))     # 2 log mean w - mean log w
@@ -61,7 +65,7 @@ class JVI(Objective):
 
     def __call__(self, pair: Pair, batch: Batch, step: float | Tensor = math.inf) -> tuple[Tensor, Tensor]:
         refuse_gradients(self)
-        value = self.bound(draw_weights(pair, batch, self.num_particles).log_w)
+        value = self.bound(measured_log_weights(self, pair, batch, self.num_particles))
         return value, value.mean()
 
 
@@ -91,7 +95,7 @@ class SUMO(Objective):
         num_particles: m, draws before the first term of the series.
 
     Raises:
-        ContractError: when called with gradients enabled.
+        ContractError: when called with gradients enabled, or on a guide without a density (Delta).
 
     Example:
         >>> SUMO(num_particles=1).estimate(torch.zeros(3, 1), torch.tensor([2]))
@@ -125,9 +129,18 @@ class SUMO(Objective):
         refuse_gradients(self)
         like = next(iter(tensors(batch).values()))
         num_terms = self.num_terms(1 - torch.rand(num_rows(batch), dtype=torch.float64, device=like.device))
-        log_w = draw_weights(pair, batch, self.num_particles + int(num_terms.max())).log_w
+        log_w = measured_log_weights(self, pair, batch, self.num_particles + int(num_terms.max()))
         value = self.estimate(log_w, num_terms)
         return value, value.mean()
+
+
+def measured_log_weights(objective: Objective, pair: Pair, batch: Batch, num_particles: int) -> Tensor:
+    """The pair's log weights, `[K, B]`; refused, by name, where guide and model cannot be compared."""
+    joint = trace_pair(pair, batch, num_particles)
+    check_shapes(joint)
+    refuse_unlike(joint)
+    refuse_scales(joint, objective)
+    return weights_of(joint).log_w
 
 
 def refuse_gradients(objective: Objective) -> None:

@@ -10,11 +10,12 @@ from ppvae.batches import Batch
 from ppvae.contract import check_shapes
 from ppvae.inference.objectives.gradients import reparameterized
 from ppvae.inference.objectives.protocol import MeanOverDraws
+from ppvae.inference.objectives.scales import is_pair_scaled, is_scaled, scaled
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, at_least_one, family
 from ppvae.sites import is_enumerated, sample_sites
 from ppvae.tracing import trace_pair
-from ppvae.weights import expected_log_weight
+from ppvae.weights import expected_log_weight, log_weight, over_enumerated
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,12 @@ class EnumeratedELBO(MeanOverDraws):
                     "nor reparameterized, expected one or the other; use ELBO(num_particles=2) or VIMCO"
                 )
         value = expected_log_weight(joint).mean(0)
-        return value, value.mean()
+        if not is_scaled(joint):
+            return value, value.mean()
+        weighed = log_weight(*scaled(joint, joint.log_p_terms(), joint.log_q_terms()))
+        return value, over_enumerated(joint, weighed).mean()
 
     def exact_value(self, pair: Pair, batch: Batch) -> Tensor:
+        if is_pair_scaled(pair, batch):
+            return super().exact_value(pair, batch)
         return pair.exact_elbo(batch)

@@ -14,6 +14,7 @@ from ppvae.inference.objectives.divergence import separable_in, separable_sites,
 from ppvae.inference.objectives.gradients import Draw
 from ppvae.inference.objectives.importance_weighted import gain
 from ppvae.inference.objectives.protocol import MeanOverDraws
+from ppvae.inference.objectives.scales import is_pair_scaled, is_scaled, same_scale, scaled
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, at_least_one
 from ppvae.sites import sample_sites
@@ -40,6 +41,8 @@ class ELBO(MeanOverDraws):
     `KL_site` averaged over the batch; the value stays the ELBO. With `balance`, while beta is below 1, each site's KL
     has a further weight, proportional to `KL_site / size_site`, with mean 1 over sites and no gradient: a site that
     uses more nats per number pays more for them, so no site is left unused early on.
+
+    `poutine.scale` weighs the terms of its sites in the gradient, as in Pyro; the value stays the ELBO.
 
     Source: Kingma & Welling 2014 (arXiv:1312.6114); stl: Roeder et al. 2017 (arXiv:1703.09194); score: Ranganath et al.
     2014 (arXiv:1401.0118), baseline: Kool et al. 2019; beta: Higgins et al. 2017; free bits: Kingma et al. 2016
@@ -123,6 +126,8 @@ class ELBO(MeanOverDraws):
         beta = self.beta(step) if callable(self.beta) else self.beta
         if isinstance(beta, Tensor) or beta != 1.0 or self.free_bits != 0.0:
             log_p, log_q = self._tempered(log_p, log_q, draw, beta)
+        if is_scaled(draw.joint):
+            log_p, log_q = scaled(draw.joint, log_p, log_q)
         shares = torch.full_like(log_weight(log_p, log_q).detach(), 1 / self.num_particles)
         surrogate = draw.surrogate(
             model=shares,
@@ -135,7 +140,7 @@ class ELBO(MeanOverDraws):
         return value, surrogate
 
     def exact_value(self, pair: Pair, batch: Batch) -> Tensor:
-        if self.beta != 1.0 or self.free_bits != 0.0:
+        if self.beta != 1.0 or self.free_bits != 0.0 or is_pair_scaled(pair, batch):
             return super().exact_value(pair, batch)
         return pair.exact_elbo(batch)
 
@@ -164,6 +169,8 @@ class ELBO(MeanOverDraws):
             try:
                 if name not in separable:
                     raise NotImplementedError("a parent in the model is a descendant in the guide, or not in the guide")
+                if not same_scale(draw.joint, name):
+                    raise NotImplementedError("poutine.scale scales it differently in guide and model")
                 result[name] = -site_kl(q, p).expand(draw.joint.shape)
             except NotImplementedError as reason:
                 if self.kl == "analytic":

@@ -26,6 +26,7 @@ from ppvae.particles import run
 from ppvae.refusals import ContractError, family
 from ppvae.sites import sample_sites
 from ppvae.splitting import SplitDistribution
+from ppvae.supports import is_point
 from ppvae.tracing import trace_pair
 from ppvae.weights import log_weight, sum_terms
 
@@ -128,9 +129,15 @@ class Draw:
         return total.sum(0).mean()
 
     def check_scored(self, possible: bool, num_particles: int) -> None:
-        """Refuses by name a site that needs the score function where that is not possible, or has no baseline."""
+        """Refuses by name a site that needs the score function where that is zero, impossible, or has no baseline."""
         for name in sorted(self.scored):
-            fn = family(self.joint.guide.nodes[name]["fn"])
+            site: Any = self.joint.guide.nodes[name]
+            fn = family(site["fn"])
+            if is_point(site["fn"]):
+                raise ContractError(
+                    f"guide site '{name}': found Delta, whose score is zero, expected a path to follow to its point; "
+                    "use ELBO() or IWAE(), whose gradient is 'reparameterized'"
+                )
             if not possible:
                 where = " for some of its arguments" if name in self.followed else ""
                 raise ContractError(

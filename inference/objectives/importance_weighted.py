@@ -12,6 +12,7 @@ from torch import Tensor
 from ppvae.batches import Batch
 from ppvae.inference.objectives.gradients import Draw, gpus
 from ppvae.inference.objectives.protocol import Objective
+from ppvae.inference.objectives.scales import refuse_scales
 from ppvae.pair import Pair
 from ppvae.refusals import at_least_one
 
@@ -92,6 +93,7 @@ class WeightObjective(Objective):
     def draw(self, pair: Pair, batch: Batch, num_particles: int) -> Draw:
         """Draws some of the particles; in training, refuses sites that this gradient cannot handle."""
         draw = Draw(pair, batch, num_particles, fixed=self.gradient == "score", partial=self.sticks)
+        refuse_scales(draw.joint, self)
         if torch.is_grad_enabled():
             draw.check_scored(self.gradient != "dreg", self.num_draws)
         return draw

@@ -11,6 +11,7 @@ from ppvae.batches import Batch, call, num_rows, tensors
 from ppvae.inference.objectives.gradients import Draw
 from ppvae.inference.objectives.importance_weighted import IWAE, Weighting, slope
 from ppvae.inference.objectives.protocol import Objective
+from ppvae.inference.objectives.scales import refuse_scales
 from ppvae.pair import Pair
 from ppvae.simulation import simulate
 from ppvae.sites import log_prob_terms
@@ -59,7 +60,9 @@ class RWS(IWAE):
 
     def draw(self, pair: Pair, batch: Batch, num_particles: int) -> Draw:
         if self.phase == "sleep":  # in which no particle is weighed against others
-            return Draw(pair, batch, num_particles, fixed=True)
+            draw = Draw(pair, batch, num_particles, fixed=True)
+            refuse_scales(draw.joint, self)
+            return draw
         return super().draw(pair, batch, num_particles)
 
     def weigh(self, log_w: Tensor, scored: bool) -> Weighting:

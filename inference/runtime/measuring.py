@@ -1,5 +1,6 @@
 """The frame of every measurement: checked data, a pair in evaluation mode, finite results."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -13,7 +14,8 @@ from ppvae.contract import first_bad_row
 from ppvae.inference.runtime.chunks import evaluating, over_data, to_pair
 from ppvae.inference.runtime.records import EvidenceUndefined
 from ppvae.pair import Pair
-from ppvae.sites import sample_sites
+from ppvae.sites import handler_scales, sample_sites
+from ppvae.supports import refuse_unlike
 from ppvae.tracing import trace_pair
 
 FEW = 16
@@ -33,18 +35,29 @@ def measuring(pair: Pair, data: Any, seed: int | None) -> Iterator[Batch]:
 
 
 def _refuse_outside_support(pair: Pair, batch: Batch) -> None:
-    for site, inside in over_data(pair, batch, 1, partial(_inside_support, pair), None).items():
+    scaled: set[str] = set()
+    for site, inside in over_data(pair, batch, 1, partial(_inside_support, pair, scaled), None).items():
         if not inside.all():
             raise ValueError(
                 f"data: found row {int(inside.int().argmin())} outside the support of the likelihood at site '{site}' "
                 f"({int((~inside).sum())} such rows in all), expected values it can produce; rescale, clip or binarize "
                 "the data, or choose another likelihood"
             )
+    if scaled:
+        warnings.warn(
+            f"sites {sorted(scaled)}: the scale that poutine.scale gives them acts in training alone, and is left out "
+            "of what is measured",
+            stacklevel=4,
+        )
 
 
-def _inside_support(pair: Pair, batch: Batch, num_particles: int, at_once: int) -> dict[str, Tensor]:
+def _inside_support(pair: Pair, scaled: set[str], batch: Batch, num_particles: int, at_once: int) -> dict[str, Tensor]:
+    """Which rows are inside the support of each likelihood; sites with a scale of their own are added to `scaled`."""
+    joint = trace_pair(pair, batch, num_particles)
+    refuse_unlike(joint)
+    scaled |= handler_scales(joint.guide).keys() | handler_scales(joint.model).keys()
     inside = {}
-    for name, site in sample_sites(trace_pair(pair, batch, num_particles).model, observed=True).items():
+    for name, site in sample_sites(joint.model, observed=True).items():
         try:
             support = site["fn"].support
         except NotImplementedError:  # a distribution of the user's own need not have one

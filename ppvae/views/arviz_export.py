@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
+import torch
 import xarray as xr
 from pyro import poutine
 from pyro.infer import config_enumerate, infer_discrete
@@ -17,13 +18,16 @@ from ppvae.inference.evidence.annealed_importance import AIS
 from ppvae.inference.ledger.posteriors import Draws, way_named
 from ppvae.inference.ledger.registry import LINES
 from ppvae.inference.ledger.report import GapReport
+from ppvae.inference.objectives.gradients import gpus
 from ppvae.inference.runtime.chunks import evaluating, sizes, to_pair
 from ppvae.inference.runtime.measuring import measuring
 from ppvae.pair import Pair
 from ppvae.particles import run
-from ppvae.refusals import at_least_one
-from ppvae.sites import log_prob_terms, sample_sites
+from ppvae.refusals import ContractError, at_least_one
+from ppvae.sites import data_sites, deterministic_values, log_prob_terms, sample_sites
+from ppvae.supports import refuse_unlike
 from ppvae.tracing import FIRST_ENUMERATION_DIM, trace_model, trace_pair
+from ppvae.unconditioned import Unconditioned
 from ppvae.weights import sum_terms
 
 ROWS_AT_ONCE = 5000
@@ -44,9 +48,10 @@ def to_arviz(
 ) -> Any:
     """The pair's draws and densities as ArviZ's container; write it with `.to_netcdf(path)`.
 
-    Groups: `posterior` (draws of z and, given these, of discrete sites that only the model has), `sample_stats` (log_p,
-    log_q, log_w), `log_likelihood` (per observed site, given the draws), `observed_data`, `posterior_predictive`,
-    `prior`, `prior_predictive`. Dimensions: chain (one per pair), draw, the data plate's name, then the event's.
+    Groups: `posterior` (draws of z, of discrete sites that only the model has given those, and what
+    `pyro.deterministic` names), `sample_stats` (log_p, log_q, log_w), `log_likelihood` (per observed site, given the
+    draws), `observed_data`, `posterior_predictive`, `prior`, `prior_predictive`. Dimensions: chain (one per pair),
+    draw, the data plate's name, then the event's. What `pyro.factor` adds is in log_p alone.
 
     | posterior | draws of z | in `sample_stats`, per data point |
     |---|---|---|
@@ -58,8 +63,9 @@ def to_arviz(
     None is the exact posterior. "guide" has the guide's whole gap; "refined" leaves the family's share of it. Trust
     "resampled" where k-hat is below 0.7 and `ess` well above the number of draws (below that number, draws repeat),
     and "annealed" where `ess` is a good part of the number of draws. `log_q` is always the guide's, so `log_w` is a
-    valid weight for draws of "guide" only. The draws are not a sampler's sequence: convergence diagnostics across
-    chains compare training runs, and latents of separate runs need not mean the same thing.
+    valid weight for draws of "guide" only; a guide without a density (Delta) has neither. The draws are not a
+    sampler's sequence: convergence diagnostics across chains compare training runs, and latents of separate runs need
+    not mean the same thing.
 
     Source: the InferenceData schema of Kumar et al. 2019, Journal of Open Source Software 4(33). The ways to draw:
     `ppvae.inference.ledger.posteriors`.
@@ -206,17 +212,29 @@ def _posterior_groups(pair: Pair, batch: Batch, draws: Draws, at: slice) -> Grou
     num, shape = len(log_q), tuple(log_q.shape)
     log_p = sum_terms(trace_model(pair, batch, drawn, num).log_p_terms()).cpu()
     complete = completed(pair, batch, drawn, num)
-    observed = sample_sites(complete, observed=True).keys() - drawn.keys()
-    latents = _values(complete, sample_sites(complete).keys() - observed, shape)
-    with poutine.condition(data=latents), poutine.uncondition():
+    observed = data_sites(complete).keys() - drawn.keys()
+    latents = _values(complete, sample_sites(complete, observed=False).keys() | drawn.keys(), shape)
+    with poutine.condition(data=latents), Unconditioned():
         replicate = run(pair, "model", batch, num)
     densities = log_prob_terms(complete)
+    weighed = {"log_q": log_q, "log_w": log_p - log_q} if _has_density(pair, batch) else {}
     return {
-        "posterior": _arrays(latents),
-        "sample_stats": _arrays({"log_p": log_p, "log_q": log_q, "log_w": log_p - log_q}),
-        "log_likelihood": _arrays({name: densities[name].expand(shape) for name in observed}),
+        "posterior": _arrays(latents | deterministic_values(complete, shape)),
+        "sample_stats": _arrays({"log_p": log_p} | weighed),
+        "log_likelihood": _arrays({name: densities[name].expand(shape) for name in sorted(observed)}),
         "posterior_predictive": _arrays(_values(replicate, observed, shape)),
     }
+
+
+def _has_density(pair: Pair, batch: Batch) -> bool:
+    """Whether the guide has a density of the model's kind; a Delta has none."""
+    with torch.random.fork_rng(gpus(pair)):
+        joint = trace_pair(pair, batch, 1)
+    try:
+        refuse_unlike(joint)
+    except ContractError:
+        return False
+    return True
 
 
 def completed(pair: Pair, batch: Batch, latents: dict[str, Tensor], num_particles: int) -> Trace:
@@ -233,7 +251,7 @@ def completed(pair: Pair, batch: Batch, latents: dict[str, Tensor], num_particle
 def _observed(pair: Pair, batch: Batch) -> tuple[dict[str, np.ndarray], str]:
     """The observed data by site, `[data point, *event]`, and the name of the data plate."""
     trace = trace_pair(pair, batch, 1).model
-    sites = sample_sites(trace, observed=True)
+    sites = data_sites(trace)
     plate = next(f.name for site in sites.values() for f in site["cond_indep_stack"] if f.dim == -1)
     return _arrays(_values(trace, sites, (num_rows(batch),))), plate
 

@@ -17,7 +17,7 @@ from ppvae.inference.runtime.chunks import over_data, sizes, to_pair
 from ppvae.pair import Pair
 from ppvae.particles import run
 from ppvae.refusals import ContractError, family
-from ppvae.sites import sample_sites
+from ppvae.sites import data_sites, is_factor, sample_sites
 from ppvae.tracing import Joint, draw_latents, trace_model
 from ppvae.views.arviz_export import completed
 from ppvae.weights import sum_terms
@@ -28,9 +28,7 @@ POSTERIOR_DRAWS = 100
 def image_site(joint: Joint, shape: tuple[int, int], latents: Collection[str] = ()) -> str:
     """The name of the one observed site, which must hold images of that shape."""
     found = {
-        name: list(site["fn"].event_shape)
-        for name, site in sample_sites(joint.model, observed=True).items()
-        if name not in latents
+        name: list(site["fn"].event_shape) for name, site in data_sites(joint.model).items() if name not in latents
     }
     if [math.prod(event) for event in found.values()] != [math.prod(shape)]:
         raise ContractError(
@@ -195,7 +193,11 @@ def log_prior(pair: Pair, batch: Batch, site: str, z: Tensor) -> Tensor:
 def passed_through(pair: Pair, batch: Batch) -> dict[str, Tensor]:
     """All latents of the model at one posterior draw, `[B, *event]`: the guide's sites, and those that it lacks."""
     sites = sample_sites(completed(pair, batch, draw_latents(pair, batch, 1), 1))
-    return {name: site["value"].expand(1, num_rows(batch), *site["fn"].event_shape)[0] for name, site in sites.items()}
+    return {
+        name: site["value"].expand(1, num_rows(batch), *site["fn"].event_shape)[0]
+        for name, site in sites.items()
+        if not is_factor(site)
+    }
 
 
 def first_row(pair: Pair, batch: Batch) -> Batch:
