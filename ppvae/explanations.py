@@ -137,9 +137,10 @@ def _remedy(error: str) -> str:
 
 def without_tensors(error: str) -> str:
     """An error's message without the tensors that it prints."""
-    return re.sub(
+    error = re.sub(
         "but found invalid values:.*",
         lambda printed: "but found NaN" if "nan" in printed.group() else "but found invalid values",
         error,
         flags=re.DOTALL,
-    )[:500]
+    )
+    return re.sub(r"tensor\(\[.*?\]\)", "a tensor", error, flags=re.DOTALL)[:500]
