@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ppvae import contract, tracing
 from ppvae.batches import Batch, as_batch, call, map_batch, num_rows, rows
+from ppvae.conversion import data_for, to_pair
 from ppvae.existing import ExistingFunctions
 from ppvae.mode import mode
 from ppvae.refusals import at_least_one
@@ -78,9 +79,10 @@ class Pair(nn.Module):
         Raises:
             ppvae.ContractError: with the site, what was found, what was expected and the usual remedies.
         """
+        few = to_pair(data_for(self, rows(batch, slice(contract.MAX_ROWS))), self)
         with mode(self, training=False):
-            contract.check(self, batch)
-        self.example = map_batch(lambda t: t[:1].clone(), batch)
+            contract.check(self, few)
+        self.example = map_batch(lambda t: t[:1].clone(), few)
 
     def log_weights(self, batch: Batch, num_particles: int = 1) -> Weights:
         """`log w = log p(x, z_k) - log q(z_k | x)` with `z_k ~ q(z | x)`, per particle and data point.
@@ -152,6 +154,7 @@ class Pair(nn.Module):
         Discrete sites that only the model has are averaged over their posterior given x and the other latents.
         """
         at_least_one("num_particles", num_particles)
+        batch = to_pair(data_for(self, batch), self)
         with mode(self, training=False):
             joint = tracing.trace_pair(self, batch, num_particles)
         names = sample_sites(joint.model, observed=True)

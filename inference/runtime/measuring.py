@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppvae.batches import Batch, as_batch, num_rows
+from ppvae.batches import Batch, num_rows
 from ppvae.contract import first_bad_row
+from ppvae.conversion import data_for
 from ppvae.inference.runtime.chunks import evaluating, over_data
 from ppvae.inference.runtime.records import EvidenceUndefined
 from ppvae.pair import Pair
@@ -22,7 +23,7 @@ def measuring(pair: Pair, data: Any, seed: int | None) -> Iterator[Batch]:
     """Checks the pair and the data, and yields the data with the pair in evaluation mode."""
     if pair.evidence_undefined:
         raise EvidenceUndefined(f"{type(pair).__name__} has no evidence: {pair.evidence_undefined}")
-    batch = as_batch(data)
+    batch = data_for(pair, data)
     with evaluating(pair, seed):
         _refuse_outside_support(pair, batch)
         yield batch
