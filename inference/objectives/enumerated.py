@@ -10,6 +10,7 @@ from ppvae.batches import Batch
 from ppvae.contract import check_shapes
 from ppvae.inference.objectives.gradients import reparameterized
 from ppvae.inference.objectives.protocol import MeanOverDraws
+from ppvae.inference.objectives.weighting import mean_over_data
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, at_least_one, family
 from ppvae.sites import is_enumerated, sample_sites
@@ -54,7 +55,7 @@ class EnumeratedELBO(MeanOverDraws):
                     "nor has a reparameterized gradient, expected one or the other; use ELBO(num_particles=2) or VIMCO"
                 )
         value = expected_log_weight(joint).mean(0)
-        return value, value.mean()
+        return value, mean_over_data(value)
 
     def exact_value(self, pair: Pair, batch: Batch) -> Tensor:
         return pair.exact_elbo(batch)

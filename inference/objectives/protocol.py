@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ppvae.batches import Batch
+from ppvae.inference.objectives.weighting import weighted
 from ppvae.pair import Pair
 
 
@@ -138,11 +139,19 @@ def as_objective(given: Callable[..., tuple[Tensor, Tensor]]) -> Objective:
 
 
 def with_penalty(
-    objective: Callable[..., tuple[Tensor, Tensor]], pair: Pair, batch: Batch, step: float | Tensor
+    objective: Callable[..., tuple[Tensor, Tensor]],
+    pair: Pair,
+    batch: Batch,
+    step: float | Tensor,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """What a step of training calls: the objective, with the pair's own penalty taken off the surrogate."""
-    value, surrogate = objective(pair, batch, step)
-    return value, surrogate - pair.penalty()
+    """What a step of training calls: the mean bound, and the surrogate with the pair's own penalty taken off.
+
+    Data points count by their weights in both.
+    """
+    with weighted(weights, objective):
+        value, surrogate = objective(pair, batch, step)
+    return (value if weights is None else weights * value).mean(), surrogate - pair.penalty()
 
 
 @dataclass(frozen=True)
