@@ -11,8 +11,9 @@ import torch
 from pyro.poutine import Trace
 from torch import nn
 
-from ppvae.batches import as_batch
+from ppvae.batches import Batch
 from ppvae.contract import run_alone
+from ppvae.conversion import data_for, to_pair
 from ppvae.internals import contents_lent
 from ppvae.refusals import ContractError
 
@@ -56,12 +57,12 @@ class ExistingFunctions(nn.Module):
         super().__init__()
         self._is_copy = False
         self._model, self._guide = (model,), (guide,)  # in tuples, lest modules among them be registered unasked
-        batch = as_batch(example)
+        modules = _modules_of(guide, model)
         store = pyro.get_param_store()
         with store.scope(store.get_state()), torch.random.fork_rng(devices=[]), torch.no_grad():
+            batch = _taken(example, modules, model, guide)
             traces = [run_alone(role, f, batch) for role, f in (("guide", guide), ("model", model))]
             state = store.get_state()
-        modules = _modules_of(guide, model)
         announced = _announced(traces, state, modules)
         self._announced = set(announced)
         self._own_modules(modules, announced)
@@ -127,6 +128,13 @@ class ExistingFunctions(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._is_copy = True  # by copy.copy, copy.deepcopy or pickle, which share functions
+
+
+def _taken(example: Any, modules: list[nn.Module], model: Callable, guide: Callable) -> Batch:
+    """The example as the functions take it, of the types of their modules' parameters."""
+    functions: Any = nn.ModuleList(modules)
+    functions.__dict__.update(model=model, guide=guide)  # plainly, lest modules among them be registered
+    return to_pair(data_for(functions, example), functions)
 
 
 def _announced(traces: list[Trace], state: Any, modules: list[nn.Module]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from ppvae import contract, tracing
-from ppvae.batches import Batch, as_batch, call, map_batch, num_rows, rows
+from ppvae.batches import Batch, call, map_batch, num_rows, rows
 from ppvae.conversion import data_for, to_pair
 from ppvae.existing import ExistingFunctions
 from ppvae.mode import mode
@@ -196,7 +196,7 @@ class ExistingPair(ExistingFunctions, Pair):
 
     def __init__(self, model: Callable, guide: Callable, example: Any):
         super().__init__(model, guide, example)
-        self.check(as_batch(example))
+        self.check(data_for(self, example))
 
 
 def _only(values: dict[str, Tensor]) -> Tensor | dict[str, Tensor]:

@@ -75,9 +75,10 @@ class Shuffled:
         device: torch.device,
         processes: Processes,
     ):
-        self.data, self.batch_size, self._weights = data, batch_size, weights
+        self.data, self._weights = data, weights
+        self.batch_size: int | None = batch_size
         self.steps_per_epoch: int | None = steps_per_epoch
-        self._last = steps_per_epoch * batch_size
+        self._starts = range(0, steps_per_epoch * batch_size, batch_size)
         self._seed, self._processes, self._feed = seed, processes, feed(data, device)
 
     @property
@@ -88,10 +89,9 @@ class Shuffled:
     def minibatches(self, epoch: int, done: int) -> Iterator[Minibatch]:
         generator = torch.Generator().manual_seed(derived_seed(*self._seed, epoch))
         order = torch.randperm(num_rows(self.data), generator=generator)
-        order = order.to(next(iter(tensors(self.data).values())).device)[: self._last]
-        for start in range(done * self.batch_size, len(order), self.batch_size):
-            end = start + self.batch_size
-            index, following = order[start:end], order[end : end + self.batch_size]
+        order = order.to(next(iter(tensors(self.data).values())).device)
+        pieces = [order[start : start + self._starts.step] for start in self._starts]
+        for index, following in itertools.pairwise([*pieces[done:], order[:0]]):
             own = self._processes.share(index)
             data = self._feed(own, self._processes.share(following))
             weights = None if self._weights is None else self._weights[own.to(self._weights.device)]
@@ -115,7 +115,7 @@ class Stream:
         processes: each takes its share of each batch; the iterable is the same in all.
     """
 
-    batch_size = None
+    batch_size: int | None = None
 
     def __init__(
         self,

@@ -140,6 +140,26 @@ def test_what_runs_with_whole_numbers_is_given_them():
     assert torch.equal(found, expected)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_examples_of_pyro_functions_are_converted_too(kind):
+    network = nn.Linear(6, 1)
+
+    def model(x):
+        pyro.module("network", network)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            pyro.sample("x", dist.Bernoulli(logits=z.unsqueeze(-1).expand(*z.shape, 6)).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(network(x)[..., 0], 1.0))
+
+    pair = ppvae.Pair.of(model, guide, KINDS[kind])
+    assert pair.example.dtype == torch.float32
+    expected = ppvae.elbo(pair, BINARY.float(), 5, seed=0, progress=False).estimate
+    assert torch.equal(ppvae.elbo(pair, KINDS[kind], 5, seed=0, progress=False).estimate, expected)
+
+
 class Normed(Labeled):
     """With running statistics that each run changes in training mode."""
 
