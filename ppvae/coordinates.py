@@ -20,8 +20,10 @@ from ppvae.supports import is_circular, is_discrete, is_sphere
 class Coordinates(Protocol):
     """From u on the reals to the latent z, as torch's transforms are called."""
 
-    inv: Callable[[Tensor], Tensor]
-    """u of z; of a direction with a length drawn at random."""
+    @property
+    def inv(self) -> Callable[[Tensor], Tensor]:
+        """u of z; of a direction with a length drawn at random."""
+        ...
 
     def __call__(self, u: Tensor) -> Tensor:
         """z of u."""

@@ -95,7 +95,7 @@ def refuse_unlike(joint: Joint) -> None:
                 f"guide site '{name}': found {family(q)} for {family(p)} in the model, expected vectors of length one "
                 "in both or in neither; take ProjectedNormal in the guide of such a latent"
             )
-        if is_circular(p) and not is_circular(q) and _spread(q, joint.guide.nodes[name]["value"]) > TURN * 1.000001:
+        if is_circular(p) and not is_circular(q) and _spread(q, _value(joint, name)) > TURN * 1.000001:
             raise ContractError(
                 f"guide site '{name}': found {family(q)}, which is on the line, for an angle ({family(p)} in the "
                 "model), expected one turn of the circle, as z and z + 2 pi are the same angle and count twice; take "
@@ -106,7 +106,7 @@ def refuse_unlike(joint: Joint) -> None:
 def unlike_support(pair: ModelAndGuide, batch: Batch, joint: Joint) -> str:
     """The first of the guide's sites that leaves latents out, or draws some that the model has not; empty if none."""
     for name, (q, p) in _latents(joint).items():
-        like = joint.guide.nodes[name]["value"]
+        like = _value(joint, name)
         if _left_out(pair, batch, joint, name).any() or _outside(p, q, like).any():
             return name
     return ""
@@ -155,7 +155,8 @@ def has_discrete(joint: Joint) -> Tensor:
 
 def _is_there(joint: Joint, name: str) -> Tensor:
     """Data points for which a latent of the guide is not masked, `[B]`."""
-    there = presence(site := joint.guide.nodes[name])
+    site: Any = joint.guide.nodes[name]
+    there = presence(site)
     if there is None:
         return torch.ones(joint.shape[1], dtype=torch.bool)
     return there.expand(*joint.shape, *site["fn"].event_shape).transpose(0, 1).flatten(1).any(1).cpu()
@@ -165,6 +166,12 @@ def _latents(joint: Joint) -> dict[str, tuple[Any, Any]]:
     """The distributions of the guide's sites, in the guide and in the model."""
     model = sample_sites(joint.model)
     return {name: (site["fn"], model[name]["fn"]) for name, site in sample_sites(joint.guide).items()}
+
+
+def _value(joint: Joint, name: str) -> Tensor:
+    """What the guide drew at a site."""
+    site: Any = joint.guide.nodes[name]
+    return site["value"]
 
 
 def _kind(fn: Any) -> str:
