@@ -11,9 +11,11 @@ import torch
 from pyro.poutine import Trace
 from torch import nn
 
+from ppvae.auto_guides import OneSite, supports
 from ppvae.batches import as_batch
 from ppvae.contract import run_alone
 from ppvae.internals import contents_lent
+from ppvae.local_parameters import LocalParameters
 from ppvae.refusals import ContractError
 
 _DIVIDER = "$$$"  # between a module's name and its parameter's, in the names that pyro.module gives
@@ -64,6 +66,7 @@ class ExistingFunctions(nn.Module):
         modules = _modules_of(guide, model)
         announced = _announced(traces, state, modules)
         self._announced = set(announced)
+        self._supports = supports(_modules_of(guide))
         self._own_modules(modules, announced)
         self._own_leaves(announced, state["constraints"])
 
@@ -101,7 +104,7 @@ class ExistingFunctions(nn.Module):
         params = {name: getattr(self, attribute) for name, attribute in self._leaves.items()}
         state: Any = {"params": params, "constraints": self._constraints.copy()}
         store = pyro.get_param_store()
-        with store.scope(state), self._own_modules_in_place():
+        with store.scope(state), self._own_modules_in_place(), LocalParameters(), OneSite(self._supports):
             result = function(*args, **kwargs)
             met = dict(store.named_parameters())
         if unknown := met.keys() - self._announced:
