@@ -21,7 +21,8 @@ from ppvae.batches import Batch, call, num_rows, rows
 from ppvae.internals import enumeration_dim
 from ppvae.layouts import InLayout, difference_between, refuse_mixed_rows
 from ppvae.model_and_guide import ModelAndGuide
-from ppvae.particles import LEADING, PARTICLES, ROWS, run
+from ppvae.own_rows import refuse_other_number, rows_or_all
+from ppvae.particles import LEADING, PARTICLES, ROWS, layout_of, run
 from ppvae.refusals import ContractError
 from ppvae.sites import sample_sites
 from ppvae.tracing import Joint, trace_pair
@@ -34,18 +35,20 @@ def check(pair: ModelAndGuide, batch: Batch) -> tuple[str, str]:
     """Runs a pair on a few rows of `batch` and raises `ContractError` at the first breach.
 
     Two batch sizes are tried, each with another number of particles, so that no event dimension can pass for the
-    batch's by having its size.
+    batch's by having its size. A guide that takes its own rows only is run on all of them.
 
     Returns:
         The layout of particles in which it is to be run, and why, if not in the one that it names.
     """
+    refuse_other_number(pair, batch)
     size = min(num_rows(batch), MAX_ROWS)
-    few = [rows(batch, slice(n)) for n in {size, max(1, size - 1)}]
-    by_rows, leading = (InLayout(pair.model, pair.guide, layout) for layout in (ROWS, LEADING))
-    for part in few:
-        for role in ("guide", "model"):
+    by_rows, leading = (InLayout(pair.model, pair.guide, layout, pair.own_rows) for layout in (ROWS, LEADING))
+    few = []
+    for n in {size, max(1, size - 1)}:
+        few.append(rows_or_all(pair, batch, slice(n)))
+        for role, part in (("guide", few[-1]), ("model", rows(batch, slice(n)))):
             _check_plates(role, run_alone(role, getattr(pair, role), part), num_rows(part))
-        _check_run(by_rows, part)
+        _check_run(by_rows, few[-1])
     refuse_mixed_rows(by_rows, few[0])
     if pair.particles == ROWS:
         return ROWS, ""
@@ -67,10 +70,11 @@ def run_alone(role: str, function: Callable, batch: Batch) -> Trace:
 
 def _check_run(pair: ModelAndGuide, batch: Batch) -> None:
     """Runs a pair with particles, in the layout that it names."""
-    num_particles = num_rows(batch) + 2
+    num_particles = min(num_rows(batch), MAX_ROWS) + 2
+    num_particles += num_particles == num_rows(batch)
     traces = {}
     for role in ("guide", "model"):
-        with failures_explained(role, num_rows(batch), num_particles, layout=pair.particles):
+        with failures_explained(role, num_rows(batch), num_particles, layout=layout_of(pair, role)):
             traces[role] = run(pair, role, batch, num_particles)
     _check_match(**traces)
     summed = sample_sites(traces["model"], observed=False).keys() - traces["guide"].nodes.keys()
@@ -91,6 +95,12 @@ def _check_plates(role: str, trace: Trace, num_rows: int) -> None:
                 f"{where}: found in plates {{{', '.join(f'{f.name!r}: dim {f.dim}' for f in frames)}}}, expected only "
                 "the data plate, at dim -1 (dim -2 is for particles); declare the other dimensions as part of the "
                 "event with `.to_event(n)`"
+            )
+        if not frames and (site["infer"] or {}).get("is_auxiliary"):
+            raise ContractError(
+                f"{where}: found one vector for the latents of all rows, as joint AutoGuides have it, expected latents "
+                "of each row, for a weight per data point; take AutoNormal(model), which has parameters for each row, "
+                "or write an amortized guide"
             )
         if not frames:
             raise ContractError(

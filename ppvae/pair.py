@@ -12,6 +12,7 @@ from ppvae import contract, tracing
 from ppvae.batches import Batch, as_batch, call, map_batch, num_rows, rows
 from ppvae.existing import ExistingFunctions
 from ppvae.mode import mode
+from ppvae.own_rows import has_own_rows
 from ppvae.particles import LEADING
 from ppvae.refusals import at_least_one
 from ppvae.sites import is_enumerated, sample_sites
@@ -33,6 +34,8 @@ class Pair(nn.Module):
         example: one row of data, for `sample`; set by `check`, or by the subclass.
         particles: "leading" or "rows": how many particles are run. `check` sets the latter where the former fails or
             gives other numbers.
+        own_rows: the rows that the guide has parameters for, if it takes no others, as an AutoNormal; see
+            `ppvae.own_rows`.
         evidence_undefined: why this pair has no evidence, if it has none; empty otherwise.
         amortization_undefined: why its guide cannot be said to amortize, if so. That of a guide without learned
             parameters is found out by `ppvae.gap`.
@@ -54,6 +57,7 @@ class Pair(nn.Module):
 
     example: Batch | None = None
     particles: str = LEADING
+    own_rows: Batch | None = None
     evidence_undefined: str = ""
     amortization_undefined: str = ""
 
@@ -83,8 +87,7 @@ class Pair(nn.Module):
         Raises:
             ppvae.ContractError: with the site, what was found, what was expected and the usual remedies.
         """
-        gpus = list({p.device for p in self.parameters() if p.is_cuda})
-        with mode(self, training=False), torch.random.fork_rng(gpus):
+        with mode(self, training=False), torch.random.fork_rng(self._gpus()):
             layout, reason = contract.check(self, batch)
         if layout != self.particles:
             self.particles = layout
@@ -94,6 +97,9 @@ class Pair(nn.Module):
                 stacklevel=2,
             )
         self.example = map_batch(lambda t: t[:1].clone(), batch)
+
+    def _gpus(self) -> list[torch.device]:
+        return list({p.device for p in self.parameters() if p.is_cuda})
 
     def log_weights(self, batch: Batch, num_particles: int = 1) -> Weights:
         """`log w = log p(x, z_k) - log q(z_k | x)` with `z_k ~ q(z | x)`, per particle and data point.
@@ -206,7 +212,11 @@ class ExistingPair(ExistingFunctions, Pair):
 
     def __init__(self, model: Callable, guide: Callable, example: Any):
         super().__init__(model, guide, example)
-        self.check(as_batch(example))
+        batch = as_batch(example)
+        with mode(self, training=False), torch.random.fork_rng(self._gpus()):
+            if has_own_rows(self.guide, batch):
+                self.own_rows = map_batch(torch.clone, batch)
+        self.check(batch)
 
 
 def _only(values: dict[str, Tensor]) -> Tensor | dict[str, Tensor]:

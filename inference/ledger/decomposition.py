@@ -15,6 +15,7 @@ from ppvae.inference.ledger.report import GapReport
 from ppvae.inference.ledger.terms import elbo_terms_of
 from ppvae.inference.runtime.chunks import to_pair
 from ppvae.inference.runtime.measuring import measuring
+from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
 
 
@@ -92,7 +93,7 @@ def _at_rest(pair: Pair, data: Batch, settings: Effort, seed: int | None, progre
             log_evidence=evidence_of(pair, batch, settings.evidence, settings.num_particles, annealing, progress),
             elbo=elbo_of(pair, batch, settings.num_samples, progress),
             latents=elbo_terms_of(pair, batch, settings.num_samples, progress).latents,
-            amortization_undefined=amortization_undefined(pair, to_pair(rows(batch, slice(2)), pair)),
+            amortization_undefined=amortization_undefined(pair, to_pair(rows_or_all(pair, batch, slice(2)), pair)),
         )
         bench = Bench(pair, batch, settings, report.amortization_undefined, seed, progress)
         _measure(bench, trains=False)

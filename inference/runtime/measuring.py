@@ -12,6 +12,7 @@ from ppvae.batches import Batch, as_batch, num_rows
 from ppvae.contract import first_bad_row
 from ppvae.inference.runtime.chunks import evaluating, over_data
 from ppvae.inference.runtime.records import EvidenceUndefined
+from ppvae.own_rows import refuse_other_rows
 from ppvae.pair import Pair
 from ppvae.sites import sample_sites
 from ppvae.tracing import trace_pair
@@ -23,6 +24,7 @@ def measuring(pair: Pair, data: Any, seed: int | None) -> Iterator[Batch]:
     if pair.evidence_undefined:
         raise EvidenceUndefined(f"{type(pair).__name__} has no evidence: {pair.evidence_undefined}")
     batch = as_batch(data)
+    refuse_other_rows(pair, batch)
     with evaluating(pair, seed):
         _refuse_outside_support(pair, batch)
         yield batch

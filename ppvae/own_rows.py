@@ -1,0 +1,86 @@
+"""Guides that have parameters for the rows that they were made for, and take no others.
+
+Such are Pyro's AutoNormal and AutoDelta, and functions with a `pyro.param` of one entry for each row. They run on all
+of their rows at once, in order. A guide whose plate is told which rows it is given, by `subsample=`, takes any of them.
+"""
+
+from collections.abc import Callable
+
+import torch
+from pyro import poutine
+from pyro.poutine import Trace
+from torch import Tensor
+
+from ppvae.batches import Batch, call, num_rows, repeated, rows, tensors
+from ppvae.model_and_guide import ModelAndGuide
+from ppvae.refusals import ContractError
+from ppvae.sites import sample_sites
+
+_DIVIDER = "$$$"  # in the names of the parameters of modules, which are for all rows
+
+
+@torch.no_grad()
+def has_own_rows(guide: Callable, batch: Batch) -> bool:
+    """Whether a guide, which runs on a batch, has parameters for each of its rows, and takes no other number."""
+    num = num_rows(batch)
+    sites = _trace(guide, batch).nodes.items()
+    parameters = [site["value"] for name, site in sites if site["type"] == "param" and _DIVIDER not in name]
+    if not any(p.dim() and len(p) == num for p in parameters):
+        return False
+    try:
+        trace = _trace(guide, rows(batch, slice(num - 1)) if num > 1 else repeated(batch, 2))
+    except Exception:  # of any kind: the author's code
+        return True
+    return any(site["fn"].batch_shape[-1:] == (num,) for site in sample_sites(trace).values())
+
+
+def _trace(guide: Callable, batch: Batch) -> Trace:
+    with poutine.trace() as tracer:
+        call(guide, batch)
+    return tracer.trace
+
+
+def rows_or_all(pair: ModelAndGuide, batch: Batch, index: Tensor | slice) -> Batch:
+    """The data points at `index`; all, where the guide takes only all."""
+    return rows(batch, index) if pair.own_rows is None else batch
+
+
+def refuse_other_number(pair: ModelAndGuide, batch: Batch) -> None:
+    """Refuses another number of rows than that of a guide's parameters."""
+    if pair.own_rows is not None and num_rows(batch) != num_rows(pair.own_rows):
+        raise ContractError(
+            f"guide: found a batch of {num_rows(batch)} rows, expected the {num_rows(pair.own_rows)} rows that the "
+            "guide has parameters for, all at once and in order; for any other rows, write an amortized guide, which "
+            "computes its parameters from them, or pass which rows they are to the plate (`subsample=index`)"
+        )
+
+
+def refuse_other_rows(pair: ModelAndGuide, batch: Batch) -> None:
+    """Refuses other rows than those that a guide's parameters are for, and these in another order.
+
+    They are the rows of the example that `Pair.of` was given. Whether the guide was trained on these cannot be known.
+    """
+    if pair.own_rows is None:
+        return
+    refuse_other_number(pair, batch)
+    found = tensors(batch)
+    for name, own in tensors(pair.own_rows).items():
+        if name not in found or found[name].shape != own.shape:
+            continue  # the functions themselves will not take it
+        given = found[name].to(own)
+        same = torch.isclose(given, own) if own.is_floating_point() else given == own
+        if not same.all():
+            row = int((~same).reshape(len(own), -1).any(1).nonzero()[0])
+            raise ContractError(
+                f"data: found that row {row} is not that of the example, expected the rows for which the guide has "
+                "parameters, in their order; measure it on Pair.of's example, or write an amortized guide"
+            )
+
+
+def refuse_simulated_rows(pair: ModelAndGuide) -> None:
+    """Refuses to draw new data for a guide that knows nothing of them."""
+    if pair.own_rows is not None:
+        raise ContractError(
+            f"guide: found parameters for each of {num_rows(pair.own_rows)} rows, expected a guide of any rows, as "
+            "simulated data are new ones; write an amortized guide, which computes its parameters from the data"
+        )
