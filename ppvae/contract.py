@@ -4,25 +4,22 @@ Each refusal names the site, what was found, what was expected, and the usual re
 """
 
 import math
-import re
 import warnings
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from pyro import poutine
 from pyro.poutine import Trace
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.runtime import Message
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ppvae.batches import Batch, call, num_rows, rows
+from ppvae.explanations import failures_explained
 from ppvae.internals import enumeration_dim
 from ppvae.layouts import InLayout, difference_between, refuse_mixed_rows
 from ppvae.model_and_guide import ModelAndGuide
 from ppvae.own_rows import refuse_other_number, rows_or_all
-from ppvae.particles import LEADING, PARTICLES, ROWS, layout_of, run
+from ppvae.particles import LEADING, ROWS, layout_of, run
 from ppvae.refusals import ContractError
 from ppvae.sites import sample_sites
 from ppvae.tracing import Joint, trace_pair
@@ -104,15 +101,12 @@ def _check_plates(role: str, trace: Trace, num_rows: int) -> None:
             )
         if not frames:
             raise ContractError(
-                f"{where}: found outside any plate at dim -1, expected inside the data plate; "
-                "write `with pyro.plate('data', len(x), dim=-1):` around it (a latent shared by all data points has no "
-                "weight per data point: make it an nn.Parameter)"
+                f"{where}: found outside any plate at dim -1, expected inside the data plate; write `with "
+                "pyro.plate('data', len(x), dim=-1):` around it. A latent shared by all data points has no weight per "
+                f"data point: make it an nn.Parameter, or measure at a given value with Pair.of(model, guide, example, "
+                f"condition={{'{name}': value}})"
             )
-        if frames[0].size != num_rows:
-            raise ContractError(
-                f"{where}: found plate '{frames[0].name}' of size {frames[0].size}, expected {num_rows}, the "
-                "number of rows in the batch; size the plate (or its subsample) by the batch, as len(x) does"
-            )
+        _check_size(where, site["fn"], frames[0], num_rows)
         for dim, size in enumerate(site["fn"].batch_shape[:-1], 1 - len(site["fn"].batch_shape)):
             if size > 1:
                 raise ContractError(
@@ -121,86 +115,21 @@ def _check_plates(role: str, trace: Trace, num_rows: int) -> None:
                 )
 
 
-@contextmanager
-def failures_explained(
-    role: str,
-    num_rows: int,
-    num_particles: int | None = None,
-    summed: Collection[str] = (),
-    layout: str = LEADING,
-) -> Iterator[None]:
-    """Turns whatever fails inside into a `ContractError` that names the site.
-
-    Args:
-        role: "model" or "guide".
-        num_rows: B.
-        num_particles: K, where it has been seen to work without particles.
-        summed: the sites given all their values at once, where it has been seen to work with one value for each.
-        layout: of the particles.
-    """
-    reached = _LastSite()
-    try:
-        with reached:
-            yield
-    except ContractError:
-        raise
-    except Exception as error:
-        raise ContractError(_explanation(role, num_rows, num_particles, summed, layout, error, reached.name)) from error
-
-
-class _LastSite(Messenger):
-    """Keeps the name of the last site of a run that got as far as to have a value."""
-
-    name: str | None = None
-
-    def _pyro_post_sample(self, msg: Message) -> None:
-        if msg["name"] == PARTICLES:
-            self.name = None  # a new run
-        elif not site_is_subsample(msg):
-            self.name = msg["name"]
-
-
-def _explanation(
-    role: str,
-    num_rows: int,
-    num_particles: int | None,
-    summed: Collection[str],
-    layout: str,
-    error: Exception,
-    reached: str | None,
-) -> str:
-    shape = f"[particles, batch] = [{num_particles}, {num_rows}]" if num_particles else f"[batch] = [{num_rows}]"
-    if mismatch := re.search(r"at site (.+) dim (-\d+), (\d+) vs (\d+)", str(error)):
-        site, dim, _, found = mismatch.groups()
-        return (
-            f"{role} site '{site}': found size {found} at dim {dim} of its batch shape, expected batch shape {shape}; "
-            "declare event dimensions with `.to_event(n)`, and let networks keep leading dimensions"
+def _check_size(where: str, fn: Any, plate: Any, num_rows: int) -> None:
+    """A plate's size is the batch's; one without a size takes that of the distributions in it."""
+    if plate.size == -1 and tuple(fn.batch_shape[-1:]) != (num_rows,):
+        raise ContractError(
+            f"{where}: found batch shape {list(fn.batch_shape)} in plate '{plate.name}', which has no size, expected "
+            f"[{num_rows}], a parameter for each row; write `pyro.plate('{plate.name}', len(x))`"
         )
-    if "Multiple sample sites named" in str(error):
-        return (
-            f"{role}: found {error}, expected each name once; to open a plate twice, make it once: "
-            "`rows = pyro.plate('data', len(x))`, then `with rows:` each time"
+    if plate.size not in (-1, num_rows):
+        remedy = "size the plate by the batch, as len(x) does"
+        if plate.full_size != plate.size:
+            remedy = "leave out subsample_size, or pass the batch's own rows as `subsample=idx`"
+        raise ContractError(
+            f"{where}: found plate '{plate.name}' of size {plate.size}, expected {num_rows}, the number of rows in the "
+            f"batch; {remedy}"
         )
-    where = f"after site '{reached}'" if reached else "before its first site"
-    found = f"{role}, {where}: found {type(error).__name__}: {error}"
-    if num_particles is None:
-        return f"{found}; expected it to run on a batch of {num_rows} rows as it is; are data and parameters finite?"
-    if summed:
-        shape = "[values, 1]" if layout == ROWS else "[values, 1, 1]"
-        return (
-            f"{found}; expected it to take all values of {sorted(summed)} at once, as they are summed out: each has "
-            f"shape {shape}, so index or broadcast with it, as in `loc[c]` or `Vindex(loc)[..., c, :]`"
-        )
-    if layout == ROWS:
-        return (
-            f"{found}; expected it to run on a batch of {num_particles * num_rows} rows, as on one of {num_rows}; size "
-            "plates and tensors by the batch, as len(x) does"
-        )
-    return (
-        f"{found}; expected it to take latents of shape [particles, batch, *event] = [{num_particles}, {num_rows}, "
-        "...], as it does [batch, *event]; a network in it cannot take leading dimensions: use `.flatten(-n)` rather "
-        "than `.view(len(x), ...)`, and wrap convolutions in ppvae.networks.Fold"
-    )
 
 
 def check_shapes(joint: Joint) -> None:

@@ -4,19 +4,20 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import pyro
 import torch
 from pyro import poutine
 from torch import Tensor, nn
 
 from ppvae import contract, tracing
-from ppvae.batches import Batch, as_batch, call, map_batch, num_rows, rows
+from ppvae.batches import Batch, as_batch, call, entries, is_rows, map_batch, num_rows, rows
 from ppvae.existing import ExistingFunctions
 from ppvae.mode import mode
-from ppvae.own_rows import has_own_rows
+from ppvae.own_rows import has_own_rows, refuse_other_rows
 from ppvae.particles import LEADING
 from ppvae.refusals import at_least_one
 from ppvae.sites import is_enumerated, sample_sites
-from ppvae.weights import Weights, expected_log_weight, sum_terms, weights_of
+from ppvae.weights import Weights, draw_weights, expected_log_weight, sum_terms
 
 
 class Pair(nn.Module):
@@ -32,6 +33,7 @@ class Pair(nn.Module):
 
     Attributes:
         example: one row of data, for `sample`; set by `check`, or by the subclass.
+        checked_kinds: the kinds of batches that have passed the check since the pair was last changed or trained.
         particles: "leading" or "rows": how many particles are run. `check` sets the latter where the former fails or
             gives other numbers.
         own_rows: the rows that the guide has parameters for, if it takes no others, as an AutoNormal; see
@@ -61,6 +63,15 @@ class Pair(nn.Module):
     evidence_undefined: str = ""
     amortization_undefined: str = ""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.checked_kinds: set[str] = set()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, nn.Module | nn.Parameter) and "checked_kinds" in self.__dict__:
+            self.checked_kinds.clear()
+        super().__setattr__(name, value)
+
     def model(self, *args: Any, **kwargs: Any) -> Any:
         """p(x, z): a Pyro function of the batch, with the data given as `obs`."""
         raise NotImplementedError(f"{type(self).__name__} has no `model`; write it as a method: def model(self, x)")
@@ -79,7 +90,7 @@ class Pair(nn.Module):
         return ExistingPair(model, guide, example)
 
     def check(self, batch: Batch) -> None:
-        """Runs the pair on a few rows and refuses, by name, whatever breaks the contract.
+        """Runs the pair on a few rows, refuses, by name, whatever breaks the contract, and keeps a row as `example`.
 
         Args:
             batch: the data, or some of it.
@@ -87,8 +98,23 @@ class Pair(nn.Module):
         Raises:
             ppvae.ContractError: with the site, what was found, what was expected and the usual remedies.
         """
-        with mode(self, training=False), torch.random.fork_rng(self._gpus()):
+        self._check(batch)
+        self.example = map_batch(lambda t: t[:1].clone(), batch)
+
+    def check_once(self, batch: Batch) -> None:
+        """`check`, unless a batch of this kind has passed since the pair was last changed or trained; keeps nothing.
+
+        Of a guide that has parameters for its own rows, these are recognized.
+        """
+        refuse_other_rows(self, batch)
+        if _kind(batch) not in self.checked_kinds:
+            self._check(batch)
+
+    def _check(self, batch: Batch) -> None:
+        with mode(self, training=False), torch.random.fork_rng(self._gpus()), pyro.validation_enabled(True):
             layout, reason = contract.check(self, batch)
+        if num_rows(batch) > 1:  # one row does not tell whether rows are independent
+            self.checked_kinds.add(_kind(batch))
         if layout != self.particles:
             self.particles = layout
             warnings.warn(
@@ -96,7 +122,6 @@ class Pair(nn.Module):
                 f"many particles: {reason}",
                 stacklevel=2,
             )
-        self.example = map_batch(lambda t: t[:1].clone(), batch)
 
     def _gpus(self) -> list[torch.device]:
         return list({p.device for p in self.parameters() if p.is_cuda})
@@ -111,17 +136,20 @@ class Pair(nn.Module):
             batch: B data points.
             num_particles: K.
 
+        Raises:
+            ppvae.ContractError: the pair breaks the contract, as `check_once` finds out.
+
         Returns:
             Weights with tensors `[K, B]`, in nats.
         """
         at_least_one("num_particles", num_particles)
-        joint = tracing.trace_pair(self, batch, num_particles)
-        contract.check_shapes(joint)
-        return weights_of(joint)
+        self.check_once(batch)
+        return draw_weights(self, batch, num_particles)
 
     def latents(self, batch: Batch, num_particles: int = 1) -> dict[str, Tensor]:
         """Draws from the guide: for each of its sites `[K, B, *event]`."""
         at_least_one("num_particles", num_particles)
+        self.check_once(batch)
         return tracing.draw_latents(self, batch, num_particles)
 
     def sample(self, at: int | Batch) -> Tensor | dict[str, Tensor]:
@@ -171,6 +199,7 @@ class Pair(nn.Module):
         Discrete sites that only the model has are averaged over their posterior given x and the other latents.
         """
         at_least_one("num_particles", num_particles)
+        self.check_once(batch)
         with mode(self, training=False):
             joint = tracing.trace_pair(self, batch, num_particles)
         names = sample_sites(joint.model, observed=True)
@@ -217,6 +246,15 @@ class ExistingPair(ExistingFunctions, Pair):
             if has_own_rows(self.guide, batch):
                 self.own_rows = map_batch(torch.clone, batch)
         self.check(batch)
+
+
+def _kind(batch: Batch) -> str:
+    """What batches that a pair takes alike have in common."""
+    kinds = {
+        name: (value.dtype, list(value.shape[1:])) if is_rows(value) else type(value).__name__
+        for name, value in entries(batch).items()
+    }
+    return f"{type(batch).__name__} {kinds}"
 
 
 def _only(values: dict[str, Tensor]) -> Tensor | dict[str, Tensor]:

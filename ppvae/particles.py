@@ -66,8 +66,7 @@ class _Rows(Messenger):
         if msg["is_observed"]:
             self._observed[str(msg["name"])] = value
         if isinstance(value, Tensor):
-            event_dim = value.dim() - 1 if is_deterministic(msg) else fn.event_dim
-            msg["value"] = split(value, event_dim, self._shape)
+            msg["value"] = self._split(value, fn.event_dim, declared=not is_deterministic(msg))
         if isinstance(msg["mask"], Tensor):
             msg["mask"] = split(msg["mask"], 0, self._shape)
         if isinstance(msg["scale"], Tensor):
@@ -78,6 +77,13 @@ class _Rows(Messenger):
             frame._replace(size=self._shape[1]) if frame.dim == -1 and frame.size == num_rows else frame
             for frame in msg["cond_indep_stack"]
         )
+
+    def _split(self, value: Tensor, event_dim: int, declared: bool) -> Tensor:
+        """A value with its rows split; of `pyro.deterministic`, which may not say where they are, those of dim 0."""
+        num_rows = self._shape[0] * self._shape[1]
+        if not declared and event_dim == value.dim():
+            return split(value, event_dim - 1, self._shape) if value.shape[:1] == (num_rows,) else value
+        return split(value, event_dim, self._shape)
 
     def _pyro_post_sample(self, msg: Message) -> None:
         if site_is_subsample(msg) or not isinstance(msg["fn"], TorchDistributionMixin):

@@ -12,6 +12,7 @@ from ppvae.internals import mask_of
 
 SAID_TWICE = {
     "probs": "logits",
+    "gate": "gate_logits",
     "covariance_matrix": "scale_tril",
     "precision_matrix": "scale_tril",
 }

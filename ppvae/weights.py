@@ -5,8 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ppvae.batches import Batch
+from ppvae.contract import check_shapes
+from ppvae.model_and_guide import ModelAndGuide
 from ppvae.sites import is_enumerated, log_probability_of_values, sample_sites
-from ppvae.tracing import Joint
+from ppvae.tracing import Joint, trace_pair
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,13 @@ def log_weight(log_p: dict[str, Tensor], log_q: dict[str, Tensor]) -> Tensor:
     for term in log_q.values():
         result = result - term
     return result
+
+
+def draw_weights(pair: ModelAndGuide, batch: Batch, num_particles: int) -> Weights:
+    """The weights of K particles for each of B data points; `Pair.log_weights` is this, of a pair that was checked."""
+    joint = trace_pair(pair, batch, num_particles)
+    check_shapes(joint)
+    return weights_of(joint)
 
 
 def weights_of(joint: Joint) -> Weights:

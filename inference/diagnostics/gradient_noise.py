@@ -13,7 +13,6 @@ import xarray as xr
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ppvae import contract
 from ppvae.batches import Batch, as_batch, num_rows
 from ppvae.inference.diagnostics.moments import BLOCKS
 from ppvae.inference.diagnostics.repeated_gradients import Observed, RepeatedGradients
@@ -115,7 +114,7 @@ def gradient_statistics(
         mode(pair, training=False),
         pyro.validation_enabled(False),
     ):
-        contract.check(pair, batch)
+        pair.check_once(batch)
         evidence = _log_evidence(pair, batch, EVIDENCE_FACTOR * max(num_particles), seed)
         run = RepeatedGradients(pair, batch, _members(pair, groups) if groups else _by_use(pair, batch), seed, compile)
         with tqdm(total=len(num_particles) * repeats, disable=not progress, unit="repeat") as bar:

@@ -26,6 +26,7 @@ from ppvae.latent_view import LatentView
 from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, at_least_one
+from ppvae.tracing import draw_latents
 
 START_STEPS, RATE = 30, 0.2
 SCALE_DRAWS = 64
@@ -102,7 +103,7 @@ class Sampler:
         self._evaluate = partial(_state, evaluate, batch)
         self._precision = [
             view.draw(pair, batch, SCALE_DRAWS).var(0) ** -1,
-            view.unconstrain(pair, batch, pair.latents(batch, SCALE_DRAWS)).var(0) ** -1,
+            view.unconstrain(pair, batch, draw_latents(pair, batch, SCALE_DRAWS)).var(0) ** -1,
         ]
         self._warm_up()
 

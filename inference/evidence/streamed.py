@@ -13,13 +13,13 @@ from ppvae.inference.evidence.pareto import pareto_khat, tail_size
 from ppvae.inference.runtime.chunks import sizes
 from ppvae.pair import Pair
 from ppvae.tracing import trace_pair
-from ppvae.weights import expected_log_weight
+from ppvae.weights import draw_weights, expected_log_weight
 
 CHUNKS_TOGETHER = 16
 
 
 def log_weights(pair: Pair, batch: Batch, num_particles: int) -> Tensor:
-    return pair.log_weights(batch, num_particles).log_w
+    return draw_weights(pair, batch, num_particles).log_w
 
 
 def log_mean_weight(draws: Repeated, batch: Batch, num_particles: int, at_once: int) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ from ppvae.pair import Pair
 from ppvae.particles import run
 from ppvae.refusals import ContractError
 from ppvae.sites import log_prob_terms, sample_sites
-from ppvae.weights import sum_terms
+from ppvae.weights import draw_weights, sum_terms
 
 CANDIDATES = 20
 """Draws from the guide for each one that resampling keeps."""
@@ -247,7 +247,7 @@ def _by_chunks(
 
 
 def _candidates(pair: Pair, batch: Batch, num: int) -> dict[str, Tensor]:
-    weights = pair.log_weights(batch, num)
+    weights = draw_weights(pair, batch, num)
     return _named(weights.latents) | {"log_q": weights.log_q, "log_w": weights.log_w}
 
 

@@ -22,7 +22,7 @@ from ppvae.pair import Pair
 from ppvae.refusals import ContractError, at_least_one
 from ppvae.sites import sample_sites
 from ppvae.tracing import trace_pair
-from ppvae.weights import log_weight, sum_terms
+from ppvae.weights import draw_weights, log_weight, sum_terms
 
 ELBO, LIKELIHOOD = "estimate", "expected log likelihood"
 """Keys of the results; the keys of sites all contain a slash."""
@@ -178,7 +178,7 @@ def _measured(
     draws: dict[str, list[Tensor]] = defaultdict(list)
     sums: dict[str, Tensor] = {}  # of z and its square
     for size in sizes(num_draws, at_once):
-        weights = pair.log_weights(points, size)
+        weights = draw_weights(pair, points, size)
         log_p, log_q = (
             {site: t.double() for site, t in each.items()} for each in (weights.log_p_sites, weights.log_q_sites)
         )

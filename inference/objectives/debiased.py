@@ -12,6 +12,7 @@ from ppvae.batches import Batch, num_rows, tensors
 from ppvae.inference.objectives.protocol import Objective
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, at_least_one
+from ppvae.weights import draw_weights
 
 ELEMENTS_AT_ONCE = 4_000_000
 
@@ -60,7 +61,7 @@ class JVI(Objective):
 
     def __call__(self, pair: Pair, batch: Batch, step: float | Tensor = math.inf) -> tuple[Tensor, Tensor]:
         refuse_gradients(self)
-        value = self.bound(pair.log_weights(batch, self.num_particles).log_w)
+        value = self.bound(draw_weights(pair, batch, self.num_particles).log_w)
         return value, value.mean()
 
 
@@ -124,7 +125,7 @@ class SUMO(Objective):
         refuse_gradients(self)
         like = next(iter(tensors(batch).values()))
         num_terms = self.num_terms(1 - torch.rand(num_rows(batch), dtype=torch.float64, device=like.device))
-        log_w = pair.log_weights(batch, self.num_particles + int(num_terms.max())).log_w
+        log_w = draw_weights(pair, batch, self.num_particles + int(num_terms.max())).log_w
         value = self.estimate(log_w, num_terms)
         return value, value.mean()
 

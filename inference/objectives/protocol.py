@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ppvae.batches import Batch
 from ppvae.pair import Pair
+from ppvae.weights import draw_weights
 
 
 class Objective(ABC):
@@ -105,7 +106,7 @@ class Objective(ABC):
 
     def probe(self, pair: Pair, batch: Batch) -> Tensor:
         """A number for each data point, `[B]`, finite where training on it is possible; `fit` checks them all."""
-        return pair.log_weights(batch, num_particles=1).log_w[0]
+        return draw_weights(pair, batch, num_particles=1).log_w[0]
 
 
 class MeanOverDraws(Objective):

@@ -10,12 +10,15 @@ from torch import Tensor
 
 from ppvae.batches import Batch, as_batch, num_rows
 from ppvae.contract import first_bad_row
-from ppvae.inference.runtime.chunks import evaluating, over_data
+from ppvae.inference.runtime.chunks import evaluating, over_data, to_pair
 from ppvae.inference.runtime.records import EvidenceUndefined
-from ppvae.own_rows import refuse_other_rows
+from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
 from ppvae.sites import sample_sites
 from ppvae.tracing import trace_pair
+
+FEW = 16
+"""Rows that the pair is checked on, at most."""
 
 
 @contextmanager
@@ -24,7 +27,7 @@ def measuring(pair: Pair, data: Any, seed: int | None) -> Iterator[Batch]:
     if pair.evidence_undefined:
         raise EvidenceUndefined(f"{type(pair).__name__} has no evidence: {pair.evidence_undefined}")
     batch = as_batch(data)
-    refuse_other_rows(pair, batch)
+    pair.check_once(to_pair(rows_or_all(pair, batch, slice(FEW)), pair))
     with evaluating(pair, seed):
         _refuse_outside_support(pair, batch)
         yield batch

@@ -142,6 +142,7 @@ class Training:
             self.trainer.pair.load_state_dict(self.best)
         else:
             self.trainer.update.swap_averages()
+        self.trainer.pair.checked_kinds.clear()
         return self.result()
 
     def result(self) -> Fit:

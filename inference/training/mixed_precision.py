@@ -13,6 +13,7 @@ from ppvae.inference.runtime.isolation import own_randomness
 from ppvae.internals import tree_leaves, tree_map
 from ppvae.mode import mode
 from ppvae.pair import Pair
+from ppvae.weights import draw_weights
 
 
 @contextlib.contextmanager
@@ -63,7 +64,7 @@ def networks(pair: Pair, batch: Batch) -> list[nn.Module]:
     hooks = [module.register_forward_hook(watch) for module in pair.modules()]
     try:
         with mode(pair, training=False), own_randomness((0,), next(pair.parameters()).device):
-            pair.log_weights(batch, num_particles=1)
+            draw_weights(pair, batch, num_particles=1)
     finally:
         for hook in hooks:
             hook.remove()
