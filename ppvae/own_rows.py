@@ -77,6 +77,24 @@ def refuse_other_rows(pair: ModelAndGuide, batch: Batch) -> None:
             )
 
 
+def refuse_parts(pair: ModelAndGuide, batch_size: int, num_processes: int) -> None:
+    """Refuses to train a guide that takes its own rows only, all at once, on batches of fewer."""
+    if pair.own_rows is None:
+        return
+    num = num_rows(pair.own_rows)
+    if batch_size < num:
+        raise ContractError(
+            f"batch_size: found {batch_size}, expected {num} or more, as the guide has parameters for each of {num} "
+            f"rows, and takes all at once; pass batch_size={num}, or pass which rows a batch has to the plate "
+            "(`subsample=index`)"
+        )
+    if num_processes > 1:
+        raise ContractError(
+            f"distributed: found {num_processes} processes that share each batch, expected one, as the guide has "
+            f"parameters for each of {num} rows, and takes all at once; pass StepOptions(distributed=False)"
+        )
+
+
 def refuse_simulated_rows(pair: ModelAndGuide) -> None:
     """Refuses to draw new data for a guide that knows nothing of them."""
     if pair.own_rows is not None:

@@ -21,6 +21,7 @@ from ppvae.inference.training.loop import Fit, Training
 from ppvae.inference.training.settings import Checkpoint, HeldOut, StepOptions
 from ppvae.inference.training.trainer import CHECK, Trainer
 from ppvae.mode import mode
+from ppvae.own_rows import refuse_other_rows, refuse_parts
 from ppvae.pair import Pair
 from ppvae.refusals import at_least_one
 
@@ -71,7 +72,7 @@ def fit(
         objective: what to maximize; `ELBO()` if not given.
         epochs: how many times to go through the data. Either this or `steps`.
         steps: how many minibatches to take.
-        batch_size: B, data points per step.
+        batch_size: B, data points per step; all of them for a guide with parameters for its own rows, as an AutoNormal.
         optimizer: "adam", "adamw" or "sgd"; or a function called with the list of parameters and `lr=lr`, such as
             `functools.partial(torch.optim.AdamW, weight_decay=1e-2)`.
         lr: learning rate.
@@ -131,11 +132,14 @@ def fit(
         compile=_is_long(num_steps, pair, device) if compile == "auto" else bool(compile),
         options=options,
     )
+    refuse_other_rows(pair, batch)
+    refuse_parts(pair, batch_size, trainer.processes.size)
     batch = placed(batch, trainer.device)
     _check_data(trainer, "data", batch, transform, batch_size)
     if held_out is not None:
         held_out = held_out if isinstance(held_out, HeldOut) else HeldOut(held_out)
         held_out = replace(held_out, data=as_batch(held_out.data, trainer.device))
+        refuse_other_rows(pair, held_out.data)
         _check_data(trainer, "held_out", held_out.data, None, batch_size)
     if trainer.processes.size > 1:
         _check_same_data(trainer.processes, batch)
@@ -212,7 +216,7 @@ def _check_support(
         points = chunk(start, size)
         if (reason := _refusal(pair, objective, points)) is None:
             continue
-        for row in range(num_rows(points)):
+        for row in range(num_rows(points) if pair.own_rows is None else 0):
             if (why := _refusal(pair, objective, rows(points, slice(row, row + 1)))) is not None:
                 raise ValueError(
                     f"{name}: found data point {start + row} outside the model's support ({why}), expected one that "

@@ -153,9 +153,7 @@ class Training:
 
     def _run_epoch(self, bar: tqdm) -> None:
         trainer = self.trainer
-        order = torch.randperm(
-            num_rows(self.data), generator=torch.Generator().manual_seed(derived_seed(trainer.seed, ORDER, self.epoch))
-        ).to(next(iter(tensors(self.data).values())).device)
+        order = self._order().to(next(iter(tensors(self.data).values())).device)
         if self.callbacks:
             trainer.prepared = None  # they may have changed the pair
         first = self.epoch * self.steps_per_epoch
@@ -174,6 +172,14 @@ class Training:
             if trainer.update.interrupted:
                 raise KeyboardInterrupt
         self._end_epoch(first)
+
+    def _order(self) -> Tensor:
+        """A fresh order of the data points; their own, where the guide has parameters for each."""
+        num = num_rows(self.data)
+        if self.trainer.pair.own_rows is not None:
+            return torch.arange(num)
+        seed = derived_seed(self.trainer.seed, ORDER, self.epoch)
+        return torch.randperm(num, generator=torch.Generator().manual_seed(seed))
 
     def _take_step(self, index: Tensor, following: Tensor) -> None:
         """A step on the data points at `index`; those of the next one are fetched meanwhile."""

@@ -41,6 +41,7 @@ from ppvae.inference.training.resuming import (
 from ppvae.inference.training.settings import StepOptions
 from ppvae.inference.training.update import Update
 from ppvae.mode import mode
+from ppvae.own_rows import refuse_other_rows, refuse_parts, rows_or_all
 from ppvae.pair import Pair
 
 logger = logging.getLogger("ppvae")
@@ -169,6 +170,8 @@ class Trainer:
                 and random numbers are as before the step.
         """
         whole = as_batch(batch, self.device)
+        refuse_other_rows(self.pair, whole)
+        refuse_parts(self.pair, num_rows(whole), self.processes.size)
         if self._networks is None:
             self.check(whole)
         index = self.processes.share(torch.arange(num_rows(whole), device=self.device))
@@ -232,7 +235,7 @@ class Trainer:
                 self.pair.check(batch)
                 self.objective(self.pair, batch)  # so that it refuses before the first step
             if self._networks is None:
-                self._networks = networks(self.pair, rows(batch, slice(1))) if self.options.autocast else []
+                self._networks = networks(self.pair, rows_or_all(self.pair, batch, slice(1))) if self.options.autocast else []
 
     def take_step(self, draw: Callable[[], Batch], index: Tensor, num_points: int) -> float:
         """The step itself, inside `running`; if anything goes wrong, the state is as before the step.
