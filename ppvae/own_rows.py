@@ -5,6 +5,7 @@ of their rows at once, in order. A guide whose plate is told which rows it is gi
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from pyro import poutine
@@ -14,30 +15,64 @@ from torch import Tensor
 from ppvae.batches import Batch, call, num_rows, repeated, rows, tensors
 from ppvae.model_and_guide import ModelAndGuide
 from ppvae.refusals import ContractError
-from ppvae.sites import sample_sites
+from ppvae.sites import log_prob_terms, sample_sites
 
 _DIVIDER = "$$$"  # in the names of the parameters of modules, which are for all rows
 
 
-@torch.no_grad()
 def has_own_rows(guide: Callable, batch: Batch) -> bool:
-    """Whether a guide, which runs on a batch, has parameters for each of its rows, and takes no other number."""
+    """Whether a guide, which runs on a batch, has parameters for each of its rows by their position.
+
+    Then it runs on no other number of rows, or gives a row that has moved the parameters of another.
+    """
     num = num_rows(batch)
-    sites = _trace(guide, batch).nodes.items()
-    parameters = [site["value"] for name, site in sites if site["type"] == "param" and _DIVIDER not in name]
-    if not any(p.dim() and len(p) == num for p in parameters):
+    if not _parameters(_trace(guide, batch), num):
         return False
+    fewer = rows(batch, slice(num - 1)) if num > 1 else repeated(batch, 2)
     try:
-        trace = _trace(guide, rows(batch, slice(num - 1)) if num > 1 else repeated(batch, 2))
+        sites = sample_sites(_trace(guide, fewer))
     except Exception:  # of any kind: the author's code
         return True
-    return any(site["fn"].batch_shape[-1:] == (num,) for site in sample_sites(trace).values())
+    if any(site["fn"].batch_shape[-1:] == (num,) for site in sites.values()):
+        return True
+    moved = rows(batch, torch.arange(num).flip(0))
+    return any(
+        not torch.equal(a, b) for a, b in zip(_reached(guide, batch, -1), _reached(guide, moved, 0), strict=True)
+    )
 
 
 def _trace(guide: Callable, batch: Batch) -> Trace:
     with poutine.trace() as tracer:
         call(guide, batch)
     return tracer.trace
+
+
+def _parameters(trace: Trace, num: int) -> list[Tensor]:
+    """Those with `num` entries, none of a module's, which are for all rows."""
+    sites = [(name, site["value"]) for name, site in trace.nodes.items() if site["type"] == "param"]
+    return [p for name, p in sites if _DIVIDER not in name and p.dim() and len(p) == num]
+
+
+def _reached(guide: Callable, batch: Batch, row: int) -> list[Tensor]:
+    """For each of these parameters, the entries that a row's draws and log q depend on, `[num_rows]`."""
+    with torch.enable_grad():
+        trace = _trace(guide, batch)
+        parameters = [p for p in _parameters(trace, num_rows(batch)) if p.requires_grad]
+        of_row = moving(trace)[row]
+        if not (parameters and of_row.requires_grad):
+            return []
+        gradients = torch.autograd.grad(of_row, parameters, allow_unused=True, materialize_grads=True)
+    return [(g != 0).reshape(len(g), -1).any(1) for g in gradients]
+
+
+def moving(trace: Trace) -> Tensor:
+    """A sum for each particle and row that moves with all that a guide's draws and log q depend on, `[..., B]`."""
+    total: Any = 0.0
+    for name, term in log_prob_terms(trace).items():
+        site = trace.nodes[name]
+        value = site["value"].expand(site["fn"].shape())
+        total = total + term + (value.reshape(*term.shape, -1).sum(-1) if value.is_floating_point() else 0.0)
+    return total
 
 
 def rows_or_all(pair: ModelAndGuide, batch: Batch, index: Tensor | slice) -> Batch:

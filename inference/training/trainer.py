@@ -235,7 +235,9 @@ class Trainer:
                 self.pair.check(batch)
                 self.objective(self.pair, batch)  # so that it refuses before the first step
             if self._networks is None:
-                self._networks = networks(self.pair, rows_or_all(self.pair, batch, slice(1))) if self.options.autocast else []
+                self._networks = (
+                    networks(self.pair, rows_or_all(self.pair, batch, slice(1))) if self.options.autocast else []
+                )
 
     def take_step(self, draw: Callable[[], Batch], index: Tensor, num_points: int) -> float:
         """The step itself, inside `running`; if anything goes wrong, the state is as before the step.
