@@ -6,6 +6,7 @@ Each refusal names the site, what was found, what was expected, and the usual re
 import math
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -43,8 +44,10 @@ def check(pair: ModelAndGuide, batch: Batch) -> tuple[str, str]:
     few = []
     for n in {size, max(1, size - 1)}:
         few.append(rows_or_all(pair, batch, slice(n)))
-        for role, part in (("guide", few[-1]), ("model", rows(batch, slice(n)))):
-            _check_plates(role, run_alone(role, getattr(pair, role), part), num_rows(part))
+        guide = run_alone("guide", pair.guide, few[-1])
+        _check_plates("guide", guide, num_rows(few[-1]))
+        alone = partial(run_alone, "model", pair.model, rows(batch, slice(n)))
+        _check_plates("model", _of_model(alone, _first_rows(guide, n)), n)
         _check_run(by_rows, few[-1])
     refuse_mixed_rows(by_rows, few[0])
     if pair.particles == ROWS:
@@ -69,17 +72,37 @@ def _check_run(pair: ModelAndGuide, batch: Batch) -> None:
     """Runs a pair with particles, in the layout that it names."""
     num_particles = min(num_rows(batch), MAX_ROWS) + 2
     num_particles += num_particles == num_rows(batch)
-    traces = {}
-    for role in ("guide", "model"):
+
+    def trace_of(role: str) -> Trace:
         with failures_explained(role, num_rows(batch), num_particles, layout=layout_of(pair, role)):
-            traces[role] = run(pair, role, batch, num_particles)
-    _check_match(**traces)
-    summed = sample_sites(traces["model"], observed=False).keys() - traces["guide"].nodes.keys()
+            return run(pair, role, batch, num_particles)
+
+    guide = trace_of("guide")
+    model = _of_model(partial(trace_of, "model"), guide)
+    _check_match(guide, model)
+    summed = sample_sites(model, observed=False).keys() - guide.nodes.keys()
     with failures_explained("model", num_rows(batch), num_particles, summed, pair.particles):
         joint = trace_pair(pair, batch, num_particles)
     check_shapes(joint)
     _check_values(joint)
     _check_finite(joint)
+
+
+def _of_model(trace: Callable[[], Trace], guide: Trace) -> Trace:
+    """A model's trace at draws from its prior; where it cannot take those (of another precision), at the guide's."""
+    try:
+        return trace()
+    except ContractError:
+        with poutine.replay(trace=guide):
+            return trace()
+
+
+def _first_rows(trace: Trace, num: int) -> Trace:
+    """A trace's draws of its first rows."""
+    result = Trace()
+    for name, site in sample_sites(trace).items():
+        result.add_node(name, **(site | {"value": site["value"][:num]}))
+    return result
 
 
 def _check_plates(role: str, trace: Trace, num_rows: int) -> None:
@@ -123,7 +146,10 @@ def _check_size(where: str, fn: Any, plate: Any, num_rows: int) -> None:
             f"[{num_rows}], a parameter for each row; write `pyro.plate('{plate.name}', len(x))`"
         )
     if plate.size not in (-1, num_rows):
-        remedy = "size the plate by the batch, as len(x) does"
+        remedy = (
+            "size the plate by the batch, as len(x) does; latents that all data points share can be given values, with "
+            "Pair.of(..., condition=)"
+        )
         if plate.full_size != plate.size:
             remedy = "leave out subsample_size, or pass the batch's own rows as `subsample=idx`"
         raise ContractError(

@@ -1,7 +1,7 @@
 """Pairs from existing Pyro code: functions with `pyro.module` and `pyro.param`, unchanged."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -9,14 +9,16 @@ from typing import Any
 import pyro
 import torch
 from pyro.poutine import Trace
-from torch import nn
+from torch import Tensor, nn
 
 from ppvae.auto_guides import OneSite, supports
 from ppvae.batches import as_batch
 from ppvae.contract import run_alone
+from ppvae.global_latents import AtValues, guides_values
 from ppvae.internals import contents_lent
 from ppvae.local_parameters import LocalParameters
 from ppvae.refusals import ContractError
+from ppvae.sites import sample_sites
 
 _DIVIDER = "$$$"  # between a module's name and its parameter's, in the names that pyro.module gives
 
@@ -34,9 +36,12 @@ class ExistingFunctions(nn.Module):
         model: p(x, z), a Pyro function or a method of a module.
         guide: q(z | x), likewise.
         example: a batch as both take it: a tensor, a tuple (positional arguments) or a dict (keyword arguments).
+        condition: values for latents that all data points share, by site, at which the pair is trained and measured:
+            log p(x | w), with no term for w. Or where the guide has them, its "draw" or its "mean". None: there are no
+            such latents.
 
     Raises:
-        ppvae.ContractError: the functions do not run on the example.
+        ppvae.ContractError: the functions do not run on the example, or a site of `condition` is not among theirs.
 
     Example:
         >>> import pyro.distributions as dist
@@ -54,21 +59,39 @@ class ExistingFunctions(nn.Module):
         (['scale'], [])
     """
 
-    def __init__(self, model: Callable, guide: Callable, example: Any):
+    def __init__(
+        self, model: Callable, guide: Callable, example: Any, condition: Mapping[str, Any] | str | None = None
+    ):
         super().__init__()
         self._is_copy = False
         self._model, self._guide = (model,), (guide,)  # in tuples, lest modules among them be registered unasked
         batch = as_batch(example)
         store = pyro.get_param_store()
         with store.scope(store.get_state()), torch.random.fork_rng(devices=[]), torch.no_grad():
-            traces = [run_alone(role, f, batch) for role, f in (("guide", guide), ("model", model))]
+            values = guides_values(guide, batch, condition) if isinstance(condition, str) else condition or {}
+            self._own_values(values)
+            at_values = AtValues(self._values())
+            with at_values:
+                traces = [run_alone(role, f, batch) for role, f in (("guide", guide), ("model", model))]
             state = store.get_state()
+        if unknown := sorted(values.keys() - at_values.met):
+            sites = sorted({name for trace in traces for name in sample_sites(trace)} | at_values.met)
+            raise ContractError(f"condition: found {unknown}, expected names of sites, of {sites}; check the spelling")
         modules = _modules_of(guide, model)
         announced = _announced(traces, state, modules)
         self._announced = set(announced)
         self._supports = supports(_modules_of(guide))
         self._own_modules(modules, announced)
         self._own_leaves(announced, state["constraints"])
+
+    def _own_values(self, values: Mapping[str, Any]) -> None:
+        """Given values become buffers, which move with the pair."""
+        self._given = {name: "given " + name.replace(".", "/") for name in values}
+        for name, buffer in self._given.items():
+            self.register_buffer(buffer, torch.as_tensor(values[name]).detach().clone())
+
+    def _values(self) -> dict[str, Tensor]:
+        return {name: getattr(self, buffer) for name, buffer in self._given.items()}
 
     def _own_modules(self, modules: list[nn.Module], announced: dict[str, Any]) -> None:
         learned = {id(value) for value in announced.values()}
@@ -104,7 +127,13 @@ class ExistingFunctions(nn.Module):
         params = {name: getattr(self, attribute) for name, attribute in self._leaves.items()}
         state: Any = {"params": params, "constraints": self._constraints.copy()}
         store = pyro.get_param_store()
-        with store.scope(state), self._own_modules_in_place(), LocalParameters(), OneSite(self._supports):
+        with (
+            store.scope(state),
+            self._own_modules_in_place(),
+            AtValues(self._values()),
+            LocalParameters(),
+            OneSite(self._supports),
+        ):
             result = function(*args, **kwargs)
             met = dict(store.named_parameters())
         if unknown := met.keys() - self._announced:

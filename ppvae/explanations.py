@@ -137,4 +137,9 @@ def _remedy(error: str) -> str:
 
 def _without_tensors(error: str) -> str:
     """An error's message without the tensors that it prints."""
-    return re.sub(r",? but found invalid values:.*", "", error, flags=re.DOTALL)[:500]
+    return re.sub(
+        "but found invalid values:.*",
+        lambda printed: "but found NaN" if "nan" in printed.group() else "but found invalid values",
+        error,
+        flags=re.DOTALL,
+    )[:500]

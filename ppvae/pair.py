@@ -1,7 +1,7 @@
 """The contract: a pair is a model p(x, z) and a guide q(z | x) over one plate at dim -1, the data plate."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyro
@@ -85,9 +85,9 @@ class Pair(nn.Module):
         return 0.0
 
     @staticmethod
-    def of(model: Callable, guide: Callable, example: Any) -> "Pair":
+    def of(model: Callable, guide: Callable, example: Any, condition: Mapping[str, Any] | str | None = None) -> "Pair":
         """A pair from existing Pyro functions, unchanged; see `ppvae.existing.ExistingFunctions`."""
-        return ExistingPair(model, guide, example)
+        return ExistingPair(model, guide, example, condition)
 
     def check(self, batch: Batch) -> None:
         """Runs the pair on a few rows, refuses, by name, whatever breaks the contract, and keeps a row as `example`.
@@ -98,7 +98,7 @@ class Pair(nn.Module):
         Raises:
             ppvae.ContractError: with the site, what was found, what was expected and the usual remedies.
         """
-        self._check(batch)
+        self._settle(batch)
         self.example = map_batch(lambda t: t[:1].clone(), batch)
 
     def check_once(self, batch: Batch) -> None:
@@ -108,9 +108,9 @@ class Pair(nn.Module):
         """
         refuse_other_rows(self, batch)
         if _kind(batch) not in self.checked_kinds:
-            self._check(batch)
+            self._settle(batch)
 
-    def _check(self, batch: Batch) -> None:
+    def _settle(self, batch: Batch) -> None:
         with mode(self, training=False), torch.random.fork_rng(self._gpus()), pyro.validation_enabled(True):
             layout, reason = contract.check(self, batch)
         if num_rows(batch) > 1:  # one row does not tell whether rows are independent
@@ -239,8 +239,10 @@ class Pair(nn.Module):
 class ExistingPair(ExistingFunctions, Pair):
     """A pair whose model and guide are functions written elsewhere, as `Pair.of` makes it."""
 
-    def __init__(self, model: Callable, guide: Callable, example: Any):
-        super().__init__(model, guide, example)
+    def __init__(
+        self, model: Callable, guide: Callable, example: Any, condition: Mapping[str, Any] | str | None = None
+    ):
+        super().__init__(model, guide, example, condition)
         batch = as_batch(example)
         with mode(self, training=False), torch.random.fork_rng(self._gpus()):
             if has_own_rows(self.guide, batch):

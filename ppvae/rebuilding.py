@@ -31,7 +31,7 @@ def with_arguments(fn: Any, changed: Mapping[str, Tensor]) -> Any:
     kept = {name: getattr(fn, name) for name in [*arguments(fn), *further]}
     if "validate_args" in parameters:
         kept["validate_args"] = False
-    return type(fn)(**kept | changed)
+    return type(fn)(**{**kept, **changed})
 
 
 def with_parts(fn: Any, part: Callable[[Any], Any], mask: Callable[[Any], Any] = lambda mask: mask) -> Any:
@@ -41,6 +41,8 @@ def with_parts(fn: Any, part: Callable[[Any], Any], mask: Callable[[Any], Any] =
     if isinstance(fn, MaskedDistribution):
         return with_parts(fn.base_dist, part, mask).mask(mask(mask_of(fn)))
     if isinstance(fn, MixtureSameFamily):
-        parts = (with_parts(each, part, mask) for each in (fn.mixture_distribution, fn.component_distribution))
-        return type(fn)(*parts, validate_args=False)
+        weights, components = (
+            with_parts(each, part, mask) for each in (fn.mixture_distribution, fn.component_distribution)
+        )
+        return type(fn)(weights, components, validate_args=False)
     return part(fn)

@@ -115,7 +115,7 @@ class SplitDistribution(TorchDistribution):
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}  # type: ignore[misc]
 
     def __init__(self, base_dist: Any, dim: int, shape: Shape):
-        self.base_dist, self.shape = base_dist, shape
+        self.base_dist, self.particles = base_dist, shape
         self._drawn: tuple[Tensor, Tensor] | None = None
         self.num_further = len(base_dist.batch_shape) - 1 - dim
         batch_shape = _split_shape(base_dist.batch_shape, dim, shape)
@@ -131,7 +131,7 @@ class SplitDistribution(TorchDistribution):
 
     @property
     def support(self) -> Any:
-        return _split_constraint(self.base_dist.support, self.num_further + self.event_dim, self.shape)
+        return _split_constraint(self.base_dist.support, self.num_further + self.event_dim, self.particles)
 
     @property
     def mean(self) -> Tensor:
@@ -148,12 +148,12 @@ class SplitDistribution(TorchDistribution):
         return self._keep(self.base_dist.rsample(torch.Size(sample_shape)))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return split(self.base_dist.log_prob(self._merged(value)), self.num_further, self.shape)
+        return split(self.base_dist.log_prob(self._merged(value)), self.num_further, self.particles)
 
     def score_parts(self, x: Tensor, *args: Any, **kwargs: Any) -> ScoreParts:
         parts = self.base_dist.score_parts(self._merged(x), *args, **kwargs)
         return ScoreParts(
-            *(split(part, self.num_further, self.shape) if isinstance(part, Tensor) else part for part in parts)
+            *(split(part, self.num_further, self.particles) if isinstance(part, Tensor) else part for part in parts)
         )
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
@@ -164,7 +164,7 @@ class SplitDistribution(TorchDistribution):
         return self if torch.Size(batch_shape) == self.batch_shape else super().expand(batch_shape)
 
     def _split(self, t: Tensor) -> Tensor:
-        return split(t, self.num_further + self.event_dim, self.shape)
+        return split(t, self.num_further + self.event_dim, self.particles)
 
     def _keep(self, drawn: Tensor) -> Tensor:
         """A flow without an inverse knows the density of its own last draw, by its identity."""
@@ -174,7 +174,7 @@ class SplitDistribution(TorchDistribution):
     def _merged(self, value: Tensor) -> Tensor:
         if self._drawn is not None and value is self._drawn[0]:
             return self._drawn[1]
-        return merged(value, self.num_further + self.event_dim, self.shape)
+        return merged(value, self.num_further + self.event_dim, self.particles)
 
 
 @register_kl(SplitDistribution, SplitDistribution)
@@ -193,7 +193,7 @@ def _kl_from_split(q: Distribution, p: SplitDistribution) -> Tensor:
 
 
 def _kl_by_rows(like: SplitDistribution, q: Any, p: Any) -> Tensor:
-    return split(kl_divergence(q, p), like.num_further, like.shape)
+    return split(kl_divergence(q, p), like.num_further, like.particles)
 
 
 def _merged_distribution(fn: Any, like: SplitDistribution) -> Any:
@@ -202,6 +202,6 @@ def _merged_distribution(fn: Any, like: SplitDistribution) -> Any:
 
     def part(fn: Any) -> Any:
         old = {name: getattr(fn, name) for name in arguments(fn)}
-        return with_arguments(fn, {name: merged(t, t.dim() - dim - 1, like.shape) for name, t in old.items()})
+        return with_arguments(fn, {name: merged(t, t.dim() - dim - 1, like.particles) for name, t in old.items()})
 
     return with_parts(fn, part)

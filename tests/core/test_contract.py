@@ -69,7 +69,7 @@ def test_plate_of_another_size_than_the_batch(size, subsample_size):
             pyro.sample("x", dist.Normal(0.0, 1.0).expand([subsample_size]), obs=x[:subsample_size])
 
     message = refusal(Functions(model, lambda x: None), torch.randn(100))
-    assert_says(message, "model site 'x'", "found plate 'rows' of size 5", "the number of rows in the batch", "len(x)")
+    assert_says(message, "model site 'x'", "found plate 'rows' of size 5", "the number of rows in the batch")
 
 
 @pytest.mark.parametrize("dims", [(-2, -1), (-1, -2), (None, None)])

@@ -64,7 +64,7 @@ def test_network_with_a_nan_parameter():
             pyro.sample("u", dist.Normal(x * torch.nan, 1.0))
 
     message = refusal(Functions(scalar_model, guide), torch.randn(9))
-    assert_says(message, "guide, after site 'z'", "nan", "are data and parameters finite?")
+    assert_says(message, "guide, after site 'z'", "found NaN", "are data and parameters finite")
 
 
 @pytest.mark.parametrize("value", [torch.inf, torch.nan])
@@ -146,5 +146,7 @@ def test_weights_of_an_unchecked_pair_never_have_another_shape():
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(torch.zeros(5, 1, 1), 1.0))
 
-    with pytest.raises(ContractError, match=r"site 'z': found batch shape \[5, 2, 3\], expected \[particles, batch\]"):
+    with pytest.raises(
+        ContractError, match=r"site 'z': found size 5 at dim -3 of its batch shape, expected batch shape \[batch\]"
+    ):
         Functions(scalar_model, guide).log_weights(torch.randn(3), num_particles=2)
