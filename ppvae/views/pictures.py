@@ -11,6 +11,7 @@ from torch import Tensor
 from ppvae.batches import Batch, as_batch, map_batch, num_rows, rows
 from ppvae.inference.diagnostics.simulation_based_calibration import scalars
 from ppvae.inference.runtime.chunks import evaluating, to_pair
+from ppvae.own_rows import refuse_other_rows
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, at_least_one
 from ppvae.simulation import simulate
@@ -142,6 +143,7 @@ def reconstructions(ax: Axes, pair: Pair, data: Any, shape: tuple[int, int]) -> 
         >>> reconstructions(plt.figure().subplots(), VAE.mlp(64, 2, [20]), x, (8, 8))
     """
     batch = as_batch(data)
+    refuse_other_rows(pair, batch)
     with evaluating(pair, SEED):
         joint = trace_pair(pair, to_pair(batch, pair), 1)
         name = image_site(joint, shape)
