@@ -49,7 +49,7 @@ def _trace(guide: Callable, batch: Batch) -> Trace:
 
 def _parameters(trace: Trace, num: int) -> list[Tensor]:
     """Those with `num` entries, none of a module's, which are for all rows."""
-    sites = [(name, site["value"]) for name, site in trace.nodes.items() if site["type"] == "param"]
+    sites: list[Any] = [(name, site["value"]) for name, site in trace.nodes.items() if site["type"] == "param"]
     return [p for name, p in sites if _DIVIDER not in name and p.dim() and len(p) == num]
 
 
@@ -68,8 +68,9 @@ def _reached(guide: Callable, batch: Batch, row: int) -> list[Tensor]:
 def moving(trace: Trace) -> Tensor:
     """A sum for each particle and row that moves with all that a guide's draws and log q depend on, `[..., B]`."""
     total: Any = 0.0
+    sites = sample_sites(trace)
     for name, term in log_prob_terms(trace).items():
-        site = trace.nodes[name]
+        site = sites[name]
         value = site["value"].expand(site["fn"].shape())
         total = total + term + (value.reshape(*term.shape, -1).sum(-1) if value.is_floating_point() else 0.0)
     return total

@@ -1,5 +1,7 @@
 """Guides with parameters for the rows that they were made for: run on all of these, in order, and on no others."""
 
+from contextlib import nullcontext
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -92,6 +94,21 @@ def test_it_gives_its_numbers_within_their_errors(measure, pair, x):
     found, expected = measure(pair, x), measure(Pair.of(model, guide_like_auto_normal, x), x)
     error = torch.hypot(found.std_error, expected.std_error)
     assert ((found.estimate - expected.estimate).abs() < 5 * error + 1e-2).all()
+
+
+def test_where_memory_runs_out_particles_are_taken_in_turn_and_never_rows(pair, x):
+    seen = []
+
+    def measure(points, num_particles, at_once):
+        seen.append((len(points), at_once))
+        if at_once > most:
+            raise MemoryError
+        return {"estimate": points.sum(1)}
+
+    for most, expected in ((2, (5, 2)), (0, (5, 1))):
+        with pytest.raises(MemoryError) if not most else nullcontext():
+            chunks.over_data(pair, x, 16, measure, None, probe=lambda points, num, at_once: {"x": points.sum(1)})
+        assert seen[-1] == expected
 
 
 def test_more_rows_than_the_check_tries_are_its_own_too():
