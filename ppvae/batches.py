@@ -7,12 +7,15 @@ numbers, strings, modules, tensors without dimensions) is no data, and is passed
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence
+
+from ppvae.sources import as_tensor, is_array, refuse_special, unpacked
 
 Batch: TypeAlias = Tensor | tuple[Any, ...] | dict[str, Any]
+
+BLOCK = 2**22
+"""Numbers that are looked at together."""
 
 
 def is_rows(value: Any) -> bool:
@@ -76,19 +79,22 @@ def as_batch(data: Any, device: torch.device | str | None = None) -> Batch:
 
     Args:
         data: a tensor or array `[N, *event]`, or a tuple, list or dict of them sharing dimension 0, and of what is no
-            data and is passed on to model and guide as it is.
+            data and is passed on to model and guide as it is. Tables of pandas are arrays, too. Or a `TensorDataset`, a
+            `Subset`, a `DataLoader` that does not shuffle, or a data set of Hugging Face's in torch format.
         device: where the tensors are to live; `None` leaves them where they are.
 
     Raises:
-        TypeError: something in `data` is neither a tensor nor a numeric array, or hides tensors in a container.
-        ValueError: no data points, sizes of dimension 0 that differ, or a non-finite value (its index is named).
+        TypeError: something in `data` is neither a tensor nor a numeric array (columns of a table are named), is
+            sparse or packed, or hides tensors in a container.
+        ValueError: no data points, sizes of dimension 0 that differ, masked or missing entries, or a non-finite value
+            (its index is named).
 
     Example:
+        >>> import numpy as np
         >>> as_batch({"x": np.zeros((3, 2)), "length": np.array([1, 2, 2]), "beta": 0.5})["x"].shape
         torch.Size([3, 2])
     """
-    _refuse_packed("data", data)
-    data = tuple(data) if isinstance(data, list) else data
+    data = unpacked(data)
     batch = with_entries(data, [_entry(name, value) for name, value in entries(data).items()])
     named = tensors(batch)
     if not named:
@@ -113,40 +119,20 @@ def as_batch(data: Any, device: torch.device | str | None = None) -> Batch:
 
 def _entry(name: str, value: Any) -> Any:
     """An entry of a batch: arrays as tensors, what is no data as it is."""
-    if isinstance(value, Tensor):
-        return value
-    _refuse_packed(f"data[{name}]", value)
+    where = f"data[{name}]"
+    refuse_special(where, value)
     if isinstance(value, tuple | list | dict) and _holds_arrays(value):
         raise TypeError(
-            f"data[{name}]: found a {type(value).__name__} of tensors or arrays, expected each as an argument of its "
+            f"{where}: found a {type(value).__name__} of tensors or arrays, expected each as an argument of its "
             "own; pass them side by side in one tuple or dict, and put them together in the model"
         )
-    if not _is_array(value):
-        return value
-    array = np.asarray(value)
-    if array.dtype.kind not in "biuf":
-        found = f"{type(value).__name__} of dtype {array.dtype}"
-        raise TypeError(f"data[{name}]: found {found}, expected a tensor or a numeric array")
-    return torch.as_tensor(array)
+    return as_tensor(where, value) if is_array(value) else value
 
 
 def _holds_arrays(value: Any) -> bool:
     if isinstance(value, tuple | list | dict):
         return any(_holds_arrays(v) for v in (value.values() if isinstance(value, dict) else value))
-    return _is_array(value)
-
-
-def _is_array(value: Any) -> bool:
-    return hasattr(value, "__array__") and np.ndim(value) > 0
-
-
-def _refuse_packed(where: str, value: Any) -> None:
-    if isinstance(value, PackedSequence):
-        raise TypeError(
-            f"{where}: found a PackedSequence, expected rows that can be taken one by one; pass the padded tensor "
-            "[N, T, ...] and the lengths [N] as two arguments (torch.nn.utils.rnn.pad_packed_sequence(packed, "
-            "batch_first=True) gives both), and mask the padding, as with pyro.poutine.mask"
-        )
+    return is_array(value)
 
 
 def _refuse_lists_of_rows(batch: Batch) -> None:
@@ -160,10 +146,17 @@ def _refuse_lists_of_rows(batch: Batch) -> None:
 
 
 def _refuse_nonfinite(name: str, t: Tensor) -> None:
-    bad = ~torch.isfinite(t)
-    if bad.any():
-        index = tuple(bad.nonzero()[0].tolist())
+    """Looks at some rows at a time: the data may be a file larger than memory."""
+    if not t.is_floating_point():
+        return
+    first, total, start = None, 0, 0
+    for block in t.split(max(1, BLOCK // max(1, t[:1].numel()))):
+        if (num := int((~torch.isfinite(block)).sum())) and first is None:
+            place = (~torch.isfinite(block)).nonzero()[0].tolist()
+            first = (place[0] + start, *place[1:])
+        total, start = total + num, start + len(block)
+    if first is not None:
         raise ValueError(
-            f"data[{name}]: found {t[index].item()} at index {index} ({int(bad.sum())} such values in all), "
+            f"data[{name}]: found {t[first].item()} at index {first} ({total} such values in all), "
             "expected finite numbers; remove or impute those rows first"
         )

@@ -11,8 +11,9 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor, nn
 
-from ppvae.batches import as_batch
+from ppvae.batches import Batch
 from ppvae.contract import run_alone
+from ppvae.conversion import data_for, to_pair
 from ppvae.global_latents import AtValues, guides_values
 from ppvae.internals import contents_lent
 from ppvae.refusals import ContractError
@@ -63,9 +64,10 @@ class ExistingFunctions(nn.Module):
         super().__init__()
         self._is_copy = False
         self._model, self._guide = (model,), (guide,)  # in tuples, lest modules among them be registered unasked
-        batch = as_batch(example)
+        modules = _modules_of(guide, model)
         store = pyro.get_param_store()
         with store.scope(store.get_state()), torch.random.fork_rng(devices=[]), torch.no_grad():
+            batch = _taken(example, modules, model, guide)
             values = guides_values(guide, batch, condition) if isinstance(condition, str) else condition or {}
             self._own_values(values)
             at_values = AtValues(self._values())
@@ -75,7 +77,6 @@ class ExistingFunctions(nn.Module):
         if unknown := sorted(values.keys() - at_values.met):
             sites = sorted({name for trace in traces for name in sample_sites(trace)} | at_values.met)
             raise ContractError(f"condition: found {unknown}, expected names of sites, of {sites}; check the spelling")
-        modules = _modules_of(guide, model)
         announced = _announced(traces, state, modules)
         self._announced = set(announced)
         self._own_modules(modules, announced)
@@ -150,6 +151,13 @@ class ExistingFunctions(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._is_copy = True  # by copy.copy, copy.deepcopy or pickle, which share functions
+
+
+def _taken(example: Any, modules: list[nn.Module], model: Callable, guide: Callable) -> Batch:
+    """The example as the functions take it, of the types of their modules' parameters."""
+    functions: Any = nn.ModuleList(modules)
+    functions.__dict__.update(model=model, guide=guide)  # plainly, lest modules among them be registered
+    return to_pair(data_for(functions, example), functions)
 
 
 def _announced(traces: list[Trace], state: Any, modules: list[nn.Module]) -> dict[str, Any]:

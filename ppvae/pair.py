@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ppvae import contract, tracing
 from ppvae.batches import Batch, as_batch, call, entries, is_rows, map_batch, num_rows, rows
+from ppvae.conversion import data_for, to_pair
 from ppvae.existing import ExistingFunctions
 from ppvae.mode import mode
 from ppvae.particles import LEADING
@@ -96,8 +97,9 @@ class Pair(nn.Module):
         Raises:
             ppvae.ContractError: with the site, what was found, what was expected and the usual remedies.
         """
-        self._settle(batch, in_vain=False)
-        self.example = map_batch(lambda t: t[:1].clone(), batch)
+        few = to_pair(data_for(self, rows(batch, slice(contract.MAX_ROWS))), self)
+        self._settle(few, in_vain=False)
+        self.example = map_batch(lambda t: t[:1].clone(), few)
 
     def check_once(self, batch: Batch) -> None:
         """`check`, unless a batch of this kind has passed since the pair was last changed or trained; keeps nothing.
@@ -205,6 +207,7 @@ class Pair(nn.Module):
             NotImplementedError: no likelihood has a mean (the site is named).
         """
         at_least_one("num_particles", num_particles)
+        batch = to_pair(data_for(self, batch), self)
         self.check_once(batch)
         with mode(self, training=False):
             joint = tracing.trace_pair(self, batch, num_particles)

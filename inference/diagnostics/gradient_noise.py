@@ -13,7 +13,8 @@ import xarray as xr
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ppvae.batches import Batch, as_batch, num_rows
+from ppvae.batches import Batch, num_rows
+from ppvae.conversion import data_for, to_pair
 from ppvae.inference.diagnostics.moments import BLOCKS
 from ppvae.inference.diagnostics.repeated_gradients import Observed, RepeatedGradients
 from ppvae.inference.evidence.estimates import log_evidence
@@ -105,7 +106,7 @@ def gradient_statistics(
     """
     _check_arguments(num_particles, repeats)
     named = _named(objectives)
-    batch = as_batch(data, next(pair.parameters()).device)
+    batch = to_pair(data_for(pair, data), pair)
     cells: dict[tuple[str, int], dict[str, Any]] = {}
     refused: dict[tuple[str, int], ValueError] = {}
     with (

@@ -16,10 +16,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ppvae.batches import Batch, num_rows, rows
+from ppvae.conversion import to_pair
 from ppvae.inference.compiling.repeated import Repeated
 from ppvae.inference.evidence import annealing, hmc
 from ppvae.inference.evidence.hmc import State
-from ppvae.inference.runtime.chunks import over_data, to_pair
+from ppvae.inference.runtime.chunks import over_data
 from ppvae.inference.runtime.distributed import processes
 from ppvae.inference.runtime.kept_chunks import KeptChunks
 from ppvae.latent_view import LatentView

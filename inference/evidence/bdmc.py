@@ -5,10 +5,10 @@ from functools import partial
 
 import torch
 
+from ppvae.conversion import to_pair
 from ppvae.inference.evidence.ais import MOST_STD_ERROR, AnnealedImportanceSampling
 from ppvae.inference.evidence.annealed_importance import run_chains, weigh_both_ways
 from ppvae.inference.evidence.method import EvidenceMethod, Task
-from ppvae.inference.runtime.chunks import to_pair
 from ppvae.inference.runtime.records import Evidence, Measurement, Sandwich
 from ppvae.simulation import simulate
 

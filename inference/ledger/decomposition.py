@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from ppvae.batches import Batch, as_batch, num_rows, rows
+from ppvae.conversion import data_for, to_pair
 from ppvae.inference.evidence.estimates import elbo_of, evidence_of
 from ppvae.inference.evidence.registry import method_named
 from ppvae.inference.ledger.effort import Effort, effort_of
@@ -13,7 +14,6 @@ from ppvae.inference.ledger.fixed_guide import amortization_undefined
 from ppvae.inference.ledger.registry import LINES
 from ppvae.inference.ledger.report import GapReport
 from ppvae.inference.ledger.terms import elbo_terms_of
-from ppvae.inference.runtime.chunks import to_pair
 from ppvae.inference.runtime.measuring import measuring
 from ppvae.pair import Pair
 
@@ -68,12 +68,12 @@ def gap(
         True
     """
     settings = effort_of(effort)
-    batch = as_batch(data)
+    batch = data_for(pair, data)
     report = _at_rest(pair, batch, settings, seed, progress)
     own = None if train is None else as_batch(train)
     if own is not None:
         sample = rows(own, slice(num_rows(batch)))
-        sample = sample if transform is None else as_batch(transform(sample))
+        sample = sample if transform is None else as_batch(transform(to_pair(sample, pair)))
         report = replace(report, train=_at_rest(pair, sample, settings, seed, progress))
     bench = Bench(
         pair, batch, settings, report.amortization_undefined, seed, progress, own, transform, dict(report.measured)

@@ -13,12 +13,13 @@ from pyro import poutine
 from torch import Tensor
 
 from ppvae.batches import Batch, num_rows, rows
+from ppvae.conversion import to_pair
 from ppvae.inference.evidence.annealed_importance import AIS, Sampler, run_chains
 from ppvae.inference.evidence.coverage import judged
 from ppvae.inference.evidence.pareto import smoothed
 from ppvae.inference.ledger.ascent import Ascent
 from ppvae.inference.ledger.refinement import refine
-from ppvae.inference.runtime.chunks import over_data, sizes, to_pair
+from ppvae.inference.runtime.chunks import over_data, sizes
 from ppvae.inference.runtime.measuring import finite
 from ppvae.pair import Pair
 from ppvae.particles import run

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ppvae.batches import Batch, num_rows, rows
+from ppvae.conversion import to_pair
 from ppvae.inference.compiling.repeated import Repeated
 from ppvae.inference.evidence import streamed
 from ppvae.inference.ledger.ascent import COMPILE_ASCENT_AFTER, Ascent, ascend
@@ -16,7 +17,7 @@ from ppvae.inference.ledger.local_guide import LocalGuide
 from ppvae.inference.objectives.enumerated import EnumeratedELBO
 from ppvae.inference.objectives.evidence_lower_bound import ELBO
 from ppvae.inference.objectives.protocol import Objective
-from ppvae.inference.runtime.chunks import over_data, to_pair
+from ppvae.inference.runtime.chunks import over_data
 from ppvae.pair import Pair
 from ppvae.particles import run
 from ppvae.refusals import ContractError

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.batches import Batch, as_batch, rows
+from ppvae.conversion import data_for, to_pair
 from ppvae.inference.objectives.evidence_lower_bound import ELBO
 from ppvae.inference.objectives.gradients import has_scored_sites
-from ppvae.inference.runtime.chunks import evaluating, to_pair
+from ppvae.inference.runtime.chunks import evaluating
 from ppvae.inference.training.fitting import fit
 from ppvae.mode import mode
 from ppvae.pair import Pair
@@ -33,9 +34,9 @@ def refitted(
     Parameters that the guide shares with the model are frozen too. Yields a note: that the bound was still rising, that
     the guide has nothing of its own to train, or an empty one.
     """
-    two = rows(as_batch(train), slice(2))
     with evaluating(pair, seed):
-        two = to_pair(as_batch(transform(two)) if transform else two, pair)
+        two = to_pair(rows(as_batch(train), slice(2)), pair)
+        two = to_pair(data_for(pair, transform(two) if transform else two), pair)
         own = guide_parameters(pair, two)
         num_particles = 2 if has_scored_sites(pair, two) else 1
         statistics = _running_statistics(pair, two)

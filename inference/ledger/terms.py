@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from ppvae.batches import Batch, num_rows, rows
+from ppvae.conversion import to_pair
 from ppvae.inference.ledger.latent_usage import MOST_POINTS, LatentUsage, active_units, mutual_information
 from ppvae.inference.objectives.divergence import separable_sites
-from ppvae.inference.runtime.chunks import over_data, sizes, to_pair
+from ppvae.inference.runtime.chunks import over_data, sizes
 from ppvae.inference.runtime.measuring import finite, measuring
 from ppvae.inference.runtime.records import Measurement
 from ppvae.pair import Pair

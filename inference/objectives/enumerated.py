@@ -11,6 +11,7 @@ from ppvae.contract import check_shapes
 from ppvae.inference.objectives.gradients import reparameterized
 from ppvae.inference.objectives.protocol import MeanOverDraws
 from ppvae.inference.objectives.scales import is_pair_scaled, is_scaled, scaled
+from ppvae.inference.objectives.weighting import mean_over_data
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, at_least_one, family
 from ppvae.sites import is_enumerated, sample_sites
@@ -56,9 +57,9 @@ class EnumeratedELBO(MeanOverDraws):
                 )
         value = expected_log_weight(joint).mean(0)
         if not is_scaled(joint):
-            return value, value.mean()
+            return value, mean_over_data(value)
         weighed = log_weight(*scaled(joint, joint.log_p_terms(), joint.log_q_terms()))
-        return value, over_enumerated(joint, weighed).mean()
+        return value, mean_over_data(over_enumerated(joint, weighed))
 
     def exact_value(self, pair: Pair, batch: Batch) -> Tensor:
         if is_pair_scaled(pair, batch):

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ppvae.batches import Batch, rows
 from ppvae.contract import check_shapes
+from ppvae.inference.objectives.weighting import mean_over_data
 from ppvae.mode import mode
 from ppvae.pair import Pair
 from ppvae.particles import run
@@ -126,7 +127,7 @@ class Draw:
             for name in self.scored & self.followed:
                 site: Any = self.joint.guide.nodes[name]
                 total = total + score * site["fn"].score_parts(site["value"].detach()).score_function
-        return total.sum(0).mean()
+        return mean_over_data(total.sum(0))
 
     def check_scored(self, possible: bool, num_particles: int) -> None:
         """Refuses by name a site that needs the score function where that is zero, impossible, or has no baseline."""

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ppvae.batches import Batch
+from ppvae.inference.objectives.weighting import weighted
 from ppvae.pair import Pair
 from ppvae.weights import draw_weights
 
@@ -139,11 +140,19 @@ def as_objective(given: Callable[..., tuple[Tensor, Tensor]]) -> Objective:
 
 
 def with_penalty(
-    objective: Callable[..., tuple[Tensor, Tensor]], pair: Pair, batch: Batch, step: float | Tensor
+    objective: Callable[..., tuple[Tensor, Tensor]],
+    pair: Pair,
+    batch: Batch,
+    step: float | Tensor,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """What a training step calls: the objective, with the pair's penalty subtracted from the surrogate."""
-    value, surrogate = objective(pair, batch, step)
-    return value, surrogate - pair.penalty()
+    """What a training step calls: the mean bound, and the surrogate with the pair's penalty subtracted.
+
+    Data points count by their weights in both.
+    """
+    with weighted(weights, objective):
+        value, surrogate = objective(pair, batch, step)
+    return (value if weights is None else weights * value).mean(), surrogate - pair.penalty()
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from ppvae.inference.objectives.gradients import Draw
 from ppvae.inference.objectives.importance_weighted import IWAE, Weighting, slope
 from ppvae.inference.objectives.protocol import Objective
 from ppvae.inference.objectives.scales import refuse_scales
+from ppvae.inference.objectives.weighting import mean_over_data
 from ppvae.pair import Pair
 from ppvae.simulation import simulate
 from ppvae.sites import log_prob_terms
@@ -70,7 +71,7 @@ class RWS(IWAE):
         return Weighting(weights, score=weights if self.phase == "wake" else None)
 
     def besides(self, pair: Pair, batch: Batch) -> Tensor | None:
-        return dreamed_log_q(pair, batch).mean() if self.phase == "sleep" else None
+        return mean_over_data(dreamed_log_q(pair, batch)) if self.phase == "sleep" else None
 
 
 def dreamed_log_q(pair: Pair, batch: Batch) -> Tensor:

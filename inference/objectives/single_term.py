@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ppvae.batches import Batch, call, map_batch, num_rows, tensors
 from ppvae.inference.objectives.protocol import Objective
+from ppvae.inference.objectives.weighting import mean_over_data
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, at_least_one
 
@@ -80,7 +81,7 @@ class SingleTermELBO(Objective):
         index = (u * pair.num_terms).long().clamp(max=pair.num_terms - 1)  # u may round to 1
         term = call(partial(pair.elbo_term, index=index), repeated)
         value = pair.num_terms * term.reshape(self.num_particles, -1).mean(0)
-        return value, value.mean()
+        return value, mean_over_data(value)
 
     def probe(self, pair: Pair, batch: Batch) -> Tensor:
         """One term: a thousand times cheaper than a log weight, where there are a thousand terms."""

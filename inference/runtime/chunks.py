@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ppvae.batches import Batch, map_batch, num_rows, rows
+from ppvae.batches import Batch, num_rows, rows
+from ppvae.conversion import to_pair
 from ppvae.inference.runtime.distributed import processes
 from ppvae.inference.runtime.isolation import derived_seed
 from ppvae.internals import TorchDispatchMode, tree_leaves
@@ -49,12 +50,6 @@ def evaluating(pair: Pair, seed: int | None) -> Iterator[None]:
         if seed is not None:
             torch.manual_seed(derived_seed(seed, rank) if (rank := processes().rank) else seed)
         yield
-
-
-def to_pair(batch: Batch, pair: Pair) -> Batch:
-    """The batch on the device of the pair's parameters."""
-    device = next((p.device for p in pair.parameters()), None)
-    return map_batch(lambda t: t.to(device), batch)
 
 
 def sizes(total: int, at_once: int) -> Iterator[int]:

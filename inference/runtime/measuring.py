@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppvae.batches import Batch, as_batch, num_rows, rows
+from ppvae.batches import Batch, num_rows, rows
 from ppvae.contract import first_bad_row
-from ppvae.inference.runtime.chunks import evaluating, over_data, to_pair
+from ppvae.conversion import data_for, to_pair
+from ppvae.inference.runtime.chunks import evaluating, over_data
 from ppvae.inference.runtime.records import EvidenceUndefined
 from ppvae.pair import Pair
 from ppvae.sites import handler_scales, sample_sites
@@ -27,7 +28,7 @@ def measuring(pair: Pair, data: Any, seed: int | None) -> Iterator[Batch]:
     """Checks the pair and the data, and yields the data with the pair in evaluation mode."""
     if pair.evidence_undefined:
         raise EvidenceUndefined(f"{type(pair).__name__} has no evidence: {pair.evidence_undefined}")
-    batch = as_batch(data)
+    batch = data_for(pair, data)
     pair.check_once(to_pair(rows(batch, slice(FEW)), pair))
     with evaluating(pair, seed):
         _refuse_outside_support(pair, batch)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ppvae.batches import Batch, as_batch, num_rows, rows
+from ppvae.batches import Batch, as_batch, map_batch, num_rows, rows, tensors
+from ppvae.conversion import Types, converted, types_for
 from ppvae.inference.compiling.inputs import CannotCompileError
 from ppvae.inference.objectives.evidence_lower_bound import ELBO
 from ppvae.inference.objectives.protocol import Objective, as_objective, with_penalty
@@ -29,6 +30,7 @@ from ppvae.inference.runtime.isolation import (
 from ppvae.inference.training.compiled_step import CompiledStep
 from ppvae.inference.training.mixed_precision import networks, networks_in
 from ppvae.inference.training.nonfinite import NonFiniteError, explain
+from ppvae.inference.training.one_row import one_row_explained
 from ppvae.inference.training.resuming import (
     State,
     groups_of,
@@ -150,6 +152,7 @@ class Trainer:
         self._running = False
         self._networks: list[nn.Module] | None = None  # found when the pair is checked, on the first batch
         self._random = self._seeded(self.seed, STEPS, self.processes.rank)
+        self._types: dict[Any, Types] = {}
         self.settings = self._settings()
 
     def step(self, batch: Any) -> float:
@@ -168,7 +171,7 @@ class Trainer:
             NonFiniteError: the step gave NaN or infinity. It names the site and the row of the batch; pair, optimizer
                 and random numbers are as before the step.
         """
-        whole = as_batch(batch, self.device)
+        whole = self.converted(map_batch(lambda t: t.to(self.device, copy=True), as_batch(batch)))
         if self._networks is None:
             self.check(whole)
         index = self.processes.share(torch.arange(num_rows(whole), device=self.device))
@@ -234,13 +237,23 @@ class Trainer:
             if self._networks is None:
                 self._networks = networks(self.pair, rows(batch, slice(1))) if self.options.autocast else []
 
-    def take_step(self, draw: Callable[[], Batch], index: Tensor, num_points: int) -> float:
+    def converted(self, batch: Batch) -> Batch:
+        """A batch on the device, of the types that the pair takes, which are found once for each kind of batch."""
+        kind = tuple((name, t.dtype) for name, t in tensors(batch).items())
+        if kind not in self._types and num_rows(batch):
+            self._types[kind] = types_for(self.pair, batch)
+        return converted(batch, self._types[kind]) if kind in self._types else batch
+
+    def take_step(
+        self, draw: Callable[[], Batch], index: Tensor, num_points: int, weights: Tensor | None = None
+    ) -> float:
         """The step itself, inside `running`; if anything goes wrong, the state is as before the step.
 
         Args:
             draw: makes this process's part of the batch; it may use random numbers, which are then the step's own.
             index: of the data points in that part, for error messages.
             num_points: in the whole batch.
+            weights: of the data points in that part, where they are weighed.
         """
         randomness, buffers = random_state(self.device), [b.clone() for b in self._buffers]
         groups = self.optimizer.param_groups
@@ -252,11 +265,11 @@ class Trainer:
                     group["lr"] = rate * factor
             batch = draw()
             drawn = random_state(self.device)
-            program, share = self._program(batch, num_points), len(index) / num_points
-            bound = program(batch, self.steps, share, buffers) if program else None
+            program, share = self._program(batch, weights, num_points), len(index) / num_points
+            bound = program(batch, weights, self.steps, share, buffers) if program else None
             if bound is None:
                 set_random_state(drawn, self.device)
-                bound = self._eager_step(batch, share, index, buffers, drawn)
+                bound = self._eager_step(batch, weights, share, index, buffers, drawn)
         except BaseException:
             set_random_state(randomness, self.device)
             for group, rate in zip(groups, rates, strict=True):
@@ -270,16 +283,23 @@ class Trainer:
         return bound
 
     def _eager_step(
-        self, batch: Batch, share: float, index: Tensor, buffers: list[Tensor], randomness: dict[str, Tensor]
+        self,
+        batch: Batch,
+        weights: Tensor | None,
+        share: float,
+        index: Tensor,
+        buffers: list[Tensor],
+        randomness: dict[str, Tensor],
     ) -> float:
         """Takes the step operation by operation, and returns the batch's mean bound."""
         parameters = self.update.parameters
         gradients: list[Tensor | None] = [None] * len(parameters)
-        value = torch.zeros(1, device=self.device)
+        mean = torch.zeros((), device=self.device)
         if share:
-            value, surrogate = with_penalty(self._prepared(batch), self.pair, batch, self.steps)
+            with one_row_explained():
+                mean, surrogate = with_penalty(self._prepared(batch), self.pair, batch, self.steps, weights)
             gradients = list(torch.autograd.grad(surrogate.neg(), list(parameters.values()), allow_unused=True))
-        bound = self.update(value.detach().mean(), gradients, self.steps, share, buffers)
+        bound = self.update(mean.detach(), gradients, self.steps, share, buffers)
         if bound is None:
             set_random_state(randomness, self.device)
             named = dict(zip(parameters, gradients, strict=True))
@@ -293,7 +313,7 @@ class Trainer:
             self.prepared, self._modules = as_objective(self.objective).prepared(self.pair, batch), modules
         return self.prepared
 
-    def _program(self, batch: Batch, num_points: int) -> CompiledStep | None:
+    def _program(self, batch: Batch, weights: Tensor | None, num_points: int) -> CompiledStep | None:
         """The compiled step, where there is one for this batch.
 
         The very first step is not compiled, as it creates the optimizer's state; nor are batches of another size.
@@ -303,7 +323,7 @@ class Trainer:
         if self._compiled is None:
             start = time.perf_counter()
             try:
-                self._compiled = CompiledStep(self.pair, self.objective, self.update, batch)
+                self._compiled = CompiledStep(self.pair, self.objective, self.update, batch, weights)
             except CannotCompileError as reason:
                 logger.warning("training goes on uncompiled: %s", reason)
                 self._compile = False

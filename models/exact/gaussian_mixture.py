@@ -212,15 +212,16 @@ class GaussianMixture(Pair):
         ones = torch.eye(shape[-1]).expand(shape) if self._is_dense else torch.ones(shape)
         self.assign(weights=torch.ones(self.num_components), means=means, covariances=variance * ones)
 
-    def e_step(self, x: Tensor, *, hard: bool = False) -> EStep:
+    def e_step(self, x: Tensor, *, hard: bool = False, data_weights: Tensor | None = None) -> EStep:
         """Log likelihood and moments of x `[N, D]`, in one pass; memory does not grow with `N C D`.
 
         Args:
             x: finite data, of any dtype and on any device.
             hard: each data point counts for its most probable component only.
+            data_weights: by which data points count in the moments, `[N]`.
         """
         self._check_shape(x)
-        return e_step(self._gaussians(), self._log_weights(), x, hard)
+        return e_step(self._gaussians(), self._log_weights(), x, hard, data_weights)
 
     @torch.no_grad()
     def m_step(

@@ -107,14 +107,18 @@ def log_joint(gaussians: Gaussians, log_weights: Tensor, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def e_step(gaussians: Gaussians, log_weights: Tensor, x: Tensor, hard: bool) -> EStep:
+def e_step(
+    gaussians: Gaussians, log_weights: Tensor, x: Tensor, hard: bool, data_weights: Tensor | None = None
+) -> EStep:
     """Log likelihood and moments in one pass over x `[N, D]`: each block is weighted and summed while in cache.
 
-    Memory does not grow with `N C D`.
+    Memory does not grow with `N C D`. In the moments, data points count by `data_weights`, `[N]`, if they have any.
     """
+    blocks = _blocks(gaussians, x)
+    parts = [None] * len(blocks) if data_weights is None else data_weights.split([len(rows) for rows in blocks])
     log_likelihoods: list[Tensor] = []
     sums: list[Tensor] = []
-    for rows in _blocks(gaussians, x):
+    for rows, own_weights in zip(blocks, parts, strict=True):
         features = gaussians.features(rows)
         joint = log_weights[:, None] + gaussians.log_density(features)
         if hard:
@@ -124,6 +128,8 @@ def e_step(gaussians: Gaussians, log_weights: Tensor, x: Tensor, hard: bool) -> 
             log_likelihood = joint.logsumexp(0)
             responsibilities = (joint - log_likelihood).exp()
         log_likelihoods.append(log_likelihood)
+        if own_weights is not None:
+            responsibilities = own_weights.to(responsibilities) * responsibilities
         block = gaussians.sums(features, responsibilities)
         sums = [total + new for total, new in zip(sums, block, strict=True)] if sums else list(block)
     return EStep(torch.cat(log_likelihoods), gaussians.moments(*sums))

@@ -13,13 +13,14 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from ppvae._version import __version__
-from ppvae.batches import Batch, as_batch, num_rows
+from ppvae.batches import Batch, num_rows
+from ppvae.conversion import data_for, to_pair
 from ppvae.inference.evidence.annealed_importance import AIS
 from ppvae.inference.ledger.posteriors import Draws, way_named
 from ppvae.inference.ledger.registry import LINES
 from ppvae.inference.ledger.report import GapReport
 from ppvae.inference.objectives.gradients import gpus
-from ppvae.inference.runtime.chunks import evaluating, sizes, to_pair
+from ppvae.inference.runtime.chunks import evaluating, sizes
 from ppvae.inference.runtime.measuring import measuring
 from ppvae.pair import Pair
 from ppvae.particles import run
@@ -102,7 +103,7 @@ def to_arviz(
     way = way_named(posterior, annealing)
     pairs = [pair] if isinstance(pair, Pair) else list(pair)
     at_least_one("number of pairs", len(pairs))
-    batch = as_batch(data)
+    batch = data_for(pairs[0], data)
     chains = []
     for index, one in enumerate(pairs):
         own_seed = None if seed is None else seed + index

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from ppvae.batches import Batch, num_rows, rows
-from ppvae.inference.runtime.chunks import over_data, sizes, to_pair
+from ppvae.conversion import to_pair
+from ppvae.inference.runtime.chunks import over_data, sizes
 from ppvae.pair import Pair
 from ppvae.particles import run
 from ppvae.refusals import ContractError, family
