@@ -72,13 +72,14 @@ def test_log_probability_that_is_not_finite(value):
     def model(x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            pyro.sample("x", dist.Normal(z, 1.0, validate_args=False), obs=x)
+            scale = torch.where(x > 1.5, value, 1.0)
+            pyro.sample("x", dist.Normal(z, scale, validate_args=False), obs=x)
 
     def guide(x):
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(0.0, 1.0))
 
-    x = torch.tensor([0.0, 1.0, value, 2.0])
+    x = torch.tensor([0.0, 1.0, 2.0, 0.5])
     message = refusal(Functions(model, guide), x)
     assert_says(
         message, "model site 'x'", f"found log probability {-value}", "at row 2", "expected a finite one", "scale"
