@@ -4,12 +4,13 @@ import math
 from typing import Any
 
 import torch
+from pyro import poutine
 from torch import Tensor
 
-from ppvae.batches import Batch
+from ppvae.batches import Batch, num_rows
 from ppvae.model_and_guide import ModelAndGuide
-from ppvae.sites import is_enumerated, sample_sites, wrapped
-from ppvae.tracing import trace_model
+from ppvae.particles import run
+from ppvae.sites import log_prob_terms, log_probability_of_values, sample_sites, wrapped
 from ppvae.weights import sum_terms
 
 MOST = 10_000
@@ -19,8 +20,8 @@ MOST = 10_000
 def log_prob_by_configurations(pair: ModelAndGuide, batch: Batch) -> Tensor:
     """`log p(x) = log sum_c p(x, c)` over all configurations c of the latents, `[B]`, in nats.
 
-    For latents of several discrete entries, as `Categorical(...).to_event(1)` has, which Pyro does not enumerate. Those
-    that it does are summed out as ever. The number of values may not depend on other latents.
+    For latents of several discrete entries, as `Categorical(...).to_event(1)` has, which Pyro does not enumerate, and
+    for models that do not run enumerated. The number of values may not depend on other latents.
 
     Args:
         pair: whose model is summed over.
@@ -42,20 +43,23 @@ def log_prob_by_configurations(pair: ModelAndGuide, batch: Batch) -> Tensor:
         >>> torch.allclose(log_p, (likelihood @ torch.tensor([0.25, 0.5, 0.25])).log())
         True
     """
-    values = {}
-    for name, site in sample_sites(trace_model(pair, batch).model, observed=False).items():
-        if not is_enumerated(site):
-            values[name] = _values_of_an_entry(name, site["fn"])
+    sites = sample_sites(run(pair, "model", batch, 1), observed=False)
+    values = {name: _values_of_an_entry(name, site["fn"]) for name, site in sites.items()}
     sizes = [len(own) for own, entries in values.values() for _ in range(entries.numel())]
     if (total := math.prod(sizes)) > MOST:
         raise NotImplementedError(f"latent sites {list(values)} have {total} configurations, more than {MOST}")
     index = torch.cartesian_prod(*map(torch.arange, sizes)).reshape(total, -1)
-    latents = {}
-    for (name, (own, entries)), place in zip(
-        values.items(), index.split([entries.numel() for _, entries in values.values()], 1), strict=True
-    ):
-        latents[name] = own[place.to(own.device)].reshape(total, 1, *entries, *own.shape[1:])
-    return sum_terms(trace_model(pair, batch, latents, total).log_p_terms()).logsumexp(0)
+    places = index.split([entries.numel() for _, entries in values.values()], 1)
+    num = num_rows(batch)
+    latents = {
+        name: own[place.to(own.device)].reshape(total, 1, *entries, *own.shape[1:]).repeat_interleave(num, 1)
+        for (name, (own, entries)), place in zip(values.items(), places, strict=True)
+    }
+    with poutine.condition(data=latents):
+        trace = run(pair, "model", batch, total)
+    terms = log_prob_terms(trace)
+    terms |= {name: log_probability_of_values(trace.nodes[name]) for name in latents}  # masked ones sum to one, too
+    return sum_terms(terms).expand(total, num).logsumexp(0)
 
 
 def _values_of_an_entry(name: str, fn: Any) -> tuple[Tensor, torch.Size]:

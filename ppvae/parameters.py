@@ -28,7 +28,8 @@ class OwnParameters(Messenger):
     def _pyro_param(self, msg: Any) -> None:
         name, *initial = msg["args"]
         store: Any = pyro.get_param_store()
-        leaf = store[name].unconstrained() if name in store else next(iter(initial), None)
+        stored: Any = dict(store.items()).get(name)
+        leaf = next(iter(initial), None) if stored is None else stored.unconstrained()
         if id(leaf) not in self._own:
             raise ContractError(
                 f"{self._role}: found pyro.param '{name}', which is no parameter of {type(self._pair).__name__}, "

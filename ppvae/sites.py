@@ -140,7 +140,7 @@ def presence(site: Mapping[str, Any]) -> Tensor | None:
     masks = [(mask_of(fn), fn.event_dim) for fn in wrapped(site["fn"]) if isinstance(fn, MaskedDistribution)]
     if site["mask"] is not None:
         masks.append((site["mask"], site["fn"].event_dim))
-    shaped = [mask.reshape(*mask.shape, *(1,) * num) for mask, num in ((torch.as_tensor(m), n) for m, n in masks)]
+    shaped = [mask.reshape(mask.shape + (1,) * num) for mask, num in ((torch.as_tensor(m), n) for m, n in masks)]
     return reduce(torch.logical_and, shaped) if shaped else None
 
 

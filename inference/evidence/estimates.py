@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from ppvae.batches import Batch
+from ppvae.batches import Batch, rows
+from ppvae.conversion import to_pair
 from ppvae.inference.compiling.repeated import Repeated
 from ppvae.inference.evidence import streamed
 from ppvae.inference.evidence.annealed_importance import AIS
@@ -95,7 +96,8 @@ def elbo(
 ) -> Measurement:
     """The evidence lower bound per data point, `E_q[log p(x, z) - log q(z | x)]`, from S draws of the guide.
 
-    Discrete sites of the guide are not drawn but summed exactly; a pair with no other latents has standard error zero.
+    Discrete sites of the guide are not drawn but summed exactly, unless the model does not run with all their values at
+    once; a pair with no other latents has standard error zero then.
     The standard error is `sd / sqrt(S)` of the draws, and unbiased, as the estimate is.
 
     Source: Kingma & Welling 2014 (arXiv:1312.6114).
@@ -141,6 +143,7 @@ def evidence_of(
 
 def elbo_of(pair: Pair, batch: Batch, num_samples: int, progress: bool) -> Measurement:
     """`elbo` within `measuring`."""
-    measure = partial(streamed.mean_log_weight, Repeated(pair, streamed.expected_log_weights))
+    terms = streamed.terms_of_the_elbo(pair, to_pair(rows(batch, slice(2)), pair))
+    measure = partial(streamed.mean_log_weight, Repeated(pair, terms))
     found = finite(over_data(pair, batch, num_samples, measure, "elbo" if progress else None))
     return Measurement(found["estimate"], found["std_error"], num_samples, "elbo")

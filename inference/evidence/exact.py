@@ -5,6 +5,7 @@ from torch import Tensor
 
 from ppvae.batches import Batch
 from ppvae.configurations import log_prob_by_configurations
+from ppvae.enumerable import model_runs_enumerated
 from ppvae.inference.evidence.method import EvidenceMethod, Task
 from ppvae.inference.runtime.chunks import over_data
 from ppvae.inference.runtime.measuring import finite
@@ -32,7 +33,10 @@ class Exact(EvidenceMethod):
 
 
 def _log_prob(pair: Pair, batch: Batch) -> Tensor:
+    """By the pair itself; else, where it does not know, or its model does not run enumerated, by configurations."""
     try:
+        if type(pair).log_prob is Pair.log_prob and not model_runs_enumerated(pair, batch):
+            raise NotImplementedError(f"{type(pair).__name__}.log_prob: the model does not run enumerated; use 'iwae'")
         return pair.log_prob(batch)
     except NotImplementedError as unknown:
         try:

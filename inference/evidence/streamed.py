@@ -1,13 +1,14 @@
 """Running sums over log weights, by which a measurement of any number of particles takes bounded memory."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from ppvae.batches import Batch, tensors
 from ppvae.contract import check_shapes
+from ppvae.enumerable import guide_runs_enumerated
 from ppvae.inference.compiling.repeated import Repeated
 from ppvae.inference.evidence.pareto import pareto_khat, tail_size
 from ppvae.inference.runtime.chunks import sizes
@@ -44,6 +45,11 @@ def _pieces(draws: Repeated, batch: Batch, num_particles: int, at_once: int) -> 
     chunks = list(sizes(num_particles, at_once))
     for start in range(0, len(chunks), CHUNKS_TOGETHER):
         yield torch.cat([draws(batch, size) for size in chunks[start : start + CHUNKS_TOGETHER]]).double()
+
+
+def terms_of_the_elbo(pair: Pair, batch: Batch) -> Callable[[Pair, Batch, int], Tensor]:
+    """What the ELBO is the mean of: `expected_log_weights`, or `log_weights` where discrete sites have to be drawn."""
+    return expected_log_weights if guide_runs_enumerated(pair, batch) else log_weights
 
 
 def expected_log_weights(pair: Pair, batch: Batch, num_particles: int) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ppvae.batches import Batch, num_rows, rows
 from ppvae.conversion import to_pair
+from ppvae.enumerable import guide_runs_enumerated
 from ppvae.inference.compiling.repeated import Repeated
 from ppvae.inference.evidence import streamed
 from ppvae.inference.ledger.ascent import COMPILE_ASCENT_AFTER, Ascent, ascend
@@ -59,7 +60,7 @@ def refine(pair: Pair, batch: Batch, settings: Ascent, restarts: int, progress: 
     gradient = Repeated(
         local, partial(_gradient, _objective(local, batch, settings.num_particles)), COMPILE_ASCENT_AFTER
     )
-    values = Repeated(local, streamed.expected_log_weights)
+    values = Repeated(local, streamed.terms_of_the_elbo(pair, to_pair(rows(batch, slice(2)), pair)))
 
     def one_step(index: Any, num_particles: int, at_once: int) -> dict[str, Tensor]:
         points = to_pair(rows(batch, index.cpu()), pair)
@@ -98,7 +99,7 @@ def _objective(local: LocalGuide, batch: Batch, num_particles: int) -> Objective
     two = local.pair
     points = to_pair(rows(batch, slice(2)), two)
     sites = sample_sites(run(two, "guide", points, 1), observed=False).values()
-    if any(site["fn"].has_enumerate_support for site in sites):
+    if any(site["fn"].has_enumerate_support for site in sites) and guide_runs_enumerated(two, points):
         return EnumeratedELBO(num_particles)
     objective = ELBO(num_particles, gradient="stl")
     try:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ppvae.batches import Batch
 from ppvae.contract import check_shapes
+from ppvae.enumerable import guide_runs_enumerated
 from ppvae.inference.objectives.gradients import reparameterized
 from ppvae.inference.objectives.protocol import MeanOverDraws
 from ppvae.inference.objectives.scales import is_pair_scaled, is_scaled, scaled
@@ -15,7 +16,7 @@ from ppvae.inference.objectives.weighting import mean_over_data
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, at_least_one, family
 from ppvae.sites import is_enumerated, sample_sites
-from ppvae.tracing import trace_pair
+from ppvae.tracing import Joint, trace_pair
 from ppvae.weights import expected_log_weight, log_weight, over_enumerated
 
 
@@ -47,8 +48,7 @@ class EnumeratedELBO(MeanOverDraws):
         at_least_one("num_particles", self.num_particles)
 
     def __call__(self, pair: Pair, batch: Batch, step: float | Tensor = math.inf) -> tuple[Tensor, Tensor]:
-        joint = trace_pair(pair, batch, self.num_particles, enumerate_guide=True)
-        check_shapes(joint)
+        joint = _enumerated(pair, batch, self.num_particles)
         for name, site in sample_sites(joint.guide, observed=False).items():
             if torch.is_grad_enabled() and not reparameterized(site["fn"]) and not is_enumerated(site):
                 raise ContractError(
@@ -65,3 +65,18 @@ class EnumeratedELBO(MeanOverDraws):
         if is_pair_scaled(pair, batch):
             return super().exact_value(pair, batch)
         return pair.exact_elbo(batch)
+
+
+def _enumerated(pair: Pair, batch: Batch, num_particles: int) -> Joint:
+    try:
+        joint = trace_pair(pair, batch, num_particles, enumerate_guide=True)
+        check_shapes(joint)
+    except Exception as error:  # of the user's code, which may raise anything
+        if guide_runs_enumerated(pair, batch):
+            raise
+        raise ContractError(
+            f"{type(pair).__name__}: found a failure with all values of the guide's discrete sites at once, along "
+            f"further dimensions on the left ({error}), expected functions that take them, as `[..., n]` code does; or "
+            "draw the sites, with ELBO(num_particles=2) or VIMCO()"
+        ) from error
+    return joint

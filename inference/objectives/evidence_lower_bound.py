@@ -10,6 +10,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from ppvae.batches import Batch
+from ppvae.enumerable import guide_runs_enumerated
 from ppvae.inference.objectives.divergence import separable_in, separable_sites, site_kl
 from ppvae.inference.objectives.gradients import Draw
 from ppvae.inference.objectives.importance_weighted import gain
@@ -141,7 +142,8 @@ class ELBO(MeanOverDraws):
         return value, surrogate
 
     def exact_value(self, pair: Pair, batch: Batch) -> Tensor:
-        if self.beta != 1.0 or self.free_bits != 0.0 or is_pair_scaled(pair, batch):
+        other = self.beta != 1.0 or self.free_bits != 0.0 or is_pair_scaled(pair, batch)
+        if other or not guide_runs_enumerated(pair, batch):
             return super().exact_value(pair, batch)
         return pair.exact_elbo(batch)
 

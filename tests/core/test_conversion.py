@@ -46,7 +46,7 @@ class Switch(ppvae.Pair):
         x = x if x.is_floating_point() else x / 255
         with pyro.plate("data", len(x)), pyro.poutine.mask(mask=mask):
             z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
-            pyro.sample("x", dist.Normal(z.unsqueeze(-1), 1.0).to_event(1), obs=x)
+            pyro.sample("x", dist.Normal(z.unsqueeze(-1).expand(*z.shape, 6), 1.0).to_event(1), obs=x)
 
     def guide(self, x, mask):
         with pyro.plate("data", len(x)), pyro.poutine.mask(mask=mask):
