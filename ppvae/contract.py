@@ -20,8 +20,9 @@ from ppvae.explanations import failures_explained, without_tensors
 from ppvae.internals import enumeration_dim
 from ppvae.layouts import InLayout, difference_between, refuse_mixed_rows
 from ppvae.model_and_guide import ModelAndGuide
+from ppvae.own_rows import refuse_other_number, rows_or_all
 from ppvae.parameters import OwnParameters
-from ppvae.particles import LEADING, ROWS, run
+from ppvae.particles import LEADING, ROWS, layout_of, run
 from ppvae.refusals import ContractError, family
 from ppvae.sites import sample_sites
 from ppvae.tracing import Joint, trace_pair
@@ -34,7 +35,7 @@ def check(pair: ModelAndGuide, batch: Batch, in_vain: bool) -> tuple[str, str]:
     """Runs a pair on a few rows of `batch` and raises `ContractError` at the first breach.
 
     Two batch sizes are tried, each with another number of particles, so that no event dimension can pass for the
-    batch's by having its size.
+    batch's by having its size. A guide that takes its own rows only is run on all of them.
 
     Args:
         pair: the model and guide.
@@ -44,22 +45,25 @@ def check(pair: ModelAndGuide, batch: Batch, in_vain: bool) -> tuple[str, str]:
     Returns:
         The layout of particles in which it is to be run, and why, if not in the one that it names.
     """
+    refuse_other_number(pair, batch)
     size = min(num_rows(batch), MAX_ROWS)
-    few = [rows(batch, slice(n)) for n in {size, max(1, size - 1)}]
-    for part in few:
+    few = []
+    for n in {size, max(1, size - 1)}:
+        few.append(part := rows_or_all(pair, batch, slice(n)))
         with OwnParameters("guide", pair):
             guide = run_alone("guide", pair.guide, part)
         _check_plates("guide", guide, num_rows(part))
+        alone = partial(run_alone, "model", pair.model, rows(batch, slice(n)))
         with OwnParameters("model", pair):
-            model = _of_model(partial(run_alone, "model", pair.model, part), guide)
-        _check_plates("model", model, num_rows(part))
+            model = _of_model(alone, _first_rows(guide, n))
+        _check_plates("model", model, n)
     with pyro.validation_enabled(not in_vain):
         return _settled(pair, few, in_vain)
 
 
 def _settled(pair: ModelAndGuide, few: list[Batch], in_vain: bool) -> tuple[str, str]:
     """The layout of particles in which a pair is right, and why, if not in the one that it names."""
-    by_rows, leading = (InLayout(pair.model, pair.guide, layout) for layout in (ROWS, LEADING))
+    by_rows, leading = (InLayout(pair.model, pair.guide, layout, pair.own_rows) for layout in (ROWS, LEADING))
     for part in few:
         _check_run(by_rows, part, in_vain)
     refuse_mixed_rows(by_rows, few[0])
@@ -83,10 +87,11 @@ def run_alone(role: str, function: Callable, batch: Batch) -> Trace:
 
 def _check_run(pair: ModelAndGuide, batch: Batch, in_vain: bool) -> None:
     """Runs a pair with particles, in the layout that it names."""
-    num_particles = num_rows(batch) + 2
+    num_particles = min(num_rows(batch), MAX_ROWS) + 2
+    num_particles += num_particles == num_rows(batch)
 
     def trace_of(role: str) -> Trace:
-        with failures_explained(role, num_rows(batch), num_particles, layout=pair.particles):
+        with failures_explained(role, num_rows(batch), num_particles, layout=layout_of(pair, role)):
             return run(pair, role, batch, num_particles)
 
     guide = trace_of("guide")
@@ -109,6 +114,14 @@ def _of_model(trace: Callable[[], Trace], guide: Trace) -> Trace:
             return trace()
 
 
+def _first_rows(trace: Trace, num: int) -> Trace:
+    """A trace's draws of its first rows."""
+    result = Trace()
+    for name, site in sample_sites(trace).items():
+        result.add_node(name, **(site | {"value": site["value"][:num]}))
+    return result
+
+
 def _check_plates(role: str, trace: Trace, num_rows: int) -> None:
     """Every site lies in one plate at dim -1 whose size is the batch's, and in no other."""
     for name, site in sample_sites(trace).items():
@@ -119,6 +132,12 @@ def _check_plates(role: str, trace: Trace, num_rows: int) -> None:
                 f"{where}: found in plates {{{', '.join(f'{f.name!r}: dim {f.dim}' for f in frames)}}}, expected only "
                 "the data plate, at dim -1 (dim -2 is for particles); declare the other dimensions as part of the "
                 "event with `.to_event(n)`"
+            )
+        if not frames and (site["infer"] or {}).get("is_auxiliary"):
+            raise ContractError(
+                f"{where}: found one vector for the latents of all rows, as joint AutoGuides have it, expected latents "
+                "of each row, for a weight per data point; take AutoNormal(model), which has parameters for each row, "
+                "or write an amortized guide"
             )
         if not frames:
             raise ContractError(

@@ -15,8 +15,9 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from ppvae.batches import Batch, as_batch, call, entries, is_rows, map_batch, rows, tensors, with_entries
+from ppvae.batches import Batch, as_batch, call, entries, is_rows, map_batch, tensors, with_entries
 from ppvae.mode import mode
+from ppvae.own_rows import rows_or_all
 from ppvae.sites import log_prob_terms
 
 Types: TypeAlias = dict[str, torch.dtype]
@@ -65,7 +66,7 @@ def floating_type(pair: nn.Module) -> torch.dtype | None:
     return next((p.dtype for p in pair.parameters() if p.is_floating_point()), None)
 
 
-def types_for(pair: nn.Module, batch: Batch) -> Types:
+def types_for(pair: Any, batch: Batch) -> Types:
     """The types of rows that the pair takes; those of the batch where it runs with none, for its check to refuse.
 
     Args:
@@ -78,7 +79,7 @@ def types_for(pair: nn.Module, batch: Batch) -> Types:
     whole = [name for name, t in named.items() if _is_whole(t)]
     if not whole:
         return types
-    few = to_pair(rows(batch, slice(ROWS)), pair)
+    few = to_pair(rows_or_all(pair, batch, slice(ROWS)), pair)
     floating = own or next((t.dtype for t in named.values() if t.is_floating_point()), torch.get_default_dtype())
     for choice in itertools.product((None, floating, torch.long), repeat=len(whole)):
         chosen = types | {name: t for name, t in zip(whole, choice, strict=True) if t is not None}

@@ -11,11 +11,13 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor, nn
 
-from ppvae.batches import Batch
+from ppvae.auto_guides import OneSite, supports
+from ppvae.batches import Batch, as_batch
 from ppvae.contract import run_alone
 from ppvae.conversion import data_for, to_pair
 from ppvae.global_latents import AtValues, guides_values
 from ppvae.internals import contents_lent
+from ppvae.local_parameters import LocalParameters
 from ppvae.refusals import ContractError
 from ppvae.sites import sample_sites
 
@@ -59,7 +61,7 @@ class ExistingFunctions(nn.Module):
     """
 
     def __init__(
-        self, model: Callable, guide: Callable, example: Any, condition: Mapping[str, Any] | str | None = None
+        self, model: Callable, guide: Callable, example: Batch, condition: Mapping[str, Any] | str | None = None
     ):
         super().__init__()
         self._is_copy = False
@@ -67,18 +69,18 @@ class ExistingFunctions(nn.Module):
         modules = _modules_of(guide, model)
         store = pyro.get_param_store()
         with store.scope(store.get_state()), torch.random.fork_rng(devices=[]), torch.no_grad():
-            batch = _taken(example, modules, model, guide)
-            values = guides_values(guide, batch, condition) if isinstance(condition, str) else condition or {}
+            values = guides_values(guide, example, condition) if isinstance(condition, str) else condition or {}
             self._own_values(values)
             at_values = AtValues(self._values())
             with at_values:
-                traces = [run_alone(role, f, batch) for role, f in (("guide", guide), ("model", model))]
+                traces = [run_alone(role, f, example) for role, f in (("guide", guide), ("model", model))]
             state = store.get_state()
         if unknown := sorted(values.keys() - at_values.met):
             sites = sorted({name for trace in traces for name in sample_sites(trace)} | at_values.met)
             raise ContractError(f"condition: found {unknown}, expected names of sites, of {sites}; check the spelling")
         announced = _announced(traces, state, modules)
         self._announced = set(announced)
+        self._supports = supports(_modules_of(guide))
         self._own_modules(modules, announced)
         self._own_leaves(announced, state["constraints"])
 
@@ -125,7 +127,13 @@ class ExistingFunctions(nn.Module):
         params = {name: getattr(self, attribute) for name, attribute in self._leaves.items()}
         state: Any = {"params": params, "constraints": self._constraints.copy()}
         store = pyro.get_param_store()
-        with store.scope(state), self._own_modules_in_place(), AtValues(self._values()):
+        with (
+            store.scope(state),
+            self._own_modules_in_place(),
+            AtValues(self._values()),
+            LocalParameters(),
+            OneSite(self._supports),
+        ):
             result = function(*args, **kwargs)
             met = dict(store.named_parameters())
         if unknown := met.keys() - self._announced:
@@ -153,11 +161,14 @@ class ExistingFunctions(nn.Module):
         self._is_copy = True  # by copy.copy, copy.deepcopy or pickle, which share functions
 
 
-def _taken(example: Any, modules: list[nn.Module], model: Callable, guide: Callable) -> Batch:
+def example_for(model: Callable, guide: Callable, example: Any) -> Batch:
     """The example as the functions take it, of the types of their modules' parameters."""
-    functions: Any = nn.ModuleList(modules)
-    functions.__dict__.update(model=model, guide=guide)  # plainly, lest modules among them be registered
-    return to_pair(data_for(functions, example), functions)
+    functions: Any = nn.ModuleList(_modules_of(guide, model))
+    batch = as_batch(example)  # whole, as the guide may have parameters for its rows
+    functions.__dict__.update(model=model, guide=guide, own_rows=batch)  # plainly, lest modules be registered
+    store = pyro.get_param_store()
+    with store.scope(store.get_state()):
+        return to_pair(data_for(functions, batch), functions)
 
 
 def _announced(traces: list[Trace], state: Any, modules: list[nn.Module]) -> dict[str, Any]:

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.poutine import Trace
 from torch import Tensor
 
-from ppvae.batches import Batch, num_rows, rows
+from ppvae.batches import Batch, call, num_rows, rows
 from ppvae.model_and_guide import ModelAndGuide
 from ppvae.particles import run
 from ppvae.refusals import ContractError
@@ -31,11 +32,16 @@ class InLayout:
     model: Callable
     guide: Callable
     particles: str
+    own_rows: Batch | None = None
 
 
 def refuse_mixed_rows(by_rows: ModelAndGuide, batch: Batch) -> None:
     """Refuses a pair where a row's log probability depends on the other rows, or on more than the sites' values."""
     latents, num = _drawn(by_rows, batch), num_rows(batch)
+    terms_of = _terms
+    if by_rows.own_rows is not None:
+        terms_of = _model_terms
+        _refuse_mixed_particles(by_rows, batch, latents)
     terms = _terms(by_rows, batch, latents)
     again = _terms(by_rows, batch, latents)
     if differing := _first_difference(terms, again):
@@ -45,8 +51,8 @@ def refuse_mixed_rows(by_rows: ModelAndGuide, batch: Batch) -> None:
             "number; draw all that is random by `pyro.sample`, and give functional dropout `training=self.training`"
         )
     for other in (torch.arange(num).flip(0), torch.arange(max(1, num - 1))):
-        moved = _terms(by_rows, rows(batch, other), {name: z[:, other] for name, z in latents.items()})
-        expected = {key: term[:, other] for key, term in terms.items()}
+        moved = terms_of(by_rows, rows(batch, other), {name: z[:, other] for name, z in latents.items()})
+        expected = {key: terms[key][:, other] for key in moved}
         if differing := _first_difference(expected, moved):
             (role, site), a, b = differing
             raise ContractError(
@@ -74,17 +80,43 @@ def _drawn(pair: ModelAndGuide, batch: Batch) -> dict[str, Tensor]:
     return draw_latents(pair, batch, NUM_PARTICLES)
 
 
+def _refuse_mixed_particles(pair: ModelAndGuide, batch: Batch, latents: dict[str, Tensor]) -> None:
+    """Refuses a guide that takes only its own rows, if it does not give all particles what plain Pyro gives each."""
+    one_by_one = []
+    for k in range(NUM_PARTICLES):
+        with poutine.trace() as tracer, poutine.condition(data={name: z[k] for name, z in latents.items()}):
+            call(pair.guide, batch)
+        one_by_one.append(_log_q(tracer.trace))
+    terms = {("guide", name): torch.stack([each[name] for each in one_by_one]) for name in one_by_one[0]}
+    if differing := _first_difference(terms, _guide_terms(pair, batch, latents)):
+        (_, site), a, b = differing
+        raise ContractError(
+            f"guide site '{site}': found log probability {a:.6g} of one draw, {b:.6g} of the same among several, "
+            "expected one number; as this guide has parameters for each row, it is run with particles leading: let "
+            "networks work on the last dimensions (`dim=-1` rather than `dim=1`)"
+        )
+
+
 def _terms(pair: ModelAndGuide, batch: Batch, latents: dict[str, Tensor]) -> Terms:
-    model = trace_model(pair, batch, latents, NUM_PARTICLES).log_p_terms()
+    return _model_terms(pair, batch, latents) | _guide_terms(pair, batch, latents)
+
+
+def _model_terms(pair: ModelAndGuide, batch: Batch, latents: dict[str, Tensor]) -> Terms:
+    terms = trace_model(pair, batch, latents, NUM_PARTICLES).log_p_terms()
+    return {("model", name): term.expand(NUM_PARTICLES, num_rows(batch)) for name, term in terms.items()}
+
+
+def _guide_terms(pair: ModelAndGuide, batch: Batch, latents: dict[str, Tensor]) -> Terms:
     with poutine.condition(data=latents):
-        trace = run(pair, "guide", batch, NUM_PARTICLES)
+        terms = _log_q(run(pair, "guide", batch, NUM_PARTICLES))
+    return {("guide", name): term.expand(NUM_PARTICLES, num_rows(batch)) for name, term in terms.items()}
+
+
+def _log_q(trace: Trace) -> dict[str, Tensor]:
     try:
-        guide = log_prob_terms(trace)
+        return log_prob_terms(trace)
     except ContractError:  # a flow that knows the density of its own draws alone
-        guide = {}
-    shape = (NUM_PARTICLES, num_rows(batch))
-    terms = {("model", name): term for name, term in model.items()} | {("guide", name): t for name, t in guide.items()}
-    return {key: term.expand(shape) for key, term in terms.items()}
+        return {}
 
 
 def _first_difference(expected: Terms, found: Terms) -> tuple[tuple[str, str], float, float] | None:

@@ -10,10 +10,11 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from ppvae import contract, tracing
-from ppvae.batches import Batch, as_batch, call, entries, is_rows, map_batch, num_rows, rows
+from ppvae.batches import Batch, call, entries, is_rows, map_batch, num_rows, rows
 from ppvae.conversion import data_for, to_pair
-from ppvae.existing import ExistingFunctions
+from ppvae.existing import ExistingFunctions, example_for
 from ppvae.mode import mode
+from ppvae.own_rows import has_own_rows, refuse_other_rows, rows_or_all
 from ppvae.particles import LEADING
 from ppvae.reconstruction import reconstructions
 from ppvae.refusals import at_least_one
@@ -38,6 +39,8 @@ class Pair(nn.Module):
         checked_kinds: the kinds of batches that have passed the check since the pair was last changed or trained.
         particles: "leading" or "rows": how many particles are run. `check` sets the latter where the former fails or
             gives other numbers.
+        own_rows: the rows that the guide has parameters for, if it takes no others, as an AutoNormal; see
+            `ppvae.own_rows`.
         evidence_undefined: why this pair has no evidence, if it has none; empty otherwise.
         amortization_undefined: why its guide cannot be said to amortize, if so. That of a guide without learned
             parameters is found out by `ppvae.gap`.
@@ -59,6 +62,7 @@ class Pair(nn.Module):
 
     example: Batch | None = None
     particles: str = LEADING
+    own_rows: Batch | None = None
     evidence_undefined: str = ""
     amortization_undefined: str = ""
 
@@ -97,21 +101,22 @@ class Pair(nn.Module):
         Raises:
             ppvae.ContractError: with the site, what was found, what was expected and the usual remedies.
         """
-        few = to_pair(data_for(self, rows(batch, slice(contract.MAX_ROWS))), self)
+        few = to_pair(data_for(self, rows_or_all(self, batch, slice(contract.MAX_ROWS))), self)
         self._settle(few, in_vain=False)
         self.example = map_batch(lambda t: t[:1].clone(), few)
 
     def check_once(self, batch: Batch) -> None:
         """`check`, unless a batch of this kind has passed since the pair was last changed or trained; keeps nothing.
 
-        Draws of the guide to which the model gives no density have weight zero here, and are no breach.
+        Draws of the guide to which the model gives no density have weight zero here, and are no breach. Of a guide that
+        has parameters for its own rows, these are recognized.
         """
+        refuse_other_rows(self, batch)
         if _kind(batch) not in self.checked_kinds:
             self._settle(batch, in_vain=True)
 
     def _settle(self, batch: Batch, in_vain: bool) -> None:
-        gpus = list({p.device for p in self.parameters() if p.is_cuda})
-        with mode(self, training=False), torch.random.fork_rng(gpus), pyro.validation_enabled(True):
+        with mode(self, training=False), torch.random.fork_rng(self._gpus()), pyro.validation_enabled(True):
             layout, reason = contract.check(self, batch, in_vain)
         if num_rows(batch) > 1:  # one row does not tell whether rows are independent
             self.checked_kinds.add(_kind(batch))
@@ -122,6 +127,9 @@ class Pair(nn.Module):
                 f"many particles: {reason}",
                 stacklevel=2,
             )
+
+    def _gpus(self) -> list[torch.device]:
+        return list({p.device for p in self.parameters() if p.is_cuda})
 
     def log_weights(self, batch: Batch, num_particles: int = 1) -> Weights:
         """`log w = log p(x, z_k) - log q(z_k | x)` with `z_k ~ q(z | x)`, per particle and data point.
@@ -250,8 +258,12 @@ class ExistingPair(ExistingFunctions, Pair):
     def __init__(
         self, model: Callable, guide: Callable, example: Any, condition: Mapping[str, Any] | str | None = None
     ):
-        super().__init__(model, guide, example, condition)
-        self.check(as_batch(example))
+        batch = example_for(model, guide, example)
+        super().__init__(model, guide, batch, condition)
+        with mode(self, training=False), torch.random.fork_rng(self._gpus()):
+            if has_own_rows(self.guide, batch):
+                self.own_rows = map_batch(torch.clone, batch)
+        self.check(batch)
 
 
 def _kind(batch: Batch) -> str:

@@ -19,10 +19,16 @@ from torch import Tensor
 from ppvae.batches import Batch, call, num_rows, repeated
 from ppvae.internals import is_deterministic
 from ppvae.model_and_guide import ModelAndGuide
+from ppvae.own_rows import refuse_other_number
 from ppvae.splitting import merged, split, split_distribution
 
 PARTICLES = "_particles"
 LEADING, ROWS = "leading", "rows"
+
+
+def layout_of(pair: ModelAndGuide, role: str) -> str:
+    """The layout in which a pair's "model" or "guide" is run: a guide that takes its own rows only has no others."""
+    return LEADING if role == "guide" and pair.own_rows is not None else pair.particles
 
 
 def run(pair: ModelAndGuide, role: str, batch: Batch, num_particles: int) -> Trace:
@@ -31,12 +37,17 @@ def run(pair: ModelAndGuide, role: str, batch: Batch, num_particles: int) -> Tra
     Handlers that are to see the sites so are entered before the call.
     """
     function = getattr(pair, role)
+    if role == "guide":
+        refuse_other_number(pair, batch)
     with poutine.trace() as tracer, pyro.plate(PARTICLES, num_particles, dim=-2):
-        if pair.particles == ROWS:
+        if layout_of(pair, role) == ROWS:
             with _Rows(num_particles, num_rows(batch)):
                 call(function, repeated(batch, num_particles))
         else:
             call(function, batch)
+    if role == "guide" and pair.own_rows is not None:  # lest a model that is run by rows be told to have as many
+        for name in [name for name, site in tracer.trace.nodes.items() if site_is_subsample(site)]:
+            tracer.trace.remove_node(name)
     return tracer.trace
 
 

@@ -67,8 +67,8 @@ def calibration(
 
     Raises:
         EvidenceUndefined: the pair declares that it has no density.
-        ContractError: no `pair.example`, a guide without latents or without a density (Delta), or a model that observes
-            something that is not one of its arguments.
+        ContractError: no `pair.example`, a guide without latents or without a density (Delta), one with parameters for
+            its own rows, or a model that observes something that is not one of its arguments.
         ValueError: a count too small, or a log p(x, z) that is not a number.
 
     Example:

@@ -24,6 +24,7 @@ from ppvae.inference.runtime.chunks import over_data
 from ppvae.inference.runtime.distributed import processes
 from ppvae.inference.runtime.kept_chunks import KeptChunks
 from ppvae.latent_view import LatentView
+from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, at_least_one
 from ppvae.tracing import draw_latents
@@ -178,7 +179,7 @@ def run_chains(
     passes: int = 1,
 ) -> dict[str, Tensor]:
     """`passing(sampler, index of its data points)` for all data points, as many at once as memory allows."""
-    view = LatentView(pair, to_pair(rows(batch, slice(1)), pair), settings.start)
+    view = LatentView(pair, to_pair(rows_or_all(pair, batch, slice(1)), pair), settings.start)
     evaluations = settings.num_leapfrog * (settings.num_temperatures + settings.num_warm_up)
     evaluate = Repeated(pair, partial(_densities, view), after=2 if evaluations >= COMPILE_EVALUATIONS else math.inf)
 

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ppvae.batches import rows
 from ppvae.inference.evidence.iwae import MOST_KHAT
 from ppvae.inference.evidence.method import EvidenceMethod, Task, exactly
 from ppvae.inference.runtime.records import Evidence
+from ppvae.own_rows import rows_or_all
 from ppvae.refusals import ContractError
 
 
@@ -32,7 +32,7 @@ class Auto(EvidenceMethod):
         if not bad.any():
             return replace(weighted, reason=f"iwae, as k-hat is at most {MOST_KHAT} for all data points")
         try:
-            chains = self._chains(replace(task, batch=rows(task.batch, bad)))
+            chains = self._chains(replace(task, batch=rows_or_all(task.pair, task.batch, bad)))
         except ContractError as error:
             return replace(weighted, reason=f"iwae, as annealing does not apply: {error}")
         return replace(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from ppvae.batches import Batch, rows
+from ppvae.batches import Batch
 from ppvae.conversion import to_pair
 from ppvae.inference.compiling.repeated import Repeated
 from ppvae.inference.evidence import streamed
@@ -18,6 +18,7 @@ from ppvae.inference.evidence.registry import method_named
 from ppvae.inference.runtime.chunks import over_data
 from ppvae.inference.runtime.measuring import finite, measuring
 from ppvae.inference.runtime.records import Evidence, Measurement
+from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
 from ppvae.refusals import at_least_one
 
@@ -143,7 +144,7 @@ def evidence_of(
 
 def elbo_of(pair: Pair, batch: Batch, num_samples: int, progress: bool) -> Measurement:
     """`elbo` within `measuring`."""
-    terms = streamed.terms_of_the_elbo(pair, to_pair(rows(batch, slice(2)), pair))
+    terms = streamed.terms_of_the_elbo(pair, to_pair(rows_or_all(pair, batch, slice(2)), pair))
     measure = partial(streamed.mean_log_weight, Repeated(pair, terms))
     found = finite(over_data(pair, batch, num_samples, measure, "elbo" if progress else None))
     return Measurement(found["estimate"], found["std_error"], num_samples, "elbo")

@@ -12,7 +12,21 @@ COLOR = "C1"
 
 def amortization_gap(found: Measured) -> Measurement | None:
     """What the best guide of the family gains over the amortized one."""
+    if found.amortization_undefined:
+        return None
     return difference("amortization gap", found.measured.get("elbo_refined"), found.elbo)
+
+
+def training_gap(found: Measured) -> Measurement | None:
+    """What more training of the guide gains; where each data point has its own parameters, what refining them does."""
+    trained = "elbo_refined" if found.local_parameters else "elbo_refitted"
+    return difference("training gap", found.measured.get(trained), found.elbo)
+
+
+def _undefined(found: Measured) -> str:
+    if found.local_parameters:
+        return "each data point has its own parameters"
+    return "the guide is fixed" if found.amortization_undefined else ""
 
 
 def _amortization(found: Measured, line: Measurement) -> list[Cause]:
@@ -66,15 +80,16 @@ AMORTIZATION_GAP = Line(
     about="`elbo_refined - elbo`: what it costs that one network must serve all data points",
     value=amortization_gap,
     part_of="gap",
-    undefined=lambda found: "the guide is fixed" if found.amortization_undefined else "",
+    undefined=_undefined,
     causes=_amortization,
     bar=Bar("amortization", COLOR, place=5),
 )
 TRAINING_GAP = Line(
     "training_gap",
     label="more training of the guide closes",
-    about="`elbo_refitted - elbo`: what more training of the guide gains, with the model frozen",
-    value=lambda found: difference("training gap", found.measured.get("elbo_refitted"), found.elbo),
+    about="`elbo_refitted - elbo`: what more training of the guide gains, with the model frozen; `elbo_refined - elbo` "
+    "where each data point has parameters of its own",
+    value=training_gap,
     part_of="amortization_gap",
     causes=_training,
     bar=Bar("amortization: training", COLOR, place=7),

@@ -14,7 +14,7 @@ MISSED = 0.1
 
 
 def _family(found: Measured, line: Measurement) -> list[Cause]:
-    if found.amortization_undefined:
+    if found.guide_is_fixed:
         return significant(
             "family",
             line,

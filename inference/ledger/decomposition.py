@@ -11,11 +11,16 @@ from ppvae.inference.evidence.registry import method_named
 from ppvae.inference.ledger.effort import Effort, effort_of
 from ppvae.inference.ledger.experiments import Bench
 from ppvae.inference.ledger.fixed_guide import amortization_undefined
+from ppvae.inference.ledger.local_parameters import UNDEFINED, has_local_parameters
 from ppvae.inference.ledger.registry import LINES
 from ppvae.inference.ledger.report import GapReport
 from ppvae.inference.ledger.terms import elbo_terms_of
 from ppvae.inference.runtime.measuring import measuring
+from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
+
+FEW = 16
+"""Data points that tell whether the guide amortizes."""
 
 
 def gap(
@@ -38,7 +43,8 @@ def gap(
     it is as wide as what it leaves unexplained. `report.verdict()` says in words what follows.
 
     If the guide learns nothing (a diffusion's), amortization is undefined: the whole gap counts as that of its family,
-    of which it is the only member.
+    of which it is the only member. It is undefined too if each data point has parameters of its own (an AutoNormal's):
+    what these gain by refining is then unfinished training.
 
     Where log p(x) is not known exactly it is a stochastic lower bound, and so are gap and approximation gap. Fits can
     fail: the refined ELBOs are lower bounds of what their families could reach, and the lines beyond them upper bounds.
@@ -76,7 +82,16 @@ def gap(
         sample = sample if transform is None else as_batch(transform(to_pair(sample, pair)))
         report = replace(report, train=_at_rest(pair, sample, settings, seed, progress))
     bench = Bench(
-        pair, batch, settings, report.amortization_undefined, seed, progress, own, transform, dict(report.measured)
+        pair,
+        batch,
+        settings,
+        report.amortization_undefined,
+        report.guide_is_fixed,
+        seed,
+        progress,
+        own,
+        transform,
+        dict(report.measured),
     )
     _measure(bench, trains=True)
     return replace(report, measured=bench.measured, notes={**report.notes, **bench.notes})
@@ -87,14 +102,18 @@ def _at_rest(pair: Pair, data: Batch, settings: Effort, seed: int | None, progre
     several = method_named(settings.evidence).several_annealings
     annealing = settings.annealing if several else settings.annealing[:1]
     with measuring(pair, data, seed) as batch:
+        few = to_pair(rows_or_all(pair, batch, slice(FEW)), pair)
+        undefined = amortization_undefined(pair, few)
+        local = not undefined and has_local_parameters(pair, few)
         report = GapReport(
             pair=type(pair).__name__,
             log_evidence=evidence_of(pair, batch, settings.evidence, settings.num_particles, annealing, progress),
             elbo=elbo_of(pair, batch, settings.num_samples, progress),
             latents=elbo_terms_of(pair, batch, settings.num_samples, progress).latents,
-            amortization_undefined=amortization_undefined(pair, to_pair(rows(batch, slice(2)), pair)),
+            amortization_undefined=undefined or (UNDEFINED if local else ""),
+            local_parameters=local,
         )
-        bench = Bench(pair, batch, settings, report.amortization_undefined, seed, progress)
+        bench = Bench(pair, batch, settings, report.amortization_undefined, report.guide_is_fixed, seed, progress)
         _measure(bench, trains=False)
         return replace(report, measured=bench.measured, likelihood=bench.own_family.likelihood, notes=bench.notes)
 

@@ -44,6 +44,7 @@ class Bench:
         batch: N data points.
         settings: how much work goes into each line.
         amortization_undefined: why the guide does not amortize, if it does not; empty otherwise.
+        guide_is_fixed: whether that is so because it learns nothing.
         seed: of the measurement.
         progress: whether to show bars.
         train: training data, if there are any.
@@ -56,6 +57,7 @@ class Bench:
     batch: Batch
     settings: Effort
     amortization_undefined: str = ""
+    guide_is_fixed: bool = False
     seed: int | None = None
     progress: bool = False
     train: Batch | None = None
@@ -73,7 +75,7 @@ class Bench:
         if self.settings.ascent is None:
             self.notes["elbo_refined"] = "not asked for"
             return OwnFamily(likelihood=likelihood_scale(self.pair, self.batch, SCALE_SAMPLES))
-        if self.amortization_undefined:
+        if self.guide_is_fixed:
             scale = likelihood_scale(self.pair, self.batch, SCALE_SAMPLES)
             return OwnFamily(
                 likelihood=scale, guides=unrefined(self.pair, self.batch) if self.settings.richer else None

@@ -66,7 +66,7 @@ class LocalGuide(Pair):
 
     def __init__(self, pair: Pair, batch: Batch):
         super().__init__()
-        self.pair, self.particles = pair, pair.particles
+        self.pair, self.particles, self.own_rows = pair, pair.particles, pair.own_rows
         finder = _Finder()
         with torch.no_grad(), finder:
             run(pair, "guide", batch, 1)

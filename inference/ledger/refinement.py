@@ -19,6 +19,7 @@ from ppvae.inference.objectives.enumerated import EnumeratedELBO
 from ppvae.inference.objectives.evidence_lower_bound import ELBO
 from ppvae.inference.objectives.protocol import Objective
 from ppvae.inference.runtime.chunks import over_data
+from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
 from ppvae.particles import run
 from ppvae.refusals import ContractError
@@ -53,14 +54,14 @@ def refine(pair: Pair, batch: Batch, settings: Ascent, restarts: int, progress: 
     The best on separate samples is kept, or the amortized guide where nothing is better; so, measured on fresh samples,
     the ELBO never falls below the amortized one, up to noise.
     """
-    local = LocalGuide(pair, to_pair(rows(batch, slice(2)), pair))
+    local = LocalGuide(pair, to_pair(rows_or_all(pair, batch, slice(2)), pair))
     if not local.shapes:
         nowhere = torch.zeros(num_rows(batch), dtype=torch.bool)
         return Refined(local, local.with_offsets(batch, {}), nowhere, 1.0, local.fixed)
     gradient = Repeated(
         local, partial(_gradient, _objective(local, batch, settings.num_particles)), COMPILE_ASCENT_AFTER
     )
-    values = Repeated(local, streamed.terms_of_the_elbo(pair, to_pair(rows(batch, slice(2)), pair)))
+    values = Repeated(local, streamed.terms_of_the_elbo(pair, to_pair(rows_or_all(pair, batch, slice(2)), pair)))
 
     def one_step(index: Any, num_particles: int, at_once: int) -> dict[str, Tensor]:
         points = to_pair(rows(batch, index.cpu()), pair)
@@ -89,7 +90,7 @@ def refine(pair: Pair, batch: Batch, settings: Ascent, restarts: int, progress: 
 
 def unrefined(pair: Pair, batch: Batch) -> Refined:
     """The guide as it is, for a pair whose guide is not to be refined."""
-    local = LocalGuide(pair, to_pair(rows(batch, slice(2)), pair))
+    local = LocalGuide(pair, to_pair(rows_or_all(pair, batch, slice(2)), pair))
     offsets = {name: t.cpu() for name, t in local.zeros(batch).items()}
     return Refined(local, local.with_offsets(batch, offsets), torch.zeros(num_rows(batch), dtype=torch.bool), 1.0)
 
@@ -97,7 +98,7 @@ def unrefined(pair: Pair, batch: Batch) -> Refined:
 def _objective(local: LocalGuide, batch: Batch, num_particles: int) -> Objective:
     """The ELBO with the least noise near its best."""
     two = local.pair
-    points = to_pair(rows(batch, slice(2)), two)
+    points = to_pair(rows_or_all(two, batch, slice(2)), two)
     sites = sample_sites(run(two, "guide", points, 1), observed=False).values()
     if any(site["fn"].has_enumerate_support for site in sites) and guide_runs_enumerated(two, points):
         return EnumeratedELBO(num_particles)

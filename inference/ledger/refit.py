@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppvae.batches import Batch, as_batch, rows
+from ppvae.batches import Batch, as_batch
 from ppvae.conversion import data_for, to_pair
 from ppvae.inference.objectives.evidence_lower_bound import ELBO
 from ppvae.inference.objectives.gradients import has_scored_sites
 from ppvae.inference.runtime.chunks import evaluating
 from ppvae.inference.training.fitting import fit
 from ppvae.mode import mode
+from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
 from ppvae.tracing import draw_latents, trace_model, trace_pair
 from ppvae.weights import sum_terms
@@ -34,8 +35,9 @@ def refitted(
     Parameters that the guide shares with the model are frozen too. Yields a note: that the bound was still rising, that
     the guide has nothing of its own to train, or an empty one.
     """
+    two = rows_or_all(pair, as_batch(train), slice(2))
     with evaluating(pair, seed):
-        two = to_pair(rows(as_batch(train), slice(2)), pair)
+        two = to_pair(two, pair)
         two = to_pair(data_for(pair, transform(two) if transform else two), pair)
         own = guide_parameters(pair, two)
         num_particles = 2 if has_scored_sites(pair, two) else 1

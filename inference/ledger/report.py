@@ -31,7 +31,8 @@ class GapReport(Measured):
     capacity_gap`.
 
     If a guide learns nothing, it is the only member of its family: the whole gap is the approximation gap, and the
-    amortization gap is undefined, None, as `amortization_undefined` says.
+    amortization gap is undefined, None, as `amortization_undefined` says. It is so too where each data point has
+    parameters of its own: then `gap = approximation_gap + training_gap`.
 
     Where the evidence is a stochastic lower bound, the gap and the approximation gap are too. The standard errors of
     differences combine those of both ends, which are measured with independent draws.

@@ -20,6 +20,7 @@ from ppvae.inference.ledger.transport import Affine, Composition, Coupling, Para
 from ppvae.inference.runtime.chunks import over_data, sizes
 from ppvae.inference.runtime.records import Measurement
 from ppvae.latent_view import LatentView
+from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
 
 NUM_COUPLINGS = 4
@@ -52,7 +53,7 @@ def richer(refined: Refined, settings: Ascent, num_samples: int, progress: bool)
         ValueError: more than 300 latent dimensions.
     """
     pair, batch = refined.pair, refined.batch
-    view = LatentView(pair, to_pair(rows(batch, slice(2)), pair))
+    view = LatentView(pair, to_pair(rows_or_all(pair, batch, slice(2)), pair))
     D = view.num_dims
     if D > MAX_DIMS:
         raise ValueError(

@@ -11,13 +11,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ppvae.batches import Batch, num_rows, rows
+from ppvae.batches import Batch, num_rows
 from ppvae.conversion import to_pair
 from ppvae.inference.ledger.latent_usage import MOST_POINTS, LatentUsage, active_units, mutual_information
 from ppvae.inference.objectives.divergence import separable_sites
 from ppvae.inference.runtime.chunks import over_data, sizes
 from ppvae.inference.runtime.measuring import finite, measuring
 from ppvae.inference.runtime.records import Measurement
+from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, at_least_one
 from ppvae.sites import sample_sites
@@ -126,13 +127,13 @@ def elbo_terms(
 
 def elbo_terms_of(pair: Pair, batch: Batch, num_samples: int, progress: bool) -> ElboTerms:
     """`elbo_terms` within `measuring`."""
-    two = to_pair(rows(batch, slice(2)), pair)
+    two = to_pair(rows_or_all(pair, batch, slice(2)), pair)
     latent, tied = _latent_terms(pair, two)
     measure = partial(_measured, pair, latent)
     found = finite(over_data(pair, batch, num_samples, measure, "elbo terms" if progress else None))
     most = min(num_rows(batch), MOST_POINTS)
     try:
-        information = mutual_information(pair, to_pair(rows(batch, slice(most)), pair)) if latent else {}
+        information = mutual_information(pair, to_pair(rows_or_all(pair, batch, slice(most)), pair)) if latent else {}
     except ContractError:  # the guide knows the density only of its own draws
         information = dict.fromkeys((site for sites in latent.values() for site in sites), math.nan)
     kls = separable_sites(pair, two)

@@ -30,10 +30,10 @@ def verdict(report: Measured) -> str:
         f"{evidence.estimate:.2f}, which is {_how(report)}."
     ]
     if report.amortization_undefined:
-        said.append(
-            f"Amortization is undefined, not zero: {report.amortization_undefined}. The whole gap counts as that "
-            "of its family."
-        )
+        rest = "The whole gap counts as that of its family."
+        if report.local_parameters:
+            rest = "What refining them gains is training."
+        said.append(f"Amortization is undefined, not zero: {report.amortization_undefined}. {rest}")
     if not report.log_evidence.reliable.all():
         num_bad = int((~report.log_evidence.reliable).sum())
         said.append(
@@ -116,7 +116,7 @@ def _of_likelihood(report: Measured) -> list[Cause]:
 
 def _of_collapse(report: Measured) -> list[Cause]:
     collapsed = [name for name, usage in report.latents.items() if usage.collapsed]
-    if not collapsed or report.amortization_undefined:  # a fixed guide does not collapse: a diffusion ends in noise
+    if not collapsed or report.guide_is_fixed:  # a fixed guide does not collapse: a diffusion ends in noise
         return []
     every = len(collapsed) == len(report.latents)
     says = (

@@ -10,8 +10,9 @@ from pyro.infer.inspect import get_dependencies, is_sample_site
 from torch import Tensor
 from torch.distributions import kl_divergence as torch_kl_divergence
 
-from ppvae.batches import Batch, rows
+from ppvae.batches import Batch
 from ppvae.mode import mode
+from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
 from ppvae.sites import sample_sites, without_row_mask
 from ppvae.tracing import Joint
@@ -70,7 +71,7 @@ def separable_sites(pair: Pair, batch: Batch) -> frozenset[str]:
     A model parent that the guide lacks (a discrete site to be summed out) rules the closed form out too.
     """
     with mode(pair, training=False):  # to keep these two rows out of batch norm's running statistics
-        guide, model = (_parents(function, rows(batch, slice(2))) for function in (pair.guide, pair.model))
+        guide, model = (_parents(function, rows_or_all(pair, batch, slice(2))) for function in (pair.guide, pair.model))
     ancestors: dict[str, set[str]] = {}
     for site, parents in guide.items():  # in sampling order, so that parents come first
         ancestors[site] = parents.union(*(ancestors[parent] for parent in parents))

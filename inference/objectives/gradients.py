@@ -18,10 +18,11 @@ from pyro.poutine.runtime import Message
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from ppvae.batches import Batch, rows
+from ppvae.batches import Batch
 from ppvae.contract import check_shapes
 from ppvae.inference.objectives.weighting import mean_over_data
 from ppvae.mode import mode
+from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
 from ppvae.particles import run
 from ppvae.refusals import ContractError, family
@@ -46,7 +47,7 @@ def reparameterized(fn: Any) -> bool:
 def has_scored_sites(pair: Pair, batch: Batch) -> bool:
     """Whether a guide site is not, or only partly, reparameterized; found by a run on two rows without side effects."""
     with mode(pair, training=False), torch.random.fork_rng(gpus(pair)), torch.no_grad():
-        sites = sample_sites(run(pair, "guide", rows(batch, slice(2)), 1), observed=False)
+        sites = sample_sites(run(pair, "guide", rows_or_all(pair, batch, slice(2)), 1), observed=False)
     return not all(reparameterized(site["fn"]) for site in sites.values())
 
 

@@ -71,10 +71,12 @@ def over_data(
     """`measure` over all data points, shared among the processes; each of them gets all the results.
 
     Chunks are sized by what a data point costs `measure`, or `probe` if given. With `kept`, this process's results are
-    saved after each chunk, and those saved before are not measured again.
+    saved after each chunk, and those saved before are not measured again. Where the guide takes its own rows only, the
+    first process measures them all at once.
     """
     group = processes()
-    own = group.share(torch.arange(num_rows(batch)))
+    index = torch.arange(num_rows(batch))
+    own = group.share(index) if pair.own_rows is None else index[: 0 if group.rank else None]
     found = None
     if len(own):
         points = rows(batch, slice(int(own[0]), int(own[-1]) + 1))
@@ -99,13 +101,14 @@ def _in_chunks(
     start, end = len(next(iter(before.values()))) if before else 0, num_rows(batch)
     with tqdm(total=end, desc=title, unit="point", disable=title is None, delay=1, leave=False) as bar:
         while start < end:
-            num_points = min(max(LEAST_POINTS, budget // num_particles), end - start)
+            num_points = min(max(LEAST_POINTS, budget // num_particles), end - start) if pair.own_rows is None else end
             at_once = min(num_particles, max(1, budget // num_points))
             try:
                 piece = to_pair(rows(batch, slice(start, start + num_points)), pair)
                 found = measure(piece, num_particles, at_once)
             except (RuntimeError, MemoryError) as error:
-                if num_points * at_once == 1 or not _out_of_memory(error):
+                smallest = 1 if pair.own_rows is None else end
+                if num_points * at_once == smallest or not _out_of_memory(error):
                     raise
                 budget = num_points * at_once // 2
                 continue
@@ -126,11 +129,15 @@ def chunk_rows(pair: Pair, batch: Batch, measure: Measure, cpu_elements: int, gp
     two_rows = rows(batch, torch.zeros(2, dtype=torch.long))
     counts = []
     for num in (1, 2):
+        points, num_particles = (rows(two_rows, slice(num)), 1) if pair.own_rows is None else (batch, num)
         with _ElementCount() as counter:
-            found = measure(to_pair(rows(two_rows, slice(num)), pair), 1, 1)
+            found = measure(to_pair(points, pair), num_particles, num_particles)
         counts.append(counter.total)
+    one_more = counts[1] - counts[0]
+    if pair.own_rows is not None:  # a particle of all rows; what takes no more particles than one has its whole cost
+        one_more = (one_more or counts[0]) // num_rows(batch)
     on_gpu = any(t.device.type == "cuda" for t in found.values())
-    return max(1, (gpu_elements if on_gpu else cpu_elements) // max(1, counts[1] - counts[0]))
+    return max(1, (gpu_elements if on_gpu else cpu_elements) // max(1, one_more))
 
 
 class _ElementCount(TorchDispatchMode):

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppvae.batches import Batch, num_rows, rows
+from ppvae.batches import Batch, num_rows
 from ppvae.contract import first_bad_row
 from ppvae.conversion import data_for, to_pair
 from ppvae.inference.runtime.chunks import evaluating, over_data
 from ppvae.inference.runtime.records import EvidenceUndefined
+from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
 from ppvae.sites import handler_scales, sample_sites
 from ppvae.supports import refuse_unlike
@@ -29,7 +30,7 @@ def measuring(pair: Pair, data: Any, seed: int | None) -> Iterator[Batch]:
     if pair.evidence_undefined:
         raise EvidenceUndefined(f"{type(pair).__name__} has no evidence: {pair.evidence_undefined}")
     batch = data_for(pair, data)
-    pair.check_once(to_pair(rows(batch, slice(FEW)), pair))
+    pair.check_once(to_pair(rows_or_all(pair, batch, slice(FEW)), pair))
     with evaluating(pair, seed):
         _refuse_outside_support(pair, batch)
         yield batch

@@ -63,7 +63,7 @@ class Source(Protocol):
 
 
 class Shuffled:
-    """Data in memory, each epoch in an order of its own that the seed decides."""
+    """Data in memory, each epoch in an order of its own that the seed decides, or in their own (`in_order`)."""
 
     def __init__(
         self,
@@ -74,11 +74,13 @@ class Shuffled:
         seed: tuple[int, ...],
         device: torch.device,
         processes: Processes,
+        in_order: bool,
     ):
         self.data, self._weights = data, weights
         self.batch_size: int | None = batch_size
         self.steps_per_epoch: int | None = steps_per_epoch
         self._starts = range(0, steps_per_epoch * batch_size, batch_size)
+        self._in_order = in_order
         self._seed, self._processes, self._feed = seed, processes, feed(data, device)
 
     @property
@@ -87,15 +89,19 @@ class Shuffled:
         return data if self._weights is None else data | {"weights": fingerprint(self._weights)}
 
     def minibatches(self, epoch: int, done: int) -> Iterator[Minibatch]:
-        generator = torch.Generator().manual_seed(derived_seed(*self._seed, epoch))
-        order = torch.randperm(num_rows(self.data), generator=generator)
-        order = order.to(next(iter(tensors(self.data).values())).device)
+        order = self._order(epoch).to(next(iter(tensors(self.data).values())).device)
         pieces = [order[start : start + self._starts.step] for start in self._starts]
         for index, following in itertools.pairwise([*pieces[done:], order[:0]]):
             own = self._processes.share(index)
             data = self._feed(own, self._processes.share(following))
             weights = None if self._weights is None else self._weights[own.to(self._weights.device)]
             yield Minibatch(data, own, len(index), weights)
+
+    def _order(self, epoch: int) -> Tensor:
+        if self._in_order:
+            return torch.arange(num_rows(self.data))
+        generator = torch.Generator().manual_seed(derived_seed(*self._seed, epoch))
+        return torch.randperm(num_rows(self.data), generator=generator)
 
 
 class Stream:

@@ -14,6 +14,7 @@ from ppvae.inference.training.intake import Intake, check_data
 from ppvae.inference.training.loop import Fit, Training
 from ppvae.inference.training.settings import Checkpoint, HeldOut, StepOptions
 from ppvae.inference.training.trainer import Trainer
+from ppvae.own_rows import refuse_other_rows
 from ppvae.pair import Pair
 from ppvae.refusals import at_least_one
 
@@ -73,7 +74,8 @@ def fit(
         objective: what to maximize; `ELBO()` if not given.
         epochs: how many times to go through the data. Either this or `steps`.
         steps: how many minibatches to take.
-        batch_size: B, data points per step; an iterable's batches have their own.
+        batch_size: B, data points per step; all of them for a guide with parameters for its own rows, as an AutoNormal.
+            An iterable's batches have their own.
         drop_last: leave out an epoch's last batch where it is smaller, as batch norm needs where it has one row.
         weights: of the data points, `[N]`, not negative: one of weight 2 counts as two alike. The surrogate and the
             bound of each step are means of weight times term, with weights scaled to a mean of one over all data.
@@ -140,6 +142,7 @@ def fit(
     if held_out is not None:
         held_out = held_out if isinstance(held_out, HeldOut) else HeldOut(held_out)
         held_out = replace(held_out, data=as_batch(held_out.data, trainer.device))
+        refuse_other_rows(pair, held_out.data)
         check_data(trainer, "held_out", held_out.data, None, batch_size)
     training = Training(
         trainer=trainer,

@@ -20,6 +20,7 @@ from ppvae.inference.training.feeding import Shuffled, Source, Stream, placed
 from ppvae.inference.training.one_row import refuse_one_row
 from ppvae.inference.training.trainer import CHECK, ORDER, Trainer
 from ppvae.mode import mode
+from ppvae.own_rows import refuse_other_rows, refuse_parts
 from ppvae.pair import Pair
 from ppvae.sources import is_stream
 
@@ -104,15 +105,18 @@ class Intake:
             ppvae.ContractError: the pair breaks the contract.
             ValueError: a data point outside the model's support.
         """
-        seed, steps_per_epoch = (trainer.seed, ORDER), self._steps_per_epoch()
+        pair, seed, steps_per_epoch = trainer.pair, (trainer.seed, ORDER), self._steps_per_epoch()
         if self.streams:
 
             def check(batch: Batch, place: int) -> None:
+                refuse_other_rows(pair, batch)
                 check_data(trainer, f"data, batch {place}", batch, transform, num_rows(batch), contract=place == 0)
 
             stream = Stream(self.data, steps_per_epoch, check, seed, trainer.device, trainer.processes)
             stream.start()
             return stream
+        refuse_other_rows(pair, self.data)
+        refuse_parts(pair, self.batch_size, trainer.processes.size)
         batch = placed(self.data, trainer.device)
         check_data(trainer, "data", batch, transform, self.batch_size)
         if trainer.processes.size > 1:
@@ -121,7 +125,8 @@ class Intake:
             _check_one_row(trainer, batch, transform)
         weights = None if self.weights is None else self.weights.to(trainer.device, _weights_type(trainer.pair))
         size = self.batch_size
-        return Shuffled(batch, weights, size, steps_per_epoch or 0, seed, trainer.device, trainer.processes)
+        in_order = pair.own_rows is not None
+        return Shuffled(batch, weights, size, steps_per_epoch or 0, seed, trainer.device, trainer.processes, in_order)
 
 
 def _weights_type(pair: Pair) -> torch.dtype:
@@ -176,7 +181,7 @@ def _check_support(
         points = chunk(start, size)
         if (reason := _refusal(pair, objective, points)) is None:
             continue
-        for row in range(num_rows(points)):
+        for row in range(num_rows(points) if pair.own_rows is None else 0):
             if (why := _refusal(pair, objective, rows(points, slice(row, row + 1)))) is not None:
                 raise ValueError(
                     f"{name}: found data point {start + row} outside the model's support ({why}), expected one that "

@@ -43,6 +43,7 @@ from ppvae.inference.training.resuming import (
 from ppvae.inference.training.settings import StepOptions
 from ppvae.inference.training.update import Update
 from ppvae.mode import mode
+from ppvae.own_rows import refuse_other_rows, refuse_parts, rows_or_all
 from ppvae.pair import Pair
 
 logger = logging.getLogger("ppvae")
@@ -172,6 +173,8 @@ class Trainer:
                 and random numbers are as before the step.
         """
         whole = self.converted(map_batch(lambda t: t.to(self.device, copy=True), as_batch(batch)))
+        refuse_other_rows(self.pair, whole)
+        refuse_parts(self.pair, num_rows(whole), self.processes.size)
         if self._networks is None:
             self.check(whole)
         index = self.processes.share(torch.arange(num_rows(whole), device=self.device))
@@ -235,7 +238,9 @@ class Trainer:
                 self.pair.check(batch)
                 self.objective(self.pair, batch)  # so that it refuses before the first step
             if self._networks is None:
-                self._networks = networks(self.pair, rows(batch, slice(1))) if self.options.autocast else []
+                self._networks = (
+                    networks(self.pair, rows_or_all(self.pair, batch, slice(1))) if self.options.autocast else []
+                )
 
     def converted(self, batch: Batch) -> Batch:
         """A batch on the device, of the types that the pair takes, which are found once for each kind of batch."""

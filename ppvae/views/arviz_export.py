@@ -22,6 +22,7 @@ from ppvae.inference.ledger.report import GapReport
 from ppvae.inference.objectives.gradients import gpus
 from ppvae.inference.runtime.chunks import evaluating, sizes
 from ppvae.inference.runtime.measuring import measuring
+from ppvae.own_rows import refuse_other_rows
 from ppvae.pair import Pair
 from ppvae.particles import run
 from ppvae.refusals import ContractError, at_least_one
@@ -106,6 +107,7 @@ def to_arviz(
     batch = data_for(pairs[0], data)
     chains = []
     for index, one in enumerate(pairs):
+        refuse_other_rows(one, batch)
         own_seed = None if seed is None else seed + index
         with measuring(one, batch, own_seed) if way.needs_density else evaluating(one, own_seed):
             draws = way.draw(one, batch, num_samples, annealing, progress)

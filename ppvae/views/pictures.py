@@ -12,6 +12,7 @@ from ppvae.batches import Batch, map_batch, num_rows, rows
 from ppvae.conversion import data_for, to_pair
 from ppvae.inference.diagnostics.simulation_based_calibration import scalars
 from ppvae.inference.runtime.chunks import evaluating
+from ppvae.own_rows import refuse_other_rows
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, at_least_one
 from ppvae.simulation import simulate
@@ -143,6 +144,7 @@ def reconstructions(ax: Axes, pair: Pair, data: Any, shape: tuple[int, int]) -> 
         >>> reconstructions(plt.figure().subplots(), VAE.mlp(64, 2, [20]), x, (8, 8))
     """
     batch = data_for(pair, data)
+    refuse_other_rows(pair, batch)
     with evaluating(pair, SEED):
         joint = trace_pair(pair, to_pair(batch, pair), 1)
         name = image_site(joint, shape)

@@ -26,38 +26,10 @@ PARTICLES = 400
 K_STANDARD_ERRORS = 5.0
 ROUNDING = 1e-8
 
-OPEN = {
-    "guides with parameters for the rows they were made for": (
-        "auto_normal",
-        "auto_normal_with_created_plates",
-        "auto_guide_list_of_normals",
-        "auto_guide_list_with_a_function",
-        "auto_normal_with_labels_summed_out",
-        "local_parameters_by_event_dim",
-        "baseball_not_pooled",
-    ),
-    "joint AutoGuides are refused, but not for the true reason": (
-        "auto_diagonal_normal",
-        "auto_multivariate_normal",
-        "auto_low_rank_multivariate_normal",
-        "auto_inverse_autoregressive_flow",
-        "auto_laplace_approximation",
-        "auto_delta",
-    ),
-    "a model that cannot take all values of the guide's discrete latents at once": (
-        "mixture_density_network_with_gather",
-        "semi_supervised_vae_drawing_labels",
-        "semi_supervised_vae_enumerating_labels",
-    ),
-}
-"""What is not built yet, and the programs that show it."""
-XFAIL = {name: pytest.mark.xfail(reason=reason, strict=True) for reason, names in OPEN.items() for name in names}
-
-
 def cases(running):
     """The names of the programs that must run, or of those that must be refused."""
     names = [name for name, entry in CORPUS.items() if (entry.expected == "runs") == running]
-    return [pytest.param(name, marks=XFAIL.get(name, ())) for name in names]
+    return names
 
 
 RUNNING, REFUSED = cases(True), cases(False)
