@@ -26,10 +26,10 @@ PARTICLES = 400
 K_STANDARD_ERRORS = 5.0
 ROUNDING = 1e-8
 
+
 def cases(running):
     """The names of the programs that must run, or of those that must be refused."""
-    names = [name for name, entry in CORPUS.items() if (entry.expected == "runs") == running]
-    return names
+    return [name for name, entry in CORPUS.items() if (entry.expected == "runs") == running]
 
 
 RUNNING, REFUSED = cases(True), cases(False)
