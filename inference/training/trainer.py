@@ -31,6 +31,7 @@ from ppvae.inference.training.compiled_step import CompiledStep
 from ppvae.inference.training.mixed_precision import networks, networks_in
 from ppvae.inference.training.nonfinite import NonFiniteError, explain
 from ppvae.inference.training.one_row import one_row_explained
+from ppvae.inference.training.optimizers import OPTIMIZERS, optimizer_for
 from ppvae.inference.training.resuming import (
     State,
     groups_of,
@@ -50,12 +51,6 @@ logger = logging.getLogger("ppvae")
 
 CHECK, STEPS, ORDER, HELD_OUT = range(4)
 """Streams of random numbers: one for each use, so that none disturbs another."""
-
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "sgd": torch.optim.SGD,
-}
 
 
 class Trainer:
@@ -136,7 +131,7 @@ class Trainer:
         self._buffers = list(pair.buffers())
         self.processes.copy_first([*pair.parameters(), *self._buffers])
         learned = {name: p for name, p in pair.named_parameters() if p.requires_grad}
-        self.optimizer = _optimizer(optimizer, list(learned.values()), lr)
+        self.optimizer = optimizer_for(optimizer, list(learned.values()), lr)
         self.update = Update(self.optimizer, learned, self._buffers, self.options, self.processes)
         self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
 
@@ -394,11 +389,3 @@ class Trainer:
     def _seeded(self, *seed: int) -> dict[str, Tensor]:
         with own_randomness(seed, self.device):
             return random_state(self.device)
-
-
-def _optimizer(optimizer: str | Callable[..., Optimizer], learned: list[nn.Parameter], lr: float) -> Optimizer:
-    if not isinstance(optimizer, str):
-        return optimizer(learned, lr=lr)
-    # One kernel for all parameters takes a third of the time, but it reads gradients in the order of their storages.
-    fused = learned[0].device.type in ("cpu", "cuda") and all(p.is_contiguous() for p in learned)
-    return OPTIMIZERS[optimizer](learned, lr=lr, fused=fused)
