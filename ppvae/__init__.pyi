@@ -1,6 +1,7 @@
 # The public names, and where each lives; they are imported when they are first used.
 from . import datasets as datasets, inference as inference, models as models, networks as networks
 from ._version import __version__ as __version__
+from .encoding import Encoding as Encoding
 from .inference.diagnostics.gradient_noise import gradient_statistics as gradient_statistics
 from .inference.diagnostics.simulation_based_calibration import calibration as calibration
 from .inference.evidence.annealed_importance import AIS as AIS

@@ -2,7 +2,8 @@
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from numbers import Integral
+from typing import Any, TypeVar
 
 import pyro
 import torch
@@ -12,15 +13,20 @@ from torch import Tensor, nn
 from ppvae import contract, tracing
 from ppvae.batches import Batch, call, entries, is_rows, map_batch, num_rows, rows
 from ppvae.conversion import data_for, to_pair
+from ppvae.encoding import Encoding, moments
 from ppvae.existing import ExistingFunctions, example_for
 from ppvae.mode import mode
 from ppvae.own_rows import has_own_rows, refuse_other_rows, rows_or_all
 from ppvae.particles import LEADING
 from ppvae.reconstruction import reconstructions
 from ppvae.refusals import at_least_one
+from ppvae.row_chunks import over_rows
 from ppvae.sites import deterministic_values, is_enumerated, is_factor, sample_sites
+from ppvae.tracing import draw_latents
 from ppvae.unconditioned import Unconditioned
 from ppvae.weights import Weights, draw_weights, expected_log_weight, sum_terms
+
+Value = TypeVar("Value")
 
 
 class Pair(nn.Module):
@@ -148,14 +154,38 @@ class Pair(nn.Module):
             Weights with tensors `[K, B]`, in nats.
         """
         at_least_one("num_particles", num_particles)
+        batch = to_pair(data_for(self, batch), self)
         self.check_once(batch)
         return draw_weights(self, batch, num_particles)
 
     def latents(self, batch: Batch, num_particles: int = 1) -> dict[str, Tensor]:
-        """Draws from the guide: for each of its sites `[K, B, *event]`."""
+        """Draws from the guide: for each of its sites `[K, B, *event]`, a few rows at a time, where the batch is."""
         at_least_one("num_particles", num_particles)
-        self.check_once(batch)
-        return tracing.draw_latents(self, batch, num_particles)
+        batch = self._checked(batch)
+        return over_rows(self, batch, num_particles, lambda few: draw_latents(self, few, num_particles), dim=1)
+
+    def encode(self, batch: Batch, num_samples: int = 100) -> Encoding | dict[str, Encoding]:
+        """Mean and standard deviation of q(z | x) for each data point; a dict of such where there are several latents.
+
+        Those of latents that depend on other latents, or have a flow for a posterior, are estimated from draws; all
+        others are the guide's own, whatever is drawn. Results are where the batch is, and have no gradients.
+
+        Args:
+            batch: B data points, however many: they are run a few at a time.
+            num_samples: S, draws per data point where draws are needed; the means are off by about std / sqrt(S) then.
+
+        Returns:
+            `Encoding` with `mean` and `std`, `[B, *event]`.
+
+        Example:
+            >>> from ppvae.models import LinearVAE
+            >>> LinearVAE(num_features=5, num_latents=2).encode(torch.randn(10, 5)).mean.shape
+            torch.Size([10, 2])
+        """
+        at_least_one("num_samples", num_samples)
+        batch = self._checked(batch)
+        found = over_rows(self, batch, num_samples, lambda few: moments(self, few, num_samples), dim=1)
+        return _only({name: Encoding(*both) for name, both in found.items()})
 
     def sample(self, at: int | Batch) -> Tensor | dict[str, Tensor]:
         """Data drawn from the model: `[N, *event]`, or a dict of such where several sites are observed.
@@ -168,22 +198,25 @@ class Pair(nn.Module):
         """
         return _only(self.sample_joint(at, observed=True))
 
-    @torch.no_grad()
     def sample_joint(self, at: int | Batch, observed: bool | None = None) -> dict[str, Tensor]:
         """Draws of the model's sites by name, `[N, *event]`: only the observed, or the latent ones, or all.
 
         All are those two, and what `pyro.deterministic` names.
         """
-        batch = at if isinstance(at, Tensor | tuple | dict) else self.examples(at)
-        with mode(self, training=False), poutine.trace() as tracer, Unconditioned():
-            call(self.model, batch)
-        sites, shape = sample_sites(tracer.trace), (num_rows(batch),)
-        named = deterministic_values(tracer.trace, shape) if observed is None else {}
-        return named | {
-            name: site["value"].expand(*shape, *site["fn"].event_shape)
-            for name, site in sites.items()
-            if (observed is None or site["infer"].get("was_observed", False) == observed) and not is_factor(site)
-        }
+        batch = self.examples(int(at)) if isinstance(at, Integral) else data_for(self, at)
+
+        def draws(few: Batch) -> dict[str, Tensor]:
+            with poutine.trace() as tracer, Unconditioned():
+                call(self.model, few)
+            sites, shape = sample_sites(tracer.trace), (num_rows(few),)
+            named = deterministic_values(tracer.trace, shape) if observed is None else {}
+            return named | {
+                name: site["value"].expand(*shape, *site["fn"].event_shape)
+                for name, site in sites.items()
+                if (observed is None or site["infer"].get("was_observed", False) == observed) and not is_factor(site)
+            }
+
+        return over_rows(self, batch, 1, draws)
 
     def examples(self, num: int, batch: Batch | None = None) -> Batch:
         """A batch of `num` rows, all alike, where the pair's parameters are and of their precision.
@@ -203,7 +236,6 @@ class Pair(nn.Module):
         placed = map_batch(lambda t: t.to(parameter if t.is_floating_point() else parameter.device), example)
         return map_batch(lambda t: t.expand(num, *t.shape[1:]), placed)
 
-    @torch.no_grad()
     def reconstruct(self, batch: Batch, num_particles: int = 1) -> Tensor | dict[str, Tensor]:
         """`E[x' | z]` averaged over `z ~ q(z | x)`: the mean of the likelihood, `[B, *event]`.
 
@@ -215,11 +247,21 @@ class Pair(nn.Module):
             NotImplementedError: no likelihood has a mean (the site is named).
         """
         at_least_one("num_particles", num_particles)
-        batch = to_pair(data_for(self, batch), self)
-        self.check_once(batch)
-        with mode(self, training=False):
-            joint = tracing.trace_pair(self, batch, num_particles)
-        return _only(reconstructions(joint))
+        batch = self._checked(batch)
+        return _only(
+            over_rows(
+                self,
+                batch,
+                num_particles,
+                lambda few: reconstructions(tracing.trace_pair(self, few, num_particles)),
+            )
+        )
+
+    def _checked(self, data: Any) -> Batch:
+        """Data as a batch, still where they are; the pair is checked on a few rows of them."""
+        batch = data_for(self, data)
+        self.check_once(to_pair(rows_or_all(self, batch, slice(contract.MAX_ROWS)), self))
+        return batch
 
     def log_prob(self, batch: Any) -> Tensor:
         """Exact `log p(x)`, `[B]`, in nats: here by summing all latents out, where all are discrete or there are none.
@@ -275,5 +317,5 @@ def _kind(batch: Batch) -> str:
     return f"{type(batch).__name__} {kinds}"
 
 
-def _only(values: dict[str, Tensor]) -> Tensor | dict[str, Tensor]:
+def _only(values: dict[str, Value]) -> Value | dict[str, Value]:
     return next(iter(values.values())) if len(values) == 1 else values

@@ -32,5 +32,5 @@ def reconstructions(joint: Joint) -> dict[str, Tensor]:
     if left_out and not found:
         raise NotImplementedError("; ".join(left_out))
     if left_out:
-        warnings.warn(f"reconstruct leaves out: {'; '.join(left_out)}", stacklevel=4)
+        warnings.warn(f"reconstruct leaves out: {'; '.join(left_out)}", stacklevel=6)
     return found

@@ -178,7 +178,7 @@ def test_reconstruction_is_the_posterior_mean_of_x(assert_mean):
 def test_reconstruction_of_a_likelihood_without_a_mean():
     def cauchy(x):
         with pyro.plate("data", len(x)):
-            pyro.sample("x", dist.Cauchy(0.0, torch.ones(2)), obs=x)
+            pyro.sample("x", dist.Cauchy(0.0, torch.ones(len(x))), obs=x)
 
     with pytest.raises(NotImplementedError, match=r"site 'x' has no mean, as Cauchy has none"):
         Functions(cauchy).reconstruct(torch.randn(2))
