@@ -12,6 +12,7 @@ from ppvae.models.parts.posteriors import POSTERIOR_FAMILIES
 from ppvae.models.parts.priors import PRIORS
 from ppvae.networks import convolutional_decoder, convolutional_encoder, mlp
 from ppvae.pair import Pair
+from ppvae.recipes import remembered
 
 
 class VAE(Pair):
@@ -42,6 +43,7 @@ class VAE(Pair):
             self.example = torch.zeros(1, *likelihood(prior().sample()).event_shape)
 
     @classmethod
+    @remembered
     def mlp(
         cls,
         num_features: int,
@@ -85,6 +87,7 @@ class VAE(Pair):
         )
 
     @classmethod
+    @remembered
     def convolutional(
         cls,
         shape: tuple[int, int, int],

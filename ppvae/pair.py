@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping
 from numbers import Integral
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import pyro
 import torch
@@ -18,6 +18,7 @@ from ppvae.existing import ExistingFunctions, example_for
 from ppvae.mode import mode
 from ppvae.own_rows import has_own_rows, refuse_other_rows, rows_or_all
 from ppvae.particles import LEADING
+from ppvae.recipes import Recipe, recipe_of
 from ppvae.reconstruction import reconstructions
 from ppvae.refusals import at_least_one
 from ppvae.row_chunks import over_rows
@@ -71,6 +72,12 @@ class Pair(nn.Module):
     own_rows: Batch | None = None
     evidence_undefined: str = ""
     amortization_undefined: str = ""
+    recipe: Recipe | None
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        self = super().__new__(cls)
+        self.__dict__["recipe"] = recipe_of(cls, "", args, kwargs)
+        return self
 
     def __init__(self) -> None:
         super().__init__()

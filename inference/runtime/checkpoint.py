@@ -13,77 +13,12 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from ppvae.batches import Batch, entries
-from ppvae.pair import Pair
 
 FORMAT = "ppvae 1"
 
 
 class CheckpointError(ValueError):
     """A file that is damaged, foreign, or from another pair or run."""
-
-
-def save(pair: Pair, path: str | Path) -> None:
-    """Writes a pair's parameters, buffers and `example` to a safetensors file; an old one is replaced in one piece.
-
-    Args:
-        pair: its `state_dict` and `example` are written. The file does not say how to build the pair: keep the code.
-        path: of the file.
-
-    Example:
-        >>> import tempfile
-        >>> from ppvae.models import LinearVAE
-        >>> path = Path(tempfile.mkdtemp()) / "pair.safetensors"
-        >>> save(LinearVAE(num_features=5, num_latents=2), path)
-        >>> load(LinearVAE(num_features=5, num_latents=2), path)
-    """
-    example, kind = example_of(pair)
-    tensors = prefixed("pair", pair.state_dict()) | prefixed("example", example)
-    write(path, tensors, {"pair": type(pair).__qualname__, "example": kind})
-
-
-def load(pair: Pair, path: str | Path) -> None:
-    """Reads into `pair` what `save` wrote, or the latest parameters, buffers and `example` in a checkpoint of `fit`.
-
-    If the checkpoint keeps an average of the parameters, the average is read.
-
-    Args:
-        pair: of the same architecture as the one saved; it stays on its device.
-        path: of the file.
-
-    Raises:
-        FileNotFoundError: no such file.
-        CheckpointError: the file is damaged or foreign, or the pair's tensors differ in name, shape or type (the
-            differing ones are named). The pair is then untouched.
-    """
-    tensors, about = read(path)
-    state = unprefixed("pair", tensors) | unprefixed("average", tensors)
-    check_same(path, layout(state), layout(pair.state_dict()))
-    pair.load_state_dict(state)
-    if about.get("example"):
-        pair.example = as_example(unprefixed("example", tensors), about["example"])
-
-
-def example_of(pair: Pair) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """A pair's `example` for a file, as tensors and as what JSON holds: its kind of batch, and its other entries.
-
-    None where there is no example, or where it has an entry that a file cannot hold, such as a module.
-    """
-    if pair.example is None:
-        return {}, None
-    named = entries(pair.example)
-    others = {name: value for name, value in named.items() if not isinstance(value, Tensor)}
-    if not all(value is None or isinstance(value, bool | int | float | str) for value in others.values()):
-        return {}, None
-    tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
-    return tensors, {"kind": type(pair.example).__name__, "names": list(named), "others": others}
-
-
-def as_example(tensors: dict[str, Tensor], about: dict[str, Any]) -> Batch:
-    """The `example` that `example_of` took apart."""
-    named = {name: tensors[name] if name in tensors else about["others"][name] for name in about["names"]}
-    if about["kind"] == "dict":
-        return named
-    return tuple(named.values()) if about["kind"] == "tuple" else next(iter(named.values()))
 
 
 def write(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from ppvae.conversion import Types, converted, types_for
 from ppvae.inference.compiling.inputs import CannotCompileError
 from ppvae.inference.objectives.evidence_lower_bound import ELBO
 from ppvae.inference.objectives.protocol import Objective, as_objective, with_penalty
-from ppvae.inference.runtime.checkpoint import as_example, describe, example_of, layout
+from ppvae.inference.runtime.checkpoint import describe, layout
 from ppvae.inference.runtime.distributed import group_for
 from ppvae.inference.runtime.isolation import (
     denormals_flushed,
@@ -27,6 +27,7 @@ from ppvae.inference.runtime.isolation import (
     random_state,
     set_random_state,
 )
+from ppvae.inference.runtime.pair_files import as_example, example_of
 from ppvae.inference.training.compiled_step import CompiledStep
 from ppvae.inference.training.mixed_precision import networks, networks_in
 from ppvae.inference.training.nonfinite import NonFiniteError, explain
@@ -366,6 +367,7 @@ class Trainer:
         tensors = {"pair": self.pair.state_dict(), "optimizer": slots, "average": self.update.averages}
         tensors |= {"example": example}
         values = {"steps": self.steps, "compiled_size": self.compiled_size, "optimizer": optimizer, "example": kind}
+        values |= {"recipe": self.pair.recipe}
         tensors |= {f"random{rank}": state for rank, state in enumerate(states)}
         return State(tensors, values | {"processes": len(states)})
 

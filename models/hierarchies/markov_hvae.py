@@ -14,6 +14,7 @@ from ppvae.models.parts.likelihoods import LIKELIHOODS, Likelihood
 from ppvae.models.parts.priors import StandardNormal
 from ppvae.networks import mlp
 from ppvae.pair import Pair
+from ppvae.recipes import remembered
 
 MIN_SCALE = 0.5
 """The floor under the scales of transitions. A layer can rescale its units, so the floor costs the model nothing.
@@ -62,6 +63,7 @@ class MarkovHVAE(Pair):
             self.example = torch.zeros(1, *likelihood(z).event_shape)
 
     @classmethod
+    @remembered
     def mlp(
         cls,
         num_features: int,

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ppvae import Checkpoint, HeldOut, Pair
-from ppvae.inference.runtime.checkpoint import CheckpointError, load, read, save, write
+from ppvae.inference.runtime.checkpoint import CheckpointError, read, write
+from ppvae.inference.runtime.pair_files import load, save
 from ppvae.inference.training.fitting import fit
 
 N = 50
