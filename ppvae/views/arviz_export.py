@@ -13,7 +13,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from ppvae._version import __version__
-from ppvae.batches import Batch, num_rows
+from ppvae.batches import Batch, call, num_rows, tensors
 from ppvae.conversion import data_for, to_pair
 from ppvae.inference.evidence.annealed_importance import AIS
 from ppvae.inference.ledger.posteriors import Draws, way_named
@@ -33,6 +33,9 @@ from ppvae.unconditioned import Unconditioned
 from ppvae.weights import sum_terms
 
 ROWS_AT_ONCE = 5000
+GIVEN = ("observed_data", "constant_data")
+"""The groups of what was passed, without chains and draws."""
+
 Groups = dict[str, dict[str, np.ndarray]]
 
 
@@ -52,8 +55,10 @@ def to_arviz(
 
     Groups: `posterior` (draws of z, of discrete sites that only the model has given those, and what
     `pyro.deterministic` names), `sample_stats` (log_p, log_q, log_w), `log_likelihood` (per observed site, given the
-    draws), `observed_data`, `posterior_predictive`, `prior`, `prior_predictive`. Dimensions: chain (one per pair),
-    draw, the data plate's name, then the event's. What `pyro.factor` adds is in log_p alone.
+    draws), `observed_data`, `constant_data` (what the model only reads: covariates, labels, lengths; by their keys or
+    places in the batch), `posterior_predictive`, `prior`, `prior_predictive` (given the covariates of each data point).
+    Dimensions: chain (one per pair), draw, the data plate's name, then the event's. What `pyro.factor` adds is in log_p
+    alone.
 
     | posterior | draws of z | in `sample_stats`, per data point |
     |---|---|---|
@@ -114,7 +119,9 @@ def to_arviz(
             chains.append(_groups(one, to_pair(batch, one), draws))
     groups = {group: _stack(group, [chain[group] for chain in chains]) for group in chains[0]}
     with evaluating(pairs[0], seed):
-        groups["observed_data"], plate = _observed(pairs[0], to_pair(batch, pairs[0]))
+        groups["observed_data"], constant, plate = _given(pairs[0], to_pair(batch, pairs[0]))
+    if constant:
+        groups["constant_data"] = constant
     return as_arviz(labeled(groups, plate, dims or {}, coords or {}))
 
 
@@ -124,8 +131,7 @@ def labeled(
     """Arrays by group and name as datasets with named dimensions."""
     datasets = {}
     for group, arrays in groups.items():
-        batch_dims = {"observed_data": [plate], "prior": ["chain", "draw"], "prior_predictive": ["chain", "draw"]}
-        leading = batch_dims.get(group, ["chain", "draw", plate])
+        leading = [plate] if group in GIVEN else ["chain", "draw", plate]
         variables = {
             name: (leading + _event_dims(name, array.ndim - len(leading), dims), array)
             if array.ndim >= len(leading)
@@ -190,7 +196,7 @@ def _event_dims(name: str, num: int, dims: Mapping[str, Sequence[str]]) -> list[
 
 
 def _groups(pair: Pair, batch: Batch, draws: Draws) -> Groups:
-    """All groups of one chain but the observed data; arrays are `[draw, (data point), *event]`."""
+    """All groups of one chain but what was passed; arrays are `[draw, data point, *event]`."""
     num_samples, at_once = len(draws.log_q), max(1, ROWS_AT_ONCE // num_rows(batch))
     parts, start = [], 0
     for size in sizes(num_samples, at_once):
@@ -201,15 +207,11 @@ def _groups(pair: Pair, batch: Batch, draws: Draws) -> Groups:
         for group in parts[0]
     }
     groups["sample_stats"] |= _arrays(draws.quality)
-    prior = _arrays(pair.sample_joint(pair.examples(num_samples, batch)))
-    observed = groups["posterior_predictive"]
-    groups["prior"] = {name: array for name, array in prior.items() if name not in observed}
-    groups["prior_predictive"] = {name: array for name, array in prior.items() if name in observed}
     return groups
 
 
 def _posterior_groups(pair: Pair, batch: Batch, draws: Draws, at: slice) -> Groups:
-    """The groups that the model computes from a slice of the draws."""
+    """The groups of a slice of the draws, and of as many from the prior."""
     log_q = draws.log_q[at]
     drawn = cast(dict[str, Tensor], to_pair({name: z[at] for name, z in draws.latents.items()}, pair))
     num, shape = len(log_q), tuple(log_q.shape)
@@ -219,6 +221,9 @@ def _posterior_groups(pair: Pair, batch: Batch, draws: Draws, at: slice) -> Grou
     latents = _values(complete, sample_sites(complete, observed=False).keys() | drawn.keys(), shape)
     with poutine.condition(data=latents), Unconditioned():
         replicate = run(pair, "model", batch, num)
+    with Unconditioned():
+        prior = run(pair, "model", batch, num)
+    unknown = sample_sites(prior).keys() - observed
     densities = log_prob_terms(complete)
     weighed = {"log_q": log_q, "log_w": log_p - log_q} if _has_density(pair, batch) else {}
     return {
@@ -226,6 +231,8 @@ def _posterior_groups(pair: Pair, batch: Batch, draws: Draws, at: slice) -> Grou
         "sample_stats": _arrays({"log_p": log_p} | weighed),
         "log_likelihood": _arrays({name: densities[name].expand(shape) for name in sorted(observed)}),
         "posterior_predictive": _arrays(_values(replicate, observed, shape)),
+        "prior": _arrays(_values(prior, unknown, shape) | deterministic_values(prior, shape)),
+        "prior_predictive": _arrays(_values(prior, observed, shape)),
     }
 
 
@@ -251,12 +258,21 @@ def completed(pair: Pair, batch: Batch, latents: dict[str, Tensor], num_particle
     return infer_discrete(given_latents, FIRST_ENUMERATION_DIM, strict_enumeration_warning=False)()
 
 
-def _observed(pair: Pair, batch: Batch) -> tuple[dict[str, np.ndarray], str]:
-    """The observed data by site, `[data point, *event]`, and the name of the data plate."""
-    trace = trace_pair(pair, batch, 1).model
-    sites = data_sites(trace)
+def _given(pair: Pair, batch: Batch) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], str]:
+    """The observed data by site, what the model only reads by its place in the batch, and the data plate's name."""
+    with poutine.trace() as tracer:
+        call(pair.model, batch)
+    sites = data_sites(tracer.trace)
     plate = next(f.name for site in sites.values() for f in site["cond_indep_stack"] if f.dim == -1)
-    return _arrays(_values(trace, sites, (num_rows(batch),))), plate
+    held = [site["value"] for site in sites.values()]
+    read = {name: t for name, t in tensors(batch).items() if not any(_is_same(t, value) for value in held)}
+    return _arrays(_values(tracer.trace, sites, (num_rows(batch),))), _arrays(read), plate
+
+
+def _is_same(t: Tensor, observed: Tensor) -> bool:
+    """Whether an entry of the batch is what a site observes, in another type or shape, or in part."""
+    same_memory = t.untyped_storage().data_ptr() == observed.untyped_storage().data_ptr()
+    return same_memory or (t.numel() == observed.numel() and torch.equal(t.flatten().to(observed), observed.flatten()))
 
 
 def _values(trace: Trace, names: Iterable[str], batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
