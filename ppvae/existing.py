@@ -65,6 +65,7 @@ class ExistingFunctions(nn.Module):
     ):
         super().__init__()
         self._is_copy = False
+        self._unlearned: list[nn.Module] | None = None
         self._model, self._guide = (model,), (guide,)  # in tuples, lest modules among them be registered unasked
         modules = _modules_of(guide, model)
         store = pyro.get_param_store()
@@ -101,6 +102,15 @@ class ExistingFunctions(nn.Module):
                 name = f"module{len(self._places)}"
                 self.add_module(name, module)
                 self._places[name] = place
+
+    @property
+    def unlearned(self) -> list[nn.Module]:
+        """The modules that the functions use without announcing their parameters, or that have none, as dropout."""
+        if self._unlearned is None:
+            own = {id(module) for module in self.modules()}
+            found = _modules_of(self._guide[0], self._model[0])
+            self._unlearned = [m for outer in found for m in outer.modules() if id(m) not in own]
+        return self._unlearned
 
     def _own_leaves(self, announced: dict[str, Any], constraints: dict[str, Any]) -> None:
         owned = {id(parameter) for parameter in self.parameters()}
@@ -158,6 +168,7 @@ class ExistingFunctions(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._unlearned = None
         self._is_copy = True  # by copy.copy, copy.deepcopy or pickle, which share functions
 
 
@@ -186,12 +197,12 @@ def _announced(traces: list[Trace], state: Any, modules: list[nn.Module]) -> dic
 def _modules_of(*functions: Callable) -> list[nn.Module]:
     """The outermost modules that these functions are, belong to, or refer to by closure or global name.
 
-    Followed are: partials and decorators of Pyro's, the object that a method belongs to, containers, and the other
-    functions of the same file.
+    Followed are: partials and decorators of Pyro's, the object that a method belongs to, callable objects, containers,
+    and the other functions and objects of the same files.
     """
     found: dict[int, nn.Module] = {}
     seen: set[int] = set()
-    files = {getattr(inspect.unwrap(function), "__module__", None) for function in functions}
+    files = {_file_of(function) for function in functions}
     queue: list[Any] = list(functions)
     while queue:
         value = queue.pop(0)
@@ -201,10 +212,10 @@ def _modules_of(*functions: Callable) -> list[nn.Module]:
         if isinstance(value, nn.Module):
             found[id(value)] = value
         elif isinstance(value, partial):
+            files.add(_file_of(value.func))
             queue += [value.func, *value.args, *value.keywords.values()]
         elif inspect.ismethod(value):
-            owner = value.__self__
-            queue += [owner] if isinstance(owner, nn.Module) else [value.__func__, *vars(owner).values()]
+            queue += [value.__func__, value.__self__]
         elif inspect.isfunction(value) and value.__module__ in files:
             variables = inspect.getclosurevars(inspect.unwrap(value))
             queue += [*variables.nonlocals.values(), *variables.globals.values()]
@@ -212,5 +223,19 @@ def _modules_of(*functions: Callable) -> list[nn.Module]:
             queue += value.values()
         elif isinstance(value, tuple | list):
             queue += value
+        elif type(value).__module__ in files and not isinstance(value, type):
+            queue += [type(value).__call__] if callable(value) else []
+            queue += _attributes(value)
     inner = {id(module) for outer in found.values() for module in outer.modules() if module is not outer}
     return [module for key, module in found.items() if key not in inner]
+
+
+def _file_of(function: Callable) -> str:
+    """The name of the Python module in which a function, or the class of an object that is called, is written."""
+    return getattr(inspect.unwrap(function), "__module__", "")
+
+
+def _attributes(thing: Any) -> list[Any]:
+    """What an object holds, in its dict or its slots."""
+    slots = [name for cls in type(thing).__mro__ for name in getattr(cls, "__slots__", ())]
+    return [*getattr(thing, "__dict__", {}).values(), *(getattr(thing, name, None) for name in slots)]
