@@ -67,13 +67,13 @@ def _reached(guide: Callable, batch: Batch, row: int) -> list[Tensor]:
 
 def moving(trace: Trace) -> Tensor:
     """A sum for each particle and row that moves with all that a guide's draws and log q depend on, `[..., B]`."""
-    total: Any = 0.0
-    sites = sample_sites(trace)
-    for name, term in log_prob_terms(trace).items():
-        site = sites[name]
-        value = site["value"].expand(site["fn"].shape())
-        total = total + term + (value.reshape(*term.shape, -1).sum(-1) if value.is_floating_point() else 0.0)
-    return total
+    terms = log_prob_terms(trace)
+    moved = list(terms.values())
+    for name, site in sample_sites(trace).items():
+        if site["value"].is_floating_point():
+            value = site["value"].expand(site["fn"].shape())
+            moved.append(value.reshape(*terms[name].shape, -1).sum(-1))
+    return sum(moved[1:], moved[0]) if moved else torch.zeros(1)
 
 
 def rows_or_all(pair: ModelAndGuide, batch: Batch, index: Tensor | slice) -> Batch:
