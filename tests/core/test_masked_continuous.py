@@ -108,9 +108,9 @@ def test_rows_without_it_leave_the_guide_alone(case):
     assert gradient == 0
 
 
-def test_evidence_by_chains(case):
+@pytest.mark.parametrize("start", ["guide", pytest.param("prior", marks=pytest.mark.slow(8))])
+def test_evidence_by_chains(case, start):
     pair, batch = case
-    start = "prior" if pair.way == "entries" else "guide"
     exact = pair.exact(*batch).detach()
     settings = AIS(num_chains=16, num_temperatures=40, start=start)
     found = ppvae.log_evidence(pair, batch, "bdmc", annealing=settings, seed=0, progress=False)
