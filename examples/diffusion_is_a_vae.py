@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def described(report: ppvae.GapReport) -> pd.Series:
-    """The ledger's lines; steps and layers have their own picture."""
+    """The ledger's lines, without those of steps and layers, which have their own picture."""
     table = report.summary()
     table = table[~table.index.str.startswith("KL of")]
     table.index = table.index.str.replace(r" \(undefined.*", "", regex=True)
@@ -86,7 +86,7 @@ def described(report: ppvae.GapReport) -> pd.Series:
 
 
 def bound_by_steps(pair: DiffusionVAE, train: torch.Tensor, held_out: torch.Tensor) -> dict[int, float]:
-    """The ELBO of the same network in fewer steps: another pair each time, and nothing more to learn."""
+    """The ELBO of the same network in fewer steps: a new pair each time, without further training."""
     found, T = {}, 2
     while pair.num_steps >= T:
         fewer = DiffusionVAE(pair.denoiser, pair.shape, T).init_from(train)

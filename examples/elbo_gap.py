@@ -1,6 +1,6 @@
 """Why is my ELBO low? The ledger of one VAE's gap under three guides: diagonal, full covariance, and a flow.
 
-Each pair is trained on handwritten digits, and measured on held-out ones: log p(x), the ELBO, and what stands between
+Each pair is trained on handwritten digits, and measured on held-out ones: log p(x), the ELBO, and what lies between
 them, by experiment - the guide's family, its amortization, its training. Prints the three ledgers side by side and
 what follows from each; writes the figure, and the reports (`ppvae.GapReport.load` reads them).
 """

@@ -39,11 +39,11 @@ LEVELS = {"digits": 17, "mnist": 256}
 
 @dataclass
 class Problem:
-    """A pair, and the data as it takes them.
+    """A pair, and its data in the form that it takes.
 
     Attributes:
-        share: of the steps of training, where these take longer.
-        log_cell: what is to be added to a log density of dequantized gray levels for that of their probability, nats.
+        share: of the training steps, below 1 where these are slow.
+        log_cell: log volume of a gray level's cell: added to a log density it gives the log probability, in nats.
     """
 
     pair: ppvae.Pair
@@ -77,7 +77,7 @@ def main() -> None:
         start = time.perf_counter()
         train(problem, steps, args.seed, args.device)
         seconds[name] = time.perf_counter() - start
-        method = "iwae" if isinstance(problem.pair, Dequantized) else "auto"  # chains through a flow take long
+        method = "iwae" if isinstance(problem.pair, Dequantized) else "auto"  # AIS through a flow takes long
         effort = ppvae.Effort(method, particles, (chains,), num_samples=particles // 10, ascent=None)
         gaps[name] = ppvae.gap(problem.pair, problem.held_out, effort, seed=args.seed, progress=False)
         print(f"{name:<18} trained in {seconds[name]:5.1f} s", flush=True)

@@ -27,7 +27,7 @@ LEVELS = {"digits": 17, "mnist": 256}  # gray levels of the images, dequantized 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What suits a data set: components of the mixture, latents, hidden units, passes through the data."""
+    """The sizes that suit a data set: components of the mixture, latents, hidden units, passes through the data."""
 
     components: int
     covariance: str
@@ -114,7 +114,7 @@ class Trainer:
     device: str
 
     def pairs(self) -> dict[str, Callable[[], tuple[ppvae.Pair, np.ndarray]]]:
-        """By name, what trains a pair and returns it with its training curve."""
+        """By name, functions that train a pair and return it with its training curve."""
         return {
             "mixture, EM": self.mixture_by_em,
             "mixture, SVI": self.mixture_by_svi,
@@ -125,7 +125,7 @@ class Trainer:
 
     @property
     def train(self) -> torch.Tensor:
-        """Training data as densities see them: gray levels dequantized once, always alike."""
+        """Training data for densities: gray levels dequantized once, always with the same noise."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             return self.data.transform(self.data.train) if self.data.transform else self.data.train
@@ -146,7 +146,7 @@ class Trainer:
         return pair, np.array(result.history)
 
     def mixture_by_svi(self) -> tuple[ppvae.Pair, np.ndarray]:
-        """The component enumerated; one iteration of EM from k-means++ serves as start."""
+        """With the component enumerated, from a start by one iteration of EM after k-means++."""
         pair = self.mixture()
         ppvae.fit_em(pair, self.train, covariance_floor=1e-3, max_iterations=1, seed=self.seed)
         return pair, self.by_svi(pair, ppvae.EnumeratedELBO(), lr=1e-2)
@@ -208,7 +208,7 @@ def report(results: dict[str, Result], x: torch.Tensor, num_features: int, level
 
 
 def closed_form(pair: ppvae.Pair, x: torch.Tensor) -> float:
-    """The mean gap where the pair knows its own exactly."""
+    """The mean of the gap that the pair knows exactly."""
     with torch.no_grad():
         return pair.exact_gap(x.to(next(pair.parameters()))).mean().item()
 

@@ -5,7 +5,7 @@ given the one below; downwards, a ladder on which messages from x meet the prior
 All are trained alike, with the KL warming up over the first half of the steps. Prints evidence and ELBO on held-out
 digits, and what each layer pays; writes the table, and a figure.
 
-MNIST (`--data mnist`) is looked for in the folder that PPVAE_DATA names, and in a cache, and else downloaded.
+MNIST (`--data mnist`) is read from the folder that PPVAE_DATA names, or from a cache, or else downloaded.
 """
 
 import argparse
@@ -29,12 +29,12 @@ from ppvae.models import MarkovHVAE
 GUIDES = {"independent": "independent", "bottom_up": "bottom-up", "ladder": "ladder", "residual": "residual"}
 LAYERS = (1, 2, 3, 5)
 SIZES = {"digits": ((10, 8, 6, 4, 2), [64], 100, 5e-3), "mnist": ((32, 16, 8, 4, 2), [200, 200], 30, 3e-3)}
-"""Of z_1 ... z_5, of the networks, epochs, and learning rate."""
+"""Sizes of z_1 ... z_5 and of hidden layers, epochs, and learning rate."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """A trained pair and what was measured of it."""
+    """A trained pair and its measurements."""
 
     pair: MarkovHVAE
     evidence: Evidence
@@ -129,7 +129,7 @@ def table(results: dict[tuple[int, str], Result]) -> pd.DataFrame:
 
 
 def draw(results: dict[tuple[int, str], Result], data: ppvae.datasets.Dataset, path: Path) -> None:
-    """Evidence and ELBO by the number of layers, what each layer pays, and what layers hold and samples look like."""
+    """Evidence and ELBO by the number of layers, what each layer pays and holds, and samples."""
     figure, axes = plt.subplots(2, 2, figsize=(12, 7.5), layout="constrained", height_ratios=[1.1, 1])
     by_layers(axes[0, 0], results)
     by_site(axes[0, 1], results)

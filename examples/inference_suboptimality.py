@@ -1,12 +1,12 @@
 """Inference suboptimality in variational autoencoders: is it the guide's family, or its amortization?
 
-The question of Cremer, Li and Duvenaud 2018 (arXiv:1801.03558), asked of MNIST with ppvae's ledger: a VAE with a
+The question of Cremer, Li and Duvenaud 2018 (arXiv:1801.03558), asked on MNIST with ppvae's ledger: a VAE with a
 diagonal Gaussian guide, the same with a larger encoder, and the same with a flow guide. Their findings, which the table
-lets one check: most of the gap is often amortization rather than the family; the generator adapts to the family it was
+lets you check: most of the gap is often amortization rather than the family; the generator adapts to the family it was
 trained with; what makes a family richer also helps to amortize. Every line is measured here, with standard errors, and
 the evidence by annealed importance sampling.
 
-MNIST is looked for in the folder that PPVAE_DATA names, and in a cache, and else downloaded.
+MNIST is read from the folder that PPVAE_DATA names, or from a cache, or else downloaded.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def decay(done: float) -> float:
-    """The learning rate's factor: an encoder that still jitters costs a nat and a half of amortization."""
+    """A factor on the learning rate: an encoder that still jitters costs a nat and a half of amortization."""
     return 1 - 0.95 * done
 
 

@@ -1,10 +1,10 @@
 """Tighter variational bounds are not necessarily better - and how to have it both ways.
 
 With more particles K the importance-weighted bound closes in on log p(x), and the model's gradient gets clearer; but
-the guide's signal-to-noise ratio falls as K^-1/2 (Rainforth et al. 2018, arXiv:1802.04537). The doubly reparameterized
-gradient of the same bound has it rise as K^1/2 (Tucker et al. 2019, arXiv:1810.04152). Both are measured here: on the
-first paper's Gaussian toy, with parameters near the optimum, and on a VAE trained on handwritten digits, whose weights
-have heavier tails than the theory assumes. Prints the slopes of log SNR on log K, and writes the figure.
+the guide's signal-to-noise ratio falls as K^-1/2 (Rainforth et al. 2018, arXiv:1802.04537). With the doubly
+reparameterized gradient of the same bound it rises as K^1/2 (Tucker et al. 2019, arXiv:1810.04152). Both are measured
+here: on the first paper's Gaussian toy, with parameters near the optimum, and on a VAE trained on handwritten digits,
+whose weights have heavier tails than the theory assumes. Prints the slopes of log SNR on log K, and writes the figure.
 """
 
 import argparse
@@ -91,7 +91,7 @@ def main() -> None:
 
 
 def trained_vae(epochs: int, device: str) -> tuple[ppvae.Pair, torch.Tensor]:
-    """A VAE trained on binarized 8x8 digits, and ten of its held-out ones."""
+    """A VAE trained on binarized 8x8 digits, and ten held-out digits."""
     digits = ppvae.datasets.load("digits", binarize="dynamic")
     vae = ppvae.models.VAE.mlp(64, 8, hidden=[100]).init_from(digits.train)
     ppvae.fit(vae, digits.train, ppvae.IWAE(10), epochs=epochs, lr=3e-3, transform=digits.transform, device=device)
@@ -99,7 +99,7 @@ def trained_vae(epochs: int, device: str) -> tuple[ppvae.Pair, torch.Tensor]:
 
 
 def slopes(ds: xr.Dataset) -> xr.DataArray:
-    """Of log SNR on log K by least squares, each point weighed by its relative error; unseen signals left out."""
+    """Least-squares slopes of log SNR on log K, points weighted by inverse relative error; unseen signals left out."""
     result = xr.full_like(ds["snr"].isel(num_particles=0, drop=True), np.nan)
     for at in np.ndindex(result.shape):
         index = dict(zip(result.dims, at, strict=True))

@@ -1,4 +1,4 @@
-"""The plain autoencoder, the baseline without a density, and the denoising one."""
+"""The plain autoencoder, a baseline without a density, and the denoising autoencoder."""
 
 from collections.abc import Callable
 
@@ -14,8 +14,8 @@ class Autoencoder(Pair):
     """`x -> encoder -> code -> likelihood`, trained by `E log p(x | encoder(x))`: no latent variable, no prior.
 
     With a Gaussian likelihood of fixed sigma that is least squares. Its code is a function of x, so the likelihood is
-    not a density of x: evidence, ELBO and gap are undefined, and asking for them is an error that says so. It cannot
-    be sampled from either.
+    not a density of x: evidence, ELBO and gap are undefined, and asking for them raises an error that says so. Nor
+    can it be sampled from.
 
     Args:
         encoder: `[*, *event] -> [*, D]`.
@@ -59,7 +59,7 @@ class DenoisingAutoencoder(Autoencoder):
 
     With Gaussian noise of variance s^2 and least squares, the best it can do is `E[x | x~] = x~ + s^2 grad log p(x~)`,
     with p the density of the noisy x~. A diffusion's denoiser is such an autoencoder for all noise levels at once;
-    `DiffusionVAE` builds from it what this pair lacks, a density of x.
+    from it, `DiffusionVAE` builds what this pair lacks, a density of x.
 
     Source: Vincent et al. 2008; Vincent et al. 2010; Vincent 2011, for the score.
 

@@ -12,6 +12,7 @@ from ppvae.models.parts.posteriors import POSTERIOR_FAMILIES
 from ppvae.models.parts.priors import PRIORS
 from ppvae.networks import convolutional_decoder, convolutional_encoder, mlp
 from ppvae.pair import Pair
+from ppvae.recipes import remembered
 
 
 class VAE(Pair):
@@ -37,11 +38,12 @@ class VAE(Pair):
         self.prior = prior
         self.likelihood = likelihood
         self.posterior = posterior
-        # In evaluation mode, as batch norms would learn from a draw in training mode, or refuse a single one.
+        # In evaluation mode: in training mode, batch norms would learn from the draw, or refuse a single one.
         with mode(self, training=False), torch.no_grad():
             self.example = torch.zeros(1, *likelihood(prior().sample()).event_shape)
 
     @classmethod
+    @remembered
     def mlp(
         cls,
         num_features: int,
@@ -64,7 +66,7 @@ class VAE(Pair):
             posterior: a name in `ppvae.models.parts.posteriors.POSTERIOR_FAMILIES`: "diagonal", "full", "flow" or
                 another.
             activation: of the hidden layers.
-            levels: of gray, for the likelihoods "logistic_mixture" and "categorical"; data are `k / (levels - 1)`.
+            levels: number of gray levels, for "logistic_mixture" and "categorical"; data are `k / (levels - 1)`.
             prior: a name in `ppvae.models.parts.priors.PRIORS`: "normal", "mixture", "vamp" or another.
 
         Raises:
@@ -85,6 +87,7 @@ class VAE(Pair):
         )
 
     @classmethod
+    @remembered
     def convolutional(
         cls,
         shape: tuple[int, int, int],
@@ -131,8 +134,8 @@ class VAE(Pair):
             pyro.sample("z", self.posterior(x))
 
     def init_from(self, x: Tensor) -> "VAE":
-        """Starts the likelihood at the data, its output bias at their mean and a learned sigma at their spread, and a
-        prior that can start there too, as `VampPrior` can; returns self."""
+        """Initializes the likelihood from data (output bias at their mean, a learned sigma at their spread), and the
+        prior if it supports this, as `VampPrior` does; returns self."""
         self.likelihood.init_from(x)
         start_prior = getattr(self.prior, "init_from", None)
         if start_prior is not None:

@@ -1,6 +1,7 @@
 # The public names, and where each lives; they are imported when they are first used.
 from . import datasets as datasets, inference as inference, models as models, networks as networks
 from ._version import __version__ as __version__
+from .encoding import Encoding as Encoding
 from .inference.diagnostics.gradient_noise import gradient_statistics as gradient_statistics
 from .inference.diagnostics.simulation_based_calibration import calibration as calibration
 from .inference.evidence.annealed_importance import AIS as AIS
@@ -28,7 +29,8 @@ from .inference.objectives.reweighted import RWS as RWS
 from .inference.objectives.schedules import LinearWarmup as LinearWarmup
 from .inference.objectives.single_term import SingleTermELBO as SingleTermELBO
 from .inference.objectives.thermodynamic import TVO as TVO
-from .inference.runtime.checkpoint import CheckpointError as CheckpointError, load as load, save as save
+from .inference.runtime.checkpoint import CheckpointError as CheckpointError
+from .inference.runtime.pair_files import load as load, save as save
 from .inference.runtime.records import (
     Evidence as Evidence,
     EvidenceUndefined as EvidenceUndefined,

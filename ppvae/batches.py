@@ -1,32 +1,55 @@
-"""Batches: a tensor, a tuple of tensors, or a dict of tensors that share dimension 0.
+"""Batches: a tensor, a tuple or a dict, passed to model and guide as `model(x)`, `model(*batch)` or `model(**batch)`.
 
-A tensor is passed to the model and the guide as `model(x)`, a tuple as `model(*batch)`, a dict as `model(**batch)`.
+Its tensors of one dimension or more are the rows: they share dimension 0. Everything else in a tuple or a dict (None,
+numbers, strings, modules, tensors without dimensions) is no data, and is passed on as it is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
 
-Batch: TypeAlias = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
+from ppvae.sources import as_tensor, is_array, refuse_special, unpacked
+
+Batch: TypeAlias = Tensor | tuple[Any, ...] | dict[str, Any]
+
+BLOCK = 2**22
+"""Numbers that are looked at together."""
+
+
+def is_rows(value: Any) -> bool:
+    """Whether an entry of a batch holds a row for each data point."""
+    return isinstance(value, Tensor) and value.dim() > 0
+
+
+def entries(batch: Any) -> dict[str, Any]:
+    """All entries of a batch by name; positions serve as names where there are none."""
+    if isinstance(batch, dict):
+        return batch
+    return {str(i): value for i, value in enumerate(batch if isinstance(batch, tuple) else (batch,))}
 
 
 def tensors(batch: Batch) -> dict[str, Tensor]:
-    """The tensors of a batch by name; positions serve as names where there are none."""
+    """The rows of a batch, by name."""
+    return {name: value for name, value in entries(batch).items() if is_rows(value)}
+
+
+def passed_through(batch: Batch) -> dict[str, Any]:
+    """The entries of a batch that are no rows, by name."""
+    return {name: value for name, value in entries(batch).items() if not is_rows(value)}
+
+
+def with_entries(batch: Any, values: Iterable[Any]) -> Any:
+    """A batch of the same kind, with these entries in the order of its own."""
     if isinstance(batch, dict):
-        return batch
-    return {str(i): t for i, t in enumerate(batch if isinstance(batch, tuple) else (batch,))}
+        return dict(zip(batch, values, strict=True))
+    return tuple(values) if isinstance(batch, tuple) else next(iter(values))
 
 
 def map_batch(function: Callable[[Tensor], Any], batch: Any) -> Any:
-    """The batch with `function` applied to each of its tensors."""
-    if isinstance(batch, dict):
-        return {name: function(t) for name, t in batch.items()}
-    if isinstance(batch, tuple | list):
-        return tuple(function(t) for t in batch)
-    return function(batch)
+    """The batch with `function` applied to each of its tensors of rows; the other entries stay as they are."""
+    return with_entries(batch, [function(v) if is_rows(v) else v for v in entries(batch).values()])
 
 
 def num_rows(batch: Batch) -> int:
@@ -39,6 +62,11 @@ def rows(batch: Batch, index: Tensor | slice) -> Batch:
     return map_batch(lambda t: t[index], batch)
 
 
+def repeated(batch: Batch, num: int) -> Batch:
+    """The batch `num` times over, copy after copy: row b of copy k is row `k * B + b`."""
+    return batch if num == 1 else map_batch(lambda t: t.repeat(num, *(1,) * (t.dim() - 1)), batch)
+
+
 def call(function: Callable, batch: Batch) -> Any:
     """`function(x)`, `function(*batch)` or `function(**batch)`, as the batch's type says."""
     if isinstance(batch, dict):
@@ -47,47 +75,88 @@ def call(function: Callable, batch: Batch) -> Any:
 
 
 def as_batch(data: Any, device: torch.device | str | None = None) -> Batch:
-    """Data as a batch of tensors, checked: arrays become tensors; nothing empty, ragged, NaN or infinite passes.
+    """Data as a batch, checked: arrays become tensors; nothing empty, ragged, NaN or infinite passes.
 
     Args:
-        data: a tensor or array `[N, *event]`, or a tuple, list or dict of them sharing dimension 0.
+        data: a tensor or array `[N, *event]`, or a tuple, list or dict of them sharing dimension 0, and of what is no
+            data and is passed on to model and guide as it is. Tables of pandas are arrays, too. Or a `TensorDataset`, a
+            `Subset`, a `DataLoader` that does not shuffle, or a data set of Hugging Face's in torch format.
         device: where the tensors are to live; `None` leaves them where they are.
 
     Raises:
-        TypeError: something in `data` is neither a tensor nor a numeric array.
-        ValueError: no data points, sizes of dimension 0 that differ, or a non-finite value (its index is named).
+        TypeError: something in `data` is neither a tensor nor a numeric array (columns of a table are named), is
+            sparse or packed, or hides tensors in a container.
+        ValueError: no data points, sizes of dimension 0 that differ, masked or missing entries, or a non-finite value
+            (its index is named).
 
     Example:
-        >>> as_batch({"x": np.zeros((3, 2)), "length": np.array([1, 2, 2])})["x"].shape
+        >>> import numpy as np
+        >>> as_batch({"x": np.zeros((3, 2)), "length": np.array([1, 2, 2]), "beta": 0.5})["x"].shape
         torch.Size([3, 2])
     """
-    batch = map_batch(_as_tensor, data)
+    data = unpacked(data)
+    batch = with_entries(data, [_entry(name, value) for name, value in entries(data).items()])
     named = tensors(batch)
     if not named:
+        found = {name: type(value).__name__ for name, value in entries(batch).items()}
         raise ValueError(
-            "data: found no tensor at all, expected at least one; pass a tensor, a tuple or a dict of them"
+            f"data: found {found or 'no entries'}, expected at least one tensor or array [N, ...] of N data points; "
+            "pass a tensor, or a tuple or a dict with one"
         )
-    sizes = {name: t.shape[0] if t.dim() else None for name, t in named.items()}
-    if None in sizes.values() or len(set(sizes.values())) > 1:
-        raise ValueError(f"data: sizes of dimension 0 are {sizes}, expected one number of data points for all")
+    sizes = {name: t.shape[0] for name, t in named.items()}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(
+            f"data: sizes of dimension 0 are {sizes}, expected one number of data points for all; a tensor that is no "
+            "data belongs into the pair, as a parameter or a buffer"
+        )
     if num_rows(batch) == 0:
         raise ValueError("data: found 0 data points, expected at least 1; is a filter or a split too strict?")
+    _refuse_lists_of_rows(batch)
     for name, t in named.items():
-        bad = ~torch.isfinite(t)
-        if bad.any():
-            index = tuple(bad.nonzero()[0].tolist())
-            raise ValueError(
-                f"data[{name}]: found {t[index].item()} at index {index} ({int(bad.sum())} such values in all), "
-                "expected finite numbers; remove or impute those rows first"
-            )
+        _refuse_nonfinite(name, t)
     return map_batch(lambda t: t.to(device), batch) if device is not None else batch
 
 
-def _as_tensor(value: Any) -> Tensor:
-    if isinstance(value, Tensor):
-        return value
-    array = np.asarray(value)
-    if array.dtype.kind not in "biuf":
-        found = f"{type(value).__name__} of dtype {array.dtype}"
-        raise TypeError(f"data: found {found}, expected a tensor or a numeric array")
-    return torch.as_tensor(array)
+def _entry(name: str, value: Any) -> Any:
+    """An entry of a batch: arrays as tensors, what is no data as it is."""
+    where = f"data[{name}]"
+    refuse_special(where, value)
+    if isinstance(value, tuple | list | dict) and _holds_arrays(value):
+        raise TypeError(
+            f"{where}: found a {type(value).__name__} of tensors or arrays, expected each as an argument of its "
+            "own; pass them side by side in one tuple or dict, and put them together in the model"
+        )
+    return as_tensor(where, value) if is_array(value) else value
+
+
+def _holds_arrays(value: Any) -> bool:
+    if isinstance(value, tuple | list | dict):
+        return any(_holds_arrays(v) for v in (value.values() if isinstance(value, dict) else value))
+    return is_array(value)
+
+
+def _refuse_lists_of_rows(batch: Batch) -> None:
+    """A list with an entry for each data point would be passed on whole, whatever data points are taken."""
+    for name, value in passed_through(batch).items():
+        if isinstance(value, tuple | list) and len(value) == num_rows(batch):
+            raise TypeError(
+                f"data[{name}]: found a {type(value).__name__} with as many entries as there are data points, expected "
+                "a tensor or an array if it has one for each; pass torch.tensor(...) of it"
+            )
+
+
+def _refuse_nonfinite(name: str, t: Tensor) -> None:
+    """Looks at some rows at a time: the data may be a file larger than memory."""
+    if not t.is_floating_point():
+        return
+    first, total, start = None, 0, 0
+    for block in t.split(max(1, BLOCK // max(1, t[:1].numel()))):
+        if (num := int((~torch.isfinite(block)).sum())) and first is None:
+            place = (~torch.isfinite(block)).nonzero()[0].tolist()
+            first = (place[0] + start, *place[1:])
+        total, start = total + num, start + len(block)
+    if first is not None:
+        raise ValueError(
+            f"data[{name}]: found {t[first].item()} at index {first} ({total} such values in all), "
+            "expected finite numbers; remove or impute those rows first"
+        )

@@ -4,39 +4,78 @@ Each refusal names the site, what was found, what was expected, and the usual re
 """
 
 import math
-import re
 import warnings
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.poutine import Trace
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.runtime import Message
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ppvae.batches import Batch, call, num_rows, rows
+from ppvae.explanations import failures_explained, without_tensors
 from ppvae.internals import enumeration_dim
+from ppvae.layouts import InLayout, difference_between, refuse_mixed_rows
 from ppvae.model_and_guide import ModelAndGuide
-from ppvae.refusals import ContractError
+from ppvae.own_rows import refuse_other_number, rows_or_all
+from ppvae.parameters import OwnParameters
+from ppvae.particles import LEADING, ROWS, layout_of, run
+from ppvae.refusals import ContractError, family
 from ppvae.sites import sample_sites
-from ppvae.tracing import PARTICLES, Joint, run, trace_pair
+from ppvae.tracing import Joint, trace_pair
 
 MAX_ROWS = 7
 
 
 @torch.no_grad()
-def check(pair: ModelAndGuide, batch: Batch) -> None:
+def check(pair: ModelAndGuide, batch: Batch, in_vain: bool) -> tuple[str, str]:
     """Runs a pair on a few rows of `batch` and raises `ContractError` at the first breach.
 
     Two batch sizes are tried, each with another number of particles, so that no event dimension can pass for the
-    batch's by having its size.
+    batch's by having its size. A guide that takes its own rows only is run on all of them.
+
+    Args:
+        pair: the model and guide.
+        batch: some data.
+        in_vain: whether the guide may draw latents to which the model gives no density.
+
+    Returns:
+        The layout of particles in which it is to be run, and why, if not in the one that it names.
     """
+    refuse_other_number(pair, batch)
     size = min(num_rows(batch), MAX_ROWS)
+    few = []
     for n in {size, max(1, size - 1)}:
-        _check_rows(pair, rows(batch, slice(n)), num_particles=n + 2)
+        few.append(part := rows_or_all(pair, batch, slice(n)))
+        with OwnParameters("guide", pair):
+            guide = run_alone("guide", pair.guide, part)
+        _check_plates("guide", guide, num_rows(part))
+        alone = partial(run_alone, "model", pair.model, rows(batch, slice(n)))
+        with OwnParameters("model", pair):
+            model = _of_model(alone, _first_rows(guide, n))
+        _check_plates("model", model, n)
+    with pyro.validation_enabled(not in_vain):
+        return _settled(pair, few, in_vain)
+
+
+def _settled(pair: ModelAndGuide, few: list[Batch], in_vain: bool) -> tuple[str, str]:
+    """The layout of particles in which a pair is right, and why, if not in the one that it names."""
+    by_rows, leading = (InLayout(pair.model, pair.guide, layout, pair.own_rows) for layout in (ROWS, LEADING))
+    for part in few:
+        _check_run(by_rows, part, in_vain)
+    refuse_mixed_rows(by_rows, few[0])
+    if pair.particles == ROWS:
+        return ROWS, ""
+    try:
+        for part in few:
+            _check_run(leading, part, in_vain)
+    except ContractError as error:
+        return ROWS, str(error)
+    difference = difference_between(by_rows, leading, few[0])
+    return (ROWS, difference) if difference else (LEADING, "")
 
 
 def run_alone(role: str, function: Callable, batch: Batch) -> Trace:
@@ -46,19 +85,41 @@ def run_alone(role: str, function: Callable, batch: Batch) -> Trace:
     return tracer.trace
 
 
-def _check_rows(pair: ModelAndGuide, batch: Batch, num_particles: int) -> None:
-    traces = {}
-    for role, function in (("guide", pair.guide), ("model", pair.model)):
-        _check_plates(role, run_alone(role, function, batch), num_rows(batch))
-        with failures_explained(role, num_rows(batch), num_particles):
-            traces[role] = run(function, batch, num_particles)
-    _check_match(**traces)
-    summed = sample_sites(traces["model"], observed=False).keys() - traces["guide"].nodes.keys()
-    with failures_explained("model", num_rows(batch), num_particles, summed):
+def _check_run(pair: ModelAndGuide, batch: Batch, in_vain: bool) -> None:
+    """Runs a pair with particles, in the layout that it names."""
+    num_particles = min(num_rows(batch), MAX_ROWS) + 2
+    num_particles += num_particles == num_rows(batch)
+
+    def trace_of(role: str) -> Trace:
+        with failures_explained(role, num_rows(batch), num_particles, layout=layout_of(pair, role)):
+            return run(pair, role, batch, num_particles)
+
+    guide = trace_of("guide")
+    model = _of_model(partial(trace_of, "model"), guide)
+    _check_match(guide, model)
+    summed = sample_sites(model, observed=False).keys() - guide.nodes.keys()
+    with failures_explained("model", num_rows(batch), num_particles, summed, pair.particles):
         joint = trace_pair(pair, batch, num_particles)
     check_shapes(joint)
     _check_values(joint)
-    _check_finite(joint)
+    _check_finite(joint, in_vain)
+
+
+def _of_model(trace: Callable[[], Trace], guide: Trace) -> Trace:
+    """A model's trace at draws from its prior; where it cannot take those (of another precision), at the guide's."""
+    try:
+        return trace()
+    except ContractError:
+        with poutine.replay(trace=guide):
+            return trace()
+
+
+def _first_rows(trace: Trace, num: int) -> Trace:
+    """A trace's draws of its first rows."""
+    result = Trace()
+    for name, site in sample_sites(trace).items():
+        result.add_node(name, **(site | {"value": site["value"][:num]}))
+    return result
 
 
 def _check_plates(role: str, trace: Trace, num_rows: int) -> None:
@@ -72,82 +133,46 @@ def _check_plates(role: str, trace: Trace, num_rows: int) -> None:
                 "the data plate, at dim -1 (dim -2 is for particles); declare the other dimensions as part of the "
                 "event with `.to_event(n)`"
             )
+        if not frames and (site["infer"] or {}).get("is_auxiliary"):
+            raise ContractError(
+                f"{where}: found one vector for the latents of all rows, as joint AutoGuides have it, expected latents "
+                "of each row, for a weight per data point; take AutoNormal(model), which has parameters for each row, "
+                "or write an amortized guide"
+            )
         if not frames:
             raise ContractError(
-                f"{where}: found outside any plate at dim -1, expected inside the data plate; "
-                "write `with pyro.plate('data', len(x), dim=-1):` around it (a latent shared by all data points has no "
-                "weight per data point: make it an nn.Parameter)"
+                f"{where}: found outside any plate at dim -1, expected inside the data plate; write `with "
+                "pyro.plate('data', len(x), dim=-1):` around it. A latent shared by all data points has no weight per "
+                f"data point: make it an nn.Parameter, or measure at a given value with Pair.of(model, guide, example, "
+                f"condition={{'{name}': value}})"
             )
-        if frames[0].size != num_rows:
-            raise ContractError(
-                f"{where}: found plate '{frames[0].name}' of size {frames[0].size}, expected {num_rows}, the "
-                "number of rows in the batch; size the plate (or its subsample) by the batch, as len(x) does"
-            )
+        _check_size(where, site["fn"], frames[0], num_rows)
+        for dim, size in enumerate(site["fn"].batch_shape[:-1], 1 - len(site["fn"].batch_shape)):
+            if size > 1:
+                raise ContractError(
+                    f"{where}: found size {size} at dim {dim - 1} of its batch shape, expected batch shape [batch] = "
+                    f"[{num_rows}]; declare event dimensions with `.to_event(n)`"
+                )
 
 
-@contextmanager
-def failures_explained(
-    role: str, num_rows: int, num_particles: int | None = None, summed: Collection[str] = ()
-) -> Iterator[None]:
-    """Turns whatever fails inside into a `ContractError` that names the site.
-
-    Args:
-        role: "model" or "guide".
-        num_rows: B.
-        num_particles: K, where it has been seen to work without particles.
-        summed: the sites given all their values at once, where it has been seen to work with one value for each.
-    """
-    reached = _LastSite()
-    try:
-        with reached:
-            yield
-    except ContractError:
-        raise
-    except Exception as error:
-        raise ContractError(_explanation(role, num_rows, num_particles, summed, error, reached.name)) from error
-
-
-class _LastSite(Messenger):
-    """Keeps the name of the last site of a run that got as far as to have a value."""
-
-    name: str | None = None
-
-    def _pyro_post_sample(self, msg: Message) -> None:
-        if msg["name"] == PARTICLES:
-            self.name = None  # a new run
-        elif not site_is_subsample(msg):
-            self.name = msg["name"]
-
-
-def _explanation(
-    role: str, num_rows: int, num_particles: int | None, summed: Collection[str], error: Exception, reached: str | None
-) -> str:
-    shape = f"[particles, batch] = [{num_particles}, {num_rows}]" if num_particles else f"[batch] = [{num_rows}]"
-    if mismatch := re.search(r"at site (.+) dim (-\d+), (\d+) vs (\d+)", str(error)):
-        site, dim, _, found = mismatch.groups()
-        return (
-            f"{role} site '{site}': found size {found} at dim {dim} of its batch shape, expected batch shape {shape}; "
-            "declare event dimensions with `.to_event(n)`, and let networks keep leading dimensions"
+def _check_size(where: str, fn: Any, plate: Any, num_rows: int) -> None:
+    """A plate's size is the batch's; one without a size takes that of the distributions in it."""
+    if plate.size == -1 and tuple(fn.batch_shape[-1:]) != (num_rows,):
+        raise ContractError(
+            f"{where}: found batch shape {list(fn.batch_shape)} in plate '{plate.name}', which has no size, expected "
+            f"[{num_rows}], a parameter for each row; write `pyro.plate('{plate.name}', len(x))`"
         )
-    if "Multiple sample sites named" in str(error):
-        return (
-            f"{role}: found {error}, expected each name once; to open a plate twice, make it once: "
-            "`rows = pyro.plate('data', len(x))`, then `with rows:` each time"
+    if plate.size not in (-1, num_rows):
+        remedy = (
+            "size the plate by the batch, as len(x) does; latents that all data points share can be given values, with "
+            "Pair.of(..., condition=)"
         )
-    where = f"after site '{reached}'" if reached else "before its first site"
-    found = f"{role}, {where}: found {type(error).__name__}: {error}"
-    if num_particles is None:
-        return f"{found}; expected it to run on a batch of {num_rows} rows as it is; are data and parameters finite?"
-    if summed:
-        return (
-            f"{found}; expected it to take all values of {sorted(summed)} at once, as they are summed out: each has "
-            "shape [values, 1, 1], so index or broadcast with it, as in `loc[c]` or `Vindex(loc)[..., c, :]`"
+        if plate.full_size != plate.size:
+            remedy = "leave out subsample_size, or pass the batch's own rows as `subsample=idx`"
+        raise ContractError(
+            f"{where}: found plate '{plate.name}' of size {plate.size}, expected {num_rows}, the number of rows in the "
+            f"batch; {remedy}"
         )
-    return (
-        f"{found}; expected it to take latents of shape [particles, batch, *event] = [{num_particles}, {num_rows}, "
-        "...], as it does [batch, *event]; a network in it cannot take leading dimensions: use `.flatten(-n)` rather "
-        "than `.view(len(x), ...)`, and wrap convolutions in ppvae.networks.Fold"
-    )
 
 
 def check_shapes(joint: Joint) -> None:
@@ -212,6 +237,8 @@ def _check_values(joint: Joint) -> None:
         for name, site in sample_sites(trace).items():
             fn, found = site["fn"], list(site["value"].shape)
             expected = [joint.shape[1], *fn.event_shape]
+            if len(found) > len(expected) and found[0] == joint.shape[0]:
+                found = found[1:]
             if site["is_observed"] and found[-len(expected) :] != expected:
                 raise ContractError(
                     f"{role} site '{name}': found observed data of shape {found}, expected [batch, *event] = "
@@ -220,19 +247,22 @@ def _check_values(joint: Joint) -> None:
                 )
             try:
                 fn.log_prob(site["value"])
-            except ValueError as error:
+            except (ValueError, RuntimeError) as error:
+                said = without_tensors(str(error))
                 raise ContractError(
-                    f"{role} site '{name}': found a value that {type(fn).__name__} refuses ({error}), expected one "
-                    f"inside its support, {fn.support}; rescale or binarize the data, or choose another distribution"
+                    f"{role} site '{name}': found a value that {family(fn)} refuses ({said}), expected one inside its "
+                    "support; rescale or binarize the data, or choose another distribution"
                 ) from error
 
 
-def _check_finite(joint: Joint) -> None:
+def _check_finite(joint: Joint, in_vain: bool) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pyro warns of what is refused here
         terms = [("guide", joint.log_q_terms()), ("model", joint.log_p_terms())]
     for role, by_site in terms:
         for name, term in by_site.items():
+            if in_vain and role == "model":
+                term = term.masked_fill(term == -torch.inf, 0.0)
             if (row := first_bad_row(term)) is not None:
                 value = next(v for v in term[..., row].flatten().tolist() if not math.isfinite(v))
                 raise ContractError(

@@ -35,9 +35,9 @@ class Dataset:
     """Three disjoint splits of one data set, in memory.
 
     Attributes:
-        name: what it was loaded as.
+        name: the name by which it was loaded.
         train, validation, test: float32, `[N, num_features]`, images flattened, row by row; or `[N, C, H, W]`.
-        shape: the shape of one data point before flattening, such as `(28, 28)`; of images `(C, H, W)`.
+        shape: the shape of one data point before flattening, such as `(28, 28)`; with `images=True`, `(C, H, W)`.
         labels: the classes, int64 `[N]`, for each of "train", "validation" and "test".
         transform: what training applies to every minibatch, with fresh draws from torch's own generator;
             None where there is nothing to draw.
@@ -82,7 +82,7 @@ def load(
 
     Binarizing draws `b ~ Bernoulli(x)` for every gray value x. Validation and test are drawn once, and are
     the same for "dynamic" and "static". With "static" train is drawn once too; with "dynamic" it stays gray and
-    `transform` draws each minibatch anew. `dequantize=True` does as "dynamic" does, with the function
+    `transform` draws each minibatch anew. `dequantize=True` works like "dynamic", with the function
     `dequantize` for the draw.
 
     MNIST is looked for in `$PPVAE_DATA/mnist` and `$PPVAE_DATA`, then in the user's cache
@@ -90,8 +90,8 @@ def load(
     downloaded to the cache. Its validation set is the last 10000 of the 60000 training images.
 
     When it is wrong: static binarization has the distribution, but not the draws, of the file that Larochelle
-    and Murray (2011) published, so results on the two are not the same number. Training on the gray `train`
-    without its `transform` fits something else than what validation and test hold.
+    and Murray (2011) published, so results on the two differ. Training on the gray `train` without its
+    `transform` fits another distribution than that of validation and test.
 
     References: Alpaydin and Kaynak 1998 (digits); LeCun et al. 1998 (MNIST); Johnson et al. 2016,
     arXiv:1603.06277 (pinwheel); Salakhutdinov and Murray 2008 (static binarization); Burda et al. 2016,
@@ -106,8 +106,8 @@ def load(
             generators stay as they are. The MNIST splits do not depend on it.
 
     Raises:
-        ValueError: an unknown name or option, or one that 2-D points do not have, or a damaged MNIST file.
-        ConnectionError: MNIST is neither on this machine nor to be had.
+        ValueError: an unknown name or option, an option that 2-D points do not have, or a damaged MNIST file.
+        ConnectionError: MNIST is neither on this machine nor available from a mirror.
 
     Example:
         >>> from ppvae.datasets import load
@@ -164,7 +164,7 @@ def dequantize(x: Tensor, levels: int, *, generator: torch.Generator | None = No
 
         log P(x) >= E_u[log p(y)] - D log(levels)
 
-    (Jensen), and `bits_per_dim(..., levels=levels)` makes that change of volume.
+    (Jensen), and `bits_per_dim(..., levels=levels)` applies that change of volume.
 
     When it is wrong: values between two levels are rounded to the nearest. u keeps a few rounding errors away
     from 0 and 1, so y is never 0 or 1 either and its logit is finite.
@@ -209,8 +209,8 @@ def bits_per_dim(log_evidence: Nats, num_features: int, levels: int | None = Non
     """Convert log evidence (nats per data point, higher is better) to bits per dimension (lower is better).
 
     `bits = -log_evidence / (D log 2)`, and for dequantized data
-    `bits = (-log_evidence / D + log(levels)) / log 2`: a density over [0, 1) is larger by the factor `levels`,
-    for each number, than the probability of its gray level.
+    `bits = (-log_evidence / D + log(levels)) / log 2`: for each number, the density over [0, 1) exceeds the
+    probability of its gray level by the factor `levels`.
 
     When it is wrong: the density of gray values that were not dequantized can grow without bound, and then
     means nothing in bits. From a lower bound (ELBO, IWAE), or from dequantized data, the result is an upper
@@ -261,7 +261,7 @@ class _Source(NamedTuple):
 
 
 def _digits(seed: int, generator: torch.Generator) -> _Source:
-    from sklearn.datasets import load_digits  # here, as it takes a second that `import ppvae` need not wait
+    from sklearn.datasets import load_digits  # here, as it would add a second to `import ppvae`
 
     pixels, classes = load_digits(return_X_y=True)
     order = torch.randperm(len(pixels), generator=generator)
@@ -330,14 +330,14 @@ def _mnist_bytes(name: str) -> bytes:
         _write(cache / f"{name}.gz", packed)
         return content
     raise ConnectionError(
-        f"mnist: no file {name}.gz in {', '.join(map(str, folders))}, and no mirror gave it "
+        f"mnist: no file {name}.gz in {', '.join(map(str, folders))}, and no mirror delivered it "
         f"({'; '.join(failures)}). Set PPVAE_DATA to a folder which holds the four MNIST files "
-        f"({', '.join(f'{file}.gz' for file in _MNIST_MD5)}), or try again with a network"
+        f"({', '.join(f'{file}.gz' for file in _MNIST_MD5)}), or try again with a network connection"
     )
 
 
 def _verified(packed: bytes, name: str, origin: str) -> bytes:
-    """Decompress what begins as gzip does, and compare the checksum."""
+    """Decompress the content if it is gzip, and check its MD5."""
     try:
         content = gzip.decompress(packed) if packed.startswith(b"\x1f\x8b") else packed
     except (EOFError, OSError, zlib.error) as error:

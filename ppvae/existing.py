@@ -1,7 +1,7 @@
 """Pairs from existing Pyro code: functions with `pyro.module` and `pyro.param`, unchanged."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -9,12 +9,17 @@ from typing import Any
 import pyro
 import torch
 from pyro.poutine import Trace
-from torch import nn
+from torch import Tensor, nn
 
-from ppvae.batches import as_batch
+from ppvae.auto_guides import OneSite, supports
+from ppvae.batches import Batch, as_batch
 from ppvae.contract import run_alone
+from ppvae.conversion import data_for, to_pair
+from ppvae.global_latents import AtValues, guides_values
 from ppvae.internals import contents_lent
+from ppvae.local_parameters import LocalParameters
 from ppvae.refusals import ContractError
+from ppvae.sites import sample_sites
 
 _DIVIDER = "$$$"  # between a module's name and its parameter's, in the names that pyro.module gives
 
@@ -32,9 +37,12 @@ class ExistingFunctions(nn.Module):
         model: p(x, z), a Pyro function or a method of a module.
         guide: q(z | x), likewise.
         example: a batch as both take it: a tensor, a tuple (positional arguments) or a dict (keyword arguments).
+        condition: values for latents that all data points share, by site, at which the pair is trained and measured:
+            log p(x | w), with no term for w. Or where the guide has them, its "draw" or its "mean". None: there are no
+            such latents.
 
     Raises:
-        ppvae.ContractError: the functions do not run on the example.
+        ppvae.ContractError: the functions do not run on the example, or a site of `condition` is not among theirs.
 
     Example:
         >>> import pyro.distributions as dist
@@ -52,20 +60,39 @@ class ExistingFunctions(nn.Module):
         (['scale'], [])
     """
 
-    def __init__(self, model: Callable, guide: Callable, example: Any):
+    def __init__(
+        self, model: Callable, guide: Callable, example: Batch, condition: Mapping[str, Any] | str | None = None
+    ):
         super().__init__()
         self._is_copy = False
+        self._unlearned: list[nn.Module] | None = None
         self._model, self._guide = (model,), (guide,)  # in tuples, lest modules among them be registered unasked
-        batch = as_batch(example)
+        modules = _modules_of(guide, model)
         store = pyro.get_param_store()
         with store.scope(store.get_state()), torch.random.fork_rng(devices=[]), torch.no_grad():
-            traces = [run_alone(role, f, batch) for role, f in (("guide", guide), ("model", model))]
+            values = guides_values(guide, example, condition) if isinstance(condition, str) else condition or {}
+            self._own_values(values)
+            at_values = AtValues(self._values())
+            with at_values:
+                traces = [run_alone(role, f, example) for role, f in (("guide", guide), ("model", model))]
             state = store.get_state()
-        modules = _modules_of(guide, model)
+        if unknown := sorted(values.keys() - at_values.met):
+            sites = sorted({name for trace in traces for name in sample_sites(trace)} | at_values.met)
+            raise ContractError(f"condition: found {unknown}, expected names of sites, of {sites}; check the spelling")
         announced = _announced(traces, state, modules)
         self._announced = set(announced)
+        self._supports = supports(_modules_of(guide))
         self._own_modules(modules, announced)
         self._own_leaves(announced, state["constraints"])
+
+    def _own_values(self, values: Mapping[str, Any]) -> None:
+        """Given values become buffers, which move with the pair."""
+        self._given = {name: "given " + name.replace(".", "/") for name in values}
+        for name, buffer in self._given.items():
+            self.register_buffer(buffer, torch.as_tensor(values[name]).detach().clone())
+
+    def _values(self) -> dict[str, Tensor]:
+        return {name: getattr(self, buffer) for name, buffer in self._given.items()}
 
     def _own_modules(self, modules: list[nn.Module], announced: dict[str, Any]) -> None:
         learned = {id(value) for value in announced.values()}
@@ -75,6 +102,15 @@ class ExistingFunctions(nn.Module):
                 name = f"module{len(self._places)}"
                 self.add_module(name, module)
                 self._places[name] = place
+
+    @property
+    def unlearned(self) -> list[nn.Module]:
+        """The modules that the functions use without announcing their parameters, or that have none, as dropout."""
+        if self._unlearned is None:
+            own = {id(module) for module in self.modules()}
+            found = _modules_of(self._guide[0], self._model[0])
+            self._unlearned = [m for outer in found for m in outer.modules() if id(m) not in own]
+        return self._unlearned
 
     def _own_leaves(self, announced: dict[str, Any], constraints: dict[str, Any]) -> None:
         owned = {id(parameter) for parameter in self.parameters()}
@@ -101,7 +137,13 @@ class ExistingFunctions(nn.Module):
         params = {name: getattr(self, attribute) for name, attribute in self._leaves.items()}
         state: Any = {"params": params, "constraints": self._constraints.copy()}
         store = pyro.get_param_store()
-        with store.scope(state), self._own_modules_in_place():
+        with (
+            store.scope(state),
+            self._own_modules_in_place(),
+            AtValues(self._values()),
+            LocalParameters(),
+            OneSite(self._supports),
+        ):
             result = function(*args, **kwargs)
             met = dict(store.named_parameters())
         if unknown := met.keys() - self._announced:
@@ -126,7 +168,18 @@ class ExistingFunctions(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._unlearned = None
         self._is_copy = True  # by copy.copy, copy.deepcopy or pickle, which share functions
+
+
+def example_for(model: Callable, guide: Callable, example: Any) -> Batch:
+    """The example as the functions take it, of the types of their modules' parameters."""
+    functions: Any = nn.ModuleList(_modules_of(guide, model))
+    batch = as_batch(example)  # whole, as the guide may have parameters for its rows
+    functions.__dict__.update(model=model, guide=guide, own_rows=batch)  # plainly, lest modules be registered
+    store = pyro.get_param_store()
+    with store.scope(store.get_state()):
+        return to_pair(data_for(functions, batch), functions)
 
 
 def _announced(traces: list[Trace], state: Any, modules: list[nn.Module]) -> dict[str, Any]:
@@ -144,12 +197,12 @@ def _announced(traces: list[Trace], state: Any, modules: list[nn.Module]) -> dic
 def _modules_of(*functions: Callable) -> list[nn.Module]:
     """The outermost modules that these functions are, belong to, or refer to by closure or global name.
 
-    Followed are: partials and decorators of Pyro's, the object that a method belongs to, containers, and the other
-    functions of the same file.
+    Followed are: partials and decorators of Pyro's, the object that a method belongs to, callable objects, containers,
+    and the other functions and objects of the same files.
     """
     found: dict[int, nn.Module] = {}
     seen: set[int] = set()
-    files = {getattr(inspect.unwrap(function), "__module__", None) for function in functions}
+    files = {_file_of(function) for function in functions}
     queue: list[Any] = list(functions)
     while queue:
         value = queue.pop(0)
@@ -159,10 +212,10 @@ def _modules_of(*functions: Callable) -> list[nn.Module]:
         if isinstance(value, nn.Module):
             found[id(value)] = value
         elif isinstance(value, partial):
+            files.add(_file_of(value.func))
             queue += [value.func, *value.args, *value.keywords.values()]
         elif inspect.ismethod(value):
-            owner = value.__self__
-            queue += [owner] if isinstance(owner, nn.Module) else [value.__func__, *vars(owner).values()]
+            queue += [value.__func__, value.__self__]
         elif inspect.isfunction(value) and value.__module__ in files:
             variables = inspect.getclosurevars(inspect.unwrap(value))
             queue += [*variables.nonlocals.values(), *variables.globals.values()]
@@ -170,5 +223,19 @@ def _modules_of(*functions: Callable) -> list[nn.Module]:
             queue += value.values()
         elif isinstance(value, tuple | list):
             queue += value
+        elif type(value).__module__ in files and not isinstance(value, type):
+            queue += [type(value).__call__] if callable(value) else []
+            queue += _attributes(value)
     inner = {id(module) for outer in found.values() for module in outer.modules() if module is not outer}
     return [module for key, module in found.items() if key not in inner]
+
+
+def _file_of(function: Callable) -> str:
+    """The name of the Python module in which a function, or the class of an object that is called, is written."""
+    return getattr(inspect.unwrap(function), "__module__", "")
+
+
+def _attributes(thing: Any) -> list[Any]:
+    """What an object holds, in its dict or its slots."""
+    slots = [name for cls in type(thing).__mro__ for name in getattr(cls, "__slots__", ())]
+    return [*getattr(thing, "__dict__", {}).values(), *(getattr(thing, name, None) for name in slots)]

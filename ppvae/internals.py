@@ -29,6 +29,7 @@ __all__ = [
     "tree_leaves",
     "tree_map",
     "tree_unflatten",
+    "with_validation_of",
 ]
 
 
@@ -45,6 +46,12 @@ def is_deterministic(site: Mapping[str, Any]) -> bool:
 def mask_of(masked: Any) -> Any:
     """The mask of Pyro's `MaskedDistribution`."""
     return masked._mask
+
+
+def with_validation_of(fn: Any, other: Any) -> Any:
+    """The other distribution, which from now on refuses values outside its support if `fn` does."""
+    other._validate_args = fn._validate_args
+    return other
 
 
 @contextmanager

@@ -12,14 +12,17 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import Normal, Transform, biject_to
+from torch.distributions import Normal
 
 from ppvae.batches import Batch, num_rows
 from ppvae.contract import check_shapes
+from ppvae.coordinates import Coordinates, coordinates
 from ppvae.pair import Pair
+from ppvae.particles import run
 from ppvae.refusals import ContractError, family
 from ppvae.sites import log_prob_terms, presence, sample_sites
-from ppvae.tracing import run, trace_model, trace_pair
+from ppvae.supports import unlike_support
+from ppvae.tracing import trace_model, trace_pair
 from ppvae.weights import sum_terms
 
 
@@ -35,10 +38,10 @@ class Densities(NamedTuple):
 class LatentView:
     """The continuous latents z of a pair as unconstrained vectors u, `[K, B, D]`.
 
-    `u = concat_l T_l^-1(z_l)`, with T_l the bijection from the reals onto the support of site l, which may depend on
-    the sites before it; densities of u are those of z times `|det dT/du|`. Discrete sites that only the model has are
-    summed out. Of a masked latent, which is not there, the entries of u are standard normal under both densities and
-    independent of all else: they cancel.
+    `u = concat_l T_l^-1(z_l)`, with T_l from the reals onto the support of site l (`ppvae.coordinates`), which may
+    depend on the sites before it; densities of u are those of z times `|det dT/du|`. Discrete sites that only the model
+    has are summed out. Of a masked latent, which is not there, the entries of u are standard normal under both
+    densities and independent of all else: they cancel. So do the lengths of vectors whose direction is an angle.
 
     It does not apply to a guide with discrete sites, nor to a pair without continuous latents.
 
@@ -48,8 +51,8 @@ class LatentView:
         start: "guide" or "prior": what `draw` draws from, and whose density `log_start` is.
 
     Raises:
-        ppvae.ContractError: a latent is discrete, or its density is known for its own draws alone (the site is named);
-            or there is no latent.
+        ppvae.ContractError: a latent is discrete, its support in the guide is not the model's, or its density is known
+            for its own draws alone (the site is named); or there is no latent.
         ValueError: a start of another name.
 
     Example:
@@ -68,6 +71,8 @@ class LatentView:
         self._shapes: dict[str, torch.Size] = {}
         with torch.no_grad():
             self.log_start(pair, batch, self.draw(pair, batch, 1))  # is there a density of any u?
+        if start == "guide":
+            _refuse_unlike_support(pair, batch)
 
     @property
     def num_dims(self) -> int:
@@ -88,7 +93,7 @@ class LatentView:
     def unconstrain(self, pair: Pair, batch: Batch, latents: dict[str, Tensor], *, renewed: bool = False) -> Tensor:
         """Given latents by site, `[K, B, *event]`, as u; `renewed`: with fresh noise for those that are not there."""
         num_particles = next(iter(latents.values())).shape[0]
-        given = _Given(lambda name, bijection: (bijection.inv(latents[name]), latents[name]))
+        given = _Given(lambda name, own: (own.inv(latents[name]), latents[name]))
         self._run(pair, batch, num_particles, given)
         there = given.there if renewed else dict.fromkeys(given.there)
         pieces = [_with_noise(piece, there[name]) for name, piece in given.pieces.items()]
@@ -113,7 +118,7 @@ class LatentView:
             return self.densities(pair, batch, u).log_start
         given = self._given(u)
         with given:
-            trace = run(pair.guide, batch, len(u))
+            trace = run(pair, "guide", batch, len(u))
         return sum_terms(log_prob_terms(trace)) + given.log_det()
 
     def latents(self, pair: Pair, batch: Batch, u: Tensor) -> dict[str, Tensor]:
@@ -124,7 +129,7 @@ class LatentView:
 
     def _given(self, u: Tensor) -> "_Given":
         pieces = {name: u[..., where].reshape(*u.shape[:2], *self._shapes[name]) for name, where in self.sites.items()}
-        return _Given(lambda name, bijection: (pieces[name], bijection(pieces[name])))
+        return _Given(lambda name, own: (pieces[name], own(pieces[name])))
 
     def _run(self, pair: Pair, batch: Batch, num_particles: int, given: "_Given") -> Any:
         with given:
@@ -133,12 +138,12 @@ class LatentView:
             return trace_model(pair, batch, num_particles=num_particles)
 
     def _draw(self, pair: Pair, batch: Batch, num_particles: int) -> dict[str, Tensor]:
-        trace = run(pair.guide if self.start == "guide" else pair.model, batch, num_particles)
+        trace = run(pair, "guide" if self.start == "guide" else "model", batch, num_particles)
         sites, shape = sample_sites(trace), (num_particles, num_rows(batch))
         pieces = {}
-        for name, bijection in self._bijections(trace).items():
+        for name, own in self._coordinates(trace).items():
             value = sites[name]["value"].expand(*shape, *sites[name]["fn"].event_shape)
-            piece = bijection.inv(value)
+            piece = own.inv(value)
             pieces[name] = _with_noise(piece, _there(sites[name], value, piece))
         if not pieces:
             raise ContractError(
@@ -148,22 +153,36 @@ class LatentView:
         self._shapes = {name: piece.shape[2:] for name, piece in pieces.items()}
         return pieces
 
-    def _bijections(self, trace: Trace) -> dict[str, Transform]:
+    def _coordinates(self, trace: Trace) -> dict[str, Coordinates]:
         sites = sample_sites(trace, observed=False)
         return {
-            name: _bijection(name, site["fn"])
+            name: coordinates(name, site["fn"])
             for name, site in sites.items()
             if self.start == "guide" or not site["fn"].has_enumerate_support  # those are summed out
         }
 
 
-class _Given(Messenger):
-    """Gives each latent that is not enumerated a value: `value(name, bijection onto its support)` is (u, z)."""
+@torch.no_grad()
+def _refuse_unlike_support(pair: Pair, batch: Batch) -> None:
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        joint = trace_pair(pair, batch, 1)
+        name = unlike_support(pair, batch, joint)
+    if name:
+        guide, model = (family(trace.nodes[name]["fn"]) for trace in (joint.guide, joint.model))
+        raise ContractError(
+            f"guide site '{name}': found {guide} for {model} in the model, expected the same support in both, as "
+            "chains and maps that start from the guide cannot leave the one for the other; start from the prior, "
+            "AIS(start='prior'), or give the guide the model's support"
+        )
 
-    def __init__(self, value: Callable[[str, Transform], tuple[Tensor, Tensor]]):
+
+class _Given(Messenger):
+    """Gives each latent that is not enumerated a value: `value(name, its coordinates)` is (u, z)."""
+
+    def __init__(self, value: Callable[[str, Coordinates], tuple[Tensor, Tensor]]):
         super().__init__()
         self._value = value
-        self._bijections: list[Transform] = []
+        self._coordinates: list[Coordinates] = []
         self.pieces: dict[str, Tensor] = {}
         self.values: dict[str, Tensor] = {}
         self.there: dict[str, Tensor | None] = {}
@@ -172,21 +191,21 @@ class _Given(Messenger):
         if msg["is_observed"] or msg["done"] or site_is_subsample(msg):
             return
         name = str(msg["name"])
-        self._bijections.append(_bijection(name, msg["fn"]))
-        self.pieces[name], self.values[name] = self._value(name, self._bijections[-1])
+        self._coordinates.append(coordinates(name, msg["fn"]))
+        self.pieces[name], self.values[name] = self._value(name, self._coordinates[-1])
         self.there[name] = _there(msg, self.values[name], self.pieces[name])
         msg["value"], msg["done"] = self.values[name], True
 
     def log_det(self) -> Tensor:
         """`log |det dT/du|` of what is there, and the standard normal density of what is not: `[K, B]`."""
         terms = []
-        for name, bijection in zip(self.pieces, self._bijections, strict=True):
+        for name, own in zip(self.pieces, self._coordinates, strict=True):
             piece, there = self.pieces[name], self.there[name]
-            term = bijection.log_abs_det_jacobian(piece, self.values[name])
+            term = own.log_abs_det_jacobian(piece, self.values[name])
             if there is not None:
                 noise = torch.where(there, 0.0, Normal(0.0, 1.0).log_prob(piece))
                 terms.append(noise.reshape(*piece.shape[:2], -1).sum(-1))
-                term = torch.where(there if term.dim() == there.dim() else there.flatten(2).any(-1), term, 0.0)
+                term = torch.where(there if term.dim() == there.dim() else _any_entry(there, term), term, 0.0)
             terms.append(term.reshape(*term.shape[:2], -1).sum(-1))
         return torch.stack(terms).sum(0)
 
@@ -194,31 +213,20 @@ class _Given(Messenger):
 def _there(site: Mapping[str, Any], value: Tensor, piece: Tensor) -> Tensor | None:
     """Which entries of a piece of u stand for latents that are there, of its shape; None if all do.
 
-    Where the bijection mixes a site's entries (a simplex), the site is there if any of them is.
+    Where the coordinates mix a site's entries (a simplex), the site is there if any of them is.
     """
     if (there := presence(site)) is None:
         return None
     there = there.expand(value.shape)
     if piece.shape != value.shape:
-        there = there.flatten(2).any(-1).reshape(*piece.shape[:2], *(1,) * (piece.dim() - 2)).expand(piece.shape)
+        there = _any_entry(there, piece).expand(piece.shape)
     return there
+
+
+def _any_entry(there: Tensor, like: Tensor) -> Tensor:
+    """Where any entry of a site is there, `[K, B]`, with further dimensions to broadcast against `like`."""
+    return there.reshape(*there.shape[:2], -1).any(-1).reshape(*there.shape[:2], *(1,) * (like.dim() - 2))
 
 
 def _with_noise(piece: Tensor, there: Tensor | None) -> Tensor:
     return piece if there is None else torch.where(there, piece, torch.randn_like(piece))
-
-
-def _bijection(name: str, fn: Any) -> Transform:
-    """From the reals onto the support of a site."""
-    try:
-        if not fn.support.is_discrete:
-            return biject_to(fn.support)
-    except NotImplementedError as error:
-        raise ContractError(
-            f"site '{name}': found {family(fn)}, whose support has no bijection from the reals ({error}), expected one "
-            "of torch's constraints; give the distribution a `support`"
-        ) from error
-    raise ContractError(
-        f"site '{name}': found {family(fn)}, which is discrete, expected a continuous latent; leave it out of the "
-        "guide to have it summed out of the model if it has finitely many values, or use method='iwae'"
-    )

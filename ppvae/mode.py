@@ -8,9 +8,16 @@ from torch import nn
 
 @contextmanager
 def mode(module: nn.Module, *, training: bool) -> Iterator[None]:
-    """A module in training or evaluation mode for the block; each submodule's own mode afterwards."""
-    before = {m: m.training for m in module.modules()}
+    """A module in training or evaluation mode for the block; each submodule's own mode afterwards.
+
+    What a pair uses without learning it (its `unlearned` modules) is evaluated with it; in training it stays as it is.
+    """
+    own = list(module.modules())
+    unlearned = [] if training else [used for m in own for used in getattr(m, "unlearned", ())]
+    before = {m: m.training for m in [*own, *unlearned]}
     module.train(training)
+    for m in unlearned:
+        m.training = False
     try:
         yield
     finally:

@@ -122,7 +122,7 @@ def convolutional_decoder(
 
 
 def inverse_softplus(value: Tensor) -> Tensor:
-    """`log(exp(value) - 1)` of positive values, without overflow: the start of a parameter whose softplus is used.
+    """`log(exp(value) - 1)` of positive values, without overflow, to initialize a parameter whose softplus is used.
 
     Example:
         >>> import torch

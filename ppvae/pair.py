@@ -1,19 +1,33 @@
 """The contract: a pair is a model p(x, z) and a guide q(z | x) over one plate at dim -1, the data plate."""
 
-from collections.abc import Callable
-from typing import Any
+import warnings
+from collections.abc import Callable, Mapping
+from numbers import Integral
+from typing import Any, Self, TypeVar
 
+import pyro
 import torch
 from pyro import poutine
 from torch import Tensor, nn
 
 from ppvae import contract, tracing
-from ppvae.batches import Batch, as_batch, call, map_batch, num_rows, rows
-from ppvae.existing import ExistingFunctions
+from ppvae.batches import Batch, call, entries, is_rows, map_batch, num_rows, rows
+from ppvae.conversion import data_for, to_pair
+from ppvae.encoding import Encoding, moments
+from ppvae.existing import ExistingFunctions, example_for
 from ppvae.mode import mode
+from ppvae.own_rows import has_own_rows, refuse_other_rows, rows_or_all
+from ppvae.particles import LEADING
+from ppvae.recipes import Recipe, recipe_of
+from ppvae.reconstruction import reconstructions
 from ppvae.refusals import at_least_one
-from ppvae.sites import is_enumerated, sample_sites
-from ppvae.weights import Weights, expected_log_weight, sum_terms, weights_of
+from ppvae.row_chunks import over_rows
+from ppvae.sites import deterministic_values, is_enumerated, is_factor, sample_sites
+from ppvae.tracing import draw_latents
+from ppvae.unconditioned import Unconditioned
+from ppvae.weights import Weights, draw_weights, expected_log_weight, sum_terms
+
+Value = TypeVar("Value")
 
 
 class Pair(nn.Module):
@@ -24,11 +38,16 @@ class Pair(nn.Module):
     has are summed out exactly.
 
     A batch is a tensor (`model(x)`), a tuple (`model(*batch)`) or a dict (`model(**batch)`) of tensors sharing
-    dimension 0. Particles enter in an outer plate at dim -2, so latents reach the networks as `[K, B, D]`: a network
-    must take any number of leading dimensions (`ppvae.networks.Fold` helps those that take one).
+    dimension 0. Particles enter in an outer plate at dim -2, so latents reach the networks as `[K, B, D]`; a pair whose
+    networks do not take leading dimensions is run on the batch repeated to K*B rows instead, as `check` finds out.
 
     Attributes:
         example: one row of data, for `sample`; set by `check`, or by the subclass.
+        checked_kinds: the kinds of batches that have passed the check since the pair was last changed or trained.
+        particles: "leading" or "rows": how many particles are run. `check` sets the latter where the former fails or
+            gives other numbers.
+        own_rows: the rows that the guide has parameters for, if it takes no others, as an AutoNormal; see
+            `ppvae.own_rows`.
         evidence_undefined: why this pair has no evidence, if it has none; empty otherwise.
         amortization_undefined: why its guide cannot be said to amortize, if so. That of a guide without learned
             parameters is found out by `ppvae.gap`.
@@ -49,8 +68,25 @@ class Pair(nn.Module):
     """
 
     example: Batch | None = None
+    particles: str = LEADING
+    own_rows: Batch | None = None
     evidence_undefined: str = ""
     amortization_undefined: str = ""
+    recipe: Recipe | None
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        self = super().__new__(cls)
+        self.__dict__["recipe"] = recipe_of(cls, "", args, kwargs)
+        return self
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.checked_kinds: set[str] = set()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, nn.Module | nn.Parameter) and "checked_kinds" in self.__dict__:
+            self.checked_kinds.clear()
+        super().__setattr__(name, value)
 
     def model(self, *args: Any, **kwargs: Any) -> Any:
         """p(x, z): a Pyro function of the batch, with the data given as `obs`."""
@@ -65,12 +101,12 @@ class Pair(nn.Module):
         return 0.0
 
     @staticmethod
-    def of(model: Callable, guide: Callable, example: Any) -> "Pair":
+    def of(model: Callable, guide: Callable, example: Any, condition: Mapping[str, Any] | str | None = None) -> "Pair":
         """A pair from existing Pyro functions, unchanged; see `ppvae.existing.ExistingFunctions`."""
-        return ExistingPair(model, guide, example)
+        return ExistingPair(model, guide, example, condition)
 
     def check(self, batch: Batch) -> None:
-        """Runs the pair on a few rows and refuses, by name, whatever breaks the contract.
+        """Runs the pair on a few rows, refuses, by name, whatever breaks the contract, and keeps a row as `example`.
 
         Args:
             batch: the data, or some of it.
@@ -78,9 +114,35 @@ class Pair(nn.Module):
         Raises:
             ppvae.ContractError: with the site, what was found, what was expected and the usual remedies.
         """
-        with mode(self, training=False):
-            contract.check(self, batch)
-        self.example = map_batch(lambda t: t[:1].clone(), batch)
+        few = to_pair(data_for(self, rows_or_all(self, batch, slice(contract.MAX_ROWS))), self)
+        self._settle(few, in_vain=False)
+        self.example = map_batch(lambda t: t[:1].clone(), few)
+
+    def check_once(self, batch: Batch) -> None:
+        """`check`, unless a batch of this kind has passed since the pair was last changed or trained; keeps nothing.
+
+        Draws of the guide to which the model gives no density have weight zero here, and are no breach. Of a guide that
+        has parameters for its own rows, these are recognized.
+        """
+        refuse_other_rows(self, batch)
+        if _kind(batch) not in self.checked_kinds:
+            self._settle(batch, in_vain=True)
+
+    def _settle(self, batch: Batch, in_vain: bool) -> None:
+        with mode(self, training=False), torch.random.fork_rng(self._gpus()), pyro.validation_enabled(True):
+            layout, reason = contract.check(self, batch, in_vain)
+        if num_rows(batch) > 1:  # one row does not tell whether rows are independent
+            self.checked_kinds.add(_kind(batch))
+        if layout != self.particles:
+            self.particles = layout
+            warnings.warn(
+                f"{type(self).__name__} is run by rows from now on (pair.particles = {layout!r}), which is slower with "
+                f"many particles: {reason}",
+                stacklevel=2,
+            )
+
+    def _gpus(self) -> list[torch.device]:
+        return list({p.device for p in self.parameters() if p.is_cuda})
 
     def log_weights(self, batch: Batch, num_particles: int = 1) -> Weights:
         """`log w = log p(x, z_k) - log q(z_k | x)` with `z_k ~ q(z | x)`, per particle and data point.
@@ -92,21 +154,50 @@ class Pair(nn.Module):
             batch: B data points.
             num_particles: K.
 
+        Raises:
+            ppvae.ContractError: the pair breaks the contract, as `check_once` finds out.
+
         Returns:
             Weights with tensors `[K, B]`, in nats.
         """
         at_least_one("num_particles", num_particles)
-        joint = tracing.trace_pair(self, batch, num_particles)
-        contract.check_shapes(joint)
-        return weights_of(joint)
+        batch = to_pair(data_for(self, batch), self)
+        self.check_once(batch)
+        return draw_weights(self, batch, num_particles)
 
     def latents(self, batch: Batch, num_particles: int = 1) -> dict[str, Tensor]:
-        """Draws from the guide: for each of its sites `[K, B, *event]`."""
+        """Draws from the guide: for each of its sites `[K, B, *event]`, a few rows at a time, where the batch is."""
         at_least_one("num_particles", num_particles)
-        return tracing.draw_latents(self, batch, num_particles)
+        batch = self._checked(batch)
+        return over_rows(self, batch, num_particles, lambda few: draw_latents(self, few, num_particles), dim=1)
+
+    def encode(self, batch: Batch, num_samples: int = 100) -> Encoding | dict[str, Encoding]:
+        """Mean and standard deviation of q(z | x) for each data point; a dict of such where there are several latents.
+
+        Those of latents that depend on other latents, or have a flow for a posterior, are estimated from draws; all
+        others are the guide's own, whatever is drawn. Results are where the batch is, and have no gradients.
+
+        Args:
+            batch: B data points, however many: they are run a few at a time.
+            num_samples: S, draws per data point where draws are needed; the means are off by about std / sqrt(S) then.
+
+        Returns:
+            `Encoding` with `mean` and `std`, `[B, *event]`.
+
+        Example:
+            >>> from ppvae.models import LinearVAE
+            >>> LinearVAE(num_features=5, num_latents=2).encode(torch.randn(10, 5)).mean.shape
+            torch.Size([10, 2])
+        """
+        at_least_one("num_samples", num_samples)
+        batch = self._checked(batch)
+        found = over_rows(self, batch, num_samples, lambda few: moments(self, few, num_samples), dim=1)
+        return _only({name: Encoding(*both) for name, both in found.items()})
 
     def sample(self, at: int | Batch) -> Tensor | dict[str, Tensor]:
         """Data drawn from the model: `[N, *event]`, or a dict of such where several sites are observed.
+
+        What `pyro.factor` adds to the density has no draws, and is left out.
 
         Args:
             at: how many, N; what the model only reads (lengths, labels, covariates) is then that of `example`. Or a
@@ -114,18 +205,25 @@ class Pair(nn.Module):
         """
         return _only(self.sample_joint(at, observed=True))
 
-    @torch.no_grad()
     def sample_joint(self, at: int | Batch, observed: bool | None = None) -> dict[str, Tensor]:
-        """Draws of the model's sites by name, `[N, *event]`: all of them, or only the observed or the latent ones."""
-        batch = at if isinstance(at, Tensor | tuple | dict) else self.examples(at)
-        with mode(self, training=False), poutine.trace() as tracer:
-            call(poutine.uncondition(self.model), batch)
-        sites = sample_sites(tracer.trace)
-        return {
-            name: site["value"].expand(num_rows(batch), *site["fn"].event_shape)
-            for name, site in sites.items()
-            if observed is None or site["infer"].get("was_observed", False) == observed
-        }
+        """Draws of the model's sites by name, `[N, *event]`: only the observed, or the latent ones, or all.
+
+        All are those two, and what `pyro.deterministic` names.
+        """
+        batch = self.examples(int(at)) if isinstance(at, Integral) else data_for(self, at)
+
+        def draws(few: Batch) -> dict[str, Tensor]:
+            with poutine.trace() as tracer, Unconditioned():
+                call(self.model, few)
+            sites, shape = sample_sites(tracer.trace), (num_rows(few),)
+            named = deterministic_values(tracer.trace, shape) if observed is None else {}
+            return named | {
+                name: site["value"].expand(*shape, *site["fn"].event_shape)
+                for name, site in sites.items()
+                if (observed is None or site["infer"].get("was_observed", False) == observed) and not is_factor(site)
+            }
+
+        return over_rows(self, batch, 1, draws)
 
     def examples(self, num: int, batch: Batch | None = None) -> Batch:
         """A batch of `num` rows, all alike, where the pair's parameters are and of their precision.
@@ -145,17 +243,32 @@ class Pair(nn.Module):
         placed = map_batch(lambda t: t.to(parameter if t.is_floating_point() else parameter.device), example)
         return map_batch(lambda t: t.expand(num, *t.shape[1:]), placed)
 
-    @torch.no_grad()
     def reconstruct(self, batch: Batch, num_particles: int = 1) -> Tensor | dict[str, Tensor]:
         """`E[x' | z]` averaged over `z ~ q(z | x)`: the mean of the likelihood, `[B, *event]`.
 
-        Discrete sites that only the model has are averaged over their posterior given x and the other latents.
+        Discrete sites that only the model has are averaged over their posterior given x and the other latents. Of a
+        Categorical likelihood, the probabilities of its classes, `[B, *event, classes]`; one without a mean is left
+        out, with a warning.
+
+        Raises:
+            NotImplementedError: no likelihood has a mean (the site is named).
         """
         at_least_one("num_particles", num_particles)
-        with mode(self, training=False):
-            joint = tracing.trace_pair(self, batch, num_particles)
-        names = sample_sites(joint.model, observed=True)
-        return _only({name: joint.expected(name).mean(0) for name in names})
+        batch = self._checked(batch)
+        return _only(
+            over_rows(
+                self,
+                batch,
+                num_particles,
+                lambda few: reconstructions(tracing.trace_pair(self, few, num_particles)),
+            )
+        )
+
+    def _checked(self, data: Any) -> Batch:
+        """Data as a batch, still where they are; the pair is checked on a few rows of them."""
+        batch = data_for(self, data)
+        self.check_once(to_pair(rows_or_all(self, batch, slice(contract.MAX_ROWS)), self))
+        return batch
 
     def log_prob(self, batch: Any) -> Tensor:
         """Exact `log p(x)`, `[B]`, in nats: here by summing all latents out, where all are discrete or there are none.
@@ -191,10 +304,25 @@ class Pair(nn.Module):
 class ExistingPair(ExistingFunctions, Pair):
     """A pair whose model and guide are functions written elsewhere, as `Pair.of` makes it."""
 
-    def __init__(self, model: Callable, guide: Callable, example: Any):
-        super().__init__(model, guide, example)
-        self.check(as_batch(example))
+    def __init__(
+        self, model: Callable, guide: Callable, example: Any, condition: Mapping[str, Any] | str | None = None
+    ):
+        batch = example_for(model, guide, example)
+        super().__init__(model, guide, batch, condition)
+        with mode(self, training=False), torch.random.fork_rng(self._gpus()):
+            if has_own_rows(self.guide, batch):
+                self.own_rows = map_batch(torch.clone, batch)
+        self.check(batch)
 
 
-def _only(values: dict[str, Tensor]) -> Tensor | dict[str, Tensor]:
+def _kind(batch: Batch) -> str:
+    """What batches that a pair takes alike have in common."""
+    kinds = {
+        name: (value.dtype, list(value.shape[1:])) if is_rows(value) else type(value).__name__
+        for name, value in entries(batch).items()
+    }
+    return f"{type(batch).__name__} {kinds}"
+
+
+def _only(values: dict[str, Value]) -> Value | dict[str, Value]:
     return next(iter(values.values())) if len(values) == 1 else values

@@ -4,6 +4,8 @@ from typing import Any
 
 from torch.distributions import Independent
 
+from ppvae.splitting import SplitDistribution
+
 
 class ContractError(ValueError):
     """A pair, or what it was given, breaks the contract."""
@@ -17,4 +19,4 @@ def at_least_one(name: str, value: int) -> None:
 
 def family(fn: Any) -> str:
     """The name of a distribution, without the declaration that dimensions are event dimensions."""
-    return family(fn.base_dist) if isinstance(fn, Independent) else type(fn).__name__
+    return family(fn.base_dist) if isinstance(fn, Independent | SplitDistribution) else type(fn).__name__

@@ -15,6 +15,7 @@ from torch import Tensor
 from ppvae.batches import Batch, call, map_batch, num_rows, tensors
 from ppvae.internals import is_deterministic
 from ppvae.model_and_guide import ModelAndGuide
+from ppvae.own_rows import refuse_simulated_rows
 from ppvae.refusals import ContractError, family
 from ppvae.sites import sample_sites
 
@@ -37,7 +38,8 @@ def simulate(
 
     Raises:
         ppvae.ContractError: the model observes something that it computed from the batch, or `pyro.factor`, so that
-            simulated data have no place in a batch (the site is named).
+            simulated data have no place in a batch (the site is named); or the guide has parameters for its own rows
+            alone.
 
     Example:
         >>> from ppvae.models import LinearVAE
@@ -45,6 +47,7 @@ def simulate(
         >>> x.shape, latents["z"].shape
         (torch.Size([3, 5]), torch.Size([3, 2]))
     """
+    refuse_simulated_rows(pair)
     batch = map_batch(lambda t: t.clone(memory_format=torch.contiguous_format), batch)
     with poutine.trace() as tracer, _Overwriting(batch, given):
         call(pair.model, batch)

@@ -4,13 +4,16 @@
 - The values of an enumerated latent sum to one, masked or not, as in `pyro.infer.TraceEnum_ELBO`: one that is not there
   is summed out to nothing.
 - The scale of a subsampled plate never enters: a pair's weights are per data point.
+- The scale of a handler, `poutine.scale`, is for training, which asks for it (`handler_scales`); no density has it.
 """
 
-from collections.abc import Container, Mapping
+import math
+from collections.abc import Container, Iterator, Mapping
 from functools import reduce
-from typing import Any, cast
+from typing import Any
 
 import torch
+from pyro.distributions import Unit
 from pyro.distributions.torch_distribution import ExpandedDistribution, MaskedDistribution
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
@@ -19,6 +22,9 @@ from torch.distributions import Independent
 
 from ppvae.internals import enumeration_dim, is_deterministic, mask_of
 from ppvae.refusals import ContractError, family
+
+ROUNDING = 1e-6
+"""What multiplying by a plate's scale and dividing by it may leave."""
 
 
 def sample_sites(trace: Trace, *, observed: bool | None = None) -> dict[str, dict[str, Any]]:
@@ -34,12 +40,47 @@ def sample_sites(trace: Trace, *, observed: bool | None = None) -> dict[str, dic
     }
 
 
+def data_sites(trace: Trace) -> dict[str, dict[str, Any]]:
+    """The observed sites of a trace that hold data: those of `pyro.factor` do not."""
+    return {name: site for name, site in sample_sites(trace, observed=True).items() if not is_factor(site)}
+
+
+def is_factor(site: Mapping[str, Any]) -> bool:
+    """Whether the site is a `pyro.factor` statement: a term of the density without a value."""
+    *_, inner = wrapped(site["fn"])
+    return isinstance(inner, Unit)
+
+
+def deterministic_values(trace: Trace, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
+    """What `pyro.deterministic` names, `[*batch, *event]`.
+
+    Where a statement does not say its `event_dim`, the dimensions that fit the batch's are taken for these.
+    """
+    nodes: dict[str, Any] = trace.nodes
+    found = {}
+    for name, site in nodes.items():
+        if site["type"] == "sample" and is_deterministic(site):
+            value, num = site["value"], len(batch_shape)
+            leading = value.dim() - site["fn"].event_dim
+            if leading == 0:  # as it is where it is not said
+                fitting = (n for n in range(num, 0, -1) if _fits(value.shape[:n], batch_shape[num - n :]))
+                leading = next(fitting, 0)
+            aligned = value.reshape(*(1,) * (num - leading), *value.shape)
+            found[name] = aligned.expand(*batch_shape, *value.shape[leading:])
+    return found
+
+
+def _fits(shape: torch.Size, batch_shape: tuple[int, ...]) -> bool:
+    return len(shape) == len(batch_shape) and all(n in (1, full) for n, full in zip(shape, batch_shape, strict=True))
+
+
 def log_prob_terms(trace: Trace, without: Container[str] = (), summed_out: Container[str] = ()) -> dict[str, Tensor]:
     """Log probability per site, but for those in `without`; masks applied, scales left out.
 
     Those enumerated latents that are `summed_out` have the log probabilities of their values, masked or not.
     """
     sites = {name: site for name, site in sample_sites(trace).items() if name not in without}
+    scales = {name: site["scale"] for name, site in sites.items()}
     for site in sites.values():
         site["scale"] = 1.0
     try:
@@ -52,10 +93,25 @@ def log_prob_terms(trace: Trace, without: Container[str] = (), summed_out: Conta
             "their own last draw's alone: train with a plain gradient and measure with method='iwae', or take a flow "
             "with an inverse"
         ) from error
+    finally:
+        for name, site in sites.items():
+            site["scale"] = scales[name]
     for name, site in sites.items():
         if name in summed_out and is_enumerated(site):
             site["log_prob"] = log_probability_of_values(site)
     return {name: site["log_prob"] for name, site in sites.items()}
+
+
+def handler_scales(trace: Trace) -> dict[str, Any]:
+    """The scales that handlers give sites (`poutine.scale`), numbers or tensors, by site; none where it is 1."""
+    scales = {name: site["scale"] / plate_scale(site) for name, site in sample_sites(trace).items()}
+    return {name: scale for name, scale in scales.items() if isinstance(scale, Tensor) or abs(scale - 1) > ROUNDING}
+
+
+def plate_scale(site: Mapping[str, Any]) -> Any:
+    """The scale that subsampled plates give a site."""
+    frames = [frame for frame in site["cond_indep_stack"] if frame.full_size is not None]
+    return math.prod(frame.full_size / frame.size for frame in frames)
 
 
 def is_enumerated(site: Mapping[str, Any]) -> bool:
@@ -71,44 +127,39 @@ def log_probability_of_values(site: Mapping[str, Any]) -> Tensor:
 
 def without_row_mask(site: Mapping[str, Any]) -> tuple[Any, list[Tensor]]:
     """A site's distribution, and the masks of whole rows over its batch shape: that of handlers, that of `.mask()`."""
-    fn = site["fn"]
     masks = [] if site["mask"] is None else [site["mask"]]
-    while isinstance(fn, MaskedDistribution):
+    for fn in wrapped(site["fn"]):
+        if not isinstance(fn, MaskedDistribution):
+            break
         masks.append(mask_of(fn))
-        fn = fn.base_dist
     return fn, [torch.as_tensor(mask) for mask in masks]
 
 
 def presence(site: Mapping[str, Any]) -> Tensor | None:
     """Where a site is there, a mask that broadcasts against its values, `[..., *event]`; None where it always is."""
-    fn = site["fn"]
-    masks = [mask for mask in (_with_event_dims(site["mask"], fn.event_dim), _presence(fn)) if mask is not None]
-    return reduce(torch.logical_and, masks) if masks else None
+    masks = [(mask_of(fn), fn.event_dim) for fn in wrapped(site["fn"]) if isinstance(fn, MaskedDistribution)]
+    if site["mask"] is not None:
+        masks.append((site["mask"], site["fn"].event_dim))
+    shaped = [mask.reshape(mask.shape + (1,) * num) for mask, num in ((torch.as_tensor(m), n) for m, n in masks)]
+    return reduce(torch.logical_and, shaped) if shaped else None
 
 
-def _presence(fn: Any) -> Tensor | None:
-    """The mask of a distribution, with a dimension for each of its event."""
-    if isinstance(fn, MaskedDistribution):
-        own, inner = _with_event_dims(mask_of(fn), fn.event_dim), _presence(fn.base_dist)
-        return own if inner is None else torch.logical_and(cast(Tensor, own), inner)
-    return _presence(fn.base_dist) if isinstance(fn, ExpandedDistribution | Independent) else None
-
-
-def _with_event_dims(mask: Any, event_dim: int) -> Tensor | None:
-    if mask is None:
-        return None
-    mask = torch.as_tensor(mask)
-    return mask.reshape(*mask.shape, *(1,) * event_dim)
+def wrapped(fn: Any) -> Iterator[Any]:
+    """A distribution, and those inside it that it masks, expands, or declares dimensions of as the event's."""
+    yield fn
+    while isinstance(fn, MaskedDistribution | ExpandedDistribution | Independent):
+        fn = fn.base_dist
+        yield fn
 
 
 def _unmasked(fn: Any) -> Any:
     """The distribution without masks; itself, where it has none."""
-    if isinstance(fn, MaskedDistribution):
-        return _unmasked(fn.base_dist)
-    if isinstance(fn, ExpandedDistribution):
-        base = _unmasked(fn.base_dist)
-        return fn if base is fn.base_dist else base.expand(fn.batch_shape)
-    if isinstance(fn, Independent):
-        base = _unmasked(fn.base_dist)
-        return fn if base is fn.base_dist else base.to_event(fn.reinterpreted_batch_ndims)
-    return fn
+    *wrappers, inner = wrapped(fn)
+    if not any(isinstance(wrapper, MaskedDistribution) for wrapper in wrappers):
+        return fn
+    for wrapper in reversed(wrappers):
+        if isinstance(wrapper, ExpandedDistribution):
+            inner = inner.expand(wrapper.batch_shape)
+        elif isinstance(wrapper, Independent):
+            inner = inner.to_event(wrapper.reinterpreted_batch_ndims)
+    return inner

@@ -1,4 +1,4 @@
-"""Running a pair under Pyro's handlers: K particles at dim -2, discrete sites of the model summed out exactly.
+"""A pair's runs, guide first: K particles at dim -2, discrete sites of the model summed out exactly.
 
 Everything a pair is asked (weights, bounds, reconstructions) is read from the two traces made here.
 """
@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-import pyro
 from pyro import poutine
 from pyro.poutine import Trace
 from pyro.poutine.enum_messenger import EnumMessenger
 from torch import Tensor
 
-from ppvae.batches import Batch, call, num_rows
+from ppvae.batches import Batch, num_rows
 from ppvae.internals import eliminate
 from ppvae.model_and_guide import ModelAndGuide
-from ppvae.sites import log_prob_terms, sample_sites
+from ppvae.particles import run
+from ppvae.refusals import family
+from ppvae.sites import is_enumerated, log_prob_terms, sample_sites
 
-PARTICLES = "_particles"
 FIRST_ENUMERATION_DIM = -3
 
 
@@ -43,7 +43,9 @@ class Joint:
         taken by variable elimination. Dims that the guide enumerates stay, to the left.
         """
         terms = self._model_terms(without)
-        tied = {name: t for name, t in terms.items() if t.dim() > 2}
+        own = (site for name, site in sample_sites(self.model).items() if name not in self.guide.nodes)
+        summed_out = any(is_enumerated(site) for site in own)
+        tied = {name: t for name, t in terms.items() if t.dim() > 2} if summed_out else {}
         result = {name: self._expand(t) for name, t in terms.items() if name not in tied}
         if tied:
             result[",".join(tied)] = self._expand(self._eliminate(list(tied)))
@@ -62,17 +64,36 @@ class Joint:
         return log_p - log_p.logsumexp(tuple(range(log_p.dim() - 2)), keepdim=True)
 
     def expected(self, name: str, without: Container[str] = ()) -> Tensor:
-        """`E[x | z]` of a model site, `[K, B, *event]`; summed-out values are weighed by `log_posterior`."""
+        """`E[x | z]` of a model site, `[K, B, *event]`; summed-out values are weighed by `log_posterior`.
+
+        Raises:
+            NotImplementedError: its distribution has no mean.
+        """
         fn = sample_sites(self.model)[name]["fn"]
-        mean = fn.mean
-        if mean.isnan().any():
+        try:
+            mean = fn.mean
+        except NotImplementedError:
+            mean = None
+        if mean is None or mean.isnan().any():
             raise NotImplementedError(
-                f"model site '{name}' has no mean, as {type(fn).__name__} has none; draw from p(x | z) instead, with "
-                "pair.latents and pyro.poutine.condition"
+                f"model site '{name}' has no mean, as {family(fn)} has none; draw from p(x | z) instead, as the group "
+                "'posterior_predictive' of ppvae.to_arviz does"
             )
+        return self.averaged(name, mean, without)
+
+    def averaged(self, name: str, values: Tensor, without: Container[str] = ()) -> Tensor:
+        """What a model site's distribution has for each value that is summed out, averaged over these: `[K, B, *]`.
+
+        Args:
+            name: of the site.
+            values: `[..., K, B, *]`, with a dimension for each of those that is summed out, as its batch shape has.
+            without: as in `log_posterior`.
+        """
+        batch_shape = sample_sites(self.model)[name]["fn"].batch_shape
+        own = values.shape[len(batch_shape) :]
         posterior = self.log_posterior(name, without).exp()
-        weighted = posterior.reshape(*posterior.shape, *(1,) * len(fn.event_shape)) * mean
-        return weighted.sum_to_size(*self.shape, *fn.event_shape)
+        weighted = posterior.reshape(*posterior.shape, *(1,) * len(own)) * values
+        return weighted.sum_to_size(*self.shape, *own)
 
     def _model_terms(self, without: Container[str] = ()) -> dict[str, Tensor]:
         """Log probability of each model site, those that are summed out without their masks."""
@@ -95,12 +116,12 @@ def trace_pair(pair: ModelAndGuide, batch: Batch, num_particles: int, *, enumera
         num_particles: K.
         enumerate_guide: give the guide's discrete sites all their values in turn (dims left of -2) instead of drawing.
     """
-    with EnumMessenger(FIRST_ENUMERATION_DIM):
-        guide_trace = run(_enumerating(pair.guide, lambda name: enumerate_guide), batch, num_particles)
+    with EnumMessenger(FIRST_ENUMERATION_DIM), _enumerating(lambda name: enumerate_guide):
+        guide_trace = run(pair, "guide", batch, num_particles)
     # Replay comes last: plates and enumeration must see the sites whose values it gives, for these may depend on an
     # enumerated one.
-    with poutine.replay(trace=guide_trace), EnumMessenger():
-        model_trace = run(_enumerating(pair.model, lambda name: name not in guide_trace), batch, num_particles)
+    with poutine.replay(trace=guide_trace), EnumMessenger(), _enumerating(lambda name: name not in guide_trace):
+        model_trace = run(pair, "model", batch, num_particles)
     return Joint(guide_trace, model_trace, (num_particles, num_rows(batch)))
 
 
@@ -108,13 +129,13 @@ def trace_model(
     pair: ModelAndGuide, batch: Batch, latents: Mapping[str, Tensor] = MappingProxyType({}), num_particles: int = 1
 ) -> Joint:
     """Runs the model alone: some latents as given, `[K, B, *event]`, other discrete ones enumerated, the rest drawn."""
-    with EnumMessenger(FIRST_ENUMERATION_DIM):
-        model_trace = run(_enumerating(poutine.condition(pair.model, data=dict(latents))), batch, num_particles)
+    with EnumMessenger(FIRST_ENUMERATION_DIM), _enumerating(), poutine.condition(data=dict(latents)):
+        model_trace = run(pair, "model", batch, num_particles)
     return Joint(Trace(), model_trace, (num_particles, num_rows(batch)))
 
 
-def _enumerating(function: Callable, names: Callable[[str], bool] = lambda name: True) -> Callable:
-    """`function` with its finite latent sites of certain names given all their values, whatever it says itself."""
+def _enumerating(names: Callable[[str], bool] = lambda name: True) -> Any:
+    """A handler that gives finite latent sites of certain names all their values, whatever the function says itself."""
 
     def config(site: Any) -> Any:
         finite = getattr(site["fn"], "has_enumerate_support", False) and not site["is_observed"]
@@ -124,18 +145,11 @@ def _enumerating(function: Callable, names: Callable[[str], bool] = lambda name:
             "expand": False,
         }
 
-    return poutine.infer_config(function, config_fn=config)
+    return poutine.infer_config(config_fn=config)
 
 
 def draw_latents(pair: ModelAndGuide, batch: Batch, num_particles: int) -> dict[str, Tensor]:
     """Draws from the guide by site, `[K, B, *event]`."""
-    sites = sample_sites(run(pair.guide, batch, num_particles), observed=False)
+    sites = sample_sites(run(pair, "guide", batch, num_particles), observed=False)
     shape = (num_particles, num_rows(batch))
     return {name: site["value"].expand(*shape, *site["fn"].event_shape) for name, site in sites.items()}
-
-
-def run(function: Any, batch: Batch, num_particles: int) -> Trace:
-    """The trace of `function` on a batch, inside the particle plate."""
-    with poutine.trace() as tracer, pyro.plate(PARTICLES, num_particles, dim=-2):
-        call(function, batch)
-    return tracer.trace

@@ -5,8 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ppvae.batches import Batch
+from ppvae.contract import check_shapes
+from ppvae.model_and_guide import ModelAndGuide
 from ppvae.sites import is_enumerated, log_probability_of_values, sample_sites
-from ppvae.tracing import Joint
+from ppvae.tracing import Joint, trace_pair
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,13 @@ def log_weight(log_p: dict[str, Tensor], log_q: dict[str, Tensor]) -> Tensor:
     return result
 
 
+def draw_weights(pair: ModelAndGuide, batch: Batch, num_particles: int) -> Weights:
+    """The weights of K particles for each of B data points; `Pair.log_weights` is this, of a pair that was checked."""
+    joint = trace_pair(pair, batch, num_particles)
+    check_shapes(joint)
+    return weights_of(joint)
+
+
 def weights_of(joint: Joint) -> Weights:
     """The weights of one run of a pair."""
     latents = {
@@ -71,8 +81,11 @@ def expected_log_weight(joint: Joint) -> Tensor:
     `sum_c q(c | x) (log p(x, z, c) - log q(z, c | x))`, with the convention 0 log 0 = 0. A masked c adds nothing to the
     logs, and its q(c | x) sums to one as ever.
     """
-    log_q = joint.log_q_terms()
-    log_w = log_weight(joint.log_p_terms(), log_q)
+    return over_enumerated(joint, log_weight(joint.log_p_terms(), joint.log_q_terms()))
+
+
+def over_enumerated(joint: Joint, log_w: Tensor) -> Tensor:
+    """The expectation of log weights, or what stands for them, over the sites that the guide enumerates, `[K, B]`."""
     sites = sample_sites(joint.guide)
     discrete = {name: log_probability_of_values(site) for name, site in sites.items() if is_enumerated(site)}
     if not discrete:

@@ -1,1 +1,1 @@
-"""Functions of a pair as compiled programs: the only room that knows torch's private names."""
+"""Functions of a pair as compiled programs: the only package that uses torch's private names."""

@@ -1,7 +1,7 @@
-"""Torch's compiler of flat lists of operations, as it is called here: which options, and what it does meanwhile.
+"""How torch's compiler of flat lists of operations is called: with which options, and what runs in parallel.
 
-A program takes seconds to compile. On a CPU the C++ compiler takes most of them: it is asked what the processor can do
-while the program is still being traced, and it translates the kernels and the code that calls them at the same time.
+A program takes seconds to compile, on a CPU mostly in the C++ compiler. So the processor's features are looked up while
+the program is still being traced, and the kernels are compiled in parallel with the code that calls them.
 """
 
 import contextlib
@@ -27,30 +27,30 @@ OPTIONS: dict[str, Any] = {
     "alignment_asserts": False,
 }
 CPU_OPTIONS: dict[str, Any] = {
-    "cpp_wrapper": True,  # C++ calls the kernels, in place of Python,
-    "cpp_wrapper_build_separate": True,  # from a file of its own, and all kernels share another, in place of ten
-    "cpp.vec_isa_ok": True,  # take the processor's own word for its instructions: fewer test programs to compile
+    "cpp_wrapper": True,  # C++ calls the kernels instead of Python,
+    "cpp_wrapper_build_separate": True,  # from a file of its own, with all kernels in one other file instead of ten
+    "cpp.vec_isa_ok": True,  # trust the processor's report of its instructions: fewer test programs to compile
     "cpp_cache_precompile_headers": False,  # precompiling them takes as long as four programs
-    "aot_inductor.enable_line_tables": False,  # nothing for debuggers
+    "aot_inductor.enable_line_tables": False,  # no debug information
 }
 REMARKS = [
     "torch._inductor.ir",  # which operations it calls another way
     "torch.utils.cpp_extension",  # that there is a CUDA compiler, but no GPU
 ]
-"""Loggers that have nothing to say to users."""
+"""Loggers whose messages are of no use to users."""
 
 ONE_AT_A_TIME = threading.RLock()
-"""Held while a program is compiled: what is set and patched meanwhile belongs to the whole process."""
+"""Held while a program is compiled, as the options and patches that are in force belong to the whole process."""
 
 
 def program(
     trace: Callable[[], GraphModule], inputs: Sequence[Tensor], device: torch.device
 ) -> Callable[..., list[Tensor]]:
-    """What `trace` returns, compiled for tensors like `inputs`; errors are raised as they are.
+    """What `trace` returns, compiled for tensors like `inputs`; errors propagate unchanged.
 
     Threads that compile at the same time wait for each other.
     """
-    from torch._guards import TracingContext, tracing  # here, as the compiler takes long to import
+    from torch._guards import TracingContext, tracing  # here, as the compiler is slow to import
     from torch._inductor import compile as translated, config
     from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -62,7 +62,7 @@ def program(
             pool.submit(copy_context().run, _ask_for_the_processor)  # with the same options
         graph = trace()
         for node in graph.graph.find_nodes(op="placeholder"):
-            node.meta.pop("val", None)  # stand-ins of the trace's own, which torch 2.8 would take for the inputs
+            node.meta.pop("val", None)  # the trace's own fake tensors, which torch 2.8 would take for the inputs
         context = tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv())))  # else it is not cached on disk
         with torch.no_grad(), context, _at_once(pool):
             return translated(graph, list(inputs), options=options)
@@ -76,7 +76,7 @@ def known(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _ask_for_the_processor() -> None:
-    """The answers are cached. Should they come too late, or this torch have no such function, the compiler asks."""
+    """Caches the processor's features. If that is too late, or this torch has no such function, the compiler asks."""
     from torch._inductor import cpu_vec_isa
 
     cpu_vec_isa.valid_vec_isa_list()
@@ -84,7 +84,7 @@ def _ask_for_the_processor() -> None:
 
 @contextlib.contextmanager
 def _at_once(pool: ThreadPoolExecutor) -> Iterator[None]:
-    """Translates the files that make up one library at the same time, not one by one, where this torch has a way."""
+    """Compiles the files of one library in parallel instead of one by one, where this torch allows it."""
 
     from torch._inductor import codecache
 
@@ -97,7 +97,7 @@ def _at_once(pool: ThreadPoolExecutor) -> Iterator[None]:
     def at_once(lock_path: str, builders: Sequence[Any]) -> None:
         files = builders[:-1]  # the last one links them
         list(pool.map(lambda i: one_by_one(f"{lock_path}.{i}", [files[i]]), range(len(files))))
-        one_by_one(lock_path, builders)  # finds the files done
+        one_by_one(lock_path, builders)  # finds the files already compiled
 
     module._worker_compile_cpp = at_once
     try:
@@ -108,7 +108,7 @@ def _at_once(pool: ThreadPoolExecutor) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _uncollected() -> Iterator[None]:
-    """Leaves garbage until afterwards, a hundred megabytes of a large program: collecting takes a tenth of the time."""
+    """Leaves garbage, a hundred megabytes for a large program, until later: collection takes a tenth of the time."""
     wanted = gc.isenabled()
     gc.disable()
     try:
@@ -120,7 +120,7 @@ def _uncollected() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Without the compiler's remarks on its own code and on the machine."""
+    """Silences the compiler's remarks on its own code and on the machine."""
     loggers = [logging.getLogger(name) for name in REMARKS]
     levels = [logger.level for logger in loggers]
     try:

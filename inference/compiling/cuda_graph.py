@@ -12,10 +12,10 @@ WARM_UP = 3
 
 
 def captured(program: Program, inputs: Sequence[Tensor], num_held: int, device: torch.device) -> Program:
-    """`program` as a CUDA graph, whose first `num_held` inputs are always these same tensors, read and written there.
+    """`program` as a CUDA graph; its first `num_held` inputs are always these same tensors, read and written in place.
 
-    The other inputs are copied into place at each call. The results are overwritten by the next call. Draws noise.
-    What a program cannot be recorded for is raised as it is.
+    The other inputs are copied into place at each call. The results are overwritten by the next call. Recording draws
+    noise. If a program cannot be recorded, the error propagates unchanged.
     """
     held, places = list(inputs[:num_held]), [t.clone() for t in inputs[num_held:]]
 
@@ -36,9 +36,9 @@ def captured(program: Program, inputs: Sequence[Tensor], num_held: int, device: 
 def recorded(
     run: Callable[[], list[Tensor]], rehearse: Callable[[], Any], device: torch.device
 ) -> tuple[Callable[[], None], list[Tensor]]:
-    """What does `run` once more, on the tensors that it knows, and where its results are afterwards.
+    """A function that repeats `run` on the same tensors, and the tensors that hold its results afterwards.
 
-    Recording does not run anything. `rehearse` is run before, on another stream, as CUDA demands.
+    Recording does not run anything. `rehearse` runs before it on another stream, as CUDA requires.
     """
     with torch.cuda.device(device):
         side = torch.cuda.Stream(device)

@@ -1,9 +1,8 @@
-"""Compiled programs: what a function of a pair does to tensors, written down once and handed to a compiler.
+"""Compiled programs: what a function of a pair does to tensors, recorded once and handed to a compiler.
 
-The function is run once under `make_fx`, which writes down the tensor operations that Pyro's handlers and autograd give
-rise to; that flat list goes to inductor. Of Pyro and of torch's dispatcher nothing is left in the program. Random
-numbers are drawn by torch's own generators in the order in which the function draws them, so that the two differ by
-rounding alone.
+The function runs once under `make_fx`, which records the tensor operations that Pyro's handlers and autograd issue;
+that flat list goes to inductor. Nothing of Pyro or of torch's dispatcher is left in the program. Random numbers are
+drawn by torch's own generators in the order in which the function draws them, so the two differ only by rounding.
 """
 
 import logging
@@ -15,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten
 
 from ppvae.batches import Batch
 from ppvae.inference.compiling import compiler
 from ppvae.inference.compiling.cuda_graph import Program, captured
 from ppvae.inference.compiling.formulas import FORMULAS
+from ppvae.inference.compiling.inputs import CannotCompileError, taken_apart
 from ppvae.inference.objectives.protocol import Objective, as_objective
 from ppvae.inference.runtime.isolation import random_state, set_random_state
 from ppvae.pair import Pair
@@ -28,15 +28,11 @@ from ppvae.pair import Pair
 logger = logging.getLogger("ppvae")
 
 AGREEMENT = 1e-3
-"""How far a compiled value may be from the eager one, relatively: they sum in another order."""
-
-
-class CannotCompileError(RuntimeError):
-    """Something cannot be compiled; the message says why."""
+"""The largest relative difference between a compiled value and the eager one, which sums in another order."""
 
 
 class Call(nn.Module):
-    """A function of a pair (an objective, a draw), as a module: what can be run with other parameters."""
+    """A function of a pair (an objective, a draw) as a module, so that it can run with other parameters."""
 
     def __init__(self, pair: Pair):
         super().__init__()
@@ -48,8 +44,8 @@ class Call(nn.Module):
     def with_tensors(self, tensors: Mapping[str, Tensor], *args: Any) -> Any:
         """`self(*args)` with these in place of the parameters and buffers of their names.
 
-        A parameter that several modules share is replaced in each, and a module that has several names once: by itself
-        `functional_call` would put it back by one name and leave what is there by the other.
+        A parameter that several modules share is replaced in each, and a module that has several names is visited once:
+        otherwise `functional_call` would restore it under one name and leave the replacement under the other.
         """
         names = {id(t): name for name, t in [*self.named_parameters(), *self.named_buffers()]}
         places = {
@@ -69,14 +65,14 @@ def compiled(
     device: torch.device,
     num_held: int = 0,
 ) -> Program:
-    """`function` as a program for tensors like `inputs`, whose first result's first number is the bound.
+    """`function` as a program for tensors like `inputs`; the first number of its first result is the bound.
 
     What Python decides while `function` is traced (a branch, a loop, an attribute that is no parameter or buffer) is
     fixed in the program; a branch on a tensor's value, or a shape that depends on it, cannot be traced. The program is
-    run once, against `bound` with the same noise. Random generators and the inputs' contents are left as they were.
+    run once and compared with `bound` on the same noise. Random generators and the inputs' contents are left as they
+    were.
 
-    On a GPU, a program of which the first `num_held` inputs are the same tensors at each call becomes a CUDA graph, if
-    it can.
+    On a GPU, a program whose first `num_held` inputs are the same tensors at each call becomes a CUDA graph if it can.
 
     Raises:
         CannotCompileError: `function` cannot be traced, there is no compiler, or the bounds differ.
@@ -103,7 +99,7 @@ def compiled(
 
 @torch.no_grad()
 def check_bound(program: Program, inputs: Sequence[Tensor], num_held: int, expected: float) -> None:
-    """Holds the program to the expected bound; the inputs keep their contents."""
+    """Checks the program against the expected bound; the inputs keep their contents."""
     held = inputs[:num_held]
     contents = [t.clone() for t in held]
     try:
@@ -121,12 +117,12 @@ def check_bound(program: Program, inputs: Sequence[Tensor], num_held: int, expec
 def as_graph(
     program: Program, inputs: Sequence[Tensor], num_held: int, device: torch.device, check: Callable[[Program], None]
 ) -> Program:
-    """`program` as a CUDA graph that passes the check, or itself, with a warning, where there is none."""
+    """`program` as a CUDA graph that passes the check, or itself, with a warning, where that fails."""
     try:
         graph = captured(program, inputs, num_held, device)
         check(graph)
         return graph
-    except Exception as reason:  # of any kind: what is in a program decides whether it can be recorded
+    except Exception as reason:  # of any kind: whether a program can be recorded depends on its contents
         logger.warning("the program is run kernel by kernel, not as a CUDA graph: %s", reason)
         return program
 
@@ -142,7 +138,7 @@ def _traced(function: Program, inputs: Sequence[Tensor], device: torch.device) -
 
 
 def _refuse_shapes_that_depend_on_values(graph: GraphModule) -> None:
-    """Such as that of `x[mask]`: the program would keep the number of entries that the mask had while it was traced."""
+    """Such as that of `x[mask]`: the program would keep the number of entries that the mask had during tracing."""
     for node in graph.graph.nodes:
         if torch.Tag.dynamic_output_shape not in getattr(node.target, "tags", ()):
             continue
@@ -150,12 +146,12 @@ def _refuse_shapes_that_depend_on_values(graph: GraphModule) -> None:
         if node.target is not torch.ops.aten.index.Tensor or torch.bool in indices:
             raise CannotCompileError(
                 f"{node.target}: found a shape that depends on values, as that of x[mask] does; expected the same "
-                "shape at every call, as of torch.where(mask, x, 0)"
+                "shape at every call, like that of torch.where(mask, x, 0)"
             )
 
 
 def operations(function: Program, inputs: Sequence[Tensor]) -> Program:
-    """`function` as the tensor operations that it does to tensors like `inputs`, one by one: nothing is compiled."""
+    """`function` as the tensor operations that it applies to tensors like `inputs`, one by one, without compilation."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
     graph = make_fx(function)(*[t.clone() for t in inputs])
@@ -179,10 +175,10 @@ def compiled_gradient(
     """
     call, objective = Call(pair), as_objective(objective).prepared(pair, batch)
     names = {id(p): name for name, p in call.named_parameters()}
-    inputs, structure = tree_flatten([[p.detach() for p in parameters], batch])
+    inputs, put_together = taken_apart([[p.detach() for p in parameters], batch])
 
     def function(*leaves: Tensor) -> list[Tensor]:
-        copies, data = tree_unflatten(list(leaves), structure)
+        copies, data = put_together(leaves)
         copies = [p.detach().requires_grad_() for p in copies]
         named = {names[id(p)]: own for p, own in zip(parameters, copies, strict=True)}
         value, surrogate = call.with_tensors(named, objective, data, math.inf)

@@ -1,28 +1,29 @@
-"""Functions of a pair, called over and over: by Pyro's handlers at first, as a compiled program once that pays."""
+"""Functions of a pair, called over and over: through Pyro at first, as a compiled program once that pays off."""
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from ppvae.inference.compiling.programs import Call, CannotCompileError, compiled
+from ppvae.inference.compiling.inputs import CannotCompileError, kind_of, taken_apart, tensors_in
+from ppvae.inference.compiling.programs import Call, compiled
 from ppvae.pair import Pair
 
 logger = logging.getLogger("ppvae")
 
 COMPILE_AFTER = 100
-"""Calls on chunks of one shape before they are compiled: they take about as long as compiling does, so that the total
-is at most twice the best."""
+"""Calls on chunks of one shape before compiling: they take about as long as compiling does, so the total is at most
+twice the optimum."""
 
 
 class Repeated:
     """`function(pair, *args)` for many arguments, while the pair's parameters stay as they are.
 
-    Compiled or not, the same noise gives the same results but for rounding. What cannot be compiled is run by Pyro to
-    the end, with a warning.
+    Compiled or not, the same noise gives the same results up to rounding. What cannot be compiled keeps running through
+    Pyro, with a warning.
 
     Args:
         pair: the model and guide.
@@ -38,8 +39,7 @@ class Repeated:
         self._compile = True
 
     def __call__(self, *args: Any) -> Any:
-        leaves, structure = tree_flatten(args)
-        kind = kind_of(leaves, structure)
+        kind = kind_of(args)
         self._seen[kind] += 1
         if self._compile and self._seen[kind] == self._after:
             try:
@@ -48,39 +48,28 @@ class Repeated:
                 logger.warning("measuring goes on uncompiled: %s", reason)
                 self._compile = False
         if kind in self._programs:
-            return self._programs[kind](leaves)
+            return self._programs[kind](args)
         return self._function(self._call.pair, *args)
 
     def _program(self, args: Any) -> Callable[..., Any]:
         state = {name: t.detach() for name, t in [*self._call.named_parameters(), *self._call.named_buffers()]}
         held = tree_leaves(state)
-        leaves, structure = tree_flatten(args)
+        changing, put_together = taken_apart(args)
         result: list[Any] = []
 
         def function(*tensors: Tensor) -> list[Tensor]:
             named = dict(zip(state, tensors, strict=False))
-            changing = iter(tensors[len(held) :])
-            args = tree_unflatten([next(changing) if isinstance(x, Tensor) else x for x in leaves], structure)
-            found, shape = tree_flatten(self._call.with_tensors(named, self._function, *args))
+            own = put_together(tensors[len(held) :])
+            found, shape = tree_flatten(self._call.with_tensors(named, self._function, *own))
             result[:] = [shape]
             return [t.detach() for t in found]
 
-        inputs = held + [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        inputs = held + changing
         program = compiled(
             function, inputs, lambda: tree_leaves(self._function(self._call.pair, *args))[0], inputs[0].device
         )
 
-        def run(leaves: list[Any]) -> Any:
-            return tree_unflatten(program(*held, *[x for x in leaves if isinstance(x, Tensor)]), *result)
+        def run(args: Any) -> Any:
+            return tree_unflatten(program(*held, *tensors_in(args)), *result)
 
         return run
-
-
-def kind_of(leaves: Iterable[Any], structure: Any) -> tuple[Any, ...]:
-    """What arguments of one program share: the containers' types and keys, the tensors' shapes, all other values.
-
-    A structure is known by its text, as not every torch hashes one that has a dictionary in it. Values are told apart
-    by their types too: 1, 1.0 and True are equal.
-    """
-    values = [(leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else (type(leaf), leaf) for leaf in leaves]
-    return (repr(structure), *values)

@@ -23,7 +23,7 @@ def gradient(
         objective: what to differentiate.
         pair: the model and guide.
         batch: B data points.
-        parameters: with respect to what; one that the surrogate does not reach has gradient zero.
+        parameters: what to differentiate by; one that the surrogate does not reach has gradient zero.
         at_once: the most particles to hold in memory.
     """
     values, total = [], torch.cat([torch.zeros_like(p).flatten() for p in parameters])

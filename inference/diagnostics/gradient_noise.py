@@ -13,8 +13,8 @@ import xarray as xr
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ppvae import contract
-from ppvae.batches import Batch, as_batch, num_rows
+from ppvae.batches import Batch, num_rows
+from ppvae.conversion import data_for, to_pair
 from ppvae.inference.diagnostics.moments import BLOCKS
 from ppvae.inference.diagnostics.repeated_gradients import Observed, RepeatedGradients
 from ppvae.inference.evidence.estimates import log_evidence
@@ -40,18 +40,18 @@ def gradient_statistics(
     compile: bool = False,
     progress: bool = True,
 ) -> xr.Dataset:
-    """How noisy is each gradient estimator, how biased, and at what cost; the same for the bounds' values.
+    """How noisy and how biased each gradient estimator is, and at what cost; the same for the bounds' values.
 
-    For each objective and K, `repeats` gradients g of the mean bound of one minibatch, at one set of parameters, each
-    with fresh noise, the same for all objectives. Per group of parameters, as vectors over the group:
+    For each objective and K, it takes `repeats` gradients g of one minibatch's mean bound at one set of parameters,
+    each with fresh noise that all objectives share. Per group of parameters, as vectors over the group:
 
     | variable | what it is |
     |---|---|
     | `mean_norm` | the signal: norm of E g (squared, and without bias: norm^2 of the mean - variance / repeats) |
     | `total_variance` | the noise, sum over parameters of Var g |
     | `snr` | `mean_norm / sqrt(total_variance)` |
-    | `snr_noise_floor` | `1 / sqrt(repeats)`: a signal far below this is not seen |
-    | `bias` | norm of E g - E reference; NaN for what is its own reference, or has none |
+    | `snr_noise_floor` | `1 / sqrt(repeats)`: a signal far below this cannot be seen |
+    | `bias` | norm of E g - E reference; NaN for an objective that is its own reference, or has none |
     | `seconds` | median time of one gradient |
     | `variance_times_cost` | what counts at a fixed budget |
     | `value`, `value_variance` | the bound of the batch, in nats per data point: mean and variance over the repeats |
@@ -60,9 +60,9 @@ def gradient_statistics(
 
     `..._std_error` stands beside them: by the jackknife over eight blocks of repeats. The reference is, for the ELBO,
     the exact gradient where the pair has one (`pair.exact_elbo`), else the unbiased gradient of the same bound with
-    the same noise, so that what they share cancels.
+    the same noise, so that shared noise cancels.
 
-    An SNR says how well a step's *direction* is known. It does not say that the direction is worth going: IWAE's bound
+    An SNR says how well a step's *direction* is known. It does not say that the direction is worth taking: IWAE's bound
     with large K hardly depends on the guide.
 
     Memory does not grow with `repeats`, nor with K for functions of the log weights and ELBOs: those that would not fit
@@ -73,16 +73,16 @@ def gradient_statistics(
     Args:
         pair: the model and guide, taken in eval mode, where its parameters are.
         data: a minibatch, B data points.
-        objectives: what to compare, by name or not: dataclasses with a field `num_particles`, as all of ours are. Those
-            for evaluation only have values and no gradients.
+        objectives: what to compare, by name or not: dataclasses with a field `num_particles`, as all of ppvae's are.
+            Those for evaluation only have values and no gradients.
         num_particles: the K to try.
         repeats: gradients for each objective and K; at least 16.
         groups: names of the groups, and the parameters in each: by their full names, or by the module or container that
-            they are in ("decoder" has "decoder.weight", and "" all of them). Not given: "model", "guide" and "shared",
+            they are in ("decoder" has "decoder.weight", and "" all of them). By default "model", "guide" and "shared",
             by which of the two uses them.
         seed: of the noise; the caller's generators are left as they were.
         compile: run the gradients as compiled programs, which takes some seconds for each objective and K: worth it
-            from some thousands of repeats. What cannot be compiled is run as it is, with a warning that says why.
+            from some thousands of repeats. What cannot be compiled runs uncompiled, with a warning that says why.
         progress: show a bar.
 
     Returns:
@@ -106,7 +106,7 @@ def gradient_statistics(
     """
     _check_arguments(num_particles, repeats)
     named = _named(objectives)
-    batch = as_batch(data, next(pair.parameters()).device)
+    batch = to_pair(data_for(pair, data), pair)
     cells: dict[tuple[str, int], dict[str, Any]] = {}
     refused: dict[tuple[str, int], ValueError] = {}
     with (
@@ -115,7 +115,7 @@ def gradient_statistics(
         mode(pair, training=False),
         pyro.validation_enabled(False),
     ):
-        contract.check(pair, batch)
+        pair.check_once(batch)
         evidence = _log_evidence(pair, batch, EVIDENCE_FACTOR * max(num_particles), seed)
         run = RepeatedGradients(pair, batch, _members(pair, groups) if groups else _by_use(pair, batch), seed, compile)
         with tqdm(total=len(num_particles) * repeats, disable=not progress, unit="repeat") as bar:
@@ -154,7 +154,7 @@ def _check_arguments(num_particles: Sequence[int], repeats: int) -> None:
 
 
 def _named(objectives: Sequence[Objective] | Mapping[str, Objective]) -> dict[str, Any]:
-    """Objectives by name; where none are given, by class and by what differs from its defaults."""
+    """Objectives by name; without names, by class and by the settings that differ from its defaults."""
     if not isinstance(objectives, Mapping):
         names = [_name(objective) for objective in objectives]
         if len(set(names)) < len(names):
@@ -163,8 +163,8 @@ def _named(objectives: Sequence[Objective] | Mapping[str, Objective]) -> dict[st
     for name, objective in objectives.items():
         if not is_dataclass(objective) or "num_particles" not in [f.name for f in fields(objective)]:
             raise ValueError(
-                f"objectives: found '{name}' without a field `num_particles`, expected a dataclass that has one, in "
-                "which each K can be put"
+                f"objectives: found '{name}' without a field `num_particles`, expected a dataclass that has one, to be "
+                "set to each K"
             )
     return dict(objectives)
 
@@ -217,7 +217,7 @@ def _log_evidence(pair: Pair, batch: Batch, num_particles: int, seed: int) -> tu
 
 
 def _cell(observed: Observed, evidence: tuple[float, float]) -> dict[str, Any]:
-    """All that is known of one objective at one K."""
+    """All results for one objective at one K."""
     values = np.array(observed.values)
     value_error = values.std(ddof=1) / math.sqrt(len(values))
     found = {

@@ -8,14 +8,14 @@ from torch import Tensor
 from ppvae.inference.runtime.distributed import processes
 
 BLOCKS = 8
-"""Parts of the draws; the spread of what the others give without each is the jackknife's standard error."""
+"""Blocks of draws; the jackknife's standard error is the spread of the estimates that leave out one block each."""
 
 
 class Moments:
     """Running sums of random vectors g, `[P]`; from them `|E g - reference|` and `sum Var g`, over groups of entries.
 
-    Draws are kept relative to the first, so that a variance far below the mean is not lost to rounding. What is kept is
-    one sum per block, whatever the number of draws.
+    Sums are relative to the first draw, so that a variance far below the mean is not lost to rounding. Memory holds one
+    sum per block, whatever the number of draws.
 
     Source: Efron & Stein 1981 for the jackknife.
 
@@ -37,7 +37,7 @@ class Moments:
         self._first: Tensor | None = None
 
     def add(self, block: int, vector: Tensor) -> None:
-        """One more draw, `[P]`; blocks should get about equally many."""
+        """Adds a draw, `[P]`; blocks should get about equally many."""
         if self._first is None:
             self._first = vector.clone()
             processes().copy_first([self._first])
@@ -52,7 +52,7 @@ class Moments:
                 self._squares[block, i] += difference[part].dot(difference[part])
 
     def merge(self) -> None:
-        """Puts together what several processes have added; all of them must have added something, or none."""
+        """Combines what several processes have added; all of them must have added draws, or none."""
         if self._first is not None:
             group = processes()
             device = self._first.device
@@ -67,8 +67,8 @@ class Moments:
     def statistics(self, reference: Tensor | None = None) -> dict[str, tuple[Tensor, Tensor]]:
         """Per group, estimate and standard error, `[G]`: "norm", "variance", and "snr" = norm / sqrt(variance).
 
-        `norm^2` is estimated by `|mean|^2 - variance / n`, whose own mean is `|E g - reference|^2`; where noise takes
-        it below zero, the norm is zero.
+        `norm^2` is estimated by `|mean|^2 - variance / n`, whose expectation is `|E g - reference|^2`; where noise
+        takes it below zero, the norm is zero.
         """
         squared_norm, variance = self._estimate(range(BLOCKS), reference)
         without = [self._estimate([b for b in range(BLOCKS) if b != left_out], reference) for left_out in range(BLOCKS)]
@@ -101,6 +101,6 @@ def _jackknife(without: Tensor) -> Tensor:
 
 
 def _root(square: Tensor, std_error: Tensor) -> tuple[Tensor, Tensor]:
-    """A square's root and its standard error; where the square is lost in noise, that of the smallest one seen."""
-    smallest = torch.finfo(square.dtype).tiny  # for what has no noise at all
+    """A square's root and its standard error, for which a square below its own standard error counts as that error."""
+    smallest = torch.finfo(square.dtype).tiny  # where there is no noise at all
     return square.clamp(min=0).sqrt(), std_error / (2 * torch.maximum(square, std_error).clamp(min=smallest).sqrt())

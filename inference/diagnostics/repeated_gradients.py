@@ -11,7 +11,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ppvae.batches import Batch, num_rows
-from ppvae.inference.compiling.programs import CannotCompileError, compiled_gradient
+from ppvae.inference.compiling.inputs import CannotCompileError
+from ppvae.inference.compiling.programs import compiled_gradient
 from ppvae.inference.diagnostics.chunked_gradient import gradient, value
 from ppvae.inference.diagnostics.moments import BLOCKS, Moments
 from ppvae.inference.objectives.importance_weighted import IWAE
@@ -24,23 +25,23 @@ from ppvae.pair import Pair
 logger = logging.getLogger("ppvae")
 
 GRADIENT_CPU_ELEMENTS, GRADIENT_GPU_ELEMENTS = 250_000_000, 8_000_000_000
-"""Elements of all the tensors made for one gradient: on a CPU, about 1 GB, of which a part is alive at a time."""
+"""Elements of all the tensors made for one gradient: on a CPU, about 1 GB, only part of it alive at a time."""
 LEAST_AT_ONCE = 4
 VALUES_TIMED = 20
 
 
 @dataclass
 class Observed:
-    """What the repeats of one objective gave.
+    """The results of one objective's repeats.
 
     Attributes:
         objective: with its number of particles.
         run: takes one gradient: the value `[B]` and the flat gradient, or None where there is none.
-        reference: against which bias is measured: a gradient, another objective, or nothing.
+        reference: what bias is measured against: a gradient, another objective, or None.
         gradients: the moments of the gradient; none drawn if the objective is for evaluation only.
-        differences: those of its difference from the reference's with the same noise.
+        differences: the moments of its difference from the reference's gradient with the same noise.
         values: the bound's mean over the batch, for each repeat.
-        seconds: that each gradient took.
+        seconds: the time that each gradient took.
     """
 
     objective: Objective
@@ -65,7 +66,7 @@ class RepeatedGradients:
         pair: the model and guide.
         batch: B data points.
         groups: parameters of the pair by group.
-        seed: of the noise; repeat r of K particles has the same for every objective.
+        seed: of the noise; repeat r with K particles has the same noise for every objective.
         compile: run gradients that need not be taken in chunks as compiled programs.
     """
 
@@ -87,7 +88,7 @@ class RepeatedGradients:
         return gradient(objective, self.pair, self.batch, self.parameters, self.at_once)
 
     def prepare(self, objectives: Sequence[Objective]) -> list[Observed]:
-        """Ready to be repeated: these, and then those that are run as references alone."""
+        """Prepares these to be repeated, followed by those that run only as references."""
         observed = [self._new(objective) for objective in objectives]
         for one in list(observed):
             if not isinstance(one.reference, Tensor | None):
@@ -97,10 +98,10 @@ class RepeatedGradients:
         return observed
 
     def repeat(self, observed: Sequence[Observed], repeats: int, bar: tqdm) -> None:
-        """All of them, that many times; several processes take the repeats in turn."""
+        """Runs all of them `repeats` times; several processes take the repeats in turn."""
         group = processes()
         for r in range(group.rank, repeats, group.size):
-            found, block = [], r * BLOCKS // repeats  # one after the other, so that its sum stays in the cache
+            found, block = [], r * BLOCKS // repeats  # blocks in order, so that a block's sum stays in the cache
             for one in observed:
                 seed_generators((self.seed, r), self.parameters[0].device)
                 start = self._clock()

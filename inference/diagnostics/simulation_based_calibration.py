@@ -11,17 +11,19 @@ from scipy import stats
 from torch import Tensor
 
 from ppvae.batches import Batch, num_rows
+from ppvae.inference.objectives.gradients import gpus
 from ppvae.inference.runtime.chunks import evaluating, over_data, sizes
 from ppvae.inference.runtime.records import EvidenceUndefined
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, at_least_one
 from ppvae.simulation import simulate
-from ppvae.tracing import draw_latents, trace_model
+from ppvae.supports import refuse_unlike
+from ppvae.tracing import draw_latents, trace_model, trace_pair
 from ppvae.weights import sum_terms
 
 LOG_JOINT = "log_joint"
 MOST_BINS, LEAST_PER_BIN = 20, 5
-FALSE_WORDS = 0.01  # probability of any word at all about an exact guide
+FALSE_WORDS = 0.01  # probability that an exact guide is given any direction
 ROUNDING = 16  # machine epsilons, relative: log joints closer than that are ties
 
 
@@ -37,17 +39,17 @@ def calibration(
 
     For `(x, z) ~ p(x, z)` and `z_1 ... z_L ~ q(z | x)`, the rank `#{l: f(z_l, x) < f(z, x)}` is uniform on 0 ... L if
     q is the exact posterior, for any f; ties are broken at random. Here f is each scalar of the guide's sites in turn,
-    and `log p(x, z)`, which sees what no scalar alone can: the prior in place of the posterior has uniform ranks in
-    all of them.
+    and `log p(x, z)`, which detects what no scalar alone can: a guide that is the prior has uniform ranks in every
+    scalar.
 
-    What `direction` says, from the slope or the curvature of the ranks, whichever is the stronger: the guide's draws of
-    f are "too low" (the truth ranks high), "too high", "too narrow" (U-shaped) or "too wide" (humped). Of `log_joint`,
+    `direction` says, from the slope or the curvature of the ranks, whichever is stronger, that the guide's draws of f
+    are "too low" (the truth ranks high), "too high", "too narrow" (U-shaped) or "too wide" (humped). For `log_joint`,
     "too high" is the mark of a guide too narrow, "too low" of one too wide or misplaced.
 
     When it is wrong: uniform ranks show no error in these f, on average over the model's own data; they prove nothing
-    on real data that the model would not draw, nor for each x alone. A p-value says that a guide is not exact, and with
-    enough simulations none is: what that costs, in nats, is `ppvae.gap`. Covariates (arguments that the model does not
-    observe) are those of `pair.example`.
+    about real data that the model would not draw, nor about any single x. A p-value says that a guide is not exact, and
+    with enough simulations none is: `ppvae.gap` says what that costs, in nats. Covariates (arguments that the model
+    does not observe) are those of `pair.example`.
 
     Source: Talts et al. 2018 (arXiv:1804.06788); Modrák et al. 2023 (arXiv:2211.02383) for log p(x, z).
 
@@ -60,13 +62,13 @@ def calibration(
 
     Returns:
         A dataset over `quantity` ("z[0]", ..., "log_joint") and `simulation`: `rank`; and per quantity `p_value`, of
-        uniform ranks (chi-squared over about 20 bins), and `direction`, empty where it cannot be said: with an exact
-        guide it is, for all quantities together, 99 times in 100.
+        uniform ranks (chi-squared over about 20 bins), and `direction`, empty where none is significant: with an exact
+        guide, for all quantities together, 99 times in 100.
 
     Raises:
         EvidenceUndefined: the pair declares that it has no density.
-        ContractError: no `pair.example`, a guide without latents, or a model that observes what is none of its
-            arguments.
+        ContractError: no `pair.example`, a guide without latents or without a density (Delta), one with parameters for
+            its own rows, or a model that observes something that is not one of its arguments.
         ValueError: a count too small, or a log p(x, z) that is not a number.
 
     Example:
@@ -121,7 +123,7 @@ def rank_counts(rank: np.ndarray, num_samples: int) -> tuple[np.ndarray, np.ndar
 
 
 def scalars(name: str, event_shape: torch.Size) -> list[str]:
-    """Names of a site's scalars, row by row: "z[0]", "z[1]", ...; its own where it is one.
+    """Names of a site's scalars, row by row: "z[0]", "z[1]", ...; the site's own name if it is a scalar.
 
     Example:
         >>> scalars("z", torch.Size([2, 2]))
@@ -133,8 +135,10 @@ def scalars(name: str, event_shape: torch.Size) -> list[str]:
 
 
 def _ranks(pair: Pair, batch: Batch, num_samples: int, at_once: int) -> dict[str, Tensor]:
-    """A rank for each quantity and row, `[B]`, of data drawn anew in place of the batch's."""
+    """A rank for each quantity and row, `[B]`, on new data drawn in place of the batch's."""
     x, drawn = simulate(pair, batch)
+    with torch.random.fork_rng(gpus(pair)):
+        refuse_unlike(trace_pair(pair, x, 1))
     below: dict[str, Tensor] = {}
     ties: dict[str, Tensor] = {}
     for size in sizes(num_samples, at_once):
@@ -146,7 +150,7 @@ def _ranks(pair: Pair, batch: Batch, num_samples: int, at_once: int) -> dict[str
         if log_joint.isnan().any():
             raise ValueError(
                 f"{type(pair).__name__}: found a log p(x, z) that is not a number on data drawn from the model, "
-                "expected numbers; are a parameter of the model or the guide NaN, or a scale zero or infinite?"
+                "expected numbers; is a parameter of the model or the guide NaN, or a scale zero or infinite?"
             )
         for name, value, rounding in _quantities(latents, log_joint):
             tied = (value[1:] - value[0]).abs() <= rounding
@@ -156,7 +160,7 @@ def _ranks(pair: Pair, batch: Batch, num_samples: int, at_once: int) -> dict[str
 
 
 def _quantities(latents: dict[str, Tensor], log_joint: Tensor) -> list[tuple[str, Tensor, Any]]:
-    """The scalars to rank by name, each `[1 + L, B]`, the truth first, and within which difference they are tied."""
+    """The scalars to rank, by name, each `[1 + L, B]`, the truth first, and the difference within which they tie."""
     found: list[tuple[str, Tensor, Any]] = []
     for site, value in latents.items():
         entries = value.reshape(*log_joint.shape, -1).unbind(-1)
@@ -166,7 +170,7 @@ def _quantities(latents: dict[str, Tensor], log_joint: Tensor) -> list[tuple[str
 
 
 def _direction(rank: np.ndarray, num_samples: int, num_quantities: int) -> str:
-    """What the slope or the curvature of the ranks' histogram says of the guide; empty if neither is significant."""
+    """What the slope or the curvature of the ranks' histogram says about the guide; empty if neither is significant."""
     u = (rank + 0.5) / (num_samples + 1) - 0.5
     variance = (1 - 1 / (num_samples + 1) ** 2) / 12
     slope = u.mean() * math.sqrt(len(u) / variance)

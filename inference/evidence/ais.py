@@ -1,4 +1,4 @@
-"""log p(x) by annealed importance sampling: chains from the guide or the prior to the posterior."""
+"""log p(x) by annealed importance sampling (AIS), from the guide or the prior to the posterior."""
 
 import math
 from collections.abc import Mapping
@@ -11,23 +11,23 @@ from ppvae.inference.runtime.measuring import finite
 from ppvae.inference.runtime.records import Evidence
 
 MOST_STD_ERROR = 0.5
-"""Nats of standard error above which chains are too uneven to be trusted."""
+"""Nats of standard error above which AIS is not to be trusted: its weights are too uneven."""
 
 
 class AnnealedImportanceSampling(EvidenceMethod):
-    """The log of the mean weight of annealed chains; see `ppvae.AIS`.
+    """The log of the mean AIS weight; see `ppvae.AIS`.
 
     Args:
-        start: where the chains start if the task has no settings: "guide" or "prior".
+        start: where AIS starts if the task has no settings: "guide" or "prior".
     """
 
     trusted = f"the standard error is at most {MOST_STD_ERROR} nats"
-    limit = f"of chains a standard error > {MOST_STD_ERROR}"
+    limit = f"AIS standard error > {MOST_STD_ERROR}"
 
     def __init__(self, start: str):
         self._default = AIS(start=start)
         self.name = self._default.name
-        self.about = f"chains of Hamiltonian Monte Carlo, annealed from the {start} to the posterior"
+        self.about = f"annealed importance sampling by Hamiltonian Monte Carlo, from the {start} to the posterior"
 
     def settings(self, task: Task) -> AIS:
         """Those of the task, or the defaults."""
@@ -45,27 +45,27 @@ class AnnealedImportanceSampling(EvidenceMethod):
         return bool(self._own(task))
 
     def halves(self, task: Task) -> Halves:
-        """The records of half the chains each, of one run.
+        """The records of either half of one run's chains.
 
         Raises:
-            ValueError: one chain cannot be halved, or several settings have this start.
+            ValueError: an odd number of chains, or several settings with this start.
         """
         settings, *others = self._own(task)
         if others:
             raise ValueError(
-                f"annealing: found {1 + len(others)} settings that start from the {settings.start}, expected one of "
+                f"annealing: found {1 + len(others)} settings that start from the {settings.start}, expected one for "
                 "each start"
             )
         if settings.num_chains % 2:
             raise ValueError(
-                f"num_chains: found {settings.num_chains}, expected an even number, to be chosen by halves"
+                f"num_chains: found {settings.num_chains}, expected an even number, to be split into halves"
             )
         found = run_chains(task.pair, task.batch, settings, weigh, task.progress)
         first, second = found["forward"].chunk(2, dim=1)
         return self.record_of(settings, first, found), self.record_of(settings, second, found)
 
     def record_of(self, settings: AIS, log_weight: Tensor, found: Mapping[str, Tensor]) -> Evidence:
-        """The record of chains' log weights, `[N, K]`, under the name of their start."""
+        """The record of AIS log weights, `[N, K]`, under the settings' name."""
         num = log_weight.shape[1]
         log_sum = log_weight.logsumexp(1)
         ess = (2 * log_sum - (2 * log_weight).logsumexp(1)).exp()

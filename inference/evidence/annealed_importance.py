@@ -1,6 +1,6 @@
-"""Annealed importance sampling on a pair: chains from its guide or prior to its posterior, for all data points at once.
+"""Annealed importance sampling on a pair, from its guide or prior to its posterior, for all data points at once.
 
-A first pass, the warm-up, finds step sizes and the schedule; then these are frozen, and fresh chains are weighed. That
+A first pass, the warm-up, finds step sizes and the schedule. Then these are frozen and fresh chains are weighed, which
 keeps the weights unbiased.
 """
 
@@ -16,28 +16,31 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ppvae.batches import Batch, num_rows, rows
+from ppvae.conversion import to_pair
 from ppvae.inference.compiling.repeated import Repeated
 from ppvae.inference.evidence import annealing, hmc
 from ppvae.inference.evidence.hmc import State
-from ppvae.inference.runtime.chunks import over_data, to_pair
+from ppvae.inference.runtime.chunks import over_data
 from ppvae.inference.runtime.distributed import processes
 from ppvae.inference.runtime.kept_chunks import KeptChunks
 from ppvae.latent_view import LatentView
+from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, at_least_one
+from ppvae.tracing import draw_latents
 
 START_STEPS, RATE = 30, 0.2
 SCALE_DRAWS = 64
 COMPILE_EVALUATIONS = 2000
-"""Evaluations from which on compiling pays, for any pair."""
+"""The number of evaluations from which compiling pays off for any pair."""
 
 
 @dataclass(frozen=True)
 class AIS:
     """Settings of annealed importance sampling, for `ppvae.log_evidence(..., annealing=AIS(...))`.
 
-    The path is `start^(1 - beta) p(x, z)^beta`. From the guide it is short, and few temperatures do; but a mode that
-    the guide leaves out is hardly reached. From the prior it is long, and finds what modes the prior leads to.
+    The path is `start^(1 - beta) p(x, z)^beta`. From the guide it is short and needs few temperatures, but hardly
+    reaches a mode that the guide leaves out. From the prior it is long, and finds the modes that the prior leads to.
 
     Source: Neal 2001 (arXiv:physics/9803008); on VAEs Wu et al. 2017 (arXiv:1611.04273).
 
@@ -45,15 +48,15 @@ class AIS:
         num_chains: K, for each data point.
         num_temperatures: T, transitions of each chain.
         start: "guide" or "prior".
-        schedule: "adaptive" (each step costs the chains as much of their effective sample size), "linear" or "sigmoid".
+        schedule: "adaptive" (each step costs the same share of the effective sample size), "linear" or "sigmoid".
         num_leapfrog: gradients for each transition.
-        checkpoint: a file in which finished chunks of data points are kept, for this one measurement: with the same
-            data, pair, settings and seed it goes on from there, and ends with the same result. Each process of several
+        checkpoint: a file that keeps the finished chunks of data points of this one measurement: with the same data,
+            pair, settings and seed it goes on from there, and ends with the same result. With several processes, each
             adds its number to the name.
 
     Raises:
-        ValueError: a number below one, or a start or schedule of another name.
-        ppvae.ContractError: where it is used, from the prior of a model that gives x no probability under some latents.
+        ValueError: a number below one, or an unknown start or schedule.
+        ppvae.ContractError: when used from the prior of a model that gives x no probability under some latents.
     """
 
     num_chains: int = 16
@@ -73,7 +76,7 @@ class AIS:
 
     @property
     def name(self) -> str:
-        """How records call it."""
+        """Its name in records."""
         return "ais" if self.start == "guide" else "ais from prior"
 
     @property
@@ -83,12 +86,12 @@ class AIS:
 
 
 class Sampler:
-    """The chains of one chunk of data: what is frozen in the warm-up, and the passes.
+    """AIS on one chunk of data: the warm-up, whose results are then frozen, and the passes.
 
     Args:
         settings: of the annealing.
         view: of the pair's latents, from the settings' start.
-        evaluate: log start, log joint and their gradients, of a batch and u.
+        evaluate: gives log start, log joint and their gradients at a batch and u.
         pair: the model and guide.
         batch: B data points.
         advance: called before each transition.
@@ -101,18 +104,18 @@ class Sampler:
         self._evaluate = partial(_state, evaluate, batch)
         self._precision = [
             view.draw(pair, batch, SCALE_DRAWS).var(0) ** -1,
-            view.unconstrain(pair, batch, pair.latents(batch, SCALE_DRAWS)).var(0) ** -1,
+            view.unconstrain(pair, batch, draw_latents(pair, batch, SCALE_DRAWS)).var(0) ** -1,
         ]
         self._warm_up()
 
     def _warm_up(self) -> None:
-        """Finds step sizes and, if it is adaptive, the schedule, along the sigmoid one."""
+        """Finds step sizes and, if it is adaptive, the schedule, by a pass along the sigmoid schedule."""
         settings = self.settings
         state = self.start()
         if settings.start == "prior" and not state.log_joint.isfinite().all():
             raise ContractError(
                 "start: found draws from the prior under which x has no probability, expected some everywhere between "
-                "prior and posterior, as the chains go there; use AIS(start='guide')"
+                "prior and posterior, as AIS passes there; use AIS(start='guide')"
             )
         log_size = torch.zeros_like(state.log_joint)
         seen_at = annealing.sigmoid(settings.num_warm_up).to(log_size)
@@ -132,20 +135,20 @@ class Sampler:
         return self._evaluate(self._view.draw(self._pair, self._batch, self.settings.num_chains))
 
     def at(self, latents: dict[str, Tensor]) -> State:
-        """All chains at given latents, by site `[1, B, *event]`."""
+        """The state with all chains at given latents, by site `[1, B, *event]`."""
         u = self._view.unconstrain(self._pair, self._batch, latents, renewed=True)
         return self._evaluate(u.expand(self.settings.num_chains, -1, -1).contiguous())
 
     def latents(self, state: State) -> dict[str, Tensor]:
-        """Where the chains are, as latents by site, `[K, B, *event]`."""
+        """The chains' positions as latents by site, `[K, B, *event]`."""
         return self._view.latents(self._pair, self._batch, state.position)
 
     def forward(self) -> tuple[State, Tensor]:
-        """Fresh chains to the posterior, and their log weights."""
+        """Runs fresh chains to the posterior; their last state and log weights."""
         return self._pass(annealing.forward, self.start())
 
     def backward(self, posterior: State) -> tuple[State, Tensor]:
-        """Chains from the posterior to the start, and their log weights."""
+        """Runs chains from the posterior to the start; their last state and log weights."""
         return self._pass(annealing.backward, posterior)
 
     def _pass(self, direction: Any, state: State) -> tuple[State, Tensor]:
@@ -176,7 +179,7 @@ def run_chains(
     passes: int = 1,
 ) -> dict[str, Tensor]:
     """`passing(sampler, index of its data points)` for all data points, as many at once as memory allows."""
-    view = LatentView(pair, to_pair(rows(batch, slice(1)), pair), settings.start)
+    view = LatentView(pair, to_pair(rows_or_all(pair, batch, slice(1)), pair), settings.start)
     evaluations = settings.num_leapfrog * (settings.num_temperatures + settings.num_warm_up)
     evaluate = Repeated(pair, partial(_densities, view), after=2 if evaluations >= COMPILE_EVALUATIONS else math.inf)
 
@@ -207,13 +210,13 @@ def _kept(pair: Pair, batch: Batch, settings: AIS) -> KeptChunks | None:
 
 
 def weigh(sampler: Sampler, index: Tensor) -> dict[str, Tensor]:
-    """Chains to the posterior: log weights `[B, K]`, and how the transitions went."""
+    """AIS to the posterior: log weights `[B, K]`, and the transitions' acceptance and divergences."""
     _, log_weight = sampler.forward()
     return {"forward": log_weight.T, "acceptance": sampler.acceptance, "divergences": sampler.divergences}
 
 
 def weigh_both_ways(latents: dict[str, Tensor], sampler: Sampler, index: Tensor) -> dict[str, Tensor]:
-    """The same, and chains back from the latents that made the data, by site `[N, *event]`."""
+    """The same, and reverse AIS from the latents that generated the data, by site `[N, *event]`."""
     found = weigh(sampler, index)
     posterior = sampler.at({name: z[index][None] for name, z in latents.items()})
     return found | {"backward": sampler.backward(posterior)[1].T}

@@ -1,4 +1,4 @@
-"""Annealing: schedules from a start to the joint density, and the weights of chains that follow one, either way."""
+"""Annealing: schedules from a start to the joint density, and AIS weights along one, in either direction."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from ppvae.inference.evidence.hmc import State
 
 Transition = Callable[[State, int], State]
-"""`(state, t)`: a state drawn from a kernel that leaves the density at the schedule's `betas[t]` as it is."""
+"""`(state, t)`: a state drawn from a kernel that leaves the density at the schedule's `betas[t]` invariant."""
 
 
 def linear(num_temperatures: int) -> Tensor:
@@ -32,8 +32,8 @@ def equal_steps(num_temperatures: int, betas: Tensor, spread: Tensor) -> Tensor:
     To second order a step of that length l leaves, of K weights, an effective sample size of `K / (1 + l^2)`: the drop
     is constant along the path.
 
-    Source: Zhou et al. 2016 (arXiv:1303.3123), section 3.3, for the criterion; here it is met by one integral, from
-    the spread seen along a path that was walked before.
+    Source: Zhou et al. 2016 (arXiv:1303.3123), section 3.3, for the criterion; here it is met by one integral, over
+    the spread seen along an earlier path.
 
     Args:
         num_temperatures: T.
@@ -65,7 +65,7 @@ SCHEDULES: dict[str, Schedule] = {
 
 
 def along(betas: Tensor, seen_at: Tensor, values: Tensor) -> Tensor:
-    """`values` `[S + 1, B]`, seen at `seen_at` `[S + 1]`, read at `betas` `[T + 1, B]`."""
+    """`values` `[S + 1, B]`, seen at `seen_at` `[S + 1]`, interpolated at `betas` `[T + 1, B]`."""
     pairs = zip(betas.cpu().T.numpy(), values.cpu().T.numpy(), strict=True)
     columns = [np.interp(at, seen_at.cpu().numpy(), column) for at, column in pairs]
     return torch.as_tensor(np.stack(columns, axis=1), dtype=values.dtype, device=values.device)
@@ -93,8 +93,8 @@ def forward(state: State, betas: Tensor, transition: Transition) -> tuple[State,
 def backward(state: State, betas: Tensor, transition: Transition) -> tuple[State, Tensor]:
     """From the posterior to the start: log weights `[K, B]` whose exponentials have the mean 1 / p(x).
 
-    Minus the log of their mean is a stochastic *upper* bound on log p(x), if `state` is drawn from p(z | x) exactly, as
-    it can be where x was drawn with it from the model.
+    Minus the log of their mean is a stochastic *upper* bound on log p(x), if `state` is an exact draw from p(z | x), as
+    it is where x and z were drawn together from the model.
 
     Source: Grosse et al. 2015 (arXiv:1511.02543): bidirectional Monte Carlo.
 

@@ -1,14 +1,14 @@
-"""Bidirectional Monte Carlo: annealed chains on the data, certified by both sides of log p(x) on simulated ones."""
+"""Bidirectional Monte Carlo: AIS on the data, certified by both sides of log p(x) on simulated data."""
 
 from dataclasses import replace
 from functools import partial
 
 import torch
 
+from ppvae.conversion import to_pair
 from ppvae.inference.evidence.ais import MOST_STD_ERROR, AnnealedImportanceSampling
 from ppvae.inference.evidence.annealed_importance import run_chains, weigh_both_ways
 from ppvae.inference.evidence.method import EvidenceMethod, Task
-from ppvae.inference.runtime.chunks import to_pair
 from ppvae.inference.runtime.records import Evidence, Measurement, Sandwich
 from ppvae.simulation import simulate
 
@@ -23,7 +23,7 @@ class BidirectionalMonteCarlo(EvidenceMethod):
     about = (
         "AIS on the data; and on as many data points simulated from the model, whose latents are known, AIS and its "
         "reverse: a lower and an upper bound, in the record's `certificate`. It certifies the evaluator on the model's "
-        "own data, and says nothing of yours"
+        "own data, and says nothing about yours"
     )
     trusted = f"the standard error is at most {MOST_STD_ERROR} nats"
 
@@ -34,8 +34,8 @@ class BidirectionalMonteCarlo(EvidenceMethod):
         return replace(self._chains.run(task), certificate=self.sandwich(task))
 
     def sandwich(self, task: Task) -> Sandwich:
-        """Both sides of log p(x) on data simulated from the model in the place of the task's."""
-        settings = replace(self._chains.settings(task), checkpoint=None)  # which keeps the chains of the real data
+        """Both sides of log p(x) on data simulated from the model in place of the task's."""
+        settings = replace(self._chains.settings(task), checkpoint=None)  # which is for the real data
         pair = task.pair
         simulated, latents = simulate(pair, to_pair(task.batch, pair))
         found = run_chains(pair, simulated, settings, partial(weigh_both_ways, latents), task.progress, passes=2)

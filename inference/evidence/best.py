@@ -1,4 +1,4 @@
-"""The largest of all bounds there are, for each data point."""
+"""The largest of all available bounds, for each data point."""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -14,11 +14,11 @@ def compare(evidences: Mapping[str, Measurement]) -> pd.DataFrame:
     `elpd = sum_n log p(x_n)`, the expected log pointwise predictive density, in nats, for all N data points together
     (divide by N for nats per data point). Differences are paired: the data points that are hard for one model are hard
     for the others too, so `dse = sqrt(N) sd(difference)` is far below what `se` suggests. A difference of a few `dse`
-    is one between the models; `monte_carlo_error` says how much a repetition on the same data would move `elpd`.
+    is a real one; `monte_carlo_error` says how much a repetition on the same data would move `elpd`.
 
     Evidence that is a lower bound (method "iwae") can only disadvantage its model: the better of two may come out
     second, or first by less than it should, but no model is flattered by its own bound. Not for training data, where
-    the larger model wins whatever it has learned. Below about 100 data points `dse` itself is unreliable: too small.
+    the larger model wins, whatever it has learned. Below about 100 data points `dse` itself is unreliable: too small.
 
     Source: Vehtari et al. 2017 (arXiv:1507.04544), section 5; Sivula et al. 2020 (arXiv:2008.10296).
 

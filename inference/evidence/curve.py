@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ppvae.batches import Batch
 from ppvae.inference.compiling.repeated import Repeated
+from ppvae.inference.evidence.coverage import judged
 from ppvae.inference.evidence.pareto import pareto_khat, tail_size
 from ppvae.inference.evidence.streamed import log_weights
 from ppvae.inference.runtime.chunks import over_data, sizes
@@ -30,7 +31,7 @@ class BoundCurve:
     Attributes:
         num_particles: the K, rising.
         bounds: IWAE(K) of each, per data point. They share draws, so their errors are not independent.
-        limit: where 1/K leads: an estimate of log p(x), not a bound.
+        limit: the bound extrapolated to 1/K = 0: an estimate of log p(x), not a bound.
         khat: Pareto k-hat of the importance weights, `[N]`; above 1/2 their variance is infinite, and the law in 1/K
             does not hold.
     """
@@ -55,11 +56,11 @@ def bound_curve(
     the two largest, K > J, removes the first. `ppvae.plots.bound_curve` draws it.
 
     When it is wrong: where the weights' variance is infinite (`khat` > 1/2) the bound rises more slowly than 1/K, and
-    the limit is still too low; and so it is where even J is below chi^2. A mode that the guide never visits is missing
+    the limit is still too low, as it also is where even J is below chi^2. A mode that the guide never visits is missing
     from bounds and limit alike: compare with `ppvae.log_evidence(pair, data, "ais")`.
 
     Source: Burda et al. 2016 (arXiv:1509.00519); the law: Domke & Sheldon 2018 (arXiv:1808.09034); the limit is the
-    jackknife of Nowozin 2018, from two K apart.
+    jackknife of Nowozin 2018, from two K that are apart.
 
     Args:
         pair: the model and guide; measured in eval mode, where its parameters are.
@@ -87,7 +88,7 @@ def bound_curve(
     if len(K) < 2:
         raise ValueError(f"num_particles: found {num_particles}, expected two or more different ones, for a line")
     with measuring(pair, data, seed) as batch:
-        measure = partial(_in_blocks, Repeated(pair, log_weights), K)
+        measure = partial(_in_blocks, pair, Repeated(pair, log_weights), K)
         title = "bounds" if progress else None
         found = finite(over_data(pair, batch, REPETITIONS * K[-1], measure, title, probe=partial(_one_weight, pair)))
     bounds = found["bounds"].unbind(-1)
@@ -105,8 +106,8 @@ def _measurement(blocks: Tensor, num_particles: int, method: str) -> Measurement
     return Measurement(blocks.mean(1), (blocks.var(1) / REPETITIONS).sqrt(), REPETITIONS * num_particles, method)
 
 
-def _in_blocks(draws: Repeated, K: list[int], batch: Batch, num: int, at_once: int) -> dict[str, Tensor]:
-    """IWAE of each K within each block, of the same draws: `bounds`, `[B, REPETITIONS, len(K)]`."""
+def _in_blocks(pair: Pair, draws: Repeated, K: list[int], batch: Batch, num: int, at_once: int) -> dict[str, Tensor]:
+    """IWAE of each K within each block, from the same draws: `bounds`, `[B, REPETITIONS, len(K)]`."""
     log_w = torch.cat([draws(batch, size) for size in sizes(num, at_once)]).double()
     blocks = log_w.reshape(REPETITIONS, K[-1], -1)
     bounds = []
@@ -117,7 +118,7 @@ def _in_blocks(draws: Repeated, K: list[int], batch: Batch, num: int, at_once: i
     return {
         "bounds": torch.stack(bounds, -1).transpose(0, 1),
         "estimate": log_w.logsumexp(0) - math.log(num),
-        "khat": pareto_khat(largest),
+        "khat": judged(pareto_khat(largest), pair, batch),
     }
 
 

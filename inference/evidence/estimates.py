@@ -1,6 +1,6 @@
 """Log evidence and ELBO per data point, in bounded memory for any number of particles.
 
-Draws are streamed: what is kept of them are running sums, and the largest weights for Pareto k-hat
+Draws are streamed: only running sums are kept, and the largest weights for Pareto k-hat
 (`ppvae.inference.evidence.streamed`).
 """
 
@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from ppvae.batches import Batch
+from ppvae.conversion import to_pair
 from ppvae.inference.compiling.repeated import Repeated
 from ppvae.inference.evidence import streamed
 from ppvae.inference.evidence.annealed_importance import AIS
@@ -17,6 +18,7 @@ from ppvae.inference.evidence.registry import method_named
 from ppvae.inference.runtime.chunks import over_data
 from ppvae.inference.runtime.measuring import finite, measuring
 from ppvae.inference.runtime.records import Evidence, Measurement
+from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
 from ppvae.refusals import at_least_one
 
@@ -31,14 +33,14 @@ def log_evidence(
     seed: int | None = None,
     progress: bool = True,
 ) -> Evidence:
-    """log p(x) per data point: exact where that is known, else the best of the bounds there are.
+    """log p(x) per data point: exact where it is known, else a stochastic lower bound.
 
     `log (1/K) sum_k w_k`, where the w_k have the mean p(x): importance weights `p(x, z_k) / q(z_k | x)` ("iwae"), or
-    the weights of chains annealed to the posterior ("ais", see `ppvae.AIS`). It is a stochastic *lower* bound: its mean
+    the weights of annealed importance sampling ("ais", see `ppvae.AIS`). It is a stochastic *lower* bound: its mean
     falls short of log p(x) by about `std_error^2 / 2`, so models with a poor guide look worse than they are, never
     better. The standard error is the delta method's, `sqrt((K sum w^2 / (sum w)^2 - 1) / (K - 1))`. Neither is to be
-    trusted where the record's `reliable` is false: k-hat > 0.7, or chains with a standard error above 0.5 nats. A mode
-    that neither guide nor prior leads to leaves no trace.
+    trusted where the record's `reliable` is false: k-hat > 0.7, or an AIS standard error above 0.5 nats. A mode that
+    neither guide nor prior leads to leaves no trace.
 
     - "exact": `pair.log_prob`, where the pair knows it.
     - "iwae": importance weights of draws from the guide.
@@ -46,10 +48,10 @@ def log_evidence(
     - "auto": exact where possible; else IWAE, and AIS for the data points whose k-hat is above 0.7. The record's
       `methods` says which was taken for each, its `reason` why.
     - "best": exact where possible; else IWAE and AIS, from the guide and from the prior, and the largest of them for
-      each data point. The largest of noisy bounds would be too large. So each is split in two halves, one half's
+      each data point. The largest of noisy bounds would be too large, so each is split in two halves. One half's
       estimate is taken from the method that the other half finds largest, and the two are averaged (before the log):
       whichever is chosen, the average has the mean p(x). The record's `candidates` holds all of them.
-    - "bdmc": AIS, and on as many data points simulated from the model the sandwich of AIS and reverse AIS, in the
+    - "bdmc": AIS; and, on as many data points simulated from the model, the sandwich of AIS and reverse AIS, in the
       record's `certificate`. It certifies the evaluator on the model's own data, not the estimate on yours.
 
     Source: Burda et al. 2016 (arXiv:1509.00519); k-hat: Vehtari et al. 2024 (arXiv:1507.02646); AIS: Neal 2001
@@ -58,9 +60,9 @@ def log_evidence(
     Args:
         pair: the model and guide; measured in eval mode, where its parameters are.
         data: N data points, a batch (tensor, tuple or dict); moved to the pair's device a chunk at a time.
-        method: a name of the list above.
+        method: a name from the list above.
         num_particles: K, for IWAE. Memory does not grow with it.
-        annealing: settings of AIS; for "best" several may be given. `AIS()` if not given, for "best" from both starts.
+        annealing: settings of AIS; for "best" several may be given. By default `AIS()`, for "best" from both starts.
         seed: makes the result reproducible and leaves the caller's generators as they were; None draws from them.
         progress: show a bar when it takes more than a second.
 
@@ -93,9 +95,10 @@ def log_evidence(
 def elbo(
     pair: Pair, data: Any, num_samples: int = 100, *, seed: int | None = None, progress: bool = True
 ) -> Measurement:
-    """The evidence lower bound per data point, `E_q[log p(x, z) - log q(z | x)]`, by S draws from the guide.
+    """The evidence lower bound per data point, `E_q[log p(x, z) - log q(z | x)]`, from S draws of the guide.
 
-    Discrete sites of the guide are not drawn but summed exactly; a pair with no other latents has standard error zero.
+    Discrete sites of the guide are not drawn but summed exactly, unless the model does not run with all their values at
+    once; a pair with no other latents has standard error zero then.
     The standard error is `sd / sqrt(S)` of the draws, and unbiased, as the estimate is.
 
     Source: Kingma & Welling 2014 (arXiv:1312.6114).
@@ -141,6 +144,7 @@ def evidence_of(
 
 def elbo_of(pair: Pair, batch: Batch, num_samples: int, progress: bool) -> Measurement:
     """`elbo` within `measuring`."""
-    measure = partial(streamed.mean_log_weight, Repeated(pair, streamed.expected_log_weights))
+    terms = streamed.terms_of_the_elbo(pair, to_pair(rows_or_all(pair, batch, slice(2)), pair))
+    measure = partial(streamed.mean_log_weight, Repeated(pair, terms))
     found = finite(over_data(pair, batch, num_samples, measure, "elbo" if progress else None))
     return Measurement(found["estimate"], found["std_error"], num_samples, "elbo")

@@ -1,6 +1,6 @@
 """Hamiltonian Monte Carlo along a path of densities, for all chains of all data points at once.
 
-`init` evaluates a position, `step` takes one transition, `adapt` moves step sizes; that is all.
+`step` takes one transition, `adapt` moves step sizes; that is all.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ MAX_ENERGY_ERROR = 1000.0
 
 
 class State(NamedTuple):
-    """Where the chains are, and what the path's densities are made of there.
+    """The chains' positions, and the parts of the path's densities there.
 
     The density at `beta` is `log_start + beta (log_joint - log_start)`, from the start at 0 to the joint at 1.
     """
@@ -25,10 +25,10 @@ class State(NamedTuple):
     position: Tensor
     """u, `[K, B, D]`."""
     log_start: Tensor
-    """`[K, B]`, in nats, as the next."""
+    """`[K, B]`, in nats, like the next."""
     log_joint: Tensor
     gradient_start: Tensor
-    """`[K, B, D]`, as the next."""
+    """`[K, B, D]`, like the next."""
     gradient_joint: Tensor
 
     def log_ratio(self) -> Tensor:
@@ -40,9 +40,9 @@ class Info(NamedTuple):
     """How a transition went."""
 
     acceptance: Tensor
-    """The probability with which the proposal was taken, `[K, B]`."""
+    """The probability of accepting the proposal, `[K, B]`."""
     divergent: Tensor
-    """Whether the energy was lost on the way, `[K, B]`."""
+    """Whether the trajectory's energy error was too large, `[K, B]`."""
 
 
 Evaluate = Callable[[Tensor], State]
@@ -51,7 +51,7 @@ Evaluate = Callable[[Tensor], State]
 def step(
     state: State, beta: Tensor, evaluate: Evaluate, step_size: Tensor, scale: Tensor, num_leapfrog: int
 ) -> tuple[State, Info]:
-    """One transition that leaves the density at `beta` as it is: leapfrog steps, then acceptance or rejection.
+    """One transition that leaves the density at `beta` invariant: leapfrog steps, then acceptance or rejection.
 
     Each chain's step size is varied by up to a fifth, so that trajectories do not come full circle.
 
@@ -60,7 +60,7 @@ def step(
     Args:
         state: of the chains.
         beta: `[B]`, or a scalar.
-        evaluate: the state of a position.
+        evaluate: gives the state at a position.
         step_size: `[K, B]` or `[B]`, in units of `scale`.
         scale: about the standard deviation of the density, `[B, D]` or `[D]`.
         num_leapfrog: steps of a trajectory.
@@ -83,7 +83,7 @@ def step(
 
 
 def adapt(log_step_size: Tensor, acceptance: Tensor, rate: float) -> Tensor:
-    """The log step size moved towards the target acceptance: `+ rate (acceptance - 0.65)`."""
+    """The log step size moved toward the target acceptance: `+ rate (acceptance - 0.65)`."""
     return log_step_size + rate * (acceptance - TARGET_ACCEPTANCE)
 
 

@@ -1,12 +1,13 @@
 """log p(x) by importance weights from the guide."""
 
 from collections.abc import Mapping
-from functools import partial
 
 from torch import Tensor
 
+from ppvae.batches import Batch
 from ppvae.inference.compiling.repeated import Repeated
 from ppvae.inference.evidence import streamed
+from ppvae.inference.evidence.coverage import judged
 from ppvae.inference.evidence.method import EvidenceMethod, Task
 from ppvae.inference.runtime.chunks import over_data
 from ppvae.inference.runtime.measuring import finite
@@ -17,15 +18,24 @@ MOST_KHAT = 0.7
 
 
 class ImportanceWeights(EvidenceMethod):
-    """`log (1/K) sum_k p(x, z_k) / q(z_k | x)`, of draws from the guide."""
+    """`log (1/K) sum_k p(x, z_k) / q(z_k | x)`, over draws from the guide."""
 
     name = "iwae"
-    about = "importance weights of draws from the guide; a mode that the guide leaves out leaves no trace in them"
+    about = (
+        "importance weights of draws from the guide; a mode that the guide leaves out leaves no trace in them. k-hat "
+        "is infinite where the guide gives no probability to latents that the model has, and where all weights of a "
+        "discrete latent are equal"
+    )
     trusted = f"k-hat is at most {MOST_KHAT}"
     limit = f"k-hat > {MOST_KHAT}"
 
     def run(self, task: Task) -> Evidence:
-        measure = partial(streamed.log_mean_weight, Repeated(task.pair, streamed.log_weights))
+        draws = Repeated(task.pair, streamed.log_weights)
+
+        def measure(batch: Batch, num_particles: int, at_once: int) -> dict[str, Tensor]:
+            found = streamed.log_mean_weight(draws, batch, num_particles, at_once)
+            return found | {"khat": judged(found["khat"], task.pair, batch)}
+
         title = "log evidence" if task.progress else None
         return self.record(
             task.num_particles, finite(over_data(task.pair, task.batch, task.num_particles, measure, title))

@@ -12,12 +12,12 @@ from ppvae.inference.runtime.records import Evidence
 
 
 def larger_bound(candidates: Mapping[str, Halves], methods: Mapping[str, EvidenceMethod]) -> Evidence:
-    """For each data point the larger of the bounds, by method.
+    """For each data point, the largest of the methods' bounds.
 
     Each half's estimate of p(x) is taken from the method that the *other* half finds largest, and the two are averaged.
-    What is chosen does not depend on what is then taken, so the average has the mean p(x), and its log is a stochastic
-    lower bound, whichever is chosen. Where the halves agree, as they do where it matters, it is the whole estimate.
-    Largest is the bound less its standard error, so that of two good ones the more precise is taken.
+    The choice is independent of the estimate it takes, so the average has the mean p(x), and its log is a stochastic
+    lower bound, whichever is chosen. Where the halves agree, as they do where it matters, the result is that method's
+    whole estimate. Bounds are compared less their standard errors, so that of two good ones the more precise is taken.
 
     Args:
         candidates: two halves by method.
@@ -36,7 +36,7 @@ def larger_bound(candidates: Mapping[str, Halves], methods: Mapping[str, Evidenc
     return replace(
         pooled((taken[0], taken[1]), methods),
         method="best",
-        reason=f"the largest, as half of the draws find it: {', '.join(counts)} of {len(chosen)} data points",
+        reason=f"the largest by half of the draws: {', '.join(counts)} of {len(chosen)} data points",
         candidates={name: pooled(halves, methods) for name, halves in candidates.items()},
     )
 

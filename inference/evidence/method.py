@@ -1,4 +1,4 @@
-"""What a method of measuring log p(x) is: how it runs, and where its estimates are to be trusted."""
+"""The interface of a method that measures log p(x): how it runs, and where its estimates are to be trusted."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from ppvae.inference.runtime.records import Evidence
 from ppvae.pair import Pair
 
 Halves = tuple[Evidence, Evidence]
-"""Two independent records of one method, of as many draws each."""
+"""Two independent records of one method, with equally many draws."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class Task:
     """What is to be measured, and with which settings.
 
     Attributes:
-        pair: the model and guide, at rest (inside `measuring`).
+        pair: the model and guide, in eval mode (inside `measuring`).
         batch: N data points.
         num_particles: importance weights per data point.
-        annealing: settings of AIS, as the caller gave them; none if not given.
+        annealing: settings of AIS, as the caller gave them; empty if not given.
         progress: whether to show bars.
     """
 
@@ -60,7 +60,7 @@ class EvidenceMethod(ABC):
         """The measurement.
 
         Raises:
-            NotImplementedError: the method is exact, and does not know log p(x) of such a pair.
+            NotImplementedError: the method is exact, and does not know log p(x) for such a pair.
             ppvae.ContractError: it does not apply to such a pair.
         """
 
@@ -77,7 +77,7 @@ class EvidenceMethod(ABC):
         return False
 
     def halves(self, task: Task) -> Halves:
-        """Two independent records, of half the draws each; what "best" asks of its candidates."""
+        """Two independent records with half the draws each, which "best" needs from its candidates."""
         half = replace(task, num_particles=max(1, task.num_particles // 2))
         return self.run(half), self.run(half)
 

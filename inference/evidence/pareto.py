@@ -1,4 +1,4 @@
-"""Pareto k-hat: how heavy is the tail of importance weights, is their mean to be trusted, and can it be smoothed."""
+"""Pareto k-hat: how heavy the tail of importance weights is, whether to trust their mean, and how to smooth them."""
 
 import math
 from collections.abc import Iterator
@@ -23,10 +23,10 @@ def pareto_khat(largest: Tensor) -> Tensor:
     Weights have finite moments up to order `1/k`: below k = 1/2 their variance is finite, above 1 not even their mean
     is. k-hat > 0.7 means that estimate, standard error and effective sample size are not to be trusted at any
     practical K (for small K the threshold is `1 - 1 / log10(K)`). The fit is Zhang & Stephens' posterior mean of k,
-    drawn towards 1/2 by ten pseudo-observations.
+    shrunk toward 1/2 by ten pseudo-observations.
 
     Not a proof: a mode that the guide never visits leaves no trace in the weights. Where the M largest agree to 0.001
-    nats, and so but for rounding (an exact guide, a discrete latent), there is no tail, and k-hat is minus infinity.
+    nats, that is, up to rounding (an exact guide, a discrete latent), there is no tail, and k-hat is minus infinity.
     With one to four weights above the cutoff (always so for K <= 20) there is too little to fit: plus infinity.
 
     Source: Zhang & Stephens 2009, Technometrics 51(3); Vehtari et al. 2024, JMLR 25(72) (arXiv:1507.02646).
@@ -55,9 +55,9 @@ def smoothed(log_w: Tensor) -> tuple[Tensor, Tensor]:
     """Pareto-smoothed importance weights, as logs, and k-hat.
 
     The M largest of K weights are replaced, in their order, by the quantiles `(m - 1/2) / M` of the generalized Pareto
-    distribution fitted to them, and cut off at the largest weight there was. That takes variance out of self-normalized
-    estimates, for a bias which is small while k-hat is below 0.7, and unknown above. Where k-hat is infinite (equal
-    weights, or too few) they stay as they are.
+    distribution fitted to them, truncated at the largest original weight. That reduces the variance of self-normalized
+    estimates at the cost of a bias that is small while k-hat is below 0.7, and unknown above. Where k-hat is infinite
+    (equal weights, or too few) they stay as they are.
 
     Source: Vehtari et al. 2024, JMLR 25(72) (arXiv:1507.02646).
 
@@ -92,9 +92,9 @@ class _Tail(NamedTuple):
 
     size: int
     at: Tensor
-    """Whose: a mask, `[N]`."""
+    """The data points that have them, a mask, `[N]`."""
     cutoff: Tensor
-    """Of weights over the largest; `[n]` for those n, as the next."""
+    """As a fraction of the largest weight; `[n]` for those n data points, like the next."""
     k: Tensor
     scale: Tensor
 
@@ -110,7 +110,7 @@ def _tails(largest: Tensor) -> Iterator[_Tail]:
 
 
 def _equal(largest: Tensor) -> Tensor:
-    """Where the largest log weights are all the same, but for rounding: a mask, `[N]`."""
+    """Where the largest log weights are all the same, up to rounding: a mask, `[N]`."""
     return (largest[-1] - largest[0] > -EQUAL_WITHIN) & (len(largest) > MIN_TAIL)
 
 

@@ -1,25 +1,26 @@
-"""Running sums over draws of log weights: what a measurement keeps of any number of particles, in bounded memory."""
+"""Running sums over log weights, by which a measurement of any number of particles takes bounded memory."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from ppvae.batches import Batch, tensors
 from ppvae.contract import check_shapes
+from ppvae.enumerable import guide_runs_enumerated
 from ppvae.inference.compiling.repeated import Repeated
 from ppvae.inference.evidence.pareto import pareto_khat, tail_size
 from ppvae.inference.runtime.chunks import sizes
 from ppvae.pair import Pair
 from ppvae.tracing import trace_pair
-from ppvae.weights import expected_log_weight
+from ppvae.weights import draw_weights, expected_log_weight
 
 CHUNKS_TOGETHER = 16
 
 
 def log_weights(pair: Pair, batch: Batch, num_particles: int) -> Tensor:
-    return pair.log_weights(batch, num_particles).log_w
+    return draw_weights(pair, batch, num_particles).log_w
 
 
 def log_mean_weight(draws: Repeated, batch: Batch, num_particles: int, at_once: int) -> dict[str, Tensor]:
@@ -40,10 +41,15 @@ def log_mean_weight(draws: Repeated, batch: Batch, num_particles: int, at_once: 
 
 
 def _pieces(draws: Repeated, batch: Batch, num_particles: int, at_once: int) -> Iterator[Tensor]:
-    """All log weights, some chunks together: a weight takes far less room than what it is computed from."""
+    """All log weights, some chunks together: a weight takes far less memory than its computation."""
     chunks = list(sizes(num_particles, at_once))
     for start in range(0, len(chunks), CHUNKS_TOGETHER):
         yield torch.cat([draws(batch, size) for size in chunks[start : start + CHUNKS_TOGETHER]]).double()
+
+
+def terms_of_the_elbo(pair: Pair, batch: Batch) -> Callable[[Pair, Batch, int], Tensor]:
+    """What the ELBO is the mean of: `expected_log_weights`, or `log_weights` where discrete sites have to be drawn."""
+    return expected_log_weights if guide_runs_enumerated(pair, batch) else log_weights
 
 
 def expected_log_weights(pair: Pair, batch: Batch, num_particles: int) -> Tensor:

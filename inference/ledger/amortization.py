@@ -1,4 +1,4 @@
-"""The lines of amortization: what it costs that one network serves all data points, and what training would gain."""
+"""The lines of amortization: what one network for all data points costs, and what more training would gain."""
 
 import math
 
@@ -12,7 +12,21 @@ COLOR = "C1"
 
 def amortization_gap(found: Measured) -> Measurement | None:
     """What the best guide of the family gains over the amortized one."""
+    if found.amortization_undefined:
+        return None
     return difference("amortization gap", found.measured.get("elbo_refined"), found.elbo)
+
+
+def training_gap(found: Measured) -> Measurement | None:
+    """What more training of the guide gains; where each data point has its own parameters, what refining them does."""
+    trained = "elbo_refined" if found.local_parameters else "elbo_refitted"
+    return difference("training gap", found.measured.get(trained), found.elbo)
+
+
+def _undefined(found: Measured) -> str:
+    if found.local_parameters:
+        return "each data point has its own parameters"
+    return "the guide is fixed" if found.amortization_undefined else ""
 
 
 def _amortization(found: Measured, line: Measurement) -> list[Cause]:
@@ -36,7 +50,7 @@ def _training(found: Measured, line: Measurement) -> list[Cause]:
 
 
 def _capacity(found: Measured, line: Measurement) -> list[Cause]:
-    """Or generalization, where on training data the best guides gain less than half as much."""
+    """Capacity; or generalization, where the best guides gain less than half as much on training data."""
     seen = amortization_gap(found.train) if found.train else None
     on_train = seen.mean().estimate if seen else math.inf
     if on_train < line.mean().estimate / 2:
@@ -54,7 +68,7 @@ def _capacity(found: Measured, line: Measurement) -> list[Cause]:
         line,
         lambda nats: (
             f"Each data point's own best guide gains {nats:.2f} nats more than a guide that was trained further: the "
-            "networks cannot give it."
+            "networks cannot produce it."
         ),
         "Widen or deepen the encoder, or refine its output for each data point.",
     )
@@ -66,15 +80,16 @@ AMORTIZATION_GAP = Line(
     about="`elbo_refined - elbo`: what it costs that one network must serve all data points",
     value=amortization_gap,
     part_of="gap",
-    undefined=lambda found: "the guide is fixed" if found.amortization_undefined else "",
+    undefined=_undefined,
     causes=_amortization,
     bar=Bar("amortization", COLOR, place=5),
 )
 TRAINING_GAP = Line(
     "training_gap",
     label="more training of the guide closes",
-    about="`elbo_refitted - elbo`: what more training of the guide gains, with the model frozen",
-    value=lambda found: difference("training gap", found.measured.get("elbo_refitted"), found.elbo),
+    about="`elbo_refitted - elbo`: what more training of the guide gains, with the model frozen; `elbo_refined - elbo` "
+    "where each data point has parameters of its own",
+    value=training_gap,
     part_of="amortization_gap",
     causes=_training,
     bar=Bar("amortization: training", COLOR, place=7),

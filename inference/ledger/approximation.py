@@ -10,11 +10,11 @@ from ppvae.inference.runtime.records import Measurement
 COLOR = "C0"
 
 MISSED = 0.1
-"""Nats that chains from the prior must find more than all else, on average, for modes to be called missed."""
+"""Nats that AIS from the prior must find beyond all else, on average, for modes to be called missed."""
 
 
 def _family(found: Measured, line: Measurement) -> list[Cause]:
-    if found.amortization_undefined:
+    if found.guide_is_fixed:
         return significant(
             "family",
             line,
@@ -52,15 +52,15 @@ def _beyond(found: Measured, line: Measurement) -> list[Cause]:
         "remaining shape",
         line,
         lambda nats: (
-            f"Not even a flow for each data point reaches log p(x): {nats:.2f} nats remain, of shapes it lacks or of "
-            "its fit."
+            f"Not even a flow for each data point reaches log p(x): {nats:.2f} nats remain, due to shapes it lacks or "
+            "to its fit."
         ),
         "Try a posterior of several components, or more effort.",
     )
 
 
 def _modes(found: Measured) -> list[Cause]:
-    """Whether chains from the prior find what the guide, and chains from it, do not."""
+    """Modes that AIS from the prior finds, but neither the guide nor AIS from it."""
     candidates = found.log_evidence.candidates
     if "ais from prior" not in candidates or len(candidates) < 2:
         return []
@@ -73,10 +73,10 @@ def _modes(found: Measured) -> list[Cause]:
         "modes",
         more,
         lambda nats: (
-            f"Chains from the prior find {nats:.2f} nats that neither importance weights nor chains from the guide "
-            "do: it leaves out modes of the posterior."
+            f"AIS from the prior finds {nats:.2f} nats that neither importance weights nor AIS from the guide find: "
+            "the guide leaves out modes of the posterior."
         ),
-        "Try a posterior of several components, or train with a bound that covers (IWAE, RWS).",
+        "Try a posterior of several components, or train with a mass-covering bound (IWAE, RWS).",
     )
     return [cause for cause in causes if cause.nats > MISSED]
 
@@ -120,14 +120,14 @@ REMAINING_GAP = Line(
 ELBO_REFINED = Line(
     "elbo_refined",
     label="ELBO, own family refined",
-    about="each data point gets offsets of its own to the arguments of each guide site's distribution, in the family "
-    "it has, found by gradient ascent",
+    about="each data point gets its own offsets to the arguments of each guide site's distribution, within its "
+    "family, found by gradient ascent",
     measure=lambda bench: bench.own_family.elbo,
 )
 ELBO_FULL_RANK = Line(
     "elbo_full_rank",
     label="ELBO, full-rank",
-    about="the best image of the refined guide under an affine map of the latents; of a Gaussian guide, the best "
+    about="the best image of the refined guide under an affine map of the latents; for a Gaussian guide, the best "
     "full-rank Gaussian",
     measure=lambda bench: bench.richer_families.get("full_rank"),
     richer=True,

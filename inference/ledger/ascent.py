@@ -1,4 +1,4 @@
-"""Stochastic gradient ascent on parameters that each data point has of its own, until all have settled."""
+"""Stochastic gradient ascent on each data point's own parameters, until all have settled."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ Gradient = Callable[[dict[str, Tensor]], tuple[Tensor, list[Tensor]]]
 """Parameters `[B, ...]` by name -> an unbiased estimate of the bound, `[B]`, and of its gradients."""
 
 COMPILE_ASCENT_AFTER = 1000
-"""Gradients of one shape: most ascents are over by then, and a flow's take some 20 s to compile."""
+"""Gradients of one shape before compiling: most ascents are over by then, and a flow's take some 20 s to compile."""
 
 WINDOW = 50
-"""Steps whose mean bound is compared with that of as many before."""
+"""Steps whose mean bound is compared with that of the same number before."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Ascent:
         num_particles: draws for each data point and step.
         max_steps: after which to stop, settled or not.
         lr: the first learning rate.
-        reductions: after which to stop.
-        tolerance: nats per data point and window below which the bound is said to rise no longer; or below two standard
-            errors, if that is more.
+        reductions: of the learning rate, after which to stop.
+        tolerance: nats per data point by which the bound must rise from window to window to count as rising; or two
+            standard errors, if that is more.
 
     Raises:
         ValueError: a number below one.
@@ -46,7 +46,7 @@ class Ascent:
 
 
 def ascend(gradient: Gradient, start: dict[str, Tensor], settings: Ascent) -> tuple[dict[str, Tensor], bool]:
-    """The parameters where the bound is largest, averaged over the last window, and whether they have settled there."""
+    """The parameters that maximize the bound, averaged over the last window, and whether they have settled."""
     parameters = {name: t.clone() for name, t in start.items()}
     optimizer = torch.optim.Adam(list(parameters.values()), lr=settings.lr, maximize=True)
     window: list[Tensor] = []

@@ -12,7 +12,7 @@ LEAST = 0.05
 """Nats below which nothing is called a cause."""
 
 SIGNIFICANT = 2.0
-"""Standard errors from zero, or from one another, within which lines are not told apart."""
+"""Standard errors within which a line is not told apart from zero, or from another line."""
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,22 @@ from dataclasses import replace
 from typing import Any
 
 from ppvae.batches import Batch, as_batch, num_rows, rows
+from ppvae.conversion import data_for, to_pair
 from ppvae.inference.evidence.estimates import elbo_of, evidence_of
 from ppvae.inference.evidence.registry import method_named
 from ppvae.inference.ledger.effort import Effort, effort_of
 from ppvae.inference.ledger.experiments import Bench
 from ppvae.inference.ledger.fixed_guide import amortization_undefined
+from ppvae.inference.ledger.local_parameters import UNDEFINED, has_local_parameters
 from ppvae.inference.ledger.registry import LINES
 from ppvae.inference.ledger.report import GapReport
 from ppvae.inference.ledger.terms import elbo_terms_of
-from ppvae.inference.runtime.chunks import to_pair
 from ppvae.inference.runtime.measuring import measuring
+from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
+
+FEW = 16
+"""Data points that tell whether the guide amortizes."""
 
 
 def gap(
@@ -31,34 +36,35 @@ def gap(
     """Where the nats between log p(x) and the ELBO go: the ledger of a pair's gap, per data point, with errors.
 
     `log p(x) - ELBO = KL(q(z | x) || p(z | x))`, the gap, is split by experiment. Each data point is given its own best
-    guide of the same family: what that gains is the price of amortization, what is left that of the family. The best
-    full-rank guide and a flow's say what a richer family would gain. With training data, the guide is trained further
-    while the model stays: what that gains is unfinished training. For each latent site there is its KL, what it knows
-    of the data, and how many of its dimensions are used; for each Gaussian observation whether it is as wide as what it
-    leaves unexplained. `report.verdict()` says in words what follows.
+    guide of the same family: what that gains is the price of amortization, what is left is that of the family. The best
+    full-rank guide and the best flow say what a richer family would gain. With training data, the guide is trained
+    further while the model is frozen: what that gains is unfinished training. For each latent site it gives the KL,
+    what the site knows about the data, and how many of its dimensions are used; for each Gaussian observation, whether
+    it is as wide as what it leaves unexplained. `report.verdict()` says in words what follows.
 
     If the guide learns nothing (a diffusion's), amortization is undefined: the whole gap counts as that of its family,
-    of which it is the only member.
+    of which it is the only member. It is undefined too if each data point has parameters of its own (an AutoNormal's):
+    what these gain by refining is then unfinished training.
 
     Where log p(x) is not known exactly it is a stochastic lower bound, and so are gap and approximation gap. Fits can
     fail: the refined ELBOs are lower bounds of what their families could reach, and the lines beyond them upper bounds.
-    Nothing of this says how good the model is: compare its evidence with another's, by `ppvae.compare`.
+    None of this says how good the model is: compare its evidence with another's, by `ppvae.compare`.
 
     Source: Cremer et al. 2018 (arXiv:1801.03558).
 
     Args:
-        pair: the model and guide; it ends as it was.
+        pair: the model and guide; left as it was.
         data: N data points, a batch (tensor, tuple or dict), held out from training.
         effort: "quick" (evidence, ELBO and gap: seconds), "default" (100 digits of an MNIST VAE: some two minutes on
             two cores), "thorough" (an hour), or an `Effort`.
-        train: training data, for the guide to be trained further on, and to measure the same lines on as many of them.
+        train: training data, to train the guide further, and to measure the same lines on as many of its data points.
         transform: of minibatches of `train`, as for `ppvae.fit`.
         seed: makes the result reproducible and leaves the caller's generators as they were; None draws from them.
         progress: show bars.
 
     Raises:
         EvidenceUndefined: the pair declares that it has no evidence.
-        ValueError: an effort of another name, or data that are not finite or outside the likelihood's support.
+        ValueError: an unknown effort, or data that are not finite or outside the likelihood's support.
 
     Example:
         >>> from ppvae.models import LinearVAE
@@ -68,33 +74,46 @@ def gap(
         True
     """
     settings = effort_of(effort)
-    batch = as_batch(data)
+    batch = data_for(pair, data)
     report = _at_rest(pair, batch, settings, seed, progress)
     own = None if train is None else as_batch(train)
     if own is not None:
         sample = rows(own, slice(num_rows(batch)))
-        sample = sample if transform is None else as_batch(transform(sample))
+        sample = sample if transform is None else as_batch(transform(to_pair(sample, pair)))
         report = replace(report, train=_at_rest(pair, sample, settings, seed, progress))
     bench = Bench(
-        pair, batch, settings, report.amortization_undefined, seed, progress, own, transform, dict(report.measured)
+        pair,
+        batch,
+        settings,
+        report.amortization_undefined,
+        report.guide_is_fixed,
+        seed,
+        progress,
+        own,
+        transform,
+        dict(report.measured),
     )
     _measure(bench, trains=True)
     return replace(report, measured=bench.measured, notes={**report.notes, **bench.notes})
 
 
 def _at_rest(pair: Pair, data: Batch, settings: Effort, seed: int | None, progress: bool) -> GapReport:
-    """All lines for which nothing is trained on data."""
+    """All lines that need no training data."""
     several = method_named(settings.evidence).several_annealings
     annealing = settings.annealing if several else settings.annealing[:1]
     with measuring(pair, data, seed) as batch:
+        few = to_pair(rows_or_all(pair, batch, slice(FEW)), pair)
+        undefined = amortization_undefined(pair, few)
+        local = not undefined and has_local_parameters(pair, few)
         report = GapReport(
             pair=type(pair).__name__,
             log_evidence=evidence_of(pair, batch, settings.evidence, settings.num_particles, annealing, progress),
             elbo=elbo_of(pair, batch, settings.num_samples, progress),
             latents=elbo_terms_of(pair, batch, settings.num_samples, progress).latents,
-            amortization_undefined=amortization_undefined(pair, to_pair(rows(batch, slice(2)), pair)),
+            amortization_undefined=undefined or (UNDEFINED if local else ""),
+            local_parameters=local,
         )
-        bench = Bench(pair, batch, settings, report.amortization_undefined, seed, progress)
+        bench = Bench(pair, batch, settings, report.amortization_undefined, report.guide_is_fixed, seed, progress)
         _measure(bench, trains=False)
         return replace(report, measured=bench.measured, likelihood=bench.own_family.likelihood, notes=bench.notes)
 

@@ -1,4 +1,4 @@
-"""How much work a ledger is worth: which lines are measured, and how closely."""
+"""How much work goes into a ledger: which lines are measured, and how precisely."""
 
 from dataclasses import dataclass, field
 
@@ -14,7 +14,7 @@ class Effort:
     Attributes:
         evidence: the method of `ppvae.log_evidence`.
         num_particles: K of its importance weights.
-        annealing: settings of its chains.
+        annealing: settings of its AIS.
         num_samples: S, draws for each ELBO and data point.
         ascent: of the refined guides; None leaves out all lines that need an optimization.
         restarts: further starts of the refined guide.
@@ -60,7 +60,7 @@ def effort_of(effort: "str | Effort") -> Effort:
     """The settings of that name, or the given ones.
 
     Raises:
-        ValueError: another name.
+        ValueError: an unknown name.
     """
     if isinstance(effort, Effort):
         return effort

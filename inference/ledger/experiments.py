@@ -1,4 +1,4 @@
-"""The experiments behind the ledger's lines: each is run once, and its lines take from it what is theirs."""
+"""The experiments behind the ledger's lines: each runs once, and its lines read their values from it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ SCALE_SAMPLES = 20
 
 @dataclass(frozen=True)
 class OwnFamily:
-    """What was found of the best guides of the pair's own family, one for each data point.
+    """What was found about the best guides of the pair's own family, one for each data point.
 
     Attributes:
         elbo: of these; None where there are none.
@@ -37,13 +37,14 @@ class OwnFamily:
 
 @dataclass(frozen=True)
 class Bench:
-    """A pair and data, with the experiments that lines are measured by.
+    """A pair and data, with the experiments that measure the lines.
 
     Attributes:
-        pair: the model and guide, at rest (inside `measuring`) but for lines that train.
+        pair: the model and guide, in eval mode (inside `measuring`) except for lines that train.
         batch: N data points.
-        settings: how much work each line is worth.
+        settings: how much work goes into each line.
         amortization_undefined: why the guide does not amortize, if it does not; empty otherwise.
+        guide_is_fixed: whether that is so because it learns nothing.
         seed: of the measurement.
         progress: whether to show bars.
         train: training data, if there are any.
@@ -56,6 +57,7 @@ class Bench:
     batch: Batch
     settings: Effort
     amortization_undefined: str = ""
+    guide_is_fixed: bool = False
     seed: int | None = None
     progress: bool = False
     train: Batch | None = None
@@ -73,7 +75,7 @@ class Bench:
         if self.settings.ascent is None:
             self.notes["elbo_refined"] = "not asked for"
             return OwnFamily(likelihood=likelihood_scale(self.pair, self.batch, SCALE_SAMPLES))
-        if self.amortization_undefined:
+        if self.guide_is_fixed:
             scale = likelihood_scale(self.pair, self.batch, SCALE_SAMPLES)
             return OwnFamily(
                 likelihood=scale, guides=unrefined(self.pair, self.batch) if self.settings.richer else None

@@ -5,14 +5,14 @@ import torch
 from ppvae.batches import Batch
 from ppvae.inference.compiling.programs import Call
 from ppvae.pair import Pair
+from ppvae.particles import run
 from ppvae.sites import log_prob_terms, sample_sites
-from ppvae.tracing import run
 
 
 def amortization_undefined(pair: Pair, batch: Batch) -> str:
     """Why a pair's guide does not amortize, in words: the pair says so, or no parameter reaches the guide.
 
-    Empty where it does, or where there is no guide to speak of. Parameters count whether they are frozen or not.
+    Empty if it does, or if the guide has no sites. Parameters count whether they are frozen or not.
 
     Args:
         pair: the model and guide.
@@ -28,7 +28,7 @@ def amortization_undefined(pair: Pair, batch: Batch) -> str:
     call = Call(pair)
     learned = {name: p.detach().requires_grad_(p.is_floating_point()) for name, p in call.named_parameters()}
     with torch.enable_grad():
-        trace = call.with_tensors(learned, lambda pair: run(pair.guide, batch, 1))
+        trace = call.with_tensors(learned, lambda pair: run(pair, "guide", batch, 1))
         terms = log_prob_terms(trace)
     sites = sample_sites(trace)
     if not sites or any(terms[name].requires_grad or site["value"].requires_grad for name, site in sites.items()):

@@ -1,4 +1,4 @@
-"""What each latent site is used for: its KL, what it says of the data, and how many of its dimensions are active."""
+"""What each latent site is used for: its KL, what it says about the data, and how many dimensions are active."""
 
 import math
 from dataclasses import dataclass
@@ -7,15 +7,16 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ppvae.batches import Batch, num_rows, rows
+from ppvae.batches import Batch, num_rows
 from ppvae.inference.runtime.records import Measurement
 from ppvae.pair import Pair
+from ppvae.particles import run
 from ppvae.sites import log_prob_terms, sample_sites
-from ppvae.tracing import draw_latents, run
+from ppvae.tracing import draw_latents
 
 ACTIVE_VARIANCE = 0.01
 COLLAPSED_KL = 0.05
-"""Nats of a whole site below which it counts as collapsed."""
+"""KL of a whole site, in nats, below which it counts as collapsed."""
 
 MOST_POINTS, DRAWS = 200, 10
 """Data points, and draws for each, from which mutual information is estimated."""
@@ -30,14 +31,14 @@ class LatentUsage:
             pays for the latents.
         mutual_information: of the site and the data index, given the sites before it in the guide, in nats, under the
             guide. `E KL(q(z | x) || p(z)) = mutual information + KL(q(z) || p(z))`, for all sites together. NaN where
-            the guide knows the density of its own draws alone, as one with a planar flow does.
-        most_information: the log of the number of data points, which that estimate cannot exceed; near it the truth may
-            be more.
+            the guide knows the density only of its own draws, as one with a planar flow does.
+        most_information: the log of the number of data points, which that estimate cannot exceed; near it the true
+            value may be larger.
         active_units: dimensions whose posterior mean has a variance over the data of more than 0.01 (Burda et al. 2016,
             arXiv:1509.00519).
         num_units: dimensions.
         is_kl: whether `kl` is an expected KL divergence. It is not where a site that this one depends on in the model
-            depends on it in the guide (one that runs upwards): it may be negative then, and says little by itself.
+            depends on it in the guide (a bottom-up guide): it may then be negative, and says little by itself.
     """
 
     kl: Measurement
@@ -59,8 +60,8 @@ class LatentUsage:
 
 
 def active_units(means: Tensor, noise: Tensor) -> int:
-    """How many of D dimensions are active, from estimated posterior means, `[N, D]`, less the variance `noise` of the
-    estimates."""
+    """How many of D dimensions are active, from estimated posterior means, `[N, D]`, corrected for the variance `noise`
+    of the estimates."""
     if len(means) < 2:
         return 0
     return int((means.var(0) - noise.mean(0) > ACTIVE_VARIANCE).sum())
@@ -69,18 +70,20 @@ def active_units(means: Tensor, noise: Tensor) -> int:
 def mutual_information(pair: Pair, batch: Batch) -> dict[str, float]:
     """`E[log q(z_l | z_<l, x) - log q(z_l | z_<l)]` by site, the latter averaged over the guide's posteriors of z_<l.
 
-    Each data point's draws are scored under the guide of every other: the batch is rolled along.
+    Each data point's draws are scored under the guide of every other. Of more than 200 data points the first count.
     """
-    num = num_rows(batch)
+    num = min(num_rows(batch), MOST_POINTS)
+    order = torch.arange(num_rows(batch))
     latents = draw_latents(pair, batch, DRAWS)
     scores: dict[str, list[Tensor]] = {name: [] for name in latents}
     for shift in range(num):
-        other = rows(batch, torch.arange(num).roll(shift))
-        trace = run(poutine.condition(pair.guide, data=latents), other, DRAWS)
+        order[:num] = torch.arange(num).roll(-shift)
+        with poutine.condition(data={name: z[:, order] for name, z in latents.items()}):
+            trace = run(pair, "guide", batch, DRAWS)
         total = torch.zeros(DRAWS, num, dtype=torch.float64)
         terms = log_prob_terms(trace)
         for name in sample_sites(trace):
-            total = total + terms[name].double().cpu()
+            total = total + terms[name].expand(DRAWS, -1)[:, :num].double().cpu().roll(shift, 1)
             scores[name].append(total)
     result, before = {}, torch.zeros(())
     for name, along in scores.items():

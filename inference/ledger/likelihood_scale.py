@@ -19,7 +19,7 @@ class LikelihoodScale:
     """What rescaling the standard deviation of an observed Gaussian site, by one number, would gain.
 
     With r the mean of `((x - mu) / sigma)^2` over its D dimensions, the data and the guide's draws, the best factor is
-    `sqrt(r)`, and the ELBO of the guide as it is rises by `D / 2 (r - 1 - log r)` nats, or more if the guide is
+    `sqrt(r)`, and the ELBO rises by `D / 2 (r - 1 - log r)` nats with the guide as it is, or more if the guide is
     trained too.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""What a line of the ledger is, and the registry of all of them."""
+"""The lines of the ledger: what a line is, and the registry of all of them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,14 +31,14 @@ class Line:
     """One line of the ledger: table, verdict, plot, ArviZ export and docs are made from these.
 
     A line either follows from what was measured (`value`) or needs a measurement of its own (`measure`). The parts of a
-    line add up to it; a line that has measured parts is shown as these in the plot, and its cause gives way to theirs.
+    line add up to it; once parts are measured, the plot shows them in its place, and their causes replace its own.
 
     Attributes:
         name: what reports, notes and ArviZ call it.
         label: what the table calls it.
         about: the experiment, for the docs.
         value: how it follows from what was measured; None where it does not exist.
-        measure: measures it; None where that cannot be done, and then it leaves a note on the bench.
+        measure: measures it; where that cannot be done, it returns None and leaves a note on the bench.
         trains: whether `measure` needs training data: it then runs after all else, and restores what it changes.
         richer: whether it is the ELBO of a richer family than those before it in the registry. What remains beyond
             all families is counted from the last of them.

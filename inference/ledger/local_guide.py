@@ -1,37 +1,34 @@
-"""A guide with parameters of each data point's own: the amortized one's distributions, of the same families, moved.
+"""A guide with parameters for each data point: the amortized guide's distributions, moved within their families.
 
 The parameters travel with the data, as further entries of the batch. So the pair of a model and such a guide is a pair
-like any other: it is trained, measured and annealed from by the same code.
+like any other: the same code trains it, measures it and anneals from it.
 """
 
 from contextlib import suppress
-from inspect import signature
 from typing import Any
 
 import torch
-from pyro.distributions import MaskedDistribution, TransformedDistribution
+from pyro.distributions import TransformedDistribution
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import Independent, MixtureSameFamily, transform_to
+from torch.distributions import transform_to
 
-from ppvae.batches import Batch
-from ppvae.internals import mask_of
+from ppvae.batches import Batch, num_rows, tensors
 from ppvae.pair import Pair
+from ppvae.particles import run
+from ppvae.rebuilding import arguments, with_arguments, with_parts
 from ppvae.refusals import family
-from ppvae.tracing import run
+from ppvae.sites import plate_scale
 
 SEPARATOR = "/"
-LEFT_OUT = {
-    "probs": "logits",
-    "covariance_matrix": "scale_tril",
-    "precision_matrix": "scale_tril",
+HELD = {
     "log_density": "v",  # Pyro's Delta: no part of its family
     "low": "high",  # Uniform's ends bound each other
     "high": "low",
 }
-"""Arguments that are not moved where there is another, which mostly says the same and is easier to move."""
+"""Arguments that are not moved where there is another."""
 LOCATIONS = ("loc", "delta_loc")
 """Arguments that are moved in units of the scale."""
 LOCATION_SPREAD, SPREAD = 2.0, 0.5
@@ -40,11 +37,11 @@ LOCATION_SPREAD, SPREAD = 2.0, 0.5
 class LocalGuide(Pair):
     """A pair whose guide's distributions are moved, for each data point, by offsets that are part of its batch.
 
-    Argument a of a site's distribution becomes `T(T^-1(a) + offset)`, with T the bijection from the reals onto what a
-    may be: scales are multiplied. Locations are shifted in units of the scale, so that a step means as much for a
-    latent known to a thousandth as for one known to a third. Offsets of zero give the guide as it was. Of a transformed
-    distribution (a flow) the base's arguments are moved, of a mixture its weights and its components'. Where a site
-    depends on others, so do its arguments, and the offset is the same wherever they are.
+    Argument a of a site's distribution becomes `T(T^-1(a) + offset)`, with T the bijection from the reals onto the
+    values of a: scales are multiplied. Locations are shifted in units of the scale, so that a step means as much for a
+    latent known to a thousandth as for one known to a third. Offsets of zero leave the guide as it was. In a
+    transformed distribution (a flow) the base's arguments are moved, in a mixture its weights and its components'
+    arguments. Where a site depends on others, so do its arguments, and the offset is the same at all their values.
 
     Args:
         pair: the model and guide; its parameters are shared.
@@ -69,22 +66,19 @@ class LocalGuide(Pair):
 
     def __init__(self, pair: Pair, batch: Batch):
         super().__init__()
-        self.pair = pair
+        self.pair, self.particles, self.own_rows = pair, pair.particles, pair.own_rows
         finder = _Finder()
         with torch.no_grad(), finder:
-            run(pair.guide, batch, 1)
+            run(pair, "guide", batch, 1)
         self.shapes, self.fixed = finder.shapes, finder.fixed
 
     def zeros(self, batch: Batch) -> dict[str, Tensor]:
         """Offsets that leave the guide of a batch as it is."""
-        first = (
-            next(iter(batch.values())) if isinstance(batch, dict) else batch[0] if isinstance(batch, tuple) else batch
-        )
-        parameter = next(self.pair.parameters(), first)
-        return {name: parameter.new_zeros(len(first), *shape) for name, shape in self.shapes.items()}
+        parameter = next(self.pair.parameters(), next(iter(tensors(batch).values())))
+        return {name: parameter.new_zeros(num_rows(batch), *shape) for name, shape in self.shapes.items()}
 
     def about(self, batch: Batch) -> dict[str, Tensor]:
-        """Offsets drawn about none: other places to start from."""
+        """Offsets drawn around zero: other places to start from."""
 
         def spread(name: str) -> float:
             return LOCATION_SPREAD if name.rpartition(SEPARATOR)[2] in LOCATIONS else SPREAD
@@ -99,11 +93,12 @@ class LocalGuide(Pair):
 
     def model(self, *args: Any, **kwargs: Any) -> Any:
         args, kwargs, _ = self._parted(args, kwargs)
-        return self.pair.model(*args, **kwargs)
+        with _Unscaled():
+            return self.pair.model(*args, **kwargs)
 
     def guide(self, *args: Any, **kwargs: Any) -> Any:
         args, kwargs, offsets = self._parted(args, kwargs)
-        with _Mover(offsets):
+        with _Unscaled(), _Mover(offsets):
             return self.pair.guide(*args, **kwargs)
 
     def _parted(self, args: tuple, kwargs: dict) -> tuple[tuple, dict, dict[str, Tensor]]:
@@ -112,6 +107,13 @@ class LocalGuide(Pair):
             return args, own, {name: kwargs[name] for name in self.shapes}
         num = len(args) - len(self.shapes)
         return args[:num], {}, dict(zip(self.shapes, args[num:], strict=True))
+
+
+class _Unscaled(Messenger):
+    """Leaves out `poutine.scale`: an ascent to a bound is no training."""
+
+    def _pyro_sample(self, msg: Message) -> None:
+        msg["scale"] = plate_scale(msg)
 
 
 class _Sites(Messenger):
@@ -137,7 +139,7 @@ class _Mover(_Sites):
             key = name + SEPARATOR + argument
             return bijection(bijection.inv(value) + unit * self._offsets[key]) if key in self._offsets else value
 
-        msg["fn"] = _rebuilt(msg["fn"], moved)
+        msg["fn"] = _moved(msg["fn"], moved)
 
 
 class _Finder(_Sites):
@@ -158,33 +160,27 @@ class _Finder(_Sites):
                 found[argument] = value.shape[leading:]
             return value
 
-        _rebuilt(fn, note)
+        _moved(fn, note)
         self.shapes |= {name + SEPARATOR + argument: shape for argument, shape in found.items()}
         if not found:
             self.fixed[name] = f"{family(fn)} has no argument that can be moved"
 
 
-def _rebuilt(fn: Any, change: Any) -> Any:
+def _moved(fn: Any, change: Any) -> Any:
     """A distribution of the same family, with `change(name, argument, bijection, unit)` for each argument."""
-    if isinstance(fn, Independent):
-        return _rebuilt(fn.base_dist, change).to_event(fn.reinterpreted_batch_ndims)
-    if isinstance(fn, MaskedDistribution):
-        return _rebuilt(fn.base_dist, change).mask(mask_of(fn))
-    if type(fn) is TransformedDistribution:
-        return TransformedDistribution(_rebuilt(fn.base_dist, change), fn.transforms)
-    if isinstance(fn, MixtureSameFamily):
-        weights, components = (_rebuilt(part, change) for part in (fn.mixture_distribution, fn.component_distribution))
-        return type(fn)(weights, components, validate_args=False)
-    named = [name for name in fn.arg_constraints if LEFT_OUT.get(name) not in fn.arg_constraints]
-    further = [name for name in signature(type(fn)).parameters if name not in fn.arg_constraints and hasattr(fn, name)]
-    arguments = {name: getattr(fn, name) for name in named + further}  # a temperature is of the further ones
-    if "validate_args" in signature(type(fn)).parameters:
-        arguments["validate_args"] = False
-    moved = {}
-    for name in named:
-        with suppress(NotImplementedError):  # no bijection from the reals: a count, say
-            moved[name] = change(name, arguments[name], transform_to(fn.arg_constraints[name]), _unit(fn, name))
-    return type(fn)(**arguments | moved) if moved else fn
+
+    def part(fn: Any) -> Any:
+        if type(fn) is TransformedDistribution:
+            return TransformedDistribution(_moved(fn.base_dist, change), fn.transforms)
+        moved = {}
+        for name in arguments(fn):
+            if HELD.get(name) not in fn.arg_constraints:
+                with suppress(NotImplementedError):  # no bijection from the reals: a count, say
+                    bijection = transform_to(fn.arg_constraints[name])
+                    moved[name] = change(name, getattr(fn, name), bijection, _unit(fn, name))
+        return with_arguments(fn, moved) if moved else fn
+
+    return with_parts(fn, part)
 
 
 def _unit(fn: Any, argument: str) -> Tensor | float:

@@ -1,4 +1,4 @@
-"""What was measured of a pair for its ledger; the lines follow from it."""
+"""What was measured about a pair for its ledger; the lines follow from it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from ppvae.inference.runtime.records import Evidence, Measurement
 
 @dataclass(frozen=True)
 class Measured:
-    """All that was measured of a pair on a data set, per data point and with standard errors.
+    """All that was measured about a pair on a data set, per data point and with standard errors.
 
     Attributes:
         pair: the name of the pair's class.
@@ -21,6 +21,7 @@ class Measured:
         latents: usage of each latent site of the guide, by name.
         likelihood: what rescaling each Gaussian observation would gain, by site.
         amortization_undefined: why the guide does not amortize, if it does not; empty otherwise.
+        local_parameters: whether that is so because each data point has parameters of its own.
         train: the same on training data, if there were any.
         notes: by line, why it was not measured, or what went wrong.
     """
@@ -32,9 +33,15 @@ class Measured:
     latents: Mapping[str, LatentUsage] = field(default_factory=dict)
     likelihood: Mapping[str, LikelihoodScale] = field(default_factory=dict)
     amortization_undefined: str = ""
+    local_parameters: bool = False
     train: "Measured | None" = None
     notes: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def guide_is_fixed(self) -> bool:
+        """Whether the guide learns nothing."""
+        return bool(self.amortization_undefined) and not self.local_parameters
+
     def best_of_family(self) -> Measurement | None:
-        """The ELBO of the best guide of its family: the refined one, or of a guide that learns nothing itself."""
-        return self.elbo if self.amortization_undefined else self.measured.get("elbo_refined")
+        """The ELBO of the best guide of its family: the refined one, or, if the guide learns nothing, the guide."""
+        return self.elbo if self.guide_is_fixed else self.measured.get("elbo_refined")

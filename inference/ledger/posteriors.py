@@ -1,6 +1,6 @@
 """Draws from the posterior of each data point: the guide's, or by ways that come closer to it.
 
-Each way is a function of a pair at rest (inside `measuring`), N data points, the number of draws, settings of annealing
+Each way is a function of a pair in eval mode (inside `measuring`), N data points, the number of draws, settings of AIS
 and whether to show bars, and returns `Draws`; `DRAWN_BY` lists them.
 """
 
@@ -13,17 +13,19 @@ from pyro import poutine
 from torch import Tensor
 
 from ppvae.batches import Batch, num_rows, rows
+from ppvae.conversion import to_pair
 from ppvae.inference.evidence.annealed_importance import AIS, Sampler, run_chains
+from ppvae.inference.evidence.coverage import judged
 from ppvae.inference.evidence.pareto import smoothed
 from ppvae.inference.ledger.ascent import Ascent
 from ppvae.inference.ledger.refinement import refine
-from ppvae.inference.runtime.chunks import over_data, sizes, to_pair
+from ppvae.inference.runtime.chunks import over_data, sizes
 from ppvae.inference.runtime.measuring import finite
 from ppvae.pair import Pair
+from ppvae.particles import run
 from ppvae.refusals import ContractError
 from ppvae.sites import log_prob_terms, sample_sites
-from ppvae.tracing import run
-from ppvae.weights import sum_terms
+from ppvae.weights import draw_weights, sum_terms
 
 CANDIDATES = 20
 """Draws from the guide for each one that resampling keeps."""
@@ -38,7 +40,7 @@ class Draws:
 
     Attributes:
         latents: of the guide's sites by name, `[S, N, *event]`.
-        log_q: log probability of each draw under the pair's guide, whoever drew it, `[S, N]`, in nats.
+        log_q: log probability of each draw under the pair's guide, however it was drawn, `[S, N]`, in nats.
         quality: diagnostics of the draws by name, `[N]`.
     """
 
@@ -49,13 +51,13 @@ class Draws:
 
 def guided(pair: Pair, batch: Batch, num_samples: int, annealing: AIS | None, progress: bool) -> Draws:
     """Draws from the guide, `z ~ q(z | x)`: independent, and as far from the posterior as the guide is."""
-    return _by_chunks(pair, batch, num_samples, lambda points, num: _run_guide(pair.guide, points, num), progress)
+    return _by_chunks(pair, batch, num_samples, lambda points, num: _run_guide(pair, points, num), progress)
 
 
 def resampled(pair: Pair, batch: Batch, num_samples: int, annealing: AIS | None, progress: bool) -> Draws:
-    """Draws from the guide, chosen by their importance weights, with the tail of these smoothed.
+    """Draws from the guide, chosen by their Pareto-smoothed importance weights.
 
-    Of `20 S` candidates S are taken, with replacement, as often as `S w~` says (systematic resampling, in a random
+    Of `20 S` candidates S are taken with replacement, each `S w~` times on average (systematic resampling, in a random
     order). As the number of candidates grows the draws become the posterior's, with an error of the order of
     `chi^2(posterior || q) / (20 S)`. Wrong where k-hat is above 0.7; where `ess` is below S, many draws are copies of
     one another; and a mode that the guide never visits leaves no trace.
@@ -64,7 +66,7 @@ def resampled(pair: Pair, batch: Batch, num_samples: int, annealing: AIS | None,
     for systematic resampling; Vehtari et al. 2024 (arXiv:1507.02646) for the smoothing.
 
     Returns:
-        Draws with `khat`, of the candidates' weights, and `ess`, `1 / sum w~^2` of the smoothed ones, at most 20 S.
+        Draws with `khat`, of the candidates' weights, and `ess`, `1 / sum w~^2` of the smoothed weights, at most 20 S.
     """
 
     def measure(index: Any, num_candidates: int, at_once: int) -> dict[str, Tensor]:
@@ -77,7 +79,7 @@ def resampled(pair: Pair, batch: Batch, num_samples: int, annealing: AIS | None,
         return {
             **_taken(candidates, chosen),
             "estimate": log_w.logsumexp(0),
-            "khat": khat,
+            "khat": judged(khat, pair, points),
             "ess": 1 / log_share.exp().square().sum(0),
         }
 
@@ -107,25 +109,25 @@ def refined(pair: Pair, batch: Batch, num_samples: int, annealing: AIS | None, p
             "a site whose distribution has arguments on the reals; take posterior='resampled'"
         )
     local = _by_chunks(
-        best.pair, best.batch, num_samples, lambda points, num: _run_guide(best.pair.guide, points, num), progress
+        best.pair, best.batch, num_samples, lambda points, num: _run_guide(best.pair, points, num), progress
     )
     return replace(local, log_q=log_q_of(pair, batch, local.latents, num_samples, progress))
 
 
 def annealed(pair: Pair, batch: Batch, num_samples: int, annealing: AIS | None, progress: bool) -> Draws:
-    """The last states of chains annealed to the posterior, one for each draw, chosen by their weights.
+    """The last states of annealed importance sampling, one for each draw, chosen by their weights.
 
     Chains are resampled for each data point (systematically, in a random order): evenly weighted ones all stay. Wrong
-    where `ess` is a small part of S: then a few chains, in many copies, are all there is, and more temperatures are
-    needed. A mode that neither guide nor prior leads to is not visited.
+    where `ess` is a small part of S: then the draws are many copies of a few chains, and more temperatures are needed.
+    A mode that neither guide nor prior leads to is not visited.
 
     Source: Neal 2001 (arXiv:physics/9803008).
 
     Args:
-        annealing: the settings, `AIS()` if None; the number of chains is that of the draws, whatever they say.
+        annealing: the settings, `AIS()` if None; the number of draws replaces their number of chains.
 
     Returns:
-        Draws with `ess`, the effective sample size of the chains' weights, at most S.
+        Draws with `ess`, the effective sample size of the AIS weights, at most S.
 
     Raises:
         ppvae.ContractError: a latent that is discrete (its site is named), or none at all.
@@ -152,7 +154,7 @@ class Way:
         about: which draws of z it gives, for the docs.
         quality: the names of its diagnostics, per data point.
         needs_density: whether the pair must have a density that can be measured.
-        anneals: whether it takes settings of annealing.
+        anneals: whether it takes settings of AIS.
     """
 
     draw: Callable[[Pair, Batch, int, AIS | None, bool], Draws]
@@ -184,7 +186,7 @@ def way_named(posterior: str, annealing: AIS | None) -> Way:
     """The way of that name.
 
     Raises:
-        ValueError: there is none, or settings of annealing for what is not annealed.
+        ValueError: there is none, or it takes no settings of AIS and some were given.
     """
     if posterior not in DRAWN_BY:
         raise ValueError(f"posterior: found {posterior!r}, expected one of {tuple(DRAWN_BY)}")
@@ -205,7 +207,8 @@ def log_q_of(pair: Pair, batch: Batch, latents: Mapping[str, Tensor], num_sample
             piece = {name: z[start : start + size, index.cpu()] for name, z in latents.items()}
             given = cast(dict[str, Tensor], to_pair(piece, pair))
             start += size
-            pieces.append(_run_guide(poutine.condition(pair.guide, data=given), points, size)["log_q"])
+            with poutine.condition(data=given):
+                pieces.append(_run_guide(pair, points, size)["log_q"])
         return {"log_q": torch.cat(pieces).T}
 
     title = "weighing" if progress else None
@@ -213,12 +216,12 @@ def log_q_of(pair: Pair, batch: Batch, latents: Mapping[str, Tensor], num_sample
 
 
 def systematic(probability: Tensor, num: int) -> Tensor:
-    """Indices `[num, N]` in which k comes `num p_k` times on average, and never one more or less than that, shuffled.
+    """Indices `[num, N]` in which k comes `num p_k` times on average and never off by one or more, shuffled.
 
     Source: Carpenter et al. 1999, IEE Proceedings 146(1).
 
     Args:
-        probability: `[K, N]`, of the sum 1 over K.
+        probability: `[K, N]`, with sum 1 over K.
         num: how many.
 
     Example:
@@ -236,7 +239,7 @@ def systematic(probability: Tensor, num: int) -> Tensor:
 def _by_chunks(
     pair: Pair, batch: Batch, num_samples: int, draw: Callable[[Batch, int], dict[str, Tensor]], progress: bool
 ) -> Draws:
-    """What `draw` draws for the data points of a chunk, for all of them."""
+    """What `draw` draws for all data points, chunk by chunk."""
 
     def measure(points: Batch, num_particles: int, at_once: int) -> dict[str, Tensor]:
         pieces = [draw(points, size) for size in sizes(num_particles, at_once)]
@@ -246,13 +249,13 @@ def _by_chunks(
 
 
 def _candidates(pair: Pair, batch: Batch, num: int) -> dict[str, Tensor]:
-    weights = pair.log_weights(batch, num)
+    weights = draw_weights(pair, batch, num)
     return _named(weights.latents) | {"log_q": weights.log_q, "log_w": weights.log_w}
 
 
-def _run_guide(guide: Any, batch: Batch, num: int) -> dict[str, Tensor]:
+def _run_guide(pair: Pair, batch: Batch, num: int) -> dict[str, Tensor]:
     """Latents and log q, `[K, B, ...]`, of one run of a guide."""
-    trace, shape = run(guide, batch, num), (num, num_rows(batch))
+    trace, shape = run(pair, "guide", batch, num), (num, num_rows(batch))
     latents = {
         name: site["value"].expand(*shape, *site["fn"].event_shape) for name, site in sample_sites(trace).items()
     }
@@ -261,7 +264,7 @@ def _run_guide(guide: Any, batch: Batch, num: int) -> dict[str, Tensor]:
 
 
 LATENT = "latent "
-"""What the names of latents begin with, among other results."""
+"""The prefix of the names of latents among other results."""
 
 
 def _named(latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -269,7 +272,7 @@ def _named(latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _taken(values: Mapping[str, Tensor], chosen: Tensor) -> dict[str, Tensor]:
-    """Those of values `[K, B, ...]` that have the chosen indices `[S, B]`: `[B, S, ...]`."""
+    """The values `[K, B, ...]` at the chosen indices `[S, B]`: `[B, S, ...]`."""
     columns = torch.arange(chosen.shape[1], device=chosen.device)
     return {name: t[chosen, columns].transpose(0, 1) for name, t in values.items()}
 

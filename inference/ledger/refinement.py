@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from ppvae.batches import Batch, num_rows, rows
+from ppvae.conversion import to_pair
+from ppvae.enumerable import guide_runs_enumerated
 from ppvae.inference.compiling.repeated import Repeated
 from ppvae.inference.evidence import streamed
 from ppvae.inference.ledger.ascent import COMPILE_ASCENT_AFTER, Ascent, ascend
@@ -16,14 +18,15 @@ from ppvae.inference.ledger.local_guide import LocalGuide
 from ppvae.inference.objectives.enumerated import EnumeratedELBO
 from ppvae.inference.objectives.evidence_lower_bound import ELBO
 from ppvae.inference.objectives.protocol import Objective
-from ppvae.inference.runtime.chunks import over_data, to_pair
+from ppvae.inference.runtime.chunks import over_data
+from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
+from ppvae.particles import run
 from ppvae.refusals import ContractError
 from ppvae.sites import sample_sites
-from ppvae.tracing import run
 
 SELECTION_SAMPLES = 100
-"""Draws on which the starts are compared; what is reported comes from others."""
+"""Draws on which the starts are compared; the reported ELBO comes from others."""
 
 
 @dataclass(frozen=True)
@@ -46,19 +49,19 @@ class Refined:
 
 
 def refine(pair: Pair, batch: Batch, settings: Ascent, restarts: int, progress: bool) -> Refined:
-    """Ascends the ELBO of each data point from its amortized guide, and from `restarts` places about it.
+    """Ascends the ELBO of each data point from its amortized guide, and from `restarts` points around it.
 
-    What is best on samples of its own is kept, and the amortized guide where nothing is better; so, measured on fresh
-    samples, the ELBO never falls below the amortized one but for noise.
+    The best on separate samples is kept, or the amortized guide where nothing is better; so, measured on fresh samples,
+    the ELBO never falls below the amortized one, up to noise.
     """
-    local = LocalGuide(pair, to_pair(rows(batch, slice(2)), pair))
+    local = LocalGuide(pair, to_pair(rows_or_all(pair, batch, slice(2)), pair))
     if not local.shapes:
         nowhere = torch.zeros(num_rows(batch), dtype=torch.bool)
         return Refined(local, local.with_offsets(batch, {}), nowhere, 1.0, local.fixed)
     gradient = Repeated(
         local, partial(_gradient, _objective(local, batch, settings.num_particles)), COMPILE_ASCENT_AFTER
     )
-    values = Repeated(local, streamed.expected_log_weights)
+    values = Repeated(local, streamed.terms_of_the_elbo(pair, to_pair(rows_or_all(pair, batch, slice(2)), pair)))
 
     def one_step(index: Any, num_particles: int, at_once: int) -> dict[str, Tensor]:
         points = to_pair(rows(batch, index.cpu()), pair)
@@ -87,7 +90,7 @@ def refine(pair: Pair, batch: Batch, settings: Ascent, restarts: int, progress: 
 
 def unrefined(pair: Pair, batch: Batch) -> Refined:
     """The guide as it is, for a pair whose guide is not to be refined."""
-    local = LocalGuide(pair, to_pair(rows(batch, slice(2)), pair))
+    local = LocalGuide(pair, to_pair(rows_or_all(pair, batch, slice(2)), pair))
     offsets = {name: t.cpu() for name, t in local.zeros(batch).items()}
     return Refined(local, local.with_offsets(batch, offsets), torch.zeros(num_rows(batch), dtype=torch.bool), 1.0)
 
@@ -95,15 +98,15 @@ def unrefined(pair: Pair, batch: Batch) -> Refined:
 def _objective(local: LocalGuide, batch: Batch, num_particles: int) -> Objective:
     """The ELBO with the least noise near its best."""
     two = local.pair
-    points = to_pair(rows(batch, slice(2)), two)
-    sites = sample_sites(run(two.guide, points, 1), observed=False).values()
-    if any(site["fn"].has_enumerate_support for site in sites):
+    points = to_pair(rows_or_all(two, batch, slice(2)), two)
+    sites = sample_sites(run(two, "guide", points, 1), observed=False).values()
+    if any(site["fn"].has_enumerate_support for site in sites) and guide_runs_enumerated(two, points):
         return EnumeratedELBO(num_particles)
     objective = ELBO(num_particles, gradient="stl")
     try:
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             objective(two, points)
-    except ContractError:  # with gradients stopped, the density of the draws is no longer known: a planar flow's
+    except ContractError:  # with gradients stopped, the density of a planar flow's draws is no longer known
         return ELBO(num_particles).prepared(local, local.with_offsets(points, local.zeros(points)))
     return objective
 

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppvae.batches import Batch, as_batch, rows
+from ppvae.batches import Batch, as_batch
+from ppvae.conversion import data_for, to_pair
 from ppvae.inference.objectives.evidence_lower_bound import ELBO
 from ppvae.inference.objectives.gradients import has_scored_sites
-from ppvae.inference.runtime.chunks import evaluating, to_pair
+from ppvae.inference.runtime.chunks import evaluating
 from ppvae.inference.training.fitting import fit
 from ppvae.mode import mode
+from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
 from ppvae.tracing import draw_latents, trace_model, trace_pair
 from ppvae.weights import sum_terms
@@ -28,14 +30,15 @@ count as still rising."""
 def refitted(
     pair: Pair, train: Any, steps: int, transform: Callable[[Any], Any] | None, seed: int, progress: bool
 ) -> Iterator[str]:
-    """The pair, inside, with its guide trained further on `train` by the ELBO, the model as it is; outside, as before.
+    """For the block, trains the pair's guide further on `train` by the ELBO, with the model frozen; then restores it.
 
-    Parameters that the guide shares with the model stay as they are. Yields a note: that the bound was still rising,
-    that the guide has nothing of its own to train, or an empty one.
+    Parameters that the guide shares with the model are frozen too. Yields a note: that the bound was still rising, that
+    the guide has nothing of its own to train, or an empty one.
     """
-    two = rows(as_batch(train), slice(2))
+    two = rows_or_all(pair, as_batch(train), slice(2))
     with evaluating(pair, seed):
-        two = to_pair(as_batch(transform(two)) if transform else two, pair)
+        two = to_pair(two, pair)
+        two = to_pair(data_for(pair, transform(two) if transform else two), pair)
         own = guide_parameters(pair, two)
         num_particles = 2 if has_scored_sites(pair, two) else 1
         statistics = _running_statistics(pair, two)
@@ -48,7 +51,7 @@ def refitted(
         for p in frozen:
             p.requires_grad_(False)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".* was not registered in the param store")  # Pyro's, of what is frozen
+            warnings.filterwarnings("ignore", ".* was not registered in the param store")  # Pyro's, of frozen ones
             run = fit(
                 pair,
                 train,
@@ -62,7 +65,7 @@ def refitted(
             )
         pair.load_state_dict({name: state[name] for name in statistics if name in state}, strict=False)
         rising = is_rising(torch.as_tensor(run.history["bound_per_step"]))
-        yield f"still rising after {steps} steps, so that more training would gain more" if rising else ""
+        yield f"still rising after {steps} steps, so more training would gain more" if rising else ""
     finally:
         for p in frozen:
             p.requires_grad_(True)

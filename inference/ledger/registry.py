@@ -9,8 +9,8 @@ register(
     Line(
         "log_evidence",
         label="log p(x)",
-        about="exact where the pair knows it; else the largest of importance weights, chains annealed from the guide, "
-        "and chains from the prior",
+        about="exact where the pair knows it; else the largest of importance weights, AIS from the guide, "
+        "and AIS from the prior",
         value=lambda found: found.log_evidence,
     ),
     Line("elbo", label="ELBO", about="draws from the guide as it is", value=lambda found: found.elbo),

@@ -31,7 +31,8 @@ class GapReport(Measured):
     capacity_gap`.
 
     If a guide learns nothing, it is the only member of its family: the whole gap is the approximation gap, and the
-    amortization gap is undefined, None, as `amortization_undefined` says.
+    amortization gap is undefined, None, as `amortization_undefined` says. It is so too where each data point has
+    parameters of its own: then `gap = approximation_gap + training_gap`.
 
     Where the evidence is a stochastic lower bound, the gap and the approximation gap are too. The standard errors of
     differences combine those of both ends, which are measured with independent draws.
@@ -40,7 +41,7 @@ class GapReport(Measured):
     """
 
     def __getattr__(self, name: str) -> Any:
-        """The line of that name; what a report has besides is found before."""
+        """The line of that name; other attributes are found before this is called."""
         if name not in LINES:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return LINES[name].of(self)
@@ -92,8 +93,8 @@ class GapReport(Measured):
         """The report as ArviZ's container, labeled and per data point; write it with `.to_netcdf(path)`.
 
         Groups: `ledger` (each measured line, and `<line>_std_error`, in nats over `data`; a line's note is among its
-        attributes) and `evidence` (estimate, std_error, ess, khat and reliable of each candidate, the last being what
-        the ledger has, over `candidate` and `data`; and `taken`, by which method each data point was measured there).
+        attributes) and `evidence` (estimate, std_error, ess, khat and reliable of each candidate, the last being the
+        ledger's, over `candidate` and `data`; and `taken`, the method by which the ledger measured each data point).
 
         Returns:
             `arviz.InferenceData` with ArviZ 0.x, `xarray.DataTree` with ArviZ 1.x.

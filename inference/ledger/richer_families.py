@@ -1,7 +1,7 @@
 """The best guides of richer families for each data point: how much of the approximation gap each would close.
 
 A family is the image of the refined guide under a family of maps of the latent view, fitted from the identity: affine
-maps (of a Gaussian guide: the full-rank Gaussians), and a flow after which an affine map follows.
+maps (for a Gaussian guide: the full-rank Gaussians), and a flow followed by an affine map.
 """
 
 from dataclasses import dataclass, replace
@@ -12,20 +12,22 @@ import torch
 from torch import Tensor
 
 from ppvae.batches import Batch, num_rows, rows
+from ppvae.conversion import to_pair
 from ppvae.inference.compiling.repeated import Repeated
 from ppvae.inference.ledger.ascent import COMPILE_ASCENT_AFTER, Ascent, ascend
 from ppvae.inference.ledger.refinement import SELECTION_SAMPLES, Refined, like
 from ppvae.inference.ledger.transport import Affine, Composition, Coupling, Parameters, SinhArcsinh, Transport
-from ppvae.inference.runtime.chunks import over_data, sizes, to_pair
+from ppvae.inference.runtime.chunks import over_data, sizes
 from ppvae.inference.runtime.records import Measurement
 from ppvae.latent_view import LatentView
+from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
 
 NUM_COUPLINGS = 4
 NETWORK_RATE = 0.1
 """Learning rate of maps that have networks, relative to those that have none."""
 MAX_DIMS = 300
-"""Above which a full covariance for each data point takes too much room."""
+"""Latent dimensions above which a full covariance for each data point takes too much memory."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,8 @@ class Richer:
     """The ELBO of a richer family's best guides.
 
     Attributes:
-        elbo: per data point, on fresh samples; where no map was found better than the smaller family's, that one's.
-        failed: data points where the map found was clearly worse than the identity: a failed optimization, `[N]`.
+        elbo: per data point, on fresh samples; the smaller family's where no better map was found.
+        failed: data points where the map found was clearly worse than its start: a failed optimization, `[N]`.
         converged: the share of the chunks of data whose ascent settled.
     """
 
@@ -51,7 +53,7 @@ def richer(refined: Refined, settings: Ascent, num_samples: int, progress: bool)
         ValueError: more than 300 latent dimensions.
     """
     pair, batch = refined.pair, refined.batch
-    view = LatentView(pair, to_pair(rows(batch, slice(2)), pair))
+    view = LatentView(pair, to_pair(rows_or_all(pair, batch, slice(2)), pair))
     D = view.num_dims
     if D > MAX_DIMS:
         raise ValueError(
@@ -100,7 +102,7 @@ def richer(refined: Refined, settings: Ascent, num_samples: int, progress: bool)
 
 
 class Standard(NamedTuple):
-    """Location and scale of the refined guide's draws, `[B, D]`: maps are applied to what is standardized by them."""
+    """Location and scale of the refined guide's draws, `[B, D]`: maps are applied to the standardized draws."""
 
     loc: Tensor
     scale: Tensor
@@ -123,7 +125,7 @@ class _Fit:
         return self._family.start(standard.loc)
 
     def __call__(self, points: Batch, standard: Standard, start: Parameters) -> tuple[Parameters, dict[str, Tensor]]:
-        """The best parameters found, on samples of their own, and how it went."""
+        """The best parameters found, as judged on separate samples, and diagnostics."""
         ascended = partial(self.gradient, points, standard, self._settings.num_particles)
         fitted, converged = ascend(ascended, start, self._settings)
         values = [self.log_weights(points, standard, SELECTION_SAMPLES, each).double() for each in (fitted, start)]
@@ -143,7 +145,7 @@ def _log_weights(
     num_particles: int,
     parameters: Parameters,
 ) -> Tensor:
-    """`log p(x, u) - log q(u)`, `[K, B]`; log q(u) is the density of the draw that u is the image of, less the log
+    """`log p(x, u) - log q(u)`, `[K, B]`; log q(u) is the log density of the draw that is mapped to u, less the log
     determinant."""
     u = view.draw(pair, points, num_particles)
     moved, log_det = family.forward(parameters, (u - standard.loc) / standard.scale)
@@ -162,7 +164,7 @@ def _gradient(
 ) -> tuple[Tensor, list[Tensor]]:
     """The mean of the log weights, and its gradients along the path alone (sticking the landing).
 
-    For these the density of u is taken at what it came from as the inverse map finds it, with parameters held fixed.
+    For these the density of u is taken at its source, found by the inverse map with parameters held fixed.
     """
     with torch.enable_grad():
         parameters = {name: t.detach().requires_grad_() for name, t in parameters.items()}

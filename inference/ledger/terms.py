@@ -11,20 +11,22 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ppvae.batches import Batch, num_rows, rows
+from ppvae.batches import Batch, num_rows
+from ppvae.conversion import to_pair
 from ppvae.inference.ledger.latent_usage import MOST_POINTS, LatentUsage, active_units, mutual_information
 from ppvae.inference.objectives.divergence import separable_sites
-from ppvae.inference.runtime.chunks import over_data, sizes, to_pair
+from ppvae.inference.runtime.chunks import over_data, sizes
 from ppvae.inference.runtime.measuring import finite, measuring
 from ppvae.inference.runtime.records import Measurement
+from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, at_least_one
 from ppvae.sites import sample_sites
 from ppvae.tracing import trace_pair
-from ppvae.weights import log_weight, sum_terms
+from ppvae.weights import draw_weights, log_weight, sum_terms
 
 ELBO, LIKELIHOOD = "estimate", "expected log likelihood"
-"""Keys of what is found; sites have keys of their own, all with a stroke."""
+"""Keys of the results; the keys of sites all contain a slash."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class ElboTerms:
             said.append(f"Collapsed: {', '.join(self.collapsed)}.")
         total = sum(usage.mutual_information for usage in self.latents.values())
         if self.latents and total > (most := next(iter(self.latents.values())).most_information) - 1:
-            said.append(f"Mutual information may be more: so many data points can show {most:.2f} nats in all.")
+            said.append(f"Mutual information may be larger: this many data points show at most {most:.2f} nats in all.")
         return "\n".join(said)
 
 
@@ -93,18 +95,17 @@ def elbo_terms(
 ) -> ElboTerms:
     """The terms of the ELBO, `E_q log p(x | z) - sum_l E_q[log q(z_l | .) - log p(z_l | .)]`, by S draws of the guide.
 
-    They add up to the ELBO in whatever order a guide draws its sites. A site's term is an expected KL divergence, but
-    where a site that it depends on in the model depends on it in the guide, as in one that runs upwards: it may be
-    negative then, and whether the site has collapsed is told by its active dimensions. Mutual information is estimated
-    from at most 200 data points, and cannot exceed the log of their number. Discrete sites of the guide are drawn;
-    `ppvae.elbo` sums them.
+    They add up to the ELBO in whatever order a guide draws its sites. A site's term is an expected KL divergence unless
+    a site that it depends on in the model depends on it in the guide, as in a bottom-up guide: then it may be negative,
+    and the active dimensions tell whether the site has collapsed. Mutual information is estimated from at most 200 data
+    points, and cannot exceed the log of their number. Discrete sites of the guide are drawn; `ppvae.elbo` sums them.
 
     Source: Hoffman & Johnson 2016 (ELBO surgery); active dimensions: Burda et al. 2016 (arXiv:1509.00519).
 
     Args:
         pair: the model and guide; measured in eval mode, where its parameters are.
         data: N data points, a batch (tensor, tuple or dict).
-        num_samples: S. Memory grows with it by a number for each site, draw and data point.
+        num_samples: S. Memory grows with it by one number per site, draw and data point.
         seed: makes the result reproducible and leaves the caller's generators as they were; None draws from them.
         progress: show a bar when it takes more than a second.
 
@@ -126,14 +127,14 @@ def elbo_terms(
 
 def elbo_terms_of(pair: Pair, batch: Batch, num_samples: int, progress: bool) -> ElboTerms:
     """`elbo_terms` within `measuring`."""
-    two = to_pair(rows(batch, slice(2)), pair)
+    two = to_pair(rows_or_all(pair, batch, slice(2)), pair)
     latent, tied = _latent_terms(pair, two)
     measure = partial(_measured, pair, latent)
     found = finite(over_data(pair, batch, num_samples, measure, "elbo terms" if progress else None))
     most = min(num_rows(batch), MOST_POINTS)
     try:
-        information = mutual_information(pair, to_pair(rows(batch, slice(most)), pair)) if latent else {}
-    except ContractError:  # the guide knows the density of its own draws alone
+        information = mutual_information(pair, to_pair(rows_or_all(pair, batch, slice(most)), pair)) if latent else {}
+    except ContractError:  # the guide knows the density only of its own draws
         information = dict.fromkeys((site for sites in latent.values() for site in sites), math.nan)
     kls = separable_sites(pair, two)
 
@@ -159,7 +160,7 @@ def elbo_terms_of(pair: Pair, batch: Batch, num_samples: int, progress: bool) ->
 
 
 def _latent_terms(pair: Pair, batch: Batch) -> tuple[dict[str, list[str]], str]:
-    """The guide's sites in each term of log p without observations, and what is to be said of the others."""
+    """The guide's sites in each term of log p without observations, and a warning about the others."""
     joint = trace_pair(pair, batch, 1)
     terms = {site: term for term in joint.log_p_terms() for site in term.split(",")}
     with_observation = {terms[site] for site in sample_sites(joint.model, observed=True)}
@@ -167,18 +168,18 @@ def _latent_terms(pair: Pair, batch: Batch) -> tuple[dict[str, list[str]], str]:
     tied: list[str] = []
     for site in sample_sites(joint.guide):
         (tied if terms[site] in with_observation else found.setdefault(terms[site], [])).append(site)
-    said = f"log p - log q of latent sites {tied} is in it, as an exact summation ties them to the observation"
+    said = f"it includes log p - log q of latent sites {tied}, as an exact summation ties them to the observation"
     return found, said if tied else ""
 
 
 def _measured(
     pair: Pair, latent: dict[str, list[str]], points: Batch, num_draws: int, at_once: int
 ) -> dict[str, Tensor]:
-    """The mean of each term and its error, and of each latent's posterior mean an estimate and the variance of that."""
+    """The mean of each term and its error; for each latent, an estimate of its posterior mean, and its variance."""
     draws: dict[str, list[Tensor]] = defaultdict(list)
     sums: dict[str, Tensor] = {}  # of z and its square
     for size in sizes(num_draws, at_once):
-        weights = pair.log_weights(points, size)
+        weights = draw_weights(pair, points, size)
         log_p, log_q = (
             {site: t.double() for site, t in each.items()} for each in (weights.log_p_sites, weights.log_q_sites)
         )

@@ -1,4 +1,4 @@
-"""Maps of vectors with parameters of each data point's own: what turns its guide into one of a richer family.
+"""Maps of vectors with parameters for each data point, which turn its guide into one of a richer family.
 
 A map takes v `[K, B, D]` to u with `log |det du/dv|`, `[K, B]`, and back. With all parameters at their start it is the
 identity. Parameters are a dict of tensors `[B, ...]`.
@@ -32,7 +32,7 @@ class Transport(ABC):
 
 
 class Affine(Transport):
-    """`u = L v + b`, with L lower triangular: of Gaussians, those of any mean and covariance."""
+    """`u = L v + b`, with L lower triangular: it maps a Gaussian to one of any mean and covariance."""
 
     def start(self, like: Tensor) -> Parameters:
         return {
@@ -113,7 +113,7 @@ class Coupling(Transport):
 
 
 class Composition(Transport):
-    """Maps by name, one after the other; the first is the first to be applied."""
+    """Maps by name, applied one after the other, the first one first."""
 
     def __init__(self, parts: dict[str, Transport]):
         super().__init__(next(iter(parts.values())).num_dims)

@@ -1,4 +1,4 @@
-"""The ledger in words: which cause weighs most, what experiment says so, what to try, and what cannot be known."""
+"""The ledger in words: which cause weighs most, which experiment says so, what to try, and what cannot be known."""
 
 import math
 
@@ -9,9 +9,9 @@ from ppvae.inference.ledger.registry import LINES, finest, values
 
 
 def causes(report: Measured) -> list[Cause]:
-    """The causes that are significant, the one that costs most first; collapse comes before everything.
+    """The significant causes, the costliest first; collapse comes before everything.
 
-    A line of which parts were measured is no cause beside them.
+    A line whose parts were measured gives way to their causes.
     """
     found = [cause for name, line in finest(report).items() for cause in LINES[name].causes(report, line)]
     ranked = sorted([*found, *_of_likelihood(report)], key=lambda cause: cause.nats, reverse=True)
@@ -22,7 +22,7 @@ def verdict(report: Measured) -> str:
     """A few sentences on what keeps the ELBO low.
 
     Causes closer than two standard errors of their difference are not ranked, and where the evidence is unreliable that
-    is said first. Nothing is said of whether another model would have more evidence.
+    is said first. It does not say whether another model would have more evidence.
     """
     evidence, elbo, gap = report.log_evidence.mean(), report.elbo.mean(), values(report)["gap"].mean()
     said = [
@@ -30,20 +30,22 @@ def verdict(report: Measured) -> str:
         f"{evidence.estimate:.2f}, which is {_how(report)}."
     ]
     if report.amortization_undefined:
-        said.append(
-            f"Amortization is undefined, not zero: {report.amortization_undefined}. The whole gap counts as that "
-            "of its family."
-        )
+        rest = "The whole gap counts as that of its family."
+        if report.local_parameters:
+            rest = "What refining them gains is training."
+        said.append(f"Amortization is undefined, not zero: {report.amortization_undefined}. {rest}")
     if not report.log_evidence.reliable.all():
         num_bad = int((~report.log_evidence.reliable).sum())
         said.append(
             f"For {num_bad} of {len(report.elbo.estimate)} data points that is not to be trusted, and likely too low: "
-            "the gap and the approximation gap may be larger. Chains of more temperatures would tell."
+            "the gap and the approximation gap may be larger. AIS with more temperatures would tell."
         )
     found = causes(report)
     seen = gap.estimate >= max(LEAST, SIGNIFICANT * gap.std_error)
-    if not (seen or any(cause.per_point is not None for cause in found)):  # a part may be surer than the whole
-        said.append("The guide is not what keeps it low: no gap is seen that its error does not explain.")
+    trusted = report.log_evidence.reliable.any()
+    # a part may be surer than the whole
+    if trusted and not (seen or any(cause.per_point is not None for cause in found)):
+        said.append("The guide is not what keeps it low: no gap is seen beyond its error.")
     if not found:
         return "\n".join([*said, "No cause was found.", _more_time(report)]) + _unmeasured(report)
     first, *others = found
@@ -65,7 +67,7 @@ def _how(report: Measured) -> str:
 
 
 def _more_time(report: Measured) -> str:
-    """What endless draws would change: the error's Monte Carlo part, and half the variance, lost to the logarithm."""
+    """What endless draws would change: the error's Monte Carlo part, and half the variance, the logarithm's bias."""
     gap, evidence = values(report)["gap"].mean(), report.log_evidence
     noise = gap.monte_carlo_error
     error = gap.std_error if gap.num_points > 1 else noise
@@ -114,12 +116,12 @@ def _of_likelihood(report: Measured) -> list[Cause]:
 
 def _of_collapse(report: Measured) -> list[Cause]:
     collapsed = [name for name, usage in report.latents.items() if usage.collapsed]
-    if not collapsed or report.amortization_undefined:  # a fixed guide does not collapse: a diffusion ends in noise
+    if not collapsed or report.guide_is_fixed:  # a fixed guide does not collapse: a diffusion ends in noise
         return []
     every = len(collapsed) == len(report.latents)
     says = (
         f"{'All latents have' if every else 'A site has'} collapsed ({', '.join(collapsed)}): the guide there is the "
-        "prior, and tells nothing of the data."
+        "prior, and says nothing about the data."
     )
     remedy = "Try free bits, a warm-up of the KL, or a weaker decoder. What that would gain cannot be known from here."
     return [Cause("collapse", math.nan, math.nan, says, remedy)]

@@ -1,4 +1,4 @@
-"""Estimates of log p(x) with less bias than the importance-weighted bound's. For evaluation; they are no bounds."""
+"""Estimates of log p(x) with less bias than the importance-weighted bound. For evaluation; they are not bounds."""
 
 import math
 from dataclasses import dataclass
@@ -9,9 +9,14 @@ import torch
 from torch import Tensor
 
 from ppvae.batches import Batch, num_rows, tensors
+from ppvae.contract import check_shapes
 from ppvae.inference.objectives.protocol import Objective
+from ppvae.inference.objectives.scales import refuse_scales
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, at_least_one
+from ppvae.supports import refuse_unlike
+from ppvae.tracing import trace_pair
+from ppvae.weights import weights_of
 
 ELEMENTS_AT_ONCE = 4_000_000
 
@@ -20,9 +25,9 @@ ELEMENTS_AT_ONCE = 4_000_000
 class JVI(Objective):
     """The jackknife of order m on IWAE(K): bias `O(K^-(m+1))`, paid for in variance.
 
-    `sum_{j=0}^m c_j (mean of IWAE over all subsets of K - j draws)`, `c_j = (-1)^j (K - j)^m / ((m - j)! j!)`. The
-    subsets number `K choose m`: keep m at 1 or 2 for K in the hundreds. Neither a lower nor an upper bound, and where
-    the weights' variance is infinite the expansion in 1/K that it rests on does not hold.
+    `sum_{j=0}^m c_j (mean of IWAE over all subsets of K - j draws)`, `c_j = (-1)^j (K - j)^m / ((m - j)! j!)`. There
+    are `K choose m` subsets: keep m at 1 or 2 for K in the hundreds. It is neither a lower nor an upper bound, and it
+    rests on an expansion in 1/K that does not hold where the weights' variance is infinite.
 
     Source: Nowozin 2018 (ICLR), "Debiasing evidence approximations".
 
@@ -32,7 +37,7 @@ class JVI(Objective):
 
     Raises:
         ValueError: m < 0 or m >= K.
-        ContractError: when called with gradients enabled.
+        ContractError: when called with gradients enabled, or on a guide without a density (Delta).
 
     Example:
         >>> JVI(num_particles=2, order=1).bound(torch.tensor([[0.0], [-2.0]]))     # 2 log mean w - mean log w
@@ -49,7 +54,7 @@ class JVI(Objective):
         if not 0 <= self.order < self.num_particles or self.order != int(self.order):
             raise ValueError(
                 f"order: found {self.order} with num_particles={self.num_particles}, expected 0 to "
-                f"{self.num_particles - 1}, as it leaves out that many particles; take more of them"
+                f"{self.num_particles - 1}, as the jackknife leaves out that many particles; take more of them"
             )
 
     def bound(self, log_w: Tensor) -> Tensor:
@@ -60,12 +65,12 @@ class JVI(Objective):
 
     def __call__(self, pair: Pair, batch: Batch, step: float | Tensor = math.inf) -> tuple[Tensor, Tensor]:
         refuse_gradients(self)
-        value = self.bound(pair.log_weights(batch, self.num_particles).log_w)
+        value = self.bound(measured_log_weights(self, pair, batch, self.num_particles))
         return value, value.mean()
 
 
 def _iwae_without(log_w: Tensor, num_left_out: int) -> Tensor:
-    """IWAE's mean over all subsets that leave out so many of the K draws, `[B]`."""
+    """The mean of IWAE over all subsets that leave out `num_left_out` of the K draws, `[B]`."""
     K, B = log_w.shape
     subsets = list(combinations(range(K), num_left_out))
     left_out = torch.tensor(subsets, dtype=torch.long, device=log_w.device).reshape(len(subsets), num_left_out)
@@ -80,9 +85,9 @@ def _iwae_without(log_w: Tensor, num_left_out: int) -> Tensor:
 class SUMO(Objective):
     """Unbiased for log p(x): `IWAE_m + sum_{k=1}^T (IWAE_{m+k} - IWAE_{m+k-1}) / P(T >= k)`, a series cut at random.
 
-    T is drawn for each data point with `P(T >= k) = 1/k` to k = 80, and falling by a tenth from term to term after, as
-    its authors have it. Unbiased where the series' expectation converges; the variance is large, and grows with the
-    guide's poverty. For a guide with heavy-tailed weights it can be infinite: take larger m, or another estimator.
+    T is drawn for each data point with `P(T >= k) = 1/k` up to k = 80, falling by a tenth per term after that, as in
+    the paper. Unbiased where the series' expectation converges; the variance is large, and the poorer the guide, the
+    larger. For a guide with heavy-tailed weights it can be infinite: take larger m, or another estimator.
 
     Source: Luo et al. 2020 (arXiv:2004.00353).
 
@@ -90,7 +95,7 @@ class SUMO(Objective):
         num_particles: m, draws before the first term of the series.
 
     Raises:
-        ContractError: when called with gradients enabled.
+        ContractError: when called with gradients enabled, or on a guide without a density (Delta).
 
     Example:
         >>> SUMO(num_particles=1).estimate(torch.zeros(3, 1), torch.tensor([2]))
@@ -124,15 +129,24 @@ class SUMO(Objective):
         refuse_gradients(self)
         like = next(iter(tensors(batch).values()))
         num_terms = self.num_terms(1 - torch.rand(num_rows(batch), dtype=torch.float64, device=like.device))
-        log_w = pair.log_weights(batch, self.num_particles + int(num_terms.max())).log_w
+        log_w = measured_log_weights(self, pair, batch, self.num_particles + int(num_terms.max()))
         value = self.estimate(log_w, num_terms)
         return value, value.mean()
 
 
+def measured_log_weights(objective: Objective, pair: Pair, batch: Batch, num_particles: int) -> Tensor:
+    """The pair's log weights, `[K, B]`; refused, by name, where guide and model cannot be compared."""
+    joint = trace_pair(pair, batch, num_particles)
+    check_shapes(joint)
+    refuse_unlike(joint)
+    refuse_scales(joint, objective)
+    return weights_of(joint).log_w
+
+
 def refuse_gradients(objective: Objective) -> None:
-    """Says that an estimate is not to be trained on, where that is about to happen."""
+    """Refuses to estimate with gradients enabled, as these estimates are not for training."""
     if torch.is_grad_enabled():
         raise ContractError(
-            f"{objective}: found gradients enabled, expected evaluation, which is all that it is for; call it under "
+            f"{objective}: found gradients enabled, expected none, as it is for evaluation only; call it under "
             "torch.no_grad(), and train with IWAE"
         )

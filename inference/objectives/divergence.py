@@ -10,8 +10,9 @@ from pyro.infer.inspect import get_dependencies, is_sample_site
 from torch import Tensor
 from torch.distributions import kl_divergence as torch_kl_divergence
 
-from ppvae.batches import Batch, rows
+from ppvae.batches import Batch
 from ppvae.mode import mode
+from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
 from ppvae.sites import sample_sites, without_row_mask
 from ppvae.tracing import Joint
@@ -21,8 +22,8 @@ def kl_divergence(q: Any, p: Any) -> Tensor:
     """`KL(q || p)` in closed form, in nats, over the batch shape.
 
     PyTorch's and Pyro's formulas, and one that neither has: a Gaussian q with correlations, of full or low rank,
-    against a factorized one, `-H(q) - sum_j E_q log N(z_j; m_j, s_j^2)`; for the standard normal, with m and S those of
-    q, that is `(tr S + m'm - D - log det S) / 2`.
+    against a factorized one, `-H(q) - sum_j E_q log N(z_j; m_j, s_j^2)`; against the standard normal, for q with mean m
+    and covariance S, that is `(tr S + m'm - D - log det S) / 2`.
 
     Raises:
         NotImplementedError: no closed form is known.
@@ -41,10 +42,10 @@ def kl_divergence(q: Any, p: Any) -> Tensor:
 
 
 def site_kl(q: Mapping[str, Any], p: Mapping[str, Any]) -> Tensor:
-    """The closed-form KL of a latent between its guide site and its model site, nothing where it is masked.
+    """The closed-form KL of a latent's guide site from its model site, zero where it is masked.
 
     Raises:
-        NotImplementedError: no closed form is known, or the latent is masked in one of the two alone.
+        NotImplementedError: no closed form is known, or the latent is masked in only one of the two.
     """
     (q_fn, q_masks), (p_fn, p_masks) = without_row_mask(q), without_row_mask(p)
     if bool(q_masks) != bool(p_masks):
@@ -64,13 +65,13 @@ def separable_sites(pair: Pair, batch: Batch) -> frozenset[str]:
 
     Given its parents in the guide, a site is independent of all but its descendants (the local Markov property). So
     `KL(q(z | parents) || p(z | parents))` has the right expectation if and only if no parent of z in the *model* is a
-    descendant of z in the *guide*. A lecture's example: with q(z_1 | x) q(z_2 | x) the KL of each layer is analytic;
-    with q(z_1 | x) q(z_2 | z_1) that of z_1 is not, for p(z_1 | z_2) looks at z_1's child.
+    descendant of z in the *guide*. For example, with q(z_1 | x) q(z_2 | x) the KL of each layer is analytic; with
+    q(z_1 | x) q(z_2 | z_1) that of z_1 is not, because p(z_1 | z_2) depends on z_1's child.
 
     A model parent that the guide lacks (a discrete site to be summed out) rules the closed form out too.
     """
-    with mode(pair, training=False):  # batch norm's running statistics are not to see these two rows
-        guide, model = (_parents(function, rows(batch, slice(2))) for function in (pair.guide, pair.model))
+    with mode(pair, training=False):  # to keep these two rows out of batch norm's running statistics
+        guide, model = (_parents(function, rows_or_all(pair, batch, slice(2))) for function in (pair.guide, pair.model))
     ancestors: dict[str, set[str]] = {}
     for site, parents in guide.items():  # in sampling order, so that parents come first
         ancestors[site] = parents.union(*(ancestors[parent] for parent in parents))
@@ -80,11 +81,11 @@ def separable_sites(pair: Pair, batch: Batch) -> frozenset[str]:
 
 
 def separable_in(joint: Joint) -> frozenset[str] | None:
-    """`separable_sites` as the order of a run's sites tells it; None where it does not.
+    """`separable_sites`, inferred from the order of a run's sites; None where the order does not settle it.
 
-    A site's parents come before it, and its descendants after it. So where all that precede a site in the model do so
-    in the guide, its closed form is valid, whatever depends on whatever; and a site that depends on one that is summed
-    out shows that by its shape.
+    A site's parents come before it, and its descendants after it. So if the sites that precede a site in the model all
+    precede it in the guide too, its closed form is valid whatever the dependencies. A site that depends on one that is
+    summed out shows it by its shape.
     """
     drawn, latent = (sample_sites(trace, observed=False) for trace in (joint.guide, joint.model))
     if not all(is_sample_site(site) for site in drawn.values()):

@@ -8,13 +8,16 @@ from torch import Tensor
 
 from ppvae.batches import Batch
 from ppvae.contract import check_shapes
+from ppvae.enumerable import guide_runs_enumerated
 from ppvae.inference.objectives.gradients import reparameterized
 from ppvae.inference.objectives.protocol import MeanOverDraws
+from ppvae.inference.objectives.scales import is_pair_scaled, is_scaled, scaled
+from ppvae.inference.objectives.weighting import mean_over_data
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, at_least_one, family
 from ppvae.sites import is_enumerated, sample_sites
-from ppvae.tracing import trace_pair
-from ppvae.weights import expected_log_weight
+from ppvae.tracing import Joint, trace_pair
+from ppvae.weights import expected_log_weight, log_weight, over_enumerated
 
 
 @dataclass(frozen=True)
@@ -45,16 +48,35 @@ class EnumeratedELBO(MeanOverDraws):
         at_least_one("num_particles", self.num_particles)
 
     def __call__(self, pair: Pair, batch: Batch, step: float | Tensor = math.inf) -> tuple[Tensor, Tensor]:
-        joint = trace_pair(pair, batch, self.num_particles, enumerate_guide=True)
-        check_shapes(joint)
+        joint = _enumerated(pair, batch, self.num_particles)
         for name, site in sample_sites(joint.guide, observed=False).items():
             if torch.is_grad_enabled() and not reparameterized(site["fn"]) and not is_enumerated(site):
                 raise ContractError(
-                    f"guide site '{name}': found {family(site['fn'])}, which can neither be enumerated as one site "
-                    "nor has a reparameterized gradient, expected one or the other; use ELBO(num_particles=2) or VIMCO"
+                    f"guide site '{name}': found {family(site['fn'])}, which can be neither enumerated as one site "
+                    "nor reparameterized, expected one or the other; use ELBO(num_particles=2) or VIMCO"
                 )
         value = expected_log_weight(joint).mean(0)
-        return value, value.mean()
+        if not is_scaled(joint):
+            return value, mean_over_data(value)
+        weighed = log_weight(*scaled(joint, joint.log_p_terms(), joint.log_q_terms()))
+        return value, mean_over_data(over_enumerated(joint, weighed))
 
     def exact_value(self, pair: Pair, batch: Batch) -> Tensor:
+        if is_pair_scaled(pair, batch):
+            return super().exact_value(pair, batch)
         return pair.exact_elbo(batch)
+
+
+def _enumerated(pair: Pair, batch: Batch, num_particles: int) -> Joint:
+    try:
+        joint = trace_pair(pair, batch, num_particles, enumerate_guide=True)
+        check_shapes(joint)
+    except Exception as error:  # of the user's code, which may raise anything
+        if guide_runs_enumerated(pair, batch):
+            raise
+        raise ContractError(
+            f"{type(pair).__name__}: found a failure with all values of the guide's discrete sites at once, along "
+            f"further dimensions on the left ({error}), expected functions that take them, as `[..., n]` code does; or "
+            "draw the sites, with ELBO(num_particles=2) or VIMCO()"
+        ) from error
+    return joint

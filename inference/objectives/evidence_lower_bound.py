@@ -10,17 +10,20 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from ppvae.batches import Batch
+from ppvae.enumerable import guide_runs_enumerated
 from ppvae.inference.objectives.divergence import separable_in, separable_sites, site_kl
 from ppvae.inference.objectives.gradients import Draw
 from ppvae.inference.objectives.importance_weighted import gain
 from ppvae.inference.objectives.protocol import MeanOverDraws
+from ppvae.inference.objectives.scales import is_pair_scaled, is_scaled, same_scale, scaled
+from ppvae.inference.objectives.weighting import mean_over_data
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, at_least_one
 from ppvae.sites import sample_sites
 from ppvae.weights import log_weight, sum_terms
 
 LEAST_KL = 0.01
-"""Nats that a site is taken to use at least when sites are balanced: one that is not used yet is not free of charge."""
+"""The least KL, in nats, that balancing assumes for a site, so that a site not used yet is not free of charge."""
 
 
 @dataclass(frozen=True)
@@ -29,38 +32,40 @@ class ELBO(MeanOverDraws):
 
     Gradients: "reparameterized"; "stl" (sticking the landing) leaves out `d log q / d phi` at fixed z, whose mean is
     zero, so that an exact guide's gradient has no noise; "score" is the score function, `(log w_k - mean of the other
-    log w) d log q(z_k)`, for all sites. Sites without reparameterization take the last whatever the choice, and so do
+    log w) d log q(z_k)`, for all sites. Sites without reparameterization always take the score function, and so do
     arguments from which no path leads to the draws (the weights of a mixture); that needs K of 2 or more.
 
-    But for "stl", KL terms are taken in closed form where the guide's dependencies and the distributions allow
-    (`ppvae.inference.separable_sites`), else by Monte Carlo: the same expectation; less noise while the guide is
-    poor, more where it nears the posterior.
+    Except with "stl", KL terms are taken in closed form where the guide's dependencies and the distributions allow
+    (`ppvae.inference.separable_sites`), else by Monte Carlo: the same expectation, with less noise while the guide is
+    poor and more as it nears the posterior.
 
     With `beta` or `free_bits` the gradient is that of `E log p(x | z) - sum_sites beta * max(KL_site, free_bits)`, with
     `KL_site` averaged over the batch; the value stays the ELBO. With `balance`, while beta is below 1, each site's KL
-    has a further weight, proportional to `KL_site / size_site` and 1 in the mean over sites, through which no gradient
-    goes: a site that uses more nats per number pays more for them, so that none is left unused early on.
+    has a further weight, proportional to `KL_site / size_site`, with mean 1 over sites and no gradient: a site that
+    uses more nats per number pays more for them, so no site is left unused early on.
+
+    `poutine.scale` weighs the terms of its sites in the gradient, as in Pyro; the value stays the ELBO.
 
     Source: Kingma & Welling 2014 (arXiv:1312.6114); stl: Roeder et al. 2017 (arXiv:1703.09194); score: Ranganath et al.
     2014 (arXiv:1401.0118), baseline: Kool et al. 2019; beta: Higgins et al. 2017; free bits: Kingma et al. 2016
     (arXiv:1606.04934); balance: Vahdat et al. 2018 (arXiv:1802.04920), appendix H, and Vahdat & Kautz 2020
-    (arXiv:2007.03898), whose text says "proportional to the size", and whose program divides by it.
+    (arXiv:2007.03898), whose text says "proportional to the size" but whose code divides by it.
 
     Args:
         num_particles: K, draws per data point.
         kl: "auto", "analytic" (refused, by name, where it is not valid) or "monte_carlo".
         beta: weight of the KL, or a schedule `step -> weight` such as `LinearWarmup`.
         free_bits: nats per latent site below which the KL is not pushed down.
-        balance: whether sites share the KL's weight by what they use, while beta is below 1.
+        balance: whether to weight each site's KL by how much the site is used, while beta is below 1.
         gradient: "reparameterized", "stl" or "score".
-        known_separable: the sites whose KL may be taken in closed form, as `prepared` finds them; not given, each call
-            looks at the pair anew.
+        known_separable: the sites whose KL may be taken in closed form, as `prepared` finds them; if None, each call
+            inspects the pair again.
 
     Raises:
         ValueError: a setting out of range, or `kl="analytic"` with gradient "stl".
         ContractError: when called: a guide site without reparameterization, and K = 1; `kl="analytic"` where no closed
-            form is valid; beta or free bits where exact summation ties a latent to the observation, so that there is no
-            KL to weigh.
+            form is valid; beta or free bits where exact summation ties a latent to the observation and leaves no KL to
+            weight.
 
     Example:
         >>> from ppvae.models import LinearVAE
@@ -87,13 +92,13 @@ class ELBO(MeanOverDraws):
                 raise ValueError(f"{name}: found {weight}, expected 0 or more")
         if self.gradient not in ("reparameterized", "stl", "score"):
             raise ValueError(
-                f"gradient: found {self.gradient!r}, expected 'reparameterized', 'stl' (which 'dreg' is, for one "
+                f"gradient: found {self.gradient!r}, expected 'reparameterized', 'stl' (the same as 'dreg' for one "
                 "particle) or 'score'"
             )
         if self.balance and not callable(self.beta) and self.beta >= 1:
             raise ValueError(
                 f"balance: found True with beta={self.beta}, expected a beta below 1 or a schedule, as sites are "
-                "balanced while it is below 1; use beta=LinearWarmup(...)"
+                "balanced only while it is below 1; use beta=LinearWarmup(...)"
             )
         if self.kl == "analytic" and self.gradient == "stl":
             raise ValueError(
@@ -107,7 +112,7 @@ class ELBO(MeanOverDraws):
 
     @property
     def unbiased(self) -> "ELBO":
-        """The same objective with a gradient that is its expectation's: all are."""
+        """The same objective with the plain gradient; the others are unbiased too."""
         return replace(self, gradient="reparameterized")
 
     def __call__(self, pair: Pair, batch: Batch, step: float | Tensor = math.inf) -> tuple[Tensor, Tensor]:
@@ -123,6 +128,8 @@ class ELBO(MeanOverDraws):
         beta = self.beta(step) if callable(self.beta) else self.beta
         if isinstance(beta, Tensor) or beta != 1.0 or self.free_bits != 0.0:
             log_p, log_q = self._tempered(log_p, log_q, draw, beta)
+        if is_scaled(draw.joint):
+            log_p, log_q = scaled(draw.joint, log_p, log_q)
         shares = torch.full_like(log_weight(log_p, log_q).detach(), 1 / self.num_particles)
         surrogate = draw.surrogate(
             model=shares,
@@ -135,7 +142,8 @@ class ELBO(MeanOverDraws):
         return value, surrogate
 
     def exact_value(self, pair: Pair, batch: Batch) -> Tensor:
-        if self.beta != 1.0 or self.free_bits != 0.0:
+        other = self.beta != 1.0 or self.free_bits != 0.0 or is_pair_scaled(pair, batch)
+        if other or not guide_runs_enumerated(pair, batch):
             return super().exact_value(pair, batch)
         return pair.exact_elbo(batch)
 
@@ -151,7 +159,7 @@ class ELBO(MeanOverDraws):
             return self.known_separable
         found = separable_in(draw.joint)
         if found is None:
-            draw.joint.log_q_terms()  # first, as Pyro's flows know the density of no draw but their last
+            draw.joint.log_q_terms()  # first, as Pyro's flows know only the density of their latest draw
             found = separable_sites(pair, batch)
         return found
 
@@ -164,6 +172,8 @@ class ELBO(MeanOverDraws):
             try:
                 if name not in separable:
                     raise NotImplementedError("a parent in the model is a descendant in the guide, or not in the guide")
+                if not same_scale(draw.joint, name):
+                    raise NotImplementedError("poutine.scale scales it differently in guide and model")
                 result[name] = -site_kl(q, p).expand(draw.joint.shape)
             except NotImplementedError as reason:
                 if self.kl == "analytic":
@@ -176,17 +186,17 @@ class ELBO(MeanOverDraws):
     def _tempered(
         self, log_p: dict[str, Tensor], log_q: dict[str, Tensor], draw: Draw, beta: float
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The terms with each latent's multiplied by beta, or by zero where its KL is within the free bits."""
+        """The terms, those of each latent multiplied by beta, or by zero where its KL is within the free bits."""
         observed = sample_sites(draw.joint.model, observed=True).keys()
         latent = {key: key.split(",") for key in log_p if observed.isdisjoint(key.split(","))}
         if tied := sorted(log_q.keys() - {name for names in latent.values() for name in names}):
             raise ContractError(
-                f"latent sites {tied}: found tied to the observation by an exact summation, expected each apart from "
-                "it, as beta and free bits weigh its KL alone; use beta=1 and free_bits=0"
+                f"latent sites {tied}: found tied to the observation by an exact summation, expected each separate, "
+                "as beta and free bits weight the KL alone; use beta=1 and free_bits=0"
             )
         log_p, log_q = dict(log_p), dict(log_q)
         own = {key: [name for name in names if name in log_q] for key, names in latent.items()}
-        kl = {key: (sum(log_q[name] for name in own[key]) - log_p[key]).mean() for key in latent}
+        kl = {key: mean_over_data(sum(log_q[name] for name in own[key]) - log_p[key]) for key in latent}
         gamma = _balancing(kl, draw.joint.model) if self.balance else {}
         for key in latent:
             weight = beta * (kl[key] > self.free_bits) if self.free_bits else beta
@@ -198,7 +208,7 @@ class ELBO(MeanOverDraws):
 
 
 def _balancing(kl: dict[str, Tensor], model: Trace) -> dict[str, Tensor]:
-    """Weights of mean one, proportional to the KL over the size of each site, or of sites tied together."""
+    """Weights of mean one, proportional to KL / size of each site, or of each group of sites tied together."""
     sites, per_number = sample_sites(model), {}
     for key, nats in kl.items():
         size = sum(sites[name]["fn"].event_shape.numel() for name in key.split(","))

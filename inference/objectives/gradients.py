@@ -1,9 +1,9 @@
 """Gradients of functions of the log weights: which parts of the graph an estimator uses, and with what weights.
 
-`log w = log p(x, z; theta) - log q(z | x; phi)` with `z = z(phi, noise)` depends on what is learned in three ways:
+`log w = log p(x, z; theta) - log q(z | x; phi)` with `z = z(phi, noise)` depends on the parameters in three ways:
 through log p at fixed z, through log q at fixed z (the *score*), and through z (the *path*). Estimators differ in the
-weights they give to each. Here one run of a pair is kept with those ways apart, for any number of latent sites, each of
-which may depend on those before it, and for parameters that model and guide share.
+weights they give to each. This module keeps the three apart in one run of a pair, for any number of latent sites, each
+of which may depend on those before it, and for parameters that model and guide share.
 """
 
 from collections.abc import Collection
@@ -18,49 +18,54 @@ from pyro.poutine.runtime import Message
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from ppvae.batches import Batch, rows
+from ppvae.batches import Batch
 from ppvae.contract import check_shapes
+from ppvae.inference.objectives.weighting import mean_over_data
 from ppvae.mode import mode
+from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
+from ppvae.particles import run
 from ppvae.refusals import ContractError, family
 from ppvae.sites import sample_sites
-from ppvae.tracing import run, trace_pair
+from ppvae.splitting import SplitDistribution
+from ppvae.supports import is_point
+from ppvae.tracing import trace_pair
 from ppvae.weights import log_weight, sum_terms
 
 
 def reparameterized(fn: Any) -> bool:
     """Whether a path leads from all of a distribution's arguments to its draws.
 
-    A Pyro distribution that is reparameterized in part says by its own `score_parts` what is not.
+    A Pyro distribution that is only partly reparameterized overrides `score_parts` for the rest.
     """
-    while isinstance(fn, MaskedDistribution | ExpandedDistribution):
+    while isinstance(fn, MaskedDistribution | ExpandedDistribution | SplitDistribution):
         fn = fn.base_dist
     whole = dist.Distribution.score_parts
     return fn.has_rsample and getattr(type(fn), "score_parts", whole) is whole
 
 
 def has_scored_sites(pair: Pair, batch: Batch) -> bool:
-    """Whether a site of the guide is not reparameterized, or in part; by a run on two rows that leaves no trace."""
+    """Whether a guide site is not, or only partly, reparameterized; found by a run on two rows without side effects."""
     with mode(pair, training=False), torch.random.fork_rng(gpus(pair)), torch.no_grad():
-        sites = sample_sites(run(pair.guide, rows(batch, slice(2)), 1), observed=False)
+        sites = sample_sites(run(pair, "guide", rows_or_all(pair, batch, slice(2)), 1), observed=False)
     return not all(reparameterized(site["fn"]) for site in sites.values())
 
 
 def gpus(pair: Pair) -> list[torch.device]:
-    """Where a pair's parameters are, besides the CPU, and so its noise is drawn."""
+    """The GPUs that hold a pair's parameters, and so draw its noise."""
     return list({p.device for p in pair.parameters() if p.is_cuda})
 
 
 class Draw:
-    """One run of a pair with K draws from the guide for each data point, and the surrogates made of it.
+    """One run of a pair with K draws from the guide for each data point, and the surrogates made from it.
 
     Args:
         pair: the model and guide.
         batch: B data points.
         num_particles: K.
-        fixed: follow no path: all latents are held fixed, as the score function holds them.
-        partial: whether a followed site's log q will be differentiated along its own draw alone, as that of `stuck`
-            sites is. That takes a density computed from the draw; without it a flow's is the one it kept when it drew.
+        fixed: hold all latents fixed and follow no path, as the score function does.
+        partial: whether a followed site's log q will be differentiated along its own draw alone, as for `stuck` sites.
+            That needs a density computed from the draw; otherwise a flow returns the one it cached when it drew.
 
     Attributes:
         joint: the run.
@@ -103,13 +108,13 @@ class Draw:
             score: `[K, B]`, the weights of the score of the scored sites.
             stuck: sites whose log q counts along the path alone.
             log_p: what to differentiate in place of `log p(x, z)`, `[K, B]`.
-            log_q: the same for `log q` by site, but for the score.
+            log_q: the same for `log q`, by site; the score keeps the run's own.
         """
         log_p = sum_terms(self.joint.log_p_terms()) if log_p is None else log_p
         own_log_q = self.joint.log_q_terms()
         log_q = own_log_q if log_q is None else log_q
         if path is not None and path is not model:
-            model = model.clamp(min=torch.finfo(model.dtype).eps ** 2)  # far below rounding; what follows divides by it
+            model = model.clamp(min=torch.finfo(model.dtype).eps ** 2)  # far below rounding; avoids division by zero
             self._paths.scale_into_model(path / model)
         total = model * log_p
         if path is not None:
@@ -123,17 +128,23 @@ class Draw:
             for name in self.scored & self.followed:
                 site: Any = self.joint.guide.nodes[name]
                 total = total + score * site["fn"].score_parts(site["value"].detach()).score_function
-        return total.sum(0).mean()
+        return mean_over_data(total.sum(0))
 
     def check_scored(self, possible: bool, num_particles: int) -> None:
-        """Refuses by name a site that needs the score function where that is not possible, or has no baseline."""
+        """Refuses by name a site that needs the score function where that is zero, impossible, or has no baseline."""
         for name in sorted(self.scored):
-            fn = family(self.joint.guide.nodes[name]["fn"])
+            site: Any = self.joint.guide.nodes[name]
+            fn = family(site["fn"])
+            if is_point(site["fn"]):
+                raise ContractError(
+                    f"guide site '{name}': found Delta, whose score is zero, expected a path to follow to its point; "
+                    "use ELBO() or IWAE(), whose gradient is 'reparameterized'"
+                )
             if not possible:
                 where = " for some of its arguments" if name in self.followed else ""
                 raise ContractError(
                     f"guide site '{name}': found {fn}, which has no reparameterized gradient{where}, expected one that "
-                    "has, as this estimator follows z(phi); use another gradient, VIMCO() or RWS()"
+                    "does, as this estimator follows z(phi); use another gradient, VIMCO() or RWS()"
                 )
             if num_particles == 1:
                 raise ContractError(
@@ -144,10 +155,10 @@ class Draw:
 
 
 class _Paths(Messenger):
-    """Keeps hold of the graph where it passes through the guide's latents: of each reparameterized draw.
+    """Keeps each reparameterized draw of the guide, where the graph passes through its latents.
 
-    What the model sees of a draw is a view of its own. If `partial`, so is what the guide sees of it: a tensor that a
-    flow does not know for its own draw.
+    The model sees its own view of a draw. If `partial`, so does the guide: a tensor that a flow does not recognize as
+    its own draw.
     """
 
     def __init__(self, fixed: bool, partial: bool):
@@ -168,9 +179,9 @@ class _Paths(Messenger):
             msg["value"] = self._in_model[name] = value.view_as(value)
 
     def linearized(self, log_q: list[Tensor]) -> list[Tensor]:
-        """For each draw `<d log q/dz, z>`, `[K, B]`, with z alone to be differentiated: log q, at fixed parameters.
+        """For each draw `<d log q/dz, z>`, `[K, B]`, differentiable in z alone: log q linearized, parameters fixed.
 
-        The derivatives are partial ones: what reaches a draw is taken there, and goes on to no other draw.
+        The derivatives are partial: a gradient that reaches a draw stops there and goes on to no other draw.
         """
         log_q = [term for term in log_q if term.requires_grad]
         if not log_q or not self._drawn:
@@ -193,7 +204,7 @@ class _Paths(Messenger):
         ]
 
     def scale_into_model(self, ratio: Tensor) -> None:
-        """Multiplies, on the way back from the model to the guide, each particle's gradient by `ratio`, `[K, B]`."""
+        """In the backward pass from model to guide, multiplies each particle's gradient by `ratio`, `[K, B]`."""
 
         def scale(gradient: Tensor) -> Tensor:
             return gradient * ratio.reshape(*ratio.shape, *(1,) * (gradient.dim() - ratio.dim()))

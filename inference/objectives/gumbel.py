@@ -26,16 +26,16 @@ class GumbelSoftmaxELBO(MeanOverDraws):
     """The ELBO with one-hot and Bernoulli guide sites drawn exactly, and differentiated as if softened.
 
     Forward `z = one_hot(argmax(l + g))`, g Gumbel noise; backward `z = softmax((l + g) / temperature)`. The value is
-    the ELBO, unbiased. The gradient is biased, at high temperatures most, at low ones with more variance: for an
-    unbiased one use `ELBO(num_particles=2)` or `EnumeratedELBO`. Between its corners log p(z) is taken as linear in z.
-    Model code must use z itself (`z @ weights`), not an index made of it.
+    the ELBO, unbiased. The gradient is biased, most at high temperatures, and has more variance at low ones; for an
+    unbiased one use `ELBO(num_particles=2)` or `EnumeratedELBO`. Between the corners of the simplex, log p(z) is taken
+    as linear in z. Model code must use z itself (`z @ weights`), not an index made from it.
 
     Source: Jang et al. 2017 (arXiv:1611.01144); Maddison et al. 2017 (arXiv:1611.00712); straight through: Bengio et
     al. 2013 (arXiv:1308.3432).
 
     Args:
         num_particles: K, draws per data point.
-        temperature: above 0; or a schedule `step -> temperature`, whose value at infinity evaluates.
+        temperature: above 0; or a schedule `step -> temperature`, whose value at infinity is used in evaluation.
 
     Raises:
         ValueError: a temperature of 0 or less.
@@ -62,7 +62,7 @@ class GumbelSoftmaxELBO(MeanOverDraws):
 
     @property
     def unbiased(self) -> ELBO:
-        """The ELBO by the score function, which takes a second particle."""
+        """The ELBO with the score function, which needs a second particle."""
         return ELBO(max(self.num_particles, 2))
 
     def __call__(self, pair: Pair, batch: Batch, step: float | Tensor = math.inf) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ppvae.batches import Batch
 from ppvae.inference.objectives.gradients import Draw, gpus
 from ppvae.inference.objectives.protocol import Objective
+from ppvae.inference.objectives.scales import refuse_scales
 from ppvae.pair import Pair
 from ppvae.refusals import at_least_one
 
@@ -31,7 +32,7 @@ class Weighting(NamedTuple):
 
 @dataclass(frozen=True)
 class WeightObjective(Objective):
-    """An objective made of a function of the log weights; a subclass gives `bound`, and has these gradients.
+    """An objective that is a function of the log weights; a subclass defines `bound`, and has these gradients.
 
     With `a_k = d bound / d log w_k`, particle k counts as
 
@@ -44,8 +45,8 @@ class WeightObjective(Objective):
 
     "Bound without k" has log w_k replaced by the mean of the others. All are unbiased for the gradient of `E[bound]`,
     except "stl" for bounds that are not linear; "stl" and "dreg" have no noise in the guide's gradient where the guide
-    is exact. Guide sites without reparameterization count as in the last row whatever the choice (but "dreg", which
-    refuses them); they need K > 1.
+    is exact. Guide sites without reparameterization always count as in the last row (except with "dreg", which refuses
+    them); they need K > 1.
 
     Source: stl: Roeder et al. 2017 (arXiv:1703.09194); dreg: Tucker et al. 2019 (arXiv:1810.04152); score: Mnih &
     Rezende 2016 (arXiv:1602.06725).
@@ -90,8 +91,9 @@ class WeightObjective(Objective):
         return Weighting(weights, path, gain(self.bound, log_w) if scored else None)
 
     def draw(self, pair: Pair, batch: Batch, num_particles: int) -> Draw:
-        """Some of the particles; refused, where they are to be trained on, if this gradient is not for such sites."""
+        """Draws some of the particles; in training, refuses sites that this gradient cannot handle."""
         draw = Draw(pair, batch, num_particles, fixed=self.gradient == "score", partial=self.sticks)
+        refuse_scales(draw.joint, self)
         if torch.is_grad_enabled():
             draw.check_scored(self.gradient != "dreg", self.num_draws)
         return draw
@@ -101,7 +103,7 @@ class WeightObjective(Objective):
         return draw.surrogate(*weighting, stuck=draw.followed if self.sticks else ())
 
     def besides(self, pair: Pair, batch: Batch) -> Tensor | None:
-        """What is maximized besides, if anything: a scalar that takes none of the particles."""
+        """A further term to maximize, if there is one: a scalar that uses none of the particles."""
         return None
 
     def __call__(self, pair: Pair, batch: Batch, step: float | Tensor = math.inf) -> tuple[Tensor, Tensor]:
@@ -115,9 +117,9 @@ class WeightObjective(Objective):
         return value, surrogate if more is None else surrogate + more
 
     def parts(self, pair: Pair, batch: Batch, sizes: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Runs twice where not all draws may be held at once: to know all the weights, then again with the same noise.
+        """Runs twice where not all draws may be held at once: for all the weights, then again with the same noise.
 
-        A subclass whose call does more than this one's is called.
+        A subclass that overrides `__call__` is called as a whole.
         """
         if len(sizes) == 1 or type(self).__call__ is not WeightObjective.__call__:
             yield self(pair, batch)
@@ -202,7 +204,7 @@ class VIMCO(IWAE):
 class MIWAE(WeightObjective):
     """The mean of M independent IWAE(K) bounds.
 
-    The bound of IWAE(K), looser than that of IWAE(M K), with the noise of M averages: for the guide's gradient often
+    The bound of IWAE(K), looser than that of IWAE(M K), with its noise averaged over M: for the guide's gradient often
     the better use of M K draws.
 
     Source: Rainforth et al. 2018 (arXiv:1802.04537).
@@ -238,10 +240,10 @@ class MIWAE(WeightObjective):
 
 @dataclass(frozen=True)
 class PIWAE(MIWAE):
-    """The model's gradient from IWAE(M K), the guide's from MIWAE(M, K), of the same draws.
+    """The model's gradient from IWAE(M K), the guide's from MIWAE(M, K), on the same draws.
 
-    Each is the better for its own: the model wants the tightest bound, the guide a gradient that is not all noise. The
-    value is MIWAE's. There is no one bound that this ascends.
+    The model wants the tightest bound, the guide a gradient that is not all noise. The value is MIWAE's. There is no
+    single bound that this ascends.
 
     Source: Rainforth et al. 2018 (arXiv:1802.04537).
 
@@ -267,7 +269,7 @@ class PIWAE(MIWAE):
 
 @dataclass(frozen=True)
 class CIWAE(WeightObjective):
-    """`beta ELBO + (1 - beta) IWAE(K)`, both of the same draws.
+    """`beta ELBO + (1 - beta) IWAE(K)`, both on the same draws.
 
     Source: Rainforth et al. 2018 (arXiv:1802.04537).
 
@@ -311,7 +313,7 @@ def slope(bound: Callable[[Tensor], Tensor], log_w: Tensor) -> Tensor:
 def gain(bound: Callable[[Tensor], Tensor], log_w: Tensor) -> Tensor:
     """What each particle adds to the bound: `bound - bound with log w_k replaced by the mean of the others`, `[K, B]`.
 
-    The part taken away does not depend on particle k, so it changes the mean of no score-function gradient.
+    The subtracted part does not depend on particle k, so it leaves the mean of the score-function gradient unchanged.
     """
     K = len(log_w)
     others = (log_w.sum(0) - log_w) / (K - 1)

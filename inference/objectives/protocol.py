@@ -1,8 +1,8 @@
 """Objectives: `objective(pair, batch, step) -> (value, surrogate)`.
 
-`value`, `[B]`, is the bound per data point in nats, higher is better: what is reported. `surrogate`, a scalar per data
-point in the mean, is maximized: its gradient is the estimator. The two differ whenever training is not plain ascent on
-the bound (a beta below one, free bits, estimators that leave out terms of mean zero).
+`value`, `[B]`, is the bound per data point in nats, as reported; higher is better. `surrogate`, a scalar, the mean over
+data points, is maximized: its gradient is the estimator. The two differ whenever training is not plain ascent on the
+bound (a beta below one, free bits, estimators that leave out terms of mean zero).
 """
 
 import math
@@ -14,14 +14,16 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ppvae.batches import Batch
+from ppvae.inference.objectives.weighting import weighted
 from ppvae.pair import Pair
+from ppvae.weights import draw_weights
 
 
 class Objective(ABC):
-    """What `fit` maximizes, and all that anything asks of it. A subclass gives `__call__`; the rest has defaults.
+    """What `fit` maximizes. A subclass defines `__call__`; everything else has a default.
 
-    Make it a frozen dataclass, whose fields are its settings. `ppvae.gradient_statistics` asks for a field
-    `num_particles`, in which it puts each K; `fit` does not.
+    Make it a frozen dataclass whose fields are its settings. `ppvae.gradient_statistics` needs a field
+    `num_particles`, which it sets to each K; `fit` does not.
 
     Example:
         >>> @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Objective(ABC):
     """Whether it has a value but no gradient to train on."""
 
     num_particles: int
-    """K, the setting that stands for the cost of an estimate."""
+    """K, the setting that determines the cost of an estimate."""
 
     @abstractmethod
     def __call__(self, pair: Pair, batch: Batch, step: float | Tensor = math.inf) -> tuple[Tensor, Tensor]:
@@ -51,12 +53,12 @@ class Objective(ABC):
         Args:
             pair: the model and guide.
             batch: B data points.
-            step: of training, from 0; a tensor in a compiled step. At infinity all schedules are over.
+            step: the training step, from 0; a tensor in a compiled step. At infinity all schedules are over.
         """
 
     @property
     def schedules(self) -> tuple[str, ...]:
-        """The fields that hold a function of the step, where a number would do as well."""
+        """The fields that hold a function of the step instead of a number."""
         return ()
 
     def scheduled(self, step: float) -> dict[str, float]:
@@ -75,41 +77,41 @@ class Objective(ABC):
 
     @property
     def unbiased(self) -> "Objective | None":
-        """The same value with a gradient that is the expected value's, if there is one: what bias is measured by."""
+        """An objective with the same value and an unbiased gradient, if there is one: the reference for bias."""
         return self
 
     def exact_value(self, pair: Pair, batch: Batch) -> Tensor:
         """The expected value, `[B]`, without noise; its gradient is the surrogate's expected one.
 
         Raises:
-            NotImplementedError: it is not known, of this objective or of this pair.
+            NotImplementedError: it is not known for this objective or this pair.
         """
         raise NotImplementedError(f"{self}: its exact value is not known")
 
     def prepared(self, pair: Pair, batch: Batch) -> "Objective":
-        """The same objective for many calls with this pair: what each call would find out about it, found out once.
+        """The same objective for many calls with this pair, which it inspects once instead of at each call.
 
-        Only for a pair that does not change but for its parameters.
+        Valid only while nothing about the pair changes but its parameters.
         """
         return self
 
     def parts(self, pair: Pair, batch: Batch, sizes: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Value and surrogate, schedules over, as sums of parts; the graph of one may go before the next is asked for.
+        """Value and surrogate, schedules over, as parts to be summed; each part's graph may be freed before the next.
 
         Args:
             pair: the model and guide.
             batch: B data points.
-            sizes: how many draws each part may hold; `num_draws` in all. Here all are taken at once.
+            sizes: how many draws each part may hold; `num_draws` in all. By default all are taken at once.
         """
         yield self(pair, batch)
 
     def probe(self, pair: Pair, batch: Batch) -> Tensor:
-        """A number for each data point, `[B]`, finite where it can be trained on; `fit` asks this of all of them."""
-        return pair.log_weights(batch, num_particles=1).log_w[0]
+        """A number for each data point, `[B]`, finite where training on it is possible; `fit` checks them all."""
+        return draw_weights(pair, batch, num_particles=1).log_w[0]
 
 
 class MeanOverDraws(Objective):
-    """An objective whose value and surrogate are means over its K draws, and so over objectives of fewer draws."""
+    """An objective whose value and surrogate are means over its K draws, so it splits into ones with fewer draws."""
 
     def parts(self, pair: Pair, batch: Batch, sizes: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
         for size in sizes:
@@ -133,16 +135,24 @@ class FunctionObjective(Objective):
 
 
 def as_objective(given: Callable[..., tuple[Tensor, Tensor]]) -> Objective:
-    """An objective as it is, and any other function of pair, batch and step as one."""
+    """Returns an objective unchanged, and wraps any other function of pair, batch and step as one."""
     return given if isinstance(given, Objective) else FunctionObjective(given)
 
 
 def with_penalty(
-    objective: Callable[..., tuple[Tensor, Tensor]], pair: Pair, batch: Batch, step: float | Tensor
+    objective: Callable[..., tuple[Tensor, Tensor]],
+    pair: Pair,
+    batch: Batch,
+    step: float | Tensor,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """What a step of training calls: the objective, with the pair's own penalty taken off the surrogate."""
-    value, surrogate = objective(pair, batch, step)
-    return value, surrogate - pair.penalty()
+    """What a training step calls: the mean bound, and the surrogate with the pair's penalty subtracted.
+
+    Data points count by their weights in both.
+    """
+    with weighted(weights, objective):
+        value, surrogate = objective(pair, batch, step)
+    return (value if weights is None else weights * value).mean(), surrogate - pair.penalty()
 
 
 @dataclass(frozen=True)

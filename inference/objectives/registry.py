@@ -1,4 +1,4 @@
-"""Every objective by name, with what the docs' table and the conformance suite say of it."""
+"""Every objective by name, with what the docs' table and the conformance suite say about it."""
 
 from dataclasses import dataclass
 
@@ -31,7 +31,7 @@ def register(entry: Entry) -> None:
     """Adds an objective under its class's name.
 
     Raises:
-        ValueError: there is one of that name.
+        ValueError: the name is taken.
     """
     name = entry.objective.__name__
     if name in REGISTRY:

@@ -13,8 +13,8 @@ from ppvae.inference.objectives.importance_weighted import Weighting, WeightObje
 class Renyi(WeightObjective):
     """Renyi's variational bound, `log[(1/K) sum_k w_k^(1 - alpha)] / (1 - alpha)`.
 
-    alpha = 1 is the ELBO, alpha = 0 IWAE(K); below 0 it can exceed log p(x), and for 0 < alpha < 1 it is between the
-    two in expectation. Small alpha lets the guide cover the posterior's mass, large alpha makes it seek a mode.
+    alpha = 1 is the ELBO, alpha = 0 IWAE(K), and for 0 < alpha < 1 it is between the two in expectation; below 0 it can
+    exceed log p(x). Small alpha lets the guide cover the posterior's mass, large alpha makes it seek a mode.
 
     Source: Li & Turner 2016 (arXiv:1602.02311).
 
@@ -70,7 +70,7 @@ class VRMax(WeightObjective):
     """
 
     gradients: ClassVar[tuple[str, ...]] = ("reparameterized", "score")
-    instead: ClassVar[str] = ", as the score of a maximum has not mean zero; or use IWAE"
+    instead: ClassVar[str] = ", as the score of a maximum does not have mean zero; or use IWAE"
 
     def bound(self, log_w: Tensor) -> Tensor:
         return log_w.amax(0)
@@ -84,14 +84,14 @@ class CUBO(WeightObjective):
     finite K the value is biased *low*, badly so where the weights' tail is heavy: never take it for an upper bound.
 
     The guide descends `exp(n CUBO) = (1/K) sum_k w_k^n`, in the form that fixes z, `(1 - n) w_k^n d log q(z_k)`,
-    divided by the mean of `w^n` for scale (and so biased by O(1/K)): it is drawn to where the weights are large. The
-    model, to which an upper bound gives nothing to climb, ascends IWAE(K).
+    divided by the mean of `w^n` for scale (and so biased by O(1/K)): it is drawn to where the weights are large. An
+    upper bound gives the model nothing to climb, so the model ascends IWAE(K).
 
     Source: Dieng et al. 2017 (arXiv:1611.00328).
 
     Args:
         num_particles: K, at least 2.
-        gradient: "score", the one there is.
+        gradient: "score", the only one.
         n: the order, above 1.
 
     Raises:
@@ -104,7 +104,7 @@ class CUBO(WeightObjective):
     """
 
     gradients: ClassVar[tuple[str, ...]] = ("score",)
-    instead: ClassVar[str] = ", as here z is fixed; for another, use IWAE"
+    instead: ClassVar[str] = ", as z is fixed here; for another, use IWAE"
 
     gradient: str = "score"
     n: float = 2.0

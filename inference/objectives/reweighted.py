@@ -11,6 +11,8 @@ from ppvae.batches import Batch, call, num_rows, tensors
 from ppvae.inference.objectives.gradients import Draw
 from ppvae.inference.objectives.importance_weighted import IWAE, Weighting, slope
 from ppvae.inference.objectives.protocol import Objective
+from ppvae.inference.objectives.scales import refuse_scales
+from ppvae.inference.objectives.weighting import mean_over_data
 from ppvae.pair import Pair
 from ppvae.simulation import simulate
 from ppvae.sites import log_prob_terms
@@ -22,15 +24,15 @@ class RWS(IWAE):
 
     With `w~` the normalized weights: model, `sum_k w~_k d log p(x, z_k)`; guide, in the wake phase,
     `sum_k w~_k d log q(z_k | x)`, an estimate of `E_posterior[d log q]` biased by O(1/K); in the sleep phase,
-    `d log q(z | x)` at a pair (x, z) drawn from the model for each data point: unbiased, but on the model's data in
-    place of the real ones. z is fixed, so that discrete and continuous latents are alike. There is no one bound that
-    this ascends; the value is IWAE(K)'s.
+    `d log q(z | x)` at a pair (x, z) drawn from the model for each data point: unbiased, but on the model's data
+    instead of real data. z is fixed, so discrete and continuous latents are treated alike. There is no single bound
+    that this ascends; the value is IWAE(K)'s.
 
     Source: Bornschein & Bengio 2015 (arXiv:1406.2751); Le et al. 2020 (arXiv:1805.10469).
 
     Args:
         num_particles: K.
-        phase: "wake" or "sleep", of the guide.
+        phase: the guide's, "wake" or "sleep".
 
     Raises:
         ContractError: when called with phase "sleep", for a model that observes something that is not an argument.
@@ -43,7 +45,7 @@ class RWS(IWAE):
     """
 
     gradients: ClassVar[tuple[str, ...]] = ("score",)
-    instead: ClassVar[str] = ", as here z is fixed; for another, use IWAE"
+    instead: ClassVar[str] = ", as z is fixed here; for another, use IWAE"
 
     gradient: str = "score"
     phase: str = "wake"
@@ -59,7 +61,9 @@ class RWS(IWAE):
 
     def draw(self, pair: Pair, batch: Batch, num_particles: int) -> Draw:
         if self.phase == "sleep":  # in which no particle is weighed against others
-            return Draw(pair, batch, num_particles, fixed=True)
+            draw = Draw(pair, batch, num_particles, fixed=True)
+            refuse_scales(draw.joint, self)
+            return draw
         return super().draw(pair, batch, num_particles)
 
     def weigh(self, log_w: Tensor, scored: bool) -> Weighting:
@@ -67,13 +71,13 @@ class RWS(IWAE):
         return Weighting(weights, score=weights if self.phase == "wake" else None)
 
     def besides(self, pair: Pair, batch: Batch) -> Tensor | None:
-        return dreamed_log_q(pair, batch).mean() if self.phase == "sleep" else None
+        return mean_over_data(dreamed_log_q(pair, batch)) if self.phase == "sleep" else None
 
 
 def dreamed_log_q(pair: Pair, batch: Batch) -> Tensor:
-    """`log q(z | x)` at (x, z) drawn from the model, as many as the batch has rows, `[B]`.
+    """`log q(z | x)` at (x, z) drawn from the model, one for each row of the batch, `[B]`.
 
-    Arguments of the model that it does not observe (lengths, labels, covariates) are the batch's.
+    Arguments that the model does not observe (lengths, labels, covariates) are taken from the batch.
     """
     dreamed, latents = simulate(pair, batch)
     with poutine.trace() as tracer:

@@ -1,4 +1,4 @@
-"""Schedules: functions from the step of training to a weight."""
+"""Schedules: functions from the training step to a weight."""
 
 from dataclasses import dataclass
 

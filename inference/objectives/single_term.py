@@ -1,4 +1,4 @@
-"""The ELBO by one of its terms for each data point: for pairs with many layers, whose terms can be drawn apart."""
+"""The ELBO from one of its terms per data point: for pairs with many layers, whose terms can be drawn separately."""
 
 import math
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ppvae.batches import Batch, call, map_batch, num_rows, tensors
 from ppvae.inference.objectives.protocol import Objective
+from ppvae.inference.objectives.weighting import mean_over_data
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, at_least_one
 
@@ -25,20 +26,20 @@ class SumOfTerms(Protocol):
         ...
 
     elbo_term: Callable[..., Tensor]
-    """`elbo_term(*batch, index)`: for an index of each data point, `[B]` of 0 ... T - 1, a draw of that term, `[B]`."""
+    """`elbo_term(*batch, index)`: for an index per data point, `[B]` of 0 ... T - 1, a draw of that term, `[B]`."""
 
 
 @dataclass(frozen=True)
 class SingleTermELBO(Objective):
     """`T term_i(x)`, with i uniform on 0 ... T - 1, by K draws for each data point, where `ELBO = sum_i E term_i(x)`.
 
-    An unbiased estimate of the ELBO and of its gradient, for a pair that is a `SumOfTerms`, as
-    `ppvae.models.DiffusionVAE` is, which so runs its network once for each data point instead of T times. Its noise is
-    that of the terms' differences: more than that of `ELBO()`, and worth it where T is large. To be trained with;
+    An unbiased estimate of the ELBO and of its gradient, for a pair that is a `SumOfTerms`, such as
+    `ppvae.models.DiffusionVAE`, which then runs its network once per data point instead of T times. Its noise comes
+    from the differences between terms: more than that of `ELBO()`, and worth it where T is large. It is for training;
     `ppvae.elbo` measures with less noise.
 
     Stratified, the indices of a batch are spread evenly, `i_n = floor(T ((u + n / N) mod 1))` for its N = K B draws,
-    with one uniform u. Each is still uniform, and the estimate unbiased; the batch's mean has less noise, and its data
+    with one uniform u. Each is still uniform and the estimate unbiased; the batch's mean has less noise, but its data
     points are not independent.
 
     Source: Ho et al. 2020 (arXiv:2006.11239); stratified: Kingma et al. 2021 (arXiv:2107.00630).
@@ -80,8 +81,8 @@ class SingleTermELBO(Objective):
         index = (u * pair.num_terms).long().clamp(max=pair.num_terms - 1)  # u may round to 1
         term = call(partial(pair.elbo_term, index=index), repeated)
         value = pair.num_terms * term.reshape(self.num_particles, -1).mean(0)
-        return value, value.mean()
+        return value, mean_over_data(value)
 
     def probe(self, pair: Pair, batch: Batch) -> Tensor:
-        """One of the terms: a thousand times cheaper than a log weight, where there are a thousand."""
+        """One term: a thousand times cheaper than a log weight, where there are a thousand terms."""
         return self(pair, batch)[0]

@@ -15,19 +15,19 @@ class TVO(WeightObjective):
     """Riemann sums of `log p(x) = integral_0^1 E_{pi_b}[log w] db`, `pi_b` proportional to `q^(1-b) p(x, z)^b`.
 
     `sum_j (b_{j+1} - b_j) sum_k w~_k(b_j) log w_k`, with `w~(b)` the normalized `w^b`. The integrand rises with b, so
-    the left sum is a lower bound, the right sum an upper one - for exact expectations. Those under `pi_b` are of
-    reweighted draws, biased by O(1/K) towards the guide: with few draws or a poor guide the upper sum can lie below log
-    p(x). With the one interval (0, 1) the lower sum is the ELBO.
+    the left sum is a lower bound, the right sum an upper one - for exact expectations. Those under `pi_b` are estimated
+    from reweighted draws, biased by O(1/K) toward the guide: with few draws or a poor guide the upper sum can lie below
+    log p(x). With the single interval (0, 1) the lower sum is the ELBO.
 
-    The gradient is that of the sum by covariances, `d E_pi[f] = E_pi[d f] + Cov_pi(d log pi~, f)`, in which z is fixed:
-    discrete and continuous latents alike, no reparameterization asked. It too is biased by O(1/K).
+    The gradient is that of the sum by covariances, `d E_pi[f] = E_pi[d f] + Cov_pi(d log pi~, f)`, with z fixed: it
+    needs no reparameterization and treats discrete and continuous latents alike. It too is biased by O(1/K).
 
     Source: Masrani et al. 2019 (arXiv:1907.00031).
 
     Args:
         num_particles: K.
         partition: b_0 = 0 < b_1 < ... < b_J = 1.
-        upper: take the right sum. For evaluation: its ascent makes the guide worse.
+        upper: take the right sum. For evaluation: ascending it makes the guide worse.
 
     Raises:
         ValueError: K < 1, or a partition that does not rise from 0 to 1.
@@ -40,7 +40,7 @@ class TVO(WeightObjective):
     """
 
     gradients: ClassVar[tuple[str, ...]] = ("score",)
-    instead: ClassVar[str] = ", as here z is fixed; for another, use IWAE"
+    instead: ClassVar[str] = ", as z is fixed here; for another, use IWAE"
 
     gradient: str = "score"
     partition: Sequence[float] = (0.0, 0.02, 0.1, 0.3, 1.0)
@@ -58,7 +58,7 @@ class TVO(WeightObjective):
         return None
 
     def _intervals(self) -> list[tuple[float, float]]:
-        """`(b, width)`: where the integrand is taken, and for how wide an interval."""
+        """`(b, width)`: where the integrand is taken, and the width of the interval."""
         return [(high if self.upper else low, high - low) for low, high in pairwise(self.partition)]
 
     def bound(self, log_w: Tensor) -> Tensor:

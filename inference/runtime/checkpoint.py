@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import zlib
 from pathlib import Path
 from typing import Any
@@ -11,70 +12,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from ppvae.batches import Batch, tensors as tensors_of
-from ppvae.pair import Pair
+from ppvae.batches import Batch, entries
 
 FORMAT = "ppvae 1"
 
 
 class CheckpointError(ValueError):
-    """A file that is damaged, foreign, or of another pair or run."""
-
-
-def save(pair: Pair, path: str | Path) -> None:
-    """Writes a pair's parameters, buffers and `example` to a safetensors file, over an old one whole or not at all.
-
-    Args:
-        pair: its `state_dict` and `example` are written. The file does not say how to build the pair: keep the code.
-        path: of the file.
-
-    Example:
-        >>> import tempfile
-        >>> from ppvae.models import LinearVAE
-        >>> path = Path(tempfile.mkdtemp()) / "pair.safetensors"
-        >>> save(LinearVAE(num_features=5, num_latents=2), path)
-        >>> load(LinearVAE(num_features=5, num_latents=2), path)
-    """
-    example, kind = example_of(pair)
-    tensors = prefixed("pair", pair.state_dict()) | prefixed("example", example)
-    write(path, tensors, {"pair": type(pair).__qualname__, "example": kind})
-
-
-def load(pair: Pair, path: str | Path) -> None:
-    """Reads into `pair` what `save` wrote, or the latest parameters, buffers and `example` in a checkpoint of `fit`.
-
-    Where that keeps an average of the parameters, it is read.
-
-    Args:
-        pair: of the same architecture as the one saved; it stays on its device.
-        path: of the file.
-
-    Raises:
-        FileNotFoundError: no such file.
-        CheckpointError: the file is damaged or foreign, or the pair's tensors differ in name, shape or type (those
-            that do are named). The pair is untouched then.
-    """
-    tensors, about = read(path)
-    state = unprefixed("pair", tensors) | unprefixed("average", tensors)
-    check_same(path, layout(state), layout(pair.state_dict()))
-    pair.load_state_dict(state)
-    if about.get("example"):
-        pair.example = as_example(unprefixed("example", tensors), about["example"])
-
-
-def example_of(pair: Pair) -> tuple[dict[str, Tensor], str]:
-    """A pair's `example` as tensors for a file, and its kind of batch; an empty word where there is none."""
-    if pair.example is None:
-        return {}, ""
-    return tensors_of(pair.example), type(pair.example).__name__
-
-
-def as_example(tensors: dict[str, Tensor], kind: str) -> Batch:
-    """The `example` that `example_of` made tensors of."""
-    if kind == "dict":
-        return tensors
-    in_order = tuple(tensors[str(i)] for i in range(len(tensors)))
-    return in_order if kind == "tuple" else in_order[0]
+    """A file that is damaged, foreign, or from another pair or run."""
 
 
 def write(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
@@ -96,7 +40,7 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises:
         FileNotFoundError: no such file.
-        CheckpointError: the file is truncated, or no safetensors file, or not one of ppvae's.
+        CheckpointError: the file is truncated, not a safetensors file, or not one of ppvae's.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -116,14 +60,14 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def check_same(path: str | Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Refuses a file whose settings differ from those at hand; each difference is named."""
+    """Refuses a file whose settings differ from the expected ones; each difference is named."""
     old, new = _flat(found), _flat(expected)
     if names := [name for name in old | new if old.get(name) != new.get(name)]:
         listed = [f"{name}: found {old.get(name, 'none')}, expected {new.get(name, 'none')}" for name in names[:8]]
         more = [f"and {len(names) - 8} more"] if len(names) > 8 else []
         raise CheckpointError(
-            f"{path} is of another pair or run: {'; '.join(listed + more)}. "
-            "Give what it was written with, or use another file"
+            f"{path} is from another pair or run: {'; '.join(listed + more)}. "
+            "Use the pair and settings it was written with, or another file"
         )
 
 
@@ -133,10 +77,17 @@ def layout(tensors: dict[str, Tensor]) -> dict[str, str]:
 
 
 def fingerprint(batch: Batch) -> dict[str, str]:
-    """Each tensor's type, shape and checksum in words."""
-    named = tensors_of(batch)
+    """Each tensor's type, shape and checksum in words, and every other entry's type and `repr`."""
+    named = {name: value for name, value in entries(batch).items() if isinstance(value, Tensor)}
+    others = {name: value for name, value in entries(batch).items() if name not in named}
     crc = {name: zlib.crc32(t.cpu().contiguous().flatten().view(torch.uint8).numpy().data) for name, t in named.items()}
-    return {name: f"{words} with CRC-32 {crc[name]:08x}" for name, words in layout(named).items()}
+    words = {name: f"{type(value).__name__} {describe(value)}" for name, value in others.items()}
+    return words | {name: f"{kind} with CRC-32 {crc[name]:08x}" for name, kind in layout(named).items()}
+
+
+def describe(thing: object) -> str:
+    """A function's or an object's `repr`, without addresses in memory."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(thing))
 
 
 def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

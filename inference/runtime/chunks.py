@@ -1,6 +1,6 @@
 """Measuring a data set in bounded memory: chunks of data points, and of particles within them.
 
-A chunk holds few data points with many particles each, because encoders see a data point once a chunk.
+A chunk holds few data points with many particles each, because encoders see a data point once per chunk.
 """
 
 import math
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ppvae.batches import Batch, map_batch, num_rows, rows
+from ppvae.batches import Batch, num_rows, rows
+from ppvae.conversion import to_pair
 from ppvae.inference.runtime.distributed import processes
 from ppvae.inference.runtime.isolation import derived_seed
 from ppvae.internals import TorchDispatchMode, tree_leaves
@@ -24,11 +25,11 @@ CPU_ELEMENTS, GPU_ELEMENTS = 22_000_000, 4_000_000_000
 """Elements of all tensors made for one chunk. On a CPU, more would overflow the caches and slow the allocator."""
 
 LEAST_POINTS = 10
-"""Data points in a chunk at least, so that they share what is done once a chunk."""
+"""The fewest data points in a chunk, so that they share the work done once per chunk."""
 
 
 class Kept(Protocol):
-    """Where the results of the chunks that are done are kept."""
+    """A store for the results of finished chunks."""
 
     def load(self) -> dict[str, Tensor]: ...
     def save(self, found: dict[str, Tensor]) -> None: ...
@@ -40,7 +41,7 @@ Measure = Callable[[Batch, int, int], dict[str, Tensor]]
 
 @contextmanager
 def evaluating(pair: Pair, seed: int | None) -> Iterator[None]:
-    """Evaluation mode without gradients and argument checks; with a seed, generators of its own. All undone afterwards.
+    """Evaluation mode without gradients and argument checks; with a seed, its own generators. All is undone afterwards.
 
     Each of several processes draws different noise.
     """
@@ -49,12 +50,6 @@ def evaluating(pair: Pair, seed: int | None) -> Iterator[None]:
         if seed is not None:
             torch.manual_seed(derived_seed(seed, rank) if (rank := processes().rank) else seed)
         yield
-
-
-def to_pair(batch: Batch, pair: Pair) -> Batch:
-    """The batch on the device of the pair's parameters."""
-    device = next((p.device for p in pair.parameters()), None)
-    return map_batch(lambda t: t.to(device), batch)
 
 
 def sizes(total: int, at_once: int) -> Iterator[int]:
@@ -76,10 +71,12 @@ def over_data(
     """`measure` over all data points, shared among the processes; each of them gets all the results.
 
     Chunks are sized by what a data point costs `measure`, or `probe` if given. With `kept`, this process's results are
-    saved after each chunk, and those saved before are not measured again.
+    saved after each chunk, and those saved before are not measured again. Where the guide takes its own rows only, the
+    first process measures them all at once.
     """
     group = processes()
-    own = group.share(torch.arange(num_rows(batch)))
+    index = torch.arange(num_rows(batch))
+    own = group.share(index) if pair.own_rows is None else index[: 0 if group.rank else None]
     found = None
     if len(own):
         points = rows(batch, slice(int(own[0]), int(own[-1]) + 1))
@@ -104,13 +101,14 @@ def _in_chunks(
     start, end = len(next(iter(before.values()))) if before else 0, num_rows(batch)
     with tqdm(total=end, desc=title, unit="point", disable=title is None, delay=1, leave=False) as bar:
         while start < end:
-            num_points = min(max(LEAST_POINTS, budget // num_particles), end - start)
+            num_points = min(max(LEAST_POINTS, budget // num_particles), end - start) if pair.own_rows is None else end
             at_once = min(num_particles, max(1, budget // num_points))
             try:
                 piece = to_pair(rows(batch, slice(start, start + num_points)), pair)
                 found = measure(piece, num_particles, at_once)
             except (RuntimeError, MemoryError) as error:
-                if num_points * at_once == 1 or not _out_of_memory(error):
+                smallest = 1 if pair.own_rows is None else end
+                if num_points * at_once == smallest or not _out_of_memory(error):
                     raise
                 budget = num_points * at_once // 2
                 continue
@@ -127,15 +125,19 @@ def _concatenated(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def chunk_rows(pair: Pair, batch: Batch, measure: Measure, cpu_elements: int, gpu_elements: int) -> int:
-    """How many rows (particles times data points) a chunk may hold, by the tensors that one row makes."""
+    """How many rows (particles times data points) a chunk may hold, given the tensors made for one row."""
     two_rows = rows(batch, torch.zeros(2, dtype=torch.long))
     counts = []
     for num in (1, 2):
+        points, num_particles = (rows(two_rows, slice(num)), 1) if pair.own_rows is None else (batch, num)
         with _ElementCount() as counter:
-            found = measure(to_pair(rows(two_rows, slice(num)), pair), 1, 1)
+            found = measure(to_pair(points, pair), num_particles, num_particles)
         counts.append(counter.total)
+    one_more = counts[1] - counts[0]
+    if pair.own_rows is not None:  # a particle of all rows; what takes no more particles than one has its whole cost
+        one_more = (one_more or counts[0]) // num_rows(batch)
     on_gpu = any(t.device.type == "cuda" for t in found.values())
-    return max(1, (gpu_elements if on_gpu else cpu_elements) // max(1, counts[1] - counts[0]))
+    return max(1, (gpu_elements if on_gpu else cpu_elements) // max(1, one_more))
 
 
 class _ElementCount(TorchDispatchMode):

@@ -1,7 +1,7 @@
 """Processes that train or measure together, and what they exchange.
 
-`torchrun` starts them with one script. They have the same data and, at every step, the same parameters; they share the
-data points of a batch, or of a measurement, among them.
+`torchrun` starts them with one script. They have the same data and, at every step, the same parameters; they divide the
+data points of a batch, or of a measurement, among themselves.
 """
 
 import atexit
@@ -40,7 +40,7 @@ class Processes:
         return t
 
     def gather(self, thing: T) -> list[T]:
-        """The things of all processes, by rank."""
+        """The objects of all processes, by rank."""
         if self.size == 1:
             return [thing]
         found: list[Any] = [None] * self.size
@@ -48,7 +48,7 @@ class Processes:
         return found
 
     def first(self, thing: T) -> T:
-        """What process 0 has."""
+        """The object of process 0."""
         found = [thing]
         if self.size > 1:
             dist.broadcast_object_list(found, src=0)

@@ -31,7 +31,7 @@ def seed_generators(seed: tuple[int, ...], device: torch.device) -> None:
 
 
 def derived_seed(*parts: int) -> int:
-    """A well-mixed 64-bit seed of non-negative integers."""
+    """A well-mixed 64-bit seed from non-negative integers."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])
 
 
@@ -50,7 +50,7 @@ def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
 
 @contextlib.contextmanager
 def interrupts_held() -> Iterator[list[bool]]:
-    """Holds Ctrl-C back until the block ends, so that the block is done whole.
+    """Holds Ctrl-C back until the block ends, so that the block runs to its end.
 
     Yields a list that grows by one for each interrupt received; if it is not empty at the end, one is raised then.
     """
@@ -71,8 +71,8 @@ def interrupts_held() -> Iterator[list[bool]]:
 def denormals_flushed() -> Iterator[None]:
     """Flushes denormal numbers to zero on the CPU, where they make arithmetic several times slower.
 
-    The setting belongs to each thread. Torch sets it for the calling thread only; here its worker threads follow,
-    where they are GNU's or LLVM's OpenMP (torch's builds for Linux).
+    Each thread has its own setting. Torch sets that of the calling thread only; here its worker threads follow, if they
+    are GNU's or LLVM's OpenMP (torch's builds for Linux).
     """
     before = sys.float_info.min / 2 == 0.0
     _flush_denormals(True)
@@ -85,14 +85,14 @@ def denormals_flushed() -> Iterator[None]:
 def _flush_denormals(on: bool) -> None:
     torch.set_flush_denormal(on)
     if (library := _openmp()) is not None:
-        environment = ctypes.create_string_buffer(256)  # of floating-point arithmetic; C's fenv_t is 32 bytes or less
+        environment = ctypes.create_string_buffer(256)  # C's floating-point environment, fenv_t: 32 bytes or less
         library.fegetenv(environment)
         library.GOMP_parallel(library.fesetenv, environment, torch.get_num_threads(), 0)
 
 
 @functools.cache
 def _openmp() -> ctypes.CDLL | None:
-    """Torch's own library, which leads to the functions of OpenMP and C; None where there is none."""
+    """Torch's own library, through which OpenMP's and C's functions are found; None if they are not."""
     try:
         library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
         return library if library.GOMP_parallel and library.fegetenv and library.fesetenv else None

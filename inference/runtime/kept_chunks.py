@@ -28,7 +28,7 @@ class KeptChunks:
         self._about = {"data": fingerprint(batch), "pair": fingerprint(pair.state_dict()), "settings": settings}
 
     def load(self) -> dict[str, Tensor]:
-        """The results so far, none at first; sets the generators to go on where they were.
+        """The results so far, none at first; restores the generators' states after them.
 
         Raises:
             CheckpointError: the file is damaged, or of another measurement (what differs is named).

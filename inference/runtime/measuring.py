@@ -1,5 +1,6 @@
 """The frame of every measurement: checked data, a pair in evaluation mode, finite results."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -8,13 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppvae.batches import Batch, as_batch, num_rows
+from ppvae.batches import Batch, num_rows
 from ppvae.contract import first_bad_row
+from ppvae.conversion import data_for, to_pair
 from ppvae.inference.runtime.chunks import evaluating, over_data
 from ppvae.inference.runtime.records import EvidenceUndefined
+from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
-from ppvae.sites import sample_sites
+from ppvae.sites import handler_scales, sample_sites
+from ppvae.supports import refuse_unlike
 from ppvae.tracing import trace_pair
+
+FEW = 16
+"""Rows that the pair is checked on, at most."""
 
 
 @contextmanager
@@ -22,38 +29,50 @@ def measuring(pair: Pair, data: Any, seed: int | None) -> Iterator[Batch]:
     """Checks the pair and the data, and yields the data with the pair in evaluation mode."""
     if pair.evidence_undefined:
         raise EvidenceUndefined(f"{type(pair).__name__} has no evidence: {pair.evidence_undefined}")
-    batch = as_batch(data)
+    batch = data_for(pair, data)
+    pair.check_once(to_pair(rows_or_all(pair, batch, slice(FEW)), pair))
     with evaluating(pair, seed):
         _refuse_outside_support(pair, batch)
         yield batch
 
 
 def _refuse_outside_support(pair: Pair, batch: Batch) -> None:
-    for site, inside in over_data(pair, batch, 1, partial(_inside_support, pair), None).items():
+    scaled: set[str] = set()
+    for site, inside in over_data(pair, batch, 1, partial(_inside_support, pair, scaled), None).items():
         if not inside.all():
             raise ValueError(
                 f"data: found row {int(inside.int().argmin())} outside the support of the likelihood at site '{site}' "
                 f"({int((~inside).sum())} such rows in all), expected values it can produce; rescale, clip or binarize "
                 "the data, or choose another likelihood"
             )
+    if scaled:
+        warnings.warn(
+            f"sites {sorted(scaled)}: the scale that poutine.scale gives them acts in training alone, and is left out "
+            "of what is measured",
+            stacklevel=4,
+        )
 
 
-def _inside_support(pair: Pair, batch: Batch, num_particles: int, at_once: int) -> dict[str, Tensor]:
+def _inside_support(pair: Pair, scaled: set[str], batch: Batch, num_particles: int, at_once: int) -> dict[str, Tensor]:
+    """Which rows are inside the support of each likelihood; sites with a scale of their own are added to `scaled`."""
+    joint = trace_pair(pair, batch, num_particles)
+    refuse_unlike(joint)
+    scaled |= handler_scales(joint.guide).keys() | handler_scales(joint.model).keys()
     inside = {}
-    for name, site in sample_sites(trace_pair(pair, batch, num_particles).model, observed=True).items():
+    for name, site in sample_sites(joint.model, observed=True).items():
         try:
             support = site["fn"].support
         except NotImplementedError:  # a distribution of the user's own need not have one
             continue
         found = support.check(site["value"])
-        for _ in range(len(site["fn"].event_shape) - support.event_dim):  # pyro.factor's
+        for _ in range(len(site["fn"].event_shape) - support.event_dim):  # for pyro.factor
             found = found.all(-1)
         inside[name] = found.expand(torch.broadcast_shapes(found.shape, (1, num_rows(batch)))).flatten(0, -2).all(0)
     return inside
 
 
 def finite(found: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Returns what was found if every estimate is finite; otherwise names the row that is not."""
+    """Returns what was found if every estimate is finite; otherwise an error names the row that is not."""
     if (row := first_bad_row(found["estimate"])) is not None:
         raise ValueError(
             f"data: found an estimate of {found['estimate'][row].item()} nats at row {row}, expected a finite one; "

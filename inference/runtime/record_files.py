@@ -37,7 +37,7 @@ def read_record(path: str | Path, kinds: Collection[type]) -> Any:
 
 def _written(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
-        name = f"{len(tensors)} {path}"  # as paths alone may coincide: names in mappings may have dots
+        name = f"{len(tensors)} {path}"  # numbered, as paths may coincide: names in mappings may have dots
         tensors[name] = value
         return {"tensor": name}
     if dataclasses.is_dataclass(value):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class EvidenceUndefined(ValueError):  # noqa: N818 (it says what is the case)
+class EvidenceUndefined(ValueError):  # noqa: N818 (the name states a fact)
     """The pair has no evidence to measure, by its own declaration (`pair.evidence_undefined`)."""
 
 
@@ -82,14 +82,14 @@ class Evidence(Measurement):
         ess: effective sample size `(sum w)^2 / sum w^2` of the weights, `[N]`; NaN where the evidence is exact.
         khat: Pareto k-hat of the importance weights' tail, `[N]`; NaN where there are none. See
             `ppvae.inference.evidence.pareto.pareto_khat`.
-        acceptance: mean acceptance probability of the chains' transitions, `[N]`; NaN where there are none.
-        divergences: how many of their transitions diverged, `[N]`; NaN where there are none.
-        reliable: where estimate and standard error are to be trusted, `[N]`, as the method that made them decided.
+        acceptance: mean acceptance probability of AIS's transitions, `[N]`; NaN where there are none.
+        divergences: how many of these transitions diverged, `[N]`; NaN where there are none.
+        reliable: where estimate and standard error can be trusted, `[N]`, as judged by the method that made them.
         limits: the conditions under which the methods that took part call a data point unreliable.
         methods: how each data point was measured.
-        reason: why so, where there was a choice.
-        candidates: the other bounds that were measured on the way, by method.
-        certificate: for "bdmc", what the same chains do on simulated data.
+        reason: why by this method, where there was a choice.
+        candidates: the bounds that were measured on the way, by method.
+        certificate: for "bdmc", both sides of log p(x) by the same AIS on simulated data.
     """
 
     ess: Tensor
@@ -139,7 +139,7 @@ class Evidence(Measurement):
         )
 
     def with_rows(self, at: Tensor, other: "Evidence") -> "Evidence":
-        """This record with another's data points where the mask `at` is true; the other has all, or these alone."""
+        """This record with another's data points where the mask `at` is true; the other has all, or only these."""
         rows = {}
         for name in ("estimate", "std_error", "ess", "khat", "acceptance", "divergences", "reliable"):
             theirs = getattr(other, name)
@@ -154,13 +154,13 @@ class Evidence(Measurement):
 
 @dataclass(frozen=True)
 class Sandwich:
-    """Both sides of log p(x) on data simulated from the model: what the evaluator is worth there.
+    """Both sides of log p(x) on data simulated from the model: how accurate the evaluator is there.
 
     It certifies the evaluator on the model's own data, and says nothing about another data set.
 
     Attributes:
         lower: annealed importance sampling's bound, per simulated data point.
-        upper: the reverse's, from the latents that made the data.
+        upper: the bound of reverse AIS, from the latents that generated the data.
         width: upper minus lower; the mean error of either is at most the mean of this.
     """
 

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppvae.batches import Batch, tensors
+from ppvae.batches import Batch, entries, with_entries
+from ppvae.inference.compiling.inputs import kind_of, taken_apart, tensors_in
 from ppvae.inference.compiling.programs import Call, compiled, operations
 from ppvae.inference.objectives.protocol import Objective, as_objective, with_penalty
 from ppvae.inference.training.update import Update, laid_out_as
@@ -22,11 +23,13 @@ from ppvae.internals import tree_flatten, tree_leaves, tree_unflatten
 from ppvae.pair import Pair
 
 FEW = 100_000
-"""Parameters up to which one thread updates faster than several, which a fused optimizer wakes for each tensor."""
+"""Parameters up to which one thread updates faster than several, as a fused optimizer wakes them for each tensor."""
 
 
 class CompiledStep:
     """A step of training, compiled for batches of one shape; see `ppvae.inference.compiling.programs`.
+
+    The values of what is no data in a batch are part of the program, too.
 
     If the optimizer is not a fused one, or the gradients must first be summed over processes, `Update` itself follows
     the program.
@@ -36,37 +39,40 @@ class CompiledStep:
         objective: what is maximized; its schedules reach the program as tensors.
         update: the end of the step; its optimizer must have taken a step, so that its state exists.
         batch: one of the shape that the program is for.
+        weights: of its data points, where they are weighed.
 
     Raises:
         CannotCompileError: the step cannot be traced, there is no compiler, or the program's bound is not the eager
             one.
     """
 
-    def __init__(self, pair: Pair, objective: Objective, update: Update, batch: Batch):
+    def __init__(self, pair: Pair, objective: Objective, update: Update, batch: Batch, weights: Tensor | None = None):
         self._objective, self._update = as_objective(objective).prepared(pair, batch), update
         self._call = Call(pair)
         self._parameters = {name: p for name, p in self._call.named_parameters() if p.requires_grad}
         self._buffers = dict(self._call.named_buffers())
         self._device = next(pair.parameters()).device
         self._rates, self._at = [self._number(0.0) for _ in update.optimizer.param_groups], self._number(0.0)
-        self._shapes = _shapes(batch)
+        self._kind = kind_of(batch)
         state = [[p.detach() for p in self._parameters.values()], list(self._buffers.values())]
         self._state_leaves = tree_leaves(state)  # the same tensors at each call; the program writes the buffers back
-        inputs, self._structure = tree_flatten((state, self._changing(batch, 0.0)))
+        inputs, self._put_together = taken_apart((state, self._changing(batch, weights, 0.0)))
         num_held = len(self._state_leaves)
-        self._program = compiled(self._step, inputs, lambda: self._eager_bound(batch), self._device, num_held)
+        self._program = compiled(self._step, inputs, lambda: self._eager_bound(batch, weights), self._device, num_held)
         fused = all(group.get("fused") for group in update.optimizer.param_groups)
         self._advance = self._fused_update() if fused and update.processes.size == 1 else None
         self._few = sum(p.numel() for p in self._parameters.values()) <= FEW
 
     def fits(self, batch: Batch) -> bool:
-        """Whether the program is for batches of this shape."""
-        return _shapes(batch) == self._shapes
+        """Whether the program is for batches of this shape, and with these values of what is no data."""
+        return kind_of(batch) == self._kind
 
     @torch.no_grad()
-    def __call__(self, batch: Batch, step: float, share: float, before: Sequence[Tensor]) -> float | None:
-        """Takes the step; arguments and result as those of `Update`."""
-        report, *found = self._program(*self._state_leaves, *tree_leaves(self._changing(batch, step)))
+    def __call__(
+        self, batch: Batch, weights: Tensor | None, step: float, share: float, before: Sequence[Tensor]
+    ) -> float | None:
+        """Takes the step; arguments and result as for `Update`."""
+        report, *found = self._program(*self._state_leaves, *tensors_in(self._changing(batch, weights, step)))
         if self._advance is None:
             return self._update(report[0], self._per_parameter(found), step, share, before)
         bound, total = report.tolist()
@@ -78,25 +84,27 @@ class CompiledStep:
             self._advance(*found)
         return bound
 
-    def _changing(self, batch: Batch, step: float) -> list[Any]:
-        """The program's inputs besides the state: values of schedules, the step, the batch."""
+    def _changing(self, batch: Batch, weights: Tensor | None, step: float) -> list[Any]:
+        """The program's inputs besides the state: values of schedules, the step, the batch and its weights."""
         schedules = {name: self._number(value) for name, value in self._objective.scheduled(step).items()}
-        return [schedules, self._at.fill_(step), batch]
+        # A CUDA graph would not read a number, or a tensor on the host, again.
+        placed = [v.to(self._device) if isinstance(v, Tensor) else v for v in entries(batch).values()]
+        return [schedules, self._at.fill_(step), with_entries(batch, placed), weights]
 
     def _number(self, value: float) -> Tensor:
-        return torch.tensor(value, device=self._device)  # a CUDA graph would not read a number on the host again
+        return torch.tensor(value, device=self._device)
 
     def _step(self, *leaves: Tensor) -> list[Tensor]:
         """What is compiled: returns the mean bound with a sum that shows whether all is finite, and the gradients."""
-        (parameters, buffers), (schedules, at, batch) = tree_unflatten(list(leaves), self._structure)
+        (parameters, buffers), (schedules, at, batch, weights) = self._put_together(leaves)
         learned, running = [p.detach().requires_grad_() for p in parameters], [b.clone() for b in buffers]
         objective = self._objective.at(schedules)
         named = dict(zip([*self._parameters, *self._buffers], [*learned, *running], strict=True))
-        value, surrogate = self._call.with_tensors(named, partial(with_penalty, objective), batch, at)
+        bound, surrogate = self._call.with_tensors(named, partial(with_penalty, objective), batch, at, weights)
         gradients = torch.autograd.grad(surrogate.neg(), learned, allow_unused=True)
         self._reached = [g is not None for g in gradients]
         found = [laid_out_as(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
-        bound = value.mean().detach()
+        bound = bound.detach()
         total = torch.stack([bound, *[g.sum() for g in found]]).sum().detach()
         finite = total.isfinite()
         for old, new in zip(buffers, running, strict=True):
@@ -132,9 +140,9 @@ class CompiledStep:
 
         return partial(operations(advance, inputs), *tree_leaves(state))
 
-    def _eager_bound(self, batch: Batch) -> Tensor:
+    def _eager_bound(self, batch: Batch, weights: Tensor | None) -> Tensor:
         buffers = {name: b.clone() for name, b in self._buffers.items()}
-        return self._call.with_tensors(buffers, self._objective, batch, 0.0)[0].mean()
+        return self._call.with_tensors(buffers, partial(with_penalty, self._objective), batch, 0.0, weights)[0]
 
 
 @contextmanager
@@ -146,7 +154,3 @@ def _one_thread(wanted: bool) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(number)
-
-
-def _shapes(batch: Batch) -> dict[str, tuple[torch.Size, torch.dtype]]:
-    return {name: (t.shape, t.dtype) for name, t in tensors(batch).items()}

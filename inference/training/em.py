@@ -1,6 +1,6 @@
 """Expectation maximization for mixtures: full batch, hard, and streaming.
 
-A mixture takes part by the methods of `EMMixture`; nothing here knows what its components are.
+A mixture takes part through the methods of `EMMixture`; nothing here knows what its components are.
 """
 
 import copy
@@ -17,31 +17,32 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ppvae.batches import as_batch
+from ppvae.inference.training.data_weights import data_weights
 
 PARAMETERS = ("weights", "means", "covariances")
 EMPTY = 1e-3  # a component that owns less than this many data points is empty
 
 
 class Statistics(Protocol):
-    """What a mixture needs to know of data, per component."""
+    """The sufficient statistics of data, per component."""
 
     weight: Tensor
 
     def pool(self, other: Any, share: float) -> Any:
-        """The moments of data of which `share` are the other's and `1 - share` these."""
+        """The moments of both pooled, with `share` of the other's data and `1 - share` of these."""
 
     def reseed(self, components: Tensor, points: Tensor) -> Any:
         """These moments with `components` `[M]` moved to `points` `[M, D]`."""
 
 
 class EMMixture(Protocol):
-    """What EM asks of a mixture; `ppvae.models.GaussianMixture` says what each method does."""
+    """What EM needs of a mixture; `ppvae.models.GaussianMixture` says what each method does."""
 
     num_components: int
     means: Any
 
     def start(self, means: Tensor, variance: float) -> None: ...
-    def e_step(self, x: Tensor, *, hard: bool = False) -> Any: ...
+    def e_step(self, x: Tensor, *, hard: bool = False, data_weights: Tensor | None = None) -> Any: ...
     def m_step(self, moments: Any, *, covariance_floor: float, update: Collection[str]) -> float: ...
     def state_dict(self) -> Any: ...
     def load_state_dict(self, state_dict: Any) -> Any: ...
@@ -74,6 +75,7 @@ def fit_em(
     mixture: EMMixture,
     data: Any,
     *,
+    weights: Any = None,
     init: str | Tensor = "k-means++",
     restarts: int = 1,
     max_iterations: int = 100,
@@ -96,16 +98,18 @@ def fit_em(
 
     Args:
         mixture: a `ppvae.models.GaussianMixture`. Computed in float64, whatever its dtype, on its device.
-        data: N data points `[N, D]`, a tensor or array.
+        data: N data points `[N, D]`, a tensor, an array or a table of pandas.
+        weights: of the data points, `[N]`, not negative: one of weight 2 counts as two alike. All means over data
+            points are weighted, those in the result too.
         init: "k-means++" or "random" (C of the data points become means, each point is assigned to the nearest, one
             M-step), the means `[C, D]` (likewise), or "current" (the mixture as it is).
-        restarts: how many starts to try; the likeliest end is kept.
+        restarts: how many starts to try; the one that ends at the highest likelihood is kept.
         max_iterations: of each restart.
         tolerance: stop when the mean log likelihood changes by no more than this, in nats.
         covariance_floor: added to variances in each M-step, in squared units of the data; scikit-learn's `reg_covar`.
         hard: hard EM.
         update: which of "weights", "means" and "covariances" to learn.
-        seed: restart i draws its start by `seed + i`.
+        seed: restart i draws its start from `seed + i`.
         progress: show a bar.
 
     Raises:
@@ -123,17 +127,16 @@ def fit_em(
                 [ 5.]])
     """
     x = _points(data)
+    own_weights = None if weights is None else data_weights(weights, len(x)).to(x.device)
     if restarts < 1 or (restarts > 1 and init not in ("k-means++", "random")):
-        raise ValueError(
-            f"restarts: found {restarts} with init={init!r}, expected 1, or more with a start drawn by seed"
-        )
+        raise ValueError(f"restarts: found {restarts} with init={init!r}, expected 1, or more with a random start")
     if not update or not set(update) <= set(PARAMETERS):
         raise ValueError(f"update: found {update!r}, expected a list of some of {', '.join(PARAMETERS)}")
     best, best_state, finals = EMResult(), None, []
     for restart in range(restarts):
-        _start(mixture, x, init, seed + restart, covariance_floor)
+        _start(mixture, x, init, seed + restart, covariance_floor, own_weights)
         with tqdm(total=max_iterations, disable=not progress, desc=f"EM {restart + 1}/{restarts}") as bar:
-            result = _climb(mixture, x, max_iterations, tolerance, covariance_floor, hard, update, bar)
+            result = _climb(mixture, x, own_weights, max_iterations, tolerance, covariance_floor, hard, update, bar)
         result.restart = restart
         finals.append(result.history[-1])
         if best_state is None or finals[-1] > best.history[-1]:
@@ -147,6 +150,7 @@ def fit_em(
 def _climb(
     mixture: EMMixture,
     x: Tensor,
+    weights: Tensor | None,
     max_iterations: int,
     tolerance: float,
     covariance_floor: float,
@@ -156,21 +160,21 @@ def _climb(
 ) -> EMResult:
     """One restart, from the mixture as it is."""
     result = EMResult()
-    step = mixture.e_step(x, hard=hard)
-    result.history.append(step.log_likelihood.mean().item())
+    step = mixture.e_step(x, hard=hard, data_weights=weights)
+    result.history.append(_mean(step.log_likelihood, weights))
     for iteration in range(1, max_iterations + 1):
-        moments, moved = _reseed(step.moments, step.log_likelihood, x)
+        moments, moved = _reseed(step.moments, step.log_likelihood, x, weights)
         result.reseeded += [(iteration, component) for component in moved]
         least_gain = mixture.m_step(moments, covariance_floor=covariance_floor, update=update)
-        step = mixture.e_step(x, hard=hard)
-        before, after = result.history[-1], step.log_likelihood.mean().item()
+        step = mixture.e_step(x, hard=hard, data_weights=weights)
+        before, after = result.history[-1], _mean(step.log_likelihood, weights)
         result.history.append(after)
         result.num_iterations = iteration
         bar.set_postfix_str(f"{after:.4f} nats", refresh=False)
         bar.update()
         if not moved:
             _check_climbed(iteration, before, after, least_gain, mixture.means.dtype)
-            if abs(after - before) <= tolerance:  # what the floor costs may hide a gain that is still to come
+            if abs(after - before) <= tolerance:  # the floor's cost may hide a gain still to come
                 result.converged = True
                 break
     return result
@@ -200,7 +204,7 @@ def fit_streaming_em(
     """Trains a mixture by EM, in place, on data that come in batches and are never in memory together.
 
     After batch k the moments are `s = (1 - k^-a) s + k^-a s_batch`, pooled as means and covariances so that no digits
-    are lost, and an M-step follows. With `1/2 < a <= 1` this finds a stationary point of the likelihood, as full-batch
+    cancel, and an M-step follows. With `1/2 < a <= 1` this finds a stationary point of the likelihood, as full-batch
     EM does; after finitely many batches some noise is left, about that of the last `k^a` of them. The start comes from
     the first batch alone: batches should be random draws of the data, with many points for each component.
 
@@ -208,8 +212,8 @@ def fit_streaming_em(
 
     Args:
         mixture: a `ppvae.models.GaussianMixture`. Computed in float64, whatever its dtype, on its device.
-        batches: an iterable of tensors or arrays `[B, D]` (of a tuple, as a `DataLoader` gives, the first), or one
-            tensor or array `[N, D]`, which is shuffled for each epoch.
+        batches: an iterable of tensors or arrays `[B, D]` (or of tuples, such as a `DataLoader` gives, whose first
+            entry is used), or one tensor or array `[N, D]`, which is shuffled for each epoch.
         batch_size: B, for one tensor or array.
         epochs: passes over `batches`.
         init: as for `fit_em`, on the first batch.
@@ -251,7 +255,7 @@ def fit_streaming_em(
             step = mixture.e_step(x)
             result.history.append(step.log_likelihood.mean().item())
             k = result.num_iterations = len(result.history)
-            share = k**-step_exponent * min(1.0, len(x) / first_size)  # a ragged last batch counts for what it is
+            share = k**-step_exponent * min(1.0, len(x) / first_size)  # a smaller last batch counts for less
             moments = step.moments if moments is None else moments.pool(step.moments, share)
             moments, moved = _reseed(moments, step.log_likelihood, x)
             result.reseeded += [(k, component) for component in moved]
@@ -259,14 +263,14 @@ def fit_streaming_em(
         if len(result.history) == before:
             raise ValueError(
                 f"batches: found none in epoch {epoch} of {epochs}, expected some in each; "
-                "an iterator can be read once only: pass a list, a DataLoader or a tensor"
+                "an iterator can be read only once: pass a list, a DataLoader or a tensor"
             )
     _warn_reseeded(result)
     return result
 
 
 class _Shuffled:
-    """Batches of a tensor in random order, another one each time it is iterated over."""
+    """Batches of a tensor in random order, a new one at each iteration over it."""
 
     def __init__(self, x: Tensor, batch_size: int | None, seed: int):
         if batch_size is None or batch_size < 1:
@@ -290,32 +294,56 @@ def _points(x: Any) -> Tensor:
     return points
 
 
-def _start(mixture: EMMixture, x: Tensor, init: str | Tensor, seed: int, covariance_floor: float) -> None:
+def _start(
+    mixture: EMMixture,
+    x: Tensor,
+    init: str | Tensor,
+    seed: int,
+    covariance_floor: float,
+    weights: Tensor | None = None,
+) -> None:
     """Sets the mixture to its start: means, each point assigned to the nearest, and one M-step."""
     C = mixture.num_components
     if isinstance(init, str) and init == "current":
         return
-    if len(x) < C:
-        raise ValueError(f"data: found {len(x)} data points, expected at least one for each of {C} components")
+    num_points = len(x) if weights is None else int((weights > 0).sum())
+    if num_points < C:
+        raise ValueError(f"data: found {num_points} data points, expected at least one for each of {C} components")
+    own = None if weights is None else weights.cpu().numpy()
     if isinstance(init, Tensor):
         means = init
     elif init == "k-means++":
-        means = torch.as_tensor(kmeans_plusplus(x.double().cpu().numpy(), C, random_state=seed)[0])
+        means = torch.as_tensor(kmeans_plusplus(x.double().cpu().numpy(), C, sample_weight=own, random_state=seed)[0])
     elif init == "random":
-        means = x[np.random.default_rng(seed).choice(len(x), C, replace=False)]
+        shares = None if own is None else own / own.sum()
+        means = x[np.random.default_rng(seed).choice(len(x), C, replace=False, p=shares)]
     else:
         raise ValueError(f"init: found {init!r}, expected 'k-means++', 'random', 'current' or means [{C}, D]")
-    mixture.start(means, x.double().var(0, correction=0).mean().item() + covariance_floor)
-    step = mixture.e_step(x, hard=True)
-    moments, _ = _reseed(step.moments, step.log_likelihood, x)
+    mixture.start(means, _variance(x.double(), weights) + covariance_floor)
+    step = mixture.e_step(x, hard=True, data_weights=weights)
+    moments, _ = _reseed(step.moments, step.log_likelihood, x, weights)
     mixture.m_step(moments, covariance_floor=covariance_floor, update=PARAMETERS)
 
 
-def _reseed(moments: Any, log_likelihood: Tensor, x: Tensor) -> tuple[Any, list[int]]:
+def _mean(terms: Tensor, weights: Tensor | None) -> float:
+    """The mean over data points, by their weights, whose mean is one."""
+    return (terms if weights is None else weights.to(terms) * terms).mean().item()
+
+
+def _variance(x: Tensor, weights: Tensor | None) -> float:
+    """The variance of the data `[N, D]`, in the mean over features."""
+    if weights is None:
+        return x.var(0, correction=0).mean().item()
+    return _mean((x - (weights[:, None] * x).mean(0)).square().mean(1), weights)
+
+
+def _reseed(moments: Any, log_likelihood: Tensor, x: Tensor, weights: Tensor | None = None) -> tuple[Any, list[int]]:
     """Moves each empty component to one of the data points that the mixture explains worst."""
     empty = (moments.weight * len(x) < EMPTY).nonzero()[:, 0]
     if len(empty) == 0:
         return moments, []
+    if weights is not None:
+        log_likelihood = log_likelihood.masked_fill(weights.to(log_likelihood) == 0, math.inf)
     worst = log_likelihood.topk(len(empty), largest=False).indices
     return moments.reseed(empty, x[worst.to(x.device)]), empty.tolist()
 

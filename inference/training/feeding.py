@@ -1,23 +1,191 @@
-"""The data points of each step: from the device where they all fit there, else fetched ahead of its steps.
+"""The data points of each step: from memory in a new order each epoch, or from an iterable in its own.
 
 Data that would take most of a GPU's free memory stay on the host. While the GPU takes a step, the data points of the
-next one are gathered in pinned memory, and copied on a stream of their own.
+next one are gathered in pinned memory and copied on a stream of their own.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
-from ppvae.batches import Batch, map_batch, tensors
+from ppvae.batches import Batch, as_batch, map_batch, num_rows, rows, tensors
+from ppvae.inference.runtime.checkpoint import fingerprint
+from ppvae.inference.runtime.distributed import Processes
+from ppvae.inference.runtime.isolation import derived_seed, own_randomness
 
 ROOM = 0.5
 """The share of a GPU's free memory that data may take; the rest is for the steps."""
 
 Feed: TypeAlias = Callable[[Tensor, Tensor], Batch]
-"""`(index of a step's data points, index of the next step's or none) -> the step's, on the device`."""
+"""`(index of a step's data points, index of the next step's or none) -> the step's data points, on the device`."""
+
+
+@dataclass(frozen=True)
+class Minibatch:
+    """What a step is taken on: memory of its own, on the device.
+
+    Attributes:
+        data: this process's data points.
+        index: their places in all the data, or in the batch of an iterable.
+        num_points: of all processes.
+        weights: of this process's data points, if they are weighed.
+    """
+
+    data: Batch
+    index: Tensor
+    num_points: int
+    weights: Tensor | None = None
+
+
+class Source(Protocol):
+    """Where minibatches come from.
+
+    Attributes:
+        steps_per_epoch: how many there are in an epoch, where that is known.
+        batch_size: of all but the last, where that is known.
+        description: as JSON can hold it, to tell whether a run goes on with the same data.
+    """
+
+    steps_per_epoch: int | None
+    batch_size: int | None
+
+    @property
+    def description(self) -> Any: ...
+
+    def minibatches(self, epoch: int, done: int) -> Iterator[Minibatch]:
+        """Those of an epoch, but for the first `done`."""
+        ...
+
+
+class Shuffled:
+    """Data in memory, each epoch in an order of its own that the seed decides, or in their own (`in_order`)."""
+
+    def __init__(
+        self,
+        data: Batch,
+        weights: Tensor | None,
+        batch_size: int,
+        steps_per_epoch: int,
+        seed: tuple[int, ...],
+        device: torch.device,
+        processes: Processes,
+        in_order: bool,
+    ):
+        self.data, self._weights = data, weights
+        self.batch_size: int | None = batch_size
+        self.steps_per_epoch: int | None = steps_per_epoch
+        self._starts = range(0, steps_per_epoch * batch_size, batch_size)
+        self._in_order = in_order
+        self._seed, self._processes, self._feed = seed, processes, feed(data, device)
+
+    @property
+    def description(self) -> Any:
+        data = fingerprint(self.data)
+        return data if self._weights is None else data | {"weights": fingerprint(self._weights)}
+
+    def minibatches(self, epoch: int, done: int) -> Iterator[Minibatch]:
+        order = self._order(epoch).to(next(iter(tensors(self.data).values())).device)
+        pieces = [order[start : start + self._starts.step] for start in self._starts]
+        for index, following in itertools.pairwise([*pieces[done:], order[:0]]):
+            own = self._processes.share(index)
+            data = self._feed(own, self._processes.share(following))
+            weights = None if self._weights is None else self._weights[own.to(self._weights.device)]
+            yield Minibatch(data, own, len(index), weights)
+
+    def _order(self, epoch: int) -> Tensor:
+        if self._in_order:
+            return torch.arange(num_rows(self.data))
+        generator = torch.Generator().manual_seed(derived_seed(*self._seed, epoch))
+        return torch.randperm(num_rows(self.data), generator=generator)
+
+
+class Stream:
+    """Batches from an iterable, which is read anew in each epoch by `iter()`; their order is its own.
+
+    What it draws from torch's generators (the order of a shuffling `DataLoader`, say) is decided by the seed, the epoch
+    and the batch's place in it, so that the batches done may be skipped to go on.
+
+    `start` comes first: it reads and checks the first batch.
+
+    Args:
+        batches: the iterable.
+        steps_per_epoch: its length, where it has one.
+        check: called with each batch of the first epoch, and its place; refuses what cannot be trained on.
+        seed: of what it draws.
+        device: where the batches go.
+        processes: each takes its share of each batch; the iterable is the same in all.
+    """
+
+    batch_size: int | None = None
+
+    def __init__(
+        self,
+        batches: Iterable[Any],
+        steps_per_epoch: int | None,
+        check: Callable[[Batch, int], None],
+        seed: tuple[int, ...],
+        device: torch.device,
+        processes: Processes,
+    ):
+        self._batches, self._check, self._seed = batches, check, seed
+        self._device, self._processes = device, processes
+        self.steps_per_epoch = steps_per_epoch
+
+    @property
+    def description(self) -> Any:
+        return f"batches of a {type(self._batches).__name__}"
+
+    def start(self) -> None:
+        """Reads the first batch, before anything is changed."""
+        self._first_iterator = self._begin(0)
+        self._first = self._next(self._first_iterator, 0, 0)
+
+    def minibatches(self, epoch: int, done: int) -> Iterator[Minibatch]:
+        iterator = self._begin(epoch) if epoch else self._first_iterator
+        if epoch and iterator is self._batches:
+            raise ValueError(
+                f"data: found a {type(iterator).__name__}, which can be read once only, at epoch {epoch + 1}, expected "
+                "an iterable that starts anew; pass a DataLoader, or an object whose __iter__ makes a new iterator, or "
+                "epochs=1"
+            )
+        for place in itertools.count():
+            whole = self._next(iterator, epoch, place) if epoch or place else self._first
+            if whole is None:
+                break
+            if place >= done:
+                index = self._processes.share(torch.arange(num_rows(whole), device=self._device))
+                own = rows(whole, index) if self._processes.size > 1 else whole
+                yield Minibatch(own, index, num_rows(whole))
+        if place == 0 or place < done:
+            raise ValueError(
+                f"data: found {place} batches at epoch {epoch + 1}, expected at least {max(1, done)}; is the "
+                "iterable empty, or another one than that of the run to go on with?"
+            )
+
+    def _begin(self, epoch: int) -> Iterator[Any]:
+        with self._randomness(epoch):
+            return iter(self._batches)
+
+    def _next(self, iterator: Iterator[Any], epoch: int, place: int) -> Batch | None:
+        """The next batch, whole; None at the end."""
+        with self._randomness(epoch, place):
+            raw = next(iterator, self)
+        if raw is self:
+            return None
+        if isinstance(raw, list | tuple) and len(raw) == 1:
+            (raw,) = raw  # as a DataLoader gives a TensorDataset's only tensor
+        whole = map_batch(lambda t: t.to(self._device, copy=True), as_batch(raw))
+        if epoch == 0:
+            self._check(whole, place)
+        return whole
+
+    def _randomness(self, *place: int) -> Any:
+        return own_randomness((*self._seed, *place), self._device)
 
 
 def placed(data: Batch, device: torch.device) -> Batch:
@@ -30,7 +198,7 @@ def placed(data: Batch, device: torch.device) -> Batch:
 
 
 def feed(data: Batch, device: torch.device) -> Feed:
-    """The function that gives each step its data points, wherever `placed` has put them."""
+    """The function that gives each step its data points, wherever `placed` put them."""
     if {t.device for t in tensors(data).values()} == {device}:
         return lambda index, following: map_batch(lambda t: t.index_select(0, index), data)
     return Ahead(data, device)
@@ -54,7 +222,7 @@ class Ahead:
         now.wait_stream(self._stream)
         for t in tensors(batch).values():
             if t.is_cuda:
-                t.record_stream(now)  # of the other stream, which must not reuse its memory before this one is done
+                t.record_stream(now)  # from the other stream, which must not reuse its memory before this one is done
         self._next = (following, self._pool.submit(self._fetch, following)) if len(following) else None
         return batch
 

@@ -1,26 +1,20 @@
 """Training a pair by stochastic gradient ascent on a bound."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import pyro
 import torch
 from torch.optim import Optimizer
 
-from ppvae.batches import Batch, as_batch, num_rows, rows
-from ppvae.inference.objectives.protocol import Objective, as_objective
-from ppvae.inference.runtime.checkpoint import fingerprint
-from ppvae.inference.runtime.chunks import to_pair
-from ppvae.inference.runtime.distributed import Processes
-from ppvae.inference.runtime.isolation import denormals_flushed, own_randomness
-from ppvae.inference.training.feeding import placed
+from ppvae.batches import as_batch
+from ppvae.inference.objectives.protocol import Objective
+from ppvae.inference.training.intake import Intake, check_data
 from ppvae.inference.training.loop import Fit, Training
 from ppvae.inference.training.settings import Checkpoint, HeldOut, StepOptions
-from ppvae.inference.training.trainer import CHECK, Trainer
-from ppvae.mode import mode
+from ppvae.inference.training.trainer import Trainer
+from ppvae.own_rows import refuse_other_rows
 from ppvae.pair import Pair
 from ppvae.refusals import at_least_one
 
@@ -35,6 +29,8 @@ def fit(
     epochs: int | None = None,
     steps: int | None = None,
     batch_size: int = 128,
+    drop_last: bool = False,
+    weights: Any = None,
     optimizer: str | Callable[..., Optimizer] = "adam",
     lr: float = 1e-3,
     schedule: Callable[[float], float] | None = None,
@@ -54,11 +50,14 @@ def fit(
     `theta <- theta + lr * schedule(step / steps) * direction(gradient of the surrogate on a minibatch)`. Each epoch
     goes once through the data in a fresh order; its last batch may be smaller and is run as it is.
 
-    The data are checked whole before the first step. A non-finite step is not applied and ends training. Ctrl-C ends
-    it too, between two steps, and the result says so. Random numbers come from generators seeded by `seed`; on a CPU
-    denormals are flushed; the caller's generators, denormal setting and the pair's mode are put back at the end.
-    On a CPU the same seed, and resuming, give the same parameters bit for bit, for the same number of threads; on a
-    GPU as far as its kernels are deterministic.
+    Floating data become of the type of the pair's parameters; integers and booleans stay so where the pair runs with
+    them, as indices or masks, and become floating where it does not. Neither `transform` nor the pair is given the
+    caller's own memory. All data are checked before the first step, those of an iterable batch by batch in the first
+    epoch. A non-finite step is not applied and ends training. Ctrl-C ends it too, between two steps, and the result
+    says so. Random numbers come from generators seeded by `seed`; on a CPU denormals are flushed; the caller's
+    generators, denormal setting and the pair's mode are restored at the end. On a CPU the same seed gives the same
+    parameters bit for bit, also after resuming, for the same number of threads; on a GPU as far as its kernels are
+    deterministic.
 
     What it maximizes is a bound: a higher one can mean a better model or a tighter guide. `ppvae.gap` tells which.
     For a loop of your own, `ppvae.Trainer` takes the same steps.
@@ -66,43 +65,51 @@ def fit(
     Source: Kingma & Welling 2014 (arXiv:1312.6114); Kingma & Ba 2015 (arXiv:1412.6980) for Adam.
 
     Args:
-        pair: whose parameters are learned, those with `requires_grad`.
-        data: N data points: a tensor or array, or a tuple or dict of them sharing dimension 0.
+        pair: its parameters with `requires_grad` are learned.
+        data: N data points: a tensor, an array or a table of pandas; a tuple or dict of them sharing dimension 0, and
+            of arguments that are no data; a `TensorDataset`, a `Subset`, or a data set of Hugging Face's in torch
+            format. Or, for data that do not fit memory, a `DataLoader` or any other iterable of batches: it is read
+            anew in each epoch by `iter()`, in an order of its own; what it draws from torch's generators is decided by
+            `seed`. To resume, it must give the same batches again; those done are skipped.
         objective: what to maximize; `ELBO()` if not given.
         epochs: how many times to go through the data. Either this or `steps`.
         steps: how many minibatches to take.
-        batch_size: B, data points per step.
+        batch_size: B, data points per step; all of them for a guide with parameters for its own rows, as an AutoNormal.
+            An iterable's batches have their own.
+        drop_last: leave out an epoch's last batch where it is smaller, as batch norm needs where it has one row.
+        weights: of the data points, `[N]`, not negative: one of weight 2 counts as two alike. The surrogate and the
+            bound of each step are means of weight times term, with weights scaled to a mean of one over all data.
         optimizer: "adam", "adamw" or "sgd"; or a function called with the list of parameters and `lr=lr`, such as
             `functools.partial(torch.optim.AdamW, weight_decay=1e-2)`.
         lr: learning rate.
         schedule: from the fraction of steps done, in [0, 1), to a factor on the learning rate. Decay to a tenth is
             `lambda done: 0.1**done`.
         seed: of minibatches and all other draws; not negative.
-        device: where to train; pair and data are moved there, and the pair stays. Not given: where the pair is. Data
-            that would take over half of a GPU's free memory stay on the host, and are fetched ahead of each step.
-        transform: applied to each minibatch of `data`; `torch.bernoulli` makes dynamic binarization.
-        held_out: data whose bound is computed after each epoch; or `HeldOut(data, ...)`, to stop by it, or to keep the
+        device: where to train; pair and data are moved there, and the pair stays. By default where the pair is. Data
+            that would take over half of a GPU's free memory stay on the host and are fetched ahead of each step.
+        transform: applied to each minibatch of `data`, a copy of its own; `torch.bernoulli` makes dynamic binarization.
+        held_out: data whose bound is computed after each epoch; or `HeldOut(data, ...)`, to stop early, or to keep the
             best epoch's parameters.
         callbacks: called after each epoch with the `Fit` so far. One that raises `StopIteration` ends training.
         progress: show a bar.
         compile: run a step as one compiled program, the same estimator with the same noise several times faster, after
-            some seconds of compiling. "auto": where there are at least 10,000 steps, on a CPU. What Python decides in
-            the model or the guide (a branch, a loop) is decided once, when the step is traced. What cannot be compiled
-            goes on uncompiled, with a warning that says why. The first step, and smaller batches, are not compiled.
-        checkpoint: a file to keep the training in, written after each epoch and on Ctrl-C, an old one being replaced;
-            or `Checkpoint(path, every=...)`, to write it within epochs, too.
+            some seconds of compiling. "auto": for at least 10,000 steps on a CPU. What Python decides in the model or
+            the guide (a branch, a loop) is decided once, when the step is traced. What cannot be compiled runs
+            uncompiled, with a warning that says why. The first step, and smaller batches, are not compiled.
+        checkpoint: a file that keeps the state of training, written after each epoch and on Ctrl-C, in place of an old
+            one; or `Checkpoint(path, every=...)`, to write it within epochs, too.
         resume: go on from `checkpoint` if it exists. A completed run without a schedule may be given more epochs.
         options: how a step is taken: clipping, an average of the parameters, mixed precision, several processes; see
-            `StepOptions`. Where an average is kept, the pair ends as it.
+            `StepOptions`. If an average is kept, the pair ends with its values.
 
     Returns:
         Fit: history, why training ended, and the pair itself.
 
     Raises:
         ppvae.ContractError: the pair breaks the contract.
-        ValueError: bad data (the index is named), a data point outside the support of the model, or an argument out
-            of range.
-        CheckpointError: the file to resume from is damaged, or of another run; the pair is untouched.
+        ValueError: bad data (the index is named), a data point outside the support of the model, an iterable that can
+            be read once only, or an argument out of range.
+        CheckpointError: the file to resume from is damaged, or from another run; the pair is untouched.
         NonFiniteError: a step gave NaN or infinity; the message names the site, and its `fit` holds the history.
 
     Example:
@@ -118,30 +125,29 @@ def fit(
         raise ValueError(f"resume: found {resume} without checkpoint, expected both; give `checkpoint=` as well")
     if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint(checkpoint)
-    batch = as_batch(data)
-    num_steps = steps or math.ceil(num_rows(batch) / batch_size) * (epochs or 0)
+    intake = Intake.of(data, weights, batch_size, drop_last)
+    num_steps = intake.num_steps(epochs, steps, schedule)
     trainer = Trainer(
         pair,
         objective,
         optimizer=optimizer,
         lr=lr,
-        schedule=None if schedule is None else lambda done: schedule(done / num_steps),
+        schedule=None if schedule is None else lambda done: schedule(done / cast(int, num_steps)),
         seed=seed,
         device=device,
         compile=_is_long(num_steps, pair, device) if compile == "auto" else bool(compile),
         options=options,
     )
-    batch = placed(batch, trainer.device)
-    _check_data(trainer, "data", batch, transform, batch_size)
+    source = intake.source(trainer, transform)
     if held_out is not None:
         held_out = held_out if isinstance(held_out, HeldOut) else HeldOut(held_out)
         held_out = replace(held_out, data=as_batch(held_out.data, trainer.device))
-        _check_data(trainer, "held_out", held_out.data, None, batch_size)
-    if trainer.processes.size > 1:
-        _check_same_data(trainer.processes, batch)
+        refuse_other_rows(pair, held_out.data)
+        check_data(trainer, "held_out", held_out.data, None, batch_size)
     training = Training(
         trainer=trainer,
-        data=batch,
+        source=source,
+        epochs=epochs,
         batch_size=batch_size,
         num_steps=num_steps,
         schedule=schedule,
@@ -166,68 +172,7 @@ def _check_length(epochs: int | None, steps: int | None, batch_size: int) -> Non
             at_least_one(name, number)
 
 
-def _is_long(num_steps: int, pair: Pair, device: torch.device | str | None) -> bool:
-    """Whether compiling is likely to pay."""
+def _is_long(num_steps: int | None, pair: Pair, device: torch.device | str | None) -> bool:
+    """Whether compiling is likely to pay off."""
     where = next(pair.parameters(), torch.empty(0)).device if device is None else torch.device(device)
-    return num_steps >= AUTO_COMPILE_STEPS and where.type == "cpu"
-
-
-def _check_same_data(group: Processes, data: Batch) -> None:
-    """Refuses data that differ from process to process."""
-    prints = group.gather(fingerprint(data))
-    if (other := next((rank for rank, found in enumerate(prints) if found != prints[0]), None)) is not None:
-        raise ValueError(
-            f"data: found {prints[other]} in process {other} and {prints[0]} in process 0, expected the same in all, "
-            "as each batch is shared among them; seed what makes the data"
-        )
-
-
-def _check_data(
-    trainer: Trainer, name: str, data: Batch, transform: Callable[[Any], Any] | None, batch_size: int
-) -> None:
-    """Refuses a pair that breaks the contract, and the first data point that its model cannot have generated."""
-    pair, device = trainer.pair, trainer.device
-
-    def chunk(start: int, size: int) -> Batch:
-        points = to_pair(rows(data, slice(start, start + size)), pair)
-        return transform(points) if transform else points
-
-    randomness = own_randomness((trainer.seed, CHECK), device)
-    with denormals_flushed(), randomness, mode(pair, training=False), pyro.validation_enabled(True):
-        trainer.check(chunk(0, batch_size))
-        _check_support(pair, trainer.objective, name, chunk, num_rows(data), batch_size)
-
-
-def _check_support(
-    pair: Pair,
-    objective: Objective,
-    name: str,
-    chunk: Callable[[int, int], Batch],
-    num_points: int,
-    batch_size: int,
-) -> None:
-    """Refuses the first data point that the model cannot have generated."""
-    size = 4 * batch_size  # without gradients there is room for more
-    for start in range(0, num_points, size):
-        points = chunk(start, size)
-        if (reason := _refusal(pair, objective, points)) is None:
-            continue
-        for row in range(num_rows(points)):
-            if (why := _refusal(pair, objective, rows(points, slice(row, row + 1)))) is not None:
-                raise ValueError(
-                    f"{name}: found data point {start + row} outside the model's support ({why}), expected one that "
-                    "the likelihood can give; check its range and type, or choose another likelihood"
-                )
-        raise ValueError(
-            f"{name}: found a log weight that is not finite among data points {start} to {start + size} ({reason})"
-        )
-
-
-@torch.no_grad()
-def _refusal(pair: Pair, objective: Objective, points: Batch) -> str | None:
-    """Why the pair has no finite log weight for these data points, if it has not."""
-    try:
-        log_w = as_objective(objective).probe(pair, points)
-    except ValueError as error:
-        return str(error).splitlines()[0]
-    return None if log_w.isfinite().all() else "its log weight is not finite"
+    return num_steps is not None and num_steps >= AUTO_COMPILE_STEPS and where.type == "cpu"

@@ -14,16 +14,17 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ppvae.batches import Batch, num_rows, rows, tensors
+from ppvae.batches import Batch, num_rows, rows
+from ppvae.conversion import floating_converted
 from ppvae.inference.objectives.protocol import Objective
-from ppvae.inference.runtime.checkpoint import CheckpointError, fingerprint
+from ppvae.inference.runtime.checkpoint import CheckpointError, describe, fingerprint
 from ppvae.inference.runtime.distributed import Processes
-from ppvae.inference.runtime.isolation import derived_seed, interrupts_held, own_randomness
-from ppvae.inference.training.feeding import feed
+from ppvae.inference.runtime.isolation import interrupts_held, own_randomness
+from ppvae.inference.training.feeding import Minibatch, Source
 from ppvae.inference.training.nonfinite import NonFiniteError
-from ppvae.inference.training.resuming import State, describe, plain, restore, store
+from ppvae.inference.training.resuming import State, plain, restore, store
 from ppvae.inference.training.settings import Checkpoint, HeldOut
-from ppvae.inference.training.trainer import HELD_OUT, ORDER, Trainer
+from ppvae.inference.training.trainer import HELD_OUT, Trainer
 from ppvae.mode import mode
 from ppvae.pair import Pair
 
@@ -32,7 +33,7 @@ logger = logging.getLogger("ppvae")
 
 @dataclass(repr=False)
 class Fit:
-    """What training did.
+    """The result of training.
 
     Attributes:
         pair: the trained pair.
@@ -40,7 +41,7 @@ class Fit:
         history: arrays. Per epoch: `bound` (mean value of the objective over the epoch's steps) and, if asked for,
             `held_out`, both in nats per data point; `learning_rate` (of its last step); `seconds` (since the start).
             Per step: `bound_per_step`.
-        epochs: how many were done, a last one cut short included.
+        epochs: how many were done, including a last one cut short by `steps`.
         steps: how many were done.
         seconds: how long they took.
         stopped: why training ended: "completed", "patience", "callback", "interrupted" or "non-finite"; empty while
@@ -69,29 +70,33 @@ class Fit:
 
 @dataclass(kw_only=True)
 class Training:
-    """One run of training: a trainer, what its steps are taken on, and the state besides the trainer's.
+    """One run of training: a trainer, the data for its steps, and the state besides the trainer's.
 
     Attributes:
         trainer: takes the steps.
-        data: the batch of all data points.
-        batch_size: data points per step.
-        num_steps: how many steps there are to be.
+        source: gives each step its data points.
+        batch_size: data points that are measured together.
+        epochs: how many there are to be, or None.
+        num_steps: how many steps there are to be, or None where the epochs' length is not known.
         schedule: that of `fit`, from the fraction of steps done; the trainer has its own.
         transform: applied to each minibatch.
-        held_out: what to do with held-out data, which are a batch by now.
+        held_out: the held-out data, already a batch, and what to do with them.
         checkpoint: where to keep the run.
         callbacks: called after each epoch.
-        epoch: how many are done, as the other attributes below are so far.
+        epoch: how many are done. This and the attributes below change during the run.
+        sizes: data points of the steps in this epoch.
         stopped: as in `Fit`.
         seconds: of training.
         history: as in `Fit`, in lists.
         best: the pair's state after the best epoch, if it is to be kept.
+        cut_short: whether the last epoch ended before its data did.
     """
 
     trainer: Trainer
-    data: Batch
+    source: Source
     batch_size: int
-    num_steps: int
+    epochs: int | None
+    num_steps: int | None
     schedule: Callable[[float], float] | None
     transform: Callable[[Any], Any] | None
     held_out: HeldOut | None
@@ -99,18 +104,18 @@ class Training:
     callbacks: Sequence[Callable[[Fit], None]]
 
     epoch: int = 0
+    sizes: list[int] = field(default_factory=list)
     stopped: str = ""
     seconds: float = 0.0
     history: dict[str, list[float]] = field(default_factory=dict)
     best: dict[str, Tensor] = field(default_factory=dict)
+    cut_short: bool = False
 
     def __post_init__(self) -> None:
         names = ["bound", "learning_rate", "seconds", "bound_per_step"] + ["held_out"] * (self.held_out is not None)
         self.history = {name: [] for name in names}
-        self.trainer.compiled_size = self.batch_size
-        self.steps_per_epoch = math.ceil(num_rows(self.data) / self.batch_size)
+        self.trainer.compiled_size = self.source.batch_size
         self.settings = self._settings() if self.checkpoint else {}
-        self._feed = feed(self.data, self.trainer.device)
 
     @property
     def processes(self) -> Processes:
@@ -133,7 +138,8 @@ class Training:
                     self._signals.clear()
                     self.stopped = self.stopped or "interrupted"
                     self._save()
-                logger.warning("training interrupted after %d of %d steps", self.trainer.steps, self.num_steps)
+                of = f" of {self.num_steps}" if self.num_steps else ""
+                logger.warning("training interrupted after %d%s steps", self.trainer.steps, of)
             except NonFiniteError as error:
                 self.stopped = "non-finite"
                 error.fit = self.result()
@@ -142,6 +148,7 @@ class Training:
             self.trainer.pair.load_state_dict(self.best)
         else:
             self.trainer.update.swap_averages()
+        self.trainer.pair.checked_kinds.clear()
         return self.result()
 
     def result(self) -> Fit:
@@ -152,19 +159,16 @@ class Training:
 
     def _run_epoch(self, bar: tqdm) -> None:
         trainer = self.trainer
-        order = torch.randperm(
-            num_rows(self.data), generator=torch.Generator().manual_seed(derived_seed(trainer.seed, ORDER, self.epoch))
-        ).to(next(iter(tensors(self.data).values())).device)
         if self.callbacks:
             trainer.prepared = None  # they may have changed the pair
-        first = self.epoch * self.steps_per_epoch
-        last = min(first + self.steps_per_epoch, self.num_steps)
-        while trainer.steps < last:
-            start = (trainer.steps - first) * self.batch_size
-            end = start + self.batch_size
+        minibatches = self.source.minibatches(self.epoch, len(self.sizes))
+        while trainer.steps != self.num_steps:
             trainer.update.interrupted = bool(self._signals)
             with interrupts_held():
-                self._take_step(order[start:end], order[end : end + self.batch_size])
+                minibatch = next(minibatches, None)
+                if minibatch is None:
+                    break
+                self._take_step(minibatch)
                 if self.checkpoint and self.checkpoint.every and trainer.steps % self.checkpoint.every == 0:
                     self._save()
             compiled = f", compiled in {trainer.compile_seconds:.1f} s" if trainer.compile_seconds else ""
@@ -172,26 +176,24 @@ class Training:
             bar.update()
             if trainer.update.interrupted:
                 raise KeyboardInterrupt
-        self._end_epoch(first)
+        self._end_epoch()
 
-    def _take_step(self, index: Tensor, following: Tensor) -> None:
-        """A step on the data points at `index`; those of the next one are fetched meanwhile."""
-        own = self.processes.share(index)
-        fetched = self._feed(own, self.processes.share(following))
-
+    def _take_step(self, minibatch: Minibatch) -> None:
         def draw() -> Batch:
-            return self.transform(fetched) if self.transform and len(own) else fetched
+            batch = minibatch.data
+            if self.transform and len(minibatch.index):
+                batch = self.transform(floating_converted(batch, self.trainer.pair))
+            return self.trainer.converted(batch)
 
-        bound = self.trainer.take_step(draw, own, len(index))
+        bound = self.trainer.take_step(draw, minibatch.index, minibatch.num_points, minibatch.weights)
         self.history["bound_per_step"].append(bound)
+        self.sizes.append(minibatch.num_points)
         self.seconds = time.perf_counter() - self._resumed_at
 
-    def _end_epoch(self, first: int) -> None:
+    def _end_epoch(self) -> None:
         """History, held-out bound, best state, checkpoint, callbacks, and whether to go on."""
-        bounds = self.history["bound_per_step"][first:]
-        starts = np.arange(len(bounds)) * self.batch_size
         row = {
-            "bound": np.average(bounds, weights=np.minimum(self.batch_size, num_rows(self.data) - starts)),
+            "bound": np.average(self.history["bound_per_step"][-len(self.sizes) :], weights=self.sizes),
             "learning_rate": self.trainer.optimizer.param_groups[0]["lr"],
         }
         if self.held_out is not None:
@@ -201,6 +203,8 @@ class Training:
             for name, entry in row.items():
                 self.history[name].append(float(entry))
             self.epoch += 1
+            self.cut_short = len(self.sizes) != self.source.steps_per_epoch
+            self.sizes = []
             self._judge()
             self._save()
         if self.processes.first(self.processes.rank == 0 and self._call_back()):
@@ -208,7 +212,7 @@ class Training:
             self._save()
 
     def _call_back(self) -> bool:
-        """Whether a callback wants to stop; with several processes, the first one's are called."""
+        """Whether a callback wants to stop; with several processes, only process 0 calls them."""
         try:
             for callback in self.callbacks:
                 callback(self.result())
@@ -217,7 +221,7 @@ class Training:
         return False
 
     def _judge(self) -> None:
-        """Keeps the state if it is the best so far, and says whether training is over."""
+        """Keeps the state if it is the best so far, and sets `stopped` if training is over."""
         if self.held_out is not None:
             best = int(np.argmax(np.nan_to_num(self.history["held_out"], nan=-math.inf)))
             since = self.epoch - 1 - best
@@ -226,7 +230,7 @@ class Training:
                     self.best = {name: t.detach().clone() for name, t in self.trainer.pair.state_dict().items()}
             if self.held_out.patience and since >= self.held_out.patience:
                 self.stopped = "patience"
-        if self.trainer.steps == self.num_steps:
+        if self.trainer.steps == self.num_steps or self.epoch == self.epochs:
             self.stopped = "completed"
 
     @torch.no_grad()
@@ -240,7 +244,8 @@ class Training:
             for index in own.split(self.batch_size):
                 with interrupts_held():
                     if len(index):
-                        total += trainer.objective(trainer.pair, rows(held_out, index))[0].sum()
+                        points = trainer.converted(rows(held_out, index))
+                        total += trainer.objective(trainer.pair, points)[0].sum()
         return self.processes.sum(total).item() / num_rows(held_out)
 
     def _save(self) -> None:
@@ -251,7 +256,7 @@ class Training:
         """Goes on from the checkpoint, if there is one.
 
         Raises:
-            CheckpointError: the file is damaged, or of another run; nothing has been changed then.
+            CheckpointError: the file is damaged, or from another run; nothing has been changed then.
         """
         if self.checkpoint is not None and self.processes.first(Path(self.checkpoint.path).exists()):
             restore(self, self.checkpoint.path)
@@ -262,7 +267,8 @@ class Training:
             {
                 "schedule": [self.schedule(i / 8) for i in range(9)] if self.schedule else None,
                 "transform": describe(self.transform) if self.transform else None,
-                "data": fingerprint(self.data),
+                "data": self.source.description,
+                "steps_per_epoch": self.source.steps_per_epoch,
                 "held_out": held_out,
                 "batch_size": self.batch_size,
             }
@@ -273,28 +279,31 @@ class Training:
         state = self.trainer.state()
         state.tensors["best"] = self.best
         state.tensors["history"] = {name: torch.tensor(v, dtype=torch.float64) for name, v in self.history.items()}
-        own = ("num_steps", "epoch", "stopped", "seconds")
+        own = ("num_steps", "epoch", "sizes", "cut_short", "stopped", "seconds")
         state.values["run"] = {name: getattr(self, name) for name in own}
         return state
 
     def set_state(self, state: State) -> None:
-        """Goes on from a state, which the settings say is of this run; refuses one of another length."""
+        """Goes on from a state whose settings match this run's; refuses one of another length."""
         run, done = state.values["run"], state.values["steps"]
         self._check_length(run, done)
         self.trainer.set_state(state)
         self.best = {name: t.to(self.trainer.device) for name, t in state.tensors["best"].items()}
         self.history = {name: t.tolist() for name, t in state.tensors["history"].items()}
-        self.epoch, self.seconds = run["epoch"], run["seconds"]
-        lengthened = run["stopped"] == "completed" and done < self.num_steps
+        self.epoch, self.sizes, self.cut_short = run["epoch"], run["sizes"], run["cut_short"]
+        self.seconds = run["seconds"]
+        more = self.epoch < self.epochs if self.epochs else done < (self.num_steps or 0)
+        lengthened = run["stopped"] == "completed" and more
         self.stopped = "" if lengthened or run["stopped"] == "interrupted" else run["stopped"]
 
     def _check_length(self, run: dict[str, Any], done: int) -> None:
         """A run may go on to another length only where its past did not depend on it."""
-        cut_short = run["stopped"] == "completed" and done % self.steps_per_epoch
-        if self.num_steps != run["num_steps"] and (self.schedule or cut_short or done > self.num_steps):
+        cut_short = run["stopped"] == "completed" and run["cut_short"]
+        too_many = self.num_steps is not None and done > self.num_steps
+        if self.num_steps != run["num_steps"] and (self.schedule or cut_short or too_many):
             raise CheckpointError(
                 f"checkpoint: found a run of {run['num_steps']} steps, {done} of them done, expected "
-                f"{self.num_steps}; another length is possible where there is no schedule, the run has not ended "
-                "within an epoch, and no more is done than asked for. Give the length it was written with, or "
+                f"{self.num_steps}; another length is possible only without a schedule, if the run has not ended "
+                "within an epoch and no more is done than asked for. Give the length it was written with, or "
                 "use another file"
             )

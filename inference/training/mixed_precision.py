@@ -13,16 +13,17 @@ from ppvae.inference.runtime.isolation import own_randomness
 from ppvae.internals import tree_leaves, tree_map
 from ppvae.mode import mode
 from ppvae.pair import Pair
+from ppvae.weights import draw_weights
 
 
 @contextlib.contextmanager
 def networks_in(dtype: torch.dtype | None, found: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
     """Runs networks under `torch.autocast`; what they return is float32 again. Without a dtype it does nothing.
 
-    Distributions are made, sampled and scored outside, so a log probability loses digits through its arguments alone.
+    Distributions are made, sampled and scored outside, so a log probability loses digits only through its arguments.
 
     Args:
-        dtype: of the networks' products and convolutions.
+        dtype: of the networks' matrix products and convolutions.
         found: the networks, as `networks` finds them in a pair.
         device: where they are.
     """
@@ -63,7 +64,7 @@ def networks(pair: Pair, batch: Batch) -> list[nn.Module]:
     hooks = [module.register_forward_hook(watch) for module in pair.modules()]
     try:
         with mode(pair, training=False), own_randomness((0,), next(pair.parameters()).device):
-            pair.log_weights(batch, num_particles=1)
+            draw_weights(pair, batch, num_particles=1)
     finally:
         for hook in hooks:
             hook.remove()

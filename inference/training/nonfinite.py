@@ -14,7 +14,7 @@ from ppvae.contract import first_bad_row
 
 
 class NonFiniteError(FloatingPointError):
-    """A step of training gave NaN or infinity. It was not applied: the pair is as the step before left it.
+    """A training step gave NaN or infinity. It was not applied: the pair is as the previous step left it.
 
     Attributes:
         fit: the training up to there; None where a `Trainer` took the step in a loop of your own.
@@ -27,7 +27,7 @@ def explain(rerun: Callable[[], Any], gradients: dict[str, Tensor | None], index
     """Where a step's NaN or infinity comes from, and what to do about it.
 
     Args:
-        rerun: does the step's computation again, with the same random numbers.
+        rerun: repeats the step's computation with the same random numbers.
         gradients: of the parameters, by name.
         index: which data points are in the batch, `[B]`.
     """

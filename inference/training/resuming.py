@@ -1,10 +1,9 @@
 """What training keeps in a file, and how it goes on from one, bit for bit.
 
-A trainer, and a run of one, describe their settings and hand out their state; nothing here knows more of them.
+A trainer, and a run of one, describe their settings and hand out their state; nothing here knows more about them.
 """
 
 import json
-import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,11 +47,11 @@ class Resumable(Protocol):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the result depends on besides the state, as JSON has it; a file with other settings is refused."""
+        """What the result depends on besides the state, in JSON's types; a file with other settings is refused."""
         ...
 
     def state(self) -> State:
-        """What it takes to go on; all processes call this together."""
+        """What is needed to go on; all processes call this together."""
         ...
 
     def set_state(self, state: State) -> None:
@@ -75,14 +74,14 @@ def restore(run: Resumable, path: str | Path) -> None:
 
     Raises:
         FileNotFoundError: no such file.
-        CheckpointError: the file is damaged, foreign, or of another run; nothing has been changed then.
+        CheckpointError: the file is damaged, foreign, or from another run; nothing has been changed then.
     """
     tensors, about = run.processes.first(_undamaged(path, run.settings) if run.processes.rank == 0 else ({}, {}))
     run.set_state(State({name: unprefixed(name, tensors) for name in about["groups"]}, about))
 
 
 def _undamaged(path: str | Path, settings: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What is in a file of the same settings."""
+    """The contents of an undamaged file with the same settings."""
     try:
         tensors, about = read(path)
     except (json.JSONDecodeError, KeyError) as error:
@@ -137,10 +136,5 @@ def groups_of(optimizer: Optimizer) -> list[dict[str, Any]]:
 
 
 def plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as JSON gives them back; what it cannot hold becomes words."""
+    """Settings as they come back from JSON; what it cannot hold becomes text."""
     return json.loads(json.dumps(settings, default=str))
-
-
-def describe(thing: object) -> str:
-    """A function's or an object's `repr`, without addresses in memory."""
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(thing))

@@ -1,4 +1,4 @@
-"""The settings of training that few runs need, in small groups: each is declared, checked and explained here alone."""
+"""The settings of training that few runs need, in small groups: each is declared, checked and explained only here."""
 
 import os
 from dataclasses import dataclass, field
@@ -15,10 +15,10 @@ class StepOptions:
     """How a step of training is taken.
 
     Args:
-        clip_norm: gradients whose norm, of all parameters' together, is greater are scaled down to it.
+        clip_norm: gradients whose norm, over all parameters together, is greater are scaled down to this norm.
         ema: keep an exponential moving average of the parameters with this decay, in (0, 1), such as 0.999; after t
-            steps the decay is `(1 + t) / (10 + t)` where that is less.
-        autocast: run the networks (the modules that return tensors) under `torch.autocast` in this type,
+            steps the decay is `(1 + t) / (10 + t)` if that is less.
+        autocast: run the networks (the modules that return tensors) under `torch.autocast` in this dtype,
             `torch.bfloat16`; log probabilities stay in float32. Faster where the processor multiplies bfloat16.
         distributed: share each batch among the processes of torch's process group. "auto": where there is one, or
             `torchrun` has started this script; all processes must have the same data. The process that has a data
@@ -47,8 +47,7 @@ class StepOptions:
             raise ValueError(f"ema: found {self.ema!r}, expected a decay between 0 and 1, such as 0.999, or None")
         if self.autocast not in (None, torch.bfloat16):
             raise ValueError(
-                f"autocast: found {self.autocast}, expected torch.bfloat16 or None; float16 would need its gradients "
-                "scaled"
+                f"autocast: found {self.autocast}, expected torch.bfloat16 or None; float16 would need gradient scaling"
             )
         if self.distributed not in ("auto", True, False):
             raise ValueError(f"distributed: found {self.distributed!r}, expected 'auto', True or False")
@@ -62,9 +61,9 @@ class HeldOut:
     average of the parameters, the bound is the average's.
 
     Args:
-        data: as the data to train on.
+        data: in the form of the training data.
         patience: epochs without a better bound after which to stop.
-        keep_best: whether to leave the pair, at the end, as it was after the epoch of the best bound.
+        keep_best: whether the pair ends as it was after the epoch with the best bound.
 
     Raises:
         ValueError: patience below one.
@@ -89,14 +88,14 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file that a run of `fit` is kept in, written after each epoch and on Ctrl-C.
+    """A file that keeps a run of `fit`, written after each epoch and on Ctrl-C.
 
     Args:
         path: of the file; an old one is replaced.
         every: steps after which to write it within an epoch, too.
 
     Raises:
-        TypeError: the path is no path.
+        TypeError: the path is not a path.
         ValueError: `every` below one.
 
     Example:

@@ -1,4 +1,4 @@
-"""The training step that `fit` takes, for a loop of your own too."""
+"""The training step that `fit` takes, also for a loop of your own."""
 
 import contextlib
 import logging
@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ppvae.batches import Batch, as_batch, num_rows, rows
-from ppvae.inference.compiling.programs import CannotCompileError
+from ppvae.batches import Batch, as_batch, map_batch, num_rows, rows, tensors
+from ppvae.conversion import Types, converted, types_for
+from ppvae.inference.compiling.inputs import CannotCompileError
 from ppvae.inference.objectives.evidence_lower_bound import ELBO
 from ppvae.inference.objectives.protocol import Objective, as_objective, with_penalty
-from ppvae.inference.runtime.checkpoint import as_example, example_of, layout
+from ppvae.inference.runtime.checkpoint import describe, layout
 from ppvae.inference.runtime.distributed import group_for
 from ppvae.inference.runtime.isolation import (
     denormals_flushed,
@@ -26,12 +27,14 @@ from ppvae.inference.runtime.isolation import (
     random_state,
     set_random_state,
 )
+from ppvae.inference.runtime.pair_files import as_example, example_of
 from ppvae.inference.training.compiled_step import CompiledStep
 from ppvae.inference.training.mixed_precision import networks, networks_in
 from ppvae.inference.training.nonfinite import NonFiniteError, explain
+from ppvae.inference.training.one_row import one_row_explained
+from ppvae.inference.training.optimizers import OPTIMIZERS, optimizer_for
 from ppvae.inference.training.resuming import (
     State,
-    describe,
     groups_of,
     optimizer_state,
     plain,
@@ -42,18 +45,13 @@ from ppvae.inference.training.resuming import (
 from ppvae.inference.training.settings import StepOptions
 from ppvae.inference.training.update import Update
 from ppvae.mode import mode
+from ppvae.own_rows import refuse_other_rows, refuse_parts, rows_or_all
 from ppvae.pair import Pair
 
 logger = logging.getLogger("ppvae")
 
 CHECK, STEPS, ORDER, HELD_OUT = range(4)
 """Streams of random numbers: one for each use, so that none disturbs another."""
-
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "sgd": torch.optim.SGD,
-}
 
 
 class Trainer:
@@ -62,21 +60,21 @@ class Trainer:
     `theta <- theta + lr * schedule(steps done) * direction(gradient of the surrogate on a batch)`.
 
     A step runs the pair in training mode, with random numbers from generators seeded by `seed`, on a CPU with denormals
-    flushed; the caller's generators, denormal setting and the pair's mode are put back after it. Given the batches of
-    `fit`, untransformed, and its seed, n steps give the same parameters as `fit`, bit for bit. A transform's random
-    numbers are the caller's here, where `fit` draws them from the step's generators.
+    flushed; the caller's generators, denormal setting and the pair's mode are restored after it. Given the batches of
+    `fit`, untransformed, and its seed, n steps give the same parameters as `fit`, bit for bit. A transform draws its
+    random numbers from the caller's generators here, in `fit` from the step's.
 
     Source: Kingma & Welling 2014 (arXiv:1312.6114); Kingma & Ba 2015 (arXiv:1412.6980) for Adam.
 
     Args:
-        pair: whose parameters are learned, those with `requires_grad`.
+        pair: its parameters with `requires_grad` are learned.
         objective: what to maximize; `ELBO()` if not given.
         optimizer: "adam", "adamw" or "sgd"; or a function called with the list of parameters and `lr=lr`.
         lr: learning rate.
         schedule: from the number of steps done, 0 at the first, to a factor on the learning rate. (That of `fit` goes
             from the fraction done: only it knows how many steps there will be.)
         seed: of all draws; not negative.
-        device: where to train; the pair is moved there and stays. Not given: where the pair is.
+        device: where to train; the pair is moved there and stays. By default where the pair is.
         compile: run a step as one compiled program. The first step is not compiled, nor are batches of another size.
         options: how a step is taken; see `StepOptions`.
 
@@ -134,7 +132,7 @@ class Trainer:
         self._buffers = list(pair.buffers())
         self.processes.copy_first([*pair.parameters(), *self._buffers])
         learned = {name: p for name, p in pair.named_parameters() if p.requires_grad}
-        self.optimizer = _optimizer(optimizer, list(learned.values()), lr)
+        self.optimizer = optimizer_for(optimizer, list(learned.values()), lr)
         self.update = Update(self.optimizer, learned, self._buffers, self.options, self.processes)
         self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
 
@@ -143,20 +141,22 @@ class Trainer:
         """The number of data points in the batches that a step is compiled for; that of the first batch, unless set."""
         self.compile_seconds = 0.0
         self.prepared: Objective | None = None
-        """The objective prepared for the pair; to be set to None where the pair may have changed otherwise."""
+        """The objective prepared for the pair; set it to None if more than parameters and modules may have changed."""
         self._modules: list[nn.Module] = []
         self._compile = compile
         self._compiled: CompiledStep | None = None
+        self._said_other = False  # that some batches are not of the compiled kind
         self._running = False
         self._networks: list[nn.Module] | None = None  # found when the pair is checked, on the first batch
         self._random = self._seeded(self.seed, STEPS, self.processes.rank)
+        self._types: dict[Any, Types] = {}
         self.settings = self._settings()
 
     def step(self, batch: Any) -> float:
         """Takes one step; Ctrl-C waits for its end.
 
         Args:
-            batch: B data points: a tensor or array, or a tuple or dict of them sharing dimension 0. Of several
+            batch: B data points: a tensor or array, or a tuple or dict of them sharing dimension 0. With several
                 processes, all give the same batch, and each takes its share of it.
 
         Returns:
@@ -168,7 +168,9 @@ class Trainer:
             NonFiniteError: the step gave NaN or infinity. It names the site and the row of the batch; pair, optimizer
                 and random numbers are as before the step.
         """
-        whole = as_batch(batch, self.device)
+        whole = self.converted(map_batch(lambda t: t.to(self.device, copy=True), as_batch(batch)))
+        refuse_other_rows(self.pair, whole)
+        refuse_parts(self.pair, num_rows(whole), self.processes.size)
         if self._networks is None:
             self.check(whole)
         index = self.processes.share(torch.arange(num_rows(whole), device=self.device))
@@ -194,14 +196,14 @@ class Trainer:
 
         Raises:
             FileNotFoundError: no such file.
-            CheckpointError: the file is damaged or foreign, or its settings differ from the trainer's (those that do
-                are named). Nothing has changed then.
+            CheckpointError: the file is damaged or foreign, or its settings differ from the trainer's (the differing
+                ones are named). Nothing has changed then.
         """
         restore(self, path)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """The average of the parameters, if `options.ema` keeps one, as the pair's parameters for the block."""
+        """For the block, makes the average of the parameters, if `options.ema` keeps one, the pair's parameters."""
         self.update.swap_averages()
         try:
             yield
@@ -210,7 +212,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Sets the process up for steps and puts it back afterwards; around a loop, once instead of at each step."""
+        """Sets the process up for steps and restores it afterwards; around a loop, once instead of at each step."""
         if self._running:
             yield
             return
@@ -230,17 +232,29 @@ class Trainer:
         with denormals_flushed(), own_randomness((self.seed, CHECK), self.device):
             with mode(self.pair, training=False), pyro.validation_enabled(True):
                 self.pair.check(batch)
-                self.objective(self.pair, batch)  # so that what it refuses is refused before the first step
+                self.objective(self.pair, batch)  # so that it refuses before the first step
             if self._networks is None:
-                self._networks = networks(self.pair, rows(batch, slice(1))) if self.options.autocast else []
+                self._networks = (
+                    networks(self.pair, rows_or_all(self.pair, batch, slice(1))) if self.options.autocast else []
+                )
 
-    def take_step(self, draw: Callable[[], Batch], index: Tensor, num_points: int) -> float:
+    def converted(self, batch: Batch) -> Batch:
+        """A batch on the device, of the types that the pair takes, which are found once for each kind of batch."""
+        kind = tuple((name, t.dtype) for name, t in tensors(batch).items())
+        if kind not in self._types and num_rows(batch):
+            self._types[kind] = types_for(self.pair, batch)
+        return converted(batch, self._types[kind]) if kind in self._types else batch
+
+    def take_step(
+        self, draw: Callable[[], Batch], index: Tensor, num_points: int, weights: Tensor | None = None
+    ) -> float:
         """The step itself, inside `running`; if anything goes wrong, the state is as before the step.
 
         Args:
             draw: makes this process's part of the batch; it may use random numbers, which are then the step's own.
             index: of the data points in that part, for error messages.
             num_points: in the whole batch.
+            weights: of the data points in that part, where they are weighed.
         """
         randomness, buffers = random_state(self.device), [b.clone() for b in self._buffers]
         groups = self.optimizer.param_groups
@@ -252,11 +266,11 @@ class Trainer:
                     group["lr"] = rate * factor
             batch = draw()
             drawn = random_state(self.device)
-            program, share = self._program(batch, num_points), len(index) / num_points
-            bound = program(batch, self.steps, share, buffers) if program else None
+            program, share = self._program(batch, weights, num_points), len(index) / num_points
+            bound = program(batch, weights, self.steps, share, buffers) if program else None
             if bound is None:
                 set_random_state(drawn, self.device)
-                bound = self._eager_step(batch, share, index, buffers, drawn)
+                bound = self._eager_step(batch, weights, share, index, buffers, drawn)
         except BaseException:
             set_random_state(randomness, self.device)
             for group, rate in zip(groups, rates, strict=True):
@@ -270,16 +284,23 @@ class Trainer:
         return bound
 
     def _eager_step(
-        self, batch: Batch, share: float, index: Tensor, buffers: list[Tensor], randomness: dict[str, Tensor]
+        self,
+        batch: Batch,
+        weights: Tensor | None,
+        share: float,
+        index: Tensor,
+        buffers: list[Tensor],
+        randomness: dict[str, Tensor],
     ) -> float:
-        """The step, operation by operation; the batch's mean bound."""
+        """Takes the step operation by operation, and returns the batch's mean bound."""
         parameters = self.update.parameters
         gradients: list[Tensor | None] = [None] * len(parameters)
-        value = torch.zeros(1, device=self.device)
+        mean = torch.zeros((), device=self.device)
         if share:
-            value, surrogate = with_penalty(self._prepared(batch), self.pair, batch, self.steps)
+            with one_row_explained():
+                mean, surrogate = with_penalty(self._prepared(batch), self.pair, batch, self.steps, weights)
             gradients = list(torch.autograd.grad(surrogate.neg(), list(parameters.values()), allow_unused=True))
-        bound = self.update(value.detach().mean(), gradients, self.steps, share, buffers)
+        bound = self.update(mean.detach(), gradients, self.steps, share, buffers)
         if bound is None:
             set_random_state(randomness, self.device)
             named = dict(zip(parameters, gradients, strict=True))
@@ -287,29 +308,37 @@ class Trainer:
         return bound
 
     def _prepared(self, batch: Batch) -> Objective:
-        """The objective, knowing what it finds out about the pair, until one of the pair's modules is replaced."""
+        """The objective prepared for the pair, and prepared again when one of the pair's modules is replaced."""
         modules = list(self.pair.modules())
         if self.prepared is None or [id(m) for m in modules] != [id(m) for m in self._modules]:
             self.prepared, self._modules = as_objective(self.objective).prepared(self.pair, batch), modules
         return self.prepared
 
-    def _program(self, batch: Batch, num_points: int) -> CompiledStep | None:
+    def _program(self, batch: Batch, weights: Tensor | None, num_points: int) -> CompiledStep | None:
         """The compiled step, where there is one for this batch.
 
-        The first step of all is not compiled, as it makes the optimizer's state, nor are batches of another size.
+        The very first step is not compiled, as it creates the optimizer's state; nor are batches of another size.
         """
         if not self._compile or self.steps == 0 or num_points != self.compiled_size:
             return None
         if self._compiled is None:
             start = time.perf_counter()
             try:
-                self._compiled = CompiledStep(self.pair, self.objective, self.update, batch)
+                self._compiled = CompiledStep(self.pair, self.objective, self.update, batch, weights)
             except CannotCompileError as reason:
                 logger.warning("training goes on uncompiled: %s", reason)
                 self._compile = False
                 return None
             self.compile_seconds = time.perf_counter() - start
-        return self._compiled if self._compiled.fits(batch) else None
+        if self._compiled.fits(batch):
+            return self._compiled
+        if not self._said_other:
+            logger.warning(
+                "only steps like step 2 are compiled: a batch has another shape, or another value of an argument that "
+                "is no data; pass a number that changes, such as an annealing factor, as torch.tensor(number)"
+            )
+            self._said_other = True
+        return None
 
     def _settings(self) -> dict[str, Any]:
         options = asdict(self.options)
@@ -338,6 +367,7 @@ class Trainer:
         tensors = {"pair": self.pair.state_dict(), "optimizer": slots, "average": self.update.averages}
         tensors |= {"example": example}
         values = {"steps": self.steps, "compiled_size": self.compiled_size, "optimizer": optimizer, "example": kind}
+        values |= {"recipe": self.pair.recipe}
         tensors |= {f"random{rank}": state for rank, state in enumerate(states)}
         return State(tensors, values | {"processes": len(states)})
 
@@ -355,17 +385,9 @@ class Trainer:
         rank = self.processes.rank
         if values["processes"] == self.processes.size:
             self._random = state.tensors[f"random{rank}"]
-        else:  # how so many share the noise is not known from a run of another number
+        else:  # a run of another number of processes does not tell how these share the noise
             self._random = self._seeded(self.seed, self.steps, rank)
 
     def _seeded(self, *seed: int) -> dict[str, Tensor]:
         with own_randomness(seed, self.device):
             return random_state(self.device)
-
-
-def _optimizer(optimizer: str | Callable[..., Optimizer], learned: list[nn.Parameter], lr: float) -> Optimizer:
-    if not isinstance(optimizer, str):
-        return optimizer(learned, lr=lr)
-    # One kernel for all parameters takes a third of the time, but it reads gradients in the order of their storages.
-    fused = learned[0].device.type in ("cpu", "cuda") and all(p.is_contiguous() for p in learned)
-    return OPTIMIZERS[optimizer](learned, lr=lr, fused=fused)

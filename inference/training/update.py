@@ -66,7 +66,7 @@ class Update:
         return value
 
     def swap_averages(self) -> None:
-        """Makes the averages, if there are any, the pair's parameters, or the other way round."""
+        """Swaps the pair's parameters with their averages, if there are any."""
         for name, average in self.averages.items():
             p = self.parameters[name]
             p.data, average.data = average.data, p.data
@@ -115,5 +115,5 @@ class Update:
 
 
 def laid_out_as(p: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient with its entries in the order in memory of those of `p`, which fused optimizers rely on."""
+    """The gradient with its entries in memory in the order of those of `p`, which fused optimizers rely on."""
     return gradient if gradient.stride() == p.stride() else torch.empty_like(p).copy_(gradient)

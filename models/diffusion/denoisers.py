@@ -67,7 +67,7 @@ class UNet(nn.Module):
     """A small convolutional U-Net: `[*, C, H, W], [*] -> [*, C, H, W]`.
 
     Each level has a residual block on the way down and one on the way up, with strided convolutions and upsampling
-    between levels; feature maps of the way down are concatenated on the way up. Each block adds the embedding of gamma.
+    between levels; feature maps from the way down are concatenated on the way up. Blocks add the embedding of gamma.
 
     Source: Ronneberger et al. 2015 (arXiv:1505.04597); Ho et al. 2020 (arXiv:2006.11239), for denoising.
 

@@ -1,4 +1,4 @@
-"""Denoising diffusion as a pair: a Markov hierarchy of as many layers as there are steps, with a fixed guide."""
+"""Denoising diffusion as a pair: a Markov hierarchy with a layer for each step, and a fixed guide."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,21 +20,21 @@ VARIANCES = ("posterior", "upper")
 
 
 class DiffusionVAE(Pair):
-    """`p(x_T) p(x_{T-1} | x_T) ... p(x_1 | x_2) p(x | x_1)`, guided by noise; sites "x1" ... "xT" and "x".
+    """`p(x_T) p(x_{T-1} | x_T) ... p(x_1 | x_2) p(x | x_1)`, with noise as its guide; sites "x1" ... "xT" and "x".
 
     The guide adds noise to the data, `q(x_t | x) = N(alpha_t x, sigma_t^2 I)`. It is drawn from the top: `q(x_T | x)`,
-    then each `q(x_{t-1} | x_t, x)`. The model's transitions have the means of these, with a network's estimate x^(x_t)
-    in place of x, and fixed variances; and `p(x_T) = N(0, I)`. So the terms of the ELBO,
+    then each `q(x_{t-1} | x_t, x)`. The model's transitions have the same means, with a network's estimate x^(x_t)
+    in place of x, and fixed variances; `p(x_T) = N(0, I)`. So the terms of the ELBO,
 
         E log p(x | x_1) - sum_{t=2..T} E KL(q(x_{t-1} | x_t, x) || p(x_{t-1} | x_t)) - KL(q(x_T | x) || p(x_T)),
 
     have closed forms given x_t: with the variance "posterior" a step's KL is `(SNR_{t-1} - SNR_t) |x - x^|^2 / 2`.
     `ppvae.ELBO()` takes all of them, `ppvae.SingleTermELBO()` one for each data point, at a T-th of the cost.
 
-    The guide learns nothing, so its amortization gap is undefined. The gap is due to the model's posterior not being
-    this noise: it falls like 1/T where the model has learned a density. With the variance "posterior" it does so only
-    if the schedule begins with some noise, as the learned one does. The others begin with none, and a gap remains for
-    any T, as the first steps multiply the noise by the same factors however many there are.
+    The guide learns nothing, so its amortization gap is undefined. The gap arises because the model's posterior is
+    not this noise: it falls like 1/T where the model has learned a density. With the variance "posterior" it does so
+    only if the schedule begins with some noise, as the learned one does. The others begin with none, and a gap remains
+    for any T, as the first steps multiply the noise by the same factors however many there are.
 
     Data are standardized by two numbers, `loc` and `scale`, before noise is added: see `init_from`.
 
@@ -42,14 +42,15 @@ class DiffusionVAE(Pair):
     (arXiv:2107.00630).
 
     Args:
-        denoiser: forward(x_t, gamma_t), with shapes `[*, *shape]` and `[*]` or less, as `MLPDenoiser` and `UNet`.
+        denoiser: forward(x_t, gamma_t), with shapes `[*, *shape]` and `[*]` (or broadcastable to it), such as
+            `MLPDenoiser` or `UNet`.
         shape: of x.
         num_steps: T.
         likelihood: a name in `DECODERS`, "gaussian" (one learned sigma) or "bernoulli", or a module whose forward takes
             x^(x_1), in the units of x, and returns p(x | x_1).
         schedule: a name in `ppvae.models.diffusion.noise_schedules.NOISE_SCHEDULES`, "cosine", "linear" or "learned",
             or a module like those.
-        parameterization: what the denoiser's output is: "x", the data; "eps", the noise in x_t; or "v", a mixture of
+        parameterization: what the denoiser returns: "x", the data; "eps", the noise in x_t; or "v", a mixture of
             both that is well-scaled at each level.
         variance: of p(x_{t-1} | x_t): that of q(x_t | x_{t-1}), "upper", or of q(x_{t-1} | x_t, x), "posterior".
 
@@ -101,14 +102,14 @@ class DiffusionVAE(Pair):
 
     @torch.no_grad()
     def init_from(self, x: Tensor) -> "DiffusionVAE":
-        """Sets `loc` and `scale` to the mean and standard deviation of all entries of x, and starts a learned sigma.
+        """Sets `loc` and `scale` to the mean and standard deviation of all entries of x; initializes a learned sigma.
 
         Raises:
             ValueError: data that are all the same.
         """
         x = x.to(self.loc)
         if not x.std() > 0:
-            raise ValueError("x: found data without any spread, expected values that differ, as they are scaled by it")
+            raise ValueError("x: found data without any spread, expected values that differ, as they are divided by it")
         self.loc.copy_(x.mean())
         self.scale.copy_(x.std())
         if isinstance(self.likelihood, Gaussian):
@@ -136,24 +137,24 @@ class DiffusionVAE(Pair):
                 z = pyro.sample(f"x{t}", self._event(less_noised(z, data, gamma[t - 1], gamma[t])))
 
     def denoised(self, x_t: Tensor, gamma: Tensor) -> Tensor:
-        """x^(x_t), the model's estimate of the standardized data, `[*, *shape]`, at levels `[*]` or less."""
+        """x^(x_t), the model's estimate of the standardized data, `[*, *shape]`, at levels that broadcast to `[*]`."""
         to_x = PARAMETERIZATIONS[self.parameterization]
         return to_x(self.denoiser(x_t, gamma), x_t, self._per_event(gamma))
 
     def decoded(self, x_hat: Tensor) -> dist.TorchDistribution:
-        """p(x | x_1), of the estimate x^(x_1)."""
+        """p(x | x_1), from the estimate x^(x_1)."""
         return self.likelihood(self.loc + self.scale * x_hat)
 
     @property
     def num_terms(self) -> int:
-        """T, the number of the ELBO's terms that run the network."""
+        """T, the number of ELBO terms that run the network."""
         return self.num_steps
 
     def elbo_term(self, x: Tensor, index: Tensor) -> Tensor:
-        """One term of the ELBO for each data point, `[B]`, from one draw; in expectation they sum to it.
+        """One term of the ELBO for each data point, `[B]`, from one draw; in expectation, all terms sum to it.
 
-        Term 0 is `log p(x | x_1)`, term i is minus the KL of "xi"; each has its T-th of the KL of "xT"
-        taken off. It draws x_{i+1} from `q(x_{i+1} | x)` alone, and runs the network once.
+        Term 0 is `log p(x | x_1)`, term i is minus the KL of "xi"; from each, a T-th of the KL of "xT" is
+        subtracted. It draws x_{i+1} alone, from `q(x_{i+1} | x)`, and runs the network once.
 
         Args:
             x: `[B, *shape]`.
@@ -206,7 +207,7 @@ class NamedDecoder(NamedPart):
     """The likelihood p(x | x_1) of a diffusion by name; the denoiser has done nearly all of the decoding.
 
     Attributes:
-        make: from the number of x's event dimensions, a likelihood of the estimate x^(x_1).
+        make: makes a likelihood on the estimate x^(x_1), given the number of x's event dimensions.
     """
 
     make: Callable[[int], Likelihood]

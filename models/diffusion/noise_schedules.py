@@ -1,6 +1,6 @@
 """Noise schedules: modules whose forward takes times u in (0, 1] and returns `gamma(u) = -log SNR(u)`, increasing.
 
-A diffusion that keeps the variance has `q(x_u | x) = N(alpha x, sigma^2 I)` with `alpha^2 = sigmoid(-gamma)` and
+A variance-preserving diffusion has `q(x_u | x) = N(alpha x, sigma^2 I)` with `alpha^2 = sigmoid(-gamma)` and
 `sigma^2 = sigmoid(gamma)`; DDPM's `alpha_bar` is `alpha^2`. With T steps the levels are `gamma(1/T), ..., gamma(1)`.
 """
 
@@ -50,12 +50,12 @@ class LinearSchedule(nn.Module):
 
 
 class CosineSchedule(nn.Module):
-    """`alpha^2(u) = cos^2(theta(u)) / cos^2(theta(0))`, `theta(u) = pi/2 (u + s) / (1 + s)`, and 1e-5 at least.
+    """`alpha^2(u) = cos^2(theta(u)) / cos^2(theta(0))`, `theta(u) = pi/2 (u + s) / (1 + s)`, and at least 1e-5.
 
     Source: Nichol & Dhariwal 2021 (arXiv:2102.09672), who bound each step's beta by 0.999 to the same end.
 
     Args:
-        offset: s; with it the first of many steps adds some noise.
+        offset: s; it makes even the first of many steps add some noise.
 
     Raises:
         ValueError: a negative offset.
@@ -128,7 +128,7 @@ class NamedSchedule(NamedPart):
     """A noise schedule by name.
 
     Attributes:
-        make: the schedule, with its defaults.
+        make: makes the schedule with its defaults.
     """
 
     make: Callable[[], nn.Module]

@@ -1,4 +1,4 @@
-"""The Gaussians of diffusion: x_t given x, and x_s given x_t and x at less noise; levels by `gamma = -log SNR`.
+"""The Gaussians of diffusion: x_t given x, and x_s at less noise given x_t and x; levels are `gamma = -log SNR`.
 
 `q(x_t | x) = N(alpha_t x, sigma_t^2 I)` with `alpha_t^2 = sigmoid(-gamma_t)` and `sigma_t^2 = sigmoid(gamma_t)`, so
 that white data keep their variance. Levels are tensors that broadcast against x.
@@ -32,7 +32,7 @@ def noised(x: Tensor, gamma: Tensor) -> dist.Normal:
 
 
 def less_noised(x_t: Tensor, x: Tensor, gamma_s: Tensor, gamma_t: Tensor) -> dist.Normal:
-    """`q(x_s | x_t, x) = N(alpha_s ((1 - c) x_t / alpha_t + c x), c sigma_s^2)`, for a level s of less noise than t.
+    """`q(x_s | x_t, x) = N(alpha_s ((1 - c) x_t / alpha_t + c x), c sigma_s^2)`, for a level s with less noise than t.
 
     Source: Ho et al. 2020 (arXiv:2006.11239), equation 7; in these terms Kingma et al. 2021 (arXiv:2107.00630).
     """
@@ -46,12 +46,12 @@ def _from_x(output: Tensor, x_t: Tensor, gamma: Tensor) -> Tensor:
 
 
 def _from_eps(output: Tensor, x_t: Tensor, gamma: Tensor) -> Tensor:
-    """Of eps in `x_t = alpha x + sigma eps`."""
+    """From an estimate of eps in `x_t = alpha x + sigma eps`."""
     return (x_t - noise(gamma) * output) / signal(gamma)
 
 
 def _from_v(output: Tensor, x_t: Tensor, gamma: Tensor) -> Tensor:
-    """Of `v = alpha eps - sigma x`."""
+    """From an estimate of `v = alpha eps - sigma x`."""
     return signal(gamma) * x_t - noise(gamma) * output
 
 

@@ -14,10 +14,10 @@ def sample_ddim(pair: DiffusionVAE, num: int, num_steps: int | None = None, eta:
     """Data from noise, in any number of steps, `[num, *shape]`: deterministic given x_T, or with fresh noise at each.
 
     From level t to s, `x_s = alpha_s x^ + sigma_s (sqrt(1 - eta^2 c) eps^ + eta sqrt(c) n)`, with x^ and eps^ the data
-    and the noise that the network sees in x_t, n ~ N(0, I), and c the share of the noise in x_t that is newer than s.
+    and the noise that the network sees in x_t, n ~ N(0, I), and c the share of the noise in x_t that came after s.
     The last step gives the mean of p(x | x_1). With eta = 1 this is ancestral sampling with the posterior's variance.
 
-    These are not draws from the pair's p(x), which `pair.sample` gives, in all T steps. With a perfect network both
+    These are not draws from the pair's p(x): `pair.sample` gives those, in all T steps. With a perfect network both
     approach the data's distribution as the number of steps grows; in few steps, deterministic sampling is closer.
 
     Source: Song et al. 2021 (arXiv:2010.02502).

@@ -32,7 +32,7 @@ class GaussianMixture(Pair):
 
     `log p(x) = logsumexp_c [log weight_c + log N(x; mean_c, covariance_c)]`. The exact guide is
     `p(c | x) = weight_c N(x; mean_c, covariance_c) / p(x)`, so the gap is 0 for every x. A small component can collapse
-    onto a data point and the likelihood grow without bound: `ppvae.inference.fit_em` has a floor against it, SVI none.
+    onto a data point, and the likelihood grow without bound: `ppvae.inference.fit_em` has a floor against it, SVI none.
 
     Source: Dempster, Laird & Rubin 1977; McLachlan & Peel 2000.
 
@@ -198,7 +198,7 @@ class GaussianMixture(Pair):
             tril, failed = covariances.sqrt(), ~(covariances > 0)
         if failed.any():
             raise ValueError(
-                f"covariances: not positive definite at index {failed.nonzero()[0].tolist()}, expected all so; "
+                f"covariances: not positive definite at index {failed.nonzero()[0].tolist()}, expected all to be; "
                 "raise covariance_floor, use fewer components, or remove features that never vary"
             )
         return tril
@@ -212,15 +212,16 @@ class GaussianMixture(Pair):
         ones = torch.eye(shape[-1]).expand(shape) if self._is_dense else torch.ones(shape)
         self.assign(weights=torch.ones(self.num_components), means=means, covariances=variance * ones)
 
-    def e_step(self, x: Tensor, *, hard: bool = False) -> EStep:
+    def e_step(self, x: Tensor, *, hard: bool = False, data_weights: Tensor | None = None) -> EStep:
         """Log likelihood and moments of x `[N, D]`, in one pass; memory does not grow with `N C D`.
 
         Args:
             x: finite data, of any dtype and on any device.
             hard: each data point counts for its most probable component only.
+            data_weights: by which data points count in the moments, `[N]`.
         """
         self._check_shape(x)
-        return e_step(self._gaussians(), self._log_weights(), x, hard)
+        return e_step(self._gaussians(), self._log_weights(), x, hard, data_weights)
 
     @torch.no_grad()
     def m_step(
@@ -230,7 +231,7 @@ class GaussianMixture(Pair):
         added to variances.
 
         Returns:
-            A lower bound, by EM theory, of the rise of the mean log likelihood, in nats. Without a floor it is 0. With
+            A lower bound, by EM theory, on the rise of the mean log likelihood, in nats. Without a floor it is 0. With
             floor e, the M step maximizes the expected log likelihood less `e/2 sum_c weight_c tr(precision_c)`, so the
             likelihood may lose what this penalty gains: the bound is `e/2 sum_c weight_c (new - old trace)`.
         """

@@ -20,7 +20,7 @@ _BLOCK_FLOATS = defaultdict(lambda: 2**25, cpu=2**18)  # on a CPU, a block and i
 
 @dataclass(frozen=True)
 class ComponentMoments:
-    """What EM needs to know of data: for each component its share of them, and their mean and covariance.
+    """What EM needs to know about data: for each component its share of them, their mean and their covariance.
 
     Means and covariances, unlike sums of x and x x', lose no digits when data sets are pooled.
 
@@ -35,7 +35,7 @@ class ComponentMoments:
     covariance: Tensor
 
     def pool(self, other: "ComponentMoments", share: float) -> "ComponentMoments":
-        """The moments of data of which `share` are the other's and `1 - share` these."""
+        """The moments of pooled data: `share` of them the other's, `1 - share` these."""
         weights = torch.stack([(1 - share) * self.weight, share * other.weight])
         weight = weights.sum(0)
         parts = (weights / weight.clamp_min(_TINY))[..., None]
@@ -52,7 +52,7 @@ class ComponentMoments:
         return torch.tensordot(self.weight, within_and_between, dims=1)
 
     def reseed(self, components: Tensor, points: Tensor) -> "ComponentMoments":
-        """These, with `components` `[M]` moved to `points` `[M, D]`, each of share 1/C and all data's covariance."""
+        """These, with `components` `[M]` moved to `points` `[M, D]`, each with share 1/C and all data's covariance."""
         weight, mean, covariance = self.weight.clone(), self.mean.clone(), self.covariance.clone()
         weight[components] = 1 / len(weight)
         mean[components] = points.to(mean)
@@ -79,13 +79,13 @@ def square(x: Tensor, like: Tensor) -> Tensor:
 
 
 class Gaussians(Protocol):
-    """C Gaussians: from a block of data come its features, and from these log densities and moments."""
+    """C Gaussians: a block of data gives features, and these give log densities and moments."""
 
     origin: Tensor
     floats_per_row: int
 
     def features(self, x: Tensor) -> Tensor:
-        """What both densities and moments are computed from, of x `[n, D]`."""
+        """What densities and moments of x `[n, D]` are computed from."""
 
     def log_density(self, features: Tensor) -> Tensor:
         """`log N(x; mean_c, covariance_c)`, `[C, n]`, in nats."""
@@ -107,14 +107,18 @@ def log_joint(gaussians: Gaussians, log_weights: Tensor, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def e_step(gaussians: Gaussians, log_weights: Tensor, x: Tensor, hard: bool) -> EStep:
+def e_step(
+    gaussians: Gaussians, log_weights: Tensor, x: Tensor, hard: bool, data_weights: Tensor | None = None
+) -> EStep:
     """Log likelihood and moments in one pass over x `[N, D]`: each block is weighted and summed while in cache.
 
-    Memory does not grow with `N C D`.
+    Memory does not grow with `N C D`. In the moments, data points count by `data_weights`, `[N]`, if they have any.
     """
+    blocks = _blocks(gaussians, x)
+    parts = [None] * len(blocks) if data_weights is None else data_weights.split([len(rows) for rows in blocks])
     log_likelihoods: list[Tensor] = []
     sums: list[Tensor] = []
-    for rows in _blocks(gaussians, x):
+    for rows, own_weights in zip(blocks, parts, strict=True):
         features = gaussians.features(rows)
         joint = log_weights[:, None] + gaussians.log_density(features)
         if hard:
@@ -124,6 +128,8 @@ def e_step(gaussians: Gaussians, log_weights: Tensor, x: Tensor, hard: bool) -> 
             log_likelihood = joint.logsumexp(0)
             responsibilities = (joint - log_likelihood).exp()
         log_likelihoods.append(log_likelihood)
+        if own_weights is not None:
+            responsibilities = own_weights.to(responsibilities) * responsibilities
         block = gaussians.sums(features, responsibilities)
         sums = [total + new for total, new in zip(sums, block, strict=True)] if sums else list(block)
     return EStep(torch.cat(log_likelihoods), gaussians.moments(*sums))

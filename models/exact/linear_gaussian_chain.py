@@ -18,14 +18,14 @@ from ppvae.pair import Pair
 class LinearGaussianChain(Pair):
     """`z_L ~ N(0, I)`, `z_l | z_{l+1} ~ N(W_l z_{l+1}, s_l^2 I)`, `x | z_1 ~ N(W_0 z_1 + mean, s_0^2 I)`.
 
-    All of it is one Gaussian: with T the matrix that takes `(x - mean, z_1, ..., z_L)` to each layer's noise, and S
+    The joint is one Gaussian: with T the matrix that takes `(x - mean, z_1, ..., z_L)` to each layer's noise, and S
     the diagonal matrix of the standard deviations, its precision is `P = T' S^-2 T`. So x is Gaussian, and `z | x` has
-    the precision P_zz, block by block tridiagonal. The best guide whose scalars are independent given x has the exact
+    the precision P_zz, which is block tridiagonal. The best guide whose scalars are independent given x has the exact
     mean and the variances `1 / P_jj`; its gap is the same for every x, `(sum_j log P_jj - log det P_zz) / 2`.
-    Measurements of hierarchies are tested on this pair; with one layer it is `LinearVAE`. Where a noise is a hundredth
+    Measurements of hierarchies are tested on this pair; with one layer it is `LinearVAE`. Where noise is a hundredth
     of its signal or less, covariances are nearly singular: use float64.
 
-    Source: Rauch, Tung & Striebel 1965, whose smoother this is; for the best independent Gaussian Bishop 2006, 10.1.2.
+    Source: Rauch, Tung & Striebel 1965, whose smoother this is; for the best independent Gaussian, Bishop 2006, 10.1.2.
 
     Args:
         num_features: size of x.
@@ -132,8 +132,9 @@ class LinearGaussianChain(Pair):
     def exact_elbo_terms(self, x: Tensor) -> dict[str, Tensor]:
         """Exact terms of the ELBO, each `[B]`, in nats: for "x" `E_q log p(x | z_1)`, for "zl" `E_q log q(zl)/p(zl)`.
 
-        Each layer is given what it is drawn from: for the independent guide its term is an expected KL divergence; for
-        the exact one, which runs upwards, it may be negative. The ELBO is the term of "x" less the others.
+        In a layer's term, q and p are its conditionals: for the independent guide the term is an expected KL
+        divergence; for the exact one, which runs upwards, it may be negative. The ELBO is the term of "x" less the
+        others.
         """
         q, (residuals, sigmas) = self._q(x), self._residuals()
         of_z = residuals[:, self.sizes[0] :]

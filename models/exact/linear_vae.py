@@ -113,7 +113,7 @@ class LinearVAE(Pair):
         `W = U_k (Lambda_k - sigma^2 I)^(1/2)`, `sigma^2` the mean of the remaining eigenvalues of the covariance.
 
         Raises:
-            ValueError: data of rank `num_latents` or less, which leave no variance to sigma.
+            ValueError: data of rank `num_latents` or less, which leave no variance for sigma.
         """
         x = x.to(self.weight)
         num_latents = self.weight.shape[1]

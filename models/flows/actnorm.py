@@ -7,7 +7,7 @@ from ppvae.models.flows.transforms import Bijection
 
 
 class ActNorm(Bijection):
-    """`x = exp(log_scale) z + loc`, of vectors or, with one number for each channel, of images.
+    """`x = exp(log_scale) z + loc`, for vectors or, with one number for each channel, for images.
 
     Source: Kingma & Dhariwal 2018 (arXiv:1807.03039).
 

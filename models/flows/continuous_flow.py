@@ -1,4 +1,4 @@
-"""A continuous flow: noise is carried to data by a velocity field."""
+"""A continuous flow: a velocity field carries noise to data."""
 
 from collections.abc import Callable, Sequence
 
@@ -18,7 +18,7 @@ class ContinuousFlow(Flow):
 
     `log p(x) = log p(z(0)) - int_0^1 tr(dv/dz) dt`, solved backwards from x by an adaptive Runge-Kutta method (Dormand
     & Prince 1980, in torchdiffeq). In eval mode, and in `log_prob`, the trace is exact, by D derivatives. In training
-    mode it is Hutchinson's estimate `e' (dv/dz) e`, with one random sign e for each entry, drawn once for a solution.
+    mode it is Hutchinson's estimate `e' (dv/dz) e`, with one random sign e for each entry, drawn once per solution.
     That gives an unbiased estimate of log p(x), so train with a bound that is linear in it, such as `ELBO`. (An IWAE
     would favor particles whose estimates happen to be high.)
 
@@ -93,7 +93,7 @@ class Integral(Bijection):
 
 
 def _largest(scaled_error: Tensor) -> Tensor:
-    """The largest over data points, so that none is solved less accurately because easier ones share its batch."""
+    """The largest error of a data point, so that none is solved less accurately because easier ones share its batch."""
     return scaled_error.square().mean(-1).max().sqrt()
 
 

@@ -17,8 +17,8 @@ from ppvae.networks import mlp
 class NICE(Flow):
     """Additive couplings, `x_2 = z_2 + t(z_1)`, `x_1 = z_1`, of Gaussian noise with a learned scale for each entry.
 
-    Additive couplings preserve volume: only the noise's scales stretch, by one factor for each entry that is the same
-    everywhere. A density with sharp and with flat regions takes many couplings; `RealNVP` needs fewer.
+    Additive couplings preserve volume: only the noise's scales stretch, each entry by the same factor everywhere. A
+    density with both sharp and flat regions takes many couplings; `RealNVP` needs fewer.
 
     Source: Dinh et al. 2015 (arXiv:1410.8516).
 

@@ -13,11 +13,11 @@ from ppvae.pair import Pair
 
 
 class Dequantized(Pair):
-    """`y = sigmoid(v)`, v from a flow; `x = floor(y levels)`, the gray level of the cell that y is in.
+    """`y = sigmoid(v)`, v from a flow; `x = floor(y levels)`, the gray level of the cell that holds y.
 
     The guide draws y in the cell of x. `P(x)`, the integral of p(y) over the cell, is a probability, and
-    `log P(x) >= E_q[log p(y) - log q(y | x)]`. With the uniform q this bound is what fitting p to uniformly dequantized
-    data maximizes (`ppvae.datasets.dequantize`), and the gap is what uniform dequantization costs, in nats. A learned q
+    `log P(x) >= E_q[log p(y) - log q(y | x)]`. With the uniform q, fitting p to uniformly dequantized data
+    (`ppvae.datasets.dequantize`) maximizes this bound, and the gap is what that noise costs, in nats. A learned q
     (variational dequantization) narrows it. ELBO, IWAE and gap are those of any pair; for bits, use
     `ppvae.datasets.bits_per_dim(log_evidence, num_features)` without `levels`.
 
@@ -26,8 +26,8 @@ class Dequantized(Pair):
     Args:
         flow: of v, over vectors or images `[C, H, W]`.
         levels: number of gray levels, 2 or more; level k is k / (levels - 1) in the data and [k, k + 1) / levels in y.
-        posterior: forward(x), x flattened to `[*, D]`, returns a distribution over `[*, D]`, whose logistic sigmoid is
-            the position in the cell: `CouplingFlow`, `DiagonalNormal` or another; None for uniform.
+        posterior: forward(x), x flattened to `[*, D]`, returns a distribution over `[*, D]`; the logistic sigmoid of a
+            draw is y's position in the cell: `CouplingFlow`, `DiagonalNormal` or another; None for uniform.
 
     Raises:
         ValueError: fewer than two levels. Data that are not gray levels are refused when the pair is checked.
@@ -61,7 +61,7 @@ class Dequantized(Pair):
             pyro.sample("y", self._q(x))
 
     def init_from(self, x: Tensor) -> "Dequantized":
-        """Starts the flow at the data, uniformly dequantized; returns self."""
+        """Initializes the flow from the data, uniformly dequantized; returns self."""
         y = IntoCell(self._cell(x), 1 / self.levels)(torch.rand_like(x))
         self.flow.init_from(y.logit())
         return self
@@ -81,7 +81,7 @@ class Dequantized(Pair):
         return (x * (self.levels - 1)).round() / self.levels
 
     def _rounded(self, y: Tensor, x: Tensor) -> Tensor:
-        """The gray level of y: x itself, where x is one and y in its cell, up to rounding errors."""
+        """The gray level of y: exactly x where x is one and, up to rounding errors, y lies in its cell."""
         distance = (y - self._cell(x) - 0.5 / self.levels).abs()
         in_cell = distance <= 0.5 / self.levels + 4 * torch.finfo(y.dtype).eps
         is_level = (x * (self.levels - 1)).frac().sub(0.5).abs() > 0.499

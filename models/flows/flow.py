@@ -17,14 +17,14 @@ class Flow(Pair):
     """`x = T_n(... T_1(z))`, z from the base: noise turned into data by invertible maps.
 
     `log p(x) = log p_base(z) + log |det dz/dx|`, exact: the evidence is known, the guide is empty, the gap is zero.
-    Maps are continuous, so the data's support has the topology of the base's: a flow of a Gaussian leaves thin bridges
+    Maps are continuous, so x's support has the topology of the base's: a flow of a Gaussian leaves thin bridges
     between modes.
 
     Source: Rezende & Mohamed 2015 (arXiv:1505.05770); Papamakarios et al. 2021 (arXiv:1912.02762).
 
     Args:
         base: forward() returns p(z).
-        transforms: T_1 ... T_n in the order of sampling, Pyro's or torch's, or a `Bijection`.
+        transforms: T_1 ... T_n in the order of sampling, each Pyro's, torch's or a `Bijection`.
 
     Raises:
         ValueError: a transform that is not bijective, or an inverse view (`T.inv`), which does not own its parameters.
@@ -53,7 +53,7 @@ class Flow(Pair):
         """Nothing to infer: z is a function of x."""
 
     def distribution(self) -> dist.TransformedDistribution:
-        """p(x). In training mode a flow whose log-determinant is costly may estimate it, without bias."""
+        """p(x). In training mode, a flow with a costly log-determinant may estimate it without bias."""
         return self._distribution(self.training)
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ class Flow(Pair):
         return self.log_prob(x)
 
     def init_from(self, x: Tensor) -> "Flow":
-        """Initializes from data the transforms that can be (Glow's normalizations); returns self."""
+        """Initializes from data the transforms that support it, such as Glow's normalizations; returns self."""
         init_from(self.transforms.parts, x)
         return self
 

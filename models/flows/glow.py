@@ -22,7 +22,7 @@ Shape = tuple[int, int, int]
 
 
 class Glow(Flow):
-    """Steps of couplings, invertible 1x1 convolutions and normalizations, at one scale after the other.
+    """Steps of couplings, invertible 1x1 convolutions and normalizations, one scale after another.
 
     Seen from the data, a level folds each 2x2 block of pixels into channels and takes its steps; then half of the
     channels become noise, given the other half, which goes on to the next level. Call `init_from` with a batch of data
@@ -36,7 +36,7 @@ class Glow(Flow):
     Args:
         shape: `(C, H, W)` of the images; H and W divisible by `2^num_levels`.
         num_levels: how many scales.
-        num_steps: at each level.
+        num_steps: steps at each level.
         num_hidden: channels of the hidden layers of each coupling's network.
 
     Raises:
@@ -58,7 +58,7 @@ class Glow(Flow):
 
 
 def _level(shape: Shape, num_levels: int, num_steps: int, num_hidden: int) -> list[Transform]:
-    """From a vector of noise to an image of a shape."""
+    """From a vector of noise to an image of the given shape."""
     channels, height, width = shape
     folded = (4 * channels, height // 2, width // 2)
     transforms: list[Transform] = [ReshapeTransform(Size((prod(folded),)), Size(folded), cache_size=1)]
@@ -76,14 +76,14 @@ def _coupling(shape: Shape, num_hidden: int) -> Transform:
 
 
 def _mixing(num_channels: int) -> Transform:
-    """An invertible 1x1 convolution, its factor stored by rows, as fused optimizers need it."""
+    """An invertible 1x1 convolution, its LU factor stored row by row, as fused optimizers require."""
     transform = GeneralizedChannelPermute(num_channels)
     transform.LU.data = transform.LU.data.contiguous()
     return transform
 
 
 class Split(Bijection):
-    """Half of the noise becomes half of the channels by further transforms; the rest is the other half as it is."""
+    """Further transforms turn half of the noise into half of the channels; the rest is the other half, unchanged."""
 
     def __init__(self, deeper: Sequence[Transform], shape: Shape):
         super().__init__(event_dim=3, noise_dim=1)
@@ -111,7 +111,7 @@ class Split(Bijection):
 
 
 class Unfold(Transform):
-    """Every four channels as the 2x2 blocks of one: `[4 C, H, W] -> [C, 2 H, 2 W]`."""
+    """Turns every four channels into the 2x2 blocks of one: `[4 C, H, W] -> [C, 2 H, 2 W]`."""
 
     domain = codomain = constraints.independent(constraints.real, 3)
     bijective = True
@@ -136,7 +136,7 @@ class Unfold(Transform):
 
 
 class _ConvolutionalShiftAndScale(nn.Module):
-    """A coupling's network of flattened images: three convolutions, the last zero at the start (an identity)."""
+    """A coupling's network on flattened images: three convolutions, the last initialized to zero (the identity)."""
 
     def __init__(self, shape: Shape, num_hidden: int, num_out: int):
         super().__init__()

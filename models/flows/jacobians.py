@@ -1,4 +1,4 @@
-"""Jacobians of maps of vectors: whole, and the probes by which their traces are estimated."""
+"""Jacobians of vector maps: in full, and the random probes that estimate their traces."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,5 +15,5 @@ def jacobian(x: Tensor, pullback: Callable[..., Any]) -> Tensor:
 
 
 def random_signs(x: Tensor) -> Tensor:
-    """-1 or 1 for each entry: the probes e of Hutchinson's estimate `e' A e` of a trace that has the least variance."""
+    """-1 or 1 for each entry: the probes e with which Hutchinson's trace estimate `e' A e` has the least variance."""
     return 2 * torch.rand_like(x).round() - 1

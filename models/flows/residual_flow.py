@@ -1,4 +1,4 @@
-"""A residual flow: residual networks that are contractions, and so invertible."""
+"""A residual flow: blocks `x + g(x)` with g a contraction, and so invertible."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -24,11 +24,11 @@ class ResidualFlow(Flow):
 
     The inverse is the limit of `x <- z - g(x)`. `log |det dz/dx| = log det(I + J) = sum_k (-1)^(k+1) tr(J^k) / k`, J
     being the Jacobian of g. In eval mode, and in `log_prob`, it is exact, by the determinant, which takes D derivatives
-    and suits small D. In training mode it is exact too if that is no more than the series takes terms on average, `D <=
+    and suits small D. In training mode it is exact too if D is at most the average number of terms of the series, `D <=
     1 / (1 - c)`, c being the Lipschitz constant. For larger D it is an unbiased estimate (Russian roulette): N terms
-    with `P(N >= k) = c^(k-1)`, the k-th divided by that, and `tr(J^k)` by Hutchinson's `e' J^k e`. As `|e' J^k e| <=
-    D c^k`, its variance is finite whatever the weights. So train with a bound that is linear in log p(x), such as
-    `ELBO`. (An IWAE would favor particles whose estimates happen to be high.)
+    with `P(N >= k) = c^(k-1)`, the k-th divided by this probability, and `tr(J^k)` by Hutchinson's `e' J^k e`. As
+    `|e' J^k e| <= D c^k`, its variance is finite whatever the weights. So train with a bound that is linear in
+    log p(x), such as `ELBO`. (An IWAE would favor particles whose estimates happen to be high.)
 
     N is drawn anew in each step, which cannot be compiled: `fit(compile=True)` warns, and trains uncompiled.
 
@@ -39,7 +39,7 @@ class ResidualFlow(Flow):
         num_blocks: how many.
         hidden: sizes of the hidden layers of each g.
         lipschitz: c, an upper bound of the Lipschitz constant of each g, in (0, 1). Nearer to 1, blocks are more
-            flexible and cost more: on average 1 / (1 - c) terms, and log(accuracy) / log(c) steps of the inverse.
+            flexible and cost more: on average 1 / (1 - c) terms, and log(accuracy) / log(c) steps for the inverse.
 
     Raises:
         ValueError: a Lipschitz constant outside (0, 1).
@@ -70,7 +70,7 @@ class ResidualBlock(Bijection):
         self.lipschitz = lipschitz
 
     def push(self, z: Tensor) -> Tensor:
-        """By fixed-point iteration, to rounding: each step reduces the error by the factor c at least."""
+        """By fixed-point iteration, to rounding: each step reduces the error at least by the factor c."""
         x = z
         for _ in range(math.ceil(math.log(torch.finfo(z.dtype).eps) / math.log(self.lipschitz))):
             x, before = z - self.network(x), x
@@ -84,7 +84,7 @@ class ResidualBlock(Bijection):
         return x + g, self._estimate(x, pullback) if roulette else _exact(x, pullback)
 
     def _estimate(self, x: Tensor, pullback: Callable[..., Any]) -> Tensor:
-        """One N for the whole batch; the signs e are each data point's own."""
+        """One N for the whole batch; each data point has its own signs e."""
         num_terms = 1 + int(torch.rand(()).log() / math.log(self.lipschitz))
         signs = random_signs(x)
         power, total = signs, x.new_zeros(x.shape[:-1])
@@ -112,8 +112,8 @@ def _contraction(sizes: Sequence[int], lipschitz: float) -> nn.Sequential:
 class ContractingLinear(nn.Linear):
     """A linear layer whose weight is scaled down to a spectral norm of at most `lipschitz`.
 
-    The norm, the largest singular value, is exact. The usual power iteration gives a lower bound of it, with which a
-    layer can exceed its constant.
+    The norm, the largest singular value, is exact. The usual power iteration only gives a lower bound on it, with which
+    a layer can exceed its constant.
     """
 
     def __init__(self, num_in: int, num_out: int, lipschitz: float):

@@ -12,9 +12,9 @@ from ppvae.internals import fresh_transform
 
 
 class Bijection(TransformModule):
-    """An invertible map x = T(z) from noise to data whose log-determinant is found on the way back.
+    """An invertible map x = T(z) from noise to data, whose inverse also computes the log-determinant.
 
-    A subclass writes `push` and `pull`; the rest is what `TransformedDistribution` asks of a transform.
+    A subclass implements `push` and `pull`; the rest is what `TransformedDistribution` expects of a transform.
 
     Args:
         event_dim: number of event dimensions of x.
@@ -53,7 +53,7 @@ class Bijection(TransformModule):
 
 
 def fresh(transforms: Sequence[Transform], *, training: bool) -> list[Transform]:
-    """Shallow copies: they share parameters, but each caches for itself.
+    """Shallow copies: they share parameters, but each has its own cache.
 
     Pyro's transforms keep their last input and output. If they did so in the pair, the same x after a training step
     would get the cached result of the old parameters, and the pair could not be copied.
@@ -63,7 +63,7 @@ def fresh(transforms: Sequence[Transform], *, training: bool) -> list[Transform]
 
 @torch.no_grad()
 def init_from(transforms: Sequence[Transform], x: Tensor) -> Tensor:
-    """Initializes each transform that can be from the data as they reach it; returns the noise that they come from."""
+    """Initializes each transform that supports it from the data that reach it; returns the noise behind them."""
     for transform in reversed(transforms):
         if hasattr(transform, "init_from"):
             transform.init_from(x)

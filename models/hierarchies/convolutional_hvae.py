@@ -42,9 +42,9 @@ class ConvolutionalHVAE(Pair):
         num_cells: residual cells before each group, and at full size, in either direction.
         likelihood: a name in `ppvae.models.parts.likelihoods.LIKELIHOODS`: "bernoulli" for pixels 0 and 1, "gaussian"
             (one learned sigma), "logistic_mixture" for gray levels, or another.
-        levels: of gray, for the likelihoods "logistic_mixture" and "categorical"; data are `k / (levels - 1)`.
-        spectral_weight: of the penalty in training, which is this weight times the sum of the layers' largest singular
-            values (`ppvae.models.SpectralNorms`); NVAE uses 0.01 to 0.1.
+        levels: number of gray levels, for "logistic_mixture" and "categorical"; data are `k / (levels - 1)`.
+        spectral_weight: weight of the training penalty, the sum of the layers' largest singular values
+            (`ppvae.models.SpectralNorms`); NVAE uses 0.01 to 0.1.
         recompute: gradient checkpointing: feature maps within the cells are recomputed in the backward pass.
 
     Raises:
@@ -127,7 +127,7 @@ class ConvolutionalHVAE(Pair):
         return self.spectral_weight * self.spectral_norms(self) if self.spectral_norms else 0.0
 
     def init_from(self, x: Tensor) -> "ConvolutionalHVAE":
-        """Starts the likelihood at the data: its output biases, and a learned scale."""
+        """Initializes the likelihood from data: its output biases, and a learned scale."""
         self.likelihood.init_from(x)
         return self
 
@@ -138,7 +138,7 @@ class LatentGroup(nn.Module):
     Args:
         channels: of h and of the encoder's features.
         num_latents: channels of z.
-        cells: `[N, C, H', W'] -> [N, C, H, W]`, which h passes before the group.
+        cells: `[N, C, H', W'] -> [N, C, H, W]`, applied to h before the group.
     """
 
     def __init__(self, channels: int, num_latents: int, cells: nn.Module):

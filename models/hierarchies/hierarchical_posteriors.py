@@ -32,9 +32,9 @@ class EncodedLayers(nn.Module):
 
 
 class ConditionallyIndependent(EncodedLayers):
-    """`q(z_1 | x) ... q(z_L | x)`: each layer its own encoder of x.
+    """`q(z_1 | x) ... q(z_L | x)`: each layer has its own encoder of x.
 
-    It cannot express the dependence between layers that the posterior has.
+    It cannot express the posterior's dependence between layers.
 
     Args:
         encoders: L modules, `encoders[l - 1]`(x) returns q(z_l | x).
@@ -154,7 +154,7 @@ class ResidualPosterior(TopDownPosterior):
     into z_l, and nothing pulls mu_l towards what x says; if they cancel mu_l, the likelihood has no influence on
     z_{l+1}. `MarkovHVAE.mlp` starts half-way, at the mean `mu_l / 2 + m_l(x)`.
 
-    Source: Vahdat & Kautz 2020 (arXiv:2007.03898), whose deltas too depend on x and on the prior's inputs.
+    Source: Vahdat & Kautz 2020 (arXiv:2007.03898), whose deltas also depend on x and on the prior's inputs.
 
     Args:
         features: as in `TopDownPosterior`.
@@ -232,7 +232,7 @@ def _residual(networks: LayerNetworks) -> ResidualPosterior:
 
 
 def _residual_head(width: int, size: int) -> DiagonalNormal:
-    """Of d_l, mu_l and sigma_l, in one linear layer, which starts at `delta_mu = m_l(x) - mu_l / 2`."""
+    """One linear layer on d_l, mu_l and sigma_l, which starts at `delta_mu = m_l(x) - mu_l / 2`."""
     layer = nn.Linear(width + 2 * size, 2 * size)
     layer.weight.data[:, width:] = 0
     layer.weight.data[:size, width : width + size] = -torch.eye(size) / 2
@@ -245,7 +245,7 @@ class NamedHierarchicalPosterior(NamedPart):
 
     Attributes:
         factorization: of the guide, as a formula.
-        make: from the networks of its layers.
+        make: makes it from the networks of its layers.
     """
 
     factorization: str

@@ -14,11 +14,12 @@ from ppvae.models.parts.likelihoods import LIKELIHOODS, Likelihood
 from ppvae.models.parts.priors import StandardNormal
 from ppvae.networks import mlp
 from ppvae.pair import Pair
+from ppvae.recipes import remembered
 
 MIN_SCALE = 0.5
 """The floor under the scales of transitions. A layer can rescale its units, so the floor costs the model nothing.
-Without it, under guides that run downwards, some units become nearly deterministic functions of the layer above, with
-scales of a thousandth, and carry no information on x of their own.
+Without it, with guides that run downwards, some units become nearly deterministic functions of the layer above, with
+scales of a thousandth, and carry no information of their own about x.
 """
 
 
@@ -54,7 +55,7 @@ class MarkovHVAE(Pair):
         self.transitions = nn.ModuleList(transitions)
         self.likelihood = likelihood
         self.posterior = posterior
-        # In evaluation mode, as batch norms would learn from a draw in training mode, or refuse a single one.
+        # In evaluation mode: in training mode, batch norms would learn from the draw, or refuse a single one.
         with mode(self, training=False), torch.no_grad():
             z = prior().sample()
             for transition in reversed(self.transitions):
@@ -62,6 +63,7 @@ class MarkovHVAE(Pair):
             self.example = torch.zeros(1, *likelihood(z).event_shape)
 
     @classmethod
+    @remembered
     def mlp(
         cls,
         num_features: int,
@@ -78,14 +80,14 @@ class MarkovHVAE(Pair):
         Args:
             num_features: size of x.
             num_latents: sizes of z_1 ... z_L.
-            hidden: sizes of the hidden layers of each network from x upward; reversed downward.
+            hidden: sizes of the hidden layers of each network on the way up from x; reversed on the way down.
             likelihood: a name in `ppvae.models.parts.likelihoods.LIKELIHOODS`: "bernoulli", "gaussian" (one learned
                 sigma), "heteroscedastic" (sigma(z), a network), or another.
             posterior: a name in `ppvae.models.hierarchies.hierarchical_posteriors.HIERARCHICAL_POSTERIORS`:
                 "independent" (each layer given x), "bottom_up" (each given the one below), "ladder" (downwards,
                 messages from x combined with the prior), "residual" (downwards, relative to the prior), or another.
             activation: of the hidden layers.
-            levels: of gray, for the likelihoods "logistic_mixture" and "categorical"; data are `k / (levels - 1)`.
+            levels: number of gray levels, for "logistic_mixture" and "categorical"; data are `k / (levels - 1)`.
             batch_norm: whether there is one before each activation. Training takes longer, and the ladder uses its
                 upper layers far more (Sønderby et al. 2016).
 
@@ -124,6 +126,6 @@ class MarkovHVAE(Pair):
             self.posterior(x, self.transitions)
 
     def init_from(self, x: Tensor) -> "MarkovHVAE":
-        """Starts the likelihood at the data: output bias at the mean of x, a learned sigma at its spread."""
+        """Initializes the likelihood from data: output bias at the mean of x, a learned sigma at its spread."""
         self.likelihood.init_from(x)
         return self

@@ -1,4 +1,4 @@
-"""Residual cells for images `[N, C, H, W]`: what the two directions of a deep convolutional hierarchy are built of.
+"""Residual cells for images `[N, C, H, W]`: the building blocks of both paths of a deep convolutional hierarchy.
 
 Source: Vahdat & Kautz 2020 (arXiv:2007.03898), figure 3; squeeze-excite: Hu et al. 2018 (arXiv:1709.01507).
 """
@@ -10,13 +10,13 @@ from ppvae.recomputation import recomputed
 MOMENTUM = 0.05
 """Of batch norm's running statistics."""
 RESIDUAL_SCALE = 0.1
-"""The factor of what a cell adds: a deep stack starts near the identity."""
+"""Scales what a cell adds, so that a deep stack starts near the identity."""
 EXPANSION = 6
 """The factor by which the cells of the top-down path expand their channels."""
 
 
 class SqueezeExcite(nn.Module):
-    """Scales each channel by a gate in (0, 1), a network of all channels' means over the image.
+    """Scales each channel by a gate in (0, 1), computed from all channels' means over the image.
 
     Args:
         channels: C.

@@ -17,8 +17,8 @@ class SpectralNorms(nn.Module):
     scale. Where networks are steep, a guide's KL can be many nats larger on data slightly different from the training
     data.
 
-    The vectors of the power iteration are buffers: each call in training goes on from the last; in evaluation they
-    stay. An s_i found in this way is never too large, and exact once its vector has converged.
+    The vectors of the power iteration are buffers: each call in training continues from the last; in evaluation they
+    do not change. An s_i found in this way is never too large, and exact once its vector has converged.
 
     Source: Yoshida & Miyato 2017 (arXiv:1705.10941); as used here: Vahdat & Kautz 2020 (arXiv:2007.03898), section 3.2.
 

@@ -1,4 +1,4 @@
-"""What flows of couplings share: halves of a vector, and the reversal that lets each half be moved in turn."""
+"""What coupling flows share: halves of a vector, and the reversal by which each half is moved in turn."""
 
 from pyro.distributions import constraints
 from torch import Tensor
@@ -9,7 +9,7 @@ def halves(argument: str, size: int) -> tuple[int, int]:
     """The sizes of the two parts of a vector: the one that a coupling keeps, and the one that it moves.
 
     Args:
-        argument: that gives the size, for the refusal.
+        argument: the argument that gives the size, for the error message.
         size: of the vector.
 
     Raises:
@@ -20,12 +20,12 @@ def halves(argument: str, size: int) -> tuple[int, int]:
         (2, 3)
     """
     if size < 2:
-        raise ValueError(f"{argument}: found {size}, expected at least 2, for one part of them to move another")
+        raise ValueError(f"{argument}: found {size}, expected at least 2, for one part to move the other")
     return size // 2, size - size // 2
 
 
 class Reverse(Transform):
-    """The entries of a vector in reverse order. Unlike Pyro's `Permute` it holds no tensor that could be elsewhere."""
+    """Reverses the entries of a vector. Unlike Pyro's `Permute` it holds no tensor that could be on another device."""
 
     domain = codomain = constraints.real_vector
     bijective = True

@@ -33,7 +33,7 @@ class FlowPosterior(nn.Module):
         layers: the maps, of vectors of size D with a context of size 2 D.
 
     Raises:
-        ValueError: fewer than two latents, of which no part could move another.
+        ValueError: fewer than two latents: no part could move another.
     """
 
     def __init__(self, network: nn.Module, num_latents: int, layers: Iterable[ConditionalTransformModule]):
@@ -46,7 +46,7 @@ class FlowPosterior(nn.Module):
         base = self.base(h)
         context = torch.cat([base.base_dist.loc, base.base_dist.scale.log()], -1)
         transforms: list[dist.transforms.Transform] = []
-        for layer in self.layers:  # each has its own reversal, which caches: densities of its draws are free
+        for layer in self.layers:  # each with its own caching reversal: densities of its draws are free
             transforms += [layer.condition(context), Reverse(cache_size=1)]  # type: ignore[operator]
         return dist.TransformedDistribution(base, transforms)
 
@@ -54,7 +54,7 @@ class FlowPosterior(nn.Module):
 class CouplingFlow(FlowPosterior):
     """A `FlowPosterior` of affine couplings: each shifts and scales half of z by a network of the other half and of h.
 
-    Densities are exact and cheap, those of its own draws and of any other z.
+    Densities are exact and cheap, of its own draws and of any other z.
 
     Source: Dinh et al. 2017 (arXiv:1605.08803).
 
@@ -79,10 +79,10 @@ class CouplingFlow(FlowPosterior):
 
 
 class SplineFlow(FlowPosterior):
-    """A `FlowPosterior` of spline couplings: splines of one half of z, whose knots depend on the other and h.
+    """A `FlowPosterior` of spline couplings: splines of one half of z, with knots that depend on the other half and h.
 
-    Between -bound and bound each spline is monotone, of pieces that are ratios of linear functions, so that a density
-    may have several modes; outside, it is the identity. Pyro's splines select their pieces by boolean masks, which
+    Between -bound and bound each spline is monotone, with ratios of linear functions as pieces, so a density may have
+    several modes; outside, it is the identity. Pyro's splines select their pieces by boolean masks, which
     cannot be compiled: a pair with them is trained and measured uncompiled.
 
     Source: Durkan et al. 2019 (arXiv:1906.04032); linear ratios: Dolatabadi et al. 2020 (arXiv:2001.05168).
@@ -130,7 +130,7 @@ class _ConditionalSplineCoupling(ConditionalTransformModule):
 
     @torch.no_grad()
     def _start_at_identity(self, slopes: slice) -> None:
-        """Nearly: bins as wide as they are high, and slopes whose softplus, which Pyro takes, is one."""
+        """Starts nearly at it: bins as wide as high, and slopes of one after Pyro's softplus."""
         last: Any = self.network.layers[-1]
         last.weight.mul_(0.1)
         last.bias.zero_()
@@ -145,8 +145,8 @@ class InverseAutoregressiveFlow(FlowPosterior):
 
     One pass of the network moves all of z: draws, and the densities of the flow's own draws, are as cheap as a
     coupling's, and each map moves all latents, not half of them. The density of any other z takes D passes in
-    sequence. It is needed for gradients that hold z fixed ("stl", "dreg", and so refined guides), for AIS that starts
-    at the guide, and for importance weights of draws from elsewhere: with many latents prefer `CouplingFlow` there.
+    sequence. Gradients that hold z fixed ("stl", "dreg", and so refined guides), AIS that starts at the guide, and
+    importance weights of draws from elsewhere need it: for these, with many latents, prefer `CouplingFlow`.
 
     Source: Kingma et al. 2016 (arXiv:1606.04934); masks: Germain et al. 2015 (arXiv:1502.03509).
 

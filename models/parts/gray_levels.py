@@ -10,7 +10,7 @@ from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
 TOLERANCE = 0.02
-"""How far a value may be from a level, in units of their distance: 16-bit levels are off by 0.01 in float32."""
+"""How far a value may be from a level, in units of the levels' spacing: 16-bit levels are off by 0.01 in float32."""
 MAX_LOG_SCALE = 7.0
 
 
@@ -32,13 +32,13 @@ class GrayLevels(constraints.Constraint):
         return (value >= 0) & (value <= 1) & ((k - k.round()).abs() < TOLERANCE)
 
     def refuse_outside(self, value: Tensor) -> None:
-        """Raises an error that names the first value that is not a level, if there is one."""
+        """Raises an error that names the first value that is not a level, if any."""
         outside = self.check(value).logical_not().nonzero()
         if len(outside):
             index = tuple(outside[0].tolist())
             raise ValueError(
                 f"found {value[index].item():g} at index {index}, expected one of {self.levels} gray levels, "
-                f"k / {self.highest}; set levels= to the data's own number, or round: "
+                f"k / {self.highest}; set levels= to the data's number of levels, or round: "
                 f"(x * {self.highest}).round() / {self.highest}"
             )
 
@@ -76,7 +76,7 @@ class GrayCategorical(dist.Categorical):
 
 
 class DiscretizedLogisticMixture(dist.TorchDistribution):
-    """Mixtures of M logistic densities for each pixel, summed over the bin of each level; channels one after another.
+    """A mixture of M logistics for each pixel, integrated over each level's bin; channels depend on earlier ones.
 
     With levels at `x = -1 ... 1`, bins of half width `h = 1 / (L - 1)`, and F the logistic distribution function,
 
@@ -209,5 +209,5 @@ class DiscretizedLogisticMixture(dist.TorchDistribution):
 
 
 def parameters_per_component(num_channels: int) -> int:
-    """Of one component of a pixel: one logit, C locations, C scales, and a coefficient for each pair of channels."""
+    """For each component of a pixel: one logit, C locations, C scales, and a coefficient for each pair of channels."""
     return 1 + 2 * num_channels + num_channels * (num_channels - 1) // 2

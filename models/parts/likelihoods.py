@@ -19,14 +19,14 @@ from ppvae.networks import output_bias
 
 
 class Likelihood(nn.Module):
-    """The base class of likelihoods: forward takes z and returns p(x | z); `init_from` starts it at the data."""
+    """The base class of likelihoods: forward takes z and returns p(x | z); `init_from` initializes it from data."""
 
     def forward(self, z: Tensor) -> dist.TorchDistribution:
         """p(x | z) for z in `[*, D]`."""
         raise NotImplementedError
 
     def init_from(self, x: Tensor) -> None:
-        """Starts at the data: output biases at the mean of x, a learned scale at its spread."""
+        """Initializes from data: output biases at the mean of x, a learned scale at its spread."""
         raise NotImplementedError
 
 
@@ -61,8 +61,8 @@ class Bernoulli(Likelihood):
 class Gaussian(Likelihood):
     """`p(x | z) = N(x; mu(z), sigma^2 I)`, with sigma fixed, one learned scalar, or a network sigma(z).
 
-    Where data lie in fewer dimensions than they have (saturated pixels), a sigma without a lower bound lets the density
-    grow without limit. `min_sigma` is that bound, and part of the model.
+    Where data lie in a subspace (saturated pixels), a sigma without a lower bound lets the density grow without limit.
+    `min_sigma` is that bound, and part of the model.
 
     Source: Kingma & Welling 2014 (arXiv:1312.6114); learned scalar: Rybkin et al. 2021 (arXiv:2006.13202).
 
@@ -123,7 +123,7 @@ class Gaussian(Likelihood):
     def start_sigma(self, sigma: Tensor) -> None:
         """Sets a learned sigma to a value, in the units of x."""
         added = (sigma - self.min_sigma).clamp(min=self.min_sigma)
-        unconstrained = torch.where(added > 20, added, added.expm1().log())  # of which the softplus is `added`
+        unconstrained = torch.where(added > 20, added, added.expm1().log())  # its softplus is `added`
         if self.sigma_network is not None:
             output_bias(self.sigma_network).data.copy_(unconstrained)
         elif not hasattr(self, "fixed_sigma"):
@@ -147,7 +147,7 @@ class GrayLevelLikelihood(Likelihood):
 
 
 class LogisticMixture(GrayLevelLikelihood):
-    """Gray levels by discretized logistic mixtures, whose parameters are a network of z; see
+    """Gray levels by discretized logistic mixtures, whose parameters a network computes from z; see
     `ppvae.models.parts.gray_levels.DiscretizedLogisticMixture`.
 
     A probability, not a density: its bits per dimension are those of the images themselves. Not for dequantized data.
@@ -230,9 +230,10 @@ class NamedLikelihood(NamedPart):
     """A likelihood by name.
 
     Attributes:
-        num_outputs: from the shape of x and the number of gray levels, the size of its network's output; for images,
-            the number of its channels.
-        make: from a function that makes a network with that output, the shape of x, and the number of gray levels.
+        num_outputs: the size of its network's output (for images, the number of channels), given the shape of x and the
+            number of gray levels.
+        make: makes the likelihood from a function that makes a network with that output, the shape of x, and the number
+            of gray levels.
     """
 
     num_outputs: Callable[[Sequence[int], int], int]
@@ -245,7 +246,7 @@ class NamedLikelihood(NamedPart):
             network: given the size of its output, a module `[*, D] -> [*, size]` for vectors, `[*, D] -> [*, size, H,
                 W]` for images.
             event_shape: of x: `(num_features,)` or `(C, H, W)`.
-            levels: of gray, for likelihoods of gray levels.
+            levels: number of gray levels, for likelihoods of these.
         """
         size = self.num_outputs(event_shape, levels)
         return self.make(lambda: network(size), event_shape, levels)

@@ -13,7 +13,7 @@ class Mixture(dist.MixtureSameFamily):
 
     The weights have the score-function gradient, `E[f(z) d log p(z) / d pi]` with the components held fixed. Its
     variance stays bounded however far apart the components are. A reparameterized gradient would have to move mass from
-    one to another through regions of almost no density, and has no such bound. So draws are reparameterized in part,
+    one to another through regions of almost no density, and has no such bound. So draws are partly reparameterized,
     which `score_parts` declares by Pyro's convention. As a guide it needs two particles or more; the gradient "dreg"
     refuses it. Within `to_event` or a transformed distribution its weights would get no gradient.
 

@@ -15,8 +15,8 @@ class NamedPosterior(NamedPart):
     """A posterior family by name.
 
     Attributes:
-        num_outputs: from D, the number of latents, the size of the encoder's output.
-        make: from an encoder `[*, *event] -> [*, num_outputs(D)]`, and D.
+        num_outputs: the size of the encoder's output for D latents.
+        make: makes the posterior from an encoder `[*, *event] -> [*, num_outputs(D)]`, and D.
     """
 
     num_outputs: Callable[[int], int]
@@ -90,7 +90,7 @@ POSTERIOR_FAMILIES = Registry(
     NamedPosterior(
         name="iaf",
         module=InverseAutoregressiveFlow,
-        summary="masked networks in place of couplings; the density of others' draws is sequential",
+        summary="masked networks in place of couplings; the density of any other z is sequential",
         source="Kingma et al. 2016",
         num_outputs=location_and_scale,
         make=InverseAutoregressiveFlow,

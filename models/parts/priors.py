@@ -70,14 +70,14 @@ class VampPrior(nn.Module):
     """`p(z) = 1/M sum_m q(z | u_m)`: the guide's own posterior, averaged over M learned pseudo-inputs u.
 
     The best prior for a guide is its posterior averaged over the data; this is the average over a few learned points
-    that stand for them. The guide's parameters are then the model's too, and the ledger has none that it could train
+    that stand for them. The guide's parameters then belong to the model too, so the ledger cannot train the guide
     further with the model frozen. The KL to it has no closed form. Its density takes M densities of the posterior,
     which are cheap for Gaussians and expensive for flows.
 
     Source: Tomczak & Welling 2018 (arXiv:1705.07120).
 
     Args:
-        posterior: the guide's; forward(x) returns q(z | x). It is not registered as a submodule here too.
+        posterior: the guide's; forward(x) returns q(z | x). It is not registered as a submodule again.
         event_shape: of x.
         num_components: M.
 
@@ -107,7 +107,7 @@ class VampPrior(nn.Module):
 
 
 class FlowPrior(nn.Module):
-    """`z = T_n(... T_1(e))`, e ~ N(0, I), with affine couplings T, after each of which the order is reversed.
+    """`z = T_n(... T_1(e))`, e ~ N(0, I), with affine couplings T; the order of entries is reversed after each.
 
     Each coupling shifts and scales half of z by a network of the other half; all start as the identity. The density is
     exact and continuous: for clusters with nothing between them prefer `MixturePrior`.
@@ -151,7 +151,7 @@ class NamedPrior(NamedPart):
     """A prior by name.
 
     Attributes:
-        make: from D, the number of latents; the guide's posterior; and the shape of x.
+        make: makes the prior from D, the number of latents; the guide's posterior; and the shape of x.
     """
 
     make: Callable[[int, nn.Module, Sequence[int]], nn.Module]

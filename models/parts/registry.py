@@ -1,8 +1,8 @@
-"""Parts by name: what the makers of pairs look names up in, and what the documents' tables are held to.
+"""Parts by name: the registries in which `VAE.mlp` and its like look names up, and which the docs' tables must match.
 
 Each kind of part has one registry, at the end of the file that defines or imports all parts of the kind: `PRIORS`,
 `LIKELIHOODS` and `POSTERIOR_FAMILIES` in this folder, `HIERARCHICAL_POSTERIORS` in `hierarchies`, `NOISE_SCHEDULES` and
-`DECODERS` in `diffusion`. So this file imports no part, and arrows run from the richer rooms to this one.
+`DECODERS` in `diffusion`. So this file imports no parts; their files import it.
 """
 
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from torch import nn
 
 @dataclass(frozen=True, kw_only=True)
 class NamedPart:
-    """What a registry knows of a part; a kind of part adds how one is made.
+    """What a registry knows about a part; each kind of part adds how to make one.
 
     Attributes:
-        name: by which makers of pairs take it.
-        module: the class of which it is.
-        summary: what it is, in a few words, for the documents' tables.
+        name: the name that `VAE.mlp` and its like take.
+        module: its class.
+        summary: what it is, in a few words, for the docs' tables.
         source: authors and year, if any.
     """
 
@@ -32,11 +32,11 @@ Part = TypeVar("Part", bound=NamedPart)
 
 
 class Registry(dict[str, Part]):
-    """The parts of one kind by name. A name that it does not have is refused with those that it has.
+    """The parts of one kind by name. An unknown name raises an error that lists the known ones.
 
     Args:
-        argument: the argument by which names are given, for the refusal.
-        remedy: what to do with a part that is not here, for the refusal.
+        argument: the argument that takes the name, for the error message.
+        remedy: what to do for a part that is not here, for the error message.
         parts: in the order in which they are listed.
 
     Example:
@@ -55,7 +55,7 @@ class Registry(dict[str, Part]):
             self.add(part)
 
     def add(self, part: Part) -> None:
-        """Makes a part known by its name.
+        """Registers a part under its name.
 
         Raises:
             ValueError: another part has that name.

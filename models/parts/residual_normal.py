@@ -1,4 +1,4 @@
-"""A Gaussian posterior that is given relative to its prior."""
+"""A Gaussian posterior parameterized relative to its prior."""
 
 from collections.abc import Sequence
 
@@ -14,8 +14,8 @@ class ResidualNormal(dist.Normal):
 
     Its divergence from that prior is a function of the deltas, `KL = (delta_mu^2 / sigma^2 + delta_sigma^2 - 1) / 2 -
     log delta_sigma`, and is computed from them. So it stays precise however narrow the prior is, where torch's formula
-    would subtract locations that agree in all their digits. The divergence from another Normal is right too, without
-    that precision. `ppvae.ELBO()` and `torch.distributions.kl_divergence` use it automatically.
+    would subtract locations that agree in all their digits. The divergence from another Normal is also right, but
+    less precise. `ppvae.ELBO()` and `torch.distributions.kl_divergence` use it automatically.
 
     As the posterior moves with its prior, a layer that is not used costs nothing.
 

@@ -1,10 +1,11 @@
-"""Draws of a pair as ArviZ reads them: named dimensions and coordinates, trained runs as chains."""
+"""The export to ArviZ: a pair's draws with named dimensions and coordinates, training runs as chains."""
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
+import torch
 import xarray as xr
 from pyro import poutine
 from pyro.infer import config_enumerate, infer_discrete
@@ -12,20 +13,29 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from ppvae._version import __version__
-from ppvae.batches import Batch, as_batch, num_rows
+from ppvae.batches import Batch, call, num_rows, tensors
+from ppvae.conversion import data_for, to_pair
 from ppvae.inference.evidence.annealed_importance import AIS
 from ppvae.inference.ledger.posteriors import Draws, way_named
 from ppvae.inference.ledger.registry import LINES
 from ppvae.inference.ledger.report import GapReport
-from ppvae.inference.runtime.chunks import evaluating, sizes, to_pair
+from ppvae.inference.objectives.gradients import gpus
+from ppvae.inference.runtime.chunks import evaluating, sizes
 from ppvae.inference.runtime.measuring import measuring
+from ppvae.own_rows import refuse_other_rows
 from ppvae.pair import Pair
-from ppvae.refusals import at_least_one
-from ppvae.sites import log_prob_terms, sample_sites
-from ppvae.tracing import FIRST_ENUMERATION_DIM, run, trace_model, trace_pair
+from ppvae.particles import run
+from ppvae.refusals import ContractError, at_least_one
+from ppvae.sites import data_sites, deterministic_values, log_prob_terms, sample_sites
+from ppvae.supports import refuse_unlike
+from ppvae.tracing import FIRST_ENUMERATION_DIM, trace_model, trace_pair
+from ppvae.unconditioned import Unconditioned
 from ppvae.weights import sum_terms
 
 ROWS_AT_ONCE = 5000
+GIVEN = ("observed_data", "constant_data")
+"""The groups of what was passed, without chains and draws."""
+
 Groups = dict[str, dict[str, np.ndarray]]
 
 
@@ -43,9 +53,12 @@ def to_arviz(
 ) -> Any:
     """The pair's draws and densities as ArviZ's container; write it with `.to_netcdf(path)`.
 
-    Groups: `posterior` (draws of z, and of discrete sites that only the model has given those), `sample_stats` (log_p,
-    log_q, log_w), `log_likelihood` (per observed site, given the draws), `observed_data`, `posterior_predictive`,
-    `prior`, `prior_predictive`. Dimensions: chain (one per pair), draw, the data plate's name, then the event's.
+    Groups: `posterior` (draws of z, of discrete sites that only the model has given those, and what
+    `pyro.deterministic` names), `sample_stats` (log_p, log_q, log_w), `log_likelihood` (per observed site, given the
+    draws), `observed_data`, `constant_data` (what the model only reads: covariates, labels, lengths; by their keys or
+    places in the batch), `posterior_predictive`, `prior`, `prior_predictive` (given the covariates of each data point).
+    Dimensions: chain (one per pair), draw, the data plate's name, then the event's. What `pyro.factor` adds is in log_p
+    alone.
 
     | posterior | draws of z | in `sample_stats`, per data point |
     |---|---|---|
@@ -54,11 +67,12 @@ def to_arviz(
     | "refined" | from each data point's best guide of the same family | |
     | "annealed" | last states of annealed chains, one for each draw, chosen by weight | `ess` |
 
-    None is the exact posterior: "guide" has its whole gap; "resampled" is to be trusted where k-hat is below 0.7 and
-    `ess` well above the number of draws, below which they repeat; "refined" leaves the family's share of the gap;
-    "annealed" is to be trusted where `ess` is a good part of the number of draws. `log_q` is the guide's in all of
-    them, so `log_w` weighs draws of "guide" and no others. Draws are not a sampler's sequence: convergence diagnostics
-    across chains compare runs of training, and latents of separate runs need not mean the same thing.
+    None is the exact posterior. "guide" has the guide's whole gap; "refined" leaves the family's share of it. Trust
+    "resampled" where k-hat is below 0.7 and `ess` well above the number of draws (below that number, draws repeat),
+    and "annealed" where `ess` is a good part of the number of draws. `log_q` is always the guide's, so `log_w` is a
+    valid weight for draws of "guide" only; a guide without a density (Delta) has neither. The draws are not a
+    sampler's sequence: convergence diagnostics across chains compare training runs, and latents of separate runs need
+    not mean the same thing.
 
     Source: the InferenceData schema of Kumar et al. 2019, Journal of Open Source Software 4(33). The ways to draw:
     `ppvae.inference.ledger.posteriors`.
@@ -66,9 +80,9 @@ def to_arviz(
     Args:
         pair: a pair, or several trained runs of one model, which become chains.
         data: N data points, a batch (tensor, tuple or dict).
-        posterior: whose draws: one of the table's.
+        posterior: how z is drawn, a name from the table.
         num_samples: draws per chain and data point, and from the prior.
-        annealing: settings for "annealed", but for the number of chains; `AIS()` if not given.
+        annealing: settings for "annealed", except the number of chains; `AIS()` if not given.
         seed: makes the draws reproducible and leaves the caller's generators as they were; None draws from them.
         dims: names of the event dimensions by site; `{site}_dim_0` and so on otherwise.
         coords: coordinate values by dimension name.
@@ -79,8 +93,8 @@ def to_arviz(
 
     Raises:
         ValueError: no pair, num_samples < 1, runs whose sites or shapes differ, names that do not fit a site's event, a
-            posterior of another name, or settings for annealing where nothing is annealed.
-        EvidenceUndefined: the pair declares that it has no density, and more than its guide is asked for.
+            unknown posterior, or `annealing` where nothing is annealed.
+        EvidenceUndefined: the pair declares that it has no density, and `posterior` is not "guide".
         ppvae.ContractError: "annealed" for a guide with discrete sites, or "refined" where nothing can be refined.
 
     Example:
@@ -95,16 +109,19 @@ def to_arviz(
     way = way_named(posterior, annealing)
     pairs = [pair] if isinstance(pair, Pair) else list(pair)
     at_least_one("number of pairs", len(pairs))
-    batch = as_batch(data)
+    batch = data_for(pairs[0], data)
     chains = []
     for index, one in enumerate(pairs):
+        refuse_other_rows(one, batch)
         own_seed = None if seed is None else seed + index
         with measuring(one, batch, own_seed) if way.needs_density else evaluating(one, own_seed):
             draws = way.draw(one, batch, num_samples, annealing, progress)
             chains.append(_groups(one, to_pair(batch, one), draws))
     groups = {group: _stack(group, [chain[group] for chain in chains]) for group in chains[0]}
     with evaluating(pairs[0], seed):
-        groups["observed_data"], plate = _observed(pairs[0], to_pair(batch, pairs[0]))
+        groups["observed_data"], constant, plate = _given(pairs[0], to_pair(batch, pairs[0]))
+    if constant:
+        groups["constant_data"] = constant
     return as_arviz(labeled(groups, plate, dims or {}, coords or {}))
 
 
@@ -114,12 +131,11 @@ def labeled(
     """Arrays by group and name as datasets with named dimensions."""
     datasets = {}
     for group, arrays in groups.items():
-        batch_dims = {"observed_data": [plate], "prior": ["chain", "draw"], "prior_predictive": ["chain", "draw"]}
-        leading = batch_dims.get(group, ["chain", "draw", plate])
+        leading = [plate] if group in GIVEN else ["chain", "draw", plate]
         variables = {
             name: (leading + _event_dims(name, array.ndim - len(leading), dims), array)
             if array.ndim >= len(leading)
-            else (["chain", plate], array)  # said of a data point's draws together
+            else (["chain", plate], array)  # one value for all draws of a data point
             for name, array in arrays.items()
         }
         dataset = xr.Dataset(variables, attrs={"inference_library": "ppvae", "inference_library_version": __version__})
@@ -129,7 +145,7 @@ def labeled(
 
 
 def as_arviz(datasets: dict[str, Any]) -> Any:
-    """The container of the ArviZ that is installed."""
+    """The container of the installed ArviZ version."""
     arviz = import_arviz()
     return arviz.InferenceData(**datasets) if arviz.__version__.startswith("0.") else xr.DataTree.from_dict(datasets)
 
@@ -162,7 +178,7 @@ def _candidates(report: GapReport) -> xr.Dataset:
 
 
 def import_arviz() -> Any:
-    """ArviZ, imported without the announcement of 1.0 that version 0.23 makes once a day, as a warning."""
+    """ArviZ, imported without the warning about 1.0 that version 0.23 gives once a day."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="\nArviZ is undergoing a major refactor", category=FutureWarning)
         import arviz
@@ -170,7 +186,7 @@ def import_arviz() -> Any:
 
 
 def _event_dims(name: str, num: int, dims: Mapping[str, Sequence[str]]) -> list[str]:
-    """Names of a site's event dimensions; its log likelihood, which has none, needs none."""
+    """Names of a site's event dimensions; none for its log likelihood, which has no event dimensions."""
     if num == 0:
         return []
     names = list(dims.get(name, [f"{name}_dim_{i}" for i in range(num)]))
@@ -180,7 +196,7 @@ def _event_dims(name: str, num: int, dims: Mapping[str, Sequence[str]]) -> list[
 
 
 def _groups(pair: Pair, batch: Batch, draws: Draws) -> Groups:
-    """All groups of one chain but the observed data; arrays are `[draw, (data point), *event]`."""
+    """All groups of one chain but what was passed; arrays are `[draw, data point, *event]`."""
     num_samples, at_once = len(draws.log_q), max(1, ROWS_AT_ONCE // num_rows(batch))
     parts, start = [], 0
     for size in sizes(num_samples, at_once):
@@ -191,46 +207,72 @@ def _groups(pair: Pair, batch: Batch, draws: Draws) -> Groups:
         for group in parts[0]
     }
     groups["sample_stats"] |= _arrays(draws.quality)
-    prior = _arrays(pair.sample_joint(pair.examples(num_samples, batch)))
-    observed = groups["posterior_predictive"]
-    groups["prior"] = {name: array for name, array in prior.items() if name not in observed}
-    groups["prior_predictive"] = {name: array for name, array in prior.items() if name in observed}
     return groups
 
 
 def _posterior_groups(pair: Pair, batch: Batch, draws: Draws, at: slice) -> Groups:
-    """What the model says of some of the draws."""
+    """The groups of a slice of the draws, and of as many from the prior."""
     log_q = draws.log_q[at]
     drawn = cast(dict[str, Tensor], to_pair({name: z[at] for name, z in draws.latents.items()}, pair))
     num, shape = len(log_q), tuple(log_q.shape)
     log_p = sum_terms(trace_model(pair, batch, drawn, num).log_p_terms()).cpu()
     complete = completed(pair, batch, drawn, num)
-    observed = sample_sites(complete, observed=True).keys() - drawn.keys()
-    latents = _values(complete, sample_sites(complete).keys() - observed, shape)
-    replicate = run(poutine.condition(poutine.uncondition(pair.model), data=latents), batch, num)
+    observed = data_sites(complete).keys() - drawn.keys()
+    latents = _values(complete, sample_sites(complete, observed=False).keys() | drawn.keys(), shape)
+    with poutine.condition(data=latents), Unconditioned():
+        replicate = run(pair, "model", batch, num)
+    with Unconditioned():
+        prior = run(pair, "model", batch, num)
+    unknown = sample_sites(prior).keys() - observed
     densities = log_prob_terms(complete)
+    weighed = {"log_q": log_q, "log_w": log_p - log_q} if _has_density(pair, batch) else {}
     return {
-        "posterior": _arrays(latents),
-        "sample_stats": _arrays({"log_p": log_p, "log_q": log_q, "log_w": log_p - log_q}),
-        "log_likelihood": _arrays({name: densities[name].expand(shape) for name in observed}),
+        "posterior": _arrays(latents | deterministic_values(complete, shape)),
+        "sample_stats": _arrays({"log_p": log_p} | weighed),
+        "log_likelihood": _arrays({name: densities[name].expand(shape) for name in sorted(observed)}),
         "posterior_predictive": _arrays(_values(replicate, observed, shape)),
+        "prior": _arrays(_values(prior, unknown, shape) | deterministic_values(prior, shape)),
+        "prior_predictive": _arrays(_values(prior, observed, shape)),
     }
 
 
+def _has_density(pair: Pair, batch: Batch) -> bool:
+    """Whether the guide has a density of the model's kind; a Delta has none."""
+    with torch.random.fork_rng(gpus(pair)):
+        joint = trace_pair(pair, batch, 1)
+    try:
+        refuse_unlike(joint)
+    except ContractError:
+        return False
+    return True
+
+
 def completed(pair: Pair, batch: Batch, latents: dict[str, Tensor], num_particles: int) -> Trace:
-    """The model's trace at what the guide drew; what the guide lacks is drawn from its posterior given that."""
-    given_latents = config_enumerate(poutine.condition(pair.model, data=latents))
-    return infer_discrete(
-        lambda: run(given_latents, batch, num_particles), FIRST_ENUMERATION_DIM, strict_enumeration_warning=False
-    )()
+    """The model's trace at the guide's draws; sites that the guide lacks are drawn from their posterior given these."""
+
+    @config_enumerate
+    @poutine.condition(data=latents)
+    def given_latents() -> Trace:
+        return run(pair, "model", batch, num_particles)
+
+    return infer_discrete(given_latents, FIRST_ENUMERATION_DIM, strict_enumeration_warning=False)()
 
 
-def _observed(pair: Pair, batch: Batch) -> tuple[dict[str, np.ndarray], str]:
-    """The observed data by site, `[data point, *event]`, and the name of the data plate."""
-    trace = trace_pair(pair, batch, 1).model
-    sites = sample_sites(trace, observed=True)
+def _given(pair: Pair, batch: Batch) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], str]:
+    """The observed data by site, what the model only reads by its place in the batch, and the data plate's name."""
+    with poutine.trace() as tracer:
+        call(pair.model, batch)
+    sites = data_sites(tracer.trace)
     plate = next(f.name for site in sites.values() for f in site["cond_indep_stack"] if f.dim == -1)
-    return _arrays(_values(trace, sites, (num_rows(batch),))), plate
+    held = [site["value"] for site in sites.values()]
+    read = {name: t for name, t in tensors(batch).items() if not any(_is_same(t, value) for value in held)}
+    return _arrays(_values(tracer.trace, sites, (num_rows(batch),))), _arrays(read), plate
+
+
+def _is_same(t: Tensor, observed: Tensor) -> bool:
+    """Whether an entry of the batch is what a site observes, in another type or shape, or in part."""
+    same_memory = t.untyped_storage().data_ptr() == observed.untyped_storage().data_ptr()
+    return same_memory or (t.numel() == observed.numel() and torch.equal(t.flatten().to(observed), observed.flatten()))
 
 
 def _values(trace: Trace, names: Iterable[str], batch_shape: tuple[int, ...]) -> dict[str, Tensor]:

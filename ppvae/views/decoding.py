@@ -1,4 +1,4 @@
-"""What pictures need of a pair: its latents, their posterior means, and the images that given latents decode to."""
+"""What pictures need from a pair: its latents, their posterior means, and the images that given latents decode to."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -13,11 +13,13 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from ppvae.batches import Batch, num_rows, rows
-from ppvae.inference.runtime.chunks import over_data, sizes, to_pair
+from ppvae.conversion import to_pair
+from ppvae.inference.runtime.chunks import over_data, sizes
 from ppvae.pair import Pair
+from ppvae.particles import run
 from ppvae.refusals import ContractError, family
-from ppvae.sites import sample_sites
-from ppvae.tracing import Joint, draw_latents, run, trace_model
+from ppvae.sites import data_sites, is_factor, sample_sites
+from ppvae.tracing import Joint, draw_latents, trace_model
 from ppvae.views.arviz_export import completed
 from ppvae.weights import sum_terms
 
@@ -27,20 +29,18 @@ POSTERIOR_DRAWS = 100
 def image_site(joint: Joint, shape: tuple[int, int], latents: Collection[str] = ()) -> str:
     """The name of the one observed site, which must hold images of that shape."""
     found = {
-        name: list(site["fn"].event_shape)
-        for name, site in sample_sites(joint.model, observed=True).items()
-        if name not in latents
+        name: list(site["fn"].event_shape) for name, site in data_sites(joint.model).items() if name not in latents
     }
     if [math.prod(event) for event in found.values()] != [math.prod(shape)]:
         raise ContractError(
-            f"model: found observed sites with event shapes {found}, expected one of {math.prod(shape)} pixels, as "
-            f"shape={shape} says; pictures are of gray images, [H * W] or [1, H, W]"
+            f"model: found observed sites with event shapes {found}, expected one of {math.prod(shape)} pixels, "
+            f"for shape={shape}; pictures show gray images, [H * W] or [1, H, W]"
         )
     return next(iter(found))
 
 
 def decoded(pair: Pair, batch: Batch, latents: Mapping[str, Tensor], shape: tuple[int, int]) -> Tensor:
-    """`E[x | z]` at latents `[B, *event]`, `[B, H * W]`; discrete ones not among them are averaged given those."""
+    """`E[x | z]`, `[B, H * W]`, at latents `[B, *event]`; discrete latents not given are averaged out, given these."""
     joint = trace_model(pair, batch, {name: z.unsqueeze(0) for name, z in latents.items()})
     name = image_site(joint, shape, latents)
     return joint.expected(name, without={name})[0].reshape(-1, math.prod(shape))
@@ -54,8 +54,8 @@ def swept(
     Args:
         pair: the model.
         batch: B rows.
-        site: the latent that is swept.
-        entries: the scalar of it that each row sweeps, `[B]`.
+        site: the latent to sweep.
+        entries: which of its scalars each row sweeps, `[B]`.
         means: `[*event]` of all latents.
         shape: `(H, W)`.
     """
@@ -66,9 +66,9 @@ def swept(
 
 
 class Sweep(Messenger):
-    """Takes a latent's scalars, one in each row, from -3 to 3 prior standard deviations along dim -2.
+    """Sweeps a latent's scalars, one in each row, from -3 to 3 prior standard deviations along dim -2.
 
-    Other latents are at their posterior means; those whose distribution depends on the sweep follow with its mean.
+    Other latents stay at their posterior means; one whose distribution depends on the sweep takes its conditional mean.
     """
 
     steps = torch.linspace(-3, 3, 11)
@@ -98,7 +98,7 @@ class Sweep(Messenger):
 
 
 class Tempered(Messenger):
-    """Draws latents that are continuous with t times their standard deviations: `mean + t (z - mean)`."""
+    """Draws continuous latents with t times their standard deviations: `mean + t (z - mean)`."""
 
     def __init__(self, temperature: float):
         super().__init__()
@@ -111,14 +111,14 @@ class Tempered(Messenger):
         mean = fn.mean
         if not mean.isfinite().all():
             raise ContractError(
-                f"model site '{msg['name']}': found {family(fn)}, which has no mean, expected one that has, to draw "
+                f"model site '{msg['name']}': found {family(fn)}, which has no mean, expected one with a mean to draw "
                 "closer to; look at ppvae.pictures.samples instead"
             )
         msg["value"] = mean + self.temperature * (fn() - mean)
 
 
 def continuous_sites(pair: Pair, batch: Batch) -> dict[str, torch.Size]:
-    """The event shapes of the guide's sites, refused where one is discrete."""
+    """The event shapes of the guide's sites; refuses discrete ones."""
     shapes = {}
     for name, site in guide_sites(pair, batch).items():
         if site["fn"].support.is_discrete:
@@ -131,8 +131,8 @@ def continuous_sites(pair: Pair, batch: Batch) -> dict[str, torch.Size]:
 
 
 def guide_sites(pair: Pair, batch: Batch) -> dict[str, dict]:
-    """The guide's sites on a batch, refused where there are none."""
-    sites = sample_sites(run(pair.guide, batch, 1))
+    """The guide's sites on a batch; refuses a guide that has none."""
+    sites = sample_sites(run(pair, "guide", batch, 1))
     if not sites:
         raise ContractError(f"{type(pair).__name__}.guide: found no latent site, expected one to picture")
     return sites
@@ -162,7 +162,7 @@ def activity(means: Tensor) -> Tensor:
 
 
 def posterior_means(pair: Pair, batch: Batch) -> dict[str, Tensor]:
-    """`E_q[z]` of the guide's sites by a hundred draws, `[N, *event]`."""
+    """`E_q[z]` of the guide's sites from a hundred draws, `[N, *event]`."""
 
     def measure(points: Batch, num_draws: int, at_once: int) -> dict[str, Tensor]:
         totals: dict[str, Tensor] = {}
@@ -175,7 +175,7 @@ def posterior_means(pair: Pair, batch: Batch) -> dict[str, Tensor]:
 
 
 def aggregated_draws(pair: Pair, batch: Batch, num_draws: int) -> dict[str, Tensor]:
-    """Draws of the guide's sites for each data point, all together: `[N * num_draws, *event]`."""
+    """Draws of the guide's sites, pooled over the data points: `[N * num_draws, *event]`."""
 
     def measure(points: Batch, num_draws: int, at_once: int) -> dict[str, Tensor]:
         parts = [draw_latents(pair, points, size) for size in sizes(num_draws, at_once)]
@@ -192,11 +192,15 @@ def log_prior(pair: Pair, batch: Batch, site: str, z: Tensor) -> Tensor:
 
 
 def passed_through(pair: Pair, batch: Batch) -> dict[str, Tensor]:
-    """All latents of the model at one draw from the posterior, `[B, *event]`: the guide's, and what it lacks."""
+    """All latents of the model at one posterior draw, `[B, *event]`: the guide's sites, and those that it lacks."""
     sites = sample_sites(completed(pair, batch, draw_latents(pair, batch, 1), 1))
-    return {name: site["value"].expand(1, num_rows(batch), *site["fn"].event_shape)[0] for name, site in sites.items()}
+    return {
+        name: site["value"].expand(1, num_rows(batch), *site["fn"].event_shape)[0]
+        for name, site in sites.items()
+        if not is_factor(site)
+    }
 
 
 def first_row(pair: Pair, batch: Batch) -> Batch:
-    """One data point, where the pair is."""
+    """The first data point, on the pair's device."""
     return to_pair(rows(batch, slice(1)), pair)

@@ -8,9 +8,11 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from ppvae.batches import Batch, as_batch, map_batch, num_rows, rows
+from ppvae.batches import Batch, map_batch, num_rows, rows
+from ppvae.conversion import data_for, to_pair
 from ppvae.inference.diagnostics.simulation_based_calibration import scalars
-from ppvae.inference.runtime.chunks import evaluating, to_pair
+from ppvae.inference.runtime.chunks import evaluating
+from ppvae.own_rows import refuse_other_rows
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, at_least_one
 from ppvae.simulation import simulate
@@ -47,18 +49,18 @@ MASSES = (0.99, 0.9, 0.5)  # of the prior, within its contours
 def manifold(ax: Axes, pair: Pair, shape: tuple[int, int]) -> None:
     """The images that a 2-D latent decodes to, `E[x | z]`, over the plane of latents.
 
-    At `z = (Phi^-1(u), Phi^-1(v))` for (u, v) on an even grid in the unit square, so that of a standard normal prior
-    each image stands for an equal share. For another prior the images are right, the shares are not.
+    At `z = (Phi^-1(u), Phi^-1(v))` for (u, v) on an even grid in the unit square, so that each image stands for an
+    equal share of a standard normal prior. For another prior the images are right, but the shares are not.
 
     Source: Kingma & Welling 2014 (arXiv:1312.6114), figure 4.
 
     Args:
         ax: where to draw.
-        pair: a pair over images in [0, 1], its guide with one latent site, of event shape [2].
+        pair: a pair over images in [0, 1], whose guide has one latent site, of event shape [2].
         shape: `(H, W)` of the images.
 
     Raises:
-        ContractError: other latents, or observations that are no such images.
+        ContractError: other latents, or observations that are not such images.
 
     Example:
         >>> import matplotlib.pyplot as plt
@@ -80,24 +82,24 @@ def manifold(ax: Axes, pair: Pair, shape: tuple[int, int]) -> None:
 def traversals(ax: Axes, pair: Pair, data: Any, shape: tuple[int, int], site: str | None = None) -> None:
     """What each scalar of a latent does to the image, `E[x | z]`: a row for each, the most active first.
 
-    It sweeps from -3 to 3 standard deviations about the mean of its prior (in a hierarchy, of its distribution given
-    the layers above), while all else stays at its posterior mean, but for sites below that depend on what is swept:
-    they follow with the mean of theirs. Activity is the variance over x of the posterior mean. Of more than ten
-    scalars the ten most active are shown.
+    The scalar sweeps from -3 to 3 standard deviations about the mean of its prior (in a hierarchy, of its distribution
+    given the layers above). All other latents stay at their posterior means, except those below that depend on the
+    swept one: they take the means of their distributions. Activity is the variance over x of the posterior mean. At
+    most the ten most active scalars are shown.
 
-    Where scalars are correlated in the posterior, a sweep of one alone leads to latents that no data have.
+    Where scalars are correlated in the posterior, sweeping one alone leads to latents that no data have.
 
     Source: Higgins et al. 2017 (beta-VAE); activity: Burda et al. 2016 (arXiv:1509.00519).
 
     Args:
         ax: where to draw.
-        pair: a pair over images in [0, 1], its latents continuous.
-        data: data points, of which the first point is traversed; all tell how active each scalar is.
+        pair: a pair over images in [0, 1], with continuous latents.
+        data: data points; the first is traversed, and all determine how active each scalar is.
         shape: `(H, W)` of the images.
         site: the latent to traverse, where there are several.
 
     Raises:
-        ContractError: discrete latents in the guide, or observations that are no such images.
+        ContractError: discrete latents in the guide, or observations that are not such images.
         ValueError: no site named where there are several, or an unknown one, or fewer than two data points.
 
     Example:
@@ -106,11 +108,9 @@ def traversals(ax: Axes, pair: Pair, data: Any, shape: tuple[int, int], site: st
         >>> pair = MarkovHVAE.mlp(64, [4, 2], [20])
         >>> traversals(plt.figure().subplots(), pair, torch.rand(10, 64).round(), (8, 8), site="z2")
     """
-    batch = as_batch(data)
+    batch = data_for(pair, data)
     if num_rows(batch) < 2:
-        raise ValueError(
-            "data: found 1 data point, expected at least 2, to tell how active latents are; give some more"
-        )
+        raise ValueError("data: found 1 data point, expected at least 2, to tell how active latents are; pass more")
     with evaluating(pair, SEED):
         first = first_row(pair, batch)
         site = one_of(continuous_sites(pair, first), site)
@@ -131,11 +131,11 @@ def reconstructions(ax: Axes, pair: Pair, data: Any, shape: tuple[int, int]) -> 
     Args:
         ax: where to draw.
         pair: a pair over images in [0, 1].
-        x: data; a last row that is not full is filled up with blanks.
+        data: data points; blanks fill up the last row.
         shape: `(H, W)` of the images.
 
     Raises:
-        ContractError: observations that are no such images.
+        ContractError: observations that are not such images.
 
     Example:
         >>> import matplotlib.pyplot as plt
@@ -143,7 +143,8 @@ def reconstructions(ax: Axes, pair: Pair, data: Any, shape: tuple[int, int]) -> 
         >>> x = torch.rand(20, 64).round()
         >>> reconstructions(plt.figure().subplots(), VAE.mlp(64, 2, [20]), x, (8, 8))
     """
-    batch = as_batch(data)
+    batch = data_for(pair, data)
+    refuse_other_rows(pair, batch)
     with evaluating(pair, SEED):
         joint = trace_pair(pair, to_pair(batch, pair), 1)
         name = image_site(joint, shape)
@@ -159,10 +160,11 @@ def reconstructions(ax: Axes, pair: Pair, data: Any, shape: tuple[int, int]) -> 
 def samples(ax: Axes, pair: Pair, shape: tuple[int, int], rerun: int = 1, seed: int = 0) -> None:
     """Samples of the model, and beside them the same after some passes through encoder and decoder.
 
-    Left, `E[x | z]` at `z ~ p(z)`. A pass takes `x ~ p(x | z)` to `z' ~ q(z | x)`; right, `E[x | z']` after the last.
-    An exact guide leaves the law of (x, z) as it is, so the right looks like the left. Where the right looks *better*,
-    passes move z from where the prior puts it to where the guide puts data: the aggregated posterior is not the prior,
-    and `aggregated_posterior` shows where. Likeness is no proof: an encoder that ignores x changes little either.
+    Left: `E[x | z]` at `z ~ p(z)`. A pass takes `x ~ p(x | z)` to `z' ~ q(z | x)`; right: `E[x | z']` after the last.
+    An exact guide leaves the distribution of (x, z) unchanged, so the right looks like the left. Where the right looks
+    *better*, passes move z from where the prior puts it to where the guide puts data: the aggregated posterior is not
+    the prior, and `aggregated_posterior` shows where. Likeness is no proof: an encoder that ignores x changes little
+    too.
 
     Source: the Markov chain of Rezende et al. 2014 (arXiv:1401.4082), appendix F, without its data.
 
@@ -174,7 +176,7 @@ def samples(ax: Axes, pair: Pair, shape: tuple[int, int], rerun: int = 1, seed: 
         seed: of all draws; the caller's generators stay as they are.
 
     Raises:
-        ContractError: no `pair.example`, no latents in the guide, or observations that are no such images.
+        ContractError: no `pair.example`, no latents in the guide, or observations that are not such images.
         ValueError: rerun < 1.
 
     Example:
@@ -205,15 +207,15 @@ def samples(ax: Axes, pair: Pair, shape: tuple[int, int], rerun: int = 1, seed: 
 def temperatures(
     ax: Axes, pair: Pair, shape: tuple[int, int], scales: Sequence[float] = (0.4, 0.6, 0.8, 1.0), seed: int = 0
 ) -> None:
-    """Samples as the model's latents are drawn closer to their means, `E[x | z]`: a row for each temperature t.
+    """Samples `E[x | z]` with the model's latents drawn closer to their means: a row for each temperature t.
 
-    Each continuous latent is `mean + t (z - mean)`, with mean and z of its distribution given the layers above as they
-    were drawn: the standard deviations of prior and transitions are multiplied by t. Noise is the same in all rows.
+    Each continuous latent is `mean + t (z - mean)`, with mean and z from its distribution given the layers drawn above:
+    the standard deviations of prior and transitions are multiplied by t. Noise is the same in all rows.
 
-    What looks better at t < 1 is no sample of the model, and says nothing of its evidence: the model puts mass where
-    it does not look as well.
+    What looks better at t < 1 is not a sample of the model and says nothing about its evidence: the model also puts
+    mass where images look worse.
 
-    Source: Kingma & Dhariwal 2018 (arXiv:1807.03039); of hierarchies Vahdat & Kautz 2020 (arXiv:2007.03898).
+    Source: Kingma & Dhariwal 2018 (arXiv:1807.03039); for hierarchies, Vahdat & Kautz 2020 (arXiv:2007.03898).
 
     Args:
         ax: where to draw.
@@ -223,7 +225,7 @@ def temperatures(
         seed: of the draws; the caller's generators stay as they are.
 
     Raises:
-        ContractError: no `pair.example`, a latent whose distribution has no mean, or observations that are no such
+        ContractError: no `pair.example`, a latent whose distribution has no mean, or observations that are not such
             images.
         ValueError: a temperature below 0.
 
@@ -246,10 +248,10 @@ def temperatures(
 
 
 def resampled_layers(ax: Axes, pair: Pair, data: Any, shape: tuple[int, int], seed: int = 0) -> None:
-    """What each layer of a hierarchy holds of the data: some kept as the guide drew them, those below drawn anew.
+    """What each layer of a hierarchy knows about the data: upper ones kept as the guide drew them, lower ones redrawn.
 
-    Below the data, the first row keeps the model's first latent site alone, `z_L ~ q(z_L | x)`, and draws the others
-    from the model given it; each row keeps one more, and the last, which keeps all, is a reconstruction. Shown is
+    Below the data, the first row keeps only the model's first latent site, `z_L ~ q(z_L | x)`, and draws the others
+    from the model given it. Each further row keeps one more; the last keeps all, and is a reconstruction. Images are
     `E[x | z]`. Where a row looks like the data, the layers that it keeps hold what there is to see; where it looks like
     any sample, they hold nothing.
 
@@ -257,13 +259,13 @@ def resampled_layers(ax: Axes, pair: Pair, data: Any, shape: tuple[int, int], se
 
     Args:
         ax: where to draw.
-        pair: a pair over images in [0, 1], its guide with two latent sites or more.
-        data: data points, of which at most ten points are shown.
+        pair: a pair over images in [0, 1], whose guide has two latent sites or more.
+        data: data points; at most the first ten are shown.
         shape: `(H, W)` of the images.
         seed: of the draws; the caller's generators stay as they are.
 
     Raises:
-        ContractError: fewer than two latent sites in the guide, or observations that are no such images.
+        ContractError: fewer than two latent sites in the guide, or observations that are not such images.
 
     Example:
         >>> import matplotlib.pyplot as plt
@@ -272,7 +274,7 @@ def resampled_layers(ax: Axes, pair: Pair, data: Any, shape: tuple[int, int], se
         >>> resampled_layers(plt.figure().subplots(), pair, x, (8, 8))
     """
     with evaluating(pair, seed):
-        batch = to_pair(rows(as_batch(data), slice(COLUMNS)), pair)
+        batch = to_pair(rows(data_for(pair, data), slice(COLUMNS)), pair)
         joint = trace_pair(pair, batch, 1)
         data = sample_sites(joint.model)[image_site(joint, shape)]["value"]
         drawn = weights_of(joint).latents
@@ -303,12 +305,12 @@ def aggregated_posterior(axes: Axes | Sequence[Axes], pair: Pair, data: Any) -> 
     Source: Hoffman & Johnson 2016 (ELBO surgery); Makhzani et al. 2015 (arXiv:1511.05644).
 
     Args:
-        axes: one, or a sequence of as many as scalars are to be shown.
+        axes: one, or a sequence with one for each scalar to show.
         pair: a pair whose guide's latents are continuous.
         data: N data points.
 
     Raises:
-        ContractError: discrete latents in the guide, or, on one, other than one of event shape [2].
+        ContractError: discrete latents in the guide, or, on one axes, other than a single one of event shape [2].
         ValueError: more axes than scalars.
 
     Example:
@@ -316,7 +318,7 @@ def aggregated_posterior(axes: Axes | Sequence[Axes], pair: Pair, data: Any) -> 
         >>> from ppvae.models import VAE
         >>> aggregated_posterior(plt.figure().subplots(1, 2), VAE.mlp(64, 5, [20]), torch.rand(30, 64).round())
     """
-    batch = as_batch(data)
+    batch = data_for(pair, data)
     with evaluating(pair, SEED):
         sites = continuous_sites(pair, first_row(pair, batch))
         means = posterior_means(pair, batch)

@@ -23,7 +23,7 @@ from ppvae.pair import Pair
 GRID_POINTS = 80
 NO_GAP = 1e-3  # nats below which a guide counts as exact
 MOST_PANELS = 12
-FINITE_VARIANCE = 0.5  # Pareto's k above which weights have no variance
+FINITE_VARIANCE = 0.5  # Pareto's k above which weights have infinite variance
 LEAST_P = 1e-6  # below which a p-value's size says nothing more
 
 
@@ -48,7 +48,7 @@ def images(ax: Axes, x: Tensor, shape: tuple[int, int], columns: int = 6) -> Non
 
 
 def label_tiles(ax: Axes, shape: tuple[int, int], columns: Mapping[float, str], rows: Mapping[float, str]) -> None:
-    """Labels at columns and rows of a mosaic of `images`, by their numbers; those between two lie between."""
+    """Labels columns and rows of a mosaic of `images` by their numbers; a fractional number lies between two."""
     height, width = shape[0] + 2, shape[1] + 2
     ax.set_axis_on()
     ax.spines[:].set_visible(False)
@@ -109,7 +109,7 @@ def bounds(ax: Axes, gaps: Mapping[str, GapReport]) -> None:
 
 
 def gap_distribution(ax: Axes, gaps: Mapping[str, GapReport]) -> None:
-    """Histograms of the gap over data points, for each pair whose guide leaves one; the outermost bins hold the rest.
+    """Histograms of the gap over data points, for each pair whose guide leaves one; the outermost bins hold the tails.
 
     Args:
         ax: where to draw.
@@ -127,10 +127,10 @@ def gap_distribution(ax: Axes, gaps: Mapping[str, GapReport]) -> None:
 
 
 def bound_curve(ax: Axes, curve: BoundCurve, evidence: Evidence | None = None) -> None:
-    """The mean IWAE(K) against K, the line in 1/K through the two largest, and where it leads.
+    """The mean IWAE(K) against K, the line in 1/K through the two largest K, and its limit.
 
-    Bands are as wide as Monte Carlo errors to either side; a line that misses the points to its left says that the law
-    in 1/K does not hold yet. The legend says for how many data points it cannot (k-hat > 1/2).
+    Bands extend one Monte Carlo error to either side. A line that misses the points to its left shows that the 1/K law
+    does not hold yet. The legend says for what share of the data points it cannot hold (k-hat > 1/2).
 
     Args:
         ax: where to draw.
@@ -190,8 +190,8 @@ def training(ax: Axes, curves: Mapping[str, np.ndarray]) -> None:
 def gradient_statistics(ds: xr.Dataset, axes: Sequence[Axes] | None = None) -> Figure:
     """Signal-to-noise ratio of each gradient against K, a panel per group of parameters; dotted: slopes 1/2 and -1/2.
 
-    Bars are standard errors. In the gray region, below `1 / sqrt(repeats)`, signals are hard to tell from noise; those
-    that were not seen at all are left out.
+    Bars are standard errors. In the gray region, below `1 / sqrt(repeats)`, signals are hard to tell from noise;
+    signals not seen at all are left out.
 
     Args:
         ds: from `ppvae.gradient_statistics`.
@@ -225,9 +225,9 @@ def gradient_statistics(ds: xr.Dataset, axes: Sequence[Axes] | None = None) -> F
 
 
 def calibration(ds: xr.Dataset) -> Figure:
-    """Histograms of ranks, a panel per quantity; the least uniform first, and of many quantities the first twelve.
+    """Histograms of ranks, a panel per quantity: at most twelve, the least uniform first.
 
-    The gray band holds 99% of the counts that uniform ranks would have; the line is what is expected of them.
+    The gray band holds 99% of the counts that uniform ranks would have; the line is their expectation.
 
     Args:
         ds: from `ppvae.calibration`.
@@ -283,7 +283,7 @@ def log_axes(ax: Axes, K: np.ndarray) -> None:
 
 
 def _reference_slopes(ax: Axes, K: np.ndarray, snr: np.ndarray) -> None:
-    """Dotted lines of slope 1/2 and -1/2 through the first K's middle ratio, within the range of what is drawn."""
+    """Dotted lines of slope 1/2 and -1/2 through the median ratio at the first K, over the range of K."""
     start = np.nanmedian(np.where(snr > 0, snr, np.nan)[:, 0])
     for slope in (0.5, -0.5):
         ax.plot(K, start * (K / K[0]) ** slope, ":", color="gray", lw=1, zorder=0)

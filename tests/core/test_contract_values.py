@@ -5,11 +5,9 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.poutine.runtime import _PYRO_STACK
-from support.functions import Functions, assert_says, refusal, scalar_guide, scalar_model, vector_guide, vector_model
-from torch import nn
+from support.functions import Functions, assert_says, refusal, scalar_guide, scalar_model
 
 from ppvae import ContractError
-from ppvae.networks import Fold
 
 
 @pytest.fixture(autouse=True)
@@ -20,43 +18,6 @@ def _no_handler_left():
 
 
 # Networks.
-
-
-def test_network_with_one_leading_dimension_written_into_a_view():
-    linear = nn.Linear(4, 4)
-
-    def flattening(z, x):
-        return dist.Normal(linear(z.view(len(x), -1)), 1.0).to_event(1)
-
-    message = refusal(Functions(vector_model(flattening), vector_guide), torch.randn(9, 4))
-    assert_says(
-        message, "model, after site 'z'", "found RuntimeError", "expected it to take latents of shape [particles"
-    )
-    assert_says(message, "cannot take leading dimensions", "`.flatten(-n)` rather than `.view(len(x), ...)`")
-
-
-def test_view_that_puts_the_particles_into_the_event():
-    flattening = vector_model(lambda z, x: dist.Normal(z.view(len(x), -1), 1.0).to_event(1))
-    message = refusal(Functions(flattening, vector_guide), torch.randn(9, 4))
-    assert_says(message, "model site 'x'", "found observed data of shape [6, 4]", "= [6, 32]", "`.flatten(-n)`")
-
-
-def test_view_that_puts_the_particles_into_the_batch():
-    flattening = vector_model(lambda z, x: dist.Normal(z.view(-1, 4), 1.0).to_event(1))
-    message = refusal(Functions(flattening, vector_guide), torch.randn(9, 4))
-    assert_says(message, "model site 'x'", "found size 48 at dim -1", "[8, 6]", "networks keep leading dimensions")
-
-
-def test_convolution_needs_fold():
-    convolution = nn.Conv2d(1, 1, 1)
-
-    def pair(network):
-        likelihood = lambda z, x: dist.Normal(network(z.unflatten(-1, (1, 2, 2))), 1.0).to_event(3)  # noqa: E731
-        return Functions(vector_model(likelihood), vector_guide)
-
-    message = refusal(pair(convolution), torch.randn(9, 1, 2, 2))
-    assert_says(message, "model, after site 'z'", "conv2d", "[8, 6, ...]", "ppvae.networks.Fold")
-    pair(Fold(convolution, event_dim=3)).check(torch.randn(9, 1, 2, 2))
 
 
 def test_network_that_does_not_broadcast_over_summed_values():
@@ -71,7 +32,7 @@ def test_network_that_does_not_broadcast_over_summed_values():
 
     message = refusal(Functions(model(lambda z, c: torch.stack([z, c], -1).sum(-1)), scalar_guide), torch.randn(9))
     assert_says(message, "model, after site 'c'", "stack expects each tensor to be equal size", "['c']", "summed out")
-    assert_says(message, "[values, 1, 1]", "broadcast")
+    assert_says(message, "[values, 1]", "broadcast")
     Functions(model(lambda z, c: z + c), scalar_guide).check(torch.randn(9))
 
 
@@ -103,7 +64,7 @@ def test_network_with_a_nan_parameter():
             pyro.sample("u", dist.Normal(x * torch.nan, 1.0))
 
     message = refusal(Functions(scalar_model, guide), torch.randn(9))
-    assert_says(message, "guide, after site 'z'", "nan", "are data and parameters finite?")
+    assert_says(message, "guide, after site 'z'", "found NaN", "are data and parameters finite")
 
 
 @pytest.mark.parametrize("value", [torch.inf, torch.nan])
@@ -111,13 +72,14 @@ def test_log_probability_that_is_not_finite(value):
     def model(x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            pyro.sample("x", dist.Normal(z, 1.0, validate_args=False), obs=x)
+            scale = torch.where(x > 1.5, value, 1.0)
+            pyro.sample("x", dist.Normal(z, scale, validate_args=False), obs=x)
 
     def guide(x):
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(0.0, 1.0))
 
-    x = torch.tensor([0.0, 1.0, value, 2.0])
+    x = torch.tensor([0.0, 1.0, 2.0, 0.5])
     message = refusal(Functions(model, guide), x)
     assert_says(
         message, "model site 'x'", f"found log probability {-value}", "at row 2", "expected a finite one", "scale"
@@ -139,7 +101,7 @@ def test_data_outside_the_support():
             pyro.sample("x", dist.Bernoulli(0.5), obs=x)
 
     message = refusal(Functions(model, lambda x: None), torch.tensor([0.0, 0.5]))
-    assert_says(message, "model site 'x'", "Bernoulli", "0.5", "expected one inside its support", "Boolean", "binarize")
+    assert_says(message, "model site 'x'", "Bernoulli", "expected one inside its support", "Boolean", "binarize")
 
 
 def test_latents_outside_the_models_support():
@@ -185,5 +147,7 @@ def test_weights_of_an_unchecked_pair_never_have_another_shape():
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(torch.zeros(5, 1, 1), 1.0))
 
-    with pytest.raises(ContractError, match=r"site 'z': found batch shape \[5, 2, 3\], expected \[particles, batch\]"):
+    with pytest.raises(
+        ContractError, match=r"site 'z': found size 5 at dim -3 of its batch shape, expected batch shape \[batch\]"
+    ):
         Functions(scalar_model, guide).log_weights(torch.randn(3), num_particles=2)

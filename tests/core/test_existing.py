@@ -339,7 +339,7 @@ def test_the_store_is_left_alone_after_an_error():
     assert _PYRO_STACK == []
 
     pair = Pair.of(model, guide, example=x)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ContractError, match="does the network take data of this shape"):
         pair.log_weights(torch.randn(6, 9))
     assert_unchanged(before)
     assert _PYRO_STACK == []

@@ -47,7 +47,8 @@ def refusal(objective, member):
             case GumbelSoftmaxELBO() if fn not in SOFTENED:
                 return where + f"{fn}, whose draws cannot be softened.*use VIMCO"
             case EnumeratedELBO() if fn not in FINITE:
-                return where + r".*can neither be enumerated as one site nor has.*use ELBO\(num_particles=2\) or VIMCO"
+                said = r".*can be neither enumerated as one site nor reparameterized.*"
+                return where + said + r"use ELBO\(num_particles=2\) or VIMCO"
             case IWAE(gradient="dreg") | MIWAE(gradient="dreg") | CIWAE(gradient="dreg"):
                 return where + r".*no reparameterized gradient.*use another gradient, VIMCO\(\) or RWS\(\)"
             case ELBO(num_particles=1):

@@ -49,7 +49,8 @@ def test_the_penalty_of_the_guide_holds_weights_down_and_enters_no_bound():
 
 def test_the_parts_of_the_guide_make_a_pair():
     names = {"ppvae": ppvae}
-    exec(python_blocks("docs/pairs.md")[2].replace("epochs=300", "steps=3, progress=False"), names)
+    block = next(block for block in python_blocks("docs/pairs.md") if "vae = " in block)
+    exec(block.replace("epochs=300", "steps=3, progress=False"), names)
     vae, x = names["vae"], names["digits"].test[:5]
     assert vae.log_weights(x, num_particles=3).log_w.isfinite().all()
 

@@ -21,7 +21,8 @@ import torch._dynamo  # optimizers import it at their first step: done once here
 from torch import nn
 
 from ppvae import Checkpoint, HeldOut, Pair
-from ppvae.inference.runtime.checkpoint import read, save
+from ppvae.inference.runtime.checkpoint import read
+from ppvae.inference.runtime.pair_files import save
 from ppvae.inference.training.fitting import fit
 
 ROWS, FEATURES, LATENTS = 200, 16, 3

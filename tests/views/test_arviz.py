@@ -73,8 +73,8 @@ def test_groups_dimensions_and_coordinates(pair):
     assert set(group(found, "sample_stats")) == {"log_p", "log_q", "log_w"}
     assert group(found, "log_likelihood").x.dims == ("chain", "draw", "data")
     assert group(found, "observed_data").x.dims == ("data", "x_dim_0")
-    assert group(found, "prior").z.dims == ("chain", "draw", "factor")
-    assert group(found, "prior_predictive").x.dims == ("chain", "draw", "x_dim_0")
+    assert group(found, "prior").z.dims == ("chain", "draw", "data", "factor")
+    assert group(found, "prior_predictive").x.dims == ("chain", "draw", "data", "x_dim_0")
     assert group(found, "posterior_predictive").x.dims == ("chain", "draw", "data", "x_dim_0")
 
 
@@ -107,6 +107,38 @@ def test_prior_draws_belong_together(pair):
     found = to_arviz(pair, torch.randn(2, 5), num_samples=10)
     z = torch.as_tensor(group(found, "prior").z.values)
     np.testing.assert_allclose(group(found, "prior_predictive").x, (z @ pair.weight.T).detach(), atol=1e-3)
+
+
+class Shifted(Pair):
+    """x ~ N(z + shift, 0.1), where the shift is a covariate."""
+
+    def model(self, x, shift, beta):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.tensor(0.0), 1.0))
+            pyro.sample("x", dist.Normal(beta * (z + shift), 0.1), obs=x)
+
+    def guide(self, x, shift, beta):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x - shift, 0.1))
+
+
+@pytest.mark.parametrize("layout", ["leading", "rows"])
+def test_covariates_are_those_of_each_data_point(layout, assert_mean):
+    pair, x, shift = Shifted(), torch.randn(3), torch.tensor([-10.0, 0.0, 10.0])
+    pair.particles = layout
+    found = to_arviz(pair, {"x": x, "shift": shift, "beta": 1.0}, num_samples=1000)
+    assert group(found, "constant_data")["shift"].dims == ("data",)
+    assert list(group(found, "constant_data")) == ["shift"]
+    np.testing.assert_array_equal(group(found, "constant_data")["shift"], shift)
+    drawn = torch.as_tensor(group(found, "prior_predictive").x.values)[0]
+    assert_mean(drawn, shift)
+    assert_mean((drawn - shift).square(), torch.full((3,), 1.01))
+    z = torch.as_tensor(group(found, "prior").z.values)[0]
+    assert ((drawn - shift - z).abs() < 6 * 0.1).all()
+
+
+def test_no_group_of_constants_without_any(pair):
+    assert "constant_data" not in str(to_arviz(pair, torch.randn(3, 5), num_samples=2))
 
 
 def test_discrete_sites_that_the_guide_lacks_are_drawn_from_their_posterior():
@@ -154,12 +186,12 @@ def test_many_rows_are_drawn_in_pieces(pair):
 def test_adapter_needs_nothing_but_arrays():
     groups = {
         "posterior": {"z": np.zeros((2, 5, 3, 4))},
-        "prior": {"z": np.zeros((2, 5, 4))},
+        "prior": {"z": np.zeros((2, 5, 3, 4))},
         "observed_data": {"x": np.arange(3)},
     }
     found = as_arviz(labeled(groups, "row", dims={"z": ["factor"]}, coords={"row": list("abc")}))
     assert group(found, "posterior").z.dims == ("chain", "draw", "row", "factor")
-    assert group(found, "prior").z.dims == ("chain", "draw", "factor")
+    assert group(found, "prior").z.dims == ("chain", "draw", "row", "factor")
     assert list(group(found, "observed_data").row.values) == ["a", "b", "c"]
 
 

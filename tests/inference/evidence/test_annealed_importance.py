@@ -208,7 +208,7 @@ def test_the_larger_is_the_better_where_it_is_clear(float64):
     assert set(found.methods) == {"better"}
     for name in ("estimate", "std_error", "ess"):
         assert torch.equal(getattr(found, name), getattr(whole, name))
-    assert found.reason == "the largest, as half of the draws find it: worse for 0, better for 4000 of 4000 data points"
+    assert found.reason == "the largest by half of the draws: worse for 0, better for 4000 of 4000 data points"
 
 
 def test_pooled_halves_are_the_whole(float64):
@@ -242,7 +242,7 @@ def test_rows_keep_the_judgment_of_their_method(float64):
     mixed = weights.with_rows(torch.tensor([False, True, False]), chains)
     assert mixed.methods == ("iwae", "ais", "iwae")
     assert mixed.reliable.tolist() == [True, False, True]
-    assert "unreliable for 1 of 3 data points (k-hat > 0.7, or of chains a standard error > 0.5)" in mixed.warning
+    assert "unreliable for 1 of 3 data points (k-hat > 0.7, or AIS standard error > 0.5)" in mixed.warning
 
 
 def test_halves_of_two_methods_are_trusted_where_both_are(float64):
@@ -304,7 +304,7 @@ def test_several_settings_are_for_best():
 def test_best_takes_one_setting_of_each_start():
     pair = poor()
     pair.log_prob = lambda x: (_ for _ in ()).throw(NotImplementedError)
-    with pytest.raises(ValueError, match="found 2 settings that start from the guide, expected one of each start"):
+    with pytest.raises(ValueError, match="found 2 settings that start from the guide, expected one for each start"):
         ppvae.log_evidence(pair, torch.randn(5, 6), "best", annealing=[AIS(), AIS()], progress=False)
 
 

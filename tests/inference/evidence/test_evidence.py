@@ -80,6 +80,9 @@ class Table(Pair):
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(0.0, 1.0))
 
+    def check_once(self, batch):
+        """Not at all: it counts what it is asked for."""
+
     def next_rows(self, z, x):
         self.largest = max(self.largest, z.numel())
         if z.numel() > self.memory:

@@ -129,8 +129,8 @@ def test_information_near_what_the_data_can_show_is_said_to_be_so():
         pair.posterior_scale.fill_(-20.0)
     terms = measured(pair, torch.randn(7, 5))
     assert terms.latents["z"].mutual_information == pytest.approx(math.log(7))
-    assert f"Mutual information may be more: so many data points can show {math.log(7):.2f} nats" in str(terms)
-    assert "may be more" not in str(measured(LinearVAE(5, 2, guide="exact"), torch.randn(7, 5) / 10))
+    assert f"Mutual information may be larger: this many data points show at most {math.log(7):.2f} nats" in str(terms)
+    assert "may be larger" not in str(measured(LinearVAE(5, 2, guide="exact"), torch.randn(7, 5) / 10))
 
 
 @pytest.mark.parametrize("posterior", HIERARCHICAL_POSTERIORS)

@@ -153,8 +153,13 @@ def test_mutual_information_of_two_sites_is_a_chain(assert_mean):
 
 def test_no_more_than_the_number_of_data_points_can_be_told():
     """Posteriors so narrow that each draw tells its data point: log N, and of more than 200 points the first 200."""
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, 1e-6))
+
     pair = Shift()
-    pair.guide = lambda x: pyro.sample("z", dist.Normal(x, 1e-6)) if len(x) else None
+    pair.guide = guide
     for num, most in ((1, 0.0), (7, math.log(7)), (230, math.log(200))):
         usage = measured(pair, torch.linspace(-1, 1, num), num_samples=2)["z"]
         assert usage.most_information == pytest.approx(most)

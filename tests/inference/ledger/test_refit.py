@@ -222,7 +222,7 @@ def test_it_says_whether_the_bound_was_still_rising():
     with torch.no_grad():
         pair.encoder.bias.add_(5.0)
     with refit(pair, x, steps=400) as note:
-        assert note == "still rising after 400 steps, so that more training would gain more"
+        assert note == "still rising after 400 steps, so more training would gain more"
     best = LinearVAE(4, 2).fit_guide()
     for steps in (1, 3, 100):  # so few that there are no quarters to compare, too
         with refit(best, best.sample(200), steps=steps) as note:

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ppvae import Checkpoint, HeldOut, Pair
-from ppvae.inference.runtime.checkpoint import CheckpointError, load, read, save, write
+from ppvae.inference.runtime.checkpoint import CheckpointError, read, write
+from ppvae.inference.runtime.pair_files import load, save
 from ppvae.inference.training.fitting import fit
 
 N = 50
@@ -256,7 +257,7 @@ def test_foreign_files_are_refused(path):
 
 def test_parameters_alone_are_no_checkpoint(path):
     save(Tiny(), path)
-    with pytest.raises(CheckpointError, match="of another pair or run"):
+    with pytest.raises(CheckpointError, match="from another pair or run"):
         train(epochs=1, checkpoint=path, resume=True)
 
 

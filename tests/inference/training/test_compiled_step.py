@@ -222,7 +222,7 @@ class Branching(LinearVAE):
 
 
 class Alternating(LinearVAE):
-    """Keeps a count outside its buffers, which a program would not."""
+    """Keeps a count of training steps outside its buffers, which a program would not."""
 
     calls = 0
 
@@ -230,7 +230,7 @@ class Alternating(LinearVAE):
         super().__init__(4, 2)
 
     def model(self, x):
-        self.calls += 1
+        self.calls += self.training
         super().model(x + self.calls % 2)
 
 

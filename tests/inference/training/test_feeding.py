@@ -1,14 +1,13 @@
 """Data points from where they are, or fetched ahead: the same ones."""
 
 import threading
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 import ppvae
 from ppvae.batches import map_batch
-from ppvae.inference.training import feeding, loop as training
+from ppvae.inference.training import feeding
 from ppvae.models import LinearVAE
 
 CPU = torch.device("cpu")
@@ -58,7 +57,7 @@ def test_training_is_the_same_bit_for_bit(compile, monkeypatch, tmp_path):
         return ppvae.fit(LinearVAE(num_features=3, num_latents=2), X, **settings)
 
     here = trained()
-    monkeypatch.setattr(training, "feed", feeding.Ahead)
+    monkeypatch.setattr(feeding, "feed", feeding.Ahead)
     trained(epochs=2, checkpoint=tmp_path / "run")
     for other in (trained(), trained(checkpoint=tmp_path / "run", resume=True)):
         for one, same in zip(here.pair.parameters(), other.pair.parameters(), strict=True):
@@ -67,11 +66,9 @@ def test_training_is_the_same_bit_for_bit(compile, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(("free", "expected"), [(2000, "cuda"), (1000, "cpu")])
 def test_data_stay_on_the_host_if_they_would_take_most_of_a_gpu(free, expected, monkeypatch):
-    class Placed(SimpleNamespace):
-        numel, element_size = (lambda self: 150), (lambda self: 4)
-
+    class Placed(torch.Tensor):
         def to(self, device):
             return device.type
 
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10 * free))
-    assert feeding.placed({"x": Placed()}, torch.device("cuda")) == {"x": expected}
+    assert feeding.placed({"x": torch.ones(150).as_subclass(Placed)}, torch.device("cuda")) == {"x": expected}

@@ -327,7 +327,7 @@ def test_a_file_of_other_settings_is_refused(settings, message, path):
 def test_foreign_files_are_refused(path, tmp_path):
     trainer = Trainer(made())
     ppvae.save(trainer.pair, path)
-    assert_refused(trainer, path, "of another pair or run")
+    assert_refused(trainer, path, "from another pair or run")
     ppvae.fit(made(), X, epochs=1, checkpoint=path, progress=False)
     assert_refused(trainer, path, "batch_size: found 128, expected none")
     path.write_bytes(b"anything at all")

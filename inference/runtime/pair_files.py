@@ -1,0 +1,160 @@
+"""A pair in a file: its parameters, buffers and example, and how it was made, where a file can say so."""
+
+import importlib
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+from ppvae.batches import Batch, entries
+from ppvae.inference.runtime.checkpoint import (
+    CheckpointError,
+    check_same,
+    layout,
+    prefixed,
+    read,
+    unprefixed,
+    write,
+)
+from ppvae.pair import Pair
+from ppvae.recipes import Recipe, class_name, made
+
+COMPILED = "_orig_mod."
+"""What `torch.compile` puts into the names of a module's parameters."""
+
+
+def save(pair: Pair, path: str | Path) -> None:
+    """Writes a pair to a safetensors file; an old one is replaced in one piece.
+
+    The file holds parameters, buffers and `example`, and the arguments that the pair was made with, if these are plain
+    (numbers, strings, sequences of them, classes of `torch.nn`). It does not hold code: a pair of your own is loaded
+    where its class has been imported.
+
+    Args:
+        pair: whose `state_dict`, `example` and `recipe` are written.
+        path: of the file.
+
+    Example:
+        >>> import tempfile
+        >>> from ppvae.models import VAE
+        >>> path = Path(tempfile.mkdtemp()) / "pair.safetensors"
+        >>> save(VAE.mlp(num_features=5, num_latents=2, hidden=[10]), path)
+        >>> load(path).encode(torch.zeros(3, 5)).mean.shape
+        torch.Size([3, 2])
+    """
+    example, kind = example_of(pair)
+    tensors = prefixed("pair", plain_names(pair.state_dict())) | prefixed("example", example)
+    write(path, tensors, {"pair": type(pair).__qualname__, "example": kind, "recipe": pair.recipe})
+
+
+@overload
+def load(pair: str | Path) -> Pair: ...
+@overload
+def load(pair: Pair, path: str | Path) -> Pair: ...
+def load(pair: Pair | str | Path, path: str | Path | None = None) -> Pair:
+    """A pair from a file of `save`, or the latest parameters, buffers and `example` in a checkpoint of `fit`.
+
+    `load(path)` makes the pair anew, as it was made, on the CPU and of the file's precision. `load(pair, path)` reads
+    into one of the same architecture, which stays on its device: so for pairs that were made from modules or functions.
+    If a checkpoint keeps an average of the parameters, the average is read.
+
+    Args:
+        pair: the path of the file; or a pair to read into.
+        path: of the file, if a pair is given.
+
+    Returns:
+        The pair.
+
+    Raises:
+        FileNotFoundError: no such file.
+        CheckpointError: the file is damaged or foreign, or does not say how to make the pair, or the given pair's
+            tensors differ in name, shape or type (the differing ones are named). The pair is then untouched.
+    """
+    source = pair if path is None else path
+    if isinstance(source, Pair):
+        raise TypeError(f"path: found none beside {type(source).__name__}, expected that of a file; load(pair, path)")
+    tensors, about = read(source)
+    state = unprefixed("pair", tensors) | unprefixed("average", tensors)
+    result = pair if isinstance(pair, Pair) else _remade(source, about, state)
+    own = {plain_name(name): name for name in result.state_dict()}
+    state = plain_names(state)
+    check_same(source, layout(state), layout(plain_names(result.state_dict())))
+    result.load_state_dict({own[name]: t for name, t in state.items()})
+    if about.get("example"):
+        result.example = as_example(unprefixed("example", tensors), about["example"])
+    return result
+
+
+def _remade(path: str | Path, about: dict[str, Any], state: dict[str, Tensor]) -> Pair:
+    """A new pair as the file has it, of the precision of its tensors."""
+    recipe: Recipe | None = about.get("recipe")
+    if recipe is None:
+        raise CheckpointError(
+            f"{path}: found a pair whose making it does not tell, as modules or functions were passed to it, expected "
+            "plain arguments alone; make the pair as before and read into it, with ppvae.load(pair, path)"
+        )
+    cls = _class(path, recipe["class"])
+    with torch.random.fork_rng(devices=[]):
+        try:
+            pair = made(cls, recipe)
+        except Exception as error:  # of any kind: users' code
+            raise CheckpointError(
+                f"{path}: found that {recipe['class']} does not take the arguments in the file ({error}), expected "
+                "those of the code that wrote it; make the pair and read into it, with ppvae.load(pair, path)"
+            ) from error
+    precision = next((t.dtype for t in state.values() if t.is_floating_point()), None)
+    if layout(plain_names(state)) != layout(plain_names(pair.state_dict())):
+        pair.to(precision)  # as `pair.double()` was called before it was saved
+    return pair
+
+
+def _class(path: str | Path, name: str) -> type[Pair]:
+    """A class of pairs by its full name. Of ppvae's own, the module is imported; a file may import nothing else."""
+    if name.startswith("ppvae."):
+        importlib.import_module(name.rpartition(".")[0])
+    found = next((cls for cls in _below(Pair) if class_name(cls) == name), None)
+    if found is None:
+        raise CheckpointError(
+            f"{path}: found a pair of class {name}, which is not known here, expected one that has been imported; "
+            "import the module that defines it first, or make the pair and read into it, with ppvae.load(pair, path)"
+        )
+    return found
+
+
+def _below(cls: type[Pair]) -> list[type[Pair]]:
+    """All subclasses, the latest first."""
+    return [found for own in reversed(cls.__subclasses__()) for found in (own, *_below(own))]
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name without what `torch.compile` puts into it."""
+    return name.replace(COMPILED, "")
+
+
+def plain_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors by their names without what `torch.compile` puts into them."""
+    return {plain_name(name): t for name, t in tensors.items()}
+
+
+def example_of(pair: Pair) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """A pair's `example` for a file, as tensors and as what JSON holds: its kind of batch, and its other entries.
+
+    None where there is no example, or where it has an entry that a file cannot hold, such as a module.
+    """
+    if pair.example is None:
+        return {}, None
+    named = entries(pair.example)
+    others = {name: value for name, value in named.items() if not isinstance(value, Tensor)}
+    if not all(value is None or isinstance(value, bool | int | float | str) for value in others.values()):
+        return {}, None
+    tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
+    return tensors, {"kind": type(pair.example).__name__, "names": list(named), "others": others}
+
+
+def as_example(tensors: dict[str, Tensor], about: dict[str, Any]) -> Batch:
+    """The `example` that `example_of` took apart."""
+    named = {name: tensors[name] if name in tensors else about["others"][name] for name in about["names"]}
+    if about["kind"] == "dict":
+        return named
+    return tuple(named.values()) if about["kind"] == "tuple" else next(iter(named.values()))

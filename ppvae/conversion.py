@@ -1,0 +1,117 @@
+"""Data as a pair takes them: copies on its device, of the types that it computes with.
+
+Floating data become of the type of the pair's parameters; those of a pair without any keep theirs. Integers and
+booleans stay what they are where the pair runs with them, as in plain Pyro: as indices, masks, counts. Where it does
+not (a network takes none), they become floating, or 64-bit integers (an embedding takes no bytes).
+"""
+
+import itertools
+import warnings
+from collections.abc import Iterable
+from typing import Any, TypeAlias
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from ppvae.batches import Batch, as_batch, call, entries, is_rows, map_batch, tensors, with_entries
+from ppvae.mode import mode
+from ppvae.own_rows import rows_or_all
+from ppvae.sites import log_prob_terms
+
+Types: TypeAlias = dict[str, torch.dtype]
+"""The type of each entry's rows, by name."""
+
+ROWS = 3
+"""Data points that are tried: more than one, so that a mask does not pass for an index."""
+
+
+def data_for(pair: nn.Module, data: Any) -> Batch:
+    """Data as a checked batch, whose integers are of the types that the pair takes; all else as it is.
+
+    Floating data are converted later, a few rows at a time, by `to_pair`: they may be a file larger than memory.
+
+    Args:
+        pair: the model and guide.
+        data: as `ppvae.batches.as_batch` takes them.
+
+    Raises:
+        TypeError, ValueError: as `as_batch`.
+    """
+    batch = as_batch(data)
+    types = types_for(pair, batch)
+    return with_entries(batch, [t.to(types[name]) if _is_whole(t) else t for name, t in entries(batch).items()])
+
+
+def to_pair(batch: Batch, pair: nn.Module) -> Batch:
+    """A copy of a batch on the device of the pair's parameters, floating rows of their type."""
+    device, own = next((p.device for p in pair.parameters()), None), floating_type(pair)
+    return map_batch(lambda t: t.to(device, own if own and t.is_floating_point() else t.dtype, copy=True), batch)
+
+
+def converted(batch: Batch, types: Types) -> Batch:
+    """The batch with its rows of these types; those that are so already are no copies."""
+    return with_entries(batch, [t.to(types[name]) if is_rows(t) else t for name, t in entries(batch).items()])
+
+
+def floating_converted(batch: Batch, pair: nn.Module) -> Batch:
+    """The batch with its floating rows of the pair's type."""
+    own = floating_type(pair)
+    return map_batch(lambda t: t.to(own) if own and t.is_floating_point() else t, batch)
+
+
+def floating_type(pair: nn.Module) -> torch.dtype | None:
+    """That of the pair's first floating parameter."""
+    return next((p.dtype for p in pair.parameters() if p.is_floating_point()), None)
+
+
+def types_for(pair: Any, batch: Batch) -> Types:
+    """The types of rows that the pair takes; those of the batch where it runs with none, for its check to refuse.
+
+    Args:
+        pair: the model and guide, which are run on a few rows, without trace.
+        batch: some data, on the pair's device.
+    """
+    own = floating_type(pair)
+    named = tensors(batch)
+    types = {name: own or t.dtype if t.is_floating_point() else t.dtype for name, t in named.items()}
+    whole = [name for name, t in named.items() if _is_whole(t)]
+    if not whole:
+        return types
+    few = to_pair(rows_or_all(pair, batch, slice(ROWS)), pair)
+    floating = own or next((t.dtype for t in named.values() if t.is_floating_point()), torch.get_default_dtype())
+    for choice in itertools.product((None, floating, torch.long), repeat=len(whole)):
+        chosen = types | {name: t for name, t in zip(whole, choice, strict=True) if t is not None}
+        if _runs(pair, converted(few, chosen)):
+            return chosen
+    return types
+
+
+def _is_whole(value: Any) -> bool:
+    return is_rows(value) and not value.is_floating_point()
+
+
+def _runs(pair: Any, batch: Batch) -> bool:
+    """Whether guide and model run on a batch and have densities; nothing is left changed."""
+    devices = [t.device for t in tensors(batch).values() if t.is_cuda][:1]
+    before = [(b, b.clone()) for b in pair.buffers()]
+    with warnings.catch_warnings(), torch.random.fork_rng(devices), torch.no_grad(), mode(pair, training=False):
+        warnings.filterwarnings("error", "indexing with dtype torch.uint8")  # by bytes, which torch takes for a mask
+        with pyro.validation_enabled(False):
+            try:
+                _densities(pair, batch)
+                return True
+            except Exception:  # of any kind: users' code
+                return False
+            finally:
+                for buffer, value in before:
+                    buffer.copy_(value)
+
+
+def _densities(pair: Any, batch: Batch) -> Iterable[Tensor]:
+    with poutine.trace() as guide:
+        call(pair.guide, batch)
+    with poutine.trace() as model, poutine.replay(trace=guide.trace):
+        call(pair.model, batch)
+    return [*log_prob_terms(guide.trace).values(), *log_prob_terms(model.trace).values()]

@@ -1,0 +1,146 @@
+"""Failures of a user's model or guide, told by site: what was found, what was expected, and the remedy of the cause."""
+
+import re
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
+from pyro.poutine.util import site_is_subsample
+
+from ppvae.particles import LEADING, PARTICLES, ROWS
+from ppvae.refusals import ContractError
+
+
+@contextmanager
+def failures_explained(
+    role: str,
+    num_rows: int,
+    num_particles: int | None = None,
+    summed: Collection[str] = (),
+    layout: str = LEADING,
+) -> Iterator[None]:
+    """Turns whatever fails inside into a `ContractError` that names the site.
+
+    Args:
+        role: "model" or "guide".
+        num_rows: B.
+        num_particles: K, where it has been seen to work without particles.
+        summed: the sites given all their values at once, where it has been seen to work with one value for each.
+        layout: of the particles.
+    """
+    reached = _LastSite()
+    try:
+        with reached:
+            yield
+    except ContractError:
+        raise
+    except Exception as error:
+        raise ContractError(_explanation(role, num_rows, num_particles, summed, layout, error, reached.name)) from error
+
+
+class _LastSite(Messenger):
+    """Keeps the name of the last site of a run that got as far as to have a value."""
+
+    name: str | None = None
+
+    def _pyro_post_sample(self, msg: Message) -> None:
+        if msg["name"] == PARTICLES:
+            self.name = None  # a new run
+        elif not site_is_subsample(msg):
+            self.name = msg["name"]
+
+
+def _explanation(
+    role: str,
+    num_rows: int,
+    num_particles: int | None,
+    summed: Collection[str],
+    layout: str,
+    error: Exception,
+    reached: str | None,
+) -> str:
+    shape = f"[particles, batch] = [{num_particles}, {num_rows}]" if num_particles else f"[batch] = [{num_rows}]"
+    if mismatch := re.search(r"at site (.+) dim (-\d+), (\d+) vs (\d+)", str(error)):
+        site, dim, _, found = mismatch.groups()
+        return (
+            f"{role} site '{site}': found size {found} at dim {dim} of its batch shape, expected batch shape {shape}; "
+            "declare event dimensions with `.to_event(n)`, and let networks keep leading dimensions"
+        )
+    if "Multiple sample sites named" in str(error):
+        return (
+            f"{role}: found {error}, expected each name once; to open a plate twice, make it once: "
+            "`rows = pyro.plate('data', len(x))`, then `with rows:` each time"
+        )
+    where = f"after site '{reached}'" if reached else "before its first site"
+    found = f"{role}, {where}: found {type(error).__name__}: {without_tensors(str(error))}"
+    if num_particles is None:
+        return f"{found}; expected it to run on a batch of {num_rows} rows as it is; {_remedy(str(error))}"
+    if summed:
+        shape = "[values, 1]" if layout == ROWS else "[values, 1, 1]"
+        return (
+            f"{found}; expected it to take all values of {sorted(summed)} at once, as they are summed out: each has "
+            f"shape {shape}, so index or broadcast with it, as in `loc[c]` or `Vindex(loc)[..., c, :]`"
+        )
+    if layout == ROWS:
+        return (
+            f"{found}; expected it to run on a batch of {num_particles * num_rows} rows, as on one of {num_rows}; size "
+            "plates and tensors by the batch, as len(x) does"
+        )
+    return (
+        f"{found}; expected it to take latents of shape [particles, batch, *event] = [{num_particles}, {num_rows}, "
+        "...], as it does [batch, *event]; a network in it cannot take leading dimensions: use `.flatten(-n)` rather "
+        "than `.view(len(x), ...)`, and wrap convolutions in ppvae.networks.Fold"
+    )
+
+
+REMEDIES = {
+    "positional argument|required keyword|unexpected keyword|multiple values for": (
+        "model and guide take the same batch, a tensor as `model(x)`, a tuple as `model(*batch)`, a dict as "
+        "`model(**batch)`; give it the entries that they name, in their order"
+    ),
+    "^'[^']*'$": (
+        "does the function read an entry of this name? Give the batch one, and check the spelling"  # a KeyError
+    ),
+    "subsample_size|Cannot take a larger sample": (
+        "a plate that draws a subsample of its own does not know the batch's rows: leave out subsample_size, and pass "
+        "`subsample=idx` where it needs to know which rows they are"
+    ),
+    "same dtype|scalar type|dtype.* but|Index.*(long|integer)|to be (of|type).*(Long|Float)": (
+        "convert the data, or what is made inside, to the dtype of the parameters (`x.float()`), and indices to "
+        "integers (`.long()`)"
+    ),
+    "out of range|out of bounds|Class values must be": (
+        "an index in the data lies outside the table that it looks up: are labels and tokens numbered from 0, and is "
+        "the table large enough?"
+    ),
+    "cannot be multiplied|must match the|channels|size mismatch|invalid for input|normalized_shape|weight of size": (
+        "does the network take data of this shape? Check the data's last dimensions against its first layer; images "
+        "have channels before height and width"
+    ),
+    "same device|on device|different device": "make tensors where the data are, as `x.new_zeros(8)` does",
+    "more than 1 value per channel": (
+        "batch norm needs two rows or more in training: choose a batch_size that leaves no single row over"
+    ),
+}
+"""What to do, by what an error says."""
+
+
+def _remedy(error: str) -> str:
+    for pattern, remedy in REMEDIES.items():
+        if re.search(pattern, error):
+            return remedy
+    if "nan" in error or "inf" in error.split() or "satisfy the constraint" in error:
+        return "are data and parameters finite, and scales above zero?"
+    return "run the function by itself on these rows to see where it fails"
+
+
+def without_tensors(error: str) -> str:
+    """An error's message without the tensors that it prints."""
+    error = re.sub(
+        "but found invalid values:.*",
+        lambda printed: "but found NaN" if "nan" in printed.group() else "but found invalid values",
+        error,
+        flags=re.DOTALL,
+    )
+    return re.sub(r"tensor\(\[.*?\]\)", "a tensor", error, flags=re.DOTALL)[:500]

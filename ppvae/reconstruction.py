@@ -1,0 +1,36 @@
+"""What a pair makes of the data it is shown: the mean of each likelihood, at latents drawn from the guide."""
+
+import warnings
+
+from torch import Tensor
+from torch.distributions import Categorical
+
+from ppvae.sites import data_sites, wrapped
+from ppvae.tracing import Joint
+
+
+def reconstructions(joint: Joint) -> dict[str, Tensor]:
+    """`E[x' | z]`, averaged over the draws of z, of each observed site: `[B, *event]`.
+
+    Of a Categorical, whose values are names and have no mean, the probabilities of its classes, `[B, *event, classes]`.
+    A site without either is left out, with a warning; where no other is left, that is an error.
+
+    Raises:
+        NotImplementedError: no observed site has a mean (the site is named).
+    """
+    found: dict[str, Tensor] = {}
+    left_out: list[str] = []
+    for name, site in data_sites(joint.model).items():
+        *_, inner = wrapped(site["fn"])
+        try:
+            found[name] = joint.expected(name).mean(0)
+        except NotImplementedError as error:
+            if isinstance(inner, Categorical):
+                found[name] = joint.averaged(name, inner.probs).mean(0)
+            else:
+                left_out.append(str(error))
+    if left_out and not found:
+        raise NotImplementedError("; ".join(left_out))
+    if left_out:
+        warnings.warn(f"reconstruct leaves out: {'; '.join(left_out)}", stacklevel=6)
+    return found

@@ -1,0 +1,230 @@
+"""One conversion for training and measuring: floating types follow the pair, integers stay where it runs with them."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+import ppvae
+from ppvae.conversion import data_for, to_pair, types_for
+from ppvae.models import VAE, LinearVAE
+from ppvae.sources import is_stream
+
+BINARY = torch.randn(20, 6, generator=torch.Generator().manual_seed(0)).gt(0)
+
+
+class Labeled(ppvae.Pair):
+    """`z ~ N(mean of the label, 1)`, `x ~ N(z, 1)`; the label is an index into an embedding or a parameter."""
+
+    def __init__(self, embedding):
+        super().__init__()
+        self.means, self.embedding = nn.Embedding(4, 6), embedding
+        self.encoder = nn.Linear(6, 6)
+
+    def model(self, x, y):
+        means = self.means(y) if self.embedding else self.means.weight[y]
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(means, 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(self, x, y):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.encoder(x), 1.0).to_event(1))
+
+
+class Switch(ppvae.Pair):
+    """Scales bytes by itself, as code for images often does; the mask must be boolean."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Linear(6, 1)
+
+    def model(self, x, mask):
+        x = x if x.is_floating_point() else x / 255
+        with pyro.plate("data", len(x)), pyro.poutine.mask(mask=mask):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z.unsqueeze(-1).expand(*z.shape, 6), 1.0).to_event(1), obs=x)
+
+    def guide(self, x, mask):
+        with pyro.plate("data", len(x)), pyro.poutine.mask(mask=mask):
+            pyro.sample("z", dist.Normal(self.encoder(x if x.is_floating_point() else x / 255)[..., 0], 1.0))
+
+
+def bernoulli(dtype=torch.float32):
+    torch.manual_seed(0)
+    return VAE.mlp(6, 2, [8]).to(dtype)
+
+
+CONSUMERS = {
+    "fit": lambda pair, x: ppvae.fit(pair, x, steps=3, batch_size=8, held_out=x, progress=False).history["held_out"],
+    "trainer": lambda pair, x: ppvae.Trainer(pair).step(x),
+    "log_evidence": lambda pair, x: (
+        ppvae.log_evidence(pair, x, "iwae", num_particles=20, seed=0, progress=False).estimate
+    ),
+    "ais": lambda pair, x: (
+        ppvae.log_evidence(pair, x, "ais", annealing=ppvae.AIS(2, 5), seed=0, progress=False).estimate
+    ),
+    "elbo": lambda pair, x: ppvae.elbo(pair, x, 20, seed=0, progress=False).estimate,
+    "gap": lambda pair, x: ppvae.gap(pair, x, "quick", seed=0, progress=False).elbo.estimate,
+    "trained gap": lambda pair, x: ppvae.gap(pair, x, "quick", train=x, seed=0, progress=False).elbo.estimate,
+    "to_arviz": lambda pair, x: torch.as_tensor(
+        ppvae.to_arviz(pair, x, num_samples=3, seed=0, progress=False)["posterior"]["z"].values
+    ),
+    "reconstruct": lambda pair, x: pair.reconstruct(x).mean(),
+    "check": lambda pair, x: pair.check(x) or pair.example,
+    "picture": lambda pair, x: ppvae.pictures.reconstructions(plt.figure().gca(), pair, x, (2, 3)),
+}
+KINDS = {
+    "float64": BINARY.double(),
+    "half": BINARY.half(),
+    "bytes": BINARY.byte(),
+    "integers": BINARY.long(),
+    "booleans": BINARY,
+    "array": BINARY.numpy(),
+    "doubles of NumPy": BINARY.numpy().astype(">f8"),
+}
+
+
+def marked(name):
+    seconds = {"ais": 80, "gap": 30, "trained gap": 30}.get(name)
+    return pytest.param(name, marks=pytest.mark.slow(seconds) if seconds else [])
+
+
+@pytest.mark.parametrize("name", [marked(name) for name in CONSUMERS])
+def test_every_kind_of_data_gives_what_the_pairs_own_type_gives(name):
+    """Those that take long are given a pair of one type, and data of two."""
+    long = name in ("ais", "gap", "trained gap")
+    for own in (torch.float32,) if long else (torch.float32, torch.float64):
+        torch.manual_seed(1)
+        expected = CONSUMERS[name](bernoulli(own), BINARY.to(own))
+        for kind in ("float64", "bytes") if long else KINDS:
+            torch.manual_seed(1)
+            found = CONSUMERS[name](bernoulli(own), KINDS[kind])
+            if expected is not None:
+                assert np.array_equal(found, expected), (own, kind)
+    plt.close("all")
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
+def test_whole_numbers_are_measured_as_floats_are(likelihood):
+    torch.manual_seed(0)
+    pair = VAE.mlp(6, 2, [8], likelihood=likelihood)
+    found, expected = (ppvae.elbo(pair, x, 5, seed=0, progress=False).estimate for x in (BINARY, BINARY.float()))
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("embedding", [True, False])
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int8, torch.int32, torch.int64])
+def test_indices_stay_indices(embedding, kind):
+    """Bytes too, which torch would take for a mask."""
+    pair, x, y = Labeled(embedding), torch.randn(8, 6).double(), torch.arange(8) % 4
+    batch = to_pair(data_for(pair, (x, y.to(kind))), pair)
+    assert batch[0].dtype == torch.float32
+    assert not batch[1].is_floating_point()
+    assert torch.equal(batch[1].long(), y)
+    found = ppvae.elbo(pair, (x, y.to(kind)), 5, seed=0, progress=False).estimate
+    assert torch.equal(found, ppvae.elbo(pair, (x.float(), y), 5, seed=0, progress=False).estimate)
+    ppvae.fit(pair, (x, y.to(kind)), steps=2, progress=False)
+
+
+def test_what_runs_with_whole_numbers_is_given_them():
+    pair = Switch()
+    batch = torch.randint(0, 256, (5, 6), dtype=torch.uint8), torch.tensor([True, False, True, True, False])
+    assert types_for(pair, batch) == {"0": torch.uint8, "1": torch.bool}
+    found, expected = (
+        ppvae.elbo(pair, (x, batch[1]), 5, seed=0, progress=False).estimate for x in (batch[0], batch[0] / 255)
+    )
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_examples_of_pyro_functions_are_converted_too(kind):
+    network = nn.Linear(6, 1)
+
+    def model(x):
+        pyro.module("network", network)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            pyro.sample("x", dist.Bernoulli(logits=z.unsqueeze(-1).expand(*z.shape, 6)).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(network(x)[..., 0], 1.0))
+
+    pair = ppvae.Pair.of(model, guide, KINDS[kind])
+    assert pair.example.dtype == torch.float32
+    expected = ppvae.elbo(pair, BINARY.float(), 5, seed=0, progress=False).estimate
+    assert torch.equal(ppvae.elbo(pair, KINDS[kind], 5, seed=0, progress=False).estimate, expected)
+
+
+class Normed(Labeled):
+    """With running statistics that each run changes in training mode."""
+
+    def __init__(self):
+        super().__init__(True)
+        self.encoder = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 6))
+
+
+def test_finding_out_changes_nothing():
+    """Neither generators nor running statistics, nor the mode."""
+    torch.manual_seed(0)
+    pair = Normed()
+    before = torch.get_rng_state(), {name: t.clone() for name, t in pair.state_dict().items()}
+    assert types_for(pair, (BINARY, torch.zeros(20).byte())) == {"0": torch.float32, "1": torch.int64}
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert pair.training
+    assert all(torch.equal(t, before[1][name]) for name, t in pair.state_dict().items())
+
+
+def test_a_pair_without_parameters_keeps_the_datas_type():
+    class Fixed(ppvae.Pair):
+        def model(self, x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+        def guide(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+
+    x = torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64)
+    assert to_pair(data_for(Fixed(), x), Fixed()).dtype == torch.float64
+    found = ppvae.log_evidence(Fixed(), x, "iwae", num_particles=2, progress=False).estimate
+    torch.testing.assert_close(found, dist.Normal(torch.zeros((), dtype=torch.float64), 2**0.5).log_prob(x))
+
+
+def spoiled(x):
+    return x.mul_(0).add_(torch.rand_like(x)).bernoulli_()
+
+
+class Spoiling(LinearVAE):
+    """Writes over what it is given."""
+
+    def model(self, x):
+        super().model(x.clone())
+        x.fill_(7.0)
+
+    def guide(self, x):
+        super().guide(x.clone())
+        x.fill_(7.0)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+@pytest.mark.parametrize("batch_size", [8, 20])
+def test_the_callers_data_stay_as_they_are(kind, batch_size):
+    x = torch.rand(20, 6, dtype=kind)
+    array, before = x.clone().numpy(), x.clone()
+    for data in (x, array, iter(x.split(8)), torch.utils.data.TensorDataset(x)):
+        steps = {"steps": 3} if is_stream(data) else {"epochs": 2}
+        ppvae.fit(bernoulli(), data, batch_size=batch_size, transform=spoiled, held_out=BINARY, progress=False, **steps)
+    pair = Spoiling(num_features=6, num_latents=2)
+    ppvae.Trainer(pair).step(x)
+    ppvae.fit(pair, x, steps=1, held_out=x, progress=False)
+    ppvae.elbo(pair, x, 2, progress=False)
+    ppvae.gap(bernoulli(), x.round(), "quick", train=x, transform=spoiled, progress=False)
+    pair.reconstruct(x)
+    assert torch.equal(x, before)
+    assert np.array_equal(array, before.numpy())

@@ -1,0 +1,162 @@
+"""`encode`: the moments of q(z | x), the guide's own where it has them, within their error where they are drawn."""
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from support.functions import Functions
+from torch import nn
+from torch.distributions.transforms import AffineTransform
+
+from ppvae import Pair
+from ppvae.models import VAE
+from ppvae.row_chunks import AT_ONCE
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+X = torch.linspace(-2.0, 2.0, 7, dtype=torch.float64)
+NUM_SAMPLES = 4000
+
+
+def in_plate(statements):
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            statements(x)
+
+    return guide
+
+
+def pair_of(latents):
+    """A pair with these statements as its guide, and the same as its model's prior."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            latents(torch.zeros_like(x))
+            pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
+
+    return Functions(model, in_plate(latents))
+
+
+def test_the_guides_own_moments_whatever_is_drawn():
+    pair = pair_of(lambda x: pyro.sample("z", dist.Gamma(x.exp(), 2.0)))
+    found = [pair.encode(X) for _ in range(2)]
+    for encoding in found:
+        torch.testing.assert_close(encoding.mean, X.exp() / 2)
+        torch.testing.assert_close(encoding.std, X.exp().sqrt() / 2)
+        assert not encoding.mean.requires_grad
+
+
+def test_dependent_latents_are_averaged_over():
+    """z2 ~ N(3 z1, 2) with z1 ~ N(x, 0.5): mean 3 x, variance 4 + 9 / 4."""
+
+    def latents(x):
+        z = pyro.sample("z1", dist.Normal(x, 0.5))
+        pyro.sample("z2", dist.Normal(3 * z, 2.0))
+
+    torch.manual_seed(0)
+    found = pair_of(latents).encode(X, NUM_SAMPLES)
+    torch.testing.assert_close(found["z1"].mean, X)
+    assert ((found["z2"].mean - 3 * X).abs() < 5 * 1.5 / NUM_SAMPLES**0.5).all()
+    assert ((found["z2"].std.square() - 6.25).abs() < 5 * 2.25 * (2 / NUM_SAMPLES) ** 0.5).all()
+
+
+def test_a_posterior_without_formulas_is_drawn_from():
+    def latents(x):
+        base = dist.Normal(x, 1.0)
+        pyro.sample("z", dist.TransformedDistribution(base, [AffineTransform(1.0, 3.0)]))
+
+    torch.manual_seed(0)
+    found = pair_of(latents).encode(X, NUM_SAMPLES)
+    assert ((found.mean - (1 + 3 * X)).abs() < 5 * 3 / NUM_SAMPLES**0.5).all()
+    assert ((found.std - 3).abs() < 5 * 3 / (2 * NUM_SAMPLES) ** 0.5).all()
+
+
+def test_names_have_probabilities():
+    pair = pair_of(lambda x: pyro.sample("c", dist.Categorical(torch.tensor([0.2, 0.3, 0.5]))))
+    found = pair.encode(X)
+    torch.testing.assert_close(found.mean, torch.tensor([0.2, 0.3, 0.5]).expand(7, 3))
+    torch.testing.assert_close(found.std, torch.tensor([0.16, 0.21, 0.25]).sqrt().expand(7, 3))
+
+
+def test_a_guide_without_the_shape_of_the_rows_is_of_all_rows():
+    found = pair_of(lambda x: pyro.sample("z", dist.Normal(torch.ones(3), 2.0).to_event(1))).encode(X)
+    torch.testing.assert_close(found.mean, torch.ones(7, 3))
+    torch.testing.assert_close(found.std, torch.full((7, 3), 2.0))
+
+
+# Of all data: in chunks, in evaluation mode, changing nothing.
+
+
+class Normed(Pair):
+    """Batch norm and dropout in the guide; a covariate that shifts the data."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 1))
+        self.seen = []
+
+    def model(self, x, shift):
+        self.seen.append(len(x))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal((z + shift[..., None]).expand(*z.shape[:-1], 2), 0.1).to_event(1), obs=x)
+
+    def guide(self, x, shift):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.encoder(x), 0.3).to_event(1))
+
+
+@pytest.fixture(params=["leading", "rows"])
+def normed(request):
+    torch.manual_seed(0)
+    pair = Normed()
+    pair.particles = request.param
+    pair.train()
+    return pair
+
+
+NUM = 2 * AT_ONCE + 5
+DATA = torch.randn(NUM, 2, dtype=torch.float64), torch.arange(NUM, dtype=torch.float64)
+
+
+def test_all_data_in_chunks(normed):
+    state = {name: t.clone() for name, t in normed.state_dict().items()}
+    encoding = normed.encode(DATA, 2)
+    latents = normed.latents(DATA, 2)["z"]
+    means = normed.reconstruct(DATA, 3)
+    drawn = normed.sample(DATA)
+    assert encoding.mean.shape == (NUM, 1)
+    assert latents.shape == (2, NUM, 1)
+    assert means.shape == drawn.shape == (NUM, 2)
+    assert max(normed.seen) <= AT_ONCE
+    assert all(module.training for module in normed.modules())
+    assert not any(t.requires_grad for t in (encoding.mean, latents, means))
+    for name, before in state.items():
+        assert torch.equal(normed.state_dict()[name], before)
+    with torch.no_grad():
+        own = normed.eval().encoder(DATA[0])
+    torch.testing.assert_close(encoding.mean, own)
+    assert ((latents - own).abs() < 7 * 0.3).all()  # of 8000 draws
+    assert ((means - (own + DATA[1][:, None])).abs() < 7 * 0.3 / 3**0.5).all()
+    assert ((drawn - DATA[1][:, None]).abs() < 7 * 1.01**0.5).all()
+
+
+def test_data_as_people_have_them(normed):
+    few = tuple(t[:5] for t in DATA)
+    expected = normed.encode(few).mean
+    single = normed.encode(tuple(t.float().numpy() for t in few)).mean
+    torch.testing.assert_close(single, expected, rtol=1e-5, atol=1e-5)
+    backwards = normed.encode(tuple(np.ascontiguousarray(np.flip(t.numpy(), 0))[::-1] for t in few)).mean
+    torch.testing.assert_close(backwards, expected)
+    assert normed.latents(tuple(t.numpy() for t in few))["z"].shape == (1, 5, 1)
+    assert normed.sample(tuple(t.numpy() for t in few)).shape == (5, 2)
+    assert normed.log_weights(tuple(t.numpy() for t in few), 3).log_w.shape == (3, 5)
+
+
+def test_the_zoos_encoder():
+    vae = VAE.mlp(6, 2, [5])
+    encoding = vae.encode(torch.rand(4, 6).round())
+    assert encoding.mean.shape == encoding.std.shape == (4, 2)
+    with pytest.raises(ValueError, match="num_samples"):
+        vae.encode(torch.rand(4, 6).round(), 0)

@@ -1,0 +1,111 @@
+"""A `pyro.param` in a `Pair` is refused, as it would never be trained; what is the pair's own passes."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.distributions import constraints
+from pyro.nn import PyroModule, PyroParam
+from support.functions import assert_says, refusal
+from torch import nn
+
+import ppvae
+from ppvae import ContractError, Pair
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+class Noise(Pair):
+    """`z ~ N(mean, 1)`, `x ~ N(z, sigma)`."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean = nn.Parameter(torch.tensor(0.0))
+
+    def sigma(self):
+        return pyro.param("sigma", torch.tensor(5.0), constraint=constraints.positive)
+
+    def shift(self):
+        return 0.0
+
+    def model(self, x):
+        sigma = self.sigma()
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(self.mean, 1.0)), sigma), obs=x)
+
+    def guide(self, x):
+        shift = self.shift()
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2 + shift, 0.5**0.5))
+
+
+class NoiseInGuide(Noise):
+    def sigma(self):
+        return 1.0
+
+    def shift(self):
+        return pyro.param("shift", lambda: torch.zeros(()))
+
+
+@pytest.fixture
+def x():
+    return torch.randn(40)
+
+
+@pytest.mark.parametrize(("kind", "role", "name"), [(Noise, "model", "sigma"), (NoiseInGuide, "guide", "shift")])
+def test_it_is_refused_by_name_before_it_is_stored(kind, role, name, x):
+    pair = kind()
+    assert_says(refusal(pair, x), f"{role}: found pyro.param '{name}'", kind.__name__, "nn.Parameter", "Pair.of(")
+    assert name not in pyro.get_param_store()
+    with pytest.raises(ContractError, match=f"pyro.param '{name}'"):
+        ppvae.fit(pair, x, steps=1, progress=False)
+
+
+def test_one_that_is_stored_already_is_refused_too(x):
+    with pyro.get_param_store().scope():
+        pyro.param("sigma", torch.tensor(5.0), constraint=constraints.positive)
+        assert_says(refusal(Noise(), x), "model: found pyro.param 'sigma'")
+
+
+def test_both_remedies_train_it(x):
+    class Own(Noise):
+        def __init__(self):
+            super().__init__()
+            self.log_sigma = nn.Parameter(torch.tensor(5.0).log())
+
+        def sigma(self):
+            return self.log_sigma.exp()
+
+    own, plain = Own(), Noise()
+    existing = Pair.of(plain.model, plain.guide, example=x)
+    for pair, log_sigma in ((own, own.log_sigma), (existing, existing.sigma)):
+        ppvae.fit(pair, x, steps=200, lr=0.05, progress=False)
+        assert log_sigma.exp() < 2.0
+    assert "sigma" not in pyro.get_param_store()
+
+
+def test_what_modules_announce_is_the_pairs_own(x):
+    class Announced(NoiseInGuide):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(1, 1)
+
+        def shift(self):
+            return pyro.module("net", self.net).bias
+
+    with pyro.get_param_store().scope():
+        Announced().check(x)
+
+    class OfPyro(PyroModule, NoiseInGuide):
+        def __init__(self):
+            super().__init__()
+            self.scale, self.net = PyroParam(torch.tensor(2.0), constraints.positive), PyroModule[nn.Linear](1, 1)
+
+        def sigma(self):
+            return self.scale
+
+        def shift(self):
+            return self.net(torch.ones(1))
+
+    with pyro.get_param_store().scope():
+        OfPyro().check(x)

@@ -1,0 +1,79 @@
+"""Particles leading and particles by rows give the same numbers, for every pair of the zoo and every objective."""
+
+import pytest
+import torch
+from support.objectives import OBJECTIVES
+from support.zoo import ZOO
+from test_conformance import ALLOWED
+
+from ppvae.latent_view import LatentView
+from ppvae.refusals import ContractError
+
+LAYOUTS = ("leading", "rows")
+FEW = ("ELBO", "IWAE, DReG", "ELBO(2), score")
+CELLS = [pytest.param(*cell, marks=() if cell[0] in FEW else pytest.mark.slow(0.3)) for cell in ALLOWED]
+
+
+def both(name, measure):
+    """What `measure(pair, x)` gives in each layout, from the same seed."""
+    results = []
+    for layout in LAYOUTS:
+        torch.manual_seed(0)
+        pair, x = ZOO[name].make()
+        pair.eval()
+        pair.particles = layout
+        torch.manual_seed(1)
+        results.append(measure(pair, x))
+    return results
+
+
+def assert_same(leading, rows, tolerance=1e-7):
+    torch.testing.assert_close(rows, leading, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(("objective", "name"), CELLS)
+def test_value_and_gradient(objective, name):
+    def measure(pair, x):
+        value, surrogate = OBJECTIVES[objective](pair, x)
+        surrogate.backward()
+        return value.detach(), [p.grad for p in pair.parameters()]
+
+    assert_same(*both(name, measure))
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", ZOO)
+def test_weights_and_reconstructions(name):
+    def measure(pair, x):
+        weights = pair.log_weights(x, num_particles=3)
+        try:
+            means = pair.reconstruct(x, num_particles=2)
+        except NotImplementedError as error:
+            means = str(error)
+        return weights.log_p_sites, weights.log_q_sites, weights.latents, means
+
+    leading, rows = both(name, measure)
+    if isinstance(leading[-1], str):
+        assert leading[-1] == rows[-1]
+        leading, rows = leading[:-1], rows[:-1]
+    assert_same(leading, rows)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", ZOO)
+def test_densities_in_the_latent_view(name):
+    def measure(pair, x):
+        try:
+            view = LatentView(pair, x)
+        except ContractError as error:
+            return str(error)
+        u = view.draw(pair, x, 3).detach().requires_grad_()
+        densities = view.densities(pair, x, u)
+        return densities.log_start, densities.log_joint, torch.autograd.grad(densities.log_joint.sum(), u)
+
+    leading, rows = both(name, measure)
+    if isinstance(leading, str):
+        assert leading == rows
+    else:
+        assert_same(leading, rows)
