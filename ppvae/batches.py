@@ -5,6 +5,7 @@ numbers, strings, modules, tensors without dimensions) is no data, and is passed
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any, TypeAlias
 
 import torch
@@ -14,6 +15,7 @@ from ppvae.sources import as_tensor, is_array, refuse_special, unpacked
 
 Batch: TypeAlias = Tensor | tuple[Any, ...] | dict[str, Any]
 
+CPU = torch.device("cpu")
 BLOCK = 2**22
 """Numbers that are looked at together."""
 
@@ -68,10 +70,15 @@ def repeated(batch: Batch, num: int) -> Batch:
 
 
 def call(function: Callable, batch: Batch) -> Any:
-    """`function(x)`, `function(*batch)` or `function(**batch)`, as the batch's type says."""
-    if isinstance(batch, dict):
-        return function(**batch)
-    return function(*batch) if isinstance(batch, tuple) else function(batch)
+    """`function(x)`, `function(*batch)` or `function(**batch)`, as the batch's type says.
+
+    Tensors that the function makes without naming a device, as by `torch.zeros(8)`, are where the batch is.
+    """
+    device = next((t.device for t in tensors(batch).values()), CPU)
+    with nullcontext() if device == CPU else device:
+        if isinstance(batch, dict):
+            return function(**batch)
+        return function(*batch) if isinstance(batch, tuple) else function(batch)
 
 
 def as_batch(data: Any, device: torch.device | str | None = None) -> Batch:
@@ -113,6 +120,10 @@ def as_batch(data: Any, device: torch.device | str | None = None) -> Batch:
         raise ValueError("data: found 0 data points, expected at least 1; is a filter or a split too strict?")
     _refuse_lists_of_rows(batch)
     for name, t in named.items():
+        if t.is_meta:
+            raise ValueError(
+                f"data[{name}]: found a tensor on the device 'meta', which holds no numbers, expected one that does"
+            )
         _refuse_nonfinite(name, t)
     return map_batch(lambda t: t.to(device), batch) if device is not None else batch
 

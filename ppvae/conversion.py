@@ -16,6 +16,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from ppvae.batches import Batch, as_batch, call, entries, is_rows, map_batch, tensors, with_entries
+from ppvae.devices import refuse_without_numbers
 from ppvae.mode import mode
 from ppvae.own_rows import rows_or_all
 from ppvae.sites import log_prob_terms
@@ -37,8 +38,9 @@ def data_for(pair: nn.Module, data: Any) -> Batch:
         data: as `ppvae.batches.as_batch` takes them.
 
     Raises:
-        TypeError, ValueError: as `as_batch`.
+        TypeError, ValueError: as `as_batch`; or the pair is on the device "meta".
     """
+    refuse_without_numbers(pair)
     batch = as_batch(data)
     types = types_for(pair, batch)
     return with_entries(batch, [t.to(types[name]) if _is_whole(t) else t for name, t in entries(batch).items()])

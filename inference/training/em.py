@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ppvae.batches import as_batch
+from ppvae.devices import refuse_without_numbers
 from ppvae.inference.training.data_weights import data_weights
 
 PARAMETERS = ("weights", "means", "covariances")
@@ -126,6 +127,7 @@ def fit_em(
         tensor([[-5.],
                 [ 5.]])
     """
+    refuse_without_numbers(mixture)
     x = _points(data)
     own_weights = None if weights is None else data_weights(weights, len(x)).to(x.device)
     if restarts < 1 or (restarts > 1 and init not in ("k-means++", "random")):
@@ -236,6 +238,7 @@ def fit_streaming_em(
         tensor([[-5.],
                 [ 5.]])
     """
+    refuse_without_numbers(mixture)
     if not 0.5 < step_exponent <= 1:
         raise ValueError(f"step_exponent: found {step_exponent}, expected above 0.5 and at most 1")
     if epochs < 1:

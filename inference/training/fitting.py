@@ -9,6 +9,7 @@ import torch
 from torch.optim import Optimizer
 
 from ppvae.batches import as_batch
+from ppvae.devices import device_for
 from ppvae.inference.objectives.protocol import Objective
 from ppvae.inference.training.intake import Intake, check_data
 from ppvae.inference.training.loop import Fit, Training
@@ -108,7 +109,7 @@ def fit(
     Raises:
         ppvae.ContractError: the pair breaks the contract.
         ValueError: bad data (the index is named), a data point outside the support of the model, an iterable that can
-            be read once only, or an argument out of range.
+            be read once only, a device that is not here, or an argument out of range.
         CheckpointError: the file to resume from is damaged, or from another run; the pair is untouched.
         NonFiniteError: a step gave NaN or infinity; the message names the site, and its `fit` holds the history.
 
@@ -125,6 +126,7 @@ def fit(
         raise ValueError(f"resume: found {resume} without checkpoint, expected both; give `checkpoint=` as well")
     if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint(checkpoint)
+    where = device_for(pair, device)
     intake = Intake.of(data, weights, batch_size, drop_last)
     num_steps = intake.num_steps(epochs, steps, schedule)
     trainer = Trainer(
@@ -134,8 +136,8 @@ def fit(
         lr=lr,
         schedule=None if schedule is None else lambda done: schedule(done / cast(int, num_steps)),
         seed=seed,
-        device=device,
-        compile=_is_long(num_steps, pair, device) if compile == "auto" else bool(compile),
+        device=where,
+        compile=_is_long(num_steps, where) if compile == "auto" else bool(compile),
         options=options,
     )
     source = intake.source(trainer, transform)
@@ -172,7 +174,6 @@ def _check_length(epochs: int | None, steps: int | None, batch_size: int) -> Non
             at_least_one(name, number)
 
 
-def _is_long(num_steps: int | None, pair: Pair, device: torch.device | str | None) -> bool:
+def _is_long(num_steps: int | None, where: torch.device) -> bool:
     """Whether compiling is likely to pay off."""
-    where = next(pair.parameters(), torch.empty(0)).device if device is None else torch.device(device)
     return num_steps is not None and num_steps >= AUTO_COMPILE_STEPS and where.type == "cpu"

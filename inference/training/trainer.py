@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from ppvae.batches import Batch, as_batch, map_batch, num_rows, rows, tensors
 from ppvae.conversion import Types, converted, types_for
+from ppvae.devices import device_for
 from ppvae.inference.compiling.inputs import CannotCompileError
 from ppvae.inference.objectives.evidence_lower_bound import ELBO
 from ppvae.inference.objectives.protocol import Objective, as_objective, with_penalty
@@ -84,7 +85,7 @@ class Trainer:
         device: where training happens.
 
     Raises:
-        ValueError: an argument out of range, or a pair with nothing to learn.
+        ValueError: an argument out of range, a device that is not here, or a pair with nothing to learn.
 
     Example:
         >>> from ppvae.models import LinearVAE
@@ -123,10 +124,9 @@ class Trainer:
                 f"pair: found no parameter of {type(pair).__name__} with `requires_grad`, expected at least one; "
                 "make what is to be learned an nn.Parameter"
             )
+        self.device = device_for(pair, device)
         self.pair, self.objective, self.schedule, self.seed = pair, objective or ELBO(), schedule, seed
         self.options = options or StepOptions()
-        numbered = torch.empty(0, device=device).device  # "cuda" is "cuda:0", say
-        self.device = next(pair.parameters()).device if device is None else numbered
         pair.to(self.device)
         self.processes = group_for(self.options.distributed, self.device)
         self._buffers = list(pair.buffers())

@@ -1,0 +1,41 @@
+"""Devices that pairs run on: they exist here, and their tensors hold numbers."""
+
+import itertools
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def device_for(pair: nn.Module, device: torch.device | str | None) -> torch.device:
+    """The device that was asked for, with its number; if none was, that of the pair's parameters.
+
+    Raises:
+        ValueError: the device does not exist here, or holds no numbers, or the pair holds none.
+    """
+    refuse_without_numbers(pair)
+    if device is None:
+        return next(pair.parameters(), torch.empty(0)).device
+    here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    try:
+        found = torch.empty(0, device=device).device  # "cuda" is "cuda:0", say
+    except (RuntimeError, AssertionError, TypeError) as error:
+        remedy = "" if len(here) > 1 else "; torch finds no GPU here, and may be a build for CPUs alone"
+        raise ValueError(f"device: found {device!r}, expected one of {here}{remedy}") from error
+    if found.type == "meta":
+        raise ValueError(f"device: found {device!r}, whose tensors hold no numbers, expected one of {here}")
+    return found
+
+
+def refuse_without_numbers(pair: Any) -> None:
+    """Refuses a pair with parameters or buffers on the device "meta".
+
+    Raises:
+        ValueError: the first such parameter or buffer is named.
+    """
+    for name, t in itertools.chain(pair.named_parameters(), pair.named_buffers()):
+        if t.is_meta:
+            raise ValueError(
+                f"pair: found '{name}' on the device 'meta', where tensors hold no numbers, expected values; make "
+                "it on a device that has them, or load them with `load_state_dict(..., assign=True)`"
+            )
