@@ -58,7 +58,8 @@ def gradient_statistics(
     | `value_seconds` | median time of the bound without gradients |
     | `value_bias` | against log p(x): exact where the pair has it, else by IWAE with ten times the largest K |
 
-    `..._std_error` stands beside them: by the jackknife over eight blocks of repeats. The reference is, for the ELBO,
+    `..._std_error` stands beside them: of the gradient's numbers by the jackknife over eight blocks of repeats, of the
+    value's by its variance over the repeats. The reference is, for the ELBO,
     the exact gradient where the pair has one (`pair.exact_elbo`), else the unbiased gradient of the same bound with
     the same noise, so that shared noise cancels.
 

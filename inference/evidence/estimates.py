@@ -99,7 +99,7 @@ def elbo(
 
     Discrete sites of the guide are not drawn but summed exactly, unless the model does not run with all their values at
     once; a pair with no other latents has standard error zero then.
-    The standard error is `sd / sqrt(S)` of the draws, and unbiased, as the estimate is.
+    The square of the standard error, `sd^2 / S` of the draws, is unbiased, as the estimate is.
 
     Source: Kingma & Welling 2014 (arXiv:1312.6114).
 
