@@ -150,3 +150,18 @@ def test_the_diffusion_of_the_guide_is_measured():
     exec(code, names)
     assert "Amortization is undefined, not zero" in names["report"].verdict()
     assert names["x"].shape == (1000, 2)
+
+
+def test_data_as_you_have_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"ppvae": ppvae, "torch": torch, "x": torch.rand(301, 6).round(), "w": torch.ones(301)}
+    names["pair"] = first = ppvae.models.VAE.mlp(6, 2, [8])
+    for block in python_blocks("docs/data.md"):
+        exec(block.replace("epochs=10", "epochs=1, progress=False"), names)
+    assert names["found"].mean.shape == names["found"].std.shape == (301, 2)
+    assert names["draws"]["z"].shape == (5, 301, 2)
+    assert names["means"].shape == (301, 6)
+    assert names["new"].shape == (100, 6)
+    assert names["pair"] is not first
+    for old, new in zip(first.parameters(), names["pair"].parameters(), strict=True):
+        assert torch.equal(old, new)
