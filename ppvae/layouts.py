@@ -32,6 +32,7 @@ class InLayout:
     model: Callable
     guide: Callable
     particles: str
+    guide_leads: bool = False
     own_rows: Batch | None = None
 
 

@@ -10,11 +10,14 @@ class ModelAndGuide(Protocol):
 
     Attributes:
         particles: "leading" or "rows", how both are run with many particles; see `ppvae.particles`.
+        guide_leads: whether the guide runs with particles leading where the model runs by rows.
         own_rows: those that the guide has parameters for, if it takes no others; see `ppvae.own_rows`.
     """
 
     @property
     def particles(self) -> str: ...
+    @property
+    def guide_leads(self) -> bool: ...
     @property
     def own_rows(self) -> Batch | None: ...
 

@@ -46,6 +46,8 @@ class Pair(nn.Module):
         checked_kinds: the kinds of batches that have passed the check since the pair was last changed or trained.
         particles: "leading" or "rows": how many particles are run. `check` sets the latter where the former fails or
             gives other numbers.
+        guide_leads: whether the guide runs with particles leading, and so sees the data once, where the model runs by
+            rows; found by `check`.
         own_rows: the rows that the guide has parameters for, if it takes no others, as an AutoNormal; see
             `ppvae.own_rows`.
         evidence_undefined: why this pair has no evidence, if it has none; empty otherwise.
@@ -69,6 +71,7 @@ class Pair(nn.Module):
 
     example: Batch | None = None
     particles: str = LEADING
+    guide_leads: bool = False
     own_rows: Batch | None = None
     evidence_undefined: str = ""
     amortization_undefined: str = ""
@@ -130,14 +133,14 @@ class Pair(nn.Module):
 
     def _settle(self, batch: Batch, in_vain: bool) -> None:
         with mode(self, training=False), torch.random.fork_rng(self._gpus()), pyro.validation_enabled(True):
-            layout, reason = contract.check(self, batch, in_vain)
+            found = contract.check(self, batch, in_vain)
         if num_rows(batch) > 1:  # one row does not tell whether rows are independent
             self.checked_kinds.add(_kind(batch))
-        if layout != self.particles:
-            self.particles = layout
+        before, self.particles, self.guide_leads = self.particles, found.particles, found.guide_leads
+        if found.particles != before:
             warnings.warn(
-                f"{type(self).__name__} is run by rows from now on (pair.particles = {layout!r}), which is slower with "
-                f"many particles: {reason}",
+                f"{type(self).__name__} is run by rows from now on (pair.particles = 'rows'), which is slower with "
+                f"many particles: {found.reason}",
                 stacklevel=2,
             )
 

@@ -27,8 +27,11 @@ LEADING, ROWS = "leading", "rows"
 
 
 def layout_of(pair: ModelAndGuide, role: str) -> str:
-    """The layout in which a pair's "model" or "guide" is run: a guide that takes its own rows only has no others."""
-    return LEADING if role == "guide" and pair.own_rows is not None else pair.particles
+    """The layout in which a pair's "model" or "guide" is run.
+
+    A guide that takes its own rows only has no others, and one that is right with particles leading sees the data once.
+    """
+    return LEADING if role == "guide" and (pair.own_rows is not None or pair.guide_leads) else pair.particles
 
 
 def run(pair: ModelAndGuide, role: str, batch: Batch, num_particles: int) -> Trace:
@@ -45,7 +48,7 @@ def run(pair: ModelAndGuide, role: str, batch: Batch, num_particles: int) -> Tra
                 call(function, repeated(batch, num_particles))
         else:
             call(function, batch)
-    if role == "guide" and pair.own_rows is not None:  # lest a model that is run by rows be told to have as many
+    if layout_of(pair, role) != pair.particles:  # lest a model that is run by rows be told to have as many
         for name in [name for name, site in tracer.trace.nodes.items() if site_is_subsample(site)]:
             tracer.trace.remove_node(name)
     return tracer.trace

@@ -66,7 +66,8 @@ class LocalGuide(Pair):
 
     def __init__(self, pair: Pair, batch: Batch):
         super().__init__()
-        self.pair, self.particles, self.own_rows = pair, pair.particles, pair.own_rows
+        self.pair, self.own_rows = pair, pair.own_rows
+        self.particles, self.guide_leads = pair.particles, pair.guide_leads
         finder = _Finder()
         with torch.no_grad(), finder:
             run(pair, "guide", batch, 1)

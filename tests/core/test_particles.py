@@ -72,8 +72,8 @@ def log_w_by_plain_pyro(model, guide, x, num_particles, seed):
     joint = poutine.trace(poutine.replay(model, trace=drawn)).get_trace(many)
     for trace in (drawn, joint):
         trace.compute_log_prob()
-    log_w = joint.nodes["z"]["log_prob"] + joint.nodes["x"]["log_prob"] - drawn.nodes["z"]["log_prob"]
-    return log_w.reshape(num_particles, len(x))
+    log_p, log_q = (sum(s["log_prob"] for s in t.nodes.values() if "log_prob" in s) for t in (joint, drawn))
+    return (log_p - log_q).reshape(num_particles, len(x))
 
 
 def made(model, guide, x):
@@ -123,6 +123,43 @@ def test_leading_dimensions_are_kept_where_they_are_right():
     torch.testing.assert_close(pair.log_weights(x, num_particles=9).log_w, leading)
     pair.check(x)
     assert pair.particles == "rows"  # as it was set
+
+
+def test_an_encoder_sees_the_data_once():
+    model, guide, x = pair_with(MIXING["softmax"])
+    pair = made(model, guide, x)
+    assert pair.guide_leads
+    encoder = next(m for m in pair.modules() if isinstance(m, nn.Linear) and m.out_features == 2 * D)
+    seen = []
+    encoder.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape[0]))
+    pair.log_weights(x, num_particles=9)
+    assert seen == [B]
+
+
+@pytest.mark.parametrize("mixing", MIXING)
+def test_a_guide_that_is_wrong_with_particles_leading_runs_by_rows(mixing):
+    """Its second latent is by a network of the first."""
+    network, encoder = MIXING[mixing], linear(3, 6, 2 * D)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            first = pyro.sample("first", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+            z = pyro.sample("z", dist.Normal(first, 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(torch.cat([z, z[:, :2]], 1), 0.5).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("encoder", encoder)
+        with pyro.plate("data", len(x)):
+            loc, log_scale = encoder(x).chunk(2, -1)
+            first = pyro.sample("first", dist.Normal(loc, log_scale.exp()).to_event(1))
+            pyro.sample("z", dist.Normal(3.0 * network(first), 1.0).to_event(1))
+
+    x = torch.randn(B, 6)
+    pair = made(model, guide, x)
+    assert not pair.guide_leads
+    torch.manual_seed(7)
+    found = pair.log_weights(x, num_particles=9).log_w
+    torch.testing.assert_close(found, log_w_by_plain_pyro(model, guide, x, 9, seed=7))
 
 
 @pytest.mark.parametrize("objective", [ELBO(), IWAE(4)])
