@@ -164,7 +164,8 @@ class Pair(nn.Module):
             Weights with tensors `[K, B]`, in nats.
         """
         at_least_one("num_particles", num_particles)
-        batch = to_pair(data_for(self, batch), self)
+        if _kind(batch) not in self.checked_kinds:
+            batch = to_pair(data_for(self, batch), self)
         self.check_once(batch)
         return draw_weights(self, batch, num_particles)
 
@@ -321,7 +322,7 @@ class ExistingPair(ExistingFunctions, Pair):
 def _kind(batch: Batch) -> str:
     """What batches that a pair takes alike have in common."""
     kinds = {
-        name: (value.dtype, list(value.shape[1:])) if is_rows(value) else type(value).__name__
+        name: (value.dtype, value.device, list(value.shape[1:])) if is_rows(value) else type(value).__name__
         for name, value in entries(batch).items()
     }
     return f"{type(batch).__name__} {kinds}"

@@ -26,7 +26,7 @@ from ppvae.own_rows import refuse_other_rows
 from ppvae.pair import Pair
 from ppvae.particles import run
 from ppvae.refusals import ContractError, at_least_one
-from ppvae.sites import data_sites, deterministic_values, log_prob_terms, sample_sites
+from ppvae.sites import data_sites, deterministic_values, is_factor, log_prob_terms, sample_sites
 from ppvae.supports import refuse_unlike
 from ppvae.tracing import FIRST_ENUMERATION_DIM, trace_model, trace_pair
 from ppvae.unconditioned import Unconditioned
@@ -223,7 +223,7 @@ def _posterior_groups(pair: Pair, batch: Batch, draws: Draws, at: slice) -> Grou
         replicate = run(pair, "model", batch, num)
     with Unconditioned():
         prior = run(pair, "model", batch, num)
-    unknown = sample_sites(prior).keys() - observed
+    unknown = {name for name, site in sample_sites(prior).items() if not is_factor(site)} - observed
     densities = log_prob_terms(complete)
     weighed = {"log_q": log_q, "log_w": log_p - log_q} if _has_density(pair, batch) else {}
     return {

@@ -154,6 +154,14 @@ def test_data_as_people_have_them(normed):
     assert normed.log_weights(tuple(t.numpy() for t in few), 3).log_w.shape == (3, 5)
 
 
+def test_weights_are_of_the_pairs_precision_also_where_its_own_kind_has_passed(normed):
+    few = tuple(t[:5] for t in DATA)
+    single = tuple(t.float() for t in few)
+    normed.check(few)
+    for batch in (few, single):
+        assert normed.log_weights(batch, 3).log_w.dtype == torch.float64
+
+
 def test_the_zoos_encoder():
     vae = VAE.mlp(6, 2, [5])
     encoding = vae.encode(torch.rand(4, 6).round())

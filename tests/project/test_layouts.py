@@ -1,4 +1,4 @@
-"""Particles leading and particles by rows give the same numbers, for every pair of the zoo and every objective."""
+"""Particles leading and particles by rows give the same numbers, for every pair of the zoo, objective and measure."""
 
 import pytest
 import torch
@@ -6,6 +6,9 @@ from support.objectives import OBJECTIVES
 from support.zoo import ZOO
 from test_conformance import ALLOWED
 
+import ppvae
+from ppvae import AIS, Effort, EvidenceUndefined
+from ppvae.inference.ledger.ascent import Ascent
 from ppvae.latent_view import LatentView
 from ppvae.refusals import ContractError
 
@@ -77,3 +80,49 @@ def test_densities_in_the_latent_view(name):
         assert leading == rows
     else:
         assert_same(leading, rows)
+
+
+FEW_DRAWS = Effort("iwae", 10, (), 10, Ascent(num_particles=2, max_steps=5), 0, True, 0)
+quiet = {"seed": 0, "progress": False}
+
+
+def records(*found):
+    return [t for record in found for t in (record.estimate, record.std_error)]
+
+
+def terms(found):
+    used = [(u.mutual_information, u.active_units) for u in found.latents.values()]
+    return records(found.elbo, found.expected_log_likelihood, *(u.kl for u in found.latents.values())), used
+
+
+MEASURES = {
+    "elbo": lambda pair, x: records(ppvae.elbo(pair, x, 10, **quiet)),
+    "iwae": lambda pair, x: records(ppvae.log_evidence(pair, x, "iwae", num_particles=10, **quiet)),
+    "ais": lambda pair, x: records(ppvae.log_evidence(pair, x, "ais", annealing=AIS(3, 4), **quiet)),
+    "elbo_terms": lambda pair, x: terms(ppvae.elbo_terms(pair, x, 5, **quiet)),
+    "ledger": lambda pair, x: records(*ppvae.gap(pair, x, FEW_DRAWS, **quiet).lines().values()),
+}
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("measure", "name"),
+    [
+        pytest.param(measure, name, marks=() if measure == "iwae" else pytest.mark.slow(2))
+        for measure in MEASURES
+        for name in ZOO
+    ],
+)
+def test_what_is_measured(measure, name):
+    def measured(pair, x):
+        try:
+            return MEASURES[measure](pair, x)
+        except (ContractError, EvidenceUndefined) as error:
+            return str(error)
+
+    leading, rows = both(name, measured)
+    if isinstance(leading, str):
+        assert rows == leading
+    else:
+        assert_same(leading, rows, tolerance=1e-5)

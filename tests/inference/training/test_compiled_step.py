@@ -51,6 +51,17 @@ def test_pyro_functions(caplog):
     assert_same(from_functions, ELBO(), caplog)
 
 
+def squares(pair, batch, step=None):
+    """An objective of one's own, of the public log weights: it falls with their mean square."""
+    value = pair.log_weights(batch, 3).log_w.mean(0)
+    return value, -value.square().mean()
+
+
+@pytest.mark.parametrize("make", [lambda: LinearVAE(4, 2), from_functions])
+def test_an_objective_of_ones_own(make, caplog):
+    assert_same(make, squares, caplog)
+
+
 def test_clipping_and_averages(caplog):
     assert_same(lambda: LinearVAE(4, 2), ELBO(), caplog, options=StepOptions(clip_norm=1.0, ema=0.8))
 

@@ -167,6 +167,7 @@ def test_an_interrupt_waits_for_the_end_of_the_step():
             super().model(x)
 
     interrupted, undisturbed = Trainer(made(Interrupting)), Trainer(made())
+    interrupted.pair.recipe = undisturbed.pair.recipe  # that of another class
     with pytest.raises(KeyboardInterrupt):
         interrupted.step(X)
     undisturbed.step(X)
