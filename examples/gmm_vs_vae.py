@@ -8,7 +8,7 @@ figure, the table, and a netCDF file to open in ArviZ.
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib
@@ -80,6 +80,7 @@ def main() -> None:
     epochs, particles, held_out = args.epochs or sizes.epochs, args.particles, data.test[: args.held_out]
     if args.smoke:
         epochs, particles, held_out = 1, 50, held_out[:50]
+        data = replace(data, train=data.train[:2000])
 
     torch.manual_seed(args.seed)
     trainer = Trainer(data, sizes, epochs, args.seed, args.device)
