@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ppvae.batches import Batch, as_batch, call, entries, is_rows, map_batch, tensors, with_entries
 from ppvae.devices import refuse_without_numbers
-from ppvae.mode import mode
+from ppvae.mode import buffers_kept, mode
 from ppvae.own_rows import rows_or_all
 from ppvae.sites import log_prob_terms
 
@@ -97,18 +97,20 @@ def _is_whole(value: Any) -> bool:
 def _runs(pair: Any, batch: Batch) -> bool:
     """Whether guide and model run on a batch and have densities; nothing is left changed."""
     devices = [t.device for t in tensors(batch).values() if t.is_cuda][:1]
-    before = [(b, b.clone()) for b in pair.buffers()]
-    with warnings.catch_warnings(), torch.random.fork_rng(devices), torch.no_grad(), mode(pair, training=False):
+    with (
+        warnings.catch_warnings(),
+        torch.random.fork_rng(devices),
+        torch.no_grad(),
+        mode(pair, training=False),
+        buffers_kept(pair),
+        pyro.validation_enabled(False),
+    ):
         warnings.filterwarnings("error", "indexing with dtype torch.uint8")  # by bytes, which torch takes for a mask
-        with pyro.validation_enabled(False):
-            try:
-                _densities(pair, batch)
-                return True
-            except Exception:  # of any kind: users' code
-                return False
-            finally:
-                for buffer, value in before:
-                    buffer.copy_(value)
+        try:
+            _densities(pair, batch)
+            return True
+        except Exception:  # of any kind: users' code
+            return False
 
 
 def _densities(pair: Any, batch: Batch) -> Iterable[Tensor]:

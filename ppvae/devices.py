@@ -39,3 +39,8 @@ def refuse_without_numbers(pair: Any) -> None:
                 f"pair: found '{name}' on the device 'meta', where tensors hold no numbers, expected values; make "
                 "it on a device that has them, or load them with `load_state_dict(..., assign=True)`"
             )
+
+
+def gpus(pair: nn.Module) -> list[torch.device]:
+    """The GPUs that hold a pair's parameters, and so draw its noise."""
+    return list({p.device for p in pair.parameters() if p.is_cuda})

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 
@@ -23,3 +24,15 @@ def mode(module: nn.Module, *, training: bool) -> Iterator[None]:
     finally:
         for m, was in before.items():
             m.training = was
+
+
+@contextmanager
+def buffers_kept(module: nn.Module) -> Iterator[None]:
+    """Gives a module's buffers, such as running statistics, the values back that they have before the block."""
+    before = [(b, b.clone()) for b in module.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in before:
+                buffer.copy_(value)

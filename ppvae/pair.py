@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ppvae import contract, tracing
 from ppvae.batches import Batch, call, entries, is_rows, map_batch, num_rows, rows
 from ppvae.conversion import data_for, to_pair
+from ppvae.devices import gpus
 from ppvae.encoding import Encoding, moments
 from ppvae.existing import ExistingFunctions, example_for
 from ppvae.mode import mode
@@ -23,7 +24,6 @@ from ppvae.reconstruction import reconstructions
 from ppvae.refusals import at_least_one
 from ppvae.row_chunks import over_rows
 from ppvae.sites import deterministic_values, is_enumerated, is_factor, sample_sites
-from ppvae.tracing import draw_latents
 from ppvae.unconditioned import Unconditioned
 from ppvae.weights import Weights, draw_weights, expected_log_weight, sum_terms
 
@@ -132,7 +132,7 @@ class Pair(nn.Module):
             self._settle(batch, in_vain=True)
 
     def _settle(self, batch: Batch, in_vain: bool) -> None:
-        with mode(self, training=False), torch.random.fork_rng(self._gpus()), pyro.validation_enabled(True):
+        with mode(self, training=False), torch.random.fork_rng(gpus(self)), pyro.validation_enabled(True):
             found = contract.check(self, batch, in_vain)
         if num_rows(batch) > 1:  # one row does not tell whether rows are independent
             self.checked_kinds.add(_kind(batch))
@@ -143,9 +143,6 @@ class Pair(nn.Module):
                 f"many particles: {found.reason}",
                 stacklevel=2,
             )
-
-    def _gpus(self) -> list[torch.device]:
-        return list({p.device for p in self.parameters() if p.is_cuda})
 
     def log_weights(self, batch: Batch, num_particles: int = 1) -> Weights:
         """`log w = log p(x, z_k) - log q(z_k | x)` with `z_k ~ q(z | x)`, per particle and data point.
@@ -172,8 +169,8 @@ class Pair(nn.Module):
     def latents(self, batch: Batch, num_particles: int = 1) -> dict[str, Tensor]:
         """Draws from the guide: for each of its sites `[K, B, *event]`, a few rows at a time, where the batch is."""
         at_least_one("num_particles", num_particles)
-        batch = self._checked(batch)
-        return over_rows(self, batch, num_particles, lambda few: draw_latents(self, few, num_particles), dim=1)
+        batch = self.checked(batch)
+        return over_rows(self, batch, num_particles, lambda few: tracing.draw_latents(self, few, num_particles), dim=1)
 
     def encode(self, batch: Batch, num_samples: int = 100) -> Encoding | dict[str, Encoding]:
         """Mean and standard deviation of q(z | x) for each data point; a dict of such where there are several latents.
@@ -194,7 +191,7 @@ class Pair(nn.Module):
             torch.Size([10, 2])
         """
         at_least_one("num_samples", num_samples)
-        batch = self._checked(batch)
+        batch = self.checked(batch)
         found = over_rows(self, batch, num_samples, lambda few: moments(self, few, num_samples), dim=1)
         return _only({name: Encoding(*both) for name, both in found.items()})
 
@@ -258,18 +255,14 @@ class Pair(nn.Module):
             NotImplementedError: no likelihood has a mean (the site is named).
         """
         at_least_one("num_particles", num_particles)
-        batch = self._checked(batch)
-        return _only(
-            over_rows(
-                self,
-                batch,
-                num_particles,
-                lambda few: reconstructions(tracing.trace_pair(self, few, num_particles)),
-            )
+        batch = self.checked(batch)
+        found = over_rows(
+            self, batch, num_particles, lambda few: reconstructions(tracing.trace_pair(self, few, num_particles))
         )
+        return _only(found)
 
-    def _checked(self, data: Any) -> Batch:
-        """Data as a batch, still where they are; the pair is checked on a few rows of them."""
+    def checked(self, data: Any) -> Batch:
+        """Data as a batch, still where they are; the pair is checked on a few rows of them, once for their kind."""
         batch = data_for(self, data)
         self.check_once(to_pair(rows_or_all(self, batch, slice(contract.MAX_ROWS)), self))
         return batch
@@ -313,7 +306,7 @@ class ExistingPair(ExistingFunctions, Pair):
     ):
         batch = example_for(model, guide, example)
         super().__init__(model, guide, batch, condition)
-        with mode(self, training=False), torch.random.fork_rng(self._gpus()):
+        with mode(self, training=False), torch.random.fork_rng(gpus(self)):
             if has_own_rows(self.guide, batch):
                 self.own_rows = map_batch(torch.clone, batch)
         self.check(batch)

@@ -11,7 +11,7 @@ from scipy import stats
 from torch import Tensor
 
 from ppvae.batches import Batch, num_rows
-from ppvae.inference.objectives.gradients import gpus
+from ppvae.devices import gpus
 from ppvae.inference.runtime.chunks import evaluating, over_data, sizes
 from ppvae.inference.runtime.records import EvidenceUndefined
 from ppvae.pair import Pair

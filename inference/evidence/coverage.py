@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ppvae.batches import Batch
-from ppvae.inference.objectives.gradients import gpus
+from ppvae.devices import gpus
 from ppvae.pair import Pair
 from ppvae.supports import has_discrete, left_out
 from ppvae.tracing import trace_pair

@@ -54,14 +54,13 @@ def refine(pair: Pair, batch: Batch, settings: Ascent, restarts: int, progress: 
     The best on separate samples is kept, or the amortized guide where nothing is better; so, measured on fresh samples,
     the ELBO never falls below the amortized one, up to noise.
     """
-    local = LocalGuide(pair, to_pair(rows_or_all(pair, batch, slice(2)), pair))
+    two = to_pair(rows_or_all(pair, batch, slice(2)), pair)
+    local = LocalGuide(pair, two)
     if not local.shapes:
         nowhere = torch.zeros(num_rows(batch), dtype=torch.bool)
         return Refined(local, local.with_offsets(batch, {}), nowhere, 1.0, local.fixed)
-    gradient = Repeated(
-        local, partial(_gradient, _objective(local, batch, settings.num_particles)), COMPILE_ASCENT_AFTER
-    )
-    values = Repeated(local, streamed.terms_of_the_elbo(pair, to_pair(rows_or_all(pair, batch, slice(2)), pair)))
+    gradient = Repeated(local, partial(_gradient, _objective(local, two, settings.num_particles)), COMPILE_ASCENT_AFTER)
+    values = Repeated(local, streamed.terms_of_the_elbo(pair, two))
 
     def one_step(index: Any, num_particles: int, at_once: int) -> dict[str, Tensor]:
         points = to_pair(rows(batch, index.cpu()), pair)
@@ -95,17 +94,16 @@ def unrefined(pair: Pair, batch: Batch) -> Refined:
     return Refined(local, local.with_offsets(batch, offsets), torch.zeros(num_rows(batch), dtype=torch.bool), 1.0)
 
 
-def _objective(local: LocalGuide, batch: Batch, num_particles: int) -> Objective:
-    """The ELBO with the least noise near its best."""
-    two = local.pair
-    points = to_pair(rows_or_all(two, batch, slice(2)), two)
-    sites = sample_sites(run(two, "guide", points, 1), observed=False).values()
-    if any(site["fn"].has_enumerate_support for site in sites) and guide_runs_enumerated(two, points):
+def _objective(local: LocalGuide, points: Batch, num_particles: int) -> Objective:
+    """The ELBO with the least noise near its best, as a few points tell."""
+    pair = local.pair
+    sites = sample_sites(run(pair, "guide", points, 1), observed=False).values()
+    if any(site["fn"].has_enumerate_support for site in sites) and guide_runs_enumerated(pair, points):
         return EnumeratedELBO(num_particles)
     objective = ELBO(num_particles, gradient="stl")
     try:
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
-            objective(two, points)
+            objective(pair, points)
     except ContractError:  # with gradients stopped, the density of a planar flow's draws is no longer known
         return ELBO(num_particles).prepared(local, local.with_offsets(points, local.zeros(points)))
     return objective

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ppvae.batches import Batch
 from ppvae.contract import check_shapes
+from ppvae.devices import gpus
 from ppvae.inference.objectives.weighting import mean_over_data
 from ppvae.mode import mode
 from ppvae.own_rows import rows_or_all
@@ -49,11 +50,6 @@ def has_scored_sites(pair: Pair, batch: Batch) -> bool:
     with mode(pair, training=False), torch.random.fork_rng(gpus(pair)), torch.no_grad():
         sites = sample_sites(run(pair, "guide", rows_or_all(pair, batch, slice(2)), 1), observed=False)
     return not all(reparameterized(site["fn"]) for site in sites.values())
-
-
-def gpus(pair: Pair) -> list[torch.device]:
-    """The GPUs that hold a pair's parameters, and so draw its noise."""
-    return list({p.device for p in pair.parameters() if p.is_cuda})
 
 
 class Draw:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ppvae.batches import Batch
-from ppvae.inference.objectives.gradients import Draw, gpus
+from ppvae.devices import gpus
+from ppvae.inference.objectives.gradients import Draw
 from ppvae.inference.objectives.protocol import Objective
 from ppvae.inference.objectives.scales import refuse_scales
 from ppvae.pair import Pair

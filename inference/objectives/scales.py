@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ppvae.batches import Batch
-from ppvae.inference.objectives.gradients import gpus
+from ppvae.devices import gpus
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError
 from ppvae.sites import handler_scales

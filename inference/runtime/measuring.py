@@ -11,17 +11,12 @@ from torch import Tensor
 
 from ppvae.batches import Batch, num_rows
 from ppvae.contract import first_bad_row
-from ppvae.conversion import data_for, to_pair
 from ppvae.inference.runtime.chunks import evaluating, over_data
 from ppvae.inference.runtime.records import EvidenceUndefined
-from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
 from ppvae.sites import handler_scales, sample_sites
 from ppvae.supports import refuse_unlike
 from ppvae.tracing import trace_pair
-
-FEW = 16
-"""Rows that the pair is checked on, at most."""
 
 
 @contextmanager
@@ -29,8 +24,7 @@ def measuring(pair: Pair, data: Any, seed: int | None) -> Iterator[Batch]:
     """Checks the pair and the data, and yields the data with the pair in evaluation mode."""
     if pair.evidence_undefined:
         raise EvidenceUndefined(f"{type(pair).__name__} has no evidence: {pair.evidence_undefined}")
-    batch = data_for(pair, data)
-    pair.check_once(to_pair(rows_or_all(pair, batch, slice(FEW)), pair))
+    batch = pair.checked(data)
     with evaluating(pair, seed):
         _refuse_outside_support(pair, batch)
         yield batch

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ppvae.batches import Batch, as_batch, num_rows, rows
-from ppvae.conversion import to_pair
+from ppvae.conversion import floating_type, to_pair
 from ppvae.inference.objectives.protocol import Objective, as_objective
 from ppvae.inference.runtime.checkpoint import fingerprint
 from ppvae.inference.runtime.distributed import Processes
@@ -123,14 +123,10 @@ class Intake:
             _check_same_data(trainer.processes, batch)
         elif not self.drop_last and num_rows(batch) % self.batch_size == 1 % self.batch_size:
             _check_one_row(trainer, batch, transform)
-        weights = None if self.weights is None else self.weights.to(trainer.device, _weights_type(trainer.pair))
+        weights = None if self.weights is None else self.weights.to(trainer.device, floating_type(trainer.pair))
         size = self.batch_size
         in_order = pair.own_rows is not None
         return Shuffled(batch, weights, size, steps_per_epoch or 0, seed, trainer.device, trainer.processes, in_order)
-
-
-def _weights_type(pair: Pair) -> torch.dtype:
-    return next(p.dtype for p in pair.parameters() if p.is_floating_point())
 
 
 def _check_same_data(group: Processes, data: Batch) -> None:

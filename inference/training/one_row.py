@@ -7,7 +7,7 @@ import torch
 
 from ppvae.batches import Batch
 from ppvae.inference.objectives.protocol import Objective
-from ppvae.mode import mode
+from ppvae.mode import buffers_kept, mode
 from ppvae.pair import Pair
 
 ONE_ROW = "Expected more than 1 value per channel when training"  # torch's words
@@ -35,10 +35,5 @@ def refuse_one_row(pair: Pair, objective: Objective, point: Batch) -> None:
     Raises:
         ValueError: the pair has batch norm that fails on one row.
     """
-    before = [(b, b.clone()) for b in pair.buffers()]
-    try:
-        with mode(pair, training=True), one_row_explained():
-            objective(pair, point)
-    finally:
-        for buffer, value in before:
-            buffer.copy_(value)
+    with buffers_kept(pair), mode(pair, training=True), one_row_explained():
+        objective(pair, point)

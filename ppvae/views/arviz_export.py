@@ -15,11 +15,11 @@ from torch import Tensor
 from ppvae._version import __version__
 from ppvae.batches import Batch, call, num_rows, tensors
 from ppvae.conversion import data_for, to_pair
+from ppvae.devices import gpus
 from ppvae.inference.evidence.annealed_importance import AIS
 from ppvae.inference.ledger.posteriors import Draws, way_named
 from ppvae.inference.ledger.registry import LINES
 from ppvae.inference.ledger.report import GapReport
-from ppvae.inference.objectives.gradients import gpus
 from ppvae.inference.runtime.chunks import evaluating, sizes
 from ppvae.inference.runtime.measuring import measuring
 from ppvae.own_rows import refuse_other_rows
