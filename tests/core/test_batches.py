@@ -4,13 +4,13 @@ import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
+from support.annealed import Annealed, Watched, annealed
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import ppvae
 from ppvae.batches import as_batch, entries, map_batch, num_rows, passed_through, repeated, rows, tensors
 from ppvae.simulation import simulate
-from tests.support.annealed import Annealed, annealed
 
 X, NET, SCALAR = torch.arange(6.0).reshape(3, 2), nn.Linear(2, 1), torch.tensor(0.5)
 OTHERS = {"none": None, "flag": True, "word": "mean", "beta": 0.3, "net": NET, "scalar": SCALAR, "sizes": [4, 5]}
@@ -79,9 +79,10 @@ CONSUMERS = {
     "name", [pytest.param(name, marks=pytest.mark.slow(30) if name == "gradients" else []) for name in CONSUMERS]
 )
 def test_every_consumer_takes_them(name):
-    pair = Annealed()
-    CONSUMERS[name](pair, annealed(0.7))
-    CONSUMERS[name](pair, tuple(annealed(0.7).values()))
+    for data in (annealed(0.7), tuple(annealed(0.7).values())):
+        pair = Watched()
+        CONSUMERS[name](pair, data)
+        assert pair.seen == {0.7}
 
 
 def test_a_measurement_is_at_the_value_passed():

@@ -27,5 +27,17 @@ class Annealed(ppvae.Pair):
             pyro.sample("z", dist.Normal(self.loc * beta * x, self.scale))
 
 
+class Watched(Annealed):
+    """Keeps the factors that its model was given."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def model(self, x, beta=1.0, kind="normal", nothing=None):
+        self.seen.add(beta)
+        super().model(x, beta, kind, nothing)
+
+
 def annealed(beta, num=12):
     return {"x": torch.linspace(-1.0, 2.0, num), "beta": beta, "kind": "normal", "nothing": None}

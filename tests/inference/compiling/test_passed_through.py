@@ -5,11 +5,11 @@ import logging
 import pyro
 import pytest
 import torch
+from support.annealed import Annealed, annealed
 from torch import nn
 
 import ppvae
 from ppvae.inference.compiling import inputs, repeated
-from tests.support.annealed import Annealed, annealed
 
 BETAS = [0.9, 0.9, 0.9, 0.1, 0.2, 0.9, -0.0, 0.0]
 

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from support.annealed import Annealed, annealed
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import ppvae
 from ppvae.inference.training.settings import Checkpoint
 from ppvae.models import LinearVAE
-from tests.support.annealed import Annealed, annealed
 
 X = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
 

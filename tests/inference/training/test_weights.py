@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from support.annealed import Watched, annealed
 
 import ppvae
 from ppvae.inference.objectives.protocol import FunctionObjective, with_penalty
 from ppvae.inference.training.data_weights import data_weights
 from ppvae.models import VAE, GaussianMixture, LinearVAE
-from tests.support.annealed import Annealed, annealed
 
 X = torch.randn(12, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 COUNTS = torch.tensor([2, 1, 3, 0, 1, 1, 2, 4, 0, 1, 1, 2])
@@ -103,7 +103,9 @@ def test_weights_are_among_the_settings_of_a_run(tmp_path):
 
 
 def test_arguments_that_are_no_data_go_with_weights():
-    ppvae.fit(Annealed(), annealed(0.5), weights=COUNTS, steps=2, progress=False)
+    pair = Watched()
+    ppvae.fit(pair, annealed(0.5), weights=COUNTS, steps=2, progress=False)
+    assert pair.seen == {0.5}
 
 
 def plain_mean(pair, batch, step=0.0):
