@@ -8,7 +8,9 @@ from typing import Any
 
 import pyro
 import torch
+from pyro.nn import PyroModule
 from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from ppvae.auto_guides import OneSite, supports
@@ -137,13 +139,9 @@ class ExistingFunctions(nn.Module):
         params = {name: getattr(self, attribute) for name, attribute in self._leaves.items()}
         state: Any = {"params": params, "constraints": self._constraints.copy()}
         store = pyro.get_param_store()
-        with (
-            store.scope(state),
-            self._own_modules_in_place(),
-            AtValues(self._values()),
-            LocalParameters(),
-            OneSite(self._supports),
-        ):
+        with store.scope(state), self._own_modules_in_place(), ExitStack() as handlers:
+            for handler in self._handlers():
+                handlers.enter_context(handler)
             result = function(*args, **kwargs)
             met = dict(store.named_parameters())
         if unknown := met.keys() - self._announced:
@@ -154,6 +152,15 @@ class ExistingFunctions(nn.Module):
                     "give Pair.of an example that reaches them"
                 )
         return result
+
+    def _handlers(self) -> Iterator[Messenger]:
+        """Those that the functions have a use for, as each costs time at every site."""
+        if self._given:
+            yield AtValues(self._values())
+        if self._leaves or any(isinstance(module, PyroModule) for module in self.modules()):
+            yield LocalParameters()
+        if self._supports:
+            yield OneSite(self._supports)
 
     @contextmanager
     def _own_modules_in_place(self) -> Iterator[None]:

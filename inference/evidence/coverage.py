@@ -1,12 +1,14 @@
 """Where importance weights prove nothing, however even they are: the guide leaves out what the posterior may have."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ppvae.batches import Batch
 from ppvae.devices import gpus
+from ppvae.inference.runtime.chunks import over_data
 from ppvae.pair import Pair
 from ppvae.supports import has_discrete, left_out
 from ppvae.tracing import trace_pair
@@ -20,12 +22,16 @@ def judged(khat: Tensor, pair: Pair, batch: Batch) -> Tensor:
     drawn each time.
 
     Args:
-        khat: of the weights, `[B]`.
+        khat: of the weights of all data points, `[N]`.
         pair: the model and guide.
-        batch: B data points.
+        batch: the N data points.
     """
-    with torch.no_grad(), torch.random.fork_rng(gpus(pair)):
-        joint = trace_pair(pair, batch, 1)
-        missed = left_out(pair, batch, joint).to(khat.device)
-    unproven = has_discrete(joint).to(khat.device) & (khat == -math.inf)
-    return khat.masked_fill(unproven | missed, math.inf)
+    with torch.random.fork_rng(gpus(pair)):
+        found = over_data(pair, batch, 1, partial(_doubts, pair), None)
+    unproven = found["discrete"] & (khat == -math.inf)
+    return khat.masked_fill(unproven | found["missed"], math.inf)
+
+
+def _doubts(pair: Pair, batch: Batch, num_particles: int, at_once: int) -> dict[str, Tensor]:
+    joint = trace_pair(pair, batch, 1)
+    return {"missed": left_out(pair, batch, joint), "discrete": has_discrete(joint)}

@@ -91,13 +91,14 @@ def bound_curve(
         measure = partial(_in_blocks, pair, Repeated(pair, log_weights), K)
         title = "bounds" if progress else None
         found = finite(over_data(pair, batch, REPETITIONS * K[-1], measure, title, probe=partial(_one_weight, pair)))
+        khat = judged(found["khat"], pair, batch)
     bounds = found["bounds"].unbind(-1)
     limit = (K[-1] * bounds[-1] - K[-2] * bounds[-2]) / (K[-1] - K[-2])
     return BoundCurve(
         num_particles=tuple(K),
         bounds=tuple(_measurement(blocks, k, "iwae") for blocks, k in zip(bounds, K, strict=True)),
         limit=_measurement(limit, K[-1], "iwae, extrapolated in 1/K"),
-        khat=found["khat"],
+        khat=khat,
     )
 
 
@@ -118,7 +119,7 @@ def _in_blocks(pair: Pair, draws: Repeated, K: list[int], batch: Batch, num: int
     return {
         "bounds": torch.stack(bounds, -1).transpose(0, 1),
         "estimate": log_w.logsumexp(0) - math.log(num),
-        "khat": judged(pareto_khat(largest), pair, batch),
+        "khat": pareto_khat(largest),
     }
 
 

@@ -1,10 +1,10 @@
 """log p(x) by importance weights from the guide."""
 
 from collections.abc import Mapping
+from functools import partial
 
 from torch import Tensor
 
-from ppvae.batches import Batch
 from ppvae.inference.compiling.repeated import Repeated
 from ppvae.inference.evidence import streamed
 from ppvae.inference.evidence.coverage import judged
@@ -30,16 +30,10 @@ class ImportanceWeights(EvidenceMethod):
     limit = f"k-hat > {MOST_KHAT}"
 
     def run(self, task: Task) -> Evidence:
-        draws = Repeated(task.pair, streamed.log_weights)
-
-        def measure(batch: Batch, num_particles: int, at_once: int) -> dict[str, Tensor]:
-            found = streamed.log_mean_weight(draws, batch, num_particles, at_once)
-            return found | {"khat": judged(found["khat"], task.pair, batch)}
-
+        measure = partial(streamed.log_mean_weight, Repeated(task.pair, streamed.log_weights))
         title = "log evidence" if task.progress else None
-        return self.record(
-            task.num_particles, finite(over_data(task.pair, task.batch, task.num_particles, measure, title))
-        )
+        found = finite(over_data(task.pair, task.batch, task.num_particles, measure, title))
+        return self.record(task.num_particles, found | {"khat": judged(found["khat"], task.pair, task.batch)})
 
     def reliable(self, found: Mapping[str, Tensor]) -> Tensor:
         return found["khat"] <= MOST_KHAT

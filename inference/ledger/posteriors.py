@@ -79,7 +79,7 @@ def resampled(pair: Pair, batch: Batch, num_samples: int, annealing: AIS | None,
         return {
             **_taken(candidates, chosen),
             "estimate": log_w.logsumexp(0),
-            "khat": judged(khat, pair, points),
+            "khat": khat,
             "ess": 1 / log_share.exp().square().sum(0),
         }
 
@@ -88,7 +88,8 @@ def resampled(pair: Pair, batch: Batch, num_samples: int, annealing: AIS | None,
 
     index = torch.arange(num_rows(batch))
     title = "resampling" if progress else None
-    return _draws(finite(over_data(pair, index, CANDIDATES * num_samples, measure, title, probe=one_candidate)))
+    found = finite(over_data(pair, index, CANDIDATES * num_samples, measure, title, probe=one_candidate))
+    return _draws(found | {"khat": judged(found["khat"], pair, batch)})
 
 
 def refined(pair: Pair, batch: Batch, num_samples: int, annealing: AIS | None, progress: bool) -> Draws:
