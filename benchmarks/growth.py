@@ -42,7 +42,7 @@ def milliseconds(K: int, N: int, D: int, layers: int) -> float:
     times = []
     for _ in range(60):
         start = time.perf_counter()
-        step(x, 0, 1.0, [])
+        step(x, None, 0, 1.0, [])
         times.append(time.perf_counter() - start)
     return 1000 * statistics.median(times[10:])
 

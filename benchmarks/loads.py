@@ -320,7 +320,7 @@ class HandWrittenHierarchy(nn.Module):
         return -(log_w - binary_cross_entropy_with_logits(out, x, reduction="none").sum(-1)).mean()
 
 
-LOADS = [
+LOADS: list[VAELoad | MixtureLoad | HierarchyLoad] = [
     VAELoad("784-200-200-50, batch 100, K = 1", 784, 200, 50, 100, 1),
     VAELoad("2-32-32-2, batch 64, K = 1", 2, 32, 2, 64, 1),
     VAELoad("784-200-200-50, batch 20, IWAE K = 50", 784, 200, 50, 20, 50),

@@ -59,7 +59,7 @@ def ppvae_step(load: Load, compile: bool) -> Callable[[], object]:
         return eager
     eager()
     compiled = CompiledStep(pair, objective, Update(optimizer, dict(pair.named_parameters())), x)
-    return lambda: -compiled(x, 0, 1.0, [])
+    return lambda: -compiled(x, None, 0, 1.0, [])
 
 
 def pyro_step(load: Load) -> Callable[[], object]:
