@@ -10,6 +10,7 @@ from pyro import poutine
 from pyro.distributions import constraints
 from pyro.infer.autoguide import AutoDelta, AutoNormal, init_to_value
 from support.corpus.closed_forms import linear_log_evidence, linear_posterior
+from support.slow import some_slow
 
 import ppvae
 from ppvae import AIS, ContractError, Pair
@@ -89,9 +90,9 @@ ALIKE = {
 }
 
 
-@pytest.mark.parametrize("measure", ALIKE.values(), ids=ALIKE)
-def test_it_gives_its_numbers_within_their_errors(measure, pair, x):
-    found, expected = measure(pair, x), measure(Pair.of(model, guide_like_auto_normal, x), x)
+@pytest.mark.parametrize("name", some_slow(ALIKE, 24, lambda name: name != "full rank"))
+def test_it_gives_its_numbers_within_their_errors(name, pair, x):
+    found, expected = ALIKE[name](pair, x), ALIKE[name](Pair.of(model, guide_like_auto_normal, x), x)
     error = torch.hypot(found.std_error, expected.std_error)
     assert ((found.estimate - expected.estimate).abs() < 5 * error + 1e-2).all()
 

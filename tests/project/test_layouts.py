@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from support.objectives import OBJECTIVES
+from support.objectives import FEW, OBJECTIVES
+from support.slow import some_slow
 from support.zoo import ZOO
 from test_conformance import ALLOWED
 
@@ -13,8 +14,7 @@ from ppvae.latent_view import LatentView
 from ppvae.refusals import ContractError
 
 LAYOUTS = ("leading", "rows")
-FEW = ("ELBO", "IWAE, DReG", "ELBO(2), score")
-CELLS = [pytest.param(*cell, marks=() if cell[0] in FEW else pytest.mark.slow(0.3)) for cell in ALLOWED]
+CELLS = some_slow(ALLOWED, 0.3, lambda cell: cell[0] in FEW)
 
 
 def both(name, measure):

@@ -64,6 +64,9 @@ OBJECTIVES = {name: entry.objective(num_particles=3) for name, entry in REGISTRY
     "SingleTermELBO": SingleTermELBO(2),
 }
 
+FEW = ("ELBO", "IWAE, DReG", "ELBO(2), score")
+"""Those of the fast tests that run on every pair of the zoo; the others' are slow for their number."""
+
 
 def assert_conforms(objective, pair, x):
     """A finite value for each data point, the same without gradients; a scalar surrogate with finite gradients."""

@@ -69,6 +69,7 @@ def test_statistics_are_those_of_the_gradients(pair, x):
         assert abs(ds[name].item() - exact) < 5 * ds[f"{name}_std_error"].item() < 0.5 * exact
 
 
+@pytest.mark.slow(17)
 def test_bias_is_seen_where_there_is_one_and_not_elsewhere(pair, x):
     objectives = [ELBO(), ELBO(gradient="stl"), ELBO(gradient="score"), IWAE(), IWAE(gradient="stl")]
     objectives += [IWAE(gradient="dreg"), VIMCO(), RWS(), TVO()]

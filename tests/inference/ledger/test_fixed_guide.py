@@ -77,6 +77,7 @@ def test_fixed_guides_are_told_from_those_that_learn(make, expected):
     assert all(p.grad is None for p in pair.parameters())
 
 
+@pytest.mark.slow(28)
 def test_the_whole_gap_of_a_fixed_guide_is_its_familys(float64):
     """And what a full covariance would close of it is measured all the same: all, as it is of correlation alone."""
     pair, x = Guided(formula), torch.randn(30)

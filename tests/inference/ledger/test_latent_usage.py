@@ -97,6 +97,7 @@ def test_kl_of_each_site_of_a_hierarchy():
         assert_within_errors(found[name].kl, exact)
 
 
+@pytest.mark.slow(36)
 def test_its_error_is_what_repetitions_show():
     """The spread of 200 estimates; its own relative error is about `1 / sqrt(2 * 200)`."""
     pair, x = Chain(), torch.tensor([1.0])

@@ -98,7 +98,12 @@ def test_densities_are_those_of_the_draws(posterior):
 
 @pytest.mark.parametrize(
     ("posterior", "quality"),
-    [("guide", set()), ("resampled", {"khat", "ess"}), ("refined", set()), ("annealed", {"ess"})],
+    [
+        ("guide", set()),
+        ("resampled", {"khat", "ess"}),
+        pytest.param("refined", set(), marks=pytest.mark.slow(17)),
+        ("annealed", {"ess"}),
+    ],
 )
 def test_quality_is_per_chain_and_data_point(posterior, quality, tmp_path):
     pairs = [off_the_mark(), off_the_mark()]

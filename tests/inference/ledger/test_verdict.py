@@ -22,6 +22,7 @@ SECONDS = {
     "collapsed_layer": 120,
     "diagonal_on_rotated": 30,
     "collapsed": 25,
+    "diagonal_on_sum": 25,
 }
 """Of the pairs whose verdict takes longest."""
 LONG = [name for name, seconds in SECONDS.items() if seconds > 100]

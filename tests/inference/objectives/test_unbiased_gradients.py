@@ -3,6 +3,7 @@
 import pytest
 import torch
 from support.oracle_pairs import Curved, Discrete, Mixed, TwoModed, expected_bound
+from support.slow import some_slow
 
 from ppvae import CIWAE, CUBO, ELBO, IWAE, MIWAE, PIWAE, RWS, TVO, VIMCO, EnumeratedELBO, Renyi, VRMax
 from ppvae.inference.objectives.importance_weighted import slope
@@ -53,14 +54,20 @@ def exact_gradient(objective, pair):
     return flat(expected_bound(Mean(2) if isinstance(objective, ELBO) else objective, pair, X, 2).mean(), pair)
 
 
-@pytest.mark.parametrize("objective", FOLLOWED, ids=str)
+@pytest.mark.parametrize("objective", some_slow(FOLLOWED, 6, lambda objective: type(objective) is IWAE), ids=str)
 def test_on_a_curved_likelihood(objective):
     pair = Curved()
     assert bias(objective, pair, exact_gradient(objective, pair)).abs().max() < 5
 
 
 @pytest.mark.parametrize(
-    "objective", [ELBO(2), ELBO(2, kl="monte_carlo"), IWAE(2), VIMCO(2), CIWAE(2), Renyi(2), VRMax(2)], ids=str
+    "objective",
+    some_slow(
+        [ELBO(2), ELBO(2, kl="monte_carlo"), IWAE(2), VIMCO(2), CIWAE(2), Renyi(2), VRMax(2)],
+        9,
+        lambda objective: type(objective) is VIMCO,
+    ),
+    ids=str,
 )
 @pytest.mark.parametrize("make", [Discrete, Mixed])
 def test_on_discrete_latents(make, objective):
@@ -76,7 +83,11 @@ def test_on_mixed_latents(objective):
 
 @pytest.mark.parametrize(
     "objective",
-    [*(ELBO(2, gradient=g) for g in ("reparameterized", "stl", "score")), IWAE(2), IWAE(2, "score"), Renyi(2)],
+    some_slow(
+        [*(ELBO(2, gradient=g) for g in ("reparameterized", "stl", "score")), IWAE(2), IWAE(2, "score"), Renyi(2)],
+        6,
+        lambda objective: type(objective) is ELBO,
+    ),
     ids=str,
 )
 def test_on_a_latent_that_is_reparameterized_in_part(objective):
