@@ -18,6 +18,9 @@ from ppvae.inference.objectives.weighting import weighted
 from ppvae.pair import Pair
 from ppvae.weights import draw_weights
 
+Maximized = Callable[..., tuple[Tensor, Tensor]]
+"""What `fit` takes: an `Objective`, or a plain function of pair, batch and step that returns value and surrogate."""
+
 
 class Objective(ABC):
     """What `fit` maximizes. A subclass defines `__call__`; everything else has a default.
@@ -124,7 +127,7 @@ class MeanOverDraws(Objective):
 class FunctionObjective(Objective):
     """A function `(pair, batch, step) -> (value, surrogate)` as an objective."""
 
-    function: Callable[..., tuple[Tensor, Tensor]]
+    function: Maximized
 
     @property
     def num_particles(self) -> int:  # type: ignore[override]
@@ -134,13 +137,13 @@ class FunctionObjective(Objective):
         return self.function(pair, batch, step)
 
 
-def as_objective(given: Callable[..., tuple[Tensor, Tensor]]) -> Objective:
+def as_objective(given: Maximized) -> Objective:
     """Returns an objective unchanged, and wraps any other function of pair, batch and step as one."""
     return given if isinstance(given, Objective) else FunctionObjective(given)
 
 
 def with_penalty(
-    objective: Callable[..., tuple[Tensor, Tensor]],
+    objective: Maximized,
     pair: Pair,
     batch: Batch,
     step: float | Tensor,

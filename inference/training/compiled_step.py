@@ -17,7 +17,7 @@ from torch import Tensor
 from ppvae.batches import Batch, entries, with_entries
 from ppvae.inference.compiling.inputs import kind_of, taken_apart, tensors_in
 from ppvae.inference.compiling.programs import Call, compiled, operations
-from ppvae.inference.objectives.protocol import Objective, as_objective, with_penalty
+from ppvae.inference.objectives.protocol import Maximized, as_objective, with_penalty
 from ppvae.inference.training.update import Update, laid_out_as
 from ppvae.internals import tree_flatten, tree_leaves, tree_unflatten
 from ppvae.pair import Pair
@@ -46,7 +46,7 @@ class CompiledStep:
             one.
     """
 
-    def __init__(self, pair: Pair, objective: Objective, update: Update, batch: Batch, weights: Tensor | None = None):
+    def __init__(self, pair: Pair, objective: Maximized, update: Update, batch: Batch, weights: Tensor | None = None):
         self._objective, self._update = as_objective(objective).prepared(pair, batch), update
         self._call = Call(pair)
         self._parameters = {name: p for name, p in self._call.named_parameters() if p.requires_grad}

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from ppvae.batches import as_batch
 from ppvae.devices import device_for
-from ppvae.inference.objectives.protocol import Objective
+from ppvae.inference.objectives.protocol import Maximized
 from ppvae.inference.training.intake import Intake, check_data
 from ppvae.inference.training.loop import Fit, Training
 from ppvae.inference.training.settings import Checkpoint, HeldOut, StepOptions
@@ -25,7 +25,7 @@ AUTO_COMPILE_STEPS = 10_000
 def fit(
     pair: Pair,
     data: Any,
-    objective: Objective | None = None,
+    objective: Maximized | None = None,
     *,
     epochs: int | None = None,
     steps: int | None = None,
@@ -72,7 +72,8 @@ def fit(
             format. Or, for data that do not fit memory, a `DataLoader` or any other iterable of batches: it is read
             anew in each epoch by `iter()`, in an order of its own; what it draws from torch's generators is decided by
             `seed`. To resume, it must give the same batches again; those done are skipped.
-        objective: what to maximize; `ELBO()` if not given.
+        objective: what to maximize: an objective, or a function `(pair, batch, step) -> (value, surrogate)`; `ELBO()`
+            if not given.
         epochs: how many times to go through the data. Either this or `steps`.
         steps: how many minibatches to take.
         batch_size: B, data points per step; all of them for a guide with parameters for its own rows, as an AutoNormal.

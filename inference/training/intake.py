@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ppvae.batches import Batch, as_batch, num_rows, rows
 from ppvae.conversion import floating_type, to_pair
-from ppvae.inference.objectives.protocol import Objective, as_objective
+from ppvae.inference.objectives.protocol import Maximized, as_objective
 from ppvae.inference.runtime.checkpoint import fingerprint
 from ppvae.inference.runtime.distributed import Processes
 from ppvae.inference.runtime.isolation import denormals_flushed, own_randomness
@@ -165,7 +165,7 @@ def check_data(
 
 def _check_support(
     pair: Pair,
-    objective: Objective,
+    objective: Maximized,
     name: str,
     chunk: Callable[[int, int], Batch],
     num_points: int,
@@ -189,7 +189,7 @@ def _check_support(
 
 
 @torch.no_grad()
-def _refusal(pair: Pair, objective: Objective, points: Batch) -> str | None:
+def _refusal(pair: Pair, objective: Maximized, points: Batch) -> str | None:
     """Why the pair has no finite log weight for these data points; None if it has one."""
     try:
         log_w = as_objective(objective).probe(pair, points)

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from ppvae.batches import Batch, num_rows, rows
 from ppvae.conversion import floating_converted
-from ppvae.inference.objectives.protocol import Objective
+from ppvae.inference.objectives.protocol import Maximized
 from ppvae.inference.runtime.checkpoint import CheckpointError, describe, fingerprint
 from ppvae.inference.runtime.distributed import Processes
 from ppvae.inference.runtime.isolation import interrupts_held, own_randomness
@@ -49,7 +49,7 @@ class Fit:
     """
 
     pair: Pair
-    objective: Objective
+    objective: Maximized
     history: dict[str, np.ndarray]
     epochs: int
     steps: int

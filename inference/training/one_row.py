@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from ppvae.batches import Batch
-from ppvae.inference.objectives.protocol import Objective
+from ppvae.inference.objectives.protocol import Maximized
 from ppvae.mode import buffers_kept, mode
 from ppvae.pair import Pair
 
@@ -29,7 +29,7 @@ def one_row_explained() -> Iterator[None]:
 
 
 @torch.no_grad()
-def refuse_one_row(pair: Pair, objective: Objective, point: Batch) -> None:
+def refuse_one_row(pair: Pair, objective: Maximized, point: Batch) -> None:
     """Refuses a data point alone where it cannot be trained on; draws noise, and changes nothing.
 
     Raises:

@@ -18,7 +18,7 @@ from ppvae.conversion import Types, converted, types_for
 from ppvae.devices import device_for
 from ppvae.inference.compiling.inputs import CannotCompileError
 from ppvae.inference.objectives.evidence_lower_bound import ELBO
-from ppvae.inference.objectives.protocol import Objective, as_objective, with_penalty
+from ppvae.inference.objectives.protocol import Maximized, Objective, as_objective, with_penalty
 from ppvae.inference.runtime.checkpoint import describe, layout
 from ppvae.inference.runtime.distributed import group_for
 from ppvae.inference.runtime.isolation import (
@@ -69,7 +69,8 @@ class Trainer:
 
     Args:
         pair: its parameters with `requires_grad` are learned.
-        objective: what to maximize; `ELBO()` if not given.
+        objective: what to maximize: an objective, or a function `(pair, batch, step) -> (value, surrogate)`; `ELBO()`
+            if not given.
         optimizer: "adam", "adamw" or "sgd"; or a function called with the list of parameters and `lr=lr`.
         lr: learning rate.
         schedule: from the number of steps done, 0 at the first, to a factor on the learning rate. (That of `fit` goes
@@ -99,7 +100,7 @@ class Trainer:
     def __init__(
         self,
         pair: Pair,
-        objective: Objective | None = None,
+        objective: Maximized | None = None,
         *,
         optimizer: str | Callable[..., Optimizer] = "adam",
         lr: float = 1e-3,

@@ -22,7 +22,6 @@ from ppvae.inference.ledger.registry import LINES
 from ppvae.inference.ledger.report import GapReport
 from ppvae.inference.runtime.chunks import evaluating, sizes
 from ppvae.inference.runtime.measuring import measuring
-from ppvae.own_rows import refuse_other_rows
 from ppvae.pair import Pair
 from ppvae.particles import run
 from ppvae.refusals import ContractError, at_least_one
@@ -112,7 +111,7 @@ def to_arviz(
     batch = data_for(pairs[0], data)
     chains = []
     for index, one in enumerate(pairs):
-        refuse_other_rows(one, batch)
+        one.checked(batch)
         own_seed = None if seed is None else seed + index
         with measuring(one, batch, own_seed) if way.needs_density else evaluating(one, own_seed):
             draws = way.draw(one, batch, num_samples, annealing, progress)

@@ -9,10 +9,9 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from ppvae.batches import Batch, map_batch, num_rows, rows
-from ppvae.conversion import data_for, to_pair
+from ppvae.conversion import to_pair
 from ppvae.inference.diagnostics.simulation_based_calibration import scalars
 from ppvae.inference.runtime.chunks import evaluating
-from ppvae.own_rows import refuse_other_rows
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, at_least_one
 from ppvae.simulation import simulate
@@ -108,7 +107,7 @@ def traversals(ax: Axes, pair: Pair, data: Any, shape: tuple[int, int], site: st
         >>> pair = MarkovHVAE.mlp(64, [4, 2], [20])
         >>> traversals(plt.figure().subplots(), pair, torch.rand(10, 64).round(), (8, 8), site="z2")
     """
-    batch = data_for(pair, data)
+    batch = pair.checked(data)
     if num_rows(batch) < 2:
         raise ValueError("data: found 1 data point, expected at least 2, to tell how active latents are; pass more")
     with evaluating(pair, SEED):
@@ -143,8 +142,7 @@ def reconstructions(ax: Axes, pair: Pair, data: Any, shape: tuple[int, int]) -> 
         >>> x = torch.rand(20, 64).round()
         >>> reconstructions(plt.figure().subplots(), VAE.mlp(64, 2, [20]), x, (8, 8))
     """
-    batch = data_for(pair, data)
-    refuse_other_rows(pair, batch)
+    batch = pair.checked(data)
     with evaluating(pair, SEED):
         joint = trace_pair(pair, to_pair(batch, pair), 1)
         name = image_site(joint, shape)
@@ -274,7 +272,7 @@ def resampled_layers(ax: Axes, pair: Pair, data: Any, shape: tuple[int, int], se
         >>> resampled_layers(plt.figure().subplots(), pair, x, (8, 8))
     """
     with evaluating(pair, seed):
-        batch = to_pair(rows(data_for(pair, data), slice(COLUMNS)), pair)
+        batch = to_pair(rows(pair.checked(data), slice(COLUMNS)), pair)
         joint = trace_pair(pair, batch, 1)
         data = sample_sites(joint.model)[image_site(joint, shape)]["value"]
         drawn = weights_of(joint).latents
@@ -318,7 +316,7 @@ def aggregated_posterior(axes: Axes | Sequence[Axes], pair: Pair, data: Any) -> 
         >>> from ppvae.models import VAE
         >>> aggregated_posterior(plt.figure().subplots(1, 2), VAE.mlp(64, 5, [20]), torch.rand(30, 64).round())
     """
-    batch = data_for(pair, data)
+    batch = pair.checked(data)
     with evaluating(pair, SEED):
         sites = continuous_sites(pair, first_row(pair, batch))
         means = posterior_means(pair, batch)
