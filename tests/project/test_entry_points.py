@@ -63,7 +63,7 @@ ENTRIES = {
 def test_it_refuses_what_fit_refuses(name):
     pair, x = Mixing(), torch.rand(6, SIDE**2).round()
     before = pair.weight.detach().clone()
-    with pytest.raises(ppvae.ContractError, match="guide site 'z'.*depends on the other rows"):
+    with pytest.raises(ppvae.ContractError, match=r"guide site 'z'.*depends on the other rows"):
         ENTRIES[name](pair, x)
     assert torch.equal(pair.weight, before)
     plt.close("all")
