@@ -25,6 +25,7 @@ OPTIONS: dict[str, Any] = {
     "cpp.enable_loop_tail_vec": False,  # torch 2.13 writes past the end of some loops' last vectors
     "size_asserts": False,  # callers check sizes
     "alignment_asserts": False,
+    "reorder_for_peak_memory": False,  # it would change the order in which random numbers are drawn
 }
 CPU_OPTIONS: dict[str, Any] = {
     "cpp_wrapper": True,  # C++ calls the kernels instead of Python,
