@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from ppvae.batches import Batch, num_rows
 from ppvae.inference.compiling.inputs import CannotCompileError
-from ppvae.inference.compiling.programs import compiled_gradient
+from ppvae.inference.compiling.programs import compiled_gradient, flat_gradient
 from ppvae.inference.diagnostics.chunked_gradient import gradient, value
 from ppvae.inference.diagnostics.moments import BLOCKS, Moments
 from ppvae.inference.objectives.importance_weighted import IWAE
@@ -154,8 +154,7 @@ class RepeatedGradients:
             exact = objective.exact_value(self.pair, self.batch).mean()
         except NotImplementedError:
             return None
-        found = torch.autograd.grad(exact, self.parameters, allow_unused=True, materialize_grads=True)
-        return torch.cat([g.flatten() for g in found])
+        return flat_gradient(exact, self.parameters)
 
     def _clock(self) -> float:
         if self.parameters[0].is_cuda:

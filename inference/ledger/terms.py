@@ -81,7 +81,8 @@ class ElboTerms:
         )
 
     def __str__(self) -> str:
-        said = [self.summary().round(3).to_string(na_rep="")]
+        table = self.summary()
+        said = [table.round(dict.fromkeys(table.select_dtypes("number"), 3)).to_string(na_rep="")]
         if self.collapsed:
             said.append(f"Collapsed: {', '.join(self.collapsed)}.")
         total = sum(usage.mutual_information for usage in self.latents.values())

@@ -43,7 +43,7 @@ def test_density_integrates_to_one(ax):
 def test_bounds_show_evidence_and_elbo(ax, gaps):
     plots.bounds(ax, gaps)
     assert [label.get_text() for label in ax.get_yticklabels()] == ["mixture", "linear"]
-    shown = np.concatenate([line.get_xdata() for line in ax.lines])
+    shown = np.concatenate([line.get_xdata() for line in ax.lines]).astype(float)
     for gap in gaps.values():
         for mean in (gap.log_evidence.mean(), gap.elbo.mean()):
             assert np.isclose(shown, mean.estimate).any()
