@@ -165,6 +165,6 @@ def _of_heavy_tails(khat: Tensor) -> str:
         return ""
     return (
         f"the log weights of {bad} of {len(khat)} data points have heavy tails (k-hat > {MOST_KHAT}): their mean and "
-        "its standard error are not to be trusted, and the ELBO may be minus infinity; take a guide with lighter tails, or "
-        "more samples, to see whether it falls"
+        "its standard error are not to be trusted, and the ELBO may be minus infinity; take a guide with lighter "
+        "tails, or more samples, to see whether it falls"
     )

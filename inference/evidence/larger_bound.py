@@ -33,10 +33,7 @@ def larger_bound(candidates: Mapping[str, Halves], methods: Mapping[str, Evidenc
     """
     whole = {name: pooled(halves, methods) for name, halves in candidates.items()}
     names = [name for name in whole if not any(_discredited(whole[name], other) for other in whole.values())]
-    errors = torch.stack([whole[name].std_error.nan_to_num(math.inf) for name in names])
-    unreliable = torch.stack([~whole[name].reliable for name in names])
-    base = torch.where(unreliable, errors + errors[errors.isfinite()].amax() + 1, errors).argmin(0)
-    chosen = [_chosen([candidates[name][half] for name in names], base) for half in (1, 0)]
+    chosen = [_chosen([candidates[name][half] for name in names]) for half in (1, 0)]
     taken = []
     for half, by_the_other in enumerate(chosen):
         record = candidates[names[0]][half]
@@ -53,18 +50,19 @@ def larger_bound(candidates: Mapping[str, Halves], methods: Mapping[str, Evidenc
         found,
         std_error=torch.hypot(found.std_error, (first - second) / 2),
         method="best",
-        reason=f"the most precise, or larger beyond errors: {', '.join(counts)} of {len(base)} data points{without}",
+        reason=f"the most precise, or larger beyond errors: {', '.join(counts)} of {len(first)} data points{without}",
         candidates=whole,
     )
 
 
-def _chosen(halves: list[Evidence], base: Tensor) -> Tensor:
-    """Of the methods, by number, the largest among those that exceed the base beyond both errors, or the base."""
+def _chosen(halves: list[Evidence]) -> Tensor:
+    """Of the methods, by number, the most precise reliable one, or the largest of those beyond its errors."""
     estimates = torch.stack([half.estimate for half in halves])
     errors = torch.stack([half.std_error.nan_to_num(math.inf) for half in halves])
-    at_base, its_error = estimates.gather(0, base[None]), errors.gather(0, base[None])
-    exceeds = estimates - at_base > GAIN * torch.hypot(errors, its_error)
-    return torch.where(exceeds.any(0), estimates.masked_fill(~exceeds, -math.inf).argmax(0), base)
+    reliable = torch.stack([half.reliable for half in halves])
+    base = torch.where(reliable | ~reliable.any(0), errors, math.inf).argmin(0)[None]
+    exceeds = estimates - estimates.gather(0, base) > GAIN * torch.hypot(errors, errors.gather(0, base))
+    return torch.where(exceeds.any(0), estimates.masked_fill(~exceeds, -math.inf).argmax(0), base[0])
 
 
 def shortfall(found: Evidence, other: Evidence, at: Tensor) -> float:
