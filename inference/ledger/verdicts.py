@@ -99,19 +99,25 @@ def _tied(first: Cause, second: Cause) -> bool:
 
 def _unmeasured(report: Measured) -> str:
     missing = [f"{name} ({why})" for name, why in report.notes.items()]
+    missing += [
+        f"likelihood scale of '{site}' (the guide is too far from the posterior to tell)"
+        for site, scale in report.likelihood.items()
+        if math.isnan(scale.gain)
+    ]
     return f"\nTo note: {'; '.join(missing)}." if missing else ""
 
 
 def _of_likelihood(report: Measured) -> list[Cause]:
     found = []
     for site, scale in report.likelihood.items():
-        if scale.gain > LEAST:
+        if scale.gain > max(LEAST, SIGNIFICANT * scale.monte_carlo_error):  # never where they are NaN
             wide = "wide" if scale.factor < 1 else "narrow"
             says = (
-                f"The likelihood of '{site}' is too {wide}: its standard deviation times {scale.factor:.2f} would gain "
-                f"{scale.gain:.2f} nats with the guide as it is."
+                f"The likelihood of '{site}' is too {wide}: with its standard deviation times {scale.factor:.2f}, log "
+                f"p(x) gains at least {scale.gain:.2f} nats."
             )
-            found.append(Cause("likelihood scale", scale.gain, 0.0, 0.0, says, "Learn sigma, or set it so."))
+            errors = scale.std_error, scale.monte_carlo_error
+            found.append(Cause("likelihood scale", scale.gain, *errors, says, "Learn sigma, or set it so."))
     return found
 
 
