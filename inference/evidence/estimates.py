@@ -51,12 +51,14 @@ def log_evidence(
     - "exact": `pair.log_prob`, where the pair knows it.
     - "iwae": importance weights of draws from the guide.
     - "ais", "ais from prior": annealed importance sampling, by default from the guide and from the prior.
-    - "auto": exact where possible; else IWAE, and AIS for the data points whose k-hat is above 0.7. The record's
-      `methods` says which was taken for each, its `reason` why.
-    - "best": exact where possible; else IWAE and AIS, from the guide and from the prior, and the largest of them for
-      each data point. The largest of noisy bounds would be too large, so each is split in two halves. One half's
-      estimate is taken from the method that the other half finds largest, and the two are averaged (before the log):
-      whichever is chosen, the average has the mean p(x). The record's `candidates` holds all of them.
+    - "auto": exact where possible; else IWAE, and AIS for the data points whose k-hat is above 0.7. A guide narrower
+      than the posterior deceives k-hat, so 32 of the other data points are annealed too, shortly; if IWAE falls short
+      of that in the mean, AIS measures all. The record's `methods` says which was taken for each, its `reason` why.
+    - "best": exact where possible; else IWAE and AIS, from the guide and from the prior, and of them, for each data
+      point, the most precise, or one that exceeds it by two joint standard errors. The largest of noisy bounds would be
+      too large, so each is split in two halves. One half's estimate is taken from the method that the other half
+      chooses, and the two are averaged (before the log): whichever is chosen, the average has the mean p(x). A method
+      that falls short of another in the mean over the data is left out. The record's `candidates` holds all of them.
     - "bdmc": AIS; and, on as many data points simulated from the model, the sandwich of AIS and reverse AIS, in the
       record's `certificate`. It certifies the evaluator on the model's own data, not the estimate on yours.
 
