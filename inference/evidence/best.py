@@ -41,7 +41,7 @@ class Best(EvidenceMethod):
                     refused = f"{name} does not apply: {error}"
         if not candidates:
             raise ContractError(
-                f"method='best': found no method for {type(task.pair).__name__} ({refused}), expected at least one that "
+                f"method='best': found no method for {type(task.pair).__name__} ({refused}), expected one that "
                 "applies; take method='iwae'"
             )
         if len(candidates) == 1:
