@@ -134,10 +134,17 @@ class Sampler:
         """Draws from the start."""
         return self._evaluate(self._view.draw(self._pair, self._batch, self.settings.num_chains))
 
-    def at(self, latents: dict[str, Tensor]) -> State:
-        """The state with all chains at given latents, by site `[1, B, *event]`."""
+    def posterior(self, latents: dict[str, Tensor]) -> State:
+        """Draws from the posterior, given one for each data point, by site `[1, B, *event]`.
+
+        All chains start there and go apart by transitions that leave the posterior invariant: each draw is as exact as
+        the first. Left where they start, chains would share its error; those that do not leave its mode still do.
+        """
         u = self._view.unconstrain(self._pair, self._batch, latents, renewed=True)
-        return self._evaluate(u.expand(self.settings.num_chains, -1, -1).contiguous())
+        state = self._evaluate(u.expand(self.settings.num_chains, -1, -1).contiguous())
+        for _ in range(self.settings.num_warm_up):
+            state, _ = self._step(state, self.betas[-1], self._sizes[-1])
+        return state
 
     def latents(self, state: State) -> dict[str, Tensor]:
         """The chains' positions as latents by site, `[K, B, *event]`."""
@@ -176,7 +183,7 @@ def run_chains(
     settings: AIS,
     passing: Callable[[Sampler, Tensor], dict[str, Tensor]],
     progress: bool,
-    passes: int = 1,
+    more_steps: int = 0,
 ) -> dict[str, Tensor]:
     """`passing(sampler, index of its data points)` for all data points, as many at once as memory allows."""
     view = LatentView(pair, to_pair(rows_or_all(pair, batch, slice(1)), pair), settings.start)
@@ -192,7 +199,7 @@ def run_chains(
         return passing(Sampler(settings, view, evaluate, pair, points, lambda: bar.update(len(index))), index)
 
     num = num_rows(batch)
-    total = num * (START_STEPS + settings.num_warm_up + 1 + passes * settings.num_temperatures)
+    total = num * (START_STEPS + settings.num_warm_up + settings.num_temperatures + more_steps)
     with tqdm(total=total, desc=settings.name, unit="step", disable=not progress, delay=1, leave=False) as bar:
         return over_data(
             pair, torch.arange(num), 1, measure, None, probe=one_evaluation, kept=_kept(pair, batch, settings)
@@ -218,7 +225,7 @@ def weigh(sampler: Sampler, index: Tensor) -> dict[str, Tensor]:
 def weigh_both_ways(latents: dict[str, Tensor], sampler: Sampler, index: Tensor) -> dict[str, Tensor]:
     """The same, and reverse AIS from the latents that generated the data, by site `[N, *event]`."""
     found = weigh(sampler, index)
-    posterior = sampler.at({name: z[index][None] for name, z in latents.items()})
+    posterior = sampler.posterior({name: z[index][None] for name, z in latents.items()})
     return found | {"backward": sampler.backward(posterior)[1].T}
 
 

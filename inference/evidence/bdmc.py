@@ -38,7 +38,9 @@ class BidirectionalMonteCarlo(EvidenceMethod):
         settings = replace(self._chains.settings(task), checkpoint=None)  # which is for the real data
         pair = task.pair
         simulated, latents = simulate(pair, to_pair(task.batch, pair))
-        found = run_chains(pair, simulated, settings, partial(weigh_both_ways, latents), task.progress, passes=2)
+        reverse = settings.num_warm_up + settings.num_temperatures
+        both = partial(weigh_both_ways, latents)
+        found = run_chains(pair, simulated, settings, both, task.progress, more_steps=reverse)
         below, above = (self._chains.record_of(settings, found[way], found) for way in ("forward", "backward"))
         upper = replace(above, estimate=-above.estimate, method=f"reverse {settings.name}")
         width = Measurement(

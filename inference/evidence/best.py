@@ -1,4 +1,4 @@
-"""The largest of all available bounds, for each data point."""
+"""The best of all available bounds, for each data point."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,7 +10,7 @@ from ppvae.refusals import ContractError
 
 
 class Best(EvidenceMethod):
-    """Exact where possible, else the largest bound among all candidates of the registry; see `larger_bound`.
+    """Exact where possible, else the best bound among all candidates of the registry; see `larger_bound`.
 
     Args:
         methods: the registry.
@@ -18,9 +18,9 @@ class Best(EvidenceMethod):
 
     name = "best"
     about = (
-        "exact where possible; else importance weights and AIS from both starts. The largest of noisy bounds would be "
-        "too large: each half of the draws is taken from the method that the other half finds largest, and the average "
-        "has the mean p(x)"
+        "exact where possible; else importance weights and AIS from both starts: the most precise of them, or one that "
+        "is larger by two joint standard errors. As the largest of noisy bounds would be too large, each half of the "
+        "draws is taken from the method that the other half chooses, and the average has the mean p(x)"
     )
     trusted = "the methods taken for the data point say so"
     several_annealings = True
@@ -40,7 +40,10 @@ class Best(EvidenceMethod):
                 except ContractError as error:
                     refused = f"{name} does not apply: {error}"
         if not candidates:
-            raise ContractError(f"method='best': found no method for {type(task.pair).__name__}; {refused}")
+            raise ContractError(
+                f"method='best': found no method for {type(task.pair).__name__} ({refused}), expected one that "
+                "applies; take method='iwae'"
+            )
         if len(candidates) == 1:
             ((name, halves),) = candidates.items()
             return replace(pooled(halves, self._methods), reason=f"{name}, as {refused or 'there is no other method'}")

@@ -1,4 +1,4 @@
-"""The larger of several stochastic lower bounds, without the bias of choosing a noisy maximum."""
+"""The best of several stochastic lower bounds, without the bias of choosing a noisy maximum."""
 
 import math
 from collections.abc import Mapping
@@ -10,35 +10,77 @@ from torch import Tensor
 from ppvae.inference.evidence.method import EvidenceMethod, Halves
 from ppvae.inference.runtime.records import Evidence
 
+GAIN = 2.0
+"""Joint standard errors by which a bound must exceed the most precise one to be taken in its place."""
+
+SHORTFALL = 3.0
+"""Joint standard errors by which bounds must exceed another method's, in the mean over the data, to discredit it."""
+
 
 def larger_bound(candidates: Mapping[str, Halves], methods: Mapping[str, EvidenceMethod]) -> Evidence:
-    """For each data point, the largest of the methods' bounds.
+    """For each data point, the most precise of the methods' bounds, or one that is larger beyond their errors.
 
-    Each half's estimate of p(x) is taken from the method that the *other* half finds largest, and the two are averaged.
-    The choice is independent of the estimate it takes, so the average has the mean p(x), and its log is a stochastic
-    lower bound, whichever is chosen. Where the halves agree, as they do where it matters, the result is that method's
-    whole estimate. Bounds are compared less their standard errors, so that of two good ones the more precise is taken.
+    Each half's estimate of p(x) is taken from the method that the *other* half chooses, and the two are averaged. The
+    choice is independent of the estimate it takes, so the average has the mean p(x), and its log is a stochastic lower
+    bound, whichever is chosen. Where the halves agree, the result is that method's whole estimate; where they do not,
+    half the distance between the two methods' estimates is added to the standard error. A method that falls short of
+    another in the mean over the data points where both are reliable is not taken at all: a narrow guide's importance
+    weights look precise.
 
     Args:
         candidates: two halves by method.
         methods: the registry, whose methods judge the pooled halves.
     """
-    names = list(candidates)
-    low = torch.stack([torch.stack([half.estimate - half.std_error for half in candidates[name]]) for name in names])
-    chosen_by_first, chosen_by_second = low.argmax(0)
+    whole = {name: pooled(halves, methods) for name, halves in candidates.items()}
+    names = [name for name in whole if not any(_discredited(whole[name], other) for other in whole.values())]
+    chosen = [_chosen([candidates[name][half] for name in names]) for half in (1, 0)]
     taken = []
-    for half, chosen in enumerate((chosen_by_second, chosen_by_first)):
+    for half, by_the_other in enumerate(chosen):
         record = candidates[names[0]][half]
         for number, name in enumerate(names):
-            record = record.with_rows(chosen == number, candidates[name][half])
+            record = record.with_rows(by_the_other == number, candidates[name][half])
         taken.append(record)
-    counts = [f"{name} for {int((chosen_by_first == number).sum())}" for number, name in enumerate(names)]
+    found = pooled((taken[0], taken[1]), methods)
+    estimates = torch.stack([whole[name].estimate for name in names])
+    first, second = (estimates.gather(0, by[None])[0] for by in chosen)
+    counts = [f"{name} for {int((chosen[1] == number).sum())}" for number, name in enumerate(names)]
+    short = [name for name in whole if name not in names]
+    without = f"; not {', '.join(short)}, which fell short in the mean" if short else ""
     return replace(
-        pooled((taken[0], taken[1]), methods),
+        found,
+        std_error=torch.hypot(found.std_error, (first - second) / 2),
         method="best",
-        reason=f"the largest by half of the draws: {', '.join(counts)} of {len(chosen)} data points",
-        candidates={name: pooled(halves, methods) for name, halves in candidates.items()},
+        reason=f"the most precise, or larger beyond errors: {', '.join(counts)} of {len(first)} data points{without}",
+        candidates=whole,
     )
+
+
+def _chosen(halves: list[Evidence]) -> Tensor:
+    """Of the methods, by number, the most precise reliable one, or the largest of those beyond its errors."""
+    estimates = torch.stack([half.estimate for half in halves])
+    errors = torch.stack([half.std_error.nan_to_num(math.inf) for half in halves])
+    reliable = torch.stack([half.reliable for half in halves])
+    base = torch.where(reliable | ~reliable.any(0), errors, math.inf).argmin(0)[None]
+    exceeds = estimates - estimates.gather(0, base) > GAIN * torch.hypot(errors, errors.gather(0, base))
+    return torch.where(exceeds.any(0), estimates.masked_fill(~exceeds, -math.inf).argmax(0), base[0])
+
+
+def shortfall(found: Evidence, other: Evidence, at: Tensor) -> float:
+    """Nats by which bounds fall short of others, in the mean over some data points; zero if that may be noise.
+
+    Args:
+        found: the bounds in question.
+        other: others on the same data points.
+        at: the data points, `[N]`; of them, those where `other` is reliable.
+    """
+    at = at & other.reliable & found.std_error.isfinite() & other.std_error.isfinite()
+    gain = (other.estimate - found.estimate)[at]
+    error = torch.hypot(other.std_error, found.std_error)[at].square().sum().sqrt()
+    return float(gain.mean()) if len(gain) and gain.sum() > SHORTFALL * error else 0.0
+
+
+def _discredited(found: Evidence, other: Evidence) -> bool:
+    return shortfall(found, other, found.reliable) > 0
 
 
 def pooled(halves: Halves, methods: Mapping[str, EvidenceMethod]) -> Evidence:

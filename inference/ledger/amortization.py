@@ -2,10 +2,10 @@
 
 import math
 
-from ppvae.inference.ledger.cause import Cause, significant
+from ppvae.inference.ledger.cause import SIGNIFICANT, Cause, significant
 from ppvae.inference.ledger.lines import Bar, Line, difference
 from ppvae.inference.ledger.measured import Measured
-from ppvae.inference.runtime.records import Measurement
+from ppvae.inference.runtime.records import Mean, Measurement
 
 COLOR = "C1"
 
@@ -45,15 +45,15 @@ def _training(found: Measured, line: Measurement) -> list[Cause]:
         "training",
         line,
         lambda nats: f"More training of the guide, with the model frozen, gains {nats:.2f} nats.",
-        "Train longer, with a decaying learning rate, or the guide more often than the model.",
+        "Train the guide longer, with the model frozen and a decaying learning rate.",
     )
 
 
 def _capacity(found: Measured, line: Measurement) -> list[Cause]:
-    """Capacity; or generalization, where the best guides gain less than half as much on training data."""
+    """Capacity; or generalization, where the best guides gain less than half as much on training data, surely."""
     seen = amortization_gap(found.train) if found.train else None
-    on_train = seen.mean().estimate if seen else math.inf
-    if on_train < line.mean().estimate / 2:
+    if seen and _less_than_half(seen.mean(), line.mean()):
+        on_train = seen.mean().estimate
         return significant(
             "generalization",
             line,
@@ -72,6 +72,12 @@ def _capacity(found: Measured, line: Measurement) -> list[Cause]:
         ),
         "Widen or deepen the encoder, or refine its output for each data point.",
     )
+
+
+def _less_than_half(part: Mean, whole: Mean) -> bool:
+    """Beyond the errors over data points, as the two were measured on different ones."""
+    error = math.hypot(2 * part.std_error, whole.std_error)
+    return whole.estimate - 2 * part.estimate > SIGNIFICANT * error
 
 
 AMORTIZATION_GAP = Line(

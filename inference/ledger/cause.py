@@ -12,7 +12,10 @@ LEAST = 0.05
 """Nats below which nothing is called a cause."""
 
 SIGNIFICANT = 2.0
-"""Standard errors within which a line is not told apart from zero, or from another line."""
+"""Monte Carlo errors within which a line is not told apart from zero, or from another line."""
+
+FEW = 0.1
+"""The share of the data points that a cause is said to be concentrated in, if it has half of its cost there."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,8 @@ class Cause:
     Attributes:
         name: in a word or two: "correlation", "training", "collapse".
         nats: what it costs, in nats per data point; NaN where that cannot be known.
-        std_error: of that, over data points.
+        std_error: of that, over data points: how it would vary with other data.
+        monte_carlo_error: of that, on these data: whether it is there at all.
         says: the experiment, and what it found.
         remedy: what to try.
         per_point: what it costs each data point, `[N]`, where that is known.
@@ -31,6 +35,7 @@ class Cause:
     name: str
     nats: float
     std_error: float
+    monte_carlo_error: float
     says: str
     remedy: str
     per_point: Tensor | None = None
@@ -41,9 +46,20 @@ Says = Callable[[float], str]
 
 
 def significant(name: str, line: Measurement, says: Says, remedy: str) -> list[Cause]:
-    """The cause that a line stands for; none if it is small, or within its error of zero."""
+    """The cause that a line stands for; none if it is small, or within its Monte Carlo error of zero.
+
+    How much a line varies over the data points does not matter: what a few of them cost is a cost.
+    """
     mean = line.mean()
-    error = mean.monte_carlo_error if math.isnan(mean.std_error) else mean.std_error
-    if mean.estimate < max(LEAST, SIGNIFICANT * error):
+    if mean.estimate < max(LEAST, SIGNIFICANT * mean.monte_carlo_error):
         return []
-    return [Cause(name, mean.estimate, error, says(mean.estimate), remedy, line.estimate)]
+    spread = mean.monte_carlo_error if math.isnan(mean.std_error) else mean.std_error
+    said = says(mean.estimate) + _where(line)
+    return [Cause(name, mean.estimate, spread, mean.monte_carlo_error, said, remedy, line.estimate)]
+
+
+def _where(line: Measurement) -> str:
+    """Where half of what a line costs lies, if that is in few data points."""
+    sums = line.estimate.clamp(min=0).sort(descending=True).values.cumsum(0)
+    num, total = int((sums < sums[-1] / 2).sum()) + 1, len(sums)
+    return f" Half of it lies in {num} of the {total} data points." if num <= FEW * total else ""

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from ppvae.batches import Batch, as_batch, num_rows, rows
 from ppvae.conversion import data_for, to_pair
 from ppvae.inference.evidence.estimates import elbo_of, evidence_of
@@ -57,7 +59,8 @@ def gap(
         data: N data points, a batch (tensor, tuple or dict), held out from training.
         effort: "quick" (evidence, ELBO and gap: seconds), "default" (100 digits of an MNIST VAE: some two minutes on
             two cores), "thorough" (an hour), or an `Effort`.
-        train: training data, to train the guide further, and to measure the same lines on as many of its data points.
+        train: training data, to train the guide further, and to measure the same lines on as many of its data points,
+            chosen at random.
         transform: of minibatches of `train`, as for `ppvae.fit`.
         seed: makes the result reproducible and leaves the caller's generators as they were; None draws from them.
         progress: show bars.
@@ -78,7 +81,7 @@ def gap(
     report = _at_rest(pair, batch, settings, seed, progress)
     own = None if train is None else as_batch(train)
     if own is not None:
-        sample = rows(own, slice(num_rows(batch)))
+        sample = _some(own, num_rows(batch), seed)
         sample = sample if transform is None else as_batch(transform(to_pair(sample, pair)))
         report = replace(report, train=_at_rest(pair, sample, settings, seed, progress))
     bench = Bench(
@@ -95,6 +98,14 @@ def gap(
     )
     _measure(bench, trains=True)
     return replace(report, measured=bench.measured, notes={**report.notes, **bench.notes})
+
+
+def _some(data: Batch, num: int, seed: int | None) -> Batch:
+    """As many data points as that, any of them, as data may be sorted; all where there are no more."""
+    if num_rows(data) <= num:
+        return data
+    order = torch.randperm(num_rows(data), generator=torch.Generator().manual_seed(seed or 0))
+    return rows(data, order[:num])
 
 
 def _at_rest(pair: Pair, data: Batch, settings: Effort, seed: int | None, progress: bool) -> GapReport:

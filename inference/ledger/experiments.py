@@ -17,7 +17,7 @@ from ppvae.inference.runtime.records import Measurement
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError
 
-SCALE_SAMPLES = 20
+SCALE_SAMPLES = 200
 
 
 @dataclass(frozen=True)

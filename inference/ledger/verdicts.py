@@ -7,21 +7,24 @@ from ppvae.inference.ledger.cause import LEAST, SIGNIFICANT, Cause
 from ppvae.inference.ledger.measured import Measured
 from ppvae.inference.ledger.registry import LINES, finest, values
 
+NOT_LOOKED_FOR = 'No cause was looked for: that takes more effort than this; effort="default" looks.'
+
 
 def causes(report: Measured) -> list[Cause]:
-    """The significant causes, the costliest first; collapse comes before everything.
+    """The significant causes, the costliest first; what cannot be told in nats comes last.
 
     A line whose parts were measured gives way to their causes.
     """
     found = [cause for name, line in finest(report).items() for cause in LINES[name].causes(report, line)]
     ranked = sorted([*found, *_of_likelihood(report)], key=lambda cause: cause.nats, reverse=True)
-    return [*_of_collapse(report), *ranked]
+    return [*ranked, *_of_collapse(report)]
 
 
 def verdict(report: Measured) -> str:
     """A few sentences on what keeps the ELBO low.
 
-    Causes closer than two standard errors of their difference are not ranked, and where the evidence is unreliable that
+    A line is a cause if it exceeds its Monte Carlo error, in however few data points. Causes within two Monte Carlo
+    errors of each other are not ranked, and where the evidence is unreliable that
     is said first. It does not say whether another model would have more evidence.
     """
     evidence, elbo, gap = report.log_evidence.mean(), report.elbo.mean(), values(report)["gap"].mean()
@@ -41,13 +44,14 @@ def verdict(report: Measured) -> str:
             "the gap and the approximation gap may be larger. AIS with more temperatures would tell."
         )
     found = causes(report)
-    seen = gap.estimate >= max(LEAST, SIGNIFICANT * gap.std_error)
+    seen = gap.estimate >= max(LEAST, SIGNIFICANT * gap.monte_carlo_error)
     trusted = report.log_evidence.reliable.any()
     # a part may be surer than the whole
     if trusted and not (seen or any(cause.per_point is not None for cause in found)):
         said.append("The guide is not what keeps it low: no gap is seen beyond its error.")
     if not found:
-        return "\n".join([*said, "No cause was found.", _more_time(report)]) + _unmeasured(report)
+        none = "No cause was found." if report.measured else NOT_LOOKED_FOR
+        return "\n".join([*said, none, *_unused(report), _more_time(report)]) + _unmeasured(report)
     first, *others = found
     if others and _tied(first, others[0]):
         said.append(
@@ -57,7 +61,7 @@ def verdict(report: Measured) -> str:
     else:
         said.append(f"The main cause is {_title(first)}.")
     said += [f"- {cause.name}: {cause.says} {cause.remedy}" for cause in found]
-    return "\n".join([*said, _more_time(report)]) + _unmeasured(report)
+    return "\n".join([*said, *_unused(report), _more_time(report)]) + _unmeasured(report)
 
 
 def _how(report: Measured) -> str:
@@ -90,38 +94,55 @@ def _nats(cause: Cause) -> str:
 def _tied(first: Cause, second: Cause) -> bool:
     if math.isnan(first.nats):
         return False
-    if first.per_point is not None and second.per_point is not None and len(first.per_point) > 1:
-        difference = first.per_point - second.per_point
-        return bool(difference.mean() < SIGNIFICANT * difference.std() / len(difference) ** 0.5)
-    return first.nats - second.nats < SIGNIFICANT * math.hypot(first.std_error, second.std_error)
+    return first.nats - second.nats < SIGNIFICANT * math.hypot(first.monte_carlo_error, second.monte_carlo_error)
 
 
 def _unmeasured(report: Measured) -> str:
     missing = [f"{name} ({why})" for name, why in report.notes.items()]
+    missing += [
+        f"likelihood scale of '{site}' (the guide is too far from the posterior to tell)"
+        for site, scale in report.likelihood.items()
+        if math.isnan(scale.gain)
+    ]
     return f"\nTo note: {'; '.join(missing)}." if missing else ""
 
 
 def _of_likelihood(report: Measured) -> list[Cause]:
     found = []
     for site, scale in report.likelihood.items():
-        if scale.gain > LEAST:
+        if scale.gain > max(LEAST, SIGNIFICANT * scale.monte_carlo_error):  # never where they are NaN
             wide = "wide" if scale.factor < 1 else "narrow"
             says = (
-                f"The likelihood of '{site}' is too {wide}: its standard deviation times {scale.factor:.2f} would gain "
-                f"{scale.gain:.2f} nats with the guide as it is."
+                f"The likelihood of '{site}' is too {wide}: with its standard deviation times {scale.factor:.2f}, log "
+                f"p(x) gains at least {scale.gain:.2f} nats."
             )
-            found.append(Cause("likelihood scale", scale.gain, 0.0, says, "Learn sigma, or set it so."))
+            errors = scale.std_error, scale.monte_carlo_error
+            found.append(Cause("likelihood scale", scale.gain, *errors, says, "Learn sigma, or set it so."))
     return found
 
 
-def _of_collapse(report: Measured) -> list[Cause]:
-    collapsed = [name for name, usage in report.latents.items() if usage.collapsed]
-    if not collapsed or report.guide_is_fixed:  # a fixed guide does not collapse: a diffusion ends in noise
+def _collapsed(report: Measured) -> list[str]:
+    if report.guide_is_fixed:  # a fixed guide does not collapse: a diffusion ends in noise
         return []
-    every = len(collapsed) == len(report.latents)
+    return [name for name, usage in report.latents.items() if usage.collapsed]
+
+
+def _of_collapse(report: Measured) -> list[Cause]:
+    """Nothing is encoded: a cause whose cost only another model could tell."""
+    collapsed = _collapsed(report)
+    if not collapsed or len(collapsed) < len(report.latents):
+        return []
     says = (
-        f"{'All latents have' if every else 'A site has'} collapsed ({', '.join(collapsed)}): the guide there is the "
-        "prior, and says nothing about the data."
+        f"All latents have collapsed ({', '.join(collapsed)}): the guide there is the prior, and says nothing about "
+        "the data."
     )
     remedy = "Try free bits, a warm-up of the KL, or a weaker decoder. What that would gain cannot be known from here."
-    return [Cause("collapse", math.nan, math.nan, says, remedy)]
+    return [Cause("collapse", math.nan, math.nan, math.nan, says, remedy)]
+
+
+def _unused(report: Measured) -> list[str]:
+    """Latents that say nothing beside others that do: no loss to the ELBO."""
+    collapsed = _collapsed(report)
+    if not collapsed or len(collapsed) == len(report.latents):
+        return []
+    return [f"Unused: {', '.join(collapsed)}; the guide is the prior there, which by itself costs the ELBO nothing."]

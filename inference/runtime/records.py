@@ -142,12 +142,13 @@ class Evidence(Measurement):
         """This record with another's data points where the mask `at` is true; the other has all, or only these."""
         rows = {}
         for name in ("estimate", "std_error", "ess", "khat", "acceptance", "divergences", "reliable"):
-            theirs = getattr(other, name)
+            found = getattr(other, name)
             rows[name] = getattr(self, name).clone()
-            rows[name][at] = theirs[at] if len(theirs) == len(at) else theirs
+            rows[name][at] = found[at] if len(found) == len(at) else found
         methods = list(self.methods)
+        theirs = iter(other.methods) if len(other.methods) < len(at) else None
         for row in at.nonzero().flatten().tolist():
-            methods[row] = other.method
+            methods[row] = other.methods[row] if theirs is None else next(theirs)
         limits = tuple(dict.fromkeys(self.limits + other.limits))
         return replace(self, **rows, methods=tuple(methods), limits=limits)
 

@@ -128,5 +128,4 @@ BROKEN = {
     untrained_linear_guide: "training",
     untrained_guide: "training",
     collapsed: "collapse",
-    collapsed_layer: "collapse",
 }

@@ -13,7 +13,7 @@ from ppvae import AIS, ContractError
 from ppvae.inference.evidence import ais, annealed_importance, hmc, larger_bound
 from ppvae.inference.evidence.method import EvidenceMethod
 from ppvae.inference.evidence.registry import METHODS
-from ppvae.models import VAE, GaussianMixture, LinearVAE
+from ppvae.models import GaussianMixture, LinearVAE
 
 quiet = {"progress": False, "seed": 0}
 
@@ -102,7 +102,7 @@ def test_reverse_weights_are_unbiased(float64, assert_mean):
     x, latents = ppvae.simulation.simulate(pair, torch.zeros(3000, 4))
     with ppvae.inference.runtime.measuring.measuring(pair, x, seed=0) as batch:
         weigh = partial(annealed_importance.weigh_both_ways, latents)
-        found = annealed_importance.run_chains(pair, batch, settings, weigh, progress=False, passes=2)
+        found = annealed_importance.run_chains(pair, batch, settings, weigh, progress=False)
     exact = pair.log_prob(x).detach()[:, None]
     assert_mean((found["backward"] + exact).exp().mean(1), 1.0)
     assert_mean((found["forward"] - exact).exp().mean(1), 1.0)
@@ -127,25 +127,6 @@ def test_a_missed_mode_is_found_from_the_prior(float64):
     assert set(best.candidates) == {"iwae", "ais", "ais from prior"}
     for name, found in by_guide.items():
         assert (best.candidates[name].estimate - found.estimate).abs().mean() < 0.1
-
-
-def test_auto_takes_chains_where_khat_is_bad(float64):
-    pair = VAE.mlp(6, 2, [8])
-    with torch.no_grad():
-        pair.posterior.network[-1].bias[2:] -= 2.5
-    x = (torch.rand(60, 6) > 0.5).double()
-    found = ppvae.log_evidence(pair, x, **quiet)
-    weighted = found.candidates["iwae"]
-    bad = weighted.khat > 0.7
-    assert 0 < bad.sum() < 60
-    assert found.methods == tuple("ais" if b else "iwae" for b in bad)
-    assert torch.equal(found.estimate[~bad], weighted.estimate[~bad])
-    assert (found.estimate[bad] > weighted.estimate[bad]).float().mean() > 0.6
-    assert found.reliable.all()
-    assert not found.warning
-    assert (
-        found.reason == f"ais for the {int(bad.sum())} of 60 data points whose k-hat is above 0.7, iwae for the others"
-    )
 
 
 def test_auto_without_a_latent_view_says_so(float64):
@@ -197,8 +178,10 @@ def test_the_larger_is_unbiased_though_chosen(float64, assert_mean):
     assert_mean(found.estimate.exp(), 1.0)
     naive = torch.maximum(*[larger_bound.pooled(halves, MADE_UP).estimate for halves in candidates.values()])
     assert (naive.exp().mean() - 1) > 10 * naive.exp().std() / 4000**0.5  # what is avoided
-    mixed = [name for name in found.methods if ", " in name]
-    assert 1000 < len(mixed) < 3000
+    assert 1000 < sum(", " in name for name in found.methods) < 3000
+    alone = larger_bound.pooled(candidates["a"], MADE_UP)
+    covered, without = (((each.estimate / each.std_error).abs() < 1.96).double().mean() for each in (found, alone))
+    assert covered > without
 
 
 def test_the_larger_is_the_better_where_it_is_clear(float64):
@@ -208,7 +191,10 @@ def test_the_larger_is_the_better_where_it_is_clear(float64):
     assert set(found.methods) == {"better"}
     for name in ("estimate", "std_error", "ess"):
         assert torch.equal(getattr(found, name), getattr(whole, name))
-    assert found.reason == "the largest by half of the draws: worse for 0, better for 4000 of 4000 data points"
+    assert found.reason == (
+        "the most precise, or larger beyond errors: better for 4000 of 4000 data points; not worse, which fell short "
+        "in the mean"
+    )
 
 
 def test_pooled_halves_are_the_whole(float64):

@@ -260,18 +260,71 @@ def test_refusals(call, message):
 
 
 def test_close_causes_are_not_ranked(float64):
-    """Two causes of the same size within their errors are both named, and neither is called the main one."""
+    """Two causes of the same size within their Monte Carlo errors are both named; neither is called the main one."""
     report = ppvae.gap(rotated(), torch.randn(20, 8), QUICK, **quiet)
     noise = 0.2 * torch.randn(20)
     level = report.log_evidence.estimate
 
     def line(below):
-        return ppvae.Measurement(level - below, torch.full((20,), 0.01), 100, "made up")
+        return ppvae.Measurement(level - below, torch.full((20,), 0.2), 100, "made up")
 
     tied = replace(report, elbo=line(2.0 + noise), measured={"elbo_refined": line(1.0 - noise)})
     assert "cannot be ranked: " in verdict(tied)
     clear = replace(tied, measured={"elbo_refined": line(1.7 - noise)})
     assert "The main cause is family (1.7" in verdict(clear)
+
+
+def test_a_cause_in_few_data_points_is_a_cause(float64):
+    """Of the whole family's 1.5 nats all lie in 3 of 100 data points: more than the 0.3 that each loses otherwise."""
+    report = ppvae.gap(rotated(), torch.randn(100, 8), QUICK, **quiet)
+    below = torch.zeros(100)
+    below[[3, 50, 51]] = 50.0
+
+    def line(estimate):
+        return ppvae.Measurement(estimate, torch.full((100,), 0.1), 100, "made up")
+
+    refined = report.log_evidence.estimate - below
+    made_up = replace(report, elbo=line(refined - 0.3), measured={"elbo_refined": line(refined)})
+    assert [(cause.name, round(cause.nats, 3)) for cause in causes(made_up)] == [("family", 1.5), ("amortization", 0.3)]
+    assert "The main cause is family (1.50 +- 0.86 nats)" in verdict(made_up)
+    assert "Half of it lies in 2 of the 100 data points." in verdict(made_up)
+
+
+@pytest.mark.parametrize(("collapsed", "main"), [(("z1", "z2"), "training"), (("z2",), "training")])
+def test_what_costs_comes_before_what_is_unused(collapsed, main, float64):
+    """A latent that says nothing costs nothing; where none says anything, that is a cause, of unknown cost."""
+    report = ppvae.gap(rotated(), torch.randn(20, 8), QUICK, **quiet)
+    (usage,) = report.latents.values()
+    unused = replace(usage, kl=replace(usage.kl, estimate=torch.zeros(20)))
+    latents = {name: unused if name in collapsed else usage for name in ("z1", "z2")}
+    lost = replace(report.elbo, estimate=report.elbo.estimate + 10)
+    found = replace(report, latents=latents, measured={"elbo_refitted": lost})
+    names = [cause.name for cause in causes(found)]
+    assert names[0] == main
+    assert ("collapse" in names) == (len(collapsed) == 2)
+    assert ("Unused: z2; the guide is the prior there" in verdict(found)) == (len(collapsed) == 1)
+
+
+def test_where_nothing_was_looked_for_nothing_is_denied():
+    pair = rotated()
+    report = ppvae.gap(pair, pair.sample(200), "quick", **quiet)
+    assert "No cause was looked for" in report.verdict()
+    assert "No cause was found" not in report.verdict()
+
+
+def test_training_data_are_taken_from_all_over(monkeypatch):
+    """Sorted by class, say: the first rows would be one class alone."""
+    pair, train = LinearVAE(4, 2).fit_guide(), torch.arange(1000.0)[:, None].expand(-1, 4) / 1000
+    seen = []
+    at_rest = ppvae.inference.ledger.decomposition._at_rest
+    monkeypatch.setattr(
+        "ppvae.inference.ledger.decomposition._at_rest",
+        lambda pair, data, *settings: (seen.append(data), at_rest(pair, data, *settings))[1],
+    )
+    ppvae.gap(pair, torch.randn(50, 4), "quick", train=train, **quiet)
+    assert len(seen[1]) == 50
+    assert seen[1][:, 0].unique().numel() == 50
+    assert 0.4 < seen[1].mean() < 0.6
 
 
 def test_it_says_what_more_time_would_buy(float64):

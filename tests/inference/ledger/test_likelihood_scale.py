@@ -68,7 +68,7 @@ def test_factor_and_gain_are_the_formulas(widened):
     pair, x = widened
     r = expected_square(pair, x)
     assert r < 0.6  # the likelihood is too wide by far
-    found = [measured(pair, x, num_draws=5, seed=seed)["x"] for seed in range(20)]
+    found = [measured(pair, x, num_draws=30, seed=seed)["x"] for seed in range(20)]
     squares = torch.tensor([each.factor for each in found]).square()
     assert abs(squares.mean() - r) < 4 * squares.std() / len(squares) ** 0.5
     for each in found:
@@ -122,6 +122,27 @@ def test_each_gaussian_site_has_its_own():
         r = (batch[name] / scale).square().mean().item()
         assert found[name].factor == pytest.approx(r**0.5, rel=1e-12)
         assert found[name].gain == pytest.approx(num / 2 * (r - 1 - math.log(r)), rel=1e-12)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5, 1.5])
+def test_a_poor_guide_is_not_blamed_on_the_likelihood(shift):
+    """Sigma is that of the data: whatever the guide, its weighted draws say so, or that they cannot tell."""
+    pair = LinearVAE(NUM_FEATURES, 2).fit_guide()
+    x = pair.sample(500)
+    with torch.no_grad():
+        pair.encoder.bias.add_(shift * pair.posterior_scale)
+    found = measured(pair, x, num_draws=1000)["x"]
+    assert shift < 1 or math.isnan(found.gain) or found.gain < 0.05
+    assert shift > 1 or abs(found.gain) < 0.02
+    assert shift > 1 or abs(found.factor - 1) < 4 / (2 * NUM_FEATURES * 500) ** 0.5
+
+
+def test_errors_are_what_repetitions_show(widened):
+    pair, x = widened
+    found = [measured(pair, x, num_draws=30, seed=seed)["x"] for seed in range(100)]
+    gains = torch.tensor([each.gain for each in found])
+    error = torch.tensor([each.monte_carlo_error for each in found]).square().mean().sqrt()
+    assert abs(gains.std() / error - 1) < 4 / 200**0.5
 
 
 @pytest.mark.parametrize("name", ["bernoulli", "no latents", "mixture", "tied by summation", "summed"])

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from support.broken_pairs import BROKEN
+from support.broken_pairs import BROKEN, collapsed_layer
 
 import ppvae
 from ppvae import AIS, Effort
@@ -19,7 +19,6 @@ SECONDS = {
     "narrow_encoder": 120,
     "wide_likelihood": 120,
     "untrained_guide": 120,
-    "collapsed_layer": 120,
     "diagonal_on_rotated": 30,
     "collapsed": 25,
     "diagonal_on_sum": 25,
@@ -40,3 +39,11 @@ def test_the_cause_is_named(make):
     assert found[0].name == BROKEN[make], [(cause.name, cause.nats) for cause in found]
     assert f"The main cause is {BROKEN[make]} (" in report.verdict()
     assert f"- {BROKEN[make]}: {found[0].says} {found[0].remedy}" in report.verdict()
+
+
+@pytest.mark.slow(60)
+def test_a_layer_that_says_nothing_is_no_cause():
+    pair, (_, test) = collapsed_layer()
+    report = ppvae.gap(pair, test, WITHOUT_RICHER, seed=0, progress=False)
+    assert "collapse" not in [cause.name for cause in causes(report)]
+    assert "Unused: z2; the guide is the prior there" in report.verdict()

@@ -1,0 +1,140 @@
+"""Error bars hold: estimates that are called reliable cover the exact evidence, whatever the guide."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+import ppvae
+from ppvae import AIS, Pair
+
+pytestmark = pytest.mark.usefixtures("float64")
+QUIET = {"progress": False, "seed": 0}
+SPREAD = 0.5**0.5
+"""Standard deviation of the posterior."""
+
+
+class Conjugate(Pair):
+    """`z ~ N(0, I)`, `x ~ N(z, I)`; the guide's width is the posterior's times `width(x)`."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.width, self.shift = width, nn.Parameter(torch.tensor(0.0))
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(x.shape[-1]), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2 + self.shift, SPREAD * self.width(x)).to_event(1))
+
+
+def exact(x):
+    return dist.Normal(torch.zeros(()), 2**0.5).log_prob(x).sum(-1)
+
+
+def errors(found, x):
+    """Of the reliable estimates, in nats and in standard errors."""
+    off = (found.estimate - exact(x))[found.reliable]
+    return off, off / found.std_error[found.reliable]
+
+
+NARROW = [(4, 0.45), (1, 0.45), (1, 0.7)]
+OTHERS = [(4, 0.8), (10, 1.3)]
+
+
+@pytest.mark.parametrize(("method", "size"), [("auto", 60), ("best", 60)])
+@pytest.mark.parametrize(("dim", "width"), [*NARROW, *OTHERS])
+def test_reliable_estimates_cover_the_truth(method, size, dim, width):
+    """A narrow guide misses the tail of its weights, which then look fine: an estimate of theirs is off by 0.6 nats."""
+    x = 2**0.5 * torch.randn(size, dim)
+    settings = {"annealing": (AIS(16, 100), AIS(16, 100, start="prior"))} if method == "best" else {}
+    found = ppvae.log_evidence(Conjugate(lambda x: width), x, method, **settings, **QUIET)
+    off, scaled = errors(found, x)
+    assert len(off) >= 0.8 * size
+    assert off.mean().abs() < 0.02
+    assert (scaled.abs() < 1.96).double().mean() > 0.8
+
+
+def test_importance_weights_that_fall_short_are_found_out():
+    x = 2**0.5 * torch.randn(60, 4)
+    found = ppvae.log_evidence(Conjugate(lambda x: 0.45), x, **QUIET)
+    weighted = found.candidates["iwae"]
+    assert 0 < weighted.reliable.sum() < 60
+    assert errors(weighted, x)[0].mean() < -0.3  # what k-hat accepts, too
+    assert set(found.methods) == {"ais"}
+    assert found.reason.startswith("ais for all data points, as importance weights fall short of AIS by 0.")
+
+
+def test_a_few_bad_points_do_not_discredit_the_others():
+    x = -(torch.randn(40, 2).abs())
+    x[:3] *= -1
+    found = ppvae.log_evidence(Conjugate(lambda x: torch.where(x[..., :1] > 0, 0.02, 1.1)), x, **QUIET)
+    bad = ~found.candidates["iwae"].reliable
+    assert bad.tolist() == [True] * 3 + [False] * 37
+    assert found.methods == ("ais",) * 3 + ("iwae",) * 37
+    assert torch.equal(found.estimate[~bad], found.candidates["iwae"].estimate[~bad])
+    assert found.reason == (
+        "ais for the 3 of 40 data points whose k-hat is above 0.7, iwae for the others, on 32 of which AIS finds no "
+        "more"
+    )
+    assert errors(found, x)[1].abs().max() < 4
+
+
+def test_an_exact_guide_is_left_as_it_is():
+    x = torch.randn(10, 3)
+    found = ppvae.log_evidence(Conjugate(lambda x: 1.0), x, **QUIET)
+    assert set(found.methods) == {"iwae"}
+    torch.testing.assert_close(found.estimate, exact(x))
+
+
+@pytest.mark.parametrize("width", [0.8, 1.5])
+def test_both_sides_of_simulated_data_have_errors_of_their_size(width, monkeypatch):
+    """Reverse chains that stayed together at their common start would err together: by 1.37 of what was said."""
+    pair, data = Conjugate(lambda x: width), {}
+
+    def simulated(pair, batch):
+        x, latents = simulate(pair, batch)
+        data["x"] = x
+        return x, latents
+
+    simulate = ppvae.inference.evidence.bdmc.simulate
+    monkeypatch.setattr("ppvae.inference.evidence.bdmc.simulate", simulated)
+    settings = AIS(num_chains=16, num_temperatures=20)
+    both = ppvae.log_evidence(pair, torch.zeros(400, 4), "bdmc", annealing=settings, **QUIET).certificate
+    for side in (both.lower, both.upper):
+        off = side.estimate - exact(data["x"])
+        ratio = off.std() / side.std_error.square().mean().sqrt()
+        assert abs(ratio - 1) < 4 / 800**0.5
+
+
+CASES = {
+    "infinite": (lambda x: dist.Cauchy(x / 2, 0.7), True),
+    "infinite variance": (lambda x: dist.StudentT(3.0, x / 2, 0.7), True),
+    "right": (lambda x: dist.Normal(x / 2, SPREAD), False),
+    "wide": (lambda x: dist.Normal(x / 2, 2.0), False),
+    "narrow": (lambda x: dist.Normal(x / 2, 0.2), False),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_elbo_of_heavy_tails_says_so(name):
+    """With a Cauchy guide the ELBO is minus infinity; with three degrees of freedom its draws have no variance."""
+    fn, heavy = CASES[name]
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=x)
+
+    def guide(x):
+        shift = pyro.param("shift", torch.tensor(0.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", fn(x + shift))
+
+    x = torch.randn(200)
+    for num_samples in (100, 1000):
+        found = ppvae.elbo(Pair.of(model, guide, x), x, num_samples, **QUIET)
+        assert ("heavy tails" in found.warning) == heavy
