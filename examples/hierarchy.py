@@ -136,7 +136,7 @@ def draw(results: dict[tuple[int, str], Result], data: ppvae.datasets.Dataset, p
     num_layers, shown = max(n for n, _ in results if n <= 3), "ladder"
     pair = results[num_layers, shown].pair
     ppvae.pictures.resampled_layers(axes[1, 0], pair, data.test, data.shape)
-    axes[1, 0].set_title(f"{num_layers} layers, {shown}: layers kept from the top, those below drawn anew")
+    axes[1, 0].set_title(f"{num_layers} layers, {shown}: upper layers kept, the rest drawn anew")
     ppvae.pictures.temperatures(axes[1, 1], pair, data.shape)
     axes[1, 1].set_title(f"{num_layers} layers, {shown}: samples at temperatures t")
     figure.savefig(path, dpi=130)

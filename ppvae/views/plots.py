@@ -105,6 +105,7 @@ def bounds(ax: Axes, gaps: Mapping[str, GapReport]) -> None:
         label = f"gap {abs(gap.mean().estimate):.2f}"
         ax.annotate(label, (elbo.estimate, row), (0, 9), textcoords="offset points", ha="center", color=color)
     ax.set(ylim=(len(gaps) - 0.5, -0.8), yticks=range(len(gaps)), yticklabels=gaps, xlabel="nats per data point")
+    ax.locator_params(axis="x", nbins=6)
     ax.margins(x=0.12)
 
 
