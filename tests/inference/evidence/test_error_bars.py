@@ -82,6 +82,8 @@ def test_a_few_bad_points_do_not_discredit_the_others():
         "more"
     )
     assert errors(found, x)[1].abs().max() < 4
+    assert found.reliable.all()
+    assert not found.warning
 
 
 def test_an_exact_guide_is_left_as_it_is():

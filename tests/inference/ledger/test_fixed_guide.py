@@ -78,8 +78,12 @@ def test_fixed_guides_are_told_from_those_that_learn(make, expected):
 
 
 @pytest.mark.slow(28)
-def test_the_whole_gap_of_a_fixed_guide_is_its_familys(float64):
-    """And what a full covariance would close of it is measured all the same: all, as it is of correlation alone."""
+def test_the_whole_gap_of_a_fixed_guide_is_its_familys(float64, monkeypatch):
+    """And what a full covariance would close of it is measured all the same: all, as it is of correlation alone.
+
+    The gap is 0.02 nats. On the usual 100 draws that is one standard error, and a sixth of the fits would be given up.
+    """
+    monkeypatch.setattr("ppvae.inference.ledger.richer_families.SELECTION_SAMPLES", 5000)
     pair, x = Guided(formula), torch.randn(30)
     precision = torch.eye(2) + 0.25
     gap = (precision.diagonal().log().sum() - torch.logdet(precision)).item() / 2
@@ -89,7 +93,7 @@ def test_the_whole_gap_of_a_fixed_guide_is_its_familys(float64):
     assert torch.equal(report.approximation_gap.estimate, report.gap.estimate)
     for line, expected in ((report.gap, gap), (report.correlation_gap, gap), (report.remaining_gap, 0.0)):
         mean = line.mean()
-        assert abs(mean.estimate - expected) < 4 * mean.monte_carlo_error + Ascent().tolerance  # where it stops rising
+        assert abs(mean.estimate - expected) < 4 * mean.monte_carlo_error + 1e-3
     parts = report.correlation_gap.estimate + report.shape_gap.estimate + report.remaining_gap.estimate
     torch.testing.assert_close(parts, report.gap.estimate, rtol=0, atol=1e-12)
 
