@@ -16,7 +16,7 @@ from ppvae.own_rows import rows_or_all
 from ppvae.refusals import ContractError
 
 AUDITED, AUDIT = 32, AIS(num_chains=8, num_temperatures=50)
-"""How many of the data points that k-hat accepts are annealed as well, and the least that this takes."""
+"""How many of the data points that k-hat accepts are annealed as well, and how, at most."""
 
 
 class Audit(NamedTuple):
@@ -73,9 +73,8 @@ class Auto(EvidenceMethod):
         if not len(chosen):
             return Audit(0, 0.0)
         given = task.annealing[0] if task.annealing else AUDIT
-        light = replace(
-            given, num_temperatures=min(given.num_temperatures, AUDIT.num_temperatures), num_chains=8, checkpoint=None
-        )
+        num_temperatures = min(given.num_temperatures, AUDIT.num_temperatures)
+        light = replace(given, num_chains=AUDIT.num_chains, num_temperatures=num_temperatures, checkpoint=None)
         index = torch.zeros_like(weighted.reliable).index_fill(0, chosen, True)
         chains = self._chains(
             replace(task, batch=rows_or_all(task.pair, task.batch, index), annealing=(light,), progress=False)

@@ -42,7 +42,7 @@ class Best(EvidenceMethod):
         if not candidates:
             raise ContractError(
                 f"method='best': found no method for {type(task.pair).__name__} ({refused}), expected one that "
-                "applies; take method='iwae'"
+                "applies; do what the reason asks for"
             )
         if len(candidates) == 1:
             ((name, halves),) = candidates.items()

@@ -32,7 +32,7 @@ def larger_bound(candidates: Mapping[str, Halves], methods: Mapping[str, Evidenc
         methods: the registry, whose methods judge the pooled halves.
     """
     whole = {name: pooled(halves, methods) for name, halves in candidates.items()}
-    names = [name for name in whole if not any(_discredited(whole[name], other) for other in whole.values())]
+    names = [name for name, each in whole.items() if not any(shortfall(each, o, each.reliable) for o in whole.values())]
     chosen = [_chosen([candidates[name][half] for name in names]) for half in (1, 0)]
     taken = []
     for half, by_the_other in enumerate(chosen):
@@ -77,10 +77,6 @@ def shortfall(found: Evidence, other: Evidence, at: Tensor) -> float:
     gain = (other.estimate - found.estimate)[at]
     error = torch.hypot(other.std_error, found.std_error)[at].square().sum().sqrt()
     return float(gain.mean()) if len(gain) and gain.sum() > SHORTFALL * error else 0.0
-
-
-def _discredited(found: Evidence, other: Evidence) -> bool:
-    return shortfall(found, other, found.reliable) > 0
 
 
 def pooled(halves: Halves, methods: Mapping[str, EvidenceMethod]) -> Evidence:

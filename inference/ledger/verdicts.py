@@ -23,9 +23,9 @@ def causes(report: Measured) -> list[Cause]:
 def verdict(report: Measured) -> str:
     """A few sentences on what keeps the ELBO low.
 
-    A line is a cause if it exceeds its Monte Carlo error, in however few data points. Causes within two Monte Carlo
-    errors of each other are not ranked, and where the evidence is unreliable that
-    is said first. It does not say whether another model would have more evidence.
+    A line is a cause if it exceeds two of its Monte Carlo errors, in however few data points. Causes within two Monte
+    Carlo errors of each other are not ranked, and where the evidence is unreliable that is said first. It does not say
+    whether another model would have more evidence.
     """
     evidence, elbo, gap = report.log_evidence.mean(), report.elbo.mean(), values(report)["gap"].mean()
     said = [
@@ -43,7 +43,7 @@ def verdict(report: Measured) -> str:
             f"For {num_bad} of {len(report.elbo.estimate)} data points that is not to be trusted, and likely too low: "
             "the gap and the approximation gap may be larger. AIS with more temperatures would tell."
         )
-    found = causes(report)
+    found, last = causes(report), [*_unused(report), _more_time(report)]
     seen = gap.estimate >= max(LEAST, SIGNIFICANT * gap.monte_carlo_error)
     trusted = report.log_evidence.reliable.any()
     # a part may be surer than the whole
@@ -51,7 +51,7 @@ def verdict(report: Measured) -> str:
         said.append("The guide is not what keeps it low: no gap is seen beyond its error.")
     if not found:
         none = "No cause was found." if report.measured else NOT_LOOKED_FOR
-        return "\n".join([*said, none, *_unused(report), _more_time(report)]) + _unmeasured(report)
+        return "\n".join([*said, none, *last]) + _unmeasured(report)
     first, *others = found
     if others and _tied(first, others[0]):
         said.append(
@@ -61,7 +61,7 @@ def verdict(report: Measured) -> str:
     else:
         said.append(f"The main cause is {_title(first)}.")
     said += [f"- {cause.name}: {cause.says} {cause.remedy}" for cause in found]
-    return "\n".join([*said, *_unused(report), _more_time(report)]) + _unmeasured(report)
+    return "\n".join([*said, *last]) + _unmeasured(report)
 
 
 def _how(report: Measured) -> str:

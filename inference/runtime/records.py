@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 
 import torch
 from torch import Tensor
@@ -140,17 +141,16 @@ class Evidence(Measurement):
 
     def with_rows(self, at: Tensor, other: "Evidence") -> "Evidence":
         """This record with another's data points where the mask `at` is true; the other has all, or only these."""
+        whole = len(other.estimate) == len(at)
         rows = {}
         for name in ("estimate", "std_error", "ess", "khat", "acceptance", "divergences", "reliable"):
             found = getattr(other, name)
             rows[name] = getattr(self, name).clone()
-            rows[name][at] = found[at] if len(found) == len(at) else found
-        methods = list(self.methods)
-        theirs = iter(other.methods) if len(other.methods) < len(at) else None
-        for row in at.nonzero().flatten().tolist():
-            methods[row] = other.methods[row] if theirs is None else next(theirs)
+            rows[name][at] = found[at] if whole else found
+        theirs = compress(other.methods, at.tolist()) if whole else iter(other.methods)
+        methods = tuple(next(theirs) if taken else own for own, taken in zip(self.methods, at.tolist(), strict=True))
         limits = tuple(dict.fromkeys(self.limits + other.limits))
-        return replace(self, **rows, methods=tuple(methods), limits=limits)
+        return replace(self, **rows, methods=methods, limits=limits)
 
 
 @dataclass(frozen=True)
