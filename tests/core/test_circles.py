@@ -90,6 +90,7 @@ def test_evidence_is_the_integral_over_the_circle(kind, method, start, x):
         assert (width.estimate.abs() < 4 * width.std_error).all()
 
 
+@pytest.mark.slow(5)
 @KINDS
 def test_no_elbo_of_the_ledger_exceeds_it(kind, x):
     """And a refined angle comes near it."""
@@ -130,6 +131,7 @@ def test_the_coordinates_of_a_uniform_direction_are_normal(kind, num):
     torch.testing.assert_close(coordinates(coordinates.inv(z)), z)
 
 
+@pytest.mark.slow(3)
 @KINDS
 def test_exported_draws_have_the_posteriors_mean_direction(kind, x):
     pair = kind()
@@ -176,6 +178,7 @@ def test_calibration_knows_the_posterior_of_an_angle():
     assert (ppvae.calibration(pair, 400, seed=0, progress=False).p_value < 0.001).any()
 
 
+@pytest.mark.slow(3)
 @pytest.mark.parametrize("way", ["handler", "distribution"])
 def test_a_masked_angle_is_not_there(way, x):
     there = torch.tensor([True, False, True])

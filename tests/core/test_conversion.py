@@ -212,6 +212,7 @@ class Spoiling(LinearVAE):
         x.fill_(7.0)
 
 
+@pytest.mark.slow(8)
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
 @pytest.mark.parametrize("batch_size", [8, 20])
 def test_the_callers_data_stay_as_they_are(kind, batch_size):

@@ -87,6 +87,7 @@ def test_each_row_has_its_own_parameters(make, scales, index, particles):
     torch.testing.assert_close(weights.log_q, expected)
 
 
+@pytest.mark.slow(6)
 def test_it_is_trained_on_shuffled_batches_of_any_size():
     """To the exact posterior of each row, N(x / 2, 1/2): the gradient reaches the row's own entries alone."""
     x = torch.randn(NUM)

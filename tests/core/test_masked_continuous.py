@@ -122,6 +122,7 @@ def test_evidence_by_chains(case, start):
     torch.testing.assert_close(width.estimate[absent], torch.zeros(int(absent.sum())), atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow(4)
 def test_no_line_of_the_ledger_counts_it(case):
     pair, batch = case
     exact = pair.exact(*batch).detach()

@@ -165,6 +165,7 @@ def test_new_data_are_not_simulated_for_it(pair, x):
     assert pair.sample(8).shape == (8, 3)  # of the model alone
 
 
+@pytest.mark.slow(6)
 def test_auto_anneals_all_rows_where_some_are_bad(x):
     """The guide is too narrow for all k-hats to be good; AIS, on all rows, gives those that need it."""
     pair = Pair.of(model, auto_normal(x, scale=0.12), x)
@@ -174,6 +175,7 @@ def test_auto_anneals_all_rows_where_some_are_bad(x):
     assert ((found.estimate - exact(x)).abs() < 5 * found.std_error)[by_ais].all()
 
 
+@pytest.mark.slow(3)
 def test_it_is_trained_on_all_rows_in_their_order(x):
     """To the best factorized Gaussian of each row: its gap is (sum log P_jj - log det P) / 2, P the precision."""
     pair = Pair.of(model, AutoNormal(model), x)

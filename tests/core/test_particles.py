@@ -176,6 +176,7 @@ def test_compiled_steps_by_rows_agree_with_eager_ones(objective, caplog):
     torch.testing.assert_close(after, before)
 
 
+@pytest.mark.slow(10)
 def test_annealing_by_rows_brings_the_closed_form():
     """x ~ N(W softmax-free z): a linear model whose network flips dimension 1."""
     weight = torch.randn(3, 2)

@@ -74,6 +74,7 @@ def test_a_factor_is_in_the_evidence(method, pair, x):
     assert ((found.estimate - exact(x)).abs() < 4.5 * found.std_error).all()
 
 
+@pytest.mark.slow(3)
 def test_a_factor_is_in_the_ledger(pair, x):
     effort = Effort("iwae", 2000, num_samples=300, ascent=Ascent(max_steps=150), restarts=0, refit_steps=0)
     report = ppvae.gap(pair, x, effort, seed=0, progress=False)

@@ -141,6 +141,7 @@ BOUNDED = {
 }
 
 
+@pytest.mark.slow(3)
 @pytest.mark.parametrize("guide", BOUNDED.values(), ids=BOUNDED)
 def test_a_bounded_guide_of_an_unbounded_latent_leaves_some_out(guide):
     x = torch.randn(6, 2)
@@ -159,6 +160,7 @@ def test_a_bounded_guide_of_an_unbounded_latent_leaves_some_out(guide):
 UNBOUNDED = {"Normal": lambda x: dist.Normal(0.6 * x, 0.5), "StudentT": lambda x: dist.StudentT(3.0, 0.6 * x, 0.5)}
 
 
+@pytest.mark.slow(3)
 @pytest.mark.parametrize("guide", UNBOUNDED.values(), ids=UNBOUNDED)
 def test_an_unbounded_guide_of_a_bounded_latent_draws_some_in_vain(guide):
     """`z ~ Uniform(-1, 1)`: draws outside have weight zero."""

@@ -19,6 +19,7 @@ def python_blocks(name):
     return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
 
 
+@pytest.mark.slow(11)
 def test_the_pair_of_the_guide_is_a_pair():
     names = {}
     exec(python_blocks("docs/pairs.md")[0], names)
@@ -79,6 +80,7 @@ def test_the_bound_of_the_guide_is_a_bound():
     assert (ds["total_variance"] > 0).all()
 
 
+@pytest.mark.slow(4)
 def test_the_hierarchies_of_their_page_train(capsys):
     x = torch.rand(200, 6).round()
     names = {"ppvae": ppvae, "torch": torch, "pyro": pyro, "nn": torch.nn, "num_features": 6, "train": x, "held_out": x}
@@ -142,6 +144,7 @@ def test_the_arviz_page_runs_and_says_what_is_so(capsys):
     assert shift.max() > 0.4
 
 
+@pytest.mark.slow(79)
 def test_the_diffusion_of_the_guide_is_measured():
     """As printed, but for the number of epochs."""
     data = ppvae.datasets.load("moons")

@@ -98,12 +98,14 @@ def test_links_lead_to_the_same_folders(folder):
     assert link.resolve() == ROOT / folder
 
 
+@pytest.mark.slow(8)
 def test_the_face_shows_its_public_names_alone():
     """`dir` is what is promised, whatever else has been imported."""
     script = "import ppvae, ppvae.pair, ppvae.views.plots; print(sorted(dir(ppvae)) == sorted(set(ppvae.__all__)))"
     assert run_alone(script) == "True"
 
 
+@pytest.mark.slow(3)
 def test_what_is_heavy_is_imported_when_it_is_used():
     heavy = ["matplotlib", "pandas", "scipy.stats", "sklearn", "xarray", "arviz"]
     used = "import sys, ppvae; ppvae.fit, ppvae.log_evidence, ppvae.models.VAE"

@@ -153,6 +153,7 @@ def blend():
         ledger_registry.LINES.pop(line.name, None)
 
 
+@pytest.mark.slow(11)
 def test_a_new_ledger_line_shows_up_everywhere(blend, float64, tmp_path):
     pair = LinearVAE(4, 2).fit_guide()
     report = ppvae.gap(pair, pair.sample(10), EFFORT, train=pair.sample(10), **quiet)

@@ -37,6 +37,7 @@ def test_a_compiler_that_has_no_such_function_is_left_alone(monkeypatch):
         assert not hasattr(codecache, "_worker_compile_cpp")
 
 
+@pytest.mark.slow(6)
 def test_a_program_does_what_was_traced_and_warns_of_nothing():
     x = torch.randn(5, 3)
     trace = partial(make_fx(lambda x: [x.sin().sum(0), 2 * x]), x)
@@ -44,6 +45,7 @@ def test_a_program_does_what_was_traced_and_warns_of_nothing():
     torch.testing.assert_close(program(x), [x.sin().sum(0), 2 * x])
 
 
+@pytest.mark.slow(6)
 def test_options_that_this_torch_lacks_are_left_out(monkeypatch):
     assert compiler.known({"cpp.min_chunk_size": 1, "cpp.no_such": 1, "no_such.at_all": 1}) == {"cpp.min_chunk_size": 1}
     monkeypatch.setitem(compiler.OPTIONS, "cpp.no_such", True)
@@ -58,6 +60,7 @@ def test_every_option_is_one_of_torch():
     assert wanted.keys() - compiler.known(wanted).keys() <= {"aot_inductor.enable_line_tables"}  # new in torch 2.13
 
 
+@pytest.mark.slow(12)
 def test_the_compiler_is_set_as_before_afterwards():
     x = torch.randn(5, 3)
     compiler.program(partial(make_fx(lambda x: [x.sinh()]), x), [x], x.device)  # what is imported late is there

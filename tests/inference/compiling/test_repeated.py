@@ -54,6 +54,7 @@ def test_same_noise_same_measurement(monkeypatch):
             torch.testing.assert_close(getattr(getattr(found, name), field), expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow(6)
 def test_batches_in_turn_and_other_shapes(compile_soon, monkeypatch):
     programs, pair = Programs(monkeypatch), VAE.mlp(6, 2, [8])
     x = torch.randn(8, 6).gt(0).float()
@@ -67,6 +68,7 @@ def test_batches_in_turn_and_other_shapes(compile_soon, monkeypatch):
     assert programs.made == 1
 
 
+@pytest.mark.slow(8)
 def test_enumerated_sites(compile_soon, monkeypatch):
     programs, pair = Programs(monkeypatch), GaussianMixture(num_components=3, num_features=2)
     x = torch.randn(40, 2)
@@ -78,6 +80,7 @@ def test_enumerated_sites(compile_soon, monkeypatch):
         torch.testing.assert_close(log_w, pair.log_prob(x).expand(5, -1), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow(25)
 def test_arguments_of_other_kinds_have_programs_of_their_own(compile_soon, monkeypatch):
     programs, pair, x, y = Programs(monkeypatch), VAE.mlp(6, 2, [8]), torch.ones(3), torch.arange(3.0)
 
@@ -101,6 +104,7 @@ def test_kinds_are_told_apart_by_containers_keys_shapes_and_types():
     assert kinds == [repeated.kind_of(args) for args in others]
 
 
+@pytest.mark.slow(6)
 def test_structures_need_no_hash(compile_soon, monkeypatch):
     """In some versions of torch one with a dictionary has none."""
     monkeypatch.setattr(type(tree_flatten({})[1]), "__hash__", None)

@@ -53,6 +53,7 @@ def test_exact_guides_raise_no_alarm(float64):
         assert (ds["direction"] == "").all()
 
 
+@pytest.mark.slow(8)
 def test_p_values_of_exact_guides_are_uniform(float64):
     """Those of a discrete guide too: where ranks are tied, chance decides."""
     for pair in (Distorted(), GaussianMixture(3, 2)):
@@ -61,6 +62,7 @@ def test_p_values_of_exact_guides_are_uniform(float64):
             assert stats.kstest(p_values, "uniform").pvalue > 1e-3
 
 
+@pytest.mark.slow(4)
 def test_an_exact_guide_gets_a_word_once_in_a_hundred_runs_for_all_its_quantities_together():
     """Of 41 quantities in 25 runs ten would get one, if the chance were that for each quantity by itself."""
     pair = LinearVAE(num_features=41, num_latents=40, guide="exact")
@@ -161,6 +163,7 @@ def test_seed_decides_and_the_callers_stream_goes_on():
     assert pair.training
 
 
+@pytest.mark.slow(4)
 def test_chunks_of_draws_and_of_simulations_change_no_law(float64, monkeypatch):
     monkeypatch.setattr(chunks, "CPU_ELEMENTS", 20_000)
     sizes = []

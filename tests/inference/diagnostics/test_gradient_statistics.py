@@ -61,6 +61,7 @@ def test_a_small_variance_survives_a_large_mean():
     assert abs(estimate - 1e-4) < 5 * std_error < 1e-4
 
 
+@pytest.mark.slow(10)
 def test_statistics_are_those_of_the_gradients(pair, x):
     ds = look(pair, x, [IWAE(gradient="dreg")], groups={"all": [""]}, repeats=400)
     ours = gradients(pair, x, IWAE(4, "dreg"), 2000)
@@ -91,6 +92,7 @@ def test_noise_is_shared_by_all_objectives(pair, x):
     assert (other["value"] != again["value"]).all()
 
 
+@pytest.mark.slow(4)
 def test_values_are_measured_against_the_exact_evidence(pair, x):
     ds = look(pair, x, [ELBO(), IWAE()], (1, 10, 100), repeats=200)
     exact = (pair.exact_elbo(x) - pair.log_prob(x)).mean().item()
@@ -203,6 +205,7 @@ def test_memory_is_bounded_by_chunks(pair, x, monkeypatch):
         assert (abs(chunked[name] - whole[name]) < 5 * error).all()
 
 
+@pytest.mark.slow(22)
 def test_compiled_gradients_are_the_same(pair, x):
     objectives = [IWAE(gradient="dreg"), ELBO(gradient="stl")]
     eager, compiled = (look(pair, x, objectives, repeats=32, compile=compile) for compile in (False, True))

@@ -56,6 +56,7 @@ def test_more_temperatures_weigh_more_evenly(float64):
     assert ((slopes + 1).abs() < 0.25).all(), slopes
 
 
+@pytest.mark.slow(10)
 def test_evidence_by_chains(float64):
     pair = poor()
     x = pair.sample(300)
@@ -82,6 +83,7 @@ def test_uneven_chains_are_announced(float64):
     assert f"unreliable for {int((~found.reliable).sum())} of 20 data points" in found.warning
 
 
+@pytest.mark.slow(12)
 def test_sandwich_holds_the_truth(float64):
     """On simulated data: lower below, upper above, and both near, though the guide is poor."""
     pair = poor()
@@ -247,6 +249,7 @@ def test_halves_of_two_methods_are_trusted_where_both_are(float64):
     assert good.reliable.all()
 
 
+@pytest.mark.slow(4)
 def test_divergences_are_counted(float64, monkeypatch):
     """Every transition of every chain, when none may lose any energy; none otherwise, and both halves' together."""
     pair = poor()

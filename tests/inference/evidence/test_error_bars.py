@@ -46,6 +46,7 @@ NARROW = [(4, 0.45), (1, 0.45), (1, 0.7)]
 OTHERS = [(4, 0.8), (10, 1.3)]
 
 
+@pytest.mark.slow(6)
 @pytest.mark.parametrize(("method", "size"), [("auto", 60), ("best", 60)])
 @pytest.mark.parametrize(("dim", "width"), [*NARROW, *OTHERS])
 def test_reliable_estimates_cover_the_truth(method, size, dim, width):
@@ -59,6 +60,7 @@ def test_reliable_estimates_cover_the_truth(method, size, dim, width):
     assert (scaled.abs() < 1.96).double().mean() > 0.8
 
 
+@pytest.mark.slow(4)
 def test_importance_weights_that_fall_short_are_found_out():
     x = 2**0.5 * torch.randn(60, 4)
     found = ppvae.log_evidence(Conjugate(lambda x: 0.45), x, **QUIET)
@@ -69,6 +71,7 @@ def test_importance_weights_that_fall_short_are_found_out():
     assert found.reason.startswith("ais for all data points, as importance weights fall short of AIS by 0.")
 
 
+@pytest.mark.slow(11)
 def test_a_few_bad_points_do_not_discredit_the_others():
     x = -(torch.randn(40, 2).abs())
     x[:3] *= -1
@@ -86,6 +89,7 @@ def test_a_few_bad_points_do_not_discredit_the_others():
     assert not found.warning
 
 
+@pytest.mark.slow(3)
 def test_an_exact_guide_is_left_as_it_is():
     x = torch.randn(10, 3)
     found = ppvae.log_evidence(Conjugate(lambda x: 1.0), x, **QUIET)
@@ -93,6 +97,7 @@ def test_an_exact_guide_is_left_as_it_is():
     torch.testing.assert_close(found.estimate, exact(x))
 
 
+@pytest.mark.slow(8)
 @pytest.mark.parametrize("width", [0.8, 1.5])
 def test_both_sides_of_simulated_data_have_errors_of_their_size(width, monkeypatch):
     """Reverse chains that stayed together at their common start would err together: by 1.37 of what was said."""

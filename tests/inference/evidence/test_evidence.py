@@ -151,6 +151,7 @@ def test_auto_sums_discrete_latents_out():
     torch.testing.assert_close(found.estimate, torch.logsumexp(likelihood + torch.tensor([0.3, 0.7]).log(), 1).detach())
 
 
+@pytest.mark.slow(6)
 def test_auto_is_iwae_otherwise():
     found = log_evidence(linear(NoClosedForm), torch.randn(3, 4), seed=0)
     said = "iwae, as k-hat is at most 0.7 for all data points, and AIS finds no more on 3 of them"
@@ -307,6 +308,7 @@ def test_memory_too_small_for_one_row_and_other_errors_are_raised():
         log_evidence(Table(torch.zeros(1, 3), memory=5, error=RuntimeError("a bug")), torch.arange(3), "iwae", 10)
 
 
+@pytest.mark.slow(8)
 def test_batches_may_be_dicts_and_rows_keep_their_order(small_chunks):
     class Named(NoClosedForm):
         def model(self, image, unused):

@@ -100,6 +100,7 @@ def test_collapse_is_said_of_each_layer():
     assert abs((sign * torch.tensor(table["nats"].to_numpy())).sum()) < 1e-12
 
 
+@pytest.mark.slow(4)
 def test_a_guide_that_runs_upwards_is_not_said_to_pay_kls():
     """Where x tells nothing, its exact guide is the prior upwards: z1 is paid what z2 pays, their mutual information.
 

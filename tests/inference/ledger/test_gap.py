@@ -42,6 +42,7 @@ def report():
         torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.slow(23)
 def test_every_line_is_its_closed_form(float64):
     """An encoder that is off, and a diagonal guide of a correlated posterior."""
     pair = rotated()
@@ -94,6 +95,7 @@ def test_lines_add_up_exactly(report):
     )
 
 
+@pytest.mark.slow(22)
 def test_an_exact_guide_has_no_cause(float64):
     pair = LinearVAE(6, 2, guide="exact")
     report = ppvae.gap(pair, pair.sample(50), BRIEF, train=pair.sample(100), **quiet)
@@ -104,6 +106,7 @@ def test_an_exact_guide_has_no_cause(float64):
     assert report.notes["training_gap"] == "undefined: the guide has no parameters of its own"
 
 
+@pytest.mark.slow(3)
 def test_discrete_guides_are_refined_by_enumeration(float64):
     pair = GaussianMixture(3, 2, guide="amortized")
     report = ppvae.gap(pair, 2 * torch.randn(50, 2), EXACT, **quiet)
@@ -158,6 +161,7 @@ def test_what_does_not_exist_is_declared(float64):
     assert report.notes["elbo_refined"] == "undefined: the guide has no sites"
 
 
+@pytest.mark.slow(12)
 def test_a_missed_mode_is_named(float64):
     """Importance weights and their k-hat see nothing amiss; chains from the prior do, and the verdict says so."""
     pair, x = Bimodal(), torch.tensor([2.0, 3.0, 4.0] * 10)
@@ -195,6 +199,7 @@ def test_table(report):
     assert table.index.name == "LinearVAE, 20 data points"
 
 
+@pytest.mark.slow(5)
 def test_a_seed_reproduces(float64):
     pair, x = rotated(), torch.randn(10, 8)
     effort = Effort("iwae", 100, num_samples=20, ascent=Ascent(max_steps=60), restarts=1)
@@ -203,6 +208,7 @@ def test_a_seed_reproduces(float64):
         assert torch.equal(line.estimate, second.lines()[name].estimate), name
 
 
+@pytest.mark.slow(12)
 def test_reports_are_kept(float64, tmp_path):
     pair = rotated()
     effort = Effort("best", 100, (AIS(num_temperatures=5),), 20, Ascent(max_steps=60), restarts=0, refit_steps=20)
@@ -221,6 +227,7 @@ class NoClosedForm(LinearVAE):
         raise NotImplementedError
 
 
+@pytest.mark.slow(13)
 def test_dict_batches_and_functions_of_pyro(float64):
     """An existing model and guide, in one call."""
 

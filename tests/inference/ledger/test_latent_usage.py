@@ -128,6 +128,7 @@ def test_the_kls_are_what_the_elbo_pays():
         assert_within_errors(measured(pair, x)["z"].kl, reconstruction - pair.exact_elbo(x))
 
 
+@pytest.mark.slow(7)
 def test_mutual_information_is_that_of_channels(assert_mean):
     """`I(x; z) = log det(W'W / sigma^2 + I) / 2` with q the posterior and x the model's own; over ten data sets."""
     pair = LinearVAE(4, 2, guide="exact")
@@ -140,6 +141,7 @@ def test_mutual_information_is_that_of_channels(assert_mean):
     assert {usage.most_information for usage in found} == {math.log(200)}
 
 
+@pytest.mark.slow(11)
 def test_mutual_information_of_two_sites_is_a_chain(assert_mean):
     """First `-log(var(z1 | x)) / 2`, then what the second adds to it."""
     pair = InTwo()

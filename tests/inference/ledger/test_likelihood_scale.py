@@ -137,6 +137,7 @@ def test_a_poor_guide_is_not_blamed_on_the_likelihood(shift):
     assert shift > 1 or abs(found.factor - 1) < 4 / (2 * NUM_FEATURES * 500) ** 0.5
 
 
+@pytest.mark.slow(10)
 def test_errors_are_what_repetitions_show(widened):
     pair, x = widened
     found = [measured(pair, x, num_draws=30, seed=seed)["x"] for seed in range(100)]
@@ -151,6 +152,7 @@ def test_what_is_not_gaussian_or_is_summed_over_has_none(name):
     assert measured(pair, batch) == {}
 
 
+@pytest.mark.slow(7)
 def test_data_are_weighed_alike_in_chunks_of_any_size(widened, monkeypatch):
     """Within the noise of draws; a data point counts once, in the last, smaller chunk too."""
     pair, x = widened

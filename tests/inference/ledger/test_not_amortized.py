@@ -107,6 +107,7 @@ def test_table_and_verdict_say_so(report, tmp_path):
     assert str(ppvae.GapReport.load(tmp_path / "report")) == str(report)
 
 
+@pytest.mark.slow(4)
 def test_quick_calls_nothing_the_familys():
     pair = Pair.of(model, AutoNormal(model), X)
     report = ppvae.gap(pair, X, "quick", **QUIET)

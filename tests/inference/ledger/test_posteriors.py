@@ -66,6 +66,7 @@ def test_draws_have_the_exact_posteriors_mean_and_covariance(posterior, float64)
         assert (stats.khat < 0.7).all()
 
 
+@pytest.mark.slow(4)
 def test_refined_draws_lack_what_amortization_costs(float64):
     """An encoder off by an offset: the best diagonal guide has the exact mean, and is too narrow."""
     pair = off_the_mark()
@@ -175,6 +176,7 @@ def test_chunks_of_data_and_draws_join_up(monkeypatch, float64):
         assert (z - mean).abs().max() < spread, posterior
 
 
+@pytest.mark.slow(4)
 def test_chains_find_the_mode_that_the_guide_leaves_out():
     class Bimodal(Pair):
         def model(self, x):

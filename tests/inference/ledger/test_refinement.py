@@ -156,6 +156,7 @@ def test_restarts_find_what_one_start_does_not():
     assert gaps[1] < (smaller + larger) / 2
 
 
+@pytest.mark.slow(3)
 def test_a_mixture_is_refined_to_its_posterior():
     """The component is summed exactly: without noise the ascent may go on for as long as anything is gained."""
     pair = GaussianMixture(3, 2, guide="amortized")
@@ -169,6 +170,7 @@ def test_a_mixture_is_refined_to_its_posterior():
     assert found.improved.all()
 
 
+@pytest.mark.slow(4)
 def test_hierarchies_and_discrete_sites_are_refined():
     """Never above log p(x), where that is known; and better than before."""
     for name in ("bottom-up", "discrete above continuous", "positive"):

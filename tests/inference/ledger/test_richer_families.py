@@ -70,6 +70,7 @@ def assert_at_most(elbo, log_p):
     assert (elbo.estimate - log_p < 4.5 * elbo.std_error + 1e-9).all()
 
 
+@pytest.mark.slow(5)
 def test_full_rank_recovers_a_gaussian_posterior():
     pair = rotated()
     x = pair.sample(20)
@@ -103,6 +104,7 @@ def test_a_flow_gains_on_a_skewed_posterior():
     assert abs(gained - lacking) < 4 * error + lacking / 4
 
 
+@pytest.mark.slow(5)
 def test_constrained_latents_are_measured_in_their_own_units():
     """A Gamma prior under a log-normal guide, whose latent view is its logarithm: the evidence is known."""
     pair, x = ZOO["positive"].make()

@@ -105,6 +105,7 @@ def test_bounds_enclose_the_chains_evidence_from_below(chain):
     assert ((means[3] - exact).abs() < 5 * errors[3]).all()
 
 
+@pytest.mark.slow(9)
 def test_bounds_against_a_grid_over_two_latents():
     """log p(x) = log of the integral of N(z; 0, I) p(x | z) over a square, for a decoder that is a network."""
     vae = VAE.mlp(num_features=3, num_latents=2, hidden=[6], likelihood="gaussian")

@@ -47,6 +47,7 @@ def test_elbo_falls_short_by_the_exact_gap(kl, assert_mean):
     assert_mean(draws(ELBO(kl=kl), pair, x), (pair.log_prob(x) - pair.exact_gap(x)).detach())
 
 
+@pytest.mark.slow(3)
 @pytest.mark.parametrize("kl", ["analytic", "monte_carlo"])
 def test_elbo_gradient_is_unbiased(kl, assert_mean):
     pair, x = PoorlyGuided(), torch.randn(3, 4)
@@ -61,6 +62,7 @@ def test_analytic_kl_has_less_noise():
     assert draws(ELBO(kl="auto"), pair, x).std(0).allclose(analytic, rtol=0.2)
 
 
+@pytest.mark.slow(3)
 def test_iwae_bias_falls_as_one_over_k():
     """Oracle 2: log p - E IWAE_K is about chi^2 / 2K, with chi^2 in closed form."""
     pair, x = LinearVAE(4, 2).fit_guide(), torch.randn(2, 4)

@@ -87,6 +87,7 @@ def test_slope_of_dreg_up_to_a_thousand():
     assert_slope(slopes([30, 100, 300, 1000], repeats=300, num_points=20, gradient="dreg")["b"], 0.5)
 
 
+@pytest.mark.slow(4)
 @pytest.mark.parametrize("gradient", ["stl", "score"])
 def test_noise_vanishes_as_the_guide_becomes_exact(gradient):
     """The guide's gradient of ELBO: variance as the square of the guide's error, and none for the exact guide.

@@ -33,6 +33,7 @@ class Recorder(Pair):
         return index.to(x)
 
 
+@pytest.mark.slow(3)
 @pytest.mark.parametrize("stratified", [True, False])
 def test_every_term_is_as_likely_for_every_data_point(stratified, float64):
     x = torch.zeros(14)

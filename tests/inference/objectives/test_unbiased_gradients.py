@@ -75,6 +75,7 @@ def test_on_discrete_latents(make, objective):
     assert bias(objective, pair, exact_gradient(objective, pair)).abs().max() < 5
 
 
+@pytest.mark.slow(3)
 @pytest.mark.parametrize("objective", [ELBO(2, gradient="stl"), ELBO(2, gradient="score"), IWAE(2, "score")], ids=str)
 def test_on_mixed_latents(objective):
     pair = Mixed()
@@ -121,6 +122,7 @@ def _flat(scalar, parameters):
 MODEL, GUIDE = slice(0, 9), slice(9, None)  # of the discrete pair's parameters
 
 
+@pytest.mark.slow(3)
 @pytest.mark.parametrize("objective", [RWS(2), CUBO(2), TVO(2, partition=(0.0, 1.0))], ids=str)
 def test_the_models_gradient_with_fixed_latents(objective):
     pair = Discrete()
@@ -150,6 +152,7 @@ def test_normalized_weights_are_biased_and_less_so_with_more_particles(make, pow
     assert ((found.mean(0) - limit) / std_error).abs().max() > 8
 
 
+@pytest.mark.slow(4)
 def test_sticking_the_landing_is_biased_for_several_particles():
     pair = Curved()
     assert bias(IWAE(2, "stl"), pair, exact_gradient(IWAE(2), pair)).abs().max() > 8

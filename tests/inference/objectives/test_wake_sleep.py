@@ -61,6 +61,7 @@ def expected_log_q(pair):
     return (dist.Normal(0.0, scale).log_prob(mean) - variance / (2 * scale**2)).sum()
 
 
+@pytest.mark.slow(4)
 def test_guides_gradient_is_that_of_the_models_own_data(assert_mean):
     """Whatever the real data, which are the model's to learn from."""
     pair, data = linear(), torch.full((50, 4), 7.0)

@@ -123,6 +123,7 @@ def test_what_a_file_cannot_tell(tmp_path):
     assert_same_state(other, pair)
 
 
+@pytest.mark.slow(3)
 def test_a_class_that_is_not_imported(tmp_path):
     ppvae.save(Own((6, 1)), tmp_path / "pair")
     program = f"import ppvae; ppvae.load({str(tmp_path / 'pair')!r})"

@@ -98,6 +98,7 @@ def test_names_that_join_to_the_same_are_kept_apart(path):
         assert identical(read_record(path, KINDS), each)
 
 
+@pytest.mark.slow(3)
 def test_evidence_with_candidates_and_certificate_survives(path):
     """The library's own record, as measured."""
     pair = LinearVAE(5, 2)

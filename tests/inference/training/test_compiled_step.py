@@ -18,6 +18,7 @@ from ppvae.inference.training.compiled_step import CompiledStep
 from ppvae.models import VAE, GaussianMixture, LinearGaussianChain, LinearVAE, MarkovHVAE
 
 
+@pytest.mark.slow(6)
 def test_buffers_dropout_schedules_and_a_transform(caplog):
     assert_same(
         Busy,
@@ -47,6 +48,7 @@ def from_functions():
     return Pair.of(model, guide, example=DATA)
 
 
+@pytest.mark.slow(7)
 def test_pyro_functions(caplog):
     assert_same(from_functions, ELBO(), caplog)
 
@@ -57,15 +59,18 @@ def squares(pair, batch, step=None):
     return value, -value.square().mean()
 
 
+@pytest.mark.slow(7)
 @pytest.mark.parametrize("make", [lambda: LinearVAE(4, 2), from_functions])
 def test_an_objective_of_ones_own(make, caplog):
     assert_same(make, squares, caplog)
 
 
+@pytest.mark.slow(6)
 def test_clipping_and_averages(caplog):
     assert_same(lambda: LinearVAE(4, 2), ELBO(), caplog, options=StepOptions(clip_norm=1.0, ema=0.8))
 
 
+@pytest.mark.slow(6)
 def test_an_optimizer_that_is_not_fused_takes_its_own_step(caplog):
     assert_same(
         lambda: LinearVAE(4, 2),
@@ -259,6 +264,7 @@ class Shared(LinearVAE):
         super().guide(self.tied(self.layers(x)))
 
 
+@pytest.mark.slow(13)
 def test_shared_modules_and_parameters(caplog):
     assert_same(Shared, ELBO(), caplog)
     pair = Shared()
@@ -308,6 +314,7 @@ class Exploding(LinearVAE):
             pyro.sample("x", dist.Normal(z @ self.weight.T + self.mean, scale).to_event(1), obs=x)
 
 
+@pytest.mark.slow(7)
 def test_a_step_that_is_not_finite_is_not_applied_and_names_the_site():
     errors = {}
     for compile in (False, True):

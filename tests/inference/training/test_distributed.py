@@ -37,6 +37,7 @@ def assert_same(one, other, **tolerance):
     torch.testing.assert_close(one, other, **tolerance or {"rtol": 0, "atol": 0})
 
 
+@pytest.mark.slow(43)
 @pytest.mark.parametrize("size", SIZES)
 def test_training_and_measuring_together(size, tmp_path):
     deeds = ["train", "noisy", "interrupt", "nan", "other_data", "measure"]

@@ -181,6 +181,7 @@ def test_only_what_is_named_is_learned():
     assert not torch.equal(mixture.means.detach(), x[:4])
 
 
+@pytest.mark.slow(3)
 def test_streaming_em_approaches_the_full_batch_likelihood(covariance):
     x = clusters(num=6000, spread=12.0)
     best = fit_em(mixture_for(x, 4, covariance), x).history[-1]

@@ -174,6 +174,7 @@ def test_gradients_in_bfloat16_point_the_same_way():
     assert not torch.equal(*found)
 
 
+@pytest.mark.slow(12)
 @pytest.mark.parametrize("compile", [False, True])
 def test_training_in_bfloat16(compile, caplog):
     ends = []

@@ -100,6 +100,7 @@ def test_one_layer_is_the_linear_vae():
     torch.testing.assert_close(pair.encoder(x), linear.encoder(x))
 
 
+@pytest.mark.slow(9)
 @pytest.mark.parametrize("guide", ["independent", "exact"])
 def test_what_is_measured_of_three_layers_is_the_closed_form(guide):
     """log p(x) by annealed chains, the ELBO, and each of its terms, within 3 standard errors."""
@@ -124,6 +125,7 @@ def test_what_is_measured_of_three_layers_is_the_closed_form(guide):
     assert abs(gap.estimate - pair.exact_gap(x).mean()) < 3 * gap.monte_carlo_error + 1e-9
 
 
+@pytest.mark.slow(10)
 def test_the_ledger_calls_the_independent_guides_gap_one_of_its_family():
     """The approximation gap is the closed form; the amortization gap nothing, and off the optimum what was added."""
     pair = chain()

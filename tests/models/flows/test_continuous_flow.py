@@ -55,6 +55,7 @@ def test_the_estimates_gradient_is_unbiased(assert_mean):
     assert_mean(torch.stack(draws), exact)
 
 
+@pytest.mark.slow(4)
 @pytest.mark.usefixtures("float64")
 def test_smaller_tolerance_smaller_error():
     """Of every point, alone and among others: a hundredth of the tolerance, at most a tenth of the error."""

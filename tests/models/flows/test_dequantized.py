@@ -93,6 +93,7 @@ class Truncated(nn.Module):
         )
 
 
+@pytest.mark.slow(3)
 @pytest.mark.usefixtures("float64")
 def test_uniform_noise_is_exact_for_a_density_that_is_flat_in_each_cell(every):
     base = Histogram()
@@ -125,6 +126,7 @@ def test_the_bounds_lie_below_and_the_perfect_dequantizer_reaches(every, assert_
     assert bits_per_dim((probability * elbo).sum(), 2) > bits_per_dim((probability * exact).sum(), 2) + 0.05
 
 
+@pytest.mark.slow(4)
 @pytest.mark.usefixtures("float64")
 def test_learned_noise_closes_the_gap_of_uniform_noise(every):
     base = Normal()
@@ -188,6 +190,7 @@ def test_images_and_their_start():
     assert ppvae.elbo(pair, x, seed=0).mean().estimate > before + 1
 
 
+@pytest.mark.slow(5)
 @pytest.mark.usefixtures("float64")
 def test_evidence_by_weights_and_by_chains_is_the_integral_over_the_cell(every):
     pair = Dequantized(RealNVP(2, hidden=[8]), LEVELS)
@@ -204,6 +207,7 @@ def test_evidence_by_weights_and_by_chains_is_the_integral_over_the_cell(every):
         assert ((found.estimate - exact).abs() < 4.5 * found.std_error + 1e-4).all()
 
 
+@pytest.mark.slow(6)
 def test_chains_from_a_prior_without_a_way_to_the_posterior_are_left_out(every):
     """Most of what the prior draws is in other cells, where the model gives x no probability."""
     pair, x = Dequantized(RealNVP(2, hidden=[8]), LEVELS), every[:4].float()

@@ -42,6 +42,7 @@ def evidence_on_a_grid(pair, x, size=201, reach=20.0):
     return log_joint.logsumexp(0) + 2 * (axis[1] - axis[0]).log()
 
 
+@pytest.mark.slow(3)
 @pytest.mark.usefixtures("float64")
 def test_weights_have_the_evidence_as_their_mean(assert_mean):
     """And that is a density: over all images it sums to one."""
@@ -55,6 +56,7 @@ def test_weights_have_the_evidence_as_their_mean(assert_mean):
     assert (gap > 1e-3).all()
 
 
+@pytest.mark.slow(14)
 @pytest.mark.usefixtures("float64")
 def test_the_measured_gap_is_that_of_the_grid():
     pair, x = small((1, 2, 2), [2], num_latents=1), all_images()[:5]
@@ -165,6 +167,7 @@ def test_compiled_training_is_the_same(recompute, caplog):
     torch.testing.assert_close(*(torch.tensor(r.history["bound_per_step"]) for r in (a, b)), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow(6)
 def test_resuming_is_bit_for_bit_with_running_statistics_and_singular_vectors(tmp_path):
     whole, _ = trained(checkpoint=tmp_path / "whole")
     trained(epochs=1, checkpoint=tmp_path / "halves")
@@ -173,11 +176,13 @@ def test_resuming_is_bit_for_bit_with_running_statistics_and_singular_vectors(tm
     assert_same(whole, halves, rtol=0, atol=0)
 
 
+@pytest.mark.slow(3)
 def test_recomputation_changes_memory_only():
     plain, again = trained()[0], trained(recompute=True)[0]
     assert_same(plain, again, rtol=0, atol=0)
 
 
+@pytest.mark.slow(6)
 def test_bfloat16_reaches_the_convolutions_and_no_log_probability():
     pair, inside = small(), set()
     for module in pair.modules():
@@ -195,6 +200,7 @@ def test_bfloat16_reaches_the_convolutions_and_no_log_probability():
     assert 0 < abs(low - full).max() < 0.1
 
 
+@pytest.mark.slow(4)
 def test_training_finds_what_there_is_to_be_found():
     """Columns of four equal pixels: 4 bits, or 2.8 nats, where 16 pixels by themselves take 11.1."""
     pair = small(groups=[1], channels=4)

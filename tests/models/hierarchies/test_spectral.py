@@ -59,6 +59,7 @@ def test_evaluation_leaves_the_vectors_alone():
     assert torch.equal(norms(layers), norms(layers))
 
 
+@pytest.mark.slow(3)
 def test_training_with_the_penalty_lowers_the_singular_values_and_no_bound():
     x, found = torch.rand(16, 1, 4, 4).round(), {}
     for weight in (0.0, 1.0):

@@ -135,6 +135,7 @@ def test_two_modes_are_worth_log_two(seed):
     assert abs(single - double - math.log(2)) < 4 * math.hypot(error, other) + 0.005
 
 
+@pytest.mark.slow(4)
 def test_weights_of_the_modes_are_learned():
     """A prior off the center makes one mode the heavier: the guide's share of each is the posterior's, by the grid."""
     vae, x, log_joint = trained(mixture, shift=0.25)
@@ -145,6 +146,7 @@ def test_weights_of_the_modes_are_learned():
     assert measured_gap(vae, x, log_joint)[0] < 0.03
 
 
+@pytest.mark.slow(16)
 def test_splines_may_have_several_modes():
     """Trained on draws from the posterior with two roots, to which affine couplings stay 0.9 nats or more away."""
     torch.manual_seed(0)

@@ -151,6 +151,7 @@ def test_a_vamp_prior_shares_the_guides_network_and_does_not_hold_it(tmp_path):
     torch.testing.assert_close(other.log_weights(x, 3).log_w, before)
 
 
+@pytest.mark.slow(7)
 @pytest.mark.parametrize("make", [MixturePrior, FlowPrior])
 def test_a_learned_prior_comes_close_to_clusters(make):
     """Data that are the latents and little noise: the best ELBO is the log density of their two clusters.
