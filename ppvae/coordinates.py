@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.distributions import biject_to
+from torch.distributions import biject_to, constraints
 
 from ppvae.refusals import ContractError, family
 from ppvae.supports import is_circular, is_discrete, is_sphere
@@ -94,9 +94,20 @@ def coordinates(name: str, fn: Any) -> Coordinates:
     if is_circular(fn):
         return Circle()
     try:
-        return biject_to(fn.support)
+        return biject_to(_plain(fn.support))
     except NotImplementedError as error:
         raise ContractError(
             f"site '{name}': found {family(fn)}, whose support has no bijection from the reals ({error}), expected one "
             "of torch's constraints; give the distribution a `support`"
         ) from error
+
+
+def _plain(support: Any) -> Any:
+    """The support of a mixture's components, if it is one for all, as the mixture's own has no bijection."""
+    if isinstance(support, constraints.MixtureSameFamilyConstraint):
+        base = _plain(support.base_constraint)
+        bounds = [value for value in vars(base).values() if isinstance(value, Tensor)]
+        return support if any(bound.dim() for bound in bounds) else base
+    if isinstance(support, constraints.independent):
+        return constraints.independent(_plain(support.base_constraint), support.reinterpreted_batch_ndims)
+    return support

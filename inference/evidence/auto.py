@@ -2,36 +2,28 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ppvae.inference.evidence.annealed_importance import AIS
-from ppvae.inference.evidence.iwae import MOST_KHAT
 from ppvae.inference.evidence.larger_bound import shortfall
 from ppvae.inference.evidence.method import EvidenceMethod, Task, exactly
 from ppvae.inference.runtime.records import Evidence
 from ppvae.own_rows import rows_or_all
 from ppvae.refusals import ContractError
 
-AUDITED, AUDIT = 32, AIS(num_chains=8, num_temperatures=50)
-"""How many of the data points that k-hat accepts are annealed as well, and how, at most."""
-
-
-class Audit(NamedTuple):
-    """What annealing says of importance weights that k-hat accepts."""
-
-    num_points: int
-    shortfall: float
-    """Nats by which the weights fall short, in the mean; zero where that is no more than noise."""
+AUDITED, AUDIT = 64, AIS(num_chains=16, num_temperatures=50)
+"""How many data points are annealed to audit what was measured, and how, at most."""
 
 
 class Auto(EvidenceMethod):
-    """Each data point by the cheapest method that its diagnostics allow.
+    """Each data point by the cheapest method that its diagnostics allow, and audits of what these cannot see.
 
     A guide narrower than the posterior seldom draws latents whose weights are large; where it has drawn none, weights,
-    standard error and k-hat all look fine. So what k-hat accepts is audited: some of it is annealed as well.
+    standard error and k-hat all look fine. So what k-hat accepts is audited: some of it is annealed as well. And a mode
+    that the guide leaves out is found neither by weights nor by annealing from the guide, but may be by annealing from
+    the prior: so that is tried on some of the data points.
 
     Args:
         methods: the registry.
@@ -40,7 +32,8 @@ class Auto(EvidenceMethod):
     name = "auto"
     about = (
         "exact where possible; else importance weights, and AIS for the data points whose k-hat is bad. A few of the "
-        "others are annealed too, and if their importance weights are found to fall short, all are"
+        "others are annealed too, and if their importance weights are found to fall short, all are. If AIS from the "
+        'prior then finds more on a few data points, as where the guide leaves out a mode, "best" measures all'
     )
     trusted = "the method taken for the data point says so; `methods` and `reason` say which, and why"
 
@@ -52,34 +45,54 @@ class Auto(EvidenceMethod):
             return found
         weighted = self._methods["iwae"].run(task)
         try:
-            audit = self._audit(task, weighted)
-            bad = ~weighted.reliable | bool(audit.shortfall)
-            if not bad.any():
-                return replace(weighted, reason=f"iwae, as {_accepted(audit)}")
-            chains = self._chains(replace(task, batch=rows_or_all(task.pair, task.batch, bad)))
+            found = self._annealed(task, weighted)
         except ContractError as error:
             return replace(weighted, reason=f"iwae, as annealing does not apply: {error}")
+        if any(settings.start == "prior" for settings in task.annealing):
+            return found
+        some = _some(torch.ones_like(found.reliable))
+        try:
+            more = self._shortfall(task, found, some, "prior")
+        except ContractError:  # it does not apply to such a model
+            return found
+        if not more:
+            return found
+        from_prior = tuple(replace(given, start="prior", checkpoint=None) for given in task.annealing[:1])
+        best = self._methods["best"].run(replace(task, annealing=task.annealing[:1] + from_prior))
         return replace(
-            weighted.with_rows(bad, chains),
-            method=self.name,
-            reason=_mixed(chains.method, bad, audit),
-            candidates={"iwae": weighted},
+            best,
+            reason=f"best, as AIS from the prior finds {more:.2f} nats more in the mean over {int(some.sum())} data "
+            f"points: {best.reason}",
         )
 
-    def _audit(self, task: Task, weighted: Evidence) -> Audit:
-        """Anneals some of the data points that k-hat accepts, the same at each call and in each process."""
-        accepted = weighted.reliable.nonzero().flatten()
-        chosen = accepted[torch.randperm(len(accepted), generator=torch.Generator().manual_seed(0))[:AUDITED]]
-        if not len(chosen):
-            return Audit(0, 0.0)
+    def _annealed(self, task: Task, weighted: Evidence) -> Evidence:
+        """Importance weights, and AIS where k-hat is bad, or for all data points where it finds more."""
+        some = _some(weighted.reliable)
+        more = self._shortfall(task, weighted, some, "guide") if some.any() else 0.0
+        bad = ~weighted.reliable | bool(more)
+        if not bad.any():
+            reason = f"iwae, as k-hat is good for all data points, and AIS finds no more on {int(some.sum())} of them"
+            return replace(weighted, reason=reason)
+        chains = self._chains(replace(task, batch=rows_or_all(task.pair, task.batch, bad)))
+        if more:
+            reason = (
+                f"{chains.method} for all data points, as importance weights fall short of AIS by {more:.2f} nats in "
+                f"the mean over {int(some.sum())} of those whose k-hat is good"
+            )
+        else:
+            others = f", iwae for the others, on {int(some.sum())} of which AIS finds no more" if some.any() else ""
+            reason = f"{chains.method} for the {int(bad.sum())} of {len(bad)} data points whose k-hat is bad{others}"
+        return replace(weighted.with_rows(bad, chains), method=self.name, reason=reason, candidates={"iwae": weighted})
+
+    def _shortfall(self, task: Task, found: Evidence, at: Tensor, start: str) -> float:
+        """Nats by which some data points fall short of a short AIS, in the mean; zero where that may be noise."""
         given = task.annealing[0] if task.annealing else AUDIT
         num_temperatures = min(given.num_temperatures, AUDIT.num_temperatures)
-        light = replace(given, num_chains=AUDIT.num_chains, num_temperatures=num_temperatures, checkpoint=None)
-        index = torch.zeros_like(weighted.reliable).index_fill(0, chosen, True)
-        chains = self._chains(
-            replace(task, batch=rows_or_all(task.pair, task.batch, index), annealing=(light,), progress=False)
+        light = replace(
+            given, num_chains=AUDIT.num_chains, num_temperatures=num_temperatures, start=start, checkpoint=None
         )
-        return Audit(len(chosen), shortfall(weighted, weighted.with_rows(index, chains), index))
+        audit = replace(task, batch=rows_or_all(task.pair, task.batch, at), annealing=(light,), progress=False)
+        return shortfall(found, found.with_rows(at, self._chains(audit)), at)
 
     def _chains(self, task: Task) -> Evidence:
         """AIS from where the settings say, or from the prior where the guide is no place to start from."""
@@ -90,15 +103,8 @@ class Auto(EvidenceMethod):
             return self._methods["ais from prior"].run(replace(task, annealing=from_prior))
 
 
-def _accepted(audit: Audit) -> str:
-    return f"k-hat is at most {MOST_KHAT} for all data points, and AIS finds no more on {audit.num_points} of them"
-
-
-def _mixed(method: str, bad: Tensor, audit: Audit) -> str:
-    if audit.shortfall:
-        return (
-            f"{method} for all data points, as importance weights fall short of AIS by {audit.shortfall:.2f} nats in "
-            f"the mean over {audit.num_points} of those whose k-hat is at most {MOST_KHAT}"
-        )
-    others = f", iwae for the others, on {audit.num_points} of which AIS finds no more" if audit.num_points else ""
-    return f"{method} for the {int(bad.sum())} of {len(bad)} data points whose k-hat is above {MOST_KHAT}{others}"
+def _some(of: Tensor) -> Tensor:
+    """A mask of a few of the data points in another, the same at each call and in each process."""
+    index = of.nonzero().flatten()
+    chosen = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(0))[:AUDITED]]
+    return torch.zeros_like(of).index_fill(0, chosen, True)

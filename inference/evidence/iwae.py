@@ -9,12 +9,16 @@ from ppvae.inference.compiling.repeated import Repeated
 from ppvae.inference.evidence import streamed
 from ppvae.inference.evidence.coverage import judged
 from ppvae.inference.evidence.method import EvidenceMethod, Task
+from ppvae.inference.evidence.pareto import drawn_together
 from ppvae.inference.runtime.chunks import over_data
 from ppvae.inference.runtime.measuring import finite
 from ppvae.inference.runtime.records import Evidence
 
 MOST_KHAT = 0.7
 """Pareto k-hat above which importance weights are not to be trusted: Vehtari et al. 2024 (arXiv:1507.02646)."""
+
+MOST_TYPICAL_KHAT = 0.45
+"""The same, of k-hat drawn toward that of all the data: above it 95% intervals cover less than 93%."""
 
 
 class ImportanceWeights(EvidenceMethod):
@@ -26,17 +30,23 @@ class ImportanceWeights(EvidenceMethod):
         "is infinite where the guide gives no probability to latents that the model has, and where all weights of a "
         "discrete latent are equal"
     )
-    trusted = f"k-hat is at most {MOST_KHAT}"
-    limit = f"k-hat > {MOST_KHAT}"
+    trusted = (
+        f"k-hat is at most {MOST_KHAT}, and at most {MOST_TYPICAL_KHAT} once it is drawn toward the mean over the data "
+        "as far as it is noise"
+    )
+    limit = f"k-hat > {MOST_KHAT}, or > {MOST_TYPICAL_KHAT} over the data"
 
     def run(self, task: Task) -> Evidence:
         measure = partial(streamed.log_mean_weight, Repeated(task.pair, streamed.log_weights))
         title = "log evidence" if task.progress else None
         found = finite(over_data(task.pair, task.batch, task.num_particles, measure, title))
-        return self.record(task.num_particles, found | {"khat": judged(found["khat"], task.pair, task.batch)})
+        khat = judged(found["khat"], task.pair, task.batch)
+        return self.record(task.num_particles, found | {"khat": khat})
 
     def reliable(self, found: Mapping[str, Tensor]) -> Tensor:
-        return found["khat"] <= MOST_KHAT
+        khat = found["khat"]
+        typical = drawn_together(khat, int(found["num_particles"]))
+        return (khat <= MOST_KHAT) & (typical <= MOST_TYPICAL_KHAT)
 
     def is_candidate(self, task: Task) -> bool:
         return True

@@ -13,8 +13,11 @@ from ppvae.inference.runtime.records import Evidence
 GAIN = 2.0
 """Joint standard errors by which a bound must exceed the most precise one to be taken in its place."""
 
-SHORTFALL = 3.0
-"""Joint standard errors by which bounds must exceed another method's, in the mean over the data, to discredit it."""
+SHORTFALL = 2.5
+"""Standard errors of their sum by which bounds must exceed another method's, over the data, to discredit it."""
+
+LEAST_ERROR = 1e-6
+"""Nats that count as no difference: where weights are equal, errors are zero up to rounding."""
 
 
 def larger_bound(candidates: Mapping[str, Halves], methods: Mapping[str, EvidenceMethod]) -> Evidence:
@@ -68,6 +71,9 @@ def _chosen(halves: list[Evidence]) -> Tensor:
 def shortfall(found: Evidence, other: Evidence, at: Tensor) -> float:
     """Nats by which bounds fall short of others, in the mean over some data points; zero if that may be noise.
 
+    It is noise if the sum of the differences, each in its standard errors, is within `2.5 sqrt(N)` (Stouffer's test): a
+    few large differences count as much as many small ones, however noisy the others are.
+
     Args:
         found: the bounds in question.
         other: others on the same data points.
@@ -75,8 +81,8 @@ def shortfall(found: Evidence, other: Evidence, at: Tensor) -> float:
     """
     at = at & other.reliable & found.std_error.isfinite() & other.std_error.isfinite()
     gain = (other.estimate - found.estimate)[at]
-    error = torch.hypot(other.std_error, found.std_error)[at].square().sum().sqrt()
-    return float(gain.mean()) if len(gain) and gain.sum() > SHORTFALL * error else 0.0
+    scaled = gain / torch.hypot(other.std_error, found.std_error)[at].clamp(min=LEAST_ERROR)
+    return max(0.0, gain.mean().item()) if scaled.sum() > SHORTFALL * len(gain) ** 0.5 else 0.0
 
 
 def pooled(halves: Halves, methods: Mapping[str, EvidenceMethod]) -> Evidence:
@@ -88,13 +94,15 @@ def pooled(halves: Halves, methods: Mapping[str, EvidenceMethod]) -> Evidence:
         torch.stack([getattr(first, name), getattr(second, name)])
         for name in ("ess", "std_error", "acceptance", "divergences")
     )
+    khat = (first.khat + second.khat) / 2
     found = {
         "estimate": estimates.logsumexp(0) - math.log(2),
         "std_error": (share * std_error).square().sum(0).sqrt(),
         "ess": 1 / (share.square() / ess).sum(0),
-        "khat": torch.fmax(first.khat, second.khat),
+        "khat": torch.where(khat.isfinite(), khat, torch.fmax(first.khat, second.khat)),
         "acceptance": acceptance.mean(0),
         "divergences": divergences.sum(0),
+        "num_particles": torch.tensor(first.num_particles),  # as k-hat is either half's
     }
     taken = [tuple(dict.fromkeys(names)) for names in zip(first.methods, second.methods, strict=True)]
     return replace(

@@ -68,7 +68,8 @@ class EvidenceMethod(ABC):
         """Where estimate and standard error are to be trusted, `[N]`.
 
         Args:
-            found: what was measured, by the names of `Evidence`'s tensors, `[N]` each.
+            found: what was measured, by the names of `Evidence`'s tensors, `[N]` each; and `num_particles`, a number,
+                how many draws for each data point it was measured from.
         """
         return torch.ones_like(found["estimate"], dtype=torch.bool)
 
@@ -84,7 +85,8 @@ class EvidenceMethod(ABC):
     def record(self, num_particles: int, found: Mapping[str, Tensor]) -> Evidence:
         """The record of what was found, with this method's judgment of each data point."""
         limits = (self.limit,) if self.limit else ()
-        return Evidence.of(self.name, num_particles, found, self.reliable(found), limits)
+        reliable = self.reliable({**found, "num_particles": torch.tensor(num_particles)})
+        return Evidence.of(self.name, num_particles, found, reliable, limits)
 
 
 def exactly(methods: Mapping[str, EvidenceMethod], task: Task) -> Evidence | None:

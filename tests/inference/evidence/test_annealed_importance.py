@@ -76,7 +76,7 @@ def test_uneven_chains_are_announced(float64):
     pair = poor()
     x = 4 * torch.randn(20, 6)
     found = ppvae.log_evidence(
-        pair, x, "ais", annealing=AIS(num_temperatures=2, start="prior", num_leapfrog=1), **quiet
+        pair, x, "ais", annealing=AIS(num_temperatures=10, start="prior", num_leapfrog=1), **quiet
     )
     assert torch.equal(found.reliable, found.std_error <= 0.5)
     assert 0 < found.reliable.sum() < 20
@@ -230,7 +230,8 @@ def test_rows_keep_the_judgment_of_their_method(float64):
     mixed = weights.with_rows(torch.tensor([False, True, False]), chains)
     assert mixed.methods == ("iwae", "ais", "iwae")
     assert mixed.reliable.tolist() == [True, False, True]
-    assert "unreliable for 1 of 3 data points (k-hat > 0.7, or AIS standard error > 0.5)" in mixed.warning
+    limits = "k-hat > 0.7, or > 0.45 over the data, or AIS standard error > 0.5"
+    assert f"unreliable for 1 of 3 data points ({limits})" in mixed.warning
 
 
 def test_halves_of_two_methods_are_trusted_where_both_are(float64):
@@ -245,7 +246,7 @@ def test_halves_of_two_methods_are_trusted_where_both_are(float64):
     pooled = larger_bound.pooled(taken, METHODS)
     assert pooled.methods == ("ais", "iwae, ais", "iwae", "ais, iwae")
     assert pooled.reliable.tolist() == [True, False, False, False]
-    good = larger_bound.pooled(tuple(replace(half, khat=half.khat.clamp(max=0.5)) for half in taken), METHODS)
+    good = larger_bound.pooled(tuple(replace(half, khat=half.khat.clamp(max=0.4)) for half in taken), METHODS)
     assert good.reliable.all()
 
 

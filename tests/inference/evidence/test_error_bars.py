@@ -65,24 +65,24 @@ def test_importance_weights_that_fall_short_are_found_out():
     x = 2**0.5 * torch.randn(60, 4)
     found = ppvae.log_evidence(Conjugate(lambda x: 0.45), x, **QUIET)
     weighted = found.candidates["iwae"]
-    assert 0 < weighted.reliable.sum() < 60
-    assert errors(weighted, x)[0].mean() < -0.3  # what k-hat accepts, too
+    assert (weighted.khat <= 0.7).any()
+    assert (weighted.estimate - exact(x))[weighted.khat <= 0.7].mean() < -0.3
+    assert not weighted.reliable.any()
     assert set(found.methods) == {"ais"}
-    assert found.reason.startswith("ais for all data points, as importance weights fall short of AIS by 0.")
+    assert found.reason == "ais for the 60 of 60 data points whose k-hat is bad"
 
 
 @pytest.mark.slow(11)
 def test_a_few_bad_points_do_not_discredit_the_others():
     x = -(torch.randn(40, 2).abs())
     x[:3] *= -1
-    found = ppvae.log_evidence(Conjugate(lambda x: torch.where(x[..., :1] > 0, 0.02, 1.1)), x, **QUIET)
+    found = ppvae.log_evidence(Conjugate(lambda x: torch.where(x[..., :1] > 0, 0.1, 1.1)), x, **QUIET)
     bad = ~found.candidates["iwae"].reliable
     assert bad.tolist() == [True] * 3 + [False] * 37
     assert found.methods == ("ais",) * 3 + ("iwae",) * 37
     assert torch.equal(found.estimate[~bad], found.candidates["iwae"].estimate[~bad])
     assert found.reason == (
-        "ais for the 3 of 40 data points whose k-hat is above 0.7, iwae for the others, on 32 of which AIS finds no "
-        "more"
+        "ais for the 3 of 40 data points whose k-hat is bad, iwae for the others, on 37 of which AIS finds no more"
     )
     assert errors(found, x)[1].abs().max() < 4
     assert found.reliable.all()
@@ -100,7 +100,7 @@ def test_an_exact_guide_is_left_as_it_is():
 @pytest.mark.slow(8)
 @pytest.mark.parametrize("width", [0.8, 1.5])
 def test_both_sides_of_simulated_data_have_errors_of_their_size(width, monkeypatch):
-    """Reverse chains that stayed together at their common start would err together: by 1.37 of what was said."""
+    """Reverse chains that stayed together at their common start would err together: their errors covered 70 to 90%."""
     pair, data = Conjugate(lambda x: width), {}
 
     def simulated(pair, batch):
@@ -113,9 +113,8 @@ def test_both_sides_of_simulated_data_have_errors_of_their_size(width, monkeypat
     settings = AIS(num_chains=16, num_temperatures=20)
     both = ppvae.log_evidence(pair, torch.zeros(400, 4), "bdmc", annealing=settings, **QUIET).certificate
     for side in (both.lower, both.upper):
-        off = side.estimate - exact(data["x"])
-        ratio = off.std() / side.std_error.square().mean().sqrt()
-        assert abs(ratio - 1) < 4 / 800**0.5
+        covered = ((side.estimate - exact(data["x"])).abs() < 1.96 * side.std_error).double().mean()
+        assert abs(covered - 0.95) < 0.02 + 3 * (0.95 * 0.05 / 400) ** 0.5
 
 
 CASES = {

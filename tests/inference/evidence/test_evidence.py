@@ -154,7 +154,7 @@ def test_auto_sums_discrete_latents_out():
 @pytest.mark.slow(6)
 def test_auto_is_iwae_otherwise():
     found = log_evidence(linear(NoClosedForm), torch.randn(3, 4), seed=0)
-    said = "iwae, as k-hat is at most 0.7 for all data points, and AIS finds no more on 3 of them"
+    said = "iwae, as k-hat is good for all data points, and AIS finds no more on 3 of them"
     assert (found.method, found.reason) == ("iwae", said)
 
 
@@ -244,10 +244,9 @@ def test_heavy_tails_are_announced():
     assert log_evidence(pair, x, "iwae", num_particles=1000).warning == ""
     pair.posterior_scale.data -= 5.0  # far too narrow: k is nearly 1
     found = log_evidence(pair, x, "iwae", num_particles=1000)
-    num_bad = int((found.khat > 0.7).sum())
-    assert num_bad > 25
-    assert f"unreliable for {num_bad} of 50 data points (k-hat > 0.7" in found.warning
-    assert torch.equal(found.reliable, found.khat <= 0.7)
+    assert 25 < (found.khat > 0.7).sum() < 50  # the others have missed their tails
+    assert not found.reliable.any()
+    assert "unreliable for 50 of 50 data points (k-hat > 0.7" in found.warning
 
 
 def test_an_exact_guide_is_not_warned_of():
