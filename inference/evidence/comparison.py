@@ -11,10 +11,15 @@ from ppvae.inference.runtime.records import Measurement
 def compare(evidences: Mapping[str, Measurement]) -> pd.DataFrame:
     """A table like `arviz.compare`'s, from log evidence on the same held-out data points; best model first.
 
-    `elpd = sum_n log p(x_n)`, the expected log pointwise predictive density, in nats, for all N data points together
-    (divide by N for nats per data point). Differences are paired: the data points that are hard for one model are hard
-    for the others too, so `dse = sqrt(N) sd(difference)` is far below what `se` suggests. A difference of a few `dse`
-    is a real one; `monte_carlo_error` says how much a repetition on the same data would move `elpd`.
+    `elpd = sum_n log p(x_n)`, the expected log pointwise predictive density, in nats, for all N data points together;
+    `mean` and `mean_diff` are per data point, as everywhere else. Differences are paired: the data points that are hard
+    for one model are hard for the others too, so `dse = sqrt(N) sd(difference)` is far below what `se` suggests. A
+    difference of a few `dse` is a real one; `monte_carlo_error` says how much a repetition on the same data would move
+    `elpd`.
+
+    Densities and probabilities are no rivals: a density has units, and may be as large as one likes where the data are
+    few values that repeat. Records of unlike kinds are refused. Densities in different units (of data that one model
+    had standardized) look alike, and must not be compared either.
 
     Evidence that is a lower bound (method "iwae") can only disadvantage its model: the better of two may come out
     second, or first by less than it should, but no model is flattered by its own bound. Not for training data, where
@@ -27,10 +32,11 @@ def compare(evidences: Mapping[str, Measurement]) -> pd.DataFrame:
 
     Returns:
         A data frame indexed by model: `rank` (0 is best), `elpd`, `se` (`sqrt(N) sd`), `elpd_diff` (best minus this,
-        at least 0), `dse` (of that difference), `monte_carlo_error`, `warning` (the record carries one), `method`.
+        at least 0), `dse` (of that difference), `monte_carlo_error`, `mean` and `mean_diff` (the same as `elpd` and
+        `elpd_diff`, per data point), `warning` (the record carries one), `method`.
 
     Raises:
-        ValueError: no records, or records of different numbers of data points.
+        ValueError: no records, records of different numbers of data points, or of densities and of probabilities.
 
     Example:
         >>> import torch
@@ -48,6 +54,14 @@ def compare(evidences: Mapping[str, Measurement]) -> pd.DataFrame:
             f"evidences: found records of {sizes or 'no'} data points, expected at least one record and the same data "
             "points in all; measure every model on the same held-out set"
         )
+    kinds = {name: record.kind for name, record in evidences.items() if record.kind}
+    if len(set(kinds.values())) > 1:
+        said = ", ".join(f"{name!r} has a {kind}" for name, kind in kinds.items())
+        raise ValueError(
+            f"evidences: found unlike kinds ({said}), expected one kind in all, as a density is no rival of a "
+            "probability; give all models a likelihood of the same kind, on the same numbers: a density becomes a "
+            "probability by dequantization (ppvae.models.Dequantized)"
+        )
     ranked = sorted(evidences.items(), key=lambda item: item[1].estimate.sum().item(), reverse=True)
     best = ranked[0][1].estimate
     table = [
@@ -58,6 +72,8 @@ def compare(evidences: Mapping[str, Measurement]) -> pd.DataFrame:
             "elpd_diff": (best - record.estimate).sum().item(),
             "dse": _error_of_sum(best - record.estimate),
             "monte_carlo_error": record.std_error.square().sum().sqrt().item(),
+            "mean": record.estimate.mean().item(),
+            "mean_diff": (best - record.estimate).mean().item(),
             "warning": bool(record.warning),
             "method": record.method,
         }

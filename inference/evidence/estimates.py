@@ -5,6 +5,7 @@ Draws are streamed: only running sums are kept, and the largest weights for Pare
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,7 @@ from ppvae.inference.evidence.iwae import MOST_KHAT
 from ppvae.inference.evidence.method import Task
 from ppvae.inference.evidence.registry import method_named
 from ppvae.inference.runtime.chunks import over_data
-from ppvae.inference.runtime.measuring import finite, measuring
+from ppvae.inference.runtime.measuring import finite, kind_of, measuring
 from ppvae.inference.runtime.records import Evidence, Measurement
 from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
@@ -152,7 +153,8 @@ def evidence_of(
     settings = (annealing,) if isinstance(annealing, AIS) else tuple(annealing or ())
     if len(settings) > 1 and not chosen.several_annealings:
         raise ValueError(f"annealing: found {annealing!r}, expected one AIS(...) for method={method!r}; use 'best'")
-    return chosen.run(Task(pair, batch, num_particles, settings, progress))
+    found = chosen.run(Task(pair, batch, num_particles, settings, progress))
+    return replace(found, kind=kind_of(pair, batch))
 
 
 def elbo_of(pair: Pair, batch: Batch, num_samples: int, progress: bool) -> Measurement:
@@ -160,7 +162,10 @@ def elbo_of(pair: Pair, batch: Batch, num_samples: int, progress: bool) -> Measu
     terms = streamed.terms_of_the_elbo(pair, to_pair(rows_or_all(pair, batch, slice(2)), pair))
     measure = partial(streamed.mean_log_weight, Repeated(pair, terms))
     found = finite(over_data(pair, batch, num_samples, measure, "elbo" if progress else None))
-    return Measurement(found["estimate"], found["std_error"], num_samples, "elbo", _of_heavy_tails(found["khat"]))
+    warning = _of_heavy_tails(found["khat"])
+    return Measurement(
+        found["estimate"], found["std_error"], num_samples, "elbo", warning=warning, kind=kind_of(pair, batch)
+    )
 
 
 def _of_heavy_tails(khat: Tensor) -> str:

@@ -11,11 +11,15 @@ from torch import Tensor
 
 from ppvae.batches import Batch, num_rows
 from ppvae.contract import first_bad_row
+from ppvae.conversion import to_pair
+from ppvae.devices import gpus
 from ppvae.inference.runtime.chunks import evaluating, over_data
 from ppvae.inference.runtime.records import EvidenceUndefined
+from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
+from ppvae.refusals import family
 from ppvae.sites import handler_scales, sample_sites
-from ppvae.supports import refuse_unlike
+from ppvae.supports import is_discrete, is_point, refuse_unlike
 from ppvae.tracing import trace_pair
 
 
@@ -63,6 +67,20 @@ def _inside_support(pair: Pair, scaled: set[str], batch: Batch, num_particles: i
             found = found.all(-1)
         inside[name] = found.expand(torch.broadcast_shapes(found.shape, (1, num_rows(batch)))).flatten(0, -2).all(0)
     return inside
+
+
+def kind_of(pair: Pair, batch: Batch) -> str:
+    """What the pair gives to an observation: a "probability", a "density of D numbers", or both together.
+
+    A value that cannot be other than it is (Delta) has a probability: that is how a dequantized model observes.
+    """
+    with torch.random.fork_rng(gpus(pair)):
+        joint = trace_pair(pair, to_pair(rows_or_all(pair, batch, slice(1)), pair), 1)
+    observed = sample_sites(joint.model, observed=True).values()
+    fns = [site["fn"] for site in observed if family(site["fn"]) != "Unit"]  # those are of pyro.factor
+    numbers = sum(fn.event_shape.numel() for fn in fns if not (is_discrete(fn) or is_point(fn)))
+    kinds = [f"density of {numbers} numbers"] if numbers else []
+    return " and ".join(kinds + ["probability"] * any(is_discrete(fn) or is_point(fn) for fn in fns))
 
 
 def finite(found: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -49,6 +49,8 @@ class Measurement:
         num_particles: draws per data point; 0 where the quantity is exact.
         method: how it was measured.
         warning: what a reader must know before trusting it; empty if nothing.
+        kind: for log p(x) and bounds on it, whether they are of a "probability" or of a "density of D numbers" (in
+            units of these numbers), or of both together; empty if that is not known, or is no question.
 
     Example:
         >>> import torch
@@ -62,6 +64,7 @@ class Measurement:
     num_particles: int
     method: str
     warning: str = ""
+    kind: str = ""
 
     def mean(self) -> Mean:
         """The mean over data points; see `Mean` for its two error bars."""

@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from support.zoo import ZOO
 
+from ppvae import elbo, log_evidence
 from ppvae.inference.evidence.comparison import compare
 from ppvae.inference.runtime.records import Measurement
+from ppvae.models import VAE, GaussianMixture
 
 
 def record(estimate, std_error=0.0, warning=""):
@@ -56,3 +59,42 @@ def test_monte_carlo_error_warning_and_method_are_carried(estimates):
 def test_other_data_are_refused(records):
     with pytest.raises(ValueError, match="expected at least one record and the same data points in all"):
         compare(records)
+
+
+def test_nats_per_data_point_stand_beside_the_sum(estimates):
+    table = compare({name: record(t) for name, t in estimates.items()})
+    for name in estimates:
+        assert table["mean"][name] == pytest.approx(table.elpd[name] / 400)
+        assert table.mean_diff[name] == pytest.approx(table.elpd_diff[name] / 400)
+
+
+def bits(num):
+    return (torch.rand(num, 4) < 0.5).float()
+
+
+KINDS = {
+    "density of 4 numbers": lambda x: GaussianMixture(2, 4),
+    "probability": lambda x: VAE.mlp(4, 2, [5], "bernoulli"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_records_know_what_they_are_of(kind):
+    x = bits(20)
+    pair = KINDS[kind](x)
+    assert log_evidence(pair, x, num_particles=50, progress=False).kind == kind
+    assert elbo(pair, x, 50, progress=False).kind == kind
+
+
+def test_a_dequantized_density_is_a_probability():
+    pair, x = ZOO["dequantized"].make()
+    assert elbo(pair, x, 20, progress=False).kind == "probability"
+
+
+def test_densities_are_no_rivals_of_probabilities():
+    """A Gaussian mixture has any density that one likes on bits."""
+    x = bits(20)
+    found = {kind: log_evidence(pair(x), x, "iwae", 50, progress=False) for kind, pair in KINDS.items()}
+    with pytest.raises(ValueError, match=r"'density of 4 numbers' has a density of 4 numbers, 'probability' has a"):
+        compare(found)
+    assert len(compare({"once": found["probability"], "again": found["probability"]})) == 2
