@@ -9,6 +9,8 @@ from torch import Tensor
 
 LOG_TINY = math.log(torch.finfo(torch.float64).tiny)
 MIN_TAIL = 5
+FINITE_VARIANCE = 0.5
+"""Pareto's k above which the variance is infinite."""
 EQUAL_WITHIN = 1e-3
 PRIOR_WEIGHT, PRIOR_MEAN = 10, 0.5
 """Pseudo-observations of k, and their value."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from ppvae.inference.diagnostics.simulation_based_calibration import rank_counts
 from ppvae.inference.evidence.curve import BoundCurve
 from ppvae.inference.evidence.estimates import log_evidence
+from ppvae.inference.evidence.pareto import FINITE_VARIANCE
 from ppvae.inference.ledger.registry import LINES, finest
 from ppvae.inference.ledger.report import GapReport
 from ppvae.inference.runtime.records import Evidence
@@ -23,7 +24,6 @@ from ppvae.pair import Pair
 GRID_POINTS = 80
 NO_GAP = 1e-3  # nats below which a guide counts as exact
 MOST_PANELS = 12
-FINITE_VARIANCE = 0.5  # Pareto's k above which weights have infinite variance
 LEAST_P = 1e-6  # below which a p-value's size says nothing more
 
 
