@@ -42,9 +42,17 @@ def _shape(found: Measured, line: Measurement) -> list[Cause]:
     return significant(
         "shape",
         line,
-        lambda nats: f"A flow for each data point gains {nats:.2f} nats over the best full covariances.",
+        lambda nats: (
+            f"A flow for each data point gains {nats:.2f} nats over the best "
+            f"{'guides of the family' if _is_line(found) else 'full covariances'}."
+        ),
         "Try a flow as posterior.",
     )
+
+
+def _is_line(found: Measured) -> bool:
+    """Whether there is one latent dimension, which has no correlations."""
+    return sum(usage.num_units for usage in found.latents.values()) == 1
 
 
 def _beyond(found: Measured, line: Measurement) -> list[Cause]:
@@ -93,8 +101,13 @@ APPROXIMATION_GAP = Line(
 CORRELATION_GAP = Line(
     "correlation_gap",
     label="a full covariance closes",
-    about="`elbo_full_rank - elbo_refined`: what a full covariance gains over the guide's own family",
-    value=lambda found: difference("correlation gap", found.measured.get("elbo_full_rank"), found.best_of_family()),
+    about="`elbo_full_rank - elbo_refined`: what a full covariance gains over the guide's own family; one latent "
+    "dimension has none",
+    value=lambda found: (
+        None
+        if _is_line(found)
+        else difference("correlation gap", found.measured.get("elbo_full_rank"), found.best_of_family())
+    ),
     part_of="approximation_gap",
     causes=_correlation,
     bar=Bar("family: correlation", COLOR, place=2),
@@ -102,8 +115,13 @@ CORRELATION_GAP = Line(
 SHAPE_GAP = Line(
     "shape_gap",
     label="a flow closes further",
-    about="`elbo_flow - elbo_full_rank`: what a flow gains over a full covariance",
-    value=lambda found: difference("shape gap", found.measured.get("elbo_flow"), found.measured.get("elbo_full_rank")),
+    about="`elbo_flow - elbo_full_rank`: what a flow gains over a full covariance, or over the guide's own family "
+    "where there is one latent dimension",
+    value=lambda found: difference(
+        "shape gap",
+        found.measured.get("elbo_flow"),
+        found.best_of_family() if _is_line(found) else found.measured.get("elbo_full_rank"),
+    ),
     part_of="approximation_gap",
     causes=_shape,
     bar=Bar("family: shape", COLOR, place=3),
