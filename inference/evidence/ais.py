@@ -15,7 +15,7 @@ from ppvae.inference.runtime.records import Evidence
 MOST_STD_ERROR = 0.5
 """Nats of standard error above which AIS is not to be trusted: its weights are too uneven."""
 
-LEAST, LARGEST_VARIANCE = -1000.0, 100.0
+LEAST_LOG_WEIGHT, LARGEST_LOG_VARIANCE = -1000.0, 100.0
 """Of logs of weights, as far as errors tell them apart."""
 
 
@@ -45,7 +45,7 @@ def std_error(log_weight: Tensor) -> Tensor:
     relative = log_weight - log_weight.amax(1, keepdim=True)
     w = relative.exp()
     by_weights = w.std(1) / w.mean(1)
-    by_logs = _variance(relative.clamp(min=LEAST), 2 / 3).clamp(max=LARGEST_VARIANCE).expm1().sqrt()
+    by_logs = _variance(relative.clamp(min=LEAST_LOG_WEIGHT), 2 / 3).clamp(max=LARGEST_LOG_VARIANCE).expm1().sqrt()
     student = stdtrit(num - 1, 0.975) / ndtri(0.975)
     return student * torch.maximum(by_weights, by_logs) / math.sqrt(num)
 

@@ -29,7 +29,7 @@ from ppvae.refusals import at_least_one
 BY_CHANCE = 0.02
 """The share of data points that may seem to have heavy tails without a word."""
 
-LEAST_ERROR = 0.01
+NEGLIGIBLE_ERROR = 0.01
 """Nats of standard error below which heavy tails do not matter: near an exact guide log w hardly varies."""
 
 
@@ -166,7 +166,7 @@ def elbo_of(pair: Pair, batch: Batch, num_samples: int, progress: bool) -> Measu
     measure = partial(streamed.mean_log_weight, Repeated(pair, terms))
     found = finite(over_data(pair, batch, num_samples, measure, "elbo" if progress else None))
     estimate, std_error = found["estimate"], found["std_error"]
-    warning = _of_heavy_tails(drawn_together(found["khat"], num_samples)[std_error > LEAST_ERROR], len(estimate))
+    warning = _of_heavy_tails(drawn_together(found["khat"], num_samples)[std_error > NEGLIGIBLE_ERROR], len(estimate))
     return Measurement(estimate, std_error, num_samples, "elbo", warning, kind_of(pair, batch))
 
 

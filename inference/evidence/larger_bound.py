@@ -16,7 +16,7 @@ GAIN = 2.0
 SHORTFALL = 2.5
 """Standard errors of their sum by which bounds must exceed another method's, over the data, to discredit it."""
 
-LEAST_ERROR = 1e-6
+ROUNDING_ERROR = 1e-6
 """Nats that count as no difference: where weights are equal, errors are zero up to rounding."""
 
 
@@ -81,7 +81,7 @@ def shortfall(found: Evidence, other: Evidence, at: Tensor) -> float:
     """
     at = at & other.reliable & found.std_error.isfinite() & other.std_error.isfinite()
     gain = (other.estimate - found.estimate)[at]
-    scaled = gain / torch.hypot(other.std_error, found.std_error)[at].clamp(min=LEAST_ERROR)
+    scaled = gain / torch.hypot(other.std_error, found.std_error)[at].clamp(min=ROUNDING_ERROR)
     return max(0.0, gain.mean().item()) if scaled.sum() > SHORTFALL * len(gain) ** 0.5 else 0.0
 
 
