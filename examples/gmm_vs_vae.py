@@ -77,9 +77,10 @@ def main() -> None:
     args = parse_arguments()
     sizes = SIZES[args.data]
     data = ppvae.datasets.load(args.data, dequantize=args.data in LEVELS, seed=args.seed)
-    epochs, particles, held_out = args.epochs or sizes.epochs, args.particles, data.test[: args.held_out]
+    epochs, held_out = args.epochs or sizes.epochs, data.test[: args.held_out]
+    effort = ppvae.Effort("auto", args.particles, (ppvae.AIS(num_temperatures=100),), num_samples=100, ascent=None)
     if args.smoke:
-        epochs, particles, held_out = 1, 50, held_out[:50]
+        epochs, held_out, effort = 1, held_out[:50], ppvae.Effort("iwae", 50, num_samples=50, ascent=None)
         data = replace(data, train=data.train[:2000])
 
     torch.manual_seed(args.seed)
@@ -89,7 +90,6 @@ def main() -> None:
         start = time.perf_counter()
         pair, curve = train()
         seconds = time.perf_counter() - start
-        effort = ppvae.Effort("auto", particles, (ppvae.AIS(num_temperatures=100),), num_samples=100, ascent=None)
         gap = ppvae.gap(pair, held_out.to(dtype_of(pair)), effort, seed=args.seed, progress=False)
         results[name] = Result(pair, seconds, curve, gap)
         print(f"{name:<14} trained in {seconds:5.1f} s, measured in {time.perf_counter() - start - seconds:5.1f} s")

@@ -104,9 +104,9 @@ def trained(
 
 
 def measured(pair: MarkovHVAE, held_out: torch.Tensor, smoke: bool, seed: int) -> Result:
-    chains = ppvae.AIS(num_chains=2, num_temperatures=5) if smoke else ppvae.AIS(num_temperatures=100)
-    particles = 50 if smoke else 1000
-    evidence = ppvae.log_evidence(pair, held_out, "auto", particles, annealing=chains, seed=seed, progress=False)
+    method, particles = ("iwae", 50) if smoke else ("auto", 1000)
+    chains = ppvae.AIS(num_temperatures=100)
+    evidence = ppvae.log_evidence(pair, held_out, method, particles, annealing=chains, seed=seed, progress=False)
     return Result(pair, evidence, ppvae.elbo_terms(pair, held_out, 100, seed=seed, progress=False))
 
 

@@ -77,7 +77,7 @@ def main() -> None:
         ),
         "VAE on digits": ppvae.gradient_statistics(vae, digits, OBJECTIVES, num_particles, repeats),
     }
-    heavy = ppvae.log_evidence(vae, digits, num_particles=10_000, seed=0).khat > 0.25
+    heavy = ppvae.log_evidence(vae, digits, "iwae", num_particles=10_000, seed=0).khat > 0.25
     print(
         f"VAE on digits: w^4, on which dreg's noise rests, has no mean (k-hat > 1/4) at {heavy.sum()} of {len(heavy)}\n"
     )
