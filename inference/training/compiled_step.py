@@ -72,7 +72,7 @@ class CompiledStep:
         self, batch: Batch, weights: Tensor | None, step: float, share: float, before: Sequence[Tensor]
     ) -> float | None:
         """Takes the step; arguments and result as for `Update`."""
-        report, *found = self._program(*self._state_leaves, *tensors_in(self._changing(batch, weights, step)))
+        report, *found = self._program(*self._state_leaves, *self._tensors(batch, weights, step))
         if self._advance is None:
             return self._update(report[0], self._per_parameter(found), step, share, before)
         bound, total = report.tolist()
@@ -90,6 +90,16 @@ class CompiledStep:
         # A CUDA graph would not read a number, or a tensor on the host, again.
         placed = [v.to(self._device) if isinstance(v, Tensor) else v for v in entries(batch).values()]
         return [schedules, self._at.fill_(step), with_entries(batch, placed), weights]
+
+    def _tensors(self, batch: Batch, weights: Tensor | None, step: float) -> list[Tensor]:
+        """Those of `_changing`, in the same order: a tree takes longer to walk than small programs to run."""
+        numbers = [self._number(value) for value in self._objective.scheduled(step).values()]
+        data = [
+            tensor
+            for value in entries(batch).values()
+            for tensor in ([value.to(self._device)] if isinstance(value, Tensor) else tensors_in(value))
+        ]
+        return [*numbers, self._at.fill_(step), *data, *([] if weights is None else [weights])]
 
     def _number(self, value: float) -> Tensor:
         return torch.tensor(value, device=self._device)
