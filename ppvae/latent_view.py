@@ -52,7 +52,7 @@ class LatentView:
 
     Raises:
         ppvae.ContractError: a latent is discrete, its support in the guide is not the model's, or its density is known
-            for its own draws alone (the site is named); or there is no latent.
+            for its own draws alone (the site is named); there is no latent; or it cannot be drawn from.
         ValueError: a start of another name.
 
     Example:
@@ -138,7 +138,14 @@ class LatentView:
             return trace_model(pair, batch, num_particles=num_particles)
 
     def _draw(self, pair: Pair, batch: Batch, num_particles: int) -> dict[str, Tensor]:
-        trace = run(pair, "guide" if self.start == "guide" else "model", batch, num_particles)
+        role = "guide" if self.start == "guide" else "model"
+        try:
+            trace = run(pair, role, batch, num_particles)
+        except NotImplementedError as error:
+            raise ContractError(
+                f"{type(pair).__name__}: found a distribution without draws in its {role}, expected one that can "
+                "be sampled; give it an `rsample` or a `sample` method"
+            ) from error
         sites, shape = sample_sites(trace), (num_particles, num_rows(batch))
         pieces = {}
         for name, own in self._coordinates(trace).items():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from support.zoo import ZOO
 
+import ppvae
 from ppvae import ContractError, Pair
 from ppvae.latent_view import LatentView
 
@@ -28,6 +29,24 @@ class Nested(Pair):
             top = pyro.sample("top", dist.LogNormal(x / 4, 0.5))
             pyro.sample("below", dist.Uniform(torch.zeros(()), top))
             pyro.sample("shares", dist.Dirichlet(torch.tensor([2.0, 1.0, 1.0])))
+
+
+class Undrawn(dist.Normal):
+    """A normal known by its density alone."""
+
+    def rsample(self, sample_shape=()):
+        raise NotImplementedError
+
+
+class UndrawnPrior(Pair):
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", Undrawn(torch.zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 3, 1.0))
 
 
 @pytest.fixture(autouse=True)
@@ -109,3 +128,11 @@ def test_another_start_is_refused():
     pair, batch = ZOO["linear"].make()
     with pytest.raises(ValueError, match="start: found 'posterior', expected 'guide' or 'prior'"):
         LatentView(pair, batch, "posterior")
+
+
+def test_a_prior_without_draws_is_no_start_and_evidence_needs_none():
+    pair, x = UndrawnPrior(), torch.linspace(-1, 1, 5)
+    with pytest.raises(ContractError, match="UndrawnPrior: found a distribution without draws in its model"):
+        LatentView(pair, x, "prior")
+    found, exact = ppvae.log_evidence(pair, x), dist.Normal(0.0, 2**0.5).log_prob(x)
+    assert ((found.estimate - exact).abs() < 5 * found.std_error).all()
