@@ -85,9 +85,10 @@ class ElboTerms:
         said = [table.round(dict.fromkeys(table.select_dtypes("number"), 3)).to_string(na_rep="")]
         if self.collapsed:
             said.append(f"Collapsed: {', '.join(self.collapsed)}.")
-        total = sum(usage.mutual_information for usage in self.latents.values())
-        if self.latents and total > (most := next(iter(self.latents.values())).most_information) - 1:
-            said.append(f"Mutual information may be larger: this many data points show at most {most:.2f} nats in all.")
+        near = [usage for usage in self.latents.values() if usage.mutual_information > usage.most_information - 1]
+        if near:
+            most = near[0].most_information
+            said.append(f"Mutual information may be larger: this many data points show at most {most:.2f} nats of it.")
         return "\n".join(said)
 
 
@@ -149,7 +150,7 @@ def elbo_terms_of(pair: Pair, batch: Batch, num_samples: int, progress: bool) ->
         latents={
             ",".join(sites): LatentUsage(
                 kl=measurement(f"{term}/kl", f"kl of {','.join(sites)}"),
-                mutual_information=sum(information[site] for site in sites),
+                mutual_information=information[sites[0]] if len(sites) == 1 else math.nan,
                 most_information=math.log(most),
                 active_units=active_units(found[f"{term}/z"], found[f"{term}/noise"]),
                 num_units=found[f"{term}/z"].shape[1],
