@@ -3,7 +3,7 @@
 import math
 
 from ppvae.inference.ledger.cause import SIGNIFICANT, Cause, significant
-from ppvae.inference.ledger.lines import Bar, Line, difference
+from ppvae.inference.ledger.lines import Bar, Line, difference, less
 from ppvae.inference.ledger.measured import Measured
 from ppvae.inference.runtime.records import Mean, Measurement
 
@@ -46,11 +46,54 @@ def _training(found: Measured, line: Measurement) -> list[Cause]:
         line,
         lambda nats: f"More training of the guide, with the model frozen, gains {nats:.2f} nats.",
         "Train the guide longer, with the model frozen and a decaying learning rate.",
+        line.mean(),
     )
 
 
-def _capacity(found: Measured, line: Measurement) -> list[Cause]:
-    """Capacity; or generalization, where the best guides gain less than half as much on training data, surely."""
+def _beyond_training(found: Measured, line: Measurement) -> list[Cause]:
+    """What remedies gained where they were tried, and what none of them did."""
+    tried = {name: elbo for name in TRIED if (elbo := found.measured.get(name)) is not None}
+    causes = [each for name, elbo in tried.items() for each in TRIED[name](less(name, elbo, _refitted(found)))]
+    best = max([_refitted(found), *tried.values()], key=lambda elbo: elbo.mean().estimate)
+    return [*causes, *_left(found, less("amortization left", found.measured["elbo_refined"], best))]
+
+
+def _refitted(found: Measured) -> Measurement:
+    return found.measured["elbo_refitted"]
+
+
+def _capacity(gain: Measurement) -> list[Cause]:
+    return significant(
+        "capacity",
+        gain,
+        lambda nats: (
+            f"With a second encoder the guide gains {nats:.2f} nats over the same training without: its networks are "
+            "too small."
+        ),
+        "Widen or deepen the encoder.",
+        gain.mean(),
+    )
+
+
+def _generalization(gain: Measurement) -> list[Cause]:
+    return significant(
+        "generalization",
+        gain,
+        lambda nats: (
+            f"Trained on samples of the model too, the guide gains {nats:.2f} nats over the same training on data "
+            "alone: the encoder does not generalize."
+        ),
+        "Train the guide on samples of the model too.",
+        gain.mean(),
+    )
+
+
+TRIED = {"elbo_second_encoder": _capacity, "elbo_model_samples": _generalization}
+"""Remedies of what is left after training, and the causes that their gains show."""
+
+
+def _left(found: Measured, line: Measurement) -> list[Cause]:
+    """What no network that was tried closes: generalization, where it is surely less than half on training data."""
     seen = amortization_gap(found.train) if found.train else None
     if seen and _less_than_half(seen.mean(), line.mean()):
         on_train = seen.mean().estimate
@@ -61,16 +104,16 @@ def _capacity(found: Measured, line: Measurement) -> list[Cause]:
                 f"Each data point's own best guide gains {nats:.2f} nats on held-out data, and {on_train:.2f} on "
                 "training data: the encoder does not generalize."
             ),
-            "Regularize the encoder, or train it on samples of the model too.",
+            "Regularize the encoder.",
         )
     return significant(
-        "capacity",
+        "amortization",
         line,
         lambda nats: (
-            f"Each data point's own best guide gains {nats:.2f} nats more than a guide that was trained further: the "
-            "networks cannot produce it."
+            f"Each data point's own best guide gains {nats:.2f} nats more than any one network that was tried: that is "
+            "the most that a better encoder could gain."
         ),
-        "Widen or deepen the encoder, or refine its output for each data point.",
+        "Refine the encoder's output for each data point, or train it longer.",
     )
 
 
@@ -103,13 +146,13 @@ TRAINING_GAP = Line(
 CAPACITY_GAP = Line(
     "capacity_gap",
     label="beyond that",
-    about="`elbo_refined - elbo_refitted`: what the refitted guide still loses to the refined ones: its networks are "
-    "too small, or do not generalize",
+    about="`elbo_refined - elbo_refitted`: what the refitted guide still loses to the refined ones: the most that a "
+    "better encoder could gain",
     value=lambda found: difference(
         "capacity gap", found.measured.get("elbo_refined"), found.measured.get("elbo_refitted")
     ),
     part_of="amortization_gap",
-    causes=_capacity,
+    causes=_beyond_training,
     bar=Bar("amortization: beyond", COLOR, place=6),
 )
 ELBO_REFITTED = Line(

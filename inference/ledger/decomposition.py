@@ -40,9 +40,10 @@ def gap(
     `log p(x) - ELBO = KL(q(z | x) || p(z | x))`, the gap, is split by experiment. Each data point is given its own best
     guide of the same family: what that gains is the price of amortization, what is left is that of the family. The best
     full-rank guide and the best flow say what a richer family would gain. With training data, the guide is trained
-    further while the model is frozen: what that gains is unfinished training. For each latent site it gives the KL,
-    what the site knows about the data, and how many of its dimensions are used; for each Gaussian observation, whether
-    it is as wide as what it leaves unexplained. `report.verdict()` says in words what follows.
+    further while the model is frozen: what that gains is unfinished training. Beside that, remedies of what is left are
+    tried (a second encoder, samples of the model, a full-rank or flow head), each trained as long. For each latent site
+    it gives the KL, what the site knows about the data, and how many of its dimensions are used; for each Gaussian
+    observation, whether it is as wide as what it leaves unexplained. `report.verdict()` says in words what follows.
 
     If the guide learns nothing (a diffusion's), amortization is undefined: the whole gap counts as that of its family,
     of which it is the only member. It is undefined too if each data point has parameters of its own (an AutoNormal's):
@@ -84,18 +85,7 @@ def gap(
         sample = _some(own, num_rows(batch), seed)
         sample = sample if transform is None else as_batch(transform(to_pair(sample, pair)))
         report = replace(report, train=_at_rest(pair, sample, settings, seed, progress))
-    bench = Bench(
-        pair,
-        batch,
-        settings,
-        report.amortization_undefined,
-        report.guide_is_fixed,
-        seed,
-        progress,
-        own,
-        transform,
-        dict(report.measured),
-    )
+    bench = Bench(pair, batch, settings, report, seed, progress, own, transform, dict(report.measured))
     _measure(bench, trains=True)
     return replace(report, measured=bench.measured, notes={**report.notes, **bench.notes})
 
@@ -124,7 +114,7 @@ def _at_rest(pair: Pair, data: Batch, settings: Effort, seed: int | None, progre
             amortization_undefined=undefined or (UNDEFINED if local else ""),
             local_parameters=local,
         )
-        bench = Bench(pair, batch, settings, report.amortization_undefined, report.guide_is_fixed, seed, progress)
+        bench = Bench(pair, batch, settings, report, seed, progress)
         _measure(bench, trains=False)
         return replace(report, measured=bench.measured, likelihood=bench.own_family.likelihood, notes=bench.notes)
 

@@ -54,13 +54,10 @@ def verdict(report: Measured) -> str:
         return "\n".join([*said, none, *last]) + _unmeasured(report)
     first, *others = found
     if others and _tied(first, others[0]):
-        said.append(
-            f"Two causes cost about as much, and cannot be ranked: {first.name} ({_nats(first)}) and {others[0].name} "
-            f"({_nats(others[0])})."
-        )
+        said.append(f"Two causes cost about as much, and cannot be ranked: {_title(first)} and {_title(others[0])}.")
     else:
         said.append(f"The main cause is {_title(first)}.")
-    said += [f"- {cause.name}: {cause.says} {cause.remedy}" for cause in found]
+    said += [f"- {_title(cause)}: {cause.says} {cause.remedy}" for cause in found]
     return "\n".join([*said, *last]) + _unmeasured(report)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -233,7 +234,7 @@ class Trainer:
         with denormals_flushed(), own_randomness((self.seed, CHECK), self.device):
             with mode(self.pair, training=False), pyro.validation_enabled(True):
                 self.pair.check(batch)
-                self.objective(self.pair, batch)  # so that it refuses before the first step
+                self.objective(self.pair, batch, math.inf)  # so that it refuses before the first step
             if self._networks is None:
                 self._networks = (
                     networks(self.pair, rows_or_all(self.pair, batch, slice(1))) if self.options.autocast else []
