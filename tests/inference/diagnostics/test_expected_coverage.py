@@ -101,9 +101,9 @@ def test_what_is_wrong_is_named(float64, pair, about_the_mean, about_the_heavies
 
 @pytest.mark.slow(12)
 def test_a_mean_field_guide_is_seen_where_ranks_hardly_see_it(float64):
-    """It costs 0.02 nats; of 20 runs with 1000 simulations. Twice the alarms, and in at least half of the runs."""
-    pair, runs = Correlated(0.2, "diagonal"), range(20)
-    assert pair.factorized_gap() < 0.021
+    """It costs 0.05 nats. Of 20 runs with 1000 simulations: twice the alarms, and in at least half of the runs."""
+    pair, runs = Correlated(0.3, "diagonal"), range(20)
+    assert 0.04 < pair.factorized_gap() < 0.05
     ranks = [ppvae.calibration(pair, seed=seed, progress=False)["p_value"].values for seed in runs]
     by_ranks = sum(p.min() * len(p) <= 0.05 for p in ranks)
     by_coverage = sum(bool(alarm(covered(pair, seed=seed))) for seed in runs)
