@@ -29,7 +29,7 @@ from ppvae.refusals import at_least_one
 
 LEAST_PERMUTATIONS = 19
 RIDGE = 10.0
-"""Of the classifiers, whose kernel is one at most: an error about x shows from some ten simulations near it."""
+"""What the regression adds to the kernel's diagonal of one: what fewer than ten simulations say counts little."""
 
 
 def local_classifier_test(
@@ -46,35 +46,36 @@ def local_classifier_test(
 
     A classifier c(z, x) is trained to tell latents of the model, `(x, z) ~ p(x, z)`, from draws of the guide for the
     same x. Its statistic at a data point x is `mean_l (c(z_l, x) - 1/2)^2` over draws `z_l ~ q(z | x)`: zero where it
-    cannot tell. The null distribution is that of classifiers trained after each pair of z and draw was swapped or
-    not, by a coin: if the guide is exact everywhere, none of them can be told from the first, whatever the classifier,
-    and the p-values are exact. `adjusted_p_value` allows for the number of data points (by the largest statistic of
-    each classifier, Westfall and Young's): below 0.05 anywhere, with an exact guide, once in twenty runs.
+    cannot tell. Under the null, coins decide for each simulation whether z and the draw change labels before another
+    classifier is trained. If the guide is exact everywhere, the first classifier is as any of these, whatever its kind,
+    and p-values are exact. `adjusted_p_value` allows for the number of data points, by the largest statistic of each
+    classifier (Westfall and Young's): with an exact guide it is at most 0.05 anywhere once in twenty runs.
 
-    The classifier is kernel ridge regression of the labels, so that all of the null's cost one factorization. The
-    kernel is Gaussian in z, unconstrained and standardized by the guide's draws for each x, and its errors are partly
-    the same for all x, partly those of similar x.
+    Classifiers are kernel ridge regressions of the label, so that those of the null cost one factorization together.
+    The kernel is Gaussian in z, unconstrained and standardized by the guide's draws for each x. One half of it
+    disregards x and learns what is wrong everywhere; the other learns from similar x.
 
-    When it is wrong: errors in some x, where there are many, may show in x like them. Few simulations near a data
-    point make it blind there: a large p-value proves nothing. Data that the model would not draw have no simulations
-    near them, and the classifier then reports errors that all x share.
+    When it is wrong: what is wrong at many x may show at others, too, where the guide is right. With few simulations
+    like a data point the test has little power there: a large p-value proves nothing. Of data that the model would not
+    draw there are none, and only what is wrong everywhere shows.
 
-    Source: Linhart et al. 2023 (arXiv:2306.03580); Kim et al. 2019 (arXiv:1812.08927) for regression, and the swaps.
+    Source: Linhart et al. 2023 (arXiv:2306.03580); Kim et al. 2019 (arXiv:1812.08927) for regression in place of
+    classification; Westfall & Young 1993 for the adjustment.
 
     Args:
         pair: the model and guide; measured in eval mode, where its parameters are.
         data: N data points, a batch (tensor, tuple or dict). Simulations take what the model only reads (lengths,
             labels, covariates) from them, evenly.
         num_simulations: S, pairs (x, z) drawn from the model; at least 10. Memory grows with its square, time with its
-            cube: a second for 1000, on one core.
+            cube.
         num_samples: draws from the guide for each data point, and for each simulation to standardize by.
         num_permutations: classifiers under the null, at least 19. No p-value is below `1 / (1 + num_permutations)`.
         seed: makes the result reproducible and leaves the caller's generators as they were; None draws from them.
         progress: show a bar when it takes more than a second.
 
     Returns:
-        A dataset over `data`: `statistic`, in [0, 1/4] but for rounding; `p_value` of each data point by itself; and
-        `adjusted_p_value`, of all together.
+        A dataset over `data`: `statistic`, 1/4 where the classifier is certain; `p_value` of each data point by itself;
+        and `adjusted_p_value`, of all together.
 
     Raises:
         EvidenceUndefined: the pair declares that it has no density.

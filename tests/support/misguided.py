@@ -9,11 +9,11 @@ from ppvae.models import LinearVAE
 
 
 class Correlated(LinearVAE):
-    """The latents of x have the posterior correlation `-correlation`, `M = W'W + I = a I + c 11'` with `c = rho a'`."""
+    """Given x, the latents have the correlation -r: `M = W'W + I = 2 I + b^2 11'`, with `b^2 = 2 r / (1 - r)`."""
 
     def __init__(self, correlation: float = 0.0, guide: str = "exact"):
         super().__init__(num_features=4, num_latents=2, guide=guide)
-        both = (2 * correlation / (1 - correlation)) ** 0.5  # b in W'W = I + b^2 11'
+        both = (2 * correlation / (1 - correlation)) ** 0.5
         self.weight.data = torch.tensor([[1.0, 0.0], [0.0, 1.0], [both, both], [0.0, 0.0]], dtype=self.weight.dtype)
         self.fit_guide()
 
