@@ -70,5 +70,5 @@ class KeptChunks:
         about = self._about | {"results": layout(found)}
         try:
             write(self._path, prefixed("found", found) | prefixed("random", random_state(self._device)), about)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             warnings.warn(f"the finished data points are not kept, as they could not be written: {error}", stacklevel=2)

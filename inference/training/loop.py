@@ -110,14 +110,7 @@ class Training:
         self._resumed_at = time.perf_counter() - self.seconds
         with self.trainer.running(), self._signals_held():
             try:
-                try:
-                    with tqdm(
-                        total=self.num_steps, initial=self.trainer.steps, unit="step", disable=not progress
-                    ) as bar:
-                        while not self.stopped:
-                            self._run_epoch(bar)
-                except KeyboardInterrupt:
-                    self._interrupted()
+                self._run_epochs(progress)
             except NonFiniteError as error:
                 self.stopped = "non-finite"
                 error.fit = self.result()
@@ -155,13 +148,18 @@ class Training:
     def _signaled(self) -> bool:
         return bool(self._interrupts or self._terminations)
 
-    def _interrupted(self) -> None:
-        with interrupts_held():
-            self._interrupts.clear()
-            self.stopped = self.stopped or "interrupted"
-            self._save()
-        of = f" of {self.num_steps}" if self.num_steps else ""
-        logger.warning("training interrupted after %d%s steps", self.trainer.steps, of)
+    def _run_epochs(self, progress: bool) -> None:
+        try:
+            with tqdm(total=self.num_steps, initial=self.trainer.steps, unit="step", disable=not progress) as bar:
+                while not self.stopped:
+                    self._run_epoch(bar)
+        except KeyboardInterrupt:
+            with interrupts_held():
+                self._interrupts.clear()
+                self.stopped = self.stopped or "interrupted"
+                self._save()
+            of = f" of {self.num_steps}" if self.num_steps else ""
+            logger.warning("training interrupted after %d%s steps", self.trainer.steps, of)
 
     def _run_epoch(self, bar: tqdm) -> None:
         trainer = self.trainer
@@ -269,7 +267,7 @@ class Training:
             return
         try:
             store(self, self.checkpoint.path)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             if not self.warning:
                 logger.warning("the checkpoint could not be written, training goes on: %s", error)
             self.warning = f"the checkpoint could not be written after {self.trainer.steps} steps: {error}"
@@ -328,11 +326,11 @@ class Training:
 
     def _still_ended(self, run: dict[str, Any]) -> str:
         """Why there is nothing left to do in a run that may have ended; empty if there is, as more is asked for."""
-        same = "num_steps" if self.num_steps and run["num_steps"] else "epochs"
-        longer = (getattr(self, same) or 0) > (run[same] or 0)
+        unit = "num_steps" if self.num_steps and run["num_steps"] else "epochs"
+        longer = (getattr(self, unit) or 0) > (run[unit] or 0)
         if run["stopped"] in ("", "interrupted") or longer:
             return ""
-        self.stopped = run["stopped"]  # which callbacks may ask for
+        self.stopped = run["stopped"]  # which the callbacks, asked again, may look at
         ended = self._judged()
         return ended or ("callback" if run["stopped"] == "callback" and self._called_back() else "")
 

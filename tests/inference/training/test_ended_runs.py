@@ -196,6 +196,17 @@ def test_a_full_disk_ends_no_training(full, small_disk, caplog):
     assert not resumed.warning
 
 
+def test_a_folder_that_takes_the_place_of_the_file_ends_no_training(path):
+    def take(so_far):
+        if so_far.epochs == 2:
+            path.unlink()
+            path.mkdir()
+
+    run = train(4, callbacks=[take], checkpoint=path)
+    assert_same(run, train(4))
+    assert f"path: found a directory at {path}" in run.warning
+
+
 # --- what a file may hold -----------------------------------------------------------------------------------------
 
 
