@@ -51,7 +51,7 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            mapped = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise CheckpointError(
             f"{path}: found a truncated file or one that is not safetensors ({error}), expected one written by ppvae; "
@@ -65,14 +65,14 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not {"about", "sha256"} <= metadata.keys():
         raise CheckpointError(f"{path}: found no checksum in its metadata, expected one; it was not written by ppvae")
     told = metadata["about"]
-    if metadata["sha256"] != _checksum(tensors, told):
+    if metadata["sha256"] != _checksum(mapped, told):  # of the file's own bytes: a copy of booleans holds 0 and 1 only
         raise CheckpointError(
             f"{path}: found contents that differ from what was written, expected its checksum to hold; the file is "
             "damaged: use another file, or delete it to start afresh"
         )
     about = json.loads(told)
     require(path, {"about": about}, {"about": dict})
-    return tensors, about
+    return {name: t.clone() for name, t in mapped.items()}, about
 
 
 def require(path: str | Path, values: Any, kinds: Mapping[str, type | UnionType]) -> None:

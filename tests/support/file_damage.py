@@ -1,6 +1,6 @@
 """Flips bits in files of every kind, cuts files short, and counts how many of them are refused when they are read.
 
-    python tests/support/file_damage.py [--flips 2000] [--truncations 500] [--seed 0]
+    PYTHONPATH=tests python tests/support/file_damage.py [--flips 2000] [--truncations 500] [--seed 0]
 
 Prints a line for each kind of file. A damaged file is *refused* if reading it raises CheckpointError and changes
 nothing; all else is a failure: another exception (*raw*), one that leaves a change behind (*changed*), or none
