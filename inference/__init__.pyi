@@ -41,7 +41,7 @@ from .runtime.records import (
 )
 from .training.em import EMResult as EMResult, fit_em as fit_em, fit_streaming_em as fit_streaming_em
 from .training.fitting import fit as fit
-from .training.loop import Fit as Fit
 from .training.nonfinite import NonFiniteError as NonFiniteError
+from .training.result import Fit as Fit
 from .training.settings import Checkpoint as Checkpoint, HeldOut as HeldOut, StepOptions as StepOptions
 from .training.trainer import Trainer as Trainer

@@ -5,6 +5,7 @@ keeps the weights unbiased.
 """
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -55,6 +56,7 @@ class AIS:
             adds its number to the name.
 
     Raises:
+        TypeError: the checkpoint is not a path.
         ValueError: a number below one, or an unknown start or schedule.
         ppvae.ContractError: when used from the prior of a model that gives x no probability under some latents.
     """
@@ -73,6 +75,8 @@ class AIS:
             raise ValueError(f"start: found {self.start!r}, expected 'guide' or 'prior'")
         if self.schedule not in annealing.SCHEDULES:
             raise ValueError(f"schedule: found {self.schedule!r}, expected one of {tuple(annealing.SCHEDULES)}")
+        if not isinstance(self.checkpoint, str | os.PathLike | None):
+            raise TypeError(f"checkpoint: found {self.checkpoint!r}, expected a file's path, such as 'ais.safetensors'")
 
     @property
     def name(self) -> str:
@@ -83,6 +87,13 @@ class AIS:
     def num_warm_up(self) -> int:
         """Temperatures of the warm-up."""
         return max(50, self.num_temperatures // 4)
+
+    @property
+    def kept_in(self) -> str | Path | None:
+        """This process's file, if there is one."""
+        if self.checkpoint is None or processes().size == 1:
+            return self.checkpoint
+        return f"{self.checkpoint}.{processes().rank}"
 
 
 class Sampler:
@@ -184,8 +195,14 @@ def run_chains(
     passing: Callable[[Sampler, Tensor], dict[str, Tensor]],
     progress: bool,
     more_steps: int = 0,
+    result: str = "log weights",
 ) -> dict[str, Tensor]:
-    """`passing(sampler, index of its data points)` for all data points, as many at once as memory allows."""
+    """`passing(sampler, index of its data points)` for all data points, as many at once as memory allows.
+
+    Args:
+        more_steps: that `passing` takes for each data point, besides those to the posterior.
+        result: what `passing` returns, in words; a checkpoint of something else is refused.
+    """
     view = LatentView(pair, to_pair(rows_or_all(pair, batch, slice(1)), pair), settings.start)
     evaluations = settings.num_leapfrog * (settings.num_temperatures + settings.num_warm_up)
     evaluate = Repeated(pair, partial(_densities, view), after=2 if evaluations >= COMPILE_EVALUATIONS else math.inf)
@@ -202,18 +219,16 @@ def run_chains(
     total = num * (START_STEPS + settings.num_warm_up + settings.num_temperatures + more_steps)
     with tqdm(total=total, desc=settings.name, unit="step", disable=not progress, delay=1, leave=False) as bar:
         return over_data(
-            pair, torch.arange(num), 1, measure, None, probe=one_evaluation, kept=_kept(pair, batch, settings)
+            pair, torch.arange(num), 1, measure, None, probe=one_evaluation, kept=_kept(pair, batch, settings, result)
         )
 
 
-def _kept(pair: Pair, batch: Batch, settings: AIS) -> KeptChunks | None:
-    if settings.checkpoint is None:
+def _kept(pair: Pair, batch: Batch, settings: AIS, result: str) -> KeptChunks | None:
+    if settings.kept_in is None:
         return None
-    about = asdict(settings)
-    path, group = about.pop("checkpoint"), processes()
-    return KeptChunks(
-        f"{path}.{group.rank}" if group.size > 1 else path, pair, batch, about | {"processes": group.size}
-    )
+    about = asdict(settings) | {"processes": processes().size, "seed": torch.initial_seed(), "result": result}
+    del about["checkpoint"]
+    return KeptChunks(settings.kept_in, pair, batch, about)
 
 
 def weigh(sampler: Sampler, index: Tensor) -> dict[str, Tensor]:

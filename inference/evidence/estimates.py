@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ppvae.batches import Batch
 from ppvae.conversion import to_pair
+from ppvae.files import check_target
 from ppvae.inference.compiling.repeated import Repeated
 from ppvae.inference.evidence import streamed
 from ppvae.inference.evidence.annealed_importance import AIS
@@ -156,6 +157,9 @@ def evidence_of(
     settings = (annealing,) if isinstance(annealing, AIS) else tuple(annealing or ())
     if len(settings) > 1 and not chosen.several_annealings:
         raise ValueError(f"annealing: found {annealing!r}, expected one AIS(...) for method={method!r}; use 'best'")
+    for path in (each.kept_in for each in settings):
+        if path is not None:
+            check_target(path)
     found = chosen.run(Task(pair, batch, num_particles, settings, progress))
     return replace(found, kind=kind_of(pair, batch))
 
