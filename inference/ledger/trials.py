@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ppvae.batches import Batch, as_batch, entries, is_rows, num_rows, rows, with_entries
 from ppvae.conversion import data_for, to_pair
-from ppvae.inference.ledger.cause import is_significant
+from ppvae.inference.ledger.cause import SIGNIFICANT, is_significant
 from ppvae.inference.ledger.experiments import Bench
 from ppvae.inference.ledger.head import Head, elbo_of_head
 from ppvae.inference.ledger.lines import LINES, Line, difference
@@ -39,19 +39,18 @@ def gain(found: Measured, name: str) -> Measurement | None:
     return difference(name, found.measured.get(name), found.measured.get("elbo_refitted"))
 
 
-def advice(found: Measured, name: str, remedy: str) -> dict[str, Any]:
-    """A remedy with what it gained where it was tried: `remedy` and `forecast` of a cause."""
+def advice(found: Measured, name: str, what: str) -> dict[str, Any]:
+    """To try something, with what it gained where it was tried: `remedy` and `forecast` of a cause."""
+    remedy = f"Try {what}."
     if (line := gain(found, name)) is None:
         return {"remedy": remedy if "elbo_refitted" in found.measured else f"{remedy} Pass train= to have it tried."}
     mean = line.mean()
-    told = f"{mean.estimate:.2f} +- {mean.monte_carlo_error if math.isnan(mean.std_error) else mean.std_error:.2f} nats"
-    if is_significant(line):
-        said = f"{remedy} Tried, with one network for all data and the model frozen, that gains {told}."
+    error = mean.monte_carlo_error if math.isnan(mean.std_error) else mean.std_error
+    how, told = "with one network for all data and the model frozen", f"{mean.estimate:.2f} +- {error:.2f} nats"
+    if mean.estimate > SIGNIFICANT * error:
+        said = f"{remedy} Tried, {how}, that gains {told}."
     else:
-        said = (
-            f"No advice: {remedy[0].lower()}{remedy[1:-1]} was tried, with one network for all data and the model "
-            f"frozen, and gained nothing ({told}); it may take longer training."
-        )
+        said = f"{what[0].upper()}{what[1:]} was tried, {how}, and gains nothing yet ({told})."
     return {"remedy": said, "forecast": mean}
 
 
