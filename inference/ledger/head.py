@@ -9,9 +9,11 @@ from ppvae.batches import Batch, num_rows
 from ppvae.inference.ledger.of_data import OfData
 from ppvae.inference.ledger.richer_families import families_of, log_weights_of_images, standard_of
 from ppvae.inference.ledger.transport import Parameters
+from ppvae.inference.objectives.gradients import has_scored_sites
 from ppvae.latent_view import LatentView
 from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
+from ppvae.refusals import ContractError
 
 SHARED = "coupling"
 """Parts of a map that have networks, and are the same for all data points."""
@@ -27,12 +29,21 @@ class Head(Pair):
         pair: the model and guide; its parameters are shared.
         batch: training data, as the pair takes them.
         family: "full_rank" or "flow".
+
+    Raises:
+        ppvae.ContractError: a latent is discrete, or its draws are not reparameterized (the pair is named).
     """
 
     def __init__(self, pair: Pair, batch: Batch, family: str):
         super().__init__()
         self.pair, self.particles, self.guide_leads = pair, pair.particles, pair.guide_leads
-        self.view = LatentView(pair, rows_or_all(pair, batch, slice(2)))
+        two = rows_or_all(pair, batch, slice(2))
+        self.view = LatentView(pair, two)
+        if has_scored_sites(pair, two):
+            raise ContractError(
+                f"{type(pair).__name__}.guide: found draws without gradients, expected reparameterized ones, by whose "
+                "gradients a map of them is learned"
+            )
         self.family = families_of(self.view.num_dims)[family]
         with torch.no_grad():
             start = self.family.start(self.view.draw(pair, rows_or_all(pair, batch, slice(1)), 1)[0])

@@ -46,11 +46,11 @@ def advice(found: Measured, name: str, what: str) -> dict[str, Any]:
         return {"remedy": remedy if "elbo_refitted" in found.measured else f"{remedy} Pass train= to have it tried."}
     mean = line.mean()
     error = mean.monte_carlo_error if math.isnan(mean.std_error) else mean.std_error
-    how, told = "with one network for all data and the model frozen", f"{mean.estimate:.2f} +- {error:.2f} nats"
+    how, told = "one network for all data, trained with the model frozen", f"{mean.estimate:.2f} +- {error:.2f} nats"
     if mean.estimate > SIGNIFICANT * error:
-        said = f"{remedy} Tried, {how}, that gains {told}."
+        said = f"{remedy} With {how}, that gained {told}."
     else:
-        said = f"{what[0].upper()}{what[1:]} was tried, {how}, and gains nothing yet ({told})."
+        said = f"{what[0].upper()}{what[1:]} gained nothing ({told}) with {how}."
     return {"remedy": said, "forecast": mean}
 
 

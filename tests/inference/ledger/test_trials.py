@@ -85,7 +85,7 @@ def test_a_full_rank_head_gains_what_the_family_costs():
     assert cause.name == "correlation"
     assert cause.nats == pytest.approx(exact, abs=4 * cause.monte_carlo_error + 0.01)
     assert 0.9 * exact < cause.forecast.estimate < exact + 4 * cause.forecast.monte_carlo_error
-    assert f"that gains {cause.forecast.estimate:.2f} +- " in report.verdict()
+    assert f"that gained {cause.forecast.estimate:.2f} +- " in report.verdict()
     assert report.elbo_second_encoder is None  # there is nothing for it to close
     assert all(torch.equal(t, before[name]) for name, t in pair.state_dict().items())
 
@@ -116,8 +116,11 @@ def test_an_encoder_of_few_data_points_gains_by_samples_of_the_model():
     assert "capacity" not in found or found["capacity"].nats < found["generalization"].nats
 
 
-def test_what_cannot_be_tried_is_noted():
-    """A head needs continuous latents."""
-    pair, x = ZOO["amortized mixture"].make()
-    with pytest.raises(ppvae.ContractError, match="which is discrete"):
-        Head(pair, x, "flow")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("amortized mixture", "which is discrete"), ("mixture posterior", "draws without gradients")],
+)
+def test_what_has_no_head_is_refused(name, message):
+    pair, batch = ZOO[name].make()
+    with pytest.raises(ppvae.ContractError, match=message):
+        Head(pair, batch, "flow")
