@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ppvae.batches import Batch, num_rows, rows, tensors
+from ppvae.batches import Batch, num_rows, numbers, rows
 from ppvae.conversion import to_pair
 from ppvae.inference.diagnostics.simulated_latents import (
     continuous_view,
@@ -136,7 +136,7 @@ def _labeled(
     return {
         "truth": (truth - mean) / scale,
         "guided": (view.draw(pair, x, 1)[0] - mean) / scale,
-        "data": _features(x),
+        "data": numbers(x),
         "signs": 2 * torch.randint(2, (num_rows(x), num_permutations)) - 1,
     }
 
@@ -150,15 +150,8 @@ def _statistics(
     total = torch.zeros(num_rows(batch), classifiers.weights.shape[1], dtype=torch.float64)
     for size in sizes(num_samples, at_once):
         z = (view.draw(pair, batch, size) - mean) / scale
-        total += (classifiers(z, _features(batch)) / 2).square().sum(0)
+        total += (classifiers(z, numbers(batch)) / 2).square().sum(0)
     return {"statistic": total / num_samples}
-
-
-def _features(batch: Batch) -> Tensor:
-    """All numbers of each row, `[B, F]`."""
-    return torch.cat(
-        [t.double().flatten(1) if t.dim() > 1 else t.double()[:, None] for t in tensors(batch).values()], 1
-    )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ppvae.batches import Batch, num_rows, tensors
+from ppvae.batches import Batch, numbers
 from ppvae.networks import hidden_layers
 
 HIDDEN = (256, 256)
@@ -27,7 +27,7 @@ class OfData(nn.Module):
     def __init__(self, batch: Batch, shapes: Mapping[str, torch.Size], like: Tensor):
         super().__init__()
         self._shapes = dict(shapes)
-        flat = _flat(batch).to(like)
+        flat = numbers(batch).to(like)
         scale = flat.std(0, correction=0)
         self.register_buffer("loc", flat.mean(0))
         self.register_buffer("scale", torch.where(scale > 0, scale, 1.0))
@@ -38,12 +38,8 @@ class OfData(nn.Module):
         nn.init.zeros_(self.last.bias)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        found = self.last(self.hidden((_flat(batch).to(self.loc) - self.loc) / self.scale))
+        found = self.last(self.hidden((numbers(batch).to(self.loc) - self.loc) / self.scale))
         pieces = found.split([math.prod(shape) for shape in self._shapes.values()], -1)
         return {
             name: piece.reshape(-1, *shape) for (name, shape), piece in zip(self._shapes.items(), pieces, strict=True)
         }
-
-
-def _flat(batch: Batch) -> Tensor:
-    return torch.cat([t.reshape(num_rows(batch), -1).to(torch.float64) for t in tensors(batch).values()], -1)
