@@ -14,7 +14,7 @@ from ppvae.pair import Pair
 from ppvae.refusals import ContractError, family
 from ppvae.simulation import simulate
 from ppvae.sites import sample_sites
-from ppvae.supports import is_discrete, refuse_unlike, unlike_support
+from ppvae.supports import is_discrete, refuse_unlike, refuse_unlike_support
 from ppvae.tracing import trace_pair
 
 LEAST_SIMULATIONS = 10
@@ -73,13 +73,13 @@ def continuous_view(pair: Pair, batch: Batch) -> LatentView:
                     f"guide site '{name}': found {family(site['fn'])}, which is discrete, expected continuous latents "
                     "alone, between which there are distances; use ppvae.calibration, whose ranks need none"
                 )
-        if name := unlike_support(pair, batch, joint):
-            guide, model = (family(trace.nodes[name]["fn"]) for trace in (joint.guide, joint.model))
-            raise ContractError(
-                f"guide site '{name}': found {guide} for {model} in the model, expected the same support in both, as "
-                "the latents of one have no unconstrained coordinates in the other; give the guide the model's "
-                "support, or use ppvae.calibration"
-            )
+        refuse_unlike_support(
+            pair,
+            batch,
+            joint,
+            "as the latents of one have no unconstrained coordinates in the other; give the guide the model's "
+            "support, or use ppvae.calibration",
+        )
     return LatentView(pair, batch)
 
 
