@@ -5,6 +5,7 @@ import math
 from ppvae.inference.ledger.cause import SIGNIFICANT, Cause, significant
 from ppvae.inference.ledger.lines import Bar, Line, difference, less
 from ppvae.inference.ledger.measured import Measured
+from ppvae.inference.ledger.trials import gain
 from ppvae.inference.runtime.records import Mean, Measurement
 
 COLOR = "C1"
@@ -50,46 +51,32 @@ def _training(found: Measured, line: Measurement) -> list[Cause]:
     )
 
 
+TRIED = {
+    "elbo_second_encoder": (
+        "capacity",
+        "With a second encoder the guide gains {:.2f} nats over the same training without: its networks are too small.",
+        "Widen or deepen the encoder.",
+    ),
+    "elbo_model_samples": (
+        "generalization",
+        "Trained on samples of the model too, the guide gains {:.2f} nats over the same training on data alone: the "
+        "encoder does not generalize.",
+        "Train the guide on samples of the model too.",
+    ),
+}
+"""Trials of what is left after training; the cause that a gain shows, what says so, and the remedy."""
+
+
 def _beyond_training(found: Measured, line: Measurement) -> list[Cause]:
     """What remedies gained where they were tried, and what none of them did."""
-    tried = {name: elbo for name in TRIED if (elbo := found.measured.get(name)) is not None}
-    causes = [each for name, elbo in tried.items() for each in TRIED[name](less(name, elbo, _refitted(found)))]
-    best = max([_refitted(found), *tried.values()], key=lambda elbo: elbo.mean().estimate)
+    gains = {name: gained for name in TRIED if (gained := gain(found, name)) is not None}
+    causes: list[Cause] = []
+    for name, gained in gains.items():
+        cause, says, remedy = TRIED[name]
+        causes += significant(cause, gained, says.format, remedy, gained.mean())
+    elbos = [found.measured[name] for name in ("elbo_refitted", *gains)]
+    best = max(elbos, key=lambda elbo: elbo.mean().estimate)
     return [*causes, *_left(found, less("amortization left", found.measured["elbo_refined"], best))]
-
-
-def _refitted(found: Measured) -> Measurement:
-    return found.measured["elbo_refitted"]
-
-
-def _capacity(gain: Measurement) -> list[Cause]:
-    return significant(
-        "capacity",
-        gain,
-        lambda nats: (
-            f"With a second encoder the guide gains {nats:.2f} nats over the same training without: its networks are "
-            "too small."
-        ),
-        "Widen or deepen the encoder.",
-        gain.mean(),
-    )
-
-
-def _generalization(gain: Measurement) -> list[Cause]:
-    return significant(
-        "generalization",
-        gain,
-        lambda nats: (
-            f"Trained on samples of the model too, the guide gains {nats:.2f} nats over the same training on data "
-            "alone: the encoder does not generalize."
-        ),
-        "Train the guide on samples of the model too.",
-        gain.mean(),
-    )
-
-
-TRIED = {"elbo_second_encoder": _capacity, "elbo_model_samples": _generalization}
-"""Remedies of what is left after training, and the causes that their gains show."""
 
 
 def _left(found: Measured, line: Measurement) -> list[Cause]:

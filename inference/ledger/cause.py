@@ -1,6 +1,5 @@
 """Causes that keep an ELBO low, and when a measured line is significant enough to be called one."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -58,9 +57,8 @@ def significant(name: str, line: Measurement, says: Says, remedy: str, forecast:
     mean = line.mean()
     if not is_significant(line):
         return []
-    spread = mean.monte_carlo_error if math.isnan(mean.std_error) else mean.std_error
     said = says(mean.estimate) + _where(line)
-    return [Cause(name, mean.estimate, spread, mean.monte_carlo_error, said, remedy, line.estimate, forecast)]
+    return [Cause(name, mean.estimate, mean.error, mean.monte_carlo_error, said, remedy, line.estimate, forecast)]
 
 
 def _where(line: Measurement) -> str:

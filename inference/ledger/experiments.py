@@ -5,7 +5,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from ppvae.batches import Batch
+import torch
+
+from ppvae.batches import Batch, as_batch, num_rows, rows
+from ppvae.conversion import to_pair
 from ppvae.inference.evidence.estimates import elbo_of
 from ppvae.inference.ledger.effort import Effort
 from ppvae.inference.ledger.likelihood_scale import LikelihoodScale, likelihood_scale
@@ -19,6 +22,16 @@ from ppvae.pair import Pair
 from ppvae.refusals import ContractError
 
 SCALE_SAMPLES = 200
+
+
+def training_sample(
+    pair: Pair, train: Batch, num: int, transform: Callable[[Any], Any] | None, seed: int | None
+) -> Batch:
+    """As many data points as that, any of them, as data may be sorted; all where there are no more; transformed."""
+    if num_rows(train) > num:
+        order = torch.randperm(num_rows(train), generator=torch.Generator().manual_seed(seed or 0))
+        train = rows(train, order[:num])
+    return train if transform is None else as_batch(transform(to_pair(train, pair)))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ppvae.inference.compiling.repeated import Repeated
 from ppvae.inference.ledger.ascent import COMPILE_ASCENT_AFTER, Ascent, ascend
 from ppvae.inference.ledger.refinement import SELECTION_SAMPLES, Refined, like
 from ppvae.inference.ledger.transport import Affine, Composition, Coupling, Parameters, SinhArcsinh, Transport
-from ppvae.inference.runtime.chunks import over_data, sizes
+from ppvae.inference.runtime.chunks import mean_with_error, over_data, sizes
 from ppvae.inference.runtime.records import Measurement
 from ppvae.latent_view import LatentView
 from ppvae.own_rows import rows_or_all
@@ -76,7 +76,7 @@ def richer(refined: Refined, settings: Ascent, num_samples: int, progress: bool)
         for name, fit in fits.items():
             best, diagnostics = fit(points, standard, fit.start(standard) | best)
             log_w = [fit.log_weights(points, standard, size, best) for size in sizes(num_samples, SELECTION_SAMPLES)]
-            elbo = {"estimate": torch.cat(log_w).mean(0), "std_error": torch.cat(log_w).std(0) / num_samples**0.5}
+            elbo = mean_with_error(torch.cat(log_w))
             found |= {f"{name}/{key}": value.double() for key, value in (elbo | diagnostics).items()}
         return found
 

@@ -15,7 +15,7 @@ from ppvae.batches import Batch, num_rows
 from ppvae.conversion import to_pair
 from ppvae.inference.ledger.latent_usage import MOST_POINTS, LatentUsage, active_units, mutual_information
 from ppvae.inference.objectives.divergence import separable_sites
-from ppvae.inference.runtime.chunks import over_data, sizes
+from ppvae.inference.runtime.chunks import mean_with_error, over_data, sizes
 from ppvae.inference.runtime.measuring import finite, measuring
 from ppvae.inference.runtime.records import Measurement
 from ppvae.own_rows import rows_or_all
@@ -196,8 +196,8 @@ def _measured(
         draws[LIKELIHOOD].append(expected)
     found: dict[str, Tensor] = {}
     for key, pieces in draws.items():
-        drawn = torch.cat(pieces)
-        found |= {key: drawn.mean(0), f"{key}/error": (drawn.var(0, correction=0) / (num_draws - 1)).sqrt()}
+        of_key = mean_with_error(torch.cat(pieces))
+        found |= {key: of_key["estimate"], f"{key}/error": of_key["std_error"]}
     for term, total in sums.items():
         mean, square = total / num_draws
         found |= {f"{term}/z": mean, f"{term}/noise": (square - mean.square()) / (num_draws - 1)}

@@ -4,23 +4,22 @@ What each data point's own best guide gains is an upper bound on what a network 
 what a network did gain, on data that it was not trained on.
 """
 
-import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from ppvae.batches import Batch, as_batch, entries, is_rows, num_rows, rows, with_entries
+from ppvae.batches import Batch, entries, is_rows, num_rows, rows, with_entries
 from ppvae.conversion import data_for, to_pair
 from ppvae.inference.ledger.cause import SIGNIFICANT, is_significant
-from ppvae.inference.ledger.experiments import Bench
+from ppvae.inference.ledger.experiments import Bench, training_sample
 from ppvae.inference.ledger.head import Head, elbo_of_head
 from ppvae.inference.ledger.lines import LINES, Line, difference
 from ppvae.inference.ledger.measured import Measured
 from ppvae.inference.ledger.refit import refitted
 from ppvae.inference.ledger.second_encoder import SecondEncoder
-from ppvae.inference.runtime.chunks import evaluating, over_data, sizes
+from ppvae.inference.runtime.chunks import evaluating, mean_with_error, over_data, sizes
 from ppvae.inference.runtime.measuring import measuring
 from ppvae.inference.runtime.records import Measurement
 from ppvae.mode import mode
@@ -45,9 +44,9 @@ def advice(found: Measured, name: str, what: str) -> dict[str, Any]:
     if (line := gain(found, name)) is None:
         return {"remedy": remedy if "elbo_refitted" in found.measured else f"{remedy} Pass train= to have it tried."}
     mean = line.mean()
-    error = mean.monte_carlo_error if math.isnan(mean.std_error) else mean.std_error
-    how, told = "one network for all data, trained with the model frozen", f"{mean.estimate:.2f} +- {error:.2f} nats"
-    if mean.estimate > SIGNIFICANT * error:
+    how = "one network for all data, trained with the model frozen"
+    told = f"{mean.estimate:.2f} +- {mean.error:.2f} nats"
+    if mean.estimate > SIGNIFICANT * mean.error:
         said = f"{remedy} With {how}, that gained {told}."
     else:
         said = f"{what[0].upper()}{what[1:]} gained nothing ({told}) with {how}."
@@ -108,8 +107,8 @@ def _head(family: str) -> Trial:
             head = Head(bench.pair, _training_data(bench), family)
 
         def measure(points: Batch, num_draws: int, at_once: int) -> dict[str, Tensor]:
-            log_w = torch.cat([head.log_weights_of_head(points, size) for size in sizes(num_draws, at_once)]).double()
-            return {"estimate": log_w.mean(0), "std_error": (log_w.var(0, correction=0) / (num_draws - 1)).sqrt()}
+            log_w = [head.log_weights_of_head(points, size) for size in sizes(num_draws, at_once)]
+            return mean_with_error(torch.cat(log_w).double())
 
         steps, num = bench.settings.refit_steps, bench.settings.num_samples
         with (
@@ -124,9 +123,7 @@ def _head(family: str) -> Trial:
 
 def _training_data(bench: Bench) -> Batch:
     """Some of it, as the pair takes it."""
-    train = as_batch(bench.train)
-    some = rows(train, torch.randperm(num_rows(train))[:SOME])
-    some = some if bench.transform is None else as_batch(bench.transform(to_pair(some, bench.pair)))
+    some = training_sample(bench.pair, cast(Batch, bench.train), SOME, bench.transform, bench.seed)
     return to_pair(data_for(bench.pair, some), bench.pair)
 
 

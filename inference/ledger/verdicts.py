@@ -71,9 +71,8 @@ def _more_time(report: Measured) -> str:
     """What endless draws would change: the error's Monte Carlo part, and half the variance, the logarithm's bias."""
     gap, evidence = values(report)["gap"].mean(), report.log_evidence
     noise = gap.monte_carlo_error
-    error = gap.std_error if gap.num_points > 1 else noise
-    left = math.sqrt(max(0.0, error**2 - noise**2))
-    said = f"More time for measuring would take the error of the gap from {error:.3f} to {left:.3f}"
+    left = math.sqrt(max(0.0, gap.error**2 - noise**2))
+    said = f"More time for measuring would take the error of the gap from {gap.error:.3f} to {left:.3f}"
     if not evidence.reliable.all():
         return f"{said}; how far up it would take log p(x) cannot be known from here."
     raised = evidence.std_error.square().mean().item() / 2

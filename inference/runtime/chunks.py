@@ -52,6 +52,11 @@ def evaluating(pair: Pair, seed: int | None) -> Iterator[None]:
         yield
 
 
+def mean_with_error(drawn: Tensor) -> dict[str, Tensor]:
+    """Of K draws, `[K, B]`: `estimate` and `std_error`, `[B]`; the latter is NaN for one draw."""
+    return {"estimate": drawn.mean(0), "std_error": (drawn.var(0, correction=0) / (len(drawn) - 1)).sqrt()}
+
+
 def sizes(total: int, at_once: int) -> Iterator[int]:
     """`total` split into the fewest pieces of at most `at_once`, of nearly equal size."""
     num_pieces = math.ceil(total / at_once)
