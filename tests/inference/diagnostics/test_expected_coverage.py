@@ -12,6 +12,7 @@ from pyro import poutine
 from scipy import stats
 from support.misguided import Correlated, Distorted, FromPrior
 from support.slow import some_slow
+from support.tests_of_guides import FEW, assert_same_in_both_layouts, assert_the_seed_decides, watched
 from support.zoo import ZOO
 from support.zoo_pairs import Labeled
 from torch import nn
@@ -21,9 +22,6 @@ from ppvae import ContractError, EvidenceUndefined, Pair
 from ppvae.inference.runtime import chunks
 from ppvae.models import Autoencoder, Gaussian, GaussianMixture, LinearVAE
 from ppvae.views import plots
-
-FEW = ("linear", "linear, exact", "vector of bits", "mixture", "labeled", "positive", "NICE")
-"""Of the zoo, those of the fast tests."""
 
 
 def covered(pair, num_simulations=1000, **settings):
@@ -146,23 +144,14 @@ def test_latents_that_are_masked_tell_nothing(float64):
 @pytest.mark.parametrize("name", some_slow(ZOO, 2, lambda name: name in FEW))
 def test_every_pair_of_continuous_latents_is_tested_in_both_layouts(name, float64):
     """Or refused by name, in both alike."""
-    found = []
-    for layout in ("leading", "rows"):
-        torch.manual_seed(0)
-        pair, x = ZOO[name].make()
-        pair.check(x)
-        pair.particles = layout
-        try:
-            ds = covered(pair, 20, num_samples=7)
-            assert ds["credibility"].dims == ("reference", "simulation")
-            assert ((ds["credibility"] > 0) & (ds["credibility"] < 1)).all()
-            found.append(ds["credibility"].values)
-        except ContractError as error:
-            found.append(str(error))
-    if isinstance(found[0], str):
-        assert found[0] == found[1]
-    else:
-        np.testing.assert_allclose(*found)
+
+    def credibility(pair, x):
+        ds = covered(pair, 20, num_samples=7)
+        assert ds["credibility"].dims == ("reference", "simulation")
+        assert ((ds["credibility"] > 0) & (ds["credibility"] < 1)).all()
+        return ds["credibility"].values
+
+    assert_same_in_both_layouts(name, credibility)
 
 
 def test_covariates_are_the_examples(float64):
@@ -178,27 +167,17 @@ def test_covariates_are_the_examples(float64):
 
 
 def test_seed_decides_and_the_callers_stream_goes_on():
-    pair = Distorted().train()
-    before = torch.get_rng_state()
-    first, again, other = (covered(pair, 50, seed=seed) for seed in (0, 0, 1))
-    assert first.identical(again)
-    assert not first.equals(other)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert pair.training
+    pair = Distorted()
+    assert_the_seed_decides(pair, lambda seed: covered(pair, 50, seed=seed))
 
 
 def test_chunks_of_draws_and_of_simulations_change_no_law(float64, monkeypatch):
     monkeypatch.setattr(chunks, "CPU_ELEMENTS", 50_000)
-    sizes = []
-
-    class Watched(Distorted):
-        def guide(self, x):
-            sizes.append(len(x))
-            super().guide(x)
-
-    assert (covered(Watched(), 200, num_samples=50)["p_value"] > 1e-3).all()
+    exact = Distorted()
+    sizes = watched(exact)
+    assert (covered(exact, 200, num_samples=50)["p_value"] > 1e-3).all()
     assert max(sizes) < 200
-    assert (covered(Watched(scale=0.5), 200, num_samples=50)["direction"] == "too near").all()
+    assert (covered(Distorted(scale=0.5), 200, num_samples=50)["direction"] == "too near").all()
 
 
 def test_refusals():

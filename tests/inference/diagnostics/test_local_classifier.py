@@ -9,6 +9,7 @@ import torch
 from scipy import stats
 from support.misguided import Correlated, Distorted, FromPrior
 from support.slow import some_slow
+from support.tests_of_guides import FEW, assert_same_in_both_layouts, assert_the_seed_decides, watched
 from support.zoo import ZOO
 from support.zoo_pairs import Labeled
 from torch import nn
@@ -18,9 +19,6 @@ from ppvae import ContractError, EvidenceUndefined
 from ppvae.inference.diagnostics.local_classifiers import RIDGE, _Classifiers, _kernel, _p_values
 from ppvae.inference.runtime import chunks
 from ppvae.models import Autoencoder, Gaussian, GaussianMixture, LinearVAE
-
-FEW = ("linear", "linear, exact", "vector of bits", "mixture", "labeled", "positive", "NICE")
-"""Of the zoo, those of the fast tests."""
 
 
 def locally(pair, data, num_simulations=1000, **settings):
@@ -117,22 +115,13 @@ def test_p_values_count_the_null():
 @pytest.mark.parametrize("name", some_slow(ZOO, 2, lambda name: name in FEW))
 def test_every_pair_of_continuous_latents_is_tested_in_both_layouts(name, float64):
     """Or refused by name, in both alike."""
-    found = []
-    for layout in ("leading", "rows"):
-        torch.manual_seed(0)
-        pair, x = ZOO[name].make()
-        pair.check(x)
-        pair.particles = layout
-        try:
-            ds = locally(pair, x, 10, num_samples=5, num_permutations=19)
-            assert ds["statistic"].dims == ("data",)
-            found.append(ds["statistic"].values)
-        except ContractError as error:
-            found.append(str(error))
-    if isinstance(found[0], str):
-        assert found[0] == found[1]
-    else:
-        np.testing.assert_allclose(*found, rtol=1e-6)
+
+    def statistic(pair, x):
+        ds = locally(pair, x, 10, num_samples=5, num_permutations=19)
+        assert ds["statistic"].dims == ("data",)
+        return ds["statistic"].values
+
+    assert_same_in_both_layouts(name, statistic, rtol=1e-6)
 
 
 @pytest.mark.slow(4)
@@ -157,30 +146,19 @@ def test_covariates_are_the_datas(float64):
 
 
 def test_seed_decides_and_the_callers_stream_goes_on(float64):
-    pair = Distorted().train()
+    pair = Distorted()
     x = new_data(pair, 5)
     pair.check(x)
-    before = torch.get_rng_state()
-    first, again, other = (locally(pair, x, 50, seed=seed) for seed in (0, 0, 1))
-    assert first.identical(again)
-    assert not first.equals(other)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert pair.training
+    assert_the_seed_decides(pair, lambda seed: locally(pair, x, 50, seed=seed))
 
 
 def test_chunks_of_draws_and_of_data_points_change_no_law(float64, monkeypatch):
     monkeypatch.setattr(chunks, "CPU_ELEMENTS", 100_000)
-    sizes = []
-
-    class Watched(Distorted):
-        def guide(self, x):
-            sizes.append(len(x))
-            super().guide(x)
-
     for scale, least, most in ((1.0, 0.02, 1.0), (0.5, 0.0, 0.01)):
-        pair = Watched(scale=scale)
-        assert least <= locally(pair, new_data(pair), 200, num_samples=50)["adjusted_p_value"].min() <= most
-    assert max(sizes) < 200
+        pair = Distorted(scale=scale)
+        x, sizes = new_data(pair), watched(pair)
+        assert least <= locally(pair, x, 200, num_samples=50)["adjusted_p_value"].min() <= most
+        assert max(sizes) < 200
 
 
 def test_refusals():
