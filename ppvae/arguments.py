@@ -1,0 +1,154 @@
+"""What an argument may be, said by its annotation; `@checked` holds each call to it before anything runs.
+
+Classes, unions, `Literal`, sequences, mappings and functions are checked as they stand, element by element. What is
+narrower is `Annotated` with a rule, as the aliases below are: type checkers see the plain type. `Any`, type variables
+and protocols are not checked, nor is what several arguments must be together: that stays in the function.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+import numpy as np
+from torch import Tensor
+
+from ppvae.rules import (
+    AnyOf,
+    Elements,
+    Entries,
+    FilePath,
+    Function,
+    Instance,
+    Number,
+    Numbers,
+    OneOf,
+    Places,
+    Rule,
+    Subclass,
+    Whole,
+)
+
+Checked = TypeVar("Checked", bound=Callable)
+
+
+def checked(function: Checked) -> Checked:
+    """Decorates a function, a method or a class: its arguments are checked against their annotations at each call.
+
+    Annotations are read once, at the first call. A class is checked where its objects are made; a dataclass is
+    decorated above `@dataclass`, and its `__post_init__` finds checked values.
+
+    Raises:
+        TypeError: at a call, an argument of another type; `name: found ..., expected ...`.
+        ValueError: one of this type, but out of range.
+
+    Example:
+        >>> @checked
+        ... def draw(num: Count, kind: Literal["normal", "uniform"] = "normal", seed: Seed | None = None) -> None: ...
+        >>> draw(0)
+        Traceback (most recent call last):
+        ValueError: num: found 0, expected at least 1, a whole number
+        >>> draw(1, "norm")
+        Traceback (most recent call last):
+        ValueError: kind: found 'norm', expected 'normal' or 'uniform'; did you mean 'normal'?
+    """
+    if isinstance(function, type):
+        function.__init__ = checked(vars(function)["__init__"])  # type: ignore[misc]
+        return function
+
+    @functools.cache
+    def rules() -> tuple[list[tuple[str, Rule | None]], dict[str, Rule | None]]:
+        return _rules_of(function)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        by_place, by_name = rules()
+        for (name, rule), value in zip(by_place, args, strict=False):
+            if rule is not None:
+                _hold(name, rule, value)
+        for name, value in kwargs.items():
+            if (rule := by_name.get(name)) is not None:
+                _hold(name, rule, value)
+        return function(*args, **kwargs)
+
+    return cast(Checked, call)
+
+
+def _hold(name: str, rule: Rule, value: Any) -> None:
+    if (found := rule.problem(value)) is not None:
+        raise found.error(f"{name}{found.where}: {found}")
+
+
+def _rules_of(function: Callable) -> tuple[list[tuple[str, Rule | None]], dict[str, Rule | None]]:
+    """The rules of a function's arguments: those that may be given by place, in order, and all by name."""
+    hints = get_type_hints(function, include_extras=True)
+    parameters = inspect.signature(function).parameters.values()
+    rules = {
+        p.name: rule_of(hints.get(p.name, Any)) for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    }
+    by_place = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return [(name, rules[name]) for name in by_place], rules
+
+
+def rule_of(hint: Any) -> Rule | None:
+    """The rule that an annotation says; None where everything may be meant."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return next((rule for rule in hint.__metadata__ if isinstance(rule, Rule)), None) or rule_of(inner[0])
+    if origin is Literal:
+        return OneOf(inner)
+    if origin in (Union, UnionType):
+        rules = [rule_of(kind) for kind in sorted(inner, key=lambda kind: kind is not NoneType)]  # the quickest first
+        return None if None in rules else AnyOf(tuple(cast(list[Rule], rules)))
+    if origin is type:
+        return Subclass(inner[0])
+    return _of_class(origin or hint, inner)
+
+
+def _of_class(cls: Any, inner: tuple[Any, ...]) -> Rule | None:
+    if cls in (None, NoneType):
+        return Instance(NoneType)
+    if not isinstance(cls, type) or cls is object or _is_bare_protocol(cls):
+        return None
+    if cls is bool:
+        return AnyOf((Instance(bool), Instance(np.bool)))
+    if cls in (int, float):
+        return Whole() if cls is int else Number(finite=False)
+    if cls is Callable:
+        return Function()
+    if issubclass(cls, Mapping):
+        return Entries(rule_of(inner[0]), rule_of(inner[1])) if inner else Entries(None, None)
+    if cls is tuple and inner and inner[-1] is not Ellipsis:
+        return Places(tuple(map(rule_of, inner)))
+    if cls in (list, tuple, Sequence, Collection, Iterable):
+        return Elements(rule_of(inner[0]) if inner else None, unordered=cls in (Collection, Iterable))
+    return Instance(cls)
+
+
+def _is_bare_protocol(cls: type) -> bool:
+    """Whether no object can be asked if it follows this protocol."""
+    return getattr(cls, "_is_protocol", False) and not getattr(cls, "_is_runtime_protocol", False)
+
+
+# Whole numbers. What is above the limit of a kind is a slip: it would take all memory, or years.
+Count: TypeAlias = Annotated[int, Whole(at_least=1)]
+Natural: TypeAlias = Annotated[int, Whole(at_least=0)]
+Seed: TypeAlias = Annotated[int, Whole(at_least=0, limit=2**63 - 1)]
+Size: TypeAlias = Annotated[int, Whole(at_least=1, limit=10**7)]
+"""Of a layer, or of an axis of data."""
+Few: TypeAlias = Annotated[int, Whole(at_least=1, limit=10**4)]
+"""Modules or dimensions: of something that is made one by one."""
+Sizes: TypeAlias = Annotated[Sequence[int], Elements(Whole(at_least=1, limit=10**7), at_least=1)]
+"""A shape, or the sizes of layers: one at least."""
+
+# Real numbers.
+Real: TypeAlias = Annotated[float, Number()]
+Positive: TypeAlias = Annotated[float, Number(above=0)]
+NonNegative: TypeAlias = Annotated[float, Number(at_least=0)]
+Fraction: TypeAlias = Annotated[float, Number(at_least=0, at_most=1)]
+
+File: TypeAlias = Annotated[str | Path, FilePath()]
+Points: TypeAlias = Annotated[Tensor, Numbers(dims=2)]
+"""Data points `[N, D]`, or `[B, D]`."""

@@ -1,0 +1,365 @@
+"""Rules for arguments: each tells the values that can be meant from all others, and says what is expected."""
+
+import math
+import os
+import reprlib
+from collections.abc import Collection, Iterable, Mapping, Set as AbstractSet
+from dataclasses import dataclass
+from difflib import get_close_matches
+from numbers import Real
+from types import NoneType
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor, nn
+
+
+class Problem(NamedTuple):
+    """What is wrong with a value: it is of the wrong type (TypeError), or out of range (ValueError)."""
+
+    error: type[Exception]
+    value: Any
+    rule: "Rule"
+    remedy: str = ""
+    where: str = ""
+
+    def __str__(self) -> str:
+        expected = self.rule.expected_for(self.value)
+        return f"found {shown(self.value)}, expected {expected}" + f"; {self.remedy}" * bool(self.remedy)
+
+
+class Rule:
+    """What a value may be."""
+
+    @property
+    def expected(self) -> str:
+        """What can be meant, in words."""
+        raise NotImplementedError
+
+    def expected_for(self, value: Any) -> str:
+        """What can be meant, where this value cannot."""
+        return self.expected
+
+    def problem(self, value: Any) -> Problem | None:
+        """What is wrong with a value, if anything is."""
+        raise NotImplementedError
+
+    def wrong_type(self, value: Any, remedy: str = "") -> Problem:
+        return Problem(TypeError, value, self, remedy)
+
+    def out_of_range(self, value: Any, remedy: str = "") -> Problem:
+        return Problem(ValueError, value, self, remedy)
+
+
+FLOATS = (float, np.floating)
+
+
+@dataclass(frozen=True)
+class Number(Rule):
+    """A real number within bounds, finite unless said otherwise; a bool is none, NumPy's are."""
+
+    at_least: float | None = None
+    at_most: float | None = None
+    above: float | None = None
+    below: float | None = None
+    finite: bool = True
+
+    kind = "a number"
+
+    @property
+    def expected(self) -> str:
+        bounds = {"at least": self.at_least, "above": self.above, "at most": self.at_most, "below": self.below}
+        said = " and ".join(f"{word} {bound:,}" for word, bound in bounds.items() if bound is not None)
+        return f"{said}, {self.kind}" if said else self.kind
+
+    def problem(self, value: Any) -> Problem | None:
+        if type(value) not in (int, float) and (not isinstance(value, Real) or isinstance(value, bool)):
+            return self.wrong_type(value)
+        return None if self.holds(value) else self.out_of_range(value)
+
+    def holds(self, value: Any) -> bool:
+        """Whether a number lies within the bounds; NaN does not."""
+        return bool(
+            (self.at_least is None or value >= self.at_least)
+            and (self.at_most is None or value <= self.at_most)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+            and (not self.finite or type(value) is int or math.isfinite(value))
+        )
+
+
+@dataclass(frozen=True)
+class Whole(Number):
+    """A whole number; one above `limit` is a slip, and would hang or exhaust the memory."""
+
+    limit: int = 10**9
+
+    kind = "a whole number"
+
+    def problem(self, value: Any) -> Problem | None:
+        if isinstance(value, FLOATS):
+            is_whole = math.isfinite(value) and value == int(value) and self.holds(value)
+            return self.out_of_range(value, f"pass {int(value)}" if is_whole else "")
+        return super().problem(value)
+
+    def holds(self, value: Any) -> bool:
+        return super().holds(value) and value <= self.limit
+
+    def expected_for(self, value: Any) -> str:
+        too_much = isinstance(value, int | np.integer) and value > self.limit
+        return f"at most {self.limit:,}" if too_much and self.at_most is None else self.expected
+
+
+@dataclass(frozen=True)
+class OneOf(Rule):
+    """One of some names: a tuple, or a registry that may grow."""
+
+    choices: Collection[Any]
+
+    @property
+    def expected(self) -> str:
+        return listed([repr(choice) for choice in self.choices])
+
+    def problem(self, value: Any) -> Problem | None:
+        if not isinstance(value, str):
+            return self.wrong_type(value)
+        if value in self.choices:
+            return None
+        close = get_close_matches(value.lower(), [name for name in self.choices if isinstance(name, str)], 1)
+        return self.out_of_range(value, f"did you mean {close[0]!r}?" if close else "")
+
+
+@dataclass(frozen=True)
+class Instance(Rule):
+    """An object of a class, and not a class itself."""
+
+    cls: type
+
+    @property
+    def expected(self) -> str:
+        return NAMES.get(self.cls) or with_article(self.cls.__name__)
+
+    def problem(self, value: Any) -> Problem | None:
+        is_class = isinstance(value, type)
+        if isinstance(value, self.cls) and not is_class:
+            return None
+        call = is_class and issubclass(value, self.cls)
+        return self.wrong_type(value, f"call the class, as in {value.__name__}(...)" if call else "")
+
+
+@dataclass(frozen=True)
+class Subclass(Rule):
+    """A class itself, not an object of it."""
+
+    cls: type
+
+    @property
+    def expected(self) -> str:
+        return f"a class of {self.cls.__name__}s"
+
+    def problem(self, value: Any) -> Problem | None:
+        if isinstance(value, type) and issubclass(value, self.cls):
+            return None
+        return self.wrong_type(value, "pass the class, without calling it" if isinstance(value, self.cls) else "")
+
+
+@dataclass(frozen=True)
+class Function(Rule):
+    """Something to call; with `made`, not a class, which would take the arguments for its own."""
+
+    what: str = "a function"
+    made: bool = False
+
+    @property
+    def expected(self) -> str:
+        return self.what
+
+    def problem(self, value: Any) -> Problem | None:
+        is_class = isinstance(value, type)
+        if callable(value) and not (self.made and is_class):
+            return None
+        return self.wrong_type(value, f"call the class, as in {value.__name__}()" if self.made and is_class else "")
+
+
+class FilePath(Rule):
+    """Where a file is, or is to be."""
+
+    @property
+    def expected(self) -> str:
+        return "a file's path, such as 'run.safetensors'"
+
+    def problem(self, value: Any) -> Problem | None:
+        if not isinstance(value, str | os.PathLike) or isinstance(value, type):
+            return self.wrong_type(value)
+        named = str(os.fspath(value))
+        return None if named and "\0" not in named else self.out_of_range(value)
+
+
+@dataclass(frozen=True)
+class Elements(Rule):
+    """A sequence, an array or the like, of things of one kind."""
+
+    of: Rule | None
+    at_least: int = 0
+    unordered: bool = False
+
+    @property
+    def expected(self) -> str:
+        number = f" of {self.at_least} or more" if self.at_least else ""
+        return f"a sequence{number}" + (f", each {self.of.expected}" if self.of else "")
+
+    def problem(self, value: Any) -> Problem | None:
+        if not is_sequence(value) and not (self.unordered and isinstance(value, AbstractSet)):
+            return self.wrong_type(value)
+        if len(value) < self.at_least:
+            return self.out_of_range(value)
+        return first_problem((f"[{i}]", self.of, element) for i, element in enumerate(value))
+
+
+@dataclass(frozen=True)
+class Places(Rule):
+    """A sequence of fixed length, with a rule for each place."""
+
+    rules: tuple[Rule | None, ...]
+
+    @property
+    def expected(self) -> str:
+        return f"a sequence of {len(self.rules)}"
+
+    def problem(self, value: Any) -> Problem | None:
+        if not is_sequence(value):
+            return self.wrong_type(value)
+        if len(value) != len(self.rules):
+            return self.out_of_range(value)
+        return first_problem((f"[{i}]", rule, v) for i, (rule, v) in enumerate(zip(self.rules, value, strict=True)))
+
+
+@dataclass(frozen=True)
+class Entries(Rule):
+    """A dict, or another mapping, of things of one kind by keys of one kind."""
+
+    keys: Rule | None
+    values: Rule | None
+    at_least: int = 0
+
+    @property
+    def expected(self) -> str:
+        number = f" of {self.at_least} or more" if self.at_least else ""
+        return f"a dict{number}" + (f", each value {self.values.expected}" if self.values else "")
+
+    def problem(self, value: Any) -> Problem | None:
+        if not isinstance(value, Mapping):
+            return self.wrong_type(value)
+        if len(value) < self.at_least:
+            return self.out_of_range(value)
+        of_keys = first_problem((f", key {shown(key)}", self.keys, key) for key in value)
+        return of_keys or first_problem((f"[{shown(key)}]", self.values, v) for key, v in value.items())
+
+
+@dataclass(frozen=True)
+class AnyOf(Rule):
+    """What one of several rules lets pass."""
+
+    rules: tuple[Rule, ...]
+
+    @property
+    def expected(self) -> str:
+        return self.expected_for(None)
+
+    def problem(self, value: Any) -> Problem | None:
+        problems = []
+        for rule in self.rules:
+            if (found := rule.problem(value)) is None:
+                return None
+            problems.append(found)
+        inside = next((p for p in problems if p.where), None)
+        if inside is not None:
+            return inside
+        of_its_type = [p for p in problems if p.error is ValueError]
+        nearest = next((p for p in [*of_its_type, *problems] if p.remedy), (of_its_type or problems)[0])
+        return nearest._replace(rule=self)
+
+    def expected_for(self, value: Any) -> str:
+        kinds = dict.fromkeys(rule.expected_for(value) for rule in self.rules)
+        return listed(sorted(kinds, key=lambda kind: kind == "None"))
+
+
+@dataclass(frozen=True)
+class Numbers(Rule):
+    """A tensor of real numbers, of some number of dimensions."""
+
+    dims: int | None = None
+    finite: bool = False
+
+    @property
+    def expected(self) -> str:
+        kind = "finite numbers" if self.finite else "numbers"
+        return f"a tensor of {kind}" if self.dims is None else f"a tensor of {kind} with {self.dims} dimensions"
+
+    def problem(self, value: Any) -> Problem | None:
+        if not isinstance(value, Tensor):
+            return self.wrong_type(value)
+        if value.is_complex():
+            return self.wrong_type(value)
+        if self.dims is not None and value.dim() != self.dims:
+            return self.out_of_range(value)
+        if self.finite and not value.isfinite().all():
+            return self.out_of_range(value, "remove or impute what is not")
+        return None
+
+
+def first_problem(parts: Iterable[tuple[str, Rule | None, Any]]) -> Problem | None:
+    """The first problem among parts of a value, each with its place."""
+    for where, rule, part in parts:
+        if rule is not None and (found := rule.problem(part)) is not None:
+            return found._replace(where=where + found.where)
+    return None
+
+
+def is_sequence(value: Any) -> bool:
+    """Whether a value has elements in an order: a list, a tuple, a range, an array, a tensor."""
+    no_sequence = isinstance(value, str | bytes | Mapping | AbstractSet | type)
+    return isinstance(value, Collection) and not no_sequence and getattr(value, "ndim", 1) > 0
+
+
+def listed(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def with_article(name: str) -> str:
+    by_letter = name[:2].isupper()  # an abbreviation is spelled out: an MLP, but a Measurement
+    return f"{'an' if name[0] in ('AEFHILMNORSX' if by_letter else 'AEIOaeio') else 'a'} {name}"
+
+
+NAMES: dict[type, str] = {
+    Tensor: "a tensor",
+    NoneType: "None",
+    nn.Module: "a torch.nn.Module",
+    str: "a string",
+    bool: "True or False",
+    np.bool: "True or False",
+}
+
+
+PLAIN = (type(None), bool, int, float, complex, str, bytes, np.generic)
+
+
+def shown(value: Any) -> str:
+    """A value in a few words; never a whole tensor, table or network."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if isinstance(value, int) and abs(value) >= 10**15:
+        return f"about {'-' * (value < 0)}10^{int(value.bit_length() * math.log10(2))}"
+    if isinstance(value, PLAIN):
+        return _short.repr(value)
+    if isinstance(value, Tensor | np.ndarray):
+        return f"{with_article(type(value).__name__)} of shape {list(value.shape)} and {value.dtype}"
+    if isinstance(value, list | tuple | dict | set | frozenset):
+        if all(isinstance(entry, PLAIN) for entry, _ in zip(value, range(_short.maxlist), strict=False)):
+            return _short.repr(value)
+        return f"{with_article(type(value).__name__)} of {len(value)}"
+    return with_article(type(value).__name__)
+
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 60
