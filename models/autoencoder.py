@@ -5,8 +5,9 @@ from collections.abc import Callable
 import pyro
 from torch import Tensor, nn
 
+from ppvae.arguments import checked
 from ppvae.batches import Batch
-from ppvae.models.parts.likelihoods import Likelihood
+from ppvae.models.parts.likelihoods import AnyLikelihood
 from ppvae.pair import Pair
 
 
@@ -33,7 +34,8 @@ class Autoencoder(Pair):
         "an autoencoder's code is a deterministic function of x: it has no prior and no density; use a VAE for evidence"
     )
 
-    def __init__(self, encoder: nn.Module, likelihood: Likelihood):
+    @checked
+    def __init__(self, encoder: nn.Module, likelihood: AnyLikelihood):
         super().__init__()
         self.encoder = encoder
         self.likelihood = likelihood
@@ -78,7 +80,8 @@ class DenoisingAutoencoder(Autoencoder):
         torch.Size([3, 5])
     """
 
-    def __init__(self, encoder: nn.Module, likelihood: Likelihood, corruption: Callable[[Tensor], Tensor]):
+    @checked
+    def __init__(self, encoder: nn.Module, likelihood: AnyLikelihood, corruption: Callable[[Tensor], Tensor]):
         super().__init__(encoder, likelihood)
         self.corruption = corruption
 

@@ -6,8 +6,9 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from ppvae.arguments import Levels, Observed, Size, Sizes, checked
 from ppvae.mode import mode
-from ppvae.models.parts.likelihoods import LIKELIHOODS, Likelihood
+from ppvae.models.parts.likelihoods import LIKELIHOODS, AnyLikelihood
 from ppvae.models.parts.posteriors import POSTERIOR_FAMILIES
 from ppvae.models.parts.priors import PRIORS
 from ppvae.networks import convolutional_decoder, convolutional_encoder, mlp
@@ -33,7 +34,8 @@ class VAE(Pair):
         torch.Size([10, 5])
     """
 
-    def __init__(self, prior: nn.Module, likelihood: Likelihood, posterior: nn.Module):
+    @checked
+    def __init__(self, prior: nn.Module, likelihood: AnyLikelihood, posterior: nn.Module):
         super().__init__()
         self.prior = prior
         self.likelihood = likelihood
@@ -43,16 +45,17 @@ class VAE(Pair):
             self.example = torch.zeros(1, *likelihood(prior().sample()).event_shape)
 
     @classmethod
+    @checked
     @remembered
     def mlp(
         cls,
-        num_features: int,
-        num_latents: int,
-        hidden: Sequence[int] = (200, 200),
+        num_features: Size,
+        num_latents: Size,
+        hidden: Sequence[Size] = (200, 200),
         likelihood: str = "bernoulli",
         posterior: str = "diagonal",
         activation: type[nn.Module] = nn.Tanh,
-        levels: int = 256,
+        levels: Levels = 256,
         prior: str = "normal",
     ) -> "VAE":
         """A VAE of multilayer perceptrons on vectors.
@@ -87,15 +90,16 @@ class VAE(Pair):
         )
 
     @classmethod
+    @checked
     @remembered
     def convolutional(
         cls,
-        shape: tuple[int, int, int],
-        num_latents: int,
-        channels: Sequence[int] = (16, 32),
+        shape: tuple[Size, Size, Size],
+        num_latents: Size,
+        channels: Sizes = (16, 32),
         likelihood: str = "bernoulli",
         posterior: str = "diagonal",
-        levels: int = 256,
+        levels: Levels = 256,
         prior: str = "normal",
     ) -> "VAE":
         """A VAE on images `[C, H, W]`: strided convolutions in the encoder, bilinear upsampling in the decoder.
@@ -133,7 +137,8 @@ class VAE(Pair):
         with pyro.plate("data", x.shape[0], dim=-1):
             pyro.sample("z", self.posterior(x))
 
-    def init_from(self, x: Tensor) -> "VAE":
+    @checked
+    def init_from(self, x: Observed) -> "VAE":
         """Initializes the likelihood from data (output bias at their mean, a learned sigma at their spread), and the
         prior if it supports this, as `VampPrior` does; returns self."""
         self.likelihood.init_from(x)

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-import numpy as np
 from torch import Tensor
 
 from ppvae.rules import (
@@ -20,6 +19,7 @@ from ppvae.rules import (
     Elements,
     Entries,
     FilePath,
+    Flag,
     Function,
     Instance,
     Number,
@@ -110,10 +110,10 @@ def rule_of(hint: Any) -> Rule | None:
 def _of_class(cls: Any, inner: tuple[Any, ...]) -> Rule | None:
     if cls in (None, NoneType):
         return Instance(NoneType)
-    if not isinstance(cls, type) or cls is object or _is_bare_protocol(cls):
+    if not isinstance(cls, type) or cls in (Any, object) or _is_bare_protocol(cls):
         return None
     if cls is bool:
-        return AnyOf((Instance(bool), Instance(np.bool)))
+        return Flag()
     if cls in (int, float):
         return Whole() if cls is int else Number(finite=False)
     if cls is Callable:
@@ -149,6 +149,13 @@ Positive: TypeAlias = Annotated[float, Number(above=0)]
 NonNegative: TypeAlias = Annotated[float, Number(at_least=0)]
 Fraction: TypeAlias = Annotated[float, Number(at_least=0, at_most=1)]
 
+Levels: TypeAlias = Annotated[int, Whole(at_least=2, limit=2**16)]
+"""Gray levels."""
+
 File: TypeAlias = Annotated[str | Path, FilePath()]
-Points: TypeAlias = Annotated[Tensor, Numbers(dims=2)]
-"""Data points `[N, D]`, or `[B, D]`."""
+RealTensor: TypeAlias = Annotated[Tensor, Numbers()]
+Finite: TypeAlias = Annotated[Tensor, Numbers(finite=True)]
+Observed: TypeAlias = Annotated[Tensor, Numbers(finite=True, rows=1)]
+"""Data points `[N, *event]`, one at least."""
+Spread: TypeAlias = Annotated[Tensor, Numbers(finite=True, rows=2)]
+"""Data points that a standard deviation is taken of."""

@@ -7,11 +7,14 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from ppvae.arguments import Natural, RealTensor, Size, Sizes, checked
 
+
+@checked
 def mlp(
-    num_in: int,
-    hidden: Sequence[int],
-    num_out: int,
+    num_in: Size,
+    hidden: Sequence[Size],
+    num_out: Size,
     activation: type[nn.Module] = nn.Tanh,
     batch_norm: bool = False,
 ) -> nn.Sequential:
@@ -26,8 +29,9 @@ def mlp(
     return nn.Sequential(*hidden_layers(num_in, hidden, activation, batch_norm), nn.Linear(last, num_out))
 
 
+@checked
 def hidden_layers(
-    num_in: int, hidden: Sequence[int], activation: type[nn.Module] = nn.Tanh, batch_norm: bool = False
+    num_in: Size, hidden: Sequence[Size], activation: type[nn.Module] = nn.Tanh, batch_norm: bool = False
 ) -> nn.Sequential:
     """Linear layers, each followed by `activation`: `[*, num_in] -> [*, hidden[-1]]`.
 
@@ -59,7 +63,8 @@ class Fold(nn.Module):
         torch.Size([7, 3, 4, 6, 6])
     """
 
-    def __init__(self, network: nn.Module, event_dim: int):
+    @checked
+    def __init__(self, network: nn.Module, event_dim: Natural):
         super().__init__()
         self.network = network
         self.event_dim = event_dim
@@ -70,8 +75,9 @@ class Fold(nn.Module):
         return out.reshape(*leading, *out.shape[1:])
 
 
+@checked
 def convolutional_encoder(
-    shape: tuple[int, int, int], channels: Sequence[int], num_out: int, activation: type[nn.Module] = nn.ReLU
+    shape: tuple[Size, Size, Size], channels: Sizes, num_out: Size, activation: type[nn.Module] = nn.ReLU
 ) -> nn.Module:
     """Strided 3x3 convolutions, then a linear layer: `[*, C, H, W] -> [*, num_out]`.
 
@@ -95,8 +101,9 @@ def convolutional_encoder(
     return Fold(nn.Sequential(*layers, nn.Flatten(), nn.Linear(num_in * height * width, num_out)), event_dim=3)
 
 
+@checked
 def convolutional_decoder(
-    num_in: int, channels: Sequence[int], shape: tuple[int, int, int], activation: type[nn.Module] = nn.ReLU
+    num_in: Size, channels: Sizes, shape: tuple[Size, Size, Size], activation: type[nn.Module] = nn.ReLU
 ) -> nn.Module:
     """A linear layer, then bilinear upsampling and 3x3 convolutions: `[*, num_in] -> [*, C, H, W]`.
 
@@ -121,7 +128,8 @@ def convolutional_decoder(
     return Fold(nn.Sequential(*layers[:-1]), event_dim=1)
 
 
-def inverse_softplus(value: Tensor) -> Tensor:
+@checked
+def inverse_softplus(value: RealTensor) -> Tensor:
     """`log(exp(value) - 1)` of positive values, without overflow, to initialize a parameter whose softplus is used.
 
     Example:
@@ -132,6 +140,7 @@ def inverse_softplus(value: Tensor) -> Tensor:
     return value + torch.log(-torch.expm1(-value))
 
 
+@checked
 def output_bias(network: nn.Module) -> Tensor:
     """The bias of a network's last linear or convolutional layer, which sets its output at the start of training."""
     biases = [m.bias for m in network.modules() if isinstance(m, nn.Linear | nn.Conv2d) and m.bias is not None]

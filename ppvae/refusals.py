@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from torch import Tensor
 from torch.distributions import Independent
 
 from ppvae.splitting import SplitDistribution
@@ -15,6 +16,14 @@ def at_least_one(name: str, value: int) -> None:
     """Refuses counts (of particles, samples, rows) below one, or not whole."""
     if value < 1 or value != int(value):
         raise ValueError(f"{name}: found {value}, expected at least 1" + ", a whole number" * (value >= 1))
+
+
+def refuse_width(x: Tensor, num_features: int) -> None:
+    """Refuses data whose rows are not of this many numbers."""
+    if x.shape[-1:] != (num_features,):
+        raise ValueError(
+            f"x: found shape {list(x.shape)}, expected [N, {num_features}]; flatten each data point with x.flatten(1)"
+        )
 
 
 def family(fn: Any) -> str:

@@ -11,6 +11,7 @@ from types import NoneType
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 
@@ -24,7 +25,7 @@ class Problem(NamedTuple):
     where: str = ""
 
     def __str__(self) -> str:
-        expected = self.rule.expected_for(self.value)
+        expected = listed(self.rule.alternatives(self.value))
         return f"found {shown(self.value)}, expected {expected}" + f"; {self.remedy}" * bool(self.remedy)
 
 
@@ -36,9 +37,9 @@ class Rule:
         """What can be meant, in words."""
         raise NotImplementedError
 
-    def expected_for(self, value: Any) -> str:
-        """What can be meant, where this value cannot."""
-        return self.expected
+    def alternatives(self, value: Any) -> list[str]:
+        """The kinds of what can be meant, where this value cannot."""
+        return [self.expected]
 
     def problem(self, value: Any) -> Problem | None:
         """What is wrong with a value, if anything is."""
@@ -51,7 +52,7 @@ class Rule:
         return Problem(ValueError, value, self, remedy)
 
 
-FLOATS = (float, np.floating)
+FLOATS, BOOLS = (float, np.floating), (bool, np.bool)
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,19 @@ class Number(Rule):
     below: float | None = None
     finite: bool = True
 
-    kind = "a number"
+    @property
+    def kind(self) -> str:
+        return "a finite number" if self.finite else "a number"
 
     @property
     def expected(self) -> str:
-        bounds = {"at least": self.at_least, "above": self.above, "at most": self.at_most, "below": self.below}
-        said = " and ".join(f"{word} {bound:,}" for word, bound in bounds.items() if bound is not None)
+        if self.at_least is not None and self.at_most is not None:
+            said = f"{self.at_least} to {self.at_most}"
+        elif self.at_least == 0:
+            said = "0 or more"
+        else:
+            bounds = {"at least": self.at_least, "above": self.above, "at most": self.at_most, "below": self.below}
+            said = " and ".join(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)
         return f"{said}, {self.kind}" if said else self.kind
 
     def problem(self, value: Any) -> Problem | None:
@@ -94,7 +102,9 @@ class Whole(Number):
 
     limit: int = 10**9
 
-    kind = "a whole number"
+    @property
+    def kind(self) -> str:
+        return "a whole number"
 
     def problem(self, value: Any) -> Problem | None:
         if isinstance(value, FLOATS):
@@ -105,9 +115,9 @@ class Whole(Number):
     def holds(self, value: Any) -> bool:
         return super().holds(value) and value <= self.limit
 
-    def expected_for(self, value: Any) -> str:
+    def alternatives(self, value: Any) -> list[str]:
         too_much = isinstance(value, int | np.integer) and value > self.limit
-        return f"at most {self.limit:,}" if too_much and self.at_most is None else self.expected
+        return [f"at most {self.limit:,}" if too_much and self.at_most is None else self.expected]
 
 
 @dataclass(frozen=True)
@@ -118,11 +128,15 @@ class OneOf(Rule):
 
     @property
     def expected(self) -> str:
-        return listed([repr(choice) for choice in self.choices])
+        return listed(self.alternatives(None))
+
+    def alternatives(self, value: Any) -> list[str]:
+        names = [repr(choice) for choice in self.choices]
+        return names if len(names) <= 3 else [f"one of {', '.join(names)}"]
 
     def problem(self, value: Any) -> Problem | None:
         if not isinstance(value, str):
-            return self.wrong_type(value)
+            return self.out_of_range(value)
         if value in self.choices:
             return None
         close = get_close_matches(value.lower(), [name for name in self.choices if isinstance(name, str)], 1)
@@ -141,10 +155,24 @@ class Instance(Rule):
 
     def problem(self, value: Any) -> Problem | None:
         is_class = isinstance(value, type)
-        if isinstance(value, self.cls) and not is_class:
+        if not is_class and isinstance(value, self.cls):
             return None
         call = is_class and issubclass(value, self.cls)
         return self.wrong_type(value, f"call the class, as in {value.__name__}(...)" if call else "")
+
+
+class Flag(Rule):
+    """True or False, NumPy's too."""
+
+    @property
+    def expected(self) -> str:
+        return "True or False"
+
+    def alternatives(self, value: Any) -> list[str]:
+        return ["True", "False"]
+
+    def problem(self, value: Any) -> Problem | None:
+        return None if isinstance(value, BOOLS) else self.wrong_type(value)
 
 
 @dataclass(frozen=True)
@@ -264,7 +292,7 @@ class AnyOf(Rule):
 
     @property
     def expected(self) -> str:
-        return self.expected_for(None)
+        return listed(self.alternatives(None))
 
     def problem(self, value: Any) -> Problem | None:
         problems = []
@@ -279,32 +307,31 @@ class AnyOf(Rule):
         nearest = next((p for p in [*of_its_type, *problems] if p.remedy), (of_its_type or problems)[0])
         return nearest._replace(rule=self)
 
-    def expected_for(self, value: Any) -> str:
-        kinds = dict.fromkeys(rule.expected_for(value) for rule in self.rules)
-        return listed(sorted(kinds, key=lambda kind: kind == "None"))
+    def alternatives(self, value: Any) -> list[str]:
+        kinds = dict.fromkeys(kind for rule in self.rules for kind in rule.alternatives(value))
+        return sorted(kinds, key=lambda kind: kind == "None")
 
 
 @dataclass(frozen=True)
 class Numbers(Rule):
-    """A tensor of real numbers, of some number of dimensions."""
+    """A tensor of real numbers; of `rows` data points or more."""
 
-    dims: int | None = None
     finite: bool = False
+    rows: int = 0
 
     @property
     def expected(self) -> str:
-        kind = "finite numbers" if self.finite else "numbers"
-        return f"a tensor of {kind}" if self.dims is None else f"a tensor of {kind} with {self.dims} dimensions"
+        kind = "a tensor of finite numbers" if self.finite else "a tensor of real numbers"
+        return f"{kind}, {self.rows} row{'s' * (self.rows > 1)} or more" if self.rows else kind
 
     def problem(self, value: Any) -> Problem | None:
-        if not isinstance(value, Tensor):
+        if not isinstance(value, Tensor) or value.is_complex() or value.layout != torch.strided:
             return self.wrong_type(value)
-        if value.is_complex():
-            return self.wrong_type(value)
-        if self.dims is not None and value.dim() != self.dims:
+        if self.rows and (value.dim() == 0 or len(value) < self.rows):
             return self.out_of_range(value)
         if self.finite and not value.isfinite().all():
-            return self.out_of_range(value, "remove or impute what is not")
+            row = (~value.isfinite()).nonzero()[0].tolist()
+            return Problem(ValueError, value[tuple(row)].item(), self, "remove or impute it", f", at index {row}")
         return None
 
 
@@ -336,8 +363,6 @@ NAMES: dict[type, str] = {
     NoneType: "None",
     nn.Module: "a torch.nn.Module",
     str: "a string",
-    bool: "True or False",
-    np.bool: "True or False",
 }
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from ppvae.arguments import Size, Sizes, checked
 from ppvae.networks import mlp
 
 LEAST_PERIOD, MOST_PERIOD = 2.0, 64.0  # of gamma, which goes from about -10 to 10
@@ -31,7 +32,7 @@ class NoiseEmbedding(nn.Module):
     def __init__(self, size: int):
         super().__init__()
         if size < 2 or size % 2:
-            raise ValueError(f"size: found {size}, expected an even number, 2 or more")
+            raise ValueError(f"size: found {size}, expected an even number, 2 or more, as the size of the embedding")
         periods = torch.logspace(math.log10(LEAST_PERIOD), math.log10(MOST_PERIOD), size // 2)
         self.register_buffer("frequencies", 2 * math.pi / periods, persistent=False)
 
@@ -53,7 +54,8 @@ class MLPDenoiser(nn.Module):
         torch.Size([7, 3, 5])
     """
 
-    def __init__(self, num_features: int, hidden: Sequence[int] = (256, 256), embedding: int = 16):
+    @checked
+    def __init__(self, num_features: Size, hidden: Sequence[Size] = (256, 256), embedding: Size = 16):
         super().__init__()
         self.embedding = NoiseEmbedding(embedding)
         self.network = mlp(num_features + embedding, hidden, num_features, nn.SiLU)
@@ -81,7 +83,8 @@ class UNet(nn.Module):
         torch.Size([5, 3, 1, 7, 7])
     """
 
-    def __init__(self, shape: tuple[int, int, int], channels: Sequence[int] = (32, 64), embedding: int = 32):
+    @checked
+    def __init__(self, shape: tuple[Size, Size, Size], channels: Sizes = (32, 64), embedding: Size = 32):
         super().__init__()
         num_channels = shape[0]
         self.embedding = nn.Sequential(NoiseEmbedding(embedding), nn.Linear(embedding, embedding), nn.SiLU())

@@ -1,7 +1,8 @@
 """Denoising diffusion as a pair: a Markov hierarchy with a layer for each step, and a fixed guide."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import pyro
 import pyro.distributions as dist
@@ -9,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
+from ppvae.arguments import Size, Sizes, Spread, checked
 from ppvae.models.diffusion.noise_schedules import NOISE_SCHEDULES
 from ppvae.models.diffusion.noising import PARAMETERIZATIONS, less_noised, noise, noised, renewed
 from ppvae.models.parts.likelihoods import Bernoulli, Gaussian, Likelihood
 from ppvae.models.parts.registry import NamedPart, Registry
 from ppvae.pair import Pair
-from ppvae.refusals import at_least_one
+from ppvae.rules import OneOf
 
 VARIANCES = ("posterior", "upper")
 
@@ -70,23 +72,18 @@ class DiffusionVAE(Pair):
     loc: Tensor
     scale: Tensor
 
+    @checked
     def __init__(
         self,
         denoiser: nn.Module,
-        shape: Sequence[int],
-        num_steps: int,
+        shape: Sizes,
+        num_steps: Size,
         likelihood: str | Likelihood = "gaussian",
         schedule: str | nn.Module = "cosine",
-        parameterization: str = "v",
-        variance: str = "upper",
+        parameterization: Annotated[str, OneOf(PARAMETERIZATIONS)] = "v",
+        variance: Annotated[str, OneOf(VARIANCES)] = "upper",
     ):
         super().__init__()
-        at_least_one("num_steps", num_steps)
-        if parameterization not in PARAMETERIZATIONS:
-            names = ", ".join(map(repr, PARAMETERIZATIONS))
-            raise ValueError(f"parameterization: found {parameterization!r}, expected one of {names}")
-        if variance not in VARIANCES:
-            raise ValueError(f"variance: found {variance!r}, expected one of {', '.join(map(repr, VARIANCES))}")
         self.denoiser = denoiser
         self.shape = tuple(shape)
         self.num_steps = num_steps
@@ -100,8 +97,9 @@ class DiffusionVAE(Pair):
         self.register_buffer("scale", torch.tensor(1.0))
         self.example = torch.zeros(1, *self.shape)
 
+    @checked
     @torch.no_grad()
-    def init_from(self, x: Tensor) -> "DiffusionVAE":
+    def init_from(self, x: Spread) -> "DiffusionVAE":
         """Sets `loc` and `scale` to the mean and standard deviation of all entries of x; initializes a learned sigma.
 
         Raises:

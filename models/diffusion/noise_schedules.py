@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from ppvae.arguments import NonNegative, Positive, Real, Size, checked
 from ppvae.models.parts.registry import NamedPart, Registry
 from ppvae.networks import inverse_softplus
 
@@ -39,10 +40,9 @@ class LinearSchedule(nn.Module):
         tensor([-9.1154,  2.4551, 10.0500])
     """
 
-    def __init__(self, start: float = 0.1, end: float = 20.0):
+    @checked
+    def __init__(self, start: Positive = 0.1, end: Positive = 20.0):
         super().__init__()
-        if not (start > 0 and end > 0):
-            raise ValueError(f"start, end: found {start} and {end}, expected rates above 0")
         self.start, self.end = start, end
 
     def forward(self, u: Tensor) -> Tensor:
@@ -65,10 +65,9 @@ class CosineSchedule(nn.Module):
         tensor([-10.0950,   0.0246,  11.5129])
     """
 
-    def __init__(self, offset: float = 0.008):
+    @checked
+    def __init__(self, offset: NonNegative = 0.008):
         super().__init__()
-        if not offset >= 0:
-            raise ValueError(f"offset: found {offset}, expected 0 or more")
         self.offset = offset
 
     def forward(self, u: Tensor) -> Tensor:
@@ -103,7 +102,8 @@ class LearnedSchedule(nn.Module):
         (True, 6.0)
     """
 
-    def __init__(self, start: float = -10.0, end: float = 6.0, num_units: int = 16):
+    @checked
+    def __init__(self, start: Real = -10.0, end: Real = 6.0, num_units: Size = 16):
         super().__init__()
         if not end > start:
             raise ValueError(f"end: found {end}, expected more than start, {start}")

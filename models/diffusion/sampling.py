@@ -5,12 +5,14 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from ppvae.arguments import Count, Fraction, checked
 from ppvae.models.diffusion.diffusion_vae import DiffusionVAE
 from ppvae.models.diffusion.noising import noise, renewed, signal
 
 
+@checked
 @torch.no_grad()
-def sample_ddim(pair: DiffusionVAE, num: int, num_steps: int | None = None, eta: float = 0.0) -> Tensor:
+def sample_ddim(pair: DiffusionVAE, num: Count, num_steps: Count | None = None, eta: Fraction = 0.0) -> Tensor:
     """Data from noise, in any number of steps, `[num, *shape]`: deterministic given x_T, or with fresh noise at each.
 
     From level t to s, `x_s = alpha_s x^ + sigma_s (sqrt(1 - eta^2 c) eps^ + eta sqrt(c) n)`, with x^ and eps^ the data
@@ -40,8 +42,6 @@ def sample_ddim(pair: DiffusionVAE, num: int, num_steps: int | None = None, eta:
     num_steps = pair.num_steps if num_steps is None else num_steps
     if not min(2, pair.num_steps) <= num_steps <= pair.num_steps:
         raise ValueError(f"num_steps: found {num_steps}, expected 2 to {pair.num_steps}, the pair's own")
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta: found {eta}, expected 0 to 1")
     steps = torch.linspace(pair.num_steps - 1, 0, num_steps).round().long()
     levels = pair.levels()[steps]
     x_t = torch.randn(num, *pair.shape, dtype=levels.dtype, device=levels.device)

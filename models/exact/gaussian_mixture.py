@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection
+from typing import Literal
 
 import pyro
 import pyro.distributions as dist
@@ -10,6 +11,7 @@ from pyro.distributions import constraints
 from torch import Tensor, nn
 from torch.distributions import transform_to
 
+from ppvae.arguments import Finite, Positive, RealTensor, Size, checked
 from ppvae.models.exact.gaussian_moments import (
     ComponentMoments,
     DenseGaussians,
@@ -63,16 +65,17 @@ class GaussianMixture(Pair):
         True
     """
 
-    def __init__(self, num_components: int, num_features: int, covariance: str = "full", guide: str = "exact"):
+    @checked
+    def __init__(
+        self,
+        num_components: Size,
+        num_features: Size,
+        covariance: Literal["full", "diagonal", "spherical", "tied"] = "full",
+        guide: Literal["exact", "amortized"] = "exact",
+    ):
         super().__init__()
         C, D = num_components, num_features
         shapes = {"full": (C, D, D), "diagonal": (C, D), "spherical": (C,), "tied": (D, D)}
-        if C < 1 or D < 1:
-            raise ValueError(f"num_components, num_features: found {C} and {D}, expected at least 1 of each")
-        if covariance not in shapes:
-            raise ValueError(f"covariance: found {covariance!r}, expected one of {', '.join(map(repr, shapes))}")
-        if guide not in ("exact", "amortized"):
-            raise ValueError(f"guide: found {guide!r}, expected 'exact' or 'amortized'")
         self.covariance, self.guide_family = covariance, guide
         self.num_components, self.num_features = num_components, num_features
         self.logits = nn.Parameter(torch.zeros(C))
@@ -125,17 +128,20 @@ class GaussianMixture(Pair):
         scale = self._scale[:, None] if self.covariance == "spherical" else self._scale
         return torch.diag_embed(scale.expand(self.means.shape))
 
-    def log_prob(self, x: Tensor) -> Tensor:
+    @checked
+    def log_prob(self, x: RealTensor) -> Tensor:
         """Exact `log p(x)` of x `[B, D]`: `[B]`, in nats."""
         self._check(x)
         return self._log_joint(x).logsumexp(-1)
 
-    def responsibilities(self, x: Tensor) -> Tensor:
+    @checked
+    def responsibilities(self, x: RealTensor) -> Tensor:
         """Exact `p(c | x)` of x `[B, D]`: `[B, C]`."""
         self._check(x)
         return self._log_joint(x).log_softmax(-1).exp()
 
-    def exact_gap(self, x: Tensor) -> Tensor:
+    @checked
+    def exact_gap(self, x: RealTensor) -> Tensor:
         """`log p(x) - ELBO = KL(q(c | x) || p(c | x))`, exactly: `[B]`, in nats; 0 with the exact guide."""
         self._check(x)
         log_q, log_posterior = self._log_guide(x), self._log_joint(x).log_softmax(-1)
@@ -148,11 +154,13 @@ class GaussianMixture(Pair):
         free = {"full": C * D * (D + 1) // 2, "diagonal": C * D, "spherical": C, "tied": D * (D + 1) // 2}
         return C - 1 + C * D + free[self.covariance]
 
-    def bic(self, x: Tensor) -> float:
+    @checked
+    def bic(self, x: RealTensor) -> float:
         """Bayesian information criterion on x `[N, D]`, `-2 log p(x) + num_parameters log N`: lower is better."""
         return self._deviance(x) + self.num_parameters * math.log(len(x))
 
-    def aic(self, x: Tensor) -> float:
+    @checked
+    def aic(self, x: RealTensor) -> float:
         """Akaike information criterion on x `[N, D]`, `-2 log p(x) + 2 num_parameters`: lower is better."""
         return self._deviance(x) + 2 * self.num_parameters
 
@@ -162,9 +170,10 @@ class GaussianMixture(Pair):
 
     # Parameters in their natural units.
 
+    @checked
     @torch.no_grad()
     def assign(
-        self, *, weights: Tensor | None = None, means: Tensor | None = None, covariances: Tensor | None = None
+        self, *, weights: Finite | None = None, means: Finite | None = None, covariances: Finite | None = None
     ) -> "GaussianMixture":
         """Sets the parameters that are given, in the shapes in which the properties return them; returns self.
 
@@ -205,14 +214,16 @@ class GaussianMixture(Pair):
 
     # EM: the two halves of an iteration, for ppvae.inference.fit_em.
 
+    @checked
     @torch.no_grad()
-    def start(self, means: Tensor, variance: float) -> None:
+    def start(self, means: Finite, variance: Positive) -> None:
         """Sets the means `[C, D]`, with equal weights and the same spherical covariance for all."""
         shape = self.raw_scale.shape
         ones = torch.eye(shape[-1]).expand(shape) if self._is_dense else torch.ones(shape)
         self.assign(weights=torch.ones(self.num_components), means=means, covariances=variance * ones)
 
-    def e_step(self, x: Tensor, *, hard: bool = False, data_weights: Tensor | None = None) -> EStep:
+    @checked
+    def e_step(self, x: RealTensor, *, hard: bool = False, data_weights: RealTensor | None = None) -> EStep:
         """Log likelihood and moments of x `[N, D]`, in one pass; memory does not grow with `N C D`.
 
         Args:

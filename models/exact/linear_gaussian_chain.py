@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 import pyro
 import pyro.distributions as dist
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 from torch.nn.functional import pad, softplus
 
+from ppvae.arguments import RealTensor, Size, checked
 from ppvae.networks import inverse_softplus
 from ppvae.pair import Pair
+from ppvae.refusals import refuse_width
 
 
 class LinearGaussianChain(Pair):
@@ -47,12 +50,13 @@ class LinearGaussianChain(Pair):
         True
     """
 
-    def __init__(self, num_features: int, num_latents: Sequence[int], guide: str = "independent"):
+    @checked
+    def __init__(
+        self, num_features: Size, num_latents: Sequence[Size], guide: Literal["independent", "exact"] = "independent"
+    ):
         super().__init__()
         if not num_latents:
             raise ValueError("num_latents: found no layers, expected the sizes of z_1 ... z_L, L >= 1")
-        if guide not in ("independent", "exact"):
-            raise ValueError(f"guide: found {guide!r}, expected 'independent' or 'exact'")
         self.guide_family = guide
         self.sizes = [num_features, *num_latents]
         self.weights = nn.ParameterList(torch.randn(n, m) / math.sqrt(m) for n, m in pairwise(self.sizes))
@@ -106,12 +110,16 @@ class LinearGaussianChain(Pair):
         num_features = self.sizes[0]
         return dist.MultivariateNormal(self.mean, self.joint().covariance_matrix[:num_features, :num_features])
 
-    def log_prob(self, x: Tensor) -> Tensor:
+    @checked
+    def log_prob(self, x: RealTensor) -> Tensor:
         """Exact `log p(x)`, `[B]`, in nats."""
+        refuse_width(x, self.sizes[0])
         return self.marginal().log_prob(x)
 
-    def posterior(self, x: Tensor) -> dist.MultivariateNormal:
+    @checked
+    def posterior(self, x: RealTensor) -> dist.MultivariateNormal:
         """Exact `p(z_1, ..., z_L | x)`, with the layers concatenated in that order."""
+        refuse_width(x, self.sizes[0])
         gain, precision = self._smoother()
         return dist.MultivariateNormal((x - self.mean) @ gain.T, precision_matrix=precision)
 
@@ -129,13 +137,15 @@ class LinearGaussianChain(Pair):
             found.append((gain, torch.linalg.cholesky(blocks[layer][layer] - gain @ blocks[below][layer])))
         return found
 
-    def exact_elbo_terms(self, x: Tensor) -> dict[str, Tensor]:
+    @checked
+    def exact_elbo_terms(self, x: RealTensor) -> dict[str, Tensor]:
         """Exact terms of the ELBO, each `[B]`, in nats: for "x" `E_q log p(x | z_1)`, for "zl" `E_q log q(zl)/p(zl)`.
 
         In a layer's term, q and p are its conditionals: for the independent guide the term is an expected KL
         divergence; for the exact one, which runs upwards, it may be negative. The ELBO is the term of "x" less the
         others.
         """
+        refuse_width(x, self.sizes[0])
         q, (residuals, sigmas) = self._q(x), self._residuals()
         of_z = residuals[:, self.sizes[0] :]
         mean = torch.cat([x - self.mean, q.loc], -1) @ residuals.T
@@ -158,11 +168,13 @@ class LinearGaussianChain(Pair):
             return [scale_tril.diagonal().log() for _, scale_tril in self.upwards()]
         return softplus(self.posterior_scale).log().split(self.sizes[1:])
 
-    def exact_elbo(self, x: Tensor) -> Tensor:
+    @checked
+    def exact_elbo(self, x: RealTensor) -> Tensor:
         """Exact `log p(x) - KL(q(z | x) || p(z | x))`, `[B]`, in nats."""
         return self.log_prob(x) - self.exact_gap(x)
 
-    def exact_gap(self, x: Tensor) -> Tensor:
+    @checked
+    def exact_gap(self, x: RealTensor) -> Tensor:
         """Exact `KL(q(z | x) || p(z | x))` of the guide as it is, `[B]`, in nats."""
         return kl_divergence(self._q(x), self.posterior(x))
 

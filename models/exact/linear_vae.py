@@ -1,6 +1,7 @@
 """Probabilistic PCA as a pair: the linear VAE, where everything is known in closed form."""
 
 import math
+from typing import Literal
 
 import pyro
 import pyro.distributions as dist
@@ -9,8 +10,10 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 from torch.nn.functional import softplus
 
+from ppvae.arguments import Observed, RealTensor, Size, checked
 from ppvae.networks import inverse_softplus
 from ppvae.pair import Pair
+from ppvae.refusals import refuse_width
 
 
 class LinearVAE(Pair):
@@ -37,11 +40,10 @@ class LinearVAE(Pair):
         True
     """
 
-    def __init__(self, num_features: int, num_latents: int, guide: str = "diagonal"):
+    @checked
+    def __init__(self, num_features: Size, num_latents: Size, guide: Literal["diagonal", "full", "exact"] = "diagonal"):
         super().__init__()
-        if guide not in ("diagonal", "full", "exact"):
-            raise ValueError(f"guide: found {guide!r}, expected 'diagonal', 'full' or 'exact'")
-        if not 1 <= num_latents < num_features:
+        if num_latents >= num_features:
             raise ValueError(f"num_latents: found {num_latents}, expected 1 to {num_features - 1}, below num_features")
         self.guide_family = guide
         self.weight = nn.Parameter(torch.randn(num_features, num_latents) / math.sqrt(num_latents))
@@ -76,21 +78,27 @@ class LinearVAE(Pair):
         noise = (2 * self.log_sigma).exp().expand(self.mean.shape)
         return dist.LowRankMultivariateNormal(self.mean, self.weight, noise)
 
-    def log_prob(self, x: Tensor) -> Tensor:
+    @checked
+    def log_prob(self, x: RealTensor) -> Tensor:
         """Exact `log p(x)`, `[B]`, in nats."""
+        refuse_width(x, len(self.mean))
         return self.marginal().log_prob(x)
 
-    def posterior(self, x: Tensor) -> dist.MultivariateNormal:
+    @checked
+    def posterior(self, x: RealTensor) -> dist.MultivariateNormal:
         """Exact `p(z | x) = N(M^-1 W'(x - mean), sigma^2 M^-1)`."""
+        refuse_width(x, len(self.mean))
         M = self._precision_times_variance()
         loc = torch.linalg.solve(M, (x - self.mean) @ self.weight, left=False)
         return dist.MultivariateNormal(loc, precision_matrix=M * (-2 * self.log_sigma).exp())
 
-    def exact_elbo(self, x: Tensor) -> Tensor:
+    @checked
+    def exact_elbo(self, x: RealTensor) -> Tensor:
         """Exact `log p(x) - KL(q(z | x) || p(z | x))`, `[B]`, in nats."""
         return self.log_prob(x) - self.exact_gap(x)
 
-    def exact_gap(self, x: Tensor) -> Tensor:
+    @checked
+    def exact_gap(self, x: RealTensor) -> Tensor:
         """Exact `KL(q(z | x) || p(z | x))` of the guide as it is, `[B]`, in nats."""
         q = self._q(x)
         if isinstance(q, dist.Independent):
@@ -106,8 +114,9 @@ class LinearVAE(Pair):
         identity = torch.eye(self.weight.shape[1], dtype=self.weight.dtype, device=self.weight.device)
         return self.weight.T @ self.weight + (2 * self.log_sigma).exp() * identity
 
+    @checked
     @torch.no_grad()
-    def fit_closed_form(self, x: Tensor) -> "LinearVAE":
+    def fit_closed_form(self, x: Observed) -> "LinearVAE":
         """Sets the model to its maximum likelihood on `x` and the guide to the best of its family; returns self.
 
         `W = U_k (Lambda_k - sigma^2 I)^(1/2)`, `sigma^2` the mean of the remaining eigenvalues of the covariance.
@@ -115,6 +124,7 @@ class LinearVAE(Pair):
         Raises:
             ValueError: data of rank `num_latents` or less, which leave no variance for sigma.
         """
+        refuse_width(x, len(self.mean))
         x = x.to(self.weight)
         num_latents = self.weight.shape[1]
         values, vectors = torch.linalg.eigh(torch.cov(x.T, correction=0))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import vjp
 
+from ppvae.arguments import Positive, Size, checked
 from ppvae.models.flows.flow import Flow
 from ppvae.models.flows.jacobians import jacobian, random_signs
 from ppvae.models.flows.transforms import Bijection
@@ -40,7 +41,8 @@ class ContinuousFlow(Flow):
         torch.Size([3, 2])
     """
 
-    def __init__(self, num_features: int, hidden: Sequence[int] = (64, 64), tolerance: float = 1e-6):
+    @checked
+    def __init__(self, num_features: Size, hidden: Sequence[Size] = (64, 64), tolerance: Positive = 1e-6):
         velocity = mlp(num_features + 1, hidden, num_features)
         super().__init__(StandardNormal(num_features), [Integral(velocity, tolerance)])
 

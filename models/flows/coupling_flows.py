@@ -8,6 +8,7 @@ from pyro.distributions.transforms import AffineCoupling
 from torch import Tensor, nn
 from torch.distributions import Transform
 
+from ppvae.arguments import Few, Size, checked
 from ppvae.models.flows.flow import Flow
 from ppvae.models.parts.couplings import Reverse, halves
 from ppvae.models.parts.priors import StandardNormal
@@ -35,7 +36,8 @@ class NICE(Flow):
         torch.Size([3, 4])
     """
 
-    def __init__(self, num_features: int, num_couplings: int = 6, hidden: Sequence[int] = (64, 64)):
+    @checked
+    def __init__(self, num_features: Size, num_couplings: Few = 6, hidden: Sequence[Size] = (64, 64)):
         super().__init__(_Scaled(num_features), _couplings(_Shift, num_features, num_couplings, hidden))
 
 
@@ -59,7 +61,8 @@ class RealNVP(Flow):
         torch.Size([3, 4])
     """
 
-    def __init__(self, num_features: int, num_couplings: int = 6, hidden: Sequence[int] = (64, 64)):
+    @checked
+    def __init__(self, num_features: Size, num_couplings: Few = 6, hidden: Sequence[Size] = (64, 64)):
         super().__init__(StandardNormal(num_features), _couplings(_ShiftAndScale, num_features, num_couplings, hidden))
 
 

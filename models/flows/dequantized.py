@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 from torch.distributions.transforms import ReshapeTransform, SigmoidTransform
 
+from ppvae.arguments import Levels, Observed, checked
 from ppvae.models.flows.flow import Flow
 from ppvae.pair import Pair
 
@@ -42,10 +43,9 @@ class Dequantized(Pair):
         torch.Size([5, 3])
     """
 
-    def __init__(self, flow: Flow, levels: int, posterior: nn.Module | None = None):
+    @checked
+    def __init__(self, flow: Flow, levels: Levels, posterior: nn.Module | None = None):
         super().__init__()
-        if levels < 2:
-            raise ValueError(f"levels: found {levels}, expected 2 or more; 8-bit images have 256")
         self.flow = flow
         self.levels = levels
         self.posterior = posterior
@@ -60,7 +60,8 @@ class Dequantized(Pair):
         with pyro.plate("data", x.shape[0], dim=-1):
             pyro.sample("y", self._q(x))
 
-    def init_from(self, x: Tensor) -> "Dequantized":
+    @checked
+    def init_from(self, x: Observed) -> "Dequantized":
         """Initializes the flow from the data, uniformly dequantized; returns self."""
         y = IntoCell(self._cell(x), 1 / self.levels)(torch.rand_like(x))
         self.flow.init_from(y.logit())

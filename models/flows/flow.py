@@ -9,6 +9,7 @@ from pyro.distributions.torch_transform import ComposeTransformModule
 from torch import Tensor, nn
 from torch.distributions import Transform
 
+from ppvae.arguments import Observed, RealTensor, checked
 from ppvae.models.flows.transforms import fresh, init_from
 from ppvae.pair import Pair
 
@@ -36,6 +37,7 @@ class Flow(Pair):
         torch.Size([5])
     """
 
+    @checked
     def __init__(self, base: nn.Module, transforms: Sequence[Transform]):
         super().__init__()
         for number, transform in enumerate(transforms):
@@ -56,18 +58,27 @@ class Flow(Pair):
         """p(x). In training mode, a flow with a costly log-determinant may estimate it without bias."""
         return self._distribution(self.training)
 
-    def log_prob(self, x: Tensor) -> Tensor:
+    @checked
+    def log_prob(self, x: RealTensor) -> Tensor:
         """`log p(x)`, `[B]`, in nats; exact in training mode too."""
+        self._refuse_shape(x)
         return self._distribution(training=False).log_prob(x)
 
     def exact_elbo(self, x: Tensor) -> Tensor:
         """`log p(x)`: without latents nothing is lost."""
         return self.log_prob(x)
 
-    def init_from(self, x: Tensor) -> "Flow":
+    @checked
+    def init_from(self, x: Observed) -> "Flow":
         """Initializes from data the transforms that support it, such as Glow's normalizations; returns self."""
+        self._refuse_shape(x)
         init_from(self.transforms.parts, x)
         return self
+
+    def _refuse_shape(self, x: Tensor) -> None:
+        event = tuple(self.distribution().event_shape)
+        if tuple(x.shape[x.dim() - len(event) :]) != event:
+            raise ValueError(f"x: found shape {list(x.shape)}, expected [N, {', '.join(map(str, event))}]")
 
     def _distribution(self, training: bool) -> dist.TransformedDistribution:
         return dist.TransformedDistribution(self.base(), fresh(self.transforms.parts, training=training))

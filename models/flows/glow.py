@@ -7,18 +7,19 @@ import torch
 from pyro.distributions import constraints
 from pyro.distributions.torch_transform import ComposeTransformModule
 from pyro.distributions.transforms import AffineCoupling, GeneralizedChannelPermute
-from torch import Size, Tensor, nn
+from torch import Tensor, nn
 from torch.distributions import Transform
 from torch.distributions.transforms import ReshapeTransform
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
+from ppvae.arguments import Few, Size, checked
 from ppvae.models.flows.actnorm import ActNorm
 from ppvae.models.flows.flow import Flow
 from ppvae.models.flows.transforms import Bijection, init_from
 from ppvae.models.parts.priors import StandardNormal
 from ppvae.networks import Fold
 
-Shape = tuple[int, int, int]
+Shape = tuple[Size, Size, Size]
 
 
 class Glow(Flow):
@@ -48,8 +49,9 @@ class Glow(Flow):
         torch.Size([3, 1, 8, 8])
     """
 
-    def __init__(self, shape: Shape, num_levels: int = 2, num_steps: int = 4, num_hidden: int = 64):
-        if num_levels < 1 or shape[1] % 2**num_levels or shape[2] % 2**num_levels:
+    @checked
+    def __init__(self, shape: Shape, num_levels: Few = 2, num_steps: Few = 4, num_hidden: Size = 64):
+        if shape[1] % 2**num_levels or shape[2] % 2**num_levels:
             raise ValueError(
                 f"shape, num_levels: found height {shape[1]} and width {shape[2]} with {num_levels} levels, expected "
                 f"both divisible by 2^num_levels; take fewer levels (1 at least), or pad the images"
@@ -61,7 +63,7 @@ def _level(shape: Shape, num_levels: int, num_steps: int, num_hidden: int) -> li
     """From a vector of noise to an image of the given shape."""
     channels, height, width = shape
     folded = (4 * channels, height // 2, width // 2)
-    transforms: list[Transform] = [ReshapeTransform(Size((prod(folded),)), Size(folded), cache_size=1)]
+    transforms: list[Transform] = [ReshapeTransform(torch.Size((prod(folded),)), torch.Size(folded), cache_size=1)]
     if num_levels > 1:
         half = (2 * channels, *folded[1:])
         transforms = [Split(_level(half, num_levels - 1, num_steps, num_hidden), half), _coupling(folded, num_hidden)]
@@ -88,7 +90,7 @@ class Split(Bijection):
     def __init__(self, deeper: Sequence[Transform], shape: Shape):
         super().__init__(event_dim=3, noise_dim=1)
         self.deeper = ComposeTransformModule(list(deeper))
-        self.deeper_shape = Size(shape)
+        self.deeper_shape = torch.Size(shape)
 
     def push(self, z: Tensor) -> Tensor:
         noise, here = z.chunk(2, -1)
@@ -103,11 +105,11 @@ class Split(Bijection):
         """Initializes the further transforms from their half of the channels."""
         init_from(self.deeper.parts, x.chunk(2, -3)[0])
 
-    def forward_shape(self, shape: Size) -> Size:
-        return Size((*shape[:-1], 2 * self.deeper_shape[0], *self.deeper_shape[1:]))
+    def forward_shape(self, shape: torch.Size) -> torch.Size:
+        return torch.Size((*shape[:-1], 2 * self.deeper_shape[0], *self.deeper_shape[1:]))
 
-    def inverse_shape(self, shape: Size) -> Size:
-        return Size((*shape[:-3], 2 * self.deeper_shape.numel()))
+    def inverse_shape(self, shape: torch.Size) -> torch.Size:
+        return torch.Size((*shape[:-3], 2 * self.deeper_shape.numel()))
 
 
 class Unfold(Transform):
@@ -128,11 +130,11 @@ class Unfold(Transform):
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         return x.new_zeros(x.shape[:-3])
 
-    def forward_shape(self, shape: Size) -> Size:
-        return Size((*shape[:-3], shape[-3] // 4, 2 * shape[-2], 2 * shape[-1]))
+    def forward_shape(self, shape: torch.Size) -> torch.Size:
+        return torch.Size((*shape[:-3], shape[-3] // 4, 2 * shape[-2], 2 * shape[-1]))
 
-    def inverse_shape(self, shape: Size) -> Size:
-        return Size((*shape[:-3], 4 * shape[-3], shape[-2] // 2, shape[-1] // 2))
+    def inverse_shape(self, shape: torch.Size) -> torch.Size:
+        return torch.Size((*shape[:-3], 4 * shape[-3], shape[-2] // 2, shape[-1] // 2))
 
 
 class _ConvolutionalShiftAndScale(nn.Module):

@@ -3,18 +3,23 @@
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import vjp
 from torch.nn.functional import linear, softplus
 
+from ppvae.arguments import Few, Size, checked
 from ppvae.models.flows.actnorm import ActNorm
 from ppvae.models.flows.flow import Flow
 from ppvae.models.flows.jacobians import jacobian, random_signs
 from ppvae.models.flows.transforms import Bijection
 from ppvae.models.parts.priors import StandardNormal
+from ppvae.rules import Number
+
+Contraction = Annotated[float, Number(above=0, below=1)]
+"""For blocks to be invertible."""
 
 
 class ResidualFlow(Flow):
@@ -49,11 +54,10 @@ class ResidualFlow(Flow):
         torch.Size([3, 2])
     """
 
+    @checked
     def __init__(
-        self, num_features: int, num_blocks: int = 8, hidden: Sequence[int] = (64, 64), lipschitz: float = 0.9
+        self, num_features: Size, num_blocks: Few = 8, hidden: Sequence[Size] = (64, 64), lipschitz: Contraction = 0.9
     ):
-        if not 0 < lipschitz < 1:
-            raise ValueError(f"lipschitz: found {lipschitz}, expected above 0 and below 1, for blocks to be invertible")
         sizes = [num_features, *hidden, num_features]
         transforms: list[Bijection] = [ActNorm(num_features)]
         for _ in range(num_blocks):

@@ -8,6 +8,7 @@ from pyro.distributions.torch_transform import TransformModule
 from torch import Tensor
 from torch.distributions import Transform
 
+from ppvae.arguments import Natural, checked
 from ppvae.internals import fresh_transform
 
 
@@ -23,7 +24,8 @@ class Bijection(TransformModule):
 
     bijective = True
 
-    def __init__(self, event_dim: int, noise_dim: int | None = None):
+    @checked
+    def __init__(self, event_dim: Natural, noise_dim: Natural | None = None):
         super().__init__(cache_size=1)
         self.domain = constraints.independent(constraints.real, event_dim if noise_dim is None else noise_dim)
         self.codomain = constraints.independent(constraints.real, event_dim)

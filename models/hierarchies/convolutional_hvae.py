@@ -8,12 +8,15 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from ppvae.arguments import Few, Levels, Natural, NonNegative, Observed, Size, Sizes, checked
 from ppvae.models.hierarchies.residual_cells import encoder_cell, generative_cell
 from ppvae.models.hierarchies.spectral import SpectralNorms
 from ppvae.models.parts.likelihoods import LIKELIHOODS
 from ppvae.models.parts.residual_normal import ResidualNormal
 from ppvae.networks import Fold
 from ppvae.pair import Pair
+
+MOST_GROUPS = 10_000
 
 
 class ConvolutionalHVAE(Pair):
@@ -56,20 +59,21 @@ class ConvolutionalHVAE(Pair):
         {'z3': (2, 5, 3, 2, 2), 'z2': (2, 5, 3, 4, 4), 'z1': (2, 5, 3, 4, 4)}
     """
 
+    @checked
     def __init__(
         self,
-        shape: tuple[int, int, int],
-        groups: Sequence[int] = (10, 5),
-        num_latents: int = 20,
-        channels: int = 32,
-        num_cells: int = 2,
+        shape: Sizes,
+        groups: Sequence[Natural] = (10, 5),
+        num_latents: Size = 20,
+        channels: Size = 32,
+        num_cells: Few = 2,
         likelihood: str = "bernoulli",
-        levels: int = 256,
-        spectral_weight: float = 0.0,
+        levels: Levels = 256,
+        spectral_weight: NonNegative = 0.0,
         recompute: bool = False,
     ):
         super().__init__()
-        _check(shape, groups, {"num_latents": num_latents, "channels": channels, "num_cells": num_cells})
+        _check(shape, groups)
 
         def cells(make: Callable[..., nn.Module]) -> list[nn.Module]:
             return [make(channels, recompute) for _ in range(num_cells)]
@@ -126,7 +130,8 @@ class ConvolutionalHVAE(Pair):
         """`spectral_weight * sum_i s_i`, in nats."""
         return self.spectral_weight * self.spectral_norms(self) if self.spectral_norms else 0.0
 
-    def init_from(self, x: Tensor) -> "ConvolutionalHVAE":
+    @checked
+    def init_from(self, x: Observed) -> "ConvolutionalHVAE":
         """Initializes the likelihood from data: its output biases, and a learned scale."""
         self.likelihood.init_from(x)
         return self
@@ -169,14 +174,11 @@ def _doubled() -> nn.Module:
     return nn.Upsample(scale_factor=2, mode="nearest")
 
 
-def _check(shape: Sequence[int], groups: Sequence[int], at_least_one: dict[str, int]) -> None:
-    if not groups or min(groups) < 1:
+def _check(shape: Sequence[int], groups: Sequence[int]) -> None:
+    if not groups or min(groups) < 1 or sum(groups) > MOST_GROUPS:
         raise ValueError(f"groups: found {list(groups)}, expected a number of latent groups, 1 or more, for each scale")
-    for name, value in at_least_one.items():
-        if value < 1:
-            raise ValueError(f"{name}: found {value}, expected at least 1")
     factor = 2 ** len(groups)
-    if len(shape) != 3 or any(side < 1 or side % factor for side in shape[1:]):
+    if len(shape) != 3 or any(side % factor for side in shape[1:]):
         raise ValueError(
             f"shape: found {tuple(shape)}, expected (C, H, W) with H and W multiples of {factor}, as each of the "
             f"{len(groups)} scales in `groups` halves them; pad or crop the images, or take fewer scales"

@@ -6,17 +6,22 @@ Each is called with x and the model's transitions, on which the top-down guides 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated
 
 import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from ppvae.arguments import checked
 from ppvae.models.parts.conditionals import DiagonalNormal
 from ppvae.models.parts.registry import NamedPart, Registry
 from ppvae.models.parts.residual_normal import ResidualNormal
 from ppvae.networks import hidden_layers, mlp
 from ppvae.refusals import ContractError, family
+from ppvae.rules import Elements, Instance
+
+Modules = Annotated[Sequence[nn.Module], Elements(Instance(nn.Module), at_least=1)]
 
 
 class EncodedLayers(nn.Module):
@@ -26,7 +31,8 @@ class EncodedLayers(nn.Module):
         encoders: L modules, `encoders[l - 1]` returns the distribution of z_l.
     """
 
-    def __init__(self, encoders: Sequence[nn.Module]):
+    @checked
+    def __init__(self, encoders: Modules):
         super().__init__()
         self.encoders = nn.ModuleList(encoders)
 
@@ -91,7 +97,8 @@ class TopDownPosterior(nn.Module):
         ContractError: when called with a transition that does not return a factorized Normal.
     """
 
-    def __init__(self, features: Sequence[nn.Module], heads: Sequence[nn.Module]):
+    @checked
+    def __init__(self, features: Modules, heads: Modules):
         super().__init__()
         self.features = nn.ModuleList(features)
         self.heads = nn.ModuleList(heads)

@@ -7,10 +7,11 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from ppvae.arguments import Levels, Observed, Size, checked
 from ppvae.mode import mode
 from ppvae.models.hierarchies.hierarchical_posteriors import HIERARCHICAL_POSTERIORS, LayerNetworks
 from ppvae.models.parts.conditionals import DiagonalNormal
-from ppvae.models.parts.likelihoods import LIKELIHOODS, Likelihood
+from ppvae.models.parts.likelihoods import LIKELIHOODS, AnyLikelihood
 from ppvae.models.parts.priors import StandardNormal
 from ppvae.networks import mlp
 from ppvae.pair import Pair
@@ -47,8 +48,9 @@ class MarkovHVAE(Pair):
         ['z1', 'z2']
     """
 
+    @checked
     def __init__(
-        self, prior: nn.Module, transitions: Sequence[nn.Module], likelihood: Likelihood, posterior: nn.Module
+        self, prior: nn.Module, transitions: Sequence[nn.Module], likelihood: AnyLikelihood, posterior: nn.Module
     ):
         super().__init__()
         self.prior = prior
@@ -63,16 +65,17 @@ class MarkovHVAE(Pair):
             self.example = torch.zeros(1, *likelihood(z).event_shape)
 
     @classmethod
+    @checked
     @remembered
     def mlp(
         cls,
-        num_features: int,
-        num_latents: Sequence[int],
-        hidden: Sequence[int] = (200, 200),
+        num_features: Size,
+        num_latents: Sequence[Size],
+        hidden: Sequence[Size] = (200, 200),
         likelihood: str = "bernoulli",
         posterior: str = "independent",
         activation: type[nn.Module] = nn.Tanh,
-        levels: int = 256,
+        levels: Levels = 256,
         batch_norm: bool = False,
     ) -> "MarkovHVAE":
         """A hierarchy of multilayer perceptrons.
@@ -125,7 +128,8 @@ class MarkovHVAE(Pair):
         with pyro.plate("data", x.shape[0], dim=-1):
             self.posterior(x, self.transitions)
 
-    def init_from(self, x: Tensor) -> "MarkovHVAE":
+    @checked
+    def init_from(self, x: Observed) -> "MarkovHVAE":
         """Initializes the likelihood from data: output bias at the mean of x, a learned sigma at its spread."""
         self.likelihood.init_from(x)
         return self

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from ppvae.arguments import Count, checked
+
 STEPS_AT_START = 40
 
 
@@ -34,7 +36,8 @@ class SpectralNorms(nn.Module):
         True
     """
 
-    def __init__(self, network: nn.Module, iterations: int = 4):
+    @checked
+    def __init__(self, network: nn.Module, iterations: Count = 4):
         super().__init__()
         self.iterations = iterations
         self._scales, alike = [], defaultdict(list)  # weights of one shape are iterated together

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from ppvae.arguments import NonNegative, Size, checked
 from ppvae.models.parts.mixtures import Mixture
 from ppvae.networks import output_bias
 
@@ -29,7 +30,8 @@ class DiagonalNormal(nn.Module):
         torch.Size([3])
     """
 
-    def __init__(self, network: nn.Module, min_scale: float = 0.0):
+    @checked
+    def __init__(self, network: nn.Module, min_scale: NonNegative = 0.0):
         super().__init__()
         self.network = network
         self.min_scale = min_scale
@@ -55,14 +57,16 @@ class FullNormal(nn.Module):
 
     tril_index: Tensor
 
-    def __init__(self, network: nn.Module, num_latents: int):
+    @checked
+    def __init__(self, network: nn.Module, num_latents: Size):
         super().__init__()
         self.network = network
         self.num_latents = num_latents
         self.register_buffer("tril_index", torch.tril_indices(num_latents, num_latents), persistent=False)
 
     @staticmethod
-    def num_outputs(num_latents: int) -> int:
+    @checked
+    def num_outputs(num_latents: Size) -> int:
         """The size of the network's output for D latents."""
         return num_latents + num_latents * (num_latents + 1) // 2
 
@@ -90,14 +94,16 @@ class LowRankNormal(nn.Module):
         torch.Size([4, 3, 3])
     """
 
-    def __init__(self, network: nn.Module, num_latents: int, rank: int = 2):
+    @checked
+    def __init__(self, network: nn.Module, num_latents: Size, rank: Size = 2):
         super().__init__()
         self.network = network
         self.num_latents = num_latents
         self.rank = rank
 
     @staticmethod
-    def num_outputs(num_latents: int, rank: int = 2) -> int:
+    @checked
+    def num_outputs(num_latents: Size, rank: Size = 2) -> int:
         """The size of the network's output."""
         return (2 + rank) * num_latents
 
@@ -130,7 +136,8 @@ class NormalMixture(nn.Module):
         torch.Size([3])
     """
 
-    def __init__(self, network: nn.Module, num_latents: int, num_components: int = 4):
+    @checked
+    def __init__(self, network: nn.Module, num_latents: Size, num_components: Size = 4):
         super().__init__()
         self.network = network
         self.num_latents = num_latents
@@ -139,7 +146,8 @@ class NormalMixture(nn.Module):
         output_bias(network).data[num_components : num_components + size].normal_()
 
     @staticmethod
-    def num_outputs(num_latents: int, num_components: int = 4) -> int:
+    @checked
+    def num_outputs(num_latents: Size, num_components: Size = 4) -> int:
         """The size of the network's output."""
         return num_components * (1 + 2 * num_latents)
 

@@ -16,6 +16,7 @@ from pyro.distributions.transforms import (
 from pyro.nn import ConditionalAutoRegressiveNN, ConditionalDenseNN
 from torch import Tensor, nn
 
+from ppvae.arguments import Few, Positive, Size, checked
 from ppvae.models.parts.conditionals import DiagonalNormal
 from ppvae.models.parts.couplings import Reverse, halves
 
@@ -73,7 +74,8 @@ class CouplingFlow(FlowPosterior):
         torch.Size([4, 3])
     """
 
-    def __init__(self, network: nn.Module, num_latents: int, num_couplings: int = 4, num_hidden: int = 64):
+    @checked
+    def __init__(self, network: nn.Module, num_latents: Size, num_couplings: Few = 4, num_hidden: Size = 64):
         layers = (conditional_affine_coupling(num_latents, 2 * num_latents, [num_hidden]) for _ in range(num_couplings))
         super().__init__(network, num_latents, layers)
 
@@ -104,14 +106,15 @@ class SplineFlow(FlowPosterior):
         torch.Size([4, 3])
     """
 
+    @checked
     def __init__(
         self,
         network: nn.Module,
-        num_latents: int,
-        num_couplings: int = 4,
-        num_hidden: int = 64,
-        num_bins: int = 8,
-        bound: float = 5.0,
+        num_latents: Size,
+        num_couplings: Few = 4,
+        num_hidden: Size = 64,
+        num_bins: Few = 8,
+        bound: Positive = 5.0,
     ):
         layers = (_ConditionalSplineCoupling(num_latents, num_hidden, num_bins, bound) for _ in range(num_couplings))
         super().__init__(network, num_latents, layers)
@@ -165,7 +168,8 @@ class InverseAutoregressiveFlow(FlowPosterior):
         torch.Size([4, 3])
     """
 
-    def __init__(self, network: nn.Module, num_latents: int, num_maps: int = 4, num_hidden: int = 64):
+    @checked
+    def __init__(self, network: nn.Module, num_latents: Size, num_maps: Few = 4, num_hidden: Size = 64):
         if num_hidden < num_latents:
             raise ValueError(
                 f"num_hidden: found {num_hidden}, expected at least {num_latents}, as many as latents, for each to "

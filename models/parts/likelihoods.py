@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from ppvae.arguments import Levels, Natural, Observed, Positive, RealTensor, Size, Sizes, Spread, checked
 from ppvae.models.parts.gray_levels import (
     DiscretizedLogisticMixture,
     GrayCategorical,
@@ -16,6 +18,10 @@ from ppvae.models.parts.gray_levels import (
 )
 from ppvae.models.parts.registry import NamedPart, Registry
 from ppvae.networks import output_bias
+from ppvae.rules import Instance, Number
+
+MinSigma = Annotated[float, Number(at_least=0, below=1)]
+"""A learned sigma starts at 1."""
 
 
 class Likelihood(nn.Module):
@@ -28,6 +34,10 @@ class Likelihood(nn.Module):
     def init_from(self, x: Tensor) -> None:
         """Initializes from data: output biases at the mean of x, a learned scale at its spread."""
         raise NotImplementedError
+
+
+AnyLikelihood = Annotated[Likelihood, Instance(nn.Module)]
+"""What a pair takes: a likelihood, or another module whose forward returns p(x | z)."""
 
 
 class Bernoulli(Likelihood):
@@ -44,7 +54,8 @@ class Bernoulli(Likelihood):
         torch.Size([5])
     """
 
-    def __init__(self, network: nn.Module, event_dim: int = 1):
+    @checked
+    def __init__(self, network: nn.Module, event_dim: Natural = 1):
         super().__init__()
         self.network = network
         self.event_dim = event_dim
@@ -52,7 +63,8 @@ class Bernoulli(Likelihood):
     def forward(self, z: Tensor) -> dist.TorchDistribution:
         return dist.Bernoulli(logits=self.network(z)).to_event(self.event_dim)
 
-    def init_from(self, x: Tensor) -> None:
+    @checked
+    def init_from(self, x: Observed) -> None:
         """Sets the network's output bias to the logit of the data mean, clamped to [0.01, 0.99]."""
         bias = output_bias(self.network)
         bias.data.copy_(_mean_per_output(x, bias, self.event_dim).clamp(0.01, 0.99).logit())
@@ -70,11 +82,11 @@ class Gaussian(Likelihood):
         network: `[*, D] -> [*, *event]`, the mean.
         sigma: a number (fixed), "learned" (one scalar, starting at 1), or a module `[*, D] -> [*, *event]` whose
             softplus is added to `min_sigma`.
-        min_sigma: lower bound of a learned sigma, in the units of x.
+        min_sigma: lower bound of a learned sigma, in the units of x, below 1.
         event_dim: number of event dimensions of x; 3 for images `[C, H, W]`.
 
     Raises:
-        ValueError: a sigma that is not positive, or of another kind.
+        ValueError: a sigma that is not positive, or a `min_sigma` of one or more.
 
     Example:
         >>> Gaussian(nn.Linear(2, 5), sigma="learned")(torch.zeros(4, 2)).event_shape
@@ -83,12 +95,13 @@ class Gaussian(Likelihood):
 
     fixed_sigma: Tensor
 
+    @checked
     def __init__(
         self,
         network: nn.Module,
-        sigma: float | str | nn.Module = "learned",
-        min_sigma: float = 1e-2,
-        event_dim: int = 1,
+        sigma: Positive | Literal["learned"] | nn.Module = "learned",
+        min_sigma: MinSigma = 1e-2,
+        event_dim: Natural = 1,
     ):
         super().__init__()
         self.network = network
@@ -97,10 +110,8 @@ class Gaussian(Likelihood):
         self.sigma_network = sigma if isinstance(sigma, nn.Module) else None
         if sigma == "learned":
             self.unconstrained_sigma = nn.Parameter(torch.tensor(1.0 - min_sigma).expm1().log())  # inverse softplus
-        elif isinstance(sigma, float | int) and sigma > 0:
+        elif not isinstance(sigma, nn.Module):
             self.register_buffer("fixed_sigma", torch.tensor(float(sigma)))
-        elif self.sigma_network is None:
-            raise ValueError(f"sigma: found {sigma!r}, expected a positive number, 'learned' or a module of z")
 
     def sigma(self, z: Tensor) -> Tensor:
         """The standard deviation of x given z, in the units of x."""
@@ -113,14 +124,16 @@ class Gaussian(Likelihood):
     def forward(self, z: Tensor) -> dist.TorchDistribution:
         return dist.Normal(self.network(z), self.sigma(z)).to_event(self.event_dim)
 
-    def init_from(self, x: Tensor) -> None:
+    @checked
+    def init_from(self, x: Spread) -> None:
         """Sets the mean network's output bias to the data mean, and a learned sigma to the data's spread."""
         bias = output_bias(self.network)
         mean = _mean_per_output(x, bias, self.event_dim)
         bias.data.copy_(mean)
         self.start_sigma(x.to(bias).std(0).square().mean().sqrt())
 
-    def start_sigma(self, sigma: Tensor) -> None:
+    @checked
+    def start_sigma(self, sigma: RealTensor) -> None:
         """Sets a learned sigma to a value, in the units of x."""
         added = (sigma - self.min_sigma).clamp(min=self.min_sigma)
         unconstrained = torch.where(added > 20, added, added.expm1().log())  # its softplus is `added`
@@ -139,7 +152,8 @@ class GrayLevelLikelihood(Likelihood):
         levels: L; data are `k / (L - 1)`.
     """
 
-    def __init__(self, network: nn.Module, event_shape: Sequence[int], levels: int = 256):
+    @checked
+    def __init__(self, network: nn.Module, event_shape: Sizes, levels: Levels = 256):
         super().__init__()
         self.network = network
         self.event_shape = tuple(event_shape)
@@ -167,7 +181,8 @@ class LogisticMixture(GrayLevelLikelihood):
     """
 
     @staticmethod
-    def num_outputs(event_shape: Sequence[int], num_components: int) -> int:
+    @checked
+    def num_outputs(event_shape: Sizes, num_components: Size) -> int:
         """The size of the network's output, for images the number of its channels."""
         if len(event_shape) == 1:
             return num_components * parameters_per_component(1) * event_shape[0]
@@ -179,11 +194,12 @@ class LogisticMixture(GrayLevelLikelihood):
             parameters = parameters.unflatten(-1, (-1, *self.event_shape))
         return DiscretizedLogisticMixture(parameters, self.event_shape, self.levels)
 
-    def init_from(self, x: Tensor) -> None:
+    @checked
+    def init_from(self, x: Spread) -> None:
         """Spreads components of equal weight over two standard deviations about the data mean of each output; channels
         start independent of one another."""
         bias = output_bias(self.network)
-        values = 2 * _per_output(x.to(bias), len(self.event_shape)) - 1
+        values = 2 * _per_output(x.to(bias), len(self.event_shape), self.event_shape[0]) - 1
         C = 1 if len(self.event_shape) == 1 else self.event_shape[0]
         std = values.std(0).clamp(min=1 / (self.levels - 1)).view(C, -1)
         parameters = bias.data.zero_().view(-1, std.shape[1])
@@ -214,11 +230,12 @@ class Categorical(GrayLevelLikelihood):
         logits = self.network(z).unflatten(dim, (self.levels, self.event_shape[0])).movedim(dim - 1, -1)
         return GrayCategorical(logits=logits).to_event(len(self.event_shape))
 
-    def init_from(self, x: Tensor) -> None:
+    @checked
+    def init_from(self, x: Observed) -> None:
         """Sets the output bias to the log frequencies of the levels in the data, with one added to each count."""
         GrayLevels(self.levels).refuse_outside(x)
         bias, top = output_bias(self.network), self.levels - 1
-        level = (_per_output(x, len(self.event_shape)) * top).round().long()
+        level = (_per_output(x, len(self.event_shape), self.event_shape[0]) * top).round().long()
         num = level.shape[1]
         cell = level * num + torch.arange(num, device=level.device)
         count = torch.bincount(cell.flatten(), minlength=self.levels * num) + 1
@@ -304,9 +321,13 @@ LIKELIHOODS = Registry(
 
 def _mean_per_output(x: Tensor, bias: Tensor, event_dim: int) -> Tensor:
     """The data mean for each output unit: per feature, or per channel of images."""
-    return _per_output(x.to(bias), event_dim).mean(0)
+    return _per_output(x.to(bias), event_dim, len(bias)).mean(0)
 
 
-def _per_output(x: Tensor, event_dim: int) -> Tensor:
+def _per_output(x: Tensor, event_dim: int, num: int) -> Tensor:
     """The data of each output unit: `[N, features]`, or, for images, `[N H W, C]`."""
-    return x.movedim(1, -1).flatten(end_dim=-2) if event_dim == 3 else x.flatten(1)
+    is_image = event_dim == 3
+    if (x.dim() != 4 or x.shape[1] != num) if is_image else x[0].numel() != num:
+        expected = f"[N, {num}, H, W]" if is_image else f"[N, {num}]"
+        raise ValueError(f"x: found shape {list(x.shape)}, expected {expected}, as the network's output has it")
+    return x.movedim(1, -1).flatten(end_dim=-2) if is_image else x.flatten(1)

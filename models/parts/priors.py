@@ -10,6 +10,7 @@ from pyro.nn import DenseNN
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from ppvae.arguments import Few, Observed, Size, Sizes, checked
 from ppvae.models.parts.couplings import Reverse, halves
 from ppvae.models.parts.mixtures import Mixture
 from ppvae.models.parts.registry import NamedPart, Registry
@@ -30,7 +31,8 @@ class StandardNormal(nn.Module):
     loc: Tensor
     scale: Tensor
 
-    def __init__(self, num_latents: int):
+    @checked
+    def __init__(self, num_latents: Size):
         super().__init__()
         self.register_buffer("loc", torch.zeros(num_latents), persistent=False)
         self.register_buffer("scale", torch.ones(num_latents), persistent=False)
@@ -55,7 +57,8 @@ class MixturePrior(nn.Module):
         torch.Size([3])
     """
 
-    def __init__(self, num_latents: int, num_components: int = 10):
+    @checked
+    def __init__(self, num_latents: Size, num_components: Size = 10):
         super().__init__()
         self.logits = nn.Parameter(torch.zeros(num_components))
         self.loc = nn.Parameter(torch.randn(num_components, num_latents))
@@ -89,7 +92,8 @@ class VampPrior(nn.Module):
 
     logits: Tensor
 
-    def __init__(self, posterior: nn.Module, event_shape: Sequence[int], num_components: int = 50):
+    @checked
+    def __init__(self, posterior: nn.Module, event_shape: Sizes, num_components: Size = 50):
         super().__init__()
         self.pseudo_inputs = nn.Parameter(torch.rand(num_components, *event_shape))
         self.register_buffer("logits", torch.zeros(num_components), persistent=False)
@@ -99,8 +103,12 @@ class VampPrior(nn.Module):
         (posterior,) = self._posterior
         return Mixture(dist.Categorical(logits=self.logits), posterior(self.pseudo_inputs))
 
-    def init_from(self, x: Tensor) -> None:
+    @checked
+    def init_from(self, x: Observed) -> None:
         """Starts the pseudo-inputs at data points drawn at random."""
+        if x.shape[1:] != self.pseudo_inputs.shape[1:]:
+            expected = ", ".join(map(str, self.pseudo_inputs.shape[1:]))
+            raise ValueError(f"x: found shape {list(x.shape)}, expected [N, {expected}], that of the pseudo-inputs")
         num = len(self.pseudo_inputs)
         index = torch.randperm(max(len(x), num))[:num] % len(x)
         self.pseudo_inputs.data.copy_(x[index.to(x.device)])
@@ -127,7 +135,8 @@ class FlowPrior(nn.Module):
         torch.Size([7, 3])
     """
 
-    def __init__(self, num_latents: int, num_couplings: int = 4, num_hidden: int = 64):
+    @checked
+    def __init__(self, num_latents: Size, num_couplings: Few = 4, num_hidden: Size = 64):
         super().__init__()
         self.split, moved = halves("num_latents", num_latents)
         self.base = StandardNormal(num_latents)

@@ -8,6 +8,8 @@ from pyro.distributions import constraints
 from torch import Tensor
 from torch.distributions import Normal, register_kl
 
+from ppvae.arguments import RealTensor, checked
+
 
 class ResidualNormal(dist.Normal):
     """`N(mu + delta_mu, (sigma delta_sigma)^2)`, relative to the prior `N(mu, sigma^2)`; elementwise.
@@ -35,7 +37,10 @@ class ResidualNormal(dist.Normal):
 
     arg_constraints = {"delta_loc": constraints.real, "delta_scale": constraints.positive}  # noqa: RUF012
 
-    def __init__(self, delta_loc: Tensor, delta_scale: Tensor, prior: Normal, validate_args: bool | None = None):
+    @checked
+    def __init__(
+        self, delta_loc: RealTensor, delta_scale: RealTensor, prior: Normal, validate_args: bool | None = None
+    ):
         shape = torch.broadcast_shapes(delta_loc.shape, delta_scale.shape, prior.batch_shape)
         self.delta_loc, self.delta_scale = delta_loc.expand(shape), delta_scale.expand(shape)
         self.prior = prior.expand(shape)

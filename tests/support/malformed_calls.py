@@ -228,9 +228,11 @@ def public_names() -> dict[str, Any]:
                 continue
             if not getattr(value, "__module__", "").startswith("ppvae") or value in found.values():
                 continue
-            if prefix.rstrip(".") in ("datasets", "networks", "pictures", "plots"):
-                if value.__module__ != module.__name__:
-                    continue
+            if (
+                prefix.rstrip(".") in ("datasets", "networks", "pictures", "plots")
+                and value.__module__ != module.__name__
+            ):
+                continue
             found[prefix + name] = value
     return found
 

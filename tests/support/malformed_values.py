@@ -141,7 +141,10 @@ def path(valid: Make) -> Kind:
 
 def sequence(element: Kind, num: int = 2, *also: str) -> Kind:
     """A tuple of `num` elements; malformed as a whole, or in one element."""
-    valid = lambda: tuple(element.valid() for _ in range(num))
+
+    def valid() -> tuple:
+        return tuple(element.valid() for _ in range(num))
+
     whole = {label: make for label, make in (JUNK | NUMBERS | STRINGS | CONTAINERS).items() if label != "set"}
     inner = {f"[{label}]": _with_last(valid, make) for label, make in element.malformed.items()}
     return Kind(valid, whole | inner, frozenset(also) | {f"[{label}]" for label in element.unclear}, element.names)

@@ -101,7 +101,7 @@ def upper():
 
 @functools.cache
 def report():
-    return ppvae.gap(linear(), points(), QUICK(), progress=False, seed=0)
+    return ppvae.gap(linear(), points(), little_effort(), progress=False, seed=0)
 
 
 @functools.cache
@@ -147,7 +147,7 @@ def saved_report():
     return folder() / "report.nc"
 
 
-def QUICK():
+def little_effort():
     return ppvae.Effort("exact", 2, (ppvae.AIS(2, 2),), 2, None, 0, False, 0)
 
 
@@ -421,7 +421,7 @@ CALLS = {
         {
             "pair": PAIR,
             "data": DATA,
-            "effort": instance(QUICK),
+            "effort": instance(little_effort),
             "train": data(points, "None"),
             "transform": function(lambda x: x, "None"),
             "seed": MAYBE_SEED,

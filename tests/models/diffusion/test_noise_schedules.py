@@ -87,7 +87,7 @@ def test_every_parameterization_gives_x_back(gamma):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: LinearSchedule(start=0.0), r"start, end: found 0\.0 and 20\.0, expected rates above 0"),
+        (lambda: LinearSchedule(start=0.0), r"start: found 0\.0, expected above 0"),
         (lambda: CosineSchedule(offset=-1.0), r"offset: found -1\.0, expected 0 or more"),
         (lambda: LearnedSchedule(2.0, 1.0), r"end: found 1\.0, expected more than start, 2\.0"),
     ],

@@ -163,7 +163,7 @@ def test_bad_data_are_refused(x, error, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((0, 2), "found 0 and 2"),
+        ((0, 2), "num_components: found 0, expected at least 1"),
         ((2, 2, "diag"), "covariance: found 'diag', expected one of 'full', 'diagonal'"),
         ((2, 2, "full", "none"), "guide: found 'none'"),
     ],
