@@ -6,9 +6,8 @@ import pyro
 from torch import Tensor, nn
 
 from ppvae.arguments import checked
-from ppvae.batches import Batch
 from ppvae.models.parts.likelihoods import AnyLikelihood
-from ppvae.pair import Pair
+from ppvae.pair import NumberOrBatch, Pair
 
 
 class Autoencoder(Pair):
@@ -51,7 +50,7 @@ class Autoencoder(Pair):
         """Refused: there is no density."""
         raise NotImplementedError(f"{type(self).__name__}.log_prob: {self.evidence_undefined}")
 
-    def sample(self, at: int | Batch) -> Tensor | dict[str, Tensor]:
+    def sample(self, at: NumberOrBatch) -> Tensor | dict[str, Tensor]:
         """Refused: there is no prior over codes to draw from."""
         raise NotImplementedError(f"{type(self).__name__}.sample: {self.evidence_undefined}")
 

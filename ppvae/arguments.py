@@ -115,7 +115,7 @@ def _of_class(cls: Any, inner: tuple[Any, ...]) -> Rule | None:
     if cls is bool:
         return Flag()
     if cls in (int, float):
-        return Whole() if cls is int else Number(finite=False)
+        return Whole(limit=2**63 - 1) if cls is int else Number(finite=False)
     if cls is Callable:
         return Function()
     if issubclass(cls, Mapping):
@@ -143,15 +143,18 @@ Few: TypeAlias = Annotated[int, Whole(at_least=1, limit=10**4)]
 Sizes: TypeAlias = Annotated[Sequence[int], Elements(Whole(at_least=1, limit=10**7), at_least=1)]
 """A shape, or the sizes of layers: one at least."""
 
+Shape: TypeAlias = tuple[Size, Size]
+"""Height and width of an image."""
+
 # Real numbers.
 Real: TypeAlias = Annotated[float, Number()]
 Positive: TypeAlias = Annotated[float, Number(above=0)]
 NonNegative: TypeAlias = Annotated[float, Number(at_least=0)]
 Fraction: TypeAlias = Annotated[float, Number(at_least=0, at_most=1)]
 
-Levels: TypeAlias = Annotated[int, Whole(at_least=2, limit=2**16)]
-"""Gray levels."""
+Levels: TypeAlias = Annotated[int, Whole(at_least=2, limit=2**16, said="2 or more gray levels; 8-bit images have 256")]
 
+Schedule: TypeAlias = Annotated[Callable[[Any], Any], Function("a schedule, a function of the step", made=True)]
 File: TypeAlias = Annotated[str | Path, FilePath()]
 RealTensor: TypeAlias = Annotated[Tensor, Numbers()]
 Finite: TypeAlias = Annotated[Tensor, Numbers(finite=True)]

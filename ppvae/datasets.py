@@ -11,12 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar
+from typing import Annotated, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from ppvae.arguments import Levels, RealTensor, Seed, checked
 from ppvae.files import write_file
+from ppvae.rules import Whole
 
 __all__ = ["Dataset", "bits_per_dim", "dequantize", "load"]
 
@@ -32,6 +34,7 @@ _MNIST_MD5 = {  # of the decompressed bytes: two mirrors may compress the same f
 }
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Three disjoint splits of one data set, in memory.
@@ -65,13 +68,14 @@ class Dataset:
         return math.prod(self.shape)
 
 
+@checked
 def load(
     name: str,
     *,
     binarize: Literal["dynamic", "static"] | None = None,
     dequantize: bool = False,
     images: bool = False,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Dataset:
     """Load a data set by name, split into train, validation and test.
 
@@ -158,7 +162,8 @@ def _binarize(x: Tensor) -> Tensor:
     return (torch.rand_like(x) < x).to(x.dtype)
 
 
-def dequantize(x: Tensor, levels: int, *, generator: torch.Generator | None = None) -> Tensor:
+@checked
+def dequantize(x: RealTensor, levels: Levels, *, generator: torch.Generator | None = None) -> Tensor:
     """Spread gray levels over [0, 1) with uniform noise, so that a density can be fitted to them.
 
     `y = (x (levels - 1) + u) / levels` with `u ~ U(0, 1)` for each number; `floor(y levels)` is the level again.
@@ -188,7 +193,6 @@ def dequantize(x: Tensor, levels: int, *, generator: torch.Generator | None = No
         >>> (dequantize(x, levels=3) * 3).floor()
         tensor([0., 1., 2.])
     """
-    _check_levels(levels)
     if x.dtype not in (torch.float32, torch.float64):
         raise ValueError(
             f"x: found {x.dtype}, expected torch.float32 or torch.float64; pass x.float(), and integer levels "
@@ -205,9 +209,11 @@ def dequantize(x: Tensor, levels: int, *, generator: torch.Generator | None = No
 
 
 Nats = TypeVar("Nats", float, Tensor)
+NumFeatures = Annotated[int, Whole(at_least=1, said="1 or more; pass data.num_features")]
 
 
-def bits_per_dim(log_evidence: Nats, num_features: int, levels: int | None = None) -> Nats:
+@checked
+def bits_per_dim(log_evidence: Nats, num_features: NumFeatures, levels: Levels | None = None) -> Nats:
     """Convert log evidence (nats per data point, higher is better) to bits per dimension (lower is better).
 
     `bits = -log_evidence / (D log 2)`, and for dequantized data
@@ -234,17 +240,9 @@ def bits_per_dim(log_evidence: Nats, num_features: int, levels: int | None = Non
         >>> bits_per_dim(0.0, num_features=64, levels=256)  # all gray levels equally likely: 8 bits
         8.0
     """
-    if num_features < 1:
-        raise ValueError(f"num_features: found {num_features}, expected 1 or more; pass data.num_features")
     if levels is None:
         return -log_evidence / (num_features * math.log(2))
-    _check_levels(levels)
     return -log_evidence / (num_features * math.log(2)) + math.log2(levels)
-
-
-def _check_levels(levels: int) -> None:
-    if levels < 2:
-        raise ValueError(f"levels: found {levels}, expected 2 or more; 8-bit images have 256")
 
 
 def _dequantize(x: Tensor, levels: int, generator: torch.Generator | None = None) -> Tensor:

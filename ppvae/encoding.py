@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical
 
+from ppvae.arguments import checked
 from ppvae.batches import Batch, num_rows
 from ppvae.model_and_guide import ModelAndGuide
 from ppvae.particles import run
 from ppvae.sites import sample_sites, wrapped
 
 
+@checked
 @dataclass(frozen=True)
 class Encoding:
     """The moments of a latent's posterior in the guide, per data point.

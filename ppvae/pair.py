@@ -2,8 +2,8 @@
 
 import warnings
 from collections.abc import Callable, Mapping
-from numbers import Integral
-from typing import Any, Self, TypeVar
+from numbers import Integral, Number
+from typing import Annotated, Any, Self, TypeVar
 
 import pyro
 import torch
@@ -11,6 +11,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from ppvae import contract, tracing
+from ppvae.arguments import Count, checked
 from ppvae.batches import Batch, call, entries, is_rows, map_batch, num_rows, rows
 from ppvae.conversion import data_for, to_pair
 from ppvae.devices import gpus
@@ -21,13 +22,23 @@ from ppvae.own_rows import has_own_rows, refuse_other_rows, rows_or_all
 from ppvae.particles import LEADING
 from ppvae.recipes import Recipe, recipe_of
 from ppvae.reconstruction import reconstructions
-from ppvae.refusals import at_least_one
 from ppvae.row_chunks import over_rows
+from ppvae.rules import Problem, Whole
 from ppvae.sites import deterministic_values, is_enumerated, is_factor, sample_sites
 from ppvae.unconditioned import Unconditioned
 from ppvae.weights import Weights, draw_weights, expected_log_weight, sum_terms
 
 Value = TypeVar("Value")
+
+
+class _CountOrData(Whole):
+    """How many, where it is a number; data are checked later, where they are taken in."""
+
+    def problem(self, value: Any) -> Problem | None:
+        return super().problem(value) if isinstance(value, Number | None) else None
+
+
+NumberOrBatch = Annotated[Any, _CountOrData(at_least=1)]
 
 
 class Pair(nn.Module):
@@ -104,11 +115,12 @@ class Pair(nn.Module):
         return 0.0
 
     @staticmethod
+    @checked
     def of(model: Callable, guide: Callable, example: Any, condition: Mapping[str, Any] | str | None = None) -> "Pair":
         """A pair from existing Pyro functions, unchanged; see `ppvae.existing.ExistingFunctions`."""
         return ExistingPair(model, guide, example, condition)
 
-    def check(self, batch: Batch) -> None:
+    def check(self, batch: Any) -> None:
         """Runs the pair on a few rows, refuses, by name, whatever breaks the contract, and keeps a row as `example`.
 
         Args:
@@ -144,7 +156,8 @@ class Pair(nn.Module):
                 stacklevel=2,
             )
 
-    def log_weights(self, batch: Batch, num_particles: int = 1) -> Weights:
+    @checked
+    def log_weights(self, batch: Any, num_particles: Count = 1) -> Weights:
         """`log w = log p(x, z_k) - log q(z_k | x)` with `z_k ~ q(z | x)`, per particle and data point.
 
         Reparameterized sites carry gradients. Subsampling scales never enter, data points are never summed. A discrete
@@ -160,19 +173,19 @@ class Pair(nn.Module):
         Returns:
             Weights with tensors `[K, B]`, in nats.
         """
-        at_least_one("num_particles", num_particles)
         if _kind(batch) not in self.checked_kinds:
             batch = to_pair(data_for(self, batch), self)
         self.check_once(batch)
         return draw_weights(self, batch, num_particles)
 
-    def latents(self, batch: Batch, num_particles: int = 1) -> dict[str, Tensor]:
+    @checked
+    def latents(self, batch: Any, num_particles: Count = 1) -> dict[str, Tensor]:
         """Draws from the guide: for each of its sites `[K, B, *event]`, a few rows at a time, where the batch is."""
-        at_least_one("num_particles", num_particles)
         batch = self.checked(batch)
         return over_rows(self, batch, num_particles, lambda few: tracing.draw_latents(self, few, num_particles), dim=1)
 
-    def encode(self, batch: Batch, num_samples: int = 100) -> Encoding | dict[str, Encoding]:
+    @checked
+    def encode(self, batch: Any, num_samples: Count = 100) -> Encoding | dict[str, Encoding]:
         """Mean and standard deviation of q(z | x) for each data point; a dict of such where there are several latents.
 
         Those of latents that depend on other latents, or have a flow for a posterior, are estimated from draws; all
@@ -190,12 +203,12 @@ class Pair(nn.Module):
             >>> LinearVAE(num_features=5, num_latents=2).encode(torch.randn(10, 5)).mean.shape
             torch.Size([10, 2])
         """
-        at_least_one("num_samples", num_samples)
         batch = self.checked(batch)
         found = over_rows(self, batch, num_samples, lambda few: moments(self, few, num_samples), dim=1)
         return _only({name: Encoding(*both) for name, both in found.items()})
 
-    def sample(self, at: int | Batch) -> Tensor | dict[str, Tensor]:
+    @checked
+    def sample(self, at: NumberOrBatch) -> Tensor | dict[str, Tensor]:
         """Data drawn from the model: `[N, *event]`, or a dict of such where several sites are observed.
 
         What `pyro.factor` adds to the density has no draws, and is left out.
@@ -206,7 +219,8 @@ class Pair(nn.Module):
         """
         return _only(self.sample_joint(at, observed=True))
 
-    def sample_joint(self, at: int | Batch, observed: bool | None = None) -> dict[str, Tensor]:
+    @checked
+    def sample_joint(self, at: NumberOrBatch, observed: bool | None = None) -> dict[str, Tensor]:
         """Draws of the model's sites by name, `[N, *event]`: only the observed, or the latent ones, or all.
 
         All are those two, and what `pyro.deterministic` names.
@@ -226,14 +240,14 @@ class Pair(nn.Module):
 
         return over_rows(self, batch, 1, draws)
 
-    def examples(self, num: int, batch: Batch | None = None) -> Batch:
+    @checked
+    def examples(self, num: Count, batch: Batch | None = None) -> Batch:
         """A batch of `num` rows, all alike, where the pair's parameters are and of their precision.
 
         Args:
             num: how many.
             batch: whose first row is taken where the pair has no `example`.
         """
-        at_least_one("num", num)
         example = self.example if self.example is not None or batch is None else rows(batch, slice(1))
         if example is None:
             raise contract.ContractError(
@@ -244,7 +258,8 @@ class Pair(nn.Module):
         placed = map_batch(lambda t: t.to(parameter if t.is_floating_point() else parameter.device), example)
         return map_batch(lambda t: t.expand(num, *t.shape[1:]), placed)
 
-    def reconstruct(self, batch: Batch, num_particles: int = 1) -> Tensor | dict[str, Tensor]:
+    @checked
+    def reconstruct(self, batch: Any, num_particles: Count = 1) -> Tensor | dict[str, Tensor]:
         """`E[x' | z]` averaged over `z ~ q(z | x)`: the mean of the likelihood, `[B, *event]`.
 
         Discrete sites that only the model has are averaged over their posterior given x and the other latents. Of a
@@ -254,7 +269,6 @@ class Pair(nn.Module):
         Raises:
             NotImplementedError: no likelihood has a mean (the site is named).
         """
-        at_least_one("num_particles", num_particles)
         batch = self.checked(batch)
         found = over_rows(
             self, batch, num_particles, lambda few: reconstructions(tracing.trace_pair(self, few, num_particles))

@@ -12,12 +12,6 @@ class ContractError(ValueError):
     """A pair, or what it was given, breaks the contract."""
 
 
-def at_least_one(name: str, value: int) -> None:
-    """Refuses counts (of particles, samples, rows) below one, or not whole."""
-    if value < 1 or value != int(value):
-        raise ValueError(f"{name}: found {value}, expected at least 1" + ", a whole number" * (value >= 1))
-
-
 def refuse_width(x: Tensor, num_features: int) -> None:
     """Refuses data whose rows are not of this many numbers."""
     if x.shape[-1:] != (num_features,):

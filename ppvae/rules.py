@@ -64,6 +64,7 @@ class Number(Rule):
     above: float | None = None
     below: float | None = None
     finite: bool = True
+    said: str = ""
 
     @property
     def kind(self) -> str:
@@ -71,6 +72,8 @@ class Number(Rule):
 
     @property
     def expected(self) -> str:
+        if self.said:
+            return self.said
         if self.at_least is not None and self.at_most is not None:
             said = f"{self.at_least} to {self.at_most}"
         elif self.at_least == 0:
@@ -135,11 +138,11 @@ class OneOf(Rule):
         return names if len(names) <= 3 else [f"one of {', '.join(names)}"]
 
     def problem(self, value: Any) -> Problem | None:
-        if not isinstance(value, str):
+        if not isinstance(value, str | bool):
             return self.out_of_range(value)
-        if value in self.choices:
+        if any(value is choice or (value == choice and isinstance(value, str)) for choice in self.choices):
             return None
-        close = get_close_matches(value.lower(), [name for name in self.choices if isinstance(name, str)], 1)
+        close = get_close_matches(str(value).lower(), [name for name in self.choices if isinstance(name, str)], 1)
         return self.out_of_range(value, f"did you mean {close[0]!r}?" if close else "")
 
 

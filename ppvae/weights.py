@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ppvae.arguments import checked
 from ppvae.batches import Batch
 from ppvae.contract import check_shapes
 from ppvae.model_and_guide import ModelAndGuide
@@ -12,6 +13,7 @@ from ppvae.sites import is_enumerated, log_probability_of_values, sample_sites
 from ppvae.tracing import Joint, trace_pair
 
 
+@checked
 @dataclass(frozen=True)
 class Weights:
     """`log w = log p(x, z_k) - log q(z_k | x)` for K particles of each of B data points, in nats.

@@ -9,10 +9,11 @@ import xarray as xr
 from scipy import stats
 from torch import Tensor
 
+from ppvae.arguments import Count, Seed, checked
 from ppvae.batches import Batch
 from ppvae.inference.diagnostics.simulated_latents import (
+    Simulations,
     continuous_view,
-    refuse_few,
     refuse_not_numbers,
     refuse_undefined,
     simulated,
@@ -22,17 +23,17 @@ from ppvae.inference.diagnostics.simulation_based_calibration import FALSE_WORDS
 from ppvae.inference.runtime.chunks import evaluating, over_data, sizes
 from ppvae.latent_view import LatentView
 from ppvae.pair import Pair
-from ppvae.refusals import at_least_one
 
 LEVELS = np.linspace(0, 1, 21)
 
 
+@checked
 def expected_coverage(
     pair: Pair,
-    num_simulations: int = 1000,
-    num_samples: int = 99,
+    num_simulations: Simulations = 1000,
+    num_samples: Count = 99,
     *,
-    seed: int | None = None,
+    seed: Seed | None = None,
     progress: bool = True,
 ) -> xr.Dataset:
     """Tests of accuracy with random points (TARP): how often balls about a reference point hold the true latents.
@@ -85,8 +86,6 @@ def expected_coverage(
         >>> ds.reference.values.tolist(), bool((ds.p_value > 0.001).all())
         (['mean', 'heaviest'], True)
     """
-    at_least_one("num_samples", num_samples)
-    refuse_few(num_simulations)
     refuse_undefined(pair)
     with evaluating(pair, seed):
         measure = partial(_credibility, pair, continuous_view(pair, pair.examples(2)))

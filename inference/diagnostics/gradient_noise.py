@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyro
@@ -13,30 +13,33 @@ import xarray as xr
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ppvae.arguments import Count, Seed, checked
 from ppvae.batches import Batch, num_rows
 from ppvae.conversion import data_for, to_pair
 from ppvae.inference.diagnostics.moments import BLOCKS
 from ppvae.inference.diagnostics.repeated_gradients import Observed, RepeatedGradients
 from ppvae.inference.evidence.estimates import log_evidence
 from ppvae.inference.objectives.gradients import Draw
-from ppvae.inference.objectives.protocol import Objective, as_objective
+from ppvae.inference.objectives.protocol import as_objective
 from ppvae.inference.runtime.isolation import denormals_flushed, own_randomness
 from ppvae.mode import mode
 from ppvae.pair import Pair
-from ppvae.refusals import at_least_one
+from ppvae.rules import Whole
 
 EVIDENCE_FACTOR = 10
+Repeats = Annotated[int, Whole(at_least=2 * BLOCKS, said=f"at least {2 * BLOCKS}, for the error bars")]
 
 
+@checked
 def gradient_statistics(
     pair: Pair,
     data: Any,
-    objectives: Sequence[Objective] | Mapping[str, Objective],
-    num_particles: Sequence[int] = (1, 10, 100, 1000),
-    repeats: int = 1000,
+    objectives: Sequence[Any] | Mapping[str, Any],
+    num_particles: Sequence[Count] = (1, 10, 100, 1000),
+    repeats: Repeats = 1000,
     groups: Mapping[str, Sequence[str]] | None = None,
     *,
-    seed: int = 0,
+    seed: Seed = 0,
     compile: bool = False,
     progress: bool = True,
 ) -> xr.Dataset:
@@ -105,7 +108,8 @@ def gradient_statistics(
         >>> ds.objective.values.tolist()
         ['ELBO', 'IWAE dreg']
     """
-    _check_arguments(num_particles, repeats)
+    if not len(num_particles):
+        raise ValueError("num_particles: found none, expected at least one K")
     named = _named(objectives)
     batch = to_pair(data_for(pair, data), pair)
     cells: dict[tuple[str, int], dict[str, Any]] = {}
@@ -145,16 +149,7 @@ def gradient_statistics(
     )
 
 
-def _check_arguments(num_particles: Sequence[int], repeats: int) -> None:
-    if not num_particles:
-        raise ValueError("num_particles: found none, expected at least one K")
-    for K in num_particles:
-        at_least_one("num_particles", K)
-    if repeats < 2 * BLOCKS:
-        raise ValueError(f"repeats: found {repeats}, expected at least {2 * BLOCKS}, for the error bars")
-
-
-def _named(objectives: Sequence[Objective] | Mapping[str, Objective]) -> dict[str, Any]:
+def _named(objectives: Sequence[Any] | Mapping[str, Any]) -> dict[str, Any]:
     """Objectives by name; without names, by class and by the settings that differ from its defaults."""
     if not isinstance(objectives, Mapping):
         names = [_name(objective) for objective in objectives]

@@ -2,19 +2,20 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
 
+from ppvae.arguments import Count, Seed, checked
 from ppvae.batches import Batch, num_rows, numbers, rows
 from ppvae.conversion import to_pair
 from ppvae.inference.diagnostics.simulated_latents import (
+    Simulations,
     continuous_view,
     guided,
-    refuse_few,
     refuse_not_numbers,
     refuse_undefined,
     simulated,
@@ -25,21 +26,24 @@ from ppvae.inference.runtime.measuring import measuring
 from ppvae.latent_view import LatentView
 from ppvae.own_rows import refuse_simulated_rows
 from ppvae.pair import Pair
-from ppvae.refusals import at_least_one
+from ppvae.rules import Whole
 
-LEAST_PERMUTATIONS = 19
+Permutations = Annotated[
+    int, Whole(at_least=19, limit=10**7, said="a whole number of at least 19, so that a p-value can be 0.05")
+]
 RIDGE = 10.0
 """What the regression adds to the kernel's diagonal of one: what fewer than ten simulations say counts little."""
 
 
+@checked
 def local_classifier_test(
     pair: Pair,
     data: Any,
-    num_simulations: int = 1000,
-    num_samples: int = 100,
-    num_permutations: int = 199,
+    num_simulations: Simulations = 1000,
+    num_samples: Count = 100,
+    num_permutations: Permutations = 199,
     *,
-    seed: int | None = None,
+    seed: Seed | None = None,
     progress: bool = True,
 ) -> xr.Dataset:
     """Local classifier two-sample test (L-C2ST): is the guide the model's posterior at these data points?
@@ -91,13 +95,6 @@ def local_classifier_test(
         >>> bool(ds.adjusted_p_value.min() > 0.01)
         True
     """
-    at_least_one("num_samples", num_samples)
-    refuse_few(num_simulations)
-    if num_permutations < LEAST_PERMUTATIONS or num_permutations != int(num_permutations):
-        raise ValueError(
-            f"num_permutations: found {num_permutations}, expected a whole number of at least {LEAST_PERMUTATIONS}, "
-            "so that a p-value can be 0.05"
-        )
     refuse_undefined(pair)
     refuse_simulated_rows(pair)
     with measuring(pair, data, seed) as batch:

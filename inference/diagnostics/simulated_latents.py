@@ -1,6 +1,8 @@
 """The model's own data, and the latents that made them, as vectors on the reals: what draws of a guide are held
 against."""
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
@@ -12,21 +14,16 @@ from ppvae.latent_view import LatentView
 from ppvae.own_rows import refuse_simulated_rows
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, family
+from ppvae.rules import Whole
 from ppvae.simulation import simulate
 from ppvae.sites import sample_sites
 from ppvae.supports import is_discrete, refuse_unlike, refuse_unlike_support
 from ppvae.tracing import trace_pair
 
-LEAST_SIMULATIONS = 10
-
-
-def refuse_few(num_simulations: int) -> None:
-    """Refuses a number of simulations that is too small to tell anything, or not whole."""
-    if num_simulations < LEAST_SIMULATIONS or num_simulations != int(num_simulations):
-        raise ValueError(
-            f"num_simulations: found {num_simulations}, expected a whole number of at least {LEAST_SIMULATIONS}, to "
-            "tell a guide that is wrong from one that is not"
-        )
+Simulations = Annotated[
+    int, Whole(at_least=10, said="a whole number of at least 10, to tell a guide that is wrong from one that is not")
+]
+"""How many."""
 
 
 def refuse_undefined(pair: Pair) -> None:

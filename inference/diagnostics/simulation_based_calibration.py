@@ -10,17 +10,17 @@ import xarray as xr
 from scipy import stats
 from torch import Tensor
 
+from ppvae.arguments import Count, Seed, checked
 from ppvae.batches import Batch, num_rows
 from ppvae.devices import gpus
 from ppvae.inference.diagnostics.simulated_latents import (
-    refuse_few,
+    Simulations,
     refuse_not_numbers,
     refuse_undefined,
     refuse_without_latents,
 )
 from ppvae.inference.runtime.chunks import evaluating, over_data, sizes
 from ppvae.pair import Pair
-from ppvae.refusals import at_least_one
 from ppvae.simulation import simulate
 from ppvae.supports import refuse_unlike
 from ppvae.tracing import draw_latents, trace_model, trace_pair
@@ -32,12 +32,13 @@ FALSE_WORDS = 0.01  # probability that an exact guide is given any direction
 ROUNDING = 16  # machine epsilons, relative: log joints closer than that are ties
 
 
+@checked
 def calibration(
     pair: Pair,
-    num_simulations: int = 1000,
-    num_samples: int = 99,
+    num_simulations: Simulations = 1000,
+    num_samples: Count = 99,
     *,
-    seed: int | None = None,
+    seed: Seed | None = None,
     progress: bool = True,
 ) -> xr.Dataset:
     """Simulation-based calibration: the rank of the true latents among draws from the guide.
@@ -82,8 +83,6 @@ def calibration(
         >>> ds.quantity.values.tolist(), bool((ds.p_value > 0.001).all())
         (['z[0]', 'z[1]', 'log_joint'], True)
     """
-    at_least_one("num_samples", num_samples)
-    refuse_few(num_simulations)
     refuse_undefined(pair)
     with evaluating(pair, seed):
         examples = pair.examples(num_simulations)

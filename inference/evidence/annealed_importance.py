@@ -5,17 +5,17 @@ keeps the weights unbiased.
 """
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ppvae.arguments import Count, File, checked
 from ppvae.batches import Batch, num_rows, rows
 from ppvae.conversion import to_pair
 from ppvae.inference.compiling.repeated import Repeated
@@ -27,7 +27,8 @@ from ppvae.inference.runtime.kept_chunks import KeptChunks
 from ppvae.latent_view import LatentView
 from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
-from ppvae.refusals import ContractError, at_least_one
+from ppvae.refusals import ContractError
+from ppvae.rules import OneOf
 from ppvae.tracing import draw_latents
 
 START_STEPS, RATE = 30, 0.2
@@ -36,6 +37,7 @@ COMPILE_EVALUATIONS = 2000
 """The number of evaluations from which compiling pays off for any pair."""
 
 
+@checked
 @dataclass(frozen=True)
 class AIS:
     """Settings of annealed importance sampling, for `ppvae.log_evidence(..., annealing=AIS(...))`.
@@ -61,22 +63,12 @@ class AIS:
         ppvae.ContractError: when used from the prior of a model that gives x no probability under some latents.
     """
 
-    num_chains: int = 16
-    num_temperatures: int = 500
-    start: str = "guide"
-    schedule: str = "adaptive"
-    num_leapfrog: int = 5
-    checkpoint: str | Path | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("num_chains", "num_temperatures", "num_leapfrog"):
-            at_least_one(name, getattr(self, name))
-        if self.start not in ("guide", "prior"):
-            raise ValueError(f"start: found {self.start!r}, expected 'guide' or 'prior'")
-        if self.schedule not in annealing.SCHEDULES:
-            raise ValueError(f"schedule: found {self.schedule!r}, expected one of {tuple(annealing.SCHEDULES)}")
-        if not isinstance(self.checkpoint, str | os.PathLike | None):
-            raise TypeError(f"checkpoint: found {self.checkpoint!r}, expected a file's path, such as 'ais.safetensors'")
+    num_chains: Count = 16
+    num_temperatures: Count = 500
+    start: Annotated[str, OneOf(("guide", "prior"))] = "guide"
+    schedule: Annotated[str, OneOf(annealing.SCHEDULES)] = "adaptive"
+    num_leapfrog: Count = 5
+    checkpoint: File | None = None
 
     @property
     def name(self) -> str:

@@ -5,9 +5,11 @@ from collections.abc import Mapping
 import pandas as pd
 from torch import Tensor
 
+from ppvae.arguments import checked
 from ppvae.inference.runtime.records import Measurement
 
 
+@checked
 def compare(evidences: Mapping[str, Measurement]) -> pd.DataFrame:
     """A table like `arviz.compare`'s, from log evidence on the same held-out data points; best model first.
 

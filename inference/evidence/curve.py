@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ppvae.arguments import Count, Seed, checked
 from ppvae.batches import Batch
 from ppvae.inference.compiling.repeated import Repeated
 from ppvae.inference.evidence.coverage import judged
@@ -18,12 +19,12 @@ from ppvae.inference.runtime.chunks import over_data, sizes
 from ppvae.inference.runtime.measuring import finite, measuring
 from ppvae.inference.runtime.records import Measurement
 from ppvae.pair import Pair
-from ppvae.refusals import at_least_one
 
 REPETITIONS = 4
 """Independent repetitions of the largest K, from which errors are estimated; smaller K share its draws."""
 
 
+@checked
 @dataclass(frozen=True)
 class BoundCurve:
     """IWAE(K) for several K, and its limit.
@@ -42,12 +43,13 @@ class BoundCurve:
     khat: Tensor
 
 
+@checked
 def bound_curve(
     pair: Pair,
     data: Any,
-    num_particles: Sequence[int] = (1, 10, 100, 1000),
+    num_particles: Sequence[Count] = (1, 10, 100, 1000),
     *,
-    seed: int | None = None,
+    seed: Seed | None = None,
     progress: bool = True,
 ) -> BoundCurve:
     """IWAE(K) per data point for several K, extrapolated: `limit = (K IWAE(K) - J IWAE(J)) / (K - J)`.
@@ -82,8 +84,6 @@ def bound_curve(
         >>> abs(limit.estimate - exact) < 4 * limit.monte_carlo_error
         True
     """
-    for num in num_particles:
-        at_least_one("num_particles", num)
     K = sorted(set(num_particles))
     if len(K) < 2:
         raise ValueError(f"num_particles: found {num_particles}, expected two or more different ones, for a line")

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ppvae.arguments import Count, Seed, checked
 from ppvae.batches import Batch
 from ppvae.conversion import to_pair
 from ppvae.files import check_target
@@ -25,7 +26,6 @@ from ppvae.inference.runtime.measuring import finite, kind_of, measuring
 from ppvae.inference.runtime.records import Evidence, Measurement
 from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
-from ppvae.refusals import at_least_one
 
 BY_CHANCE = 0.02
 """The share of data points that may seem to have heavy tails without a word."""
@@ -34,14 +34,15 @@ NEGLIGIBLE_ERROR = 0.01
 """Nats of standard error below which heavy tails do not matter: near an exact guide log w hardly varies."""
 
 
+@checked
 def log_evidence(
     pair: Pair,
     data: Any,
     method: str = "auto",
-    num_particles: int = 1000,
+    num_particles: Count = 1000,
     *,
     annealing: AIS | Sequence[AIS] | None = None,
-    seed: int | None = None,
+    seed: Seed | None = None,
     progress: bool = True,
 ) -> Evidence:
     """log p(x) per data point: exact where it is known, else a stochastic lower bound.
@@ -102,14 +103,14 @@ def log_evidence(
         >>> bool(error.abs().max() < 5)
         True
     """
-    at_least_one("num_particles", num_particles)
     method_named(method)
     with measuring(pair, data, seed) as batch:
         return evidence_of(pair, batch, method, num_particles, annealing, progress)
 
 
+@checked
 def elbo(
-    pair: Pair, data: Any, num_samples: int = 100, *, seed: int | None = None, progress: bool = True
+    pair: Pair, data: Any, num_samples: Count = 100, *, seed: Seed | None = None, progress: bool = True
 ) -> Measurement:
     """The evidence lower bound per data point, `E_q[log p(x, z) - log q(z | x)]`, from S draws of the guide.
 
@@ -139,7 +140,6 @@ def elbo(
         >>> bool(torch.allclose(elbo(pair, x).estimate, pair.log_prob(x).double(), atol=1e-4))
         True
     """
-    at_least_one("num_samples", num_samples)
     with measuring(pair, data, seed) as batch:
         return elbo_of(pair, batch, num_samples, progress)
 

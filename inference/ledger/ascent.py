@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ppvae.refusals import at_least_one
+from ppvae.arguments import Count, NonNegative, Positive, checked
 
 Gradient = Callable[[dict[str, Tensor]], tuple[Tensor, list[Tensor]]]
 """Parameters `[B, ...]` by name -> an unbiased estimate of the bound, `[B]`, and of its gradients."""
@@ -18,6 +18,7 @@ WINDOW = 50
 """Steps whose mean bound is compared with that of the same number before."""
 
 
+@checked
 @dataclass(frozen=True)
 class Ascent:
     """Settings of the ascent: Adam, whose learning rate falls to a third whenever the bound no longer rises.
@@ -34,15 +35,11 @@ class Ascent:
         ValueError: a number below one.
     """
 
-    num_particles: int = 8
-    max_steps: int = 1000
-    lr: float = 0.1
-    reductions: int = 3
-    tolerance: float = 0.005
-
-    def __post_init__(self) -> None:
-        for name in ("num_particles", "max_steps", "reductions"):
-            at_least_one(name, getattr(self, name))
+    num_particles: Count = 8
+    max_steps: Count = 1000
+    lr: Positive = 0.1
+    reductions: Count = 3
+    tolerance: NonNegative = 0.005
 
 
 def ascend(gradient: Gradient, start: dict[str, Tensor], settings: Ascent) -> tuple[dict[str, Tensor], bool]:

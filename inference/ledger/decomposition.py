@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from ppvae.arguments import Seed, checked
 from ppvae.batches import Batch, as_batch, num_rows
 from ppvae.conversion import data_for, to_pair
 from ppvae.inference.evidence.estimates import elbo_of, evidence_of
@@ -23,6 +24,7 @@ FEW = 16
 """Data points that tell whether the guide amortizes."""
 
 
+@checked
 def gap(
     pair: Pair,
     data: Any,
@@ -30,7 +32,7 @@ def gap(
     *,
     train: Any = None,
     transform: Callable[[Any], Any] | None = None,
-    seed: int | None = None,
+    seed: Seed | None = None,
     progress: bool = True,
 ) -> GapReport:
     """Where the nats between log p(x) and the ELBO go: the ledger of a pair's gap, per data point, with errors.

@@ -1,12 +1,16 @@
 """How much work goes into a ledger: which lines are measured, and how precisely."""
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
+from ppvae.arguments import Count, Natural, checked
 from ppvae.inference.evidence.annealed_importance import AIS
+from ppvae.inference.evidence.registry import METHODS
 from ppvae.inference.ledger.ascent import Ascent
-from ppvae.refusals import at_least_one
+from ppvae.rules import OneOf
 
 
+@checked
 @dataclass(frozen=True)
 class Effort:
     """What `ppvae.gap` spends on each line.
@@ -23,24 +27,17 @@ class Effort:
             these lines out.
 
     Raises:
-        ValueError: a number out of range.
+        ValueError: a number out of range, or an unknown method.
     """
 
-    evidence: str = "best"
-    num_particles: int = 5000
+    evidence: Annotated[str, OneOf(METHODS)] = "best"
+    num_particles: Count = 5000
     annealing: tuple[AIS, ...] = (AIS(num_temperatures=200), AIS(num_temperatures=400, start="prior"))
-    num_samples: int = 500
+    num_samples: Count = 500
     ascent: Ascent | None = field(default_factory=Ascent)
-    restarts: int = 1
+    restarts: Natural = 1
     richer: bool = True
-    refit_steps: int = 2000
-
-    def __post_init__(self) -> None:
-        for name in ("num_particles", "num_samples"):
-            at_least_one(name, getattr(self, name))
-        for name in ("restarts", "refit_steps"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: found {getattr(self, name)}, expected 0 or more")
+    refit_steps: Natural = 2000
 
 
 EFFORTS = {

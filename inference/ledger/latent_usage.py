@@ -9,6 +9,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from ppvae.arguments import checked
 from ppvae.batches import Batch, num_rows
 from ppvae.inference.runtime.records import Measurement
 from ppvae.pair import Pair
@@ -24,6 +25,7 @@ MOST_POINTS, DRAWS, DRAWS_BEFORE = 200, 10, 20
 """Data points, and draws for each, from which mutual information is estimated; and draws of the sites before."""
 
 
+@checked
 @dataclass(frozen=True)
 class LatentUsage:
     """How a latent site is used.

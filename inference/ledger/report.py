@@ -2,11 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from ppvae.arguments import File, checked
 from ppvae.inference.ledger.latent_usage import LatentUsage
 from ppvae.inference.ledger.likelihood_scale import LikelihoodScale
 from ppvae.inference.ledger.measured import Measured
@@ -17,6 +17,7 @@ from ppvae.inference.runtime.records import Evidence, Mean, Measurement, Sandwic
 from ppvae.presentation import present
 
 
+@checked
 @dataclass(frozen=True)
 class GapReport(Measured):
     """What stands between log p(x) and the ELBO of a pair on a data set, as `ppvae.gap` returns it.
@@ -109,12 +110,14 @@ class GapReport(Measured):
         """
         return present("ledger to ArviZ", self)
 
-    def save(self, path: str | Path) -> None:
+    @checked
+    def save(self, path: File) -> None:
         """Writes the report to a file, which replaces an old one whole or not at all."""
         write_record(self, path)
 
     @staticmethod
-    def load(path: str | Path) -> "GapReport":
+    @checked
+    def load(path: File) -> "GapReport":
         """Reads what `save` wrote.
 
         Raises:

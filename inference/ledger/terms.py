@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ppvae.arguments import Count, Seed, checked
 from ppvae.batches import Batch, num_rows
 from ppvae.conversion import to_pair
 from ppvae.inference.ledger.latent_usage import MOST_POINTS, LatentUsage, active_units, mutual_information
@@ -20,7 +21,7 @@ from ppvae.inference.runtime.measuring import finite, measuring
 from ppvae.inference.runtime.records import Measurement
 from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
-from ppvae.refusals import ContractError, at_least_one
+from ppvae.refusals import ContractError
 from ppvae.sites import sample_sites
 from ppvae.tracing import trace_pair
 from ppvae.weights import draw_weights, log_weight, sum_terms
@@ -29,6 +30,7 @@ ELBO, LIKELIHOOD = "estimate", "expected log likelihood"
 """Keys of the results; the keys of sites all contain a slash."""
 
 
+@checked
 @dataclass(frozen=True)
 class ElboTerms:
     """The ELBO of a pair on a data set, site by site; per data point and with standard errors.
@@ -92,8 +94,9 @@ class ElboTerms:
         return "\n".join(said)
 
 
+@checked
 def elbo_terms(
-    pair: Pair, data: Any, num_samples: int = 100, *, seed: int | None = None, progress: bool = True
+    pair: Pair, data: Any, num_samples: Count = 100, *, seed: Seed | None = None, progress: bool = True
 ) -> ElboTerms:
     """The terms of the ELBO, `E_q log p(x | z) - sum_l E_q[log q(z_l | .) - log p(z_l | .)]`, by S draws of the guide.
 
@@ -122,7 +125,6 @@ def elbo_terms(
         >>> terms.summary().index.tolist()
         ['E log p(x | z)', 'KL of z1', 'KL of z2', 'ELBO']
     """
-    at_least_one("num_samples", num_samples)
     with measuring(pair, data, seed) as batch:
         return elbo_terms_of(pair, batch, num_samples, progress)
 

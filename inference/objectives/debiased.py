@@ -8,12 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ppvae.arguments import Count, checked
 from ppvae.batches import Batch, num_rows, tensors
 from ppvae.contract import check_shapes
 from ppvae.inference.objectives.protocol import Objective
 from ppvae.inference.objectives.scales import refuse_scales
 from ppvae.pair import Pair
-from ppvae.refusals import ContractError, at_least_one
+from ppvae.refusals import ContractError
 from ppvae.supports import refuse_unlike
 from ppvae.tracing import trace_pair
 from ppvae.weights import weights_of
@@ -21,6 +22,7 @@ from ppvae.weights import weights_of
 ELEMENTS_AT_ONCE = 4_000_000
 
 
+@checked
 @dataclass(frozen=True)
 class JVI(Objective):
     """The jackknife of order m on IWAE(K): bias `O(K^-(m+1))`, paid for in variance.
@@ -46,12 +48,11 @@ class JVI(Objective):
 
     evaluation_only: ClassVar[bool] = True
 
-    num_particles: int = 50
+    num_particles: Count = 50
     order: int = 1
 
     def __post_init__(self) -> None:
-        at_least_one("num_particles", self.num_particles)
-        if not 0 <= self.order < self.num_particles or self.order != int(self.order):
+        if not 0 <= self.order < self.num_particles:
             raise ValueError(
                 f"order: found {self.order} with num_particles={self.num_particles}, expected 0 to "
                 f"{self.num_particles - 1}, as the jackknife leaves out that many particles; take more of them"
@@ -81,6 +82,7 @@ def _iwae_without(log_w: Tensor, num_left_out: int) -> Tensor:
     return total / len(left_out) - math.log(K - num_left_out)
 
 
+@checked
 @dataclass(frozen=True)
 class SUMO(Objective):
     """Unbiased for log p(x): `IWAE_m + sum_{k=1}^T (IWAE_{m+k} - IWAE_{m+k-1}) / P(T >= k)`, a series cut at random.
@@ -106,10 +108,7 @@ class SUMO(Objective):
     HARMONIC: ClassVar[int] = 80
     DECAY: ClassVar[float] = 0.9
 
-    num_particles: int = 5
-
-    def __post_init__(self) -> None:
-        at_least_one("num_particles", self.num_particles)
+    num_particles: Count = 5
 
     def num_terms(self, u: Tensor) -> Tensor:
         """T, `[B]`, from uniform numbers in (0, 1]."""

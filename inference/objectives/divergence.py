@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import pyro.distributions as dist
 import torch
@@ -10,15 +10,20 @@ from pyro.infer.inspect import get_dependencies, is_sample_site
 from torch import Tensor
 from torch.distributions import kl_divergence as torch_kl_divergence
 
+from ppvae.arguments import checked
 from ppvae.batches import Batch
 from ppvae.mode import mode
 from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
+from ppvae.rules import Instance
 from ppvae.sites import sample_sites, without_row_mask
 from ppvae.tracing import Joint
 
+AnyDistribution = Annotated[Any, Instance(torch.distributions.Distribution)]
 
-def kl_divergence(q: Any, p: Any) -> Tensor:
+
+@checked
+def kl_divergence(q: AnyDistribution, p: AnyDistribution) -> Tensor:
     """`KL(q || p)` in closed form, in nats, over the batch shape.
 
     PyTorch's and Pyro's formulas, and one that neither has: a Gaussian q with correlations, of full or low rank,
@@ -60,6 +65,7 @@ def _is_factorized_normal(p: Any) -> bool:
     return isinstance(p, dist.Independent) and isinstance(p.base_dist, dist.Normal) and p.reinterpreted_batch_ndims == 1
 
 
+@checked
 def separable_sites(pair: Pair, batch: Batch) -> frozenset[str]:
     """The latent sites whose `E[log q - log p]` may be replaced by the closed-form KL given their parents.
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ppvae.arguments import Count, checked
 from ppvae.batches import Batch
 from ppvae.contract import check_shapes
 from ppvae.enumerable import guide_runs_enumerated
@@ -14,12 +15,13 @@ from ppvae.inference.objectives.protocol import MeanOverDraws
 from ppvae.inference.objectives.scales import is_pair_scaled, is_scaled, scaled
 from ppvae.inference.objectives.weighting import mean_over_data
 from ppvae.pair import Pair
-from ppvae.refusals import ContractError, at_least_one, family
+from ppvae.refusals import ContractError, family
 from ppvae.sites import is_enumerated, sample_sites
 from ppvae.tracing import Joint, trace_pair
 from ppvae.weights import expected_log_weight, log_weight, over_enumerated
 
 
+@checked
 @dataclass(frozen=True)
 class EnumeratedELBO(MeanOverDraws):
     """The ELBO with the guide's discrete sites summed exactly: `sum_c q(c | x) E[log p(x, z, c) - log q(z, c | x)]`.
@@ -42,10 +44,7 @@ class EnumeratedELBO(MeanOverDraws):
         True
     """
 
-    num_particles: int = 1
-
-    def __post_init__(self) -> None:
-        at_least_one("num_particles", self.num_particles)
+    num_particles: Count = 1
 
     def __call__(self, pair: Pair, batch: Batch, step: float | Tensor = math.inf) -> tuple[Tensor, Tensor]:
         joint = _enumerated(pair, batch, self.num_particles)

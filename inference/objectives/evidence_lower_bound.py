@@ -1,14 +1,14 @@
 """The evidence lower bound, with its choice of gradients, weights of the KL, and closed forms."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
+from ppvae.arguments import Count, NonNegative, Schedule, checked
 from ppvae.batches import Batch
 from ppvae.enumerable import guide_runs_enumerated
 from ppvae.inference.objectives.divergence import separable_in, separable_sites, site_kl
@@ -18,7 +18,7 @@ from ppvae.inference.objectives.protocol import MeanOverDraws
 from ppvae.inference.objectives.scales import is_pair_scaled, is_scaled, same_scale, scaled
 from ppvae.inference.objectives.weighting import mean_over_data
 from ppvae.pair import Pair
-from ppvae.refusals import ContractError, at_least_one
+from ppvae.refusals import ContractError
 from ppvae.sites import sample_sites
 from ppvae.weights import log_weight, sum_terms
 
@@ -26,6 +26,7 @@ LEAST_KL = 0.01
 """The least KL, in nats, that balancing assumes for a site, so that a site not used yet is not free of charge."""
 
 
+@checked
 @dataclass(frozen=True)
 class ELBO(MeanOverDraws):
     """The evidence lower bound, `E_q[log p(x, z) - log q(z | x)] = E_q[log p(x | z)] - KL`.
@@ -74,27 +75,15 @@ class ELBO(MeanOverDraws):
         (torch.Size([3]), torch.Size([]))
     """
 
-    num_particles: int = 1
-    kl: str = "auto"
-    beta: float | Callable[[Any], Any] = 1.0
-    free_bits: float = 0.0
+    num_particles: Count = 1
+    kl: Literal["auto", "analytic", "monte_carlo"] = "auto"
+    beta: NonNegative | Schedule = 1.0
+    free_bits: NonNegative = 0.0
     balance: bool = False
-    gradient: str = "reparameterized"
+    gradient: Literal["reparameterized", "stl", "score"] = "reparameterized"
     known_separable: frozenset[str] | None = field(default=None, repr=False, compare=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        at_least_one("num_particles", self.num_particles)
-        if self.kl not in ("auto", "analytic", "monte_carlo"):
-            raise ValueError(f"kl: found {self.kl!r}, expected 'auto', 'analytic' or 'monte_carlo'")
-        for name in ("beta", "free_bits"):
-            weight = getattr(self, name)
-            if not callable(weight) and not weight >= 0:
-                raise ValueError(f"{name}: found {weight}, expected 0 or more")
-        if self.gradient not in ("reparameterized", "stl", "score"):
-            raise ValueError(
-                f"gradient: found {self.gradient!r}, expected 'reparameterized', 'stl' (the same as 'dreg' for one "
-                "particle) or 'score'"
-            )
         if self.balance and not callable(self.beta) and self.beta >= 1:
             raise ValueError(
                 f"balance: found True with beta={self.beta}, expected a beta below 1 or a schedule, as sites are "
@@ -126,6 +115,8 @@ class ELBO(MeanOverDraws):
             return value, value.mean()
         draw.check_scored(True, self.num_particles)
         beta = self.beta(step) if callable(self.beta) else self.beta
+        if not isinstance(beta, Tensor) and not beta >= 0:
+            raise ValueError(f"beta: found {beta} at step {step}, expected 0 or more; change the schedule")
         if isinstance(beta, Tensor) or beta != 1.0 or self.free_bits != 0.0:
             log_p, log_q = self._tempered(log_p, log_q, draw, beta)
         if is_scaled(draw.joint):

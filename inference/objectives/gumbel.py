@@ -1,7 +1,6 @@
 """Discrete guide sites with a gradient along a path: Gumbel-softmax, straight through."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,14 +12,16 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from ppvae.arguments import Count, Positive, Schedule, checked
 from ppvae.batches import Batch
 from ppvae.inference.objectives.evidence_lower_bound import ELBO
 from ppvae.inference.objectives.gradients import reparameterized
 from ppvae.inference.objectives.protocol import MeanOverDraws
 from ppvae.pair import Pair
-from ppvae.refusals import ContractError, at_least_one, family
+from ppvae.refusals import ContractError, family
 
 
+@checked
 @dataclass(frozen=True)
 class GumbelSoftmaxELBO(MeanOverDraws):
     """The ELBO with one-hot and Bernoulli guide sites drawn exactly, and differentiated as if softened.
@@ -48,13 +49,8 @@ class GumbelSoftmaxELBO(MeanOverDraws):
         torch.Size([3])
     """
 
-    num_particles: int = 1
-    temperature: float | Callable[[Any], Any] = 0.5
-
-    def __post_init__(self) -> None:
-        at_least_one("num_particles", self.num_particles)
-        if not callable(self.temperature) and not self.temperature > 0:
-            raise ValueError(f"temperature: found {self.temperature}, expected above 0")
+    num_particles: Count = 1
+    temperature: Positive | Schedule = 0.5
 
     @property
     def schedules(self) -> tuple[str, ...]:

@@ -9,13 +9,13 @@ from typing import ClassVar, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from ppvae.arguments import Count, Fraction, checked
 from ppvae.batches import Batch
 from ppvae.devices import gpus
 from ppvae.inference.objectives.gradients import Draw
 from ppvae.inference.objectives.protocol import Objective
 from ppvae.inference.objectives.scales import refuse_scales
 from ppvae.pair import Pair
-from ppvae.refusals import at_least_one
 
 
 class Weighting(NamedTuple):
@@ -31,6 +31,7 @@ class Weighting(NamedTuple):
         return Weighting(cast(Tensor, model), model if self.path is self.model else path, score)
 
 
+@checked
 @dataclass(frozen=True)
 class WeightObjective(Objective):
     """An objective that is a function of the log weights; a subclass defines `bound`, and has these gradients.
@@ -56,11 +57,10 @@ class WeightObjective(Objective):
     gradients: ClassVar[tuple[str, ...]] = ("reparameterized", "stl", "dreg", "score")
     instead: ClassVar[str] = ""
 
-    num_particles: int = 50
+    num_particles: Count = 50
     gradient: str = "reparameterized"
 
     def __post_init__(self) -> None:
-        at_least_one("num_particles", self.num_particles)
         if self.gradient not in self.gradients:
             raise ValueError(
                 f"gradient: found {self.gradient!r} in {self}, expected one of {self.gradients}{self.instead}"
@@ -142,6 +142,7 @@ class WeightObjective(Objective):
             yield torch.zeros_like(value), more
 
 
+@checked
 @dataclass(frozen=True)
 class IWAE(WeightObjective):
     """The importance-weighted bound, `log (1/K) sum_k w_k`, `w_k = p(x, z_k) / q(z_k | x)`.
@@ -171,6 +172,7 @@ class IWAE(WeightObjective):
         return log_mean_exp(log_w)
 
 
+@checked
 @dataclass(frozen=True)
 class VIMCO(IWAE):
     """IWAE(K) for discrete latents: every site's gradient is the score function's, with leave-one-out baselines.
@@ -201,6 +203,7 @@ class VIMCO(IWAE):
         return IWAE(self.num_particles)
 
 
+@checked
 @dataclass(frozen=True)
 class MIWAE(WeightObjective):
     """The mean of M independent IWAE(K) bounds.
@@ -221,12 +224,8 @@ class MIWAE(WeightObjective):
         tensor([0.])
     """
 
-    num_particles: int = 8
-    num_groups: int = 8
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least_one("num_groups", self.num_groups)
+    num_particles: Count = 8
+    num_groups: Count = 8
 
     @property
     def num_draws(self) -> int:
@@ -239,6 +238,7 @@ class MIWAE(WeightObjective):
         return self.num_groups * weights.square()
 
 
+@checked
 @dataclass(frozen=True)
 class PIWAE(MIWAE):
     """The model's gradient from IWAE(M K), the guide's from MIWAE(M, K), on the same draws.
@@ -268,6 +268,7 @@ class PIWAE(MIWAE):
         return super().weigh(log_w, scored)._replace(model=slope(log_mean_exp, log_w))
 
 
+@checked
 @dataclass(frozen=True)
 class CIWAE(WeightObjective):
     """`beta ELBO + (1 - beta) IWAE(K)`, both on the same draws.
@@ -285,12 +286,7 @@ class CIWAE(WeightObjective):
         tensor([-1.])
     """
 
-    beta: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.beta <= 1:
-            raise ValueError(f"beta: found {self.beta}, expected the ELBO's share, from 0 to 1")
+    beta: Fraction = 0.5
 
     def bound(self, log_w: Tensor) -> Tensor:
         return self.beta * log_w.mean(0) + (1 - self.beta) * log_mean_exp(log_w)

@@ -9,16 +9,20 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from torch import Tensor
 
 from ppvae.batches import Batch
 from ppvae.inference.objectives.weighting import weighted
 from ppvae.pair import Pair
+from ppvae.rules import Function
 from ppvae.weights import draw_weights
 
-Maximized = Callable[..., tuple[Tensor, Tensor]]
+Maximized = Annotated[
+    Callable[..., tuple[Tensor, Tensor]],
+    Function("an objective, such as ELBO(), or a function of pair, batch and step", made=True),
+]
 """What `fit` takes: an `Objective`, or a plain function of pair, batch and step that returns value and surrogate."""
 
 

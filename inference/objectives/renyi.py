@@ -6,9 +6,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ppvae.arguments import checked
 from ppvae.inference.objectives.importance_weighted import Weighting, WeightObjective, log_mean_exp
 
 
+@checked
 @dataclass(frozen=True)
 class Renyi(WeightObjective):
     """Renyi's variational bound, `log[(1/K) sum_k w_k^(1 - alpha)] / (1 - alpha)`.
@@ -51,6 +53,7 @@ class Renyi(WeightObjective):
         return log_mean_exp(power * log_w) / power if power else log_w.mean(0)
 
 
+@checked
 @dataclass(frozen=True)
 class VRMax(WeightObjective):
     """`max_k log w_k`: Renyi's bound for alpha -> -infinity on K draws, which trains on the best draw alone.
@@ -76,6 +79,7 @@ class VRMax(WeightObjective):
         return log_w.amax(0)
 
 
+@checked
 @dataclass(frozen=True)
 class CUBO(WeightObjective):
     """The chi upper bound's Monte Carlo value, `(1/n) log (1/K) sum_k w_k^n`, for guides that cover the posterior.

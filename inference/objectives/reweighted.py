@@ -1,12 +1,13 @@
 """Reweighted wake-sleep: model and guide each by their own importance-weighted gradient, z fixed."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pyro import poutine
 from torch import Tensor
 
+from ppvae.arguments import checked
 from ppvae.batches import Batch, call, num_rows, tensors
 from ppvae.inference.objectives.gradients import Draw
 from ppvae.inference.objectives.importance_weighted import IWAE, Weighting, slope
@@ -18,6 +19,7 @@ from ppvae.simulation import simulate
 from ppvae.sites import log_prob_terms
 
 
+@checked
 @dataclass(frozen=True)
 class RWS(IWAE):
     """Reweighted wake-sleep: the model ascends IWAE(K), the guide descends KL(posterior || q).
@@ -48,12 +50,7 @@ class RWS(IWAE):
     instead: ClassVar[str] = ", as z is fixed here; for another, use IWAE"
 
     gradient: str = "score"
-    phase: str = "wake"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.phase not in ("wake", "sleep"):
-            raise ValueError(f"phase: found {self.phase!r}, expected 'wake' or 'sleep'")
+    phase: Literal["wake", "sleep"] = "wake"
 
     @property
     def unbiased(self) -> Objective:

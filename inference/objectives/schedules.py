@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from ppvae.refusals import at_least_one
+from ppvae.arguments import Count, Natural, checked
 
 
+@checked
 @dataclass(frozen=True)
 class LinearWarmup:
     """A schedule for beta: zero for `delay` steps (reconstruction first), then rising linearly to one in `steps`.
@@ -18,11 +19,8 @@ class LinearWarmup:
         (0.0, 0.5, 1.0)
     """
 
-    steps: int
-    delay: int = 0
-
-    def __post_init__(self) -> None:
-        at_least_one("steps", self.steps)
+    steps: Count
+    delay: Natural = 0
 
     def __call__(self, step: float) -> float:
         return min(max((step - self.delay) / self.steps, 0.0), 1.0)

@@ -9,11 +9,12 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from ppvae.arguments import Count, checked
 from ppvae.batches import Batch, call, map_batch, num_rows, tensors
 from ppvae.inference.objectives.protocol import Objective
 from ppvae.inference.objectives.weighting import mean_over_data
 from ppvae.pair import Pair
-from ppvae.refusals import ContractError, at_least_one
+from ppvae.refusals import ContractError
 
 
 @runtime_checkable
@@ -29,6 +30,7 @@ class SumOfTerms(Protocol):
     """`elbo_term(*batch, index)`: for an index per data point, `[B]` of 0 ... T - 1, a draw of that term, `[B]`."""
 
 
+@checked
 @dataclass(frozen=True)
 class SingleTermELBO(Objective):
     """`T term_i(x)`, with i uniform on 0 ... T - 1, by K draws for each data point, where `ELBO = sum_i E term_i(x)`.
@@ -60,11 +62,8 @@ class SingleTermELBO(Objective):
         (torch.Size([3]), torch.Size([]))
     """
 
-    num_particles: int = 1
+    num_particles: Count = 1
     stratified: bool = True
-
-    def __post_init__(self) -> None:
-        at_least_one("num_particles", self.num_particles)
 
     def __call__(self, pair: Pair, batch: Batch, step: float | Tensor = math.inf) -> tuple[Tensor, Tensor]:
         if not isinstance(pair, SumOfTerms):

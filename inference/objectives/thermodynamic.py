@@ -7,9 +7,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ppvae.arguments import checked
 from ppvae.inference.objectives.importance_weighted import Weighting, WeightObjective
 
 
+@checked
 @dataclass(frozen=True)
 class TVO(WeightObjective):
     """Riemann sums of `log p(x) = integral_0^1 E_{pi_b}[log w] db`, `pi_b` proportional to `q^(1-b) p(x, z)^b`.

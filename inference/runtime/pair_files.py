@@ -8,6 +8,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from ppvae.arguments import File, checked
 from ppvae.batches import Batch, entries
 from ppvae.inference.runtime.checkpoint import (
     CheckpointError,
@@ -28,7 +29,8 @@ COMPILED = "_orig_mod."
 """What `torch.compile` puts into the names of a module's parameters."""
 
 
-def save(pair: Pair, path: str | Path) -> None:
+@checked
+def save(pair: Pair, path: File) -> None:
     """Writes a pair to a safetensors file; an old one is replaced in one piece.
 
     The file holds parameters, buffers and `example`, and the arguments that the pair was made with, if these are plain
@@ -65,7 +67,8 @@ def save(pair: Pair, path: str | Path) -> None:
 def load(pair: str | Path) -> Pair: ...
 @overload
 def load(pair: Pair, path: str | Path) -> Pair: ...
-def load(pair: Pair | str | Path, path: str | Path | None = None) -> Pair:
+@checked
+def load(pair: Pair | File, path: File | None = None) -> Pair:
     """A pair from a file of `save`, or the latest parameters, buffers and `example` in a checkpoint of `fit`.
 
     `load(path)` makes the pair anew, as it was made, on the CPU and of the file's precision. `load(pair, path)` reads
@@ -85,6 +88,8 @@ def load(pair: Pair | str | Path, path: str | Path | None = None) -> Pair:
             pair, or the given pair's tensors differ in name, shape or type (the differing ones are named). The pair is
             then untouched.
     """
+    if path is not None and not isinstance(pair, Pair):
+        raise TypeError(f"pair: found {pair!r} beside path, expected a pair to read into; load(path) makes one anew")
     source = pair if path is None else path
     if isinstance(source, Pair):
         raise TypeError(f"path: found none beside {type(source).__name__}, expected that of a file; load(pair, path)")

@@ -8,11 +8,14 @@ from itertools import compress
 import torch
 from torch import Tensor
 
+from ppvae.arguments import checked
+
 
 class EvidenceUndefined(ValueError):  # noqa: N818 (the name states a fact)
     """The pair has no evidence to measure, by its own declaration (`pair.evidence_undefined`)."""
 
 
+@checked
 @dataclass(frozen=True)
 class Mean:
     """A data set's mean, with two error bars that answer two questions.
@@ -43,6 +46,7 @@ class Mean:
         )
 
 
+@checked
 @dataclass(frozen=True)
 class Measurement:
     """A quantity in nats, higher is better, per data point.
@@ -83,6 +87,7 @@ class Measurement:
         )
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Evidence(Measurement):
     """log p(x), or a stochastic lower bound on it, per data point.
@@ -122,6 +127,7 @@ class Evidence(Measurement):
         object.__setattr__(self, "warning", warning if num_bad else "")
 
     @classmethod
+    @checked
     def of(
         cls,
         method: str,
@@ -147,6 +153,7 @@ class Evidence(Measurement):
             limits=tuple(limits),
         )
 
+    @checked
     def with_rows(self, at: Tensor, other: "Evidence") -> "Evidence":
         """This record with another's data points where the mask `at` is true; the other has all, or only these."""
         whole = len(other.estimate) == len(at)
@@ -161,6 +168,7 @@ class Evidence(Measurement):
         return replace(self, **rows, methods=methods, limits=limits)
 
 
+@checked
 @dataclass(frozen=True)
 class Sandwich:
     """Both sides of log p(x) on data simulated from the model: how accurate the evaluator is there.

@@ -8,7 +8,7 @@ import math
 import warnings
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,10 +16,17 @@ from sklearn.cluster import kmeans_plusplus
 from torch import Tensor
 from tqdm import tqdm
 
+from ppvae.arguments import Count, Natural, NonNegative, checked
 from ppvae.batches import as_batch
 from ppvae.devices import refuse_without_numbers
 from ppvae.inference.training.data_weights import data_weights
+from ppvae.rules import Number, Whole
 
+StartSeed = Annotated[int, Whole(at_least=0, limit=2**31)]
+"""Of scikit-learn's generators, which take no more; one for each restart."""
+
+StepExponent = Annotated[float, Number(above=0.5, at_most=1)]
+RANDOM_STARTS = ("k-means++", "random")
 PARAMETERS = ("weights", "means", "covariances")
 EMPTY = 1e-3  # a component that owns less than this many data points is empty
 
@@ -36,6 +43,7 @@ class Statistics(Protocol):
         """These moments with `components` `[M]` moved to `points` `[M, D]`."""
 
 
+@runtime_checkable
 class EMMixture(Protocol):
     """What EM needs of a mixture; `ppvae.models.GaussianMixture` says what each method does."""
 
@@ -49,6 +57,7 @@ class EMMixture(Protocol):
     def load_state_dict(self, state_dict: Any) -> Any: ...
 
 
+@checked
 @dataclass
 class EMResult:
     """How EM went.
@@ -72,19 +81,20 @@ class EMResult:
     reseeded: list[tuple[int, int]] = field(default_factory=list)
 
 
+@checked
 def fit_em(
     mixture: EMMixture,
     data: Any,
     *,
     weights: Any = None,
     init: str | Tensor = "k-means++",
-    restarts: int = 1,
-    max_iterations: int = 100,
-    tolerance: float = 1e-6,
-    covariance_floor: float = 1e-6,
+    restarts: Count = 1,
+    max_iterations: Natural = 100,
+    tolerance: NonNegative = 1e-6,
+    covariance_floor: NonNegative = 1e-6,
     hard: bool = False,
     update: Collection[str] = PARAMETERS,
-    seed: int = 0,
+    seed: StartSeed = 0,
     progress: bool = False,
 ) -> EMResult:
     """Trains a mixture by EM, in place, to a local maximum of the likelihood.
@@ -130,7 +140,8 @@ def fit_em(
     refuse_without_numbers(mixture)
     x = _points(data)
     own_weights = None if weights is None else data_weights(weights, len(x)).to(x.device)
-    if restarts < 1 or (restarts > 1 and init not in ("k-means++", "random")):
+    _check_init(mixture, init)
+    if restarts > 1 and not (isinstance(init, str) and init in RANDOM_STARTS):
         raise ValueError(f"restarts: found {restarts} with init={init!r}, expected 1, or more with a random start")
     if not update or not set(update) <= set(PARAMETERS):
         raise ValueError(f"update: found {update!r}, expected a list of some of {', '.join(PARAMETERS)}")
@@ -191,16 +202,17 @@ def _check_climbed(iteration: int, before: float, after: float, least_gain: floa
         )
 
 
+@checked
 def fit_streaming_em(
     mixture: EMMixture,
     batches: Any,
     *,
-    batch_size: int | None = None,
-    epochs: int = 1,
+    batch_size: Count | None = None,
+    epochs: Count = 1,
     init: str | Tensor = "k-means++",
-    step_exponent: float = 0.6,
-    covariance_floor: float = 1e-6,
-    seed: int = 0,
+    step_exponent: StepExponent = 0.6,
+    covariance_floor: NonNegative = 1e-6,
+    seed: StartSeed = 0,
     progress: bool = False,
 ) -> EMResult:
     """Trains a mixture by EM, in place, on data that come in batches and are never in memory together.
@@ -239,10 +251,7 @@ def fit_streaming_em(
                 [ 5.]])
     """
     refuse_without_numbers(mixture)
-    if not 0.5 < step_exponent <= 1:
-        raise ValueError(f"step_exponent: found {step_exponent}, expected above 0.5 and at most 1")
-    if epochs < 1:
-        raise ValueError(f"epochs: found {epochs}, expected at least 1")
+    _check_init(mixture, init)
     if isinstance(batches, Tensor | np.ndarray):
         batches = _Shuffled(_points(batches), batch_size, seed)
     elif batch_size is not None:
@@ -276,7 +285,7 @@ class _Shuffled:
     """Batches of a tensor in random order, a new one at each iteration over it."""
 
     def __init__(self, x: Tensor, batch_size: int | None, seed: int):
-        if batch_size is None or batch_size < 1:
+        if batch_size is None:
             raise ValueError(f"batch_size: found {batch_size}, expected at least 1 for data in one tensor or array")
         self.x, self.batch_size = x, batch_size
         self.generator = torch.Generator().manual_seed(seed)
@@ -295,6 +304,12 @@ def _points(x: Any) -> Tensor:
         found = list(points.shape) if isinstance(points, Tensor) else type(points).__name__
         raise ValueError(f"data: found {found}, expected one tensor or array [N, D]; flatten each data point first")
     return points
+
+
+def _check_init(mixture: EMMixture, init: str | Tensor) -> None:
+    if isinstance(init, str) and init not in (*RANDOM_STARTS, "current"):
+        expected = f"'k-means++', 'random', 'current' or means [{mixture.num_components}, D]"
+        raise ValueError(f"init: found {init!r}, expected {expected}")
 
 
 def _start(
@@ -317,11 +332,9 @@ def _start(
         means = init
     elif init == "k-means++":
         means = torch.as_tensor(kmeans_plusplus(x.double().cpu().numpy(), C, sample_weight=own, random_state=seed)[0])
-    elif init == "random":
+    else:
         shares = None if own is None else own / own.sum()
         means = x[np.random.default_rng(seed).choice(len(x), C, replace=False, p=shares)]
-    else:
-        raise ValueError(f"init: found {init!r}, expected 'k-means++', 'random', 'current' or means [{C}, D]")
     mixture.start(means, _variance(x.double(), weights) + covariance_floor)
     step = mixture.e_step(x, hard=True, data_weights=weights)
     moments, _ = _reseed(step.moments, step.log_likelihood, x, weights)

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch.optim import Optimizer
 
+from ppvae.arguments import Count, File, Positive, Seed, checked
 from ppvae.batches import as_batch
 from ppvae.devices import device_for
 from ppvae.files import check_target
@@ -19,32 +19,32 @@ from ppvae.inference.training.settings import Checkpoint, HeldOut, StepOptions
 from ppvae.inference.training.trainer import Trainer
 from ppvae.own_rows import refuse_other_rows
 from ppvae.pair import Pair
-from ppvae.refusals import at_least_one
 
 AUTO_COMPILE_STEPS = 10_000
 
 
+@checked
 def fit(
     pair: Pair,
     data: Any,
     objective: Maximized | None = None,
     *,
-    epochs: int | None = None,
-    steps: int | None = None,
-    batch_size: int = 128,
+    epochs: Count | None = None,
+    steps: Count | None = None,
+    batch_size: Count = 128,
     drop_last: bool = False,
     weights: Any = None,
     optimizer: str | Callable[..., Optimizer] = "adam",
-    lr: float = 1e-3,
+    lr: Positive = 1e-3,
     schedule: Callable[[float], float] | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
     device: torch.device | str | None = None,
     transform: Callable[[Any], Any] | None = None,
     held_out: Any = None,
     callbacks: Sequence[Callable[[Fit], None]] = (),
     progress: bool = True,
-    compile: bool | str = "auto",
-    checkpoint: str | Path | Checkpoint | None = None,
+    compile: Literal["auto", True, False] = "auto",
+    checkpoint: File | Checkpoint | None = None,
     resume: bool = False,
     options: StepOptions | None = None,
 ) -> Fit:
@@ -126,9 +126,11 @@ def fit(
         >>> fit(LinearVAE(num_features=5, num_latents=2), x, epochs=3, lr=0.01, progress=False).steps
         6
     """
-    _check_length(epochs, steps, batch_size)
-    if compile not in ("auto", True, False):
-        raise ValueError(f"compile: found {compile!r}, expected 'auto', True or False")
+    if (epochs is None) == (steps is None):
+        raise ValueError(
+            f"epochs, steps: found {epochs} and {steps}, expected exactly one of the two; "
+            "epochs=10 goes through the data ten times"
+        )
     if resume and checkpoint is None:
         raise ValueError(f"resume: found {resume} without checkpoint, expected both; give `checkpoint=` as well")
     if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
@@ -170,17 +172,6 @@ def fit(
     if resume:
         training.resume()
     return training.run(progress and trainer.processes.rank == 0)
-
-
-def _check_length(epochs: int | None, steps: int | None, batch_size: int) -> None:
-    if (epochs is None) == (steps is None):
-        raise ValueError(
-            f"epochs, steps: found {epochs} and {steps}, expected exactly one of the two; "
-            "epochs=10 goes through the data ten times"
-        )
-    for name, number in (("epochs", epochs), ("steps", steps), ("batch_size", batch_size)):
-        if number is not None:
-            at_least_one(name, number)
 
 
 def _is_long(num_steps: int | None, where: torch.device) -> bool:

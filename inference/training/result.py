@@ -4,11 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ppvae.arguments import checked
 from ppvae.inference.objectives.protocol import Maximized
 from ppvae.inference.runtime.checkpoint import describe
 from ppvae.pair import Pair
 
 
+@checked
 @dataclass(repr=False)
 class Fit:
     """The result of training.

@@ -1,15 +1,15 @@
 """The settings of training that few runs need, in small groups: each is declared, checked and explained only here."""
 
-import os
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 
-from ppvae.refusals import at_least_one
+from ppvae.arguments import Count, File, checked
+from ppvae.rules import Number
 
 
+@checked
 @dataclass(frozen=True)
 class StepOptions:
     """How a step of training is taken.
@@ -35,24 +35,19 @@ class StepOptions:
         2
     """
 
-    clip_norm: float | None = None
-    ema: float | None = None
+    clip_norm: Annotated[float, Number(above=0, finite=False, said="more than 0")] | None = None
+    ema: Annotated[float, Number(above=0, below=1, said="a decay between 0 and 1, such as 0.999")] | None = None
     autocast: torch.dtype | None = None
-    distributed: bool | str = "auto"
+    distributed: Literal["auto", True, False] = "auto"
 
     def __post_init__(self) -> None:
-        if self.clip_norm is not None and not (_is_number(self.clip_norm) and self.clip_norm > 0):
-            raise ValueError(f"clip_norm: found {self.clip_norm!r}, expected more than 0, or None not to clip")
-        if self.ema is not None and not (_is_number(self.ema) and 0 < self.ema < 1):
-            raise ValueError(f"ema: found {self.ema!r}, expected a decay between 0 and 1, such as 0.999, or None")
         if self.autocast not in (None, torch.bfloat16):
             raise ValueError(
                 f"autocast: found {self.autocast}, expected torch.bfloat16 or None; float16 would need gradient scaling"
             )
-        if self.distributed not in ("auto", True, False):
-            raise ValueError(f"distributed: found {self.distributed!r}, expected 'auto', True or False")
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class HeldOut:
     """Held-out data, whose bound is computed after each epoch, and what `fit` does with it.
@@ -78,14 +73,11 @@ class HeldOut:
     """
 
     data: Any = field(repr=False)
-    patience: int | None = None
+    patience: Count | None = None
     keep_best: bool = False
 
-    def __post_init__(self) -> None:
-        if self.patience is not None:
-            at_least_one("patience", self.patience)
 
-
+@checked
 @dataclass(frozen=True)
 class Checkpoint:
     """A file that keeps a run of `fit`, written after each epoch, on Ctrl-C and on SIGTERM.
@@ -103,15 +95,5 @@ class Checkpoint:
         1000
     """
 
-    path: str | Path
-    every: int | None = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.path, str | os.PathLike):
-            raise TypeError(f"path: found {self.path!r}, expected a file's path, such as 'run.safetensors'")
-        if self.every is not None:
-            at_least_one("every", self.every)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float)
+    path: File
+    every: Count | None = None

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import pyro
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ppvae.arguments import File, Positive, Seed, checked
 from ppvae.batches import Batch, as_batch, map_batch, num_rows, rows, tensors
 from ppvae.conversion import Types, converted, types_for
 from ppvae.devices import device_for
@@ -100,25 +100,20 @@ class Trainer:
         6
     """
 
+    @checked
     def __init__(
         self,
         pair: Pair,
         objective: Maximized | None = None,
         *,
         optimizer: str | Callable[..., Optimizer] = "adam",
-        lr: float = 1e-3,
+        lr: Positive = 1e-3,
         schedule: Callable[[int], float] | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
         device: torch.device | str | None = None,
         compile: bool = False,
         options: StepOptions | None = None,
     ):
-        if seed < 0:
-            raise ValueError(f"seed: found {seed}, expected 0 or more")
-        if compile not in (True, False):
-            raise ValueError(f"compile: found {compile!r}, expected True or False")
-        if not isinstance(options, StepOptions | None):
-            raise TypeError(f"options: found {options!r}, expected StepOptions, such as StepOptions(clip_norm=10.0)")
         if isinstance(optimizer, str) and optimizer not in OPTIMIZERS:
             raise ValueError(
                 f"optimizer: found '{optimizer}', expected one of {list(OPTIMIZERS)}, or a torch optimizer class"
@@ -182,7 +177,8 @@ class Trainer:
         with interrupts_held(), self.running():
             return self.take_step(lambda: own, index, num_rows(whole))
 
-    def save(self, path: str | Path) -> None:
+    @checked
+    def save(self, path: File) -> None:
         """Writes the whole state to a file: pair, optimizer, averages, random numbers, and how many steps were taken.
 
         `ppvae.load` reads the pair alone from it, or the average of its parameters where there is one.
@@ -195,7 +191,8 @@ class Trainer:
         """
         store(self, path)
 
-    def load(self, path: str | Path) -> None:
+    @checked
+    def load(self, path: File) -> None:
         """Goes on from a file that `save` wrote, bit for bit; the trainer must have been made in the same way.
 
         Args:
@@ -268,7 +265,11 @@ class Trainer:
         rates = [group["lr"] for group in groups]
         try:
             if self.schedule:
-                factor = self.schedule(self.steps)
+                factor = float(self.schedule(self.steps))
+                if not 0 <= factor < math.inf:
+                    raise ValueError(
+                        f"schedule: found {factor} at step {self.steps}, expected a finite factor of 0 or more"
+                    )
                 for group, rate in zip(groups, self._base_rates, strict=True):
                     group["lr"] = rate * factor
             batch = draw()

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from ppvae._version import __version__
+from ppvae.arguments import Count, Seed, checked
 from ppvae.batches import Batch, call, num_rows, tensors
 from ppvae.conversion import data_for, to_pair
 from ppvae.devices import gpus
@@ -24,7 +25,8 @@ from ppvae.inference.runtime.chunks import evaluating, sizes
 from ppvae.inference.runtime.measuring import measuring
 from ppvae.pair import Pair
 from ppvae.particles import run
-from ppvae.refusals import ContractError, at_least_one
+from ppvae.refusals import ContractError
+from ppvae.rules import Elements, Instance
 from ppvae.sites import data_sites, deterministic_values, is_factor, log_prob_terms, sample_sites
 from ppvae.supports import refuse_unlike
 from ppvae.tracing import FIRST_ENUMERATION_DIM, trace_model, trace_pair
@@ -38,14 +40,15 @@ GIVEN = ("observed_data", "constant_data")
 Groups = dict[str, dict[str, np.ndarray]]
 
 
+@checked
 def to_arviz(
-    pair: Pair | Sequence[Pair],
+    pair: Pair | Annotated[Sequence[Pair], Elements(Instance(Pair), at_least=1)],
     data: Any,
     *,
     posterior: str = "guide",
-    num_samples: int = 100,
+    num_samples: Count = 100,
     annealing: AIS | None = None,
-    seed: int | None = None,
+    seed: Seed | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
     coords: Mapping[str, Any] | None = None,
     progress: bool = True,
@@ -104,10 +107,8 @@ def to_arviz(
         >>> dict(found.posterior_predictive.sizes)
         {'chain': 3, 'draw': 4, 'data': 10, 'pixel': 5}
     """
-    at_least_one("num_samples", num_samples)
     way = way_named(posterior, annealing)
     pairs = [pair] if isinstance(pair, Pair) else list(pair)
-    at_least_one("number of pairs", len(pairs))
     batch = data_for(pairs[0], data)
     chains = []
     for index, one in enumerate(pairs):

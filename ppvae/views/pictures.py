@@ -8,12 +8,13 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
+from ppvae.arguments import Count, NonNegative, Seed, Shape, checked
 from ppvae.batches import Batch, map_batch, num_rows, rows
 from ppvae.conversion import to_pair
 from ppvae.inference.diagnostics.simulation_based_calibration import scalars
 from ppvae.inference.runtime.chunks import evaluating
 from ppvae.pair import Pair
-from ppvae.refusals import ContractError, at_least_one
+from ppvae.refusals import ContractError
 from ppvae.simulation import simulate
 from ppvae.sites import sample_sites
 from ppvae.tracing import trace_pair
@@ -45,7 +46,8 @@ LEAST_DRAWS = 5000  # of the prior and the aggregated posterior
 MASSES = (0.99, 0.9, 0.5)  # of the prior, within its contours
 
 
-def manifold(ax: Axes, pair: Pair, shape: tuple[int, int]) -> None:
+@checked
+def manifold(ax: Axes, pair: Pair, shape: Shape) -> None:
     """The images that a 2-D latent decodes to, `E[x | z]`, over the plane of latents.
 
     At `z = (Phi^-1(u), Phi^-1(v))` for (u, v) on an even grid in the unit square, so that each image stands for an
@@ -78,7 +80,8 @@ def manifold(ax: Axes, pair: Pair, shape: tuple[int, int]) -> None:
     ax.set(xlabel=f"{site}[0]", ylabel=f"{site}[1]")
 
 
-def traversals(ax: Axes, pair: Pair, data: Any, shape: tuple[int, int], site: str | None = None) -> None:
+@checked
+def traversals(ax: Axes, pair: Pair, data: Any, shape: Shape, site: str | None = None) -> None:
     """What each scalar of a latent does to the image, `E[x | z]`: a row for each, the most active first.
 
     The scalar sweeps from -3 to 3 standard deviations about the mean of its prior (in a hierarchy, of its distribution
@@ -124,7 +127,8 @@ def traversals(ax: Axes, pair: Pair, data: Any, shape: tuple[int, int], site: st
     ax.set_xlabel("prior standard deviations")
 
 
-def reconstructions(ax: Axes, pair: Pair, data: Any, shape: tuple[int, int]) -> None:
+@checked
+def reconstructions(ax: Axes, pair: Pair, data: Any, shape: Shape) -> None:
     """Data, and below them their reconstructions: `E[x' | z]` at one draw `z ~ q(z | x)` each.
 
     Args:
@@ -155,7 +159,8 @@ def reconstructions(ax: Axes, pair: Pair, data: Any, shape: tuple[int, int]) -> 
     label_tiles(ax, shape, {}, {row: ("data", "reconstruction")[row % 2] for row in range(2 * len(tiles))})
 
 
-def samples(ax: Axes, pair: Pair, shape: tuple[int, int], rerun: int = 1, seed: int = 0) -> None:
+@checked
+def samples(ax: Axes, pair: Pair, shape: Shape, rerun: Count = 1, seed: Seed = 0) -> None:
     """Samples of the model, and beside them the same after some passes through encoder and decoder.
 
     Left: `E[x | z]` at `z ~ p(z)`. A pass takes `x ~ p(x | z)` to `z' ~ q(z | x)`; right: `E[x | z']` after the last.
@@ -182,7 +187,6 @@ def samples(ax: Axes, pair: Pair, shape: tuple[int, int], rerun: int = 1, seed: 
         >>> from ppvae.models import VAE
         >>> samples(plt.figure().subplots(), VAE.mlp(64, 2, [20]), (8, 8), rerun=2)
     """
-    at_least_one("rerun", rerun)
     with evaluating(pair, seed):
         batch = map_batch(torch.Tensor.contiguous, pair.examples(MOSAIC**2))
         guide_sites(pair, batch)
@@ -202,8 +206,9 @@ def samples(ax: Axes, pair: Pair, shape: tuple[int, int], rerun: int = 1, seed: 
     ax.xaxis.tick_top()
 
 
+@checked
 def temperatures(
-    ax: Axes, pair: Pair, shape: tuple[int, int], scales: Sequence[float] = (0.4, 0.6, 0.8, 1.0), seed: int = 0
+    ax: Axes, pair: Pair, shape: Shape, scales: Sequence[NonNegative] = (0.4, 0.6, 0.8, 1.0), seed: Seed = 0
 ) -> None:
     """Samples `E[x | z]` with the model's latents drawn closer to their means: a row for each temperature t.
 
@@ -245,7 +250,8 @@ def temperatures(
     label_tiles(ax, shape, {}, {row: f"t = {scale:g}" for row, scale in enumerate(scales)})
 
 
-def resampled_layers(ax: Axes, pair: Pair, data: Any, shape: tuple[int, int], seed: int = 0) -> None:
+@checked
+def resampled_layers(ax: Axes, pair: Pair, data: Any, shape: Shape, seed: Seed = 0) -> None:
     """What each layer of a hierarchy knows about the data: upper ones kept as the guide drew them, lower ones redrawn.
 
     Below the data, the first row keeps only the model's first latent site, `z_L ~ q(z_L | x)`, and draws the others
@@ -290,6 +296,7 @@ def resampled_layers(ax: Axes, pair: Pair, data: Any, shape: tuple[int, int], se
     label_tiles(ax, shape, {}, dict(enumerate(["data", sites[0], *(f"+ {name}" for name in sites[1:])])))
 
 
+@checked
 def aggregated_posterior(axes: Axes | Sequence[Axes], pair: Pair, data: Any) -> None:
     """The aggregated posterior `q(z) = mean over data of q(z | x)` against the prior p(z).
 

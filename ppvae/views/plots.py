@@ -1,6 +1,7 @@
 """Pictures of data, densities, training, gaps and gradients, drawn on given matplotlib axes."""
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, overload
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from scipy import stats
-from torch import Tensor
 
+from ppvae.arguments import Count, Few, Real, RealTensor, Shape, checked
 from ppvae.inference.diagnostics.simulation_based_calibration import rank_counts
 from ppvae.inference.evidence.curve import BoundCurve
 from ppvae.inference.evidence.estimates import log_evidence
@@ -19,27 +20,45 @@ from ppvae.inference.evidence.pareto import FINITE_VARIANCE
 from ppvae.inference.ledger.registry import LINES, finest
 from ppvae.inference.ledger.report import GapReport
 from ppvae.inference.runtime.records import Evidence
+from ppvae.inference.training.em import EMResult
+from ppvae.inference.training.result import Fit
 from ppvae.pair import Pair
+from ppvae.refusals import refuse_width
+from ppvae.rules import Elements, Entries, Instance, Number
 
 GRID_POINTS = 80
+Limits = tuple[Real, Real, Real, Real]
+GAPS = Entries(Instance(str), Instance(GapReport), at_least=1)
+Curve = Fit | EMResult | Annotated[Any, Elements(Number(finite=False), at_least=1)]
+"""Bounds per epoch or iteration, or a record that has them."""
+
 NO_GAP = 1e-3  # nats below which a guide counts as exact
 MOST_PANELS = 12
 LEAST_P = 1e-6  # below which a p-value's size says nothing more
 
 
-def images(ax: Axes, x: Tensor, shape: tuple[int, int], columns: int = 6) -> None:
+@checked
+def images(ax: Axes, x: RealTensor, shape: Shape, columns: Few = 6) -> None:
     """A mosaic of gray images.
 
     Args:
         ax: where to draw.
-        x: `[N, H * W]` in [0, 1]; values outside are clipped. N should be a multiple of `columns`.
+        x: `[N, H * W]` in [0, 1]; values outside are clipped. N is a multiple of `columns`.
         shape: `(H, W)`.
         columns: images per row.
+
+    Raises:
+        ValueError: images of another size, or whose number is no multiple of `columns`.
 
     Example:
         >>> import matplotlib.pyplot as plt
         >>> images(plt.figure().subplots(), torch.rand(12, 64), (8, 8))
     """
+    if len(x) % columns or x[0].numel() != shape[0] * shape[1]:
+        raise ValueError(
+            f"x: found shape {list(x.shape)}, expected [N, {shape[0] * shape[1]}] with N a multiple of {columns}, for "
+            f"shape={tuple(shape)} and columns={columns}"
+        )
     tiles = x.detach().cpu().reshape(-1, columns, *shape).clamp(0, 1)
     framed = torch.nn.functional.pad(tiles, (1, 1, 1, 1), value=0.0)
     mosaic = framed.permute(0, 2, 1, 3).reshape(framed.shape[0] * framed.shape[2], -1)
@@ -47,7 +66,8 @@ def images(ax: Axes, x: Tensor, shape: tuple[int, int], columns: int = 6) -> Non
     ax.set_axis_off()
 
 
-def label_tiles(ax: Axes, shape: tuple[int, int], columns: Mapping[float, str], rows: Mapping[float, str]) -> None:
+@checked
+def label_tiles(ax: Axes, shape: Shape, columns: Mapping[float, str], rows: Mapping[float, str]) -> None:
     """Labels columns and rows of a mosaic of `images` by their numbers; a fractional number lies between two."""
     height, width = shape[0] + 2, shape[1] + 2
     ax.set_axis_on()
@@ -57,14 +77,19 @@ def label_tiles(ax: Axes, shape: tuple[int, int], columns: Mapping[float, str], 
     ax.set_yticks([(row + 0.5) * height - 0.5 for row in rows], labels=list(rows.values()))
 
 
-def points(ax: Axes, x: Tensor, limits: tuple[float, float, float, float]) -> None:
+@checked
+def points(ax: Axes, x: RealTensor, limits: Limits) -> None:
     """A scatter of points `[N, 2]` within `limits` (left, right, bottom, top)."""
+    if x.dim() != 2:
+        raise ValueError(f"x: found shape {list(x.shape)}, expected [N, 2], points of the plane")
+    refuse_width(x, 2)
     across, up = x.detach().cpu().numpy().T
     ax.scatter(across, up, s=2, color="black", alpha=0.4, linewidths=0)
     _square(ax, limits)
 
 
-def density(ax: Axes, pair: Pair, limits: tuple[float, float, float, float], num_particles: int = 200) -> None:
+@checked
+def density(ax: Axes, pair: Pair, limits: Limits, num_particles: Count = 200) -> None:
     """The density p(x) of a pair over a rectangle of the plane, exact or by importance weights.
 
     Args:
@@ -90,7 +115,8 @@ def _square(ax: Axes, limits: tuple[float, float, float, float]) -> None:
     ax.set_box_aspect(1)
 
 
-def bounds(ax: Axes, gaps: Mapping[str, GapReport]) -> None:
+@checked
+def bounds(ax: Axes, gaps: Annotated[Mapping[str, GapReport], GAPS]) -> None:
     """Evidence (a dot) and ELBO (a bar) of each pair, joined by the gap, with standard errors over data points.
 
     Args:
@@ -109,7 +135,8 @@ def bounds(ax: Axes, gaps: Mapping[str, GapReport]) -> None:
     ax.margins(x=0.12)
 
 
-def gap_distribution(ax: Axes, gaps: Mapping[str, GapReport]) -> None:
+@checked
+def gap_distribution(ax: Axes, gaps: Annotated[Mapping[str, GapReport], GAPS]) -> None:
     """Histograms of the gap over data points, for each pair whose guide leaves one; the outermost bins hold the tails.
 
     Args:
@@ -127,6 +154,7 @@ def gap_distribution(ax: Axes, gaps: Mapping[str, GapReport]) -> None:
     ax.set(xlabel="gap per data point [nats]", ylabel="data points")
 
 
+@checked
 def bound_curve(ax: Axes, curve: BoundCurve, evidence: Evidence | None = None) -> None:
     """The mean IWAE(K) against K, the line in 1/K through the two largest K, and its limit.
 
@@ -173,21 +201,46 @@ def bound_curve(ax: Axes, curve: BoundCurve, evidence: Evidence | None = None) -
     ax.legend(loc="lower right", fontsize=9)
 
 
-def training(ax: Axes, curves: Mapping[str, np.ndarray]) -> None:
+@overload
+def training(ax: Axes, curves: Curve | Mapping[str, Curve], /) -> None: ...
+@overload
+def training(ax: Curve | Mapping[str, Curve], /) -> None: ...
+@checked
+def training(ax: Axes | Curve | Mapping[str, Curve], curves: Curve | Mapping[str, Curve] | None = None) -> None:
     """Bounds over training, each run's length scaled to one so that EM and SVI fit the same axis.
+
+    `training(curves)` draws into a new figure.
 
     Args:
         ax: where to draw.
-        curves: the bound per epoch or iteration, in nats per data point, by name.
+        curves: what `ppvae.fit` or `ppvae.fit_em` returned, or the bound per epoch or iteration, in nats per data
+            point; one, or several by name.
+
+    Example:
+        >>> import ppvae
+        >>> pair = ppvae.models.LinearVAE(num_features=5, num_latents=2)
+        >>> training(ppvae.fit(pair, pair.sample(20), epochs=3, progress=False))
     """
-    for row, (name, curve) in enumerate(curves.items()):
-        ax.plot(np.linspace(0, 1, len(curve) + 1)[1:], curve, color=f"C{row}", label=name)
-    settled = np.concatenate([np.asarray(curve)[len(curve) // 20 :] for curve in curves.values()])
+    if not isinstance(ax, Axes):
+        return training(plt.figure().subplots(), ax)
+    named = curves if isinstance(curves, Mapping) else {"": curves}
+    bounds = {name: _bounds(curve) for name, curve in named.items()}
+    if not any(map(len, bounds.values())):
+        raise ValueError(f"curves: found {list(bounds)} without any bound, expected one curve or more")
+    for row, (name, curve) in enumerate(bounds.items()):
+        ax.plot(np.linspace(0, 1, len(curve) + 1)[1:], curve, color=f"C{row}", label=name or None)
+    settled = np.concatenate([curve[len(curve) // 20 :] for curve in bounds.values()])
     low = np.quantile(settled, 0.02)
     ax.set_ylim(low, settled.max() + 0.05 * (settled.max() - low) + 1e-6)
     ax.set(xlabel="fraction of training", ylabel="bound on training data [nats]")
 
 
+def _bounds(curve: Any) -> np.ndarray:
+    history = curve.history if isinstance(curve, Fit | EMResult) else curve
+    return np.asarray(history["bound"] if isinstance(curve, Fit) else history, dtype=float)
+
+
+@checked
 def gradient_statistics(ds: xr.Dataset, axes: Sequence[Axes] | None = None) -> Figure:
     """Signal-to-noise ratio of each gradient against K, a panel per group of parameters; dotted: slopes 1/2 and -1/2.
 
@@ -225,6 +278,7 @@ def gradient_statistics(ds: xr.Dataset, axes: Sequence[Axes] | None = None) -> F
     return figure
 
 
+@checked
 def calibration(ds: xr.Dataset) -> Figure:
     """Histograms of ranks, a panel per quantity: at most twelve, the least uniform first.
 
@@ -268,6 +322,7 @@ def calibration(ds: xr.Dataset) -> Figure:
     return figure
 
 
+@checked
 def expected_coverage(ds: xr.Dataset) -> Figure:
     """How often the guide's regions about each reference hold the truth, against how often they claim to.
 
@@ -302,6 +357,7 @@ def _verdict(p_value: float, direction: str) -> str:
     return f"{said}, draws {direction}" if direction else said
 
 
+@checked
 def log_axes(ax: Axes, K: np.ndarray) -> None:
     """Logarithmic axes of something against K, labeled in plain numbers."""
     ax.set(xscale="log", yscale="log", xlabel="particles K")
@@ -319,6 +375,7 @@ def _reference_slopes(ax: Axes, K: np.ndarray, snr: np.ndarray) -> None:
         ax.plot(K, start * (K / K[0]) ** slope, ":", color="gray", lw=1, zorder=0)
 
 
+@checked
 def ledger(report: GapReport) -> Figure:
     """The way from log p(x) down to the ELBO: each step's mean with its standard error, and its spread over the data.
 

@@ -245,7 +245,7 @@ def test_bad_arguments_are_refused(pair, x):
     for settings, message in (
         ({"repeats": 10}, "repeats: found 10, expected at least 16"),
         ({"num_particles": ()}, "num_particles: found none"),
-        ({"num_particles": (0,)}, "num_particles: found 0, expected at least 1"),
+        ({"num_particles": (0,)}, r"num_particles\[0\]: found 0, expected at least 1"),
         ({"objectives": [IWAE(), IWAE(3)]}, r"objectives: found \['IWAE', 'IWAE'\], expected different ones"),
         ({"objectives": {"f": lambda pair, batch: None}}, "objectives: found 'f' without a field `num_particles`"),
         ({"data": x * math.nan}, "found nan"),

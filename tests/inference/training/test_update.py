@@ -229,5 +229,5 @@ def test_networks_are_the_outermost_modules_that_return_tensors():
     ],
 )
 def test_refusals(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         StepOptions(**options)

@@ -224,7 +224,7 @@ def test_chains_from_a_prior_without_a_way_to_the_posterior_are_left_out(every):
 
 
 def test_refuses():
-    with pytest.raises(ValueError, match="levels: found 1, expected at least 2"):
+    with pytest.raises(ValueError, match="levels: found 1, expected 2 or more"):
         Dequantized(RealNVP(2), levels=1)
     pair = Dequantized(RealNVP(2, hidden=[4]), levels=17)
     with pytest.raises(ppvae.ContractError, match="site 'x': found log probability -inf at row 0"):
