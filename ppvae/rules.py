@@ -135,7 +135,8 @@ class OneOf(Rule):
 
     def alternatives(self, value: Any) -> list[str]:
         names = [repr(choice) for choice in self.choices]
-        return names if len(names) <= 3 else [f"one of {', '.join(names)}"]
+        is_short = len(names) <= 3 and not isinstance(self.choices, Mapping)
+        return names if is_short else [f"one of {', '.join(names)}"]
 
     def problem(self, value: Any) -> Problem | None:
         if not isinstance(value, str | bool):
@@ -357,6 +358,9 @@ def listed(words: list[str]) -> str:
 
 
 def with_article(name: str) -> str:
+    """A class's name in a sentence: an ELBO, a Fit, StepOptions."""
+    if name.endswith("s"):
+        return name
     by_letter = name[:2].isupper()  # an abbreviation is spelled out: an MLP, but a Measurement
     return f"{'an' if name[0] in ('AEFHILMNORSX' if by_letter else 'AEIOaeio') else 'a'} {name}"
 

@@ -80,10 +80,15 @@ class ELBO(MeanOverDraws):
     beta: NonNegative | Schedule = 1.0
     free_bits: NonNegative = 0.0
     balance: bool = False
-    gradient: Literal["reparameterized", "stl", "score"] = "reparameterized"
+    gradient: str = "reparameterized"
     known_separable: frozenset[str] | None = field(default=None, repr=False, compare=False, kw_only=True)
 
     def __post_init__(self) -> None:
+        if self.gradient not in ("reparameterized", "stl", "score"):
+            raise ValueError(
+                f"gradient: found {self.gradient!r}, expected 'reparameterized', 'stl' (the same as 'dreg' for one "
+                "particle) or 'score'"
+            )
         if self.balance and not callable(self.beta) and self.beta >= 1:
             raise ValueError(
                 f"balance: found True with beta={self.beta}, expected a beta below 1 or a schedule, as sites are "

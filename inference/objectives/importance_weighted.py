@@ -4,18 +4,19 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple, cast
+from typing import Annotated, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from ppvae.arguments import Count, Fraction, checked
+from ppvae.arguments import Count, checked
 from ppvae.batches import Batch
 from ppvae.devices import gpus
 from ppvae.inference.objectives.gradients import Draw
 from ppvae.inference.objectives.protocol import Objective
 from ppvae.inference.objectives.scales import refuse_scales
 from ppvae.pair import Pair
+from ppvae.rules import Number
 
 
 class Weighting(NamedTuple):
@@ -286,7 +287,7 @@ class CIWAE(WeightObjective):
         tensor([-1.])
     """
 
-    beta: Fraction = 0.5
+    beta: Annotated[float, Number(at_least=0, at_most=1, said="the ELBO's share, from 0 to 1")] = 0.5
 
     def bound(self, log_w: Tensor) -> Tensor:
         return self.beta * log_w.mean(0) + (1 - self.beta) * log_mean_exp(log_w)

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,7 +26,6 @@ from ppvae.inference.runtime.measuring import measuring
 from ppvae.pair import Pair
 from ppvae.particles import run
 from ppvae.refusals import ContractError
-from ppvae.rules import Elements, Instance
 from ppvae.sites import data_sites, deterministic_values, is_factor, log_prob_terms, sample_sites
 from ppvae.supports import refuse_unlike
 from ppvae.tracing import FIRST_ENUMERATION_DIM, trace_model, trace_pair
@@ -42,7 +41,7 @@ Groups = dict[str, dict[str, np.ndarray]]
 
 @checked
 def to_arviz(
-    pair: Pair | Annotated[Sequence[Pair], Elements(Instance(Pair), at_least=1)],
+    pair: Pair | Sequence[Pair],
     data: Any,
     *,
     posterior: str = "guide",
@@ -109,6 +108,8 @@ def to_arviz(
     """
     way = way_named(posterior, annealing)
     pairs = [pair] if isinstance(pair, Pair) else list(pair)
+    if not pairs:
+        raise ValueError("number of pairs: found 0, expected at least 1; pass a pair, or a list of them")
     batch = data_for(pairs[0], data)
     chains = []
     for index, one in enumerate(pairs):

@@ -8,7 +8,7 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from ppvae.arguments import Count, NonNegative, Seed, Shape, checked
+from ppvae.arguments import Count, Real, Seed, Shape, checked
 from ppvae.batches import Batch, map_batch, num_rows, rows
 from ppvae.conversion import to_pair
 from ppvae.inference.diagnostics.simulation_based_calibration import scalars
@@ -208,7 +208,7 @@ def samples(ax: Axes, pair: Pair, shape: Shape, rerun: Count = 1, seed: Seed = 0
 
 @checked
 def temperatures(
-    ax: Axes, pair: Pair, shape: Shape, scales: Sequence[NonNegative] = (0.4, 0.6, 0.8, 1.0), seed: Seed = 0
+    ax: Axes, pair: Pair, shape: Shape, scales: Sequence[Real] = (0.4, 0.6, 0.8, 1.0), seed: Seed = 0
 ) -> None:
     """Samples `E[x | z]` with the model's latents drawn closer to their means: a row for each temperature t.
 
@@ -237,7 +237,7 @@ def temperatures(
         >>> from ppvae.models import MarkovHVAE
         >>> temperatures(plt.figure().subplots(), MarkovHVAE.mlp(64, [4, 2], [20]), (8, 8), scales=(0.5, 1.0))
     """
-    if not scales or min(scales) < 0:
+    if not len(scales) or min(scales) < 0:
         raise ValueError(f"scales: found {tuple(scales)}, expected one or more temperatures of at least 0")
     drawn = []
     for scale in scales:

@@ -236,8 +236,9 @@ def training(ax: Axes | Curve | Mapping[str, Curve], curves: Curve | Mapping[str
 
 
 def _bounds(curve: Any) -> np.ndarray:
-    history = curve.history if isinstance(curve, Fit | EMResult) else curve
-    return np.asarray(history["bound"] if isinstance(curve, Fit) else history, dtype=float)
+    if isinstance(curve, Fit):
+        return curve.history["bound"]
+    return np.asarray(curve.history if isinstance(curve, EMResult) else curve, dtype=float)
 
 
 @checked

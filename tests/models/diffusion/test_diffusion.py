@@ -177,7 +177,7 @@ def test_start_at_the_data():
     ("settings", "message"),
     [
         ({"num_steps": 0}, "num_steps: found 0, expected at least 1"),
-        ({"parameterization": "score"}, "parameterization: found 'score', expected 'eps', 'x' or 'v'"),
+        ({"parameterization": "score"}, "parameterization: found 'score', expected one of"),
         ({"variance": "learned"}, "variance: found 'learned', expected 'posterior' or 'upper'"),
         ({"schedule": "sigmoid"}, "schedule: found 'sigmoid', expected one of"),
         ({"likelihood": "poisson"}, "likelihood: found 'poisson', expected one of 'gaussian', 'bernoulli'"),
