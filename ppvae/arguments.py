@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar, Union, cast, get
 from torch import Tensor
 
 from ppvae.rules import (
+    MOST_INT,
     AnyOf,
     Elements,
     Entries,
@@ -115,7 +116,7 @@ def _of_class(cls: Any, inner: tuple[Any, ...]) -> Rule | None:
     if cls is bool:
         return Flag()
     if cls in (int, float):
-        return Whole(limit=2**63 - 1) if cls is int else Number(finite=False)
+        return Whole(limit=MOST_INT) if cls is int else Number(finite=False)
     if cls is Callable:
         return Function()
     if issubclass(cls, Mapping):
@@ -134,8 +135,8 @@ def _is_bare_protocol(cls: type) -> bool:
 
 # Whole numbers. What is above the limit of a kind is a slip: it would take all memory, or years.
 Count: TypeAlias = Annotated[int, Whole(at_least=1)]
-Natural: TypeAlias = Annotated[int, Whole(at_least=0)]
-Seed: TypeAlias = Annotated[int, Whole(at_least=0, limit=2**63 - 1)]
+Natural: TypeAlias = Annotated[int, Whole(at_least=0, limit=MOST_INT)]
+Seed: TypeAlias = Annotated[int, Whole(at_least=0, limit=MOST_INT)]
 Size: TypeAlias = Annotated[int, Whole(at_least=1, limit=10**7)]
 """Of a layer, or of an axis of data."""
 Few: TypeAlias = Annotated[int, Whole(at_least=1, limit=10**4)]
@@ -157,6 +158,7 @@ Levels: TypeAlias = Annotated[int, Whole(at_least=2, limit=2**16, said="2 or mor
 Schedule: TypeAlias = Annotated[Callable[[Any], Any], Function("a schedule, a function of the step", made=True)]
 File: TypeAlias = Annotated[str | Path, FilePath()]
 RealTensor: TypeAlias = Annotated[Tensor, Numbers()]
+Rows: TypeAlias = Annotated[Tensor, Numbers(rows=1)]
 Finite: TypeAlias = Annotated[Tensor, Numbers(finite=True)]
 Observed: TypeAlias = Annotated[Tensor, Numbers(finite=True, rows=1)]
 """Data points `[N, *event]`, one at least."""

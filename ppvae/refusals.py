@@ -1,5 +1,6 @@
 """What is said of things that are refused."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -12,12 +13,11 @@ class ContractError(ValueError):
     """A pair, or what it was given, breaks the contract."""
 
 
-def refuse_width(x: Tensor, num_features: int) -> None:
-    """Refuses data whose rows are not of this many numbers."""
-    if x.shape[-1:] != (num_features,):
-        raise ValueError(
-            f"x: found shape {list(x.shape)}, expected [N, {num_features}]; flatten each data point with x.flatten(1)"
-        )
+def refuse_shape(x: Tensor, event_shape: Sequence[int]) -> None:
+    """Refuses data whose rows are not of this shape."""
+    if tuple(x.shape[x.dim() - len(event_shape) :]) != tuple(event_shape):
+        sizes = ", ".join(map(str, event_shape))
+        raise ValueError(f"x: found shape {list(x.shape)}, expected [N, {sizes}]; give each data point that shape")
 
 
 def family(fn: Any) -> str:

@@ -2,17 +2,17 @@
 
 import math
 import os
-import reprlib
 from collections.abc import Collection, Iterable, Mapping, Set as AbstractSet
 from dataclasses import dataclass
 from difflib import get_close_matches
 from numbers import Real
-from types import NoneType
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from ppvae.wording import NAMES, listed, shown, with_article
 
 
 class Problem(NamedTuple):
@@ -52,6 +52,7 @@ class Rule:
         return Problem(ValueError, value, self, remedy)
 
 
+MOST_INT = 2**63 - 1
 FLOATS, BOOLS = (float, np.floating), (bool, np.bool)
 
 
@@ -86,6 +87,8 @@ class Number(Rule):
     def problem(self, value: Any) -> Problem | None:
         if type(value) not in (int, float) and (not isinstance(value, Real) or isinstance(value, bool)):
             return self.wrong_type(value)
+        if type(value) is int and abs(value) > MOST_INT:
+            return Problem(ValueError, value, self, "as a whole number it is too large to compute with; pass a float")
         return None if self.holds(value) else self.out_of_range(value)
 
     def holds(self, value: Any) -> bool:
@@ -110,6 +113,8 @@ class Whole(Number):
         return "a whole number"
 
     def problem(self, value: Any) -> Problem | None:
+        if type(value) is int:
+            return None if self.holds(value) else self.out_of_range(value)
         if isinstance(value, FLOATS):
             is_whole = math.isfinite(value) and value == int(value) and self.holds(value)
             return self.out_of_range(value, f"pass {int(value)}" if is_whole else "")
@@ -161,7 +166,7 @@ class Instance(Rule):
         is_class = isinstance(value, type)
         if not is_class and isinstance(value, self.cls):
             return None
-        call = is_class and issubclass(value, self.cls)
+        call = is_class and self.cls in value.__mro__
         return self.wrong_type(value, f"call the class, as in {value.__name__}(...)" if call else "")
 
 
@@ -351,47 +356,3 @@ def is_sequence(value: Any) -> bool:
     """Whether a value has elements in an order: a list, a tuple, a range, an array, a tensor."""
     no_sequence = isinstance(value, str | bytes | Mapping | AbstractSet | type)
     return isinstance(value, Collection) and not no_sequence and getattr(value, "ndim", 1) > 0
-
-
-def listed(words: list[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
-
-
-def with_article(name: str) -> str:
-    """A class's name in a sentence: an ELBO, a Fit, StepOptions."""
-    if name.endswith("s"):
-        return name
-    by_letter = name[:2].isupper()  # an abbreviation is spelled out: an MLP, but a Measurement
-    return f"{'an' if name[0] in ('AEFHILMNORSX' if by_letter else 'AEIOaeio') else 'a'} {name}"
-
-
-NAMES: dict[type, str] = {
-    Tensor: "a tensor",
-    NoneType: "None",
-    nn.Module: "a torch.nn.Module",
-    str: "a string",
-}
-
-
-PLAIN = (type(None), bool, int, float, complex, str, bytes, np.generic)
-
-
-def shown(value: Any) -> str:
-    """A value in a few words; never a whole tensor, table or network."""
-    if isinstance(value, type):
-        return f"the class {value.__name__}"
-    if isinstance(value, int) and abs(value) >= 10**15:
-        return f"about {'-' * (value < 0)}10^{int(value.bit_length() * math.log10(2))}"
-    if isinstance(value, PLAIN):
-        return _short.repr(value)
-    if isinstance(value, Tensor | np.ndarray):
-        return f"{with_article(type(value).__name__)} of shape {list(value.shape)} and {value.dtype}"
-    if isinstance(value, list | tuple | dict | set | frozenset):
-        if all(isinstance(entry, PLAIN) for entry, _ in zip(value, range(_short.maxlist), strict=False)):
-            return _short.repr(value)
-        return f"{with_article(type(value).__name__)} of {len(value)}"
-    return with_article(type(value).__name__)
-
-
-_short = reprlib.Repr()
-_short.maxstring = _short.maxother = 60

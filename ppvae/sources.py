@@ -1,6 +1,7 @@
 """Data in the containers that people have them in, as tensors: without a copy where their memory can be shared."""
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,18 @@ def as_tensor(where: str, value: Any) -> Tensor:
     with warnings.catch_warnings():  # of read-only memory, which nothing here writes to
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(array)
+
+
+def listed_numbers(where: str, value: Sequence[Any]) -> np.ndarray:
+    """A list of numbers as an array.
+
+    Raises:
+        TypeError: its entries are lists of unequal lengths, or tensors.
+    """
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError) as error:  # ragged, or of tensors with several numbers
+        raise TypeError(f"{where}: found a list that is no array ({error}), expected one of numbers alone") from error
 
 
 def refuse_special(where: str, value: Any) -> None:

@@ -24,9 +24,10 @@ from ppvae.inference.objectives.protocol import as_objective
 from ppvae.inference.runtime.isolation import denormals_flushed, own_randomness
 from ppvae.mode import mode
 from ppvae.pair import Pair
-from ppvae.rules import Whole
+from ppvae.rules import Elements, Entries, Instance, Whole
 
 EVIDENCE_FACTOR = 10
+GROUPS = Entries(Instance(str), Elements(Instance(str), at_least=1), at_least=1)
 Repeats = Annotated[int, Whole(at_least=2 * BLOCKS, said=f"at least {2 * BLOCKS}, for the error bars")]
 
 
@@ -37,7 +38,7 @@ def gradient_statistics(
     objectives: Sequence[Any] | Mapping[str, Any],
     num_particles: Sequence[Count] = (1, 10, 100, 1000),
     repeats: Repeats = 1000,
-    groups: Mapping[str, Sequence[str]] | None = None,
+    groups: Annotated[Mapping[str, Sequence[str]], GROUPS] | None = None,
     *,
     seed: Seed = 0,
     compile: bool = False,
@@ -156,8 +157,11 @@ def _named(objectives: Sequence[Any] | Mapping[str, Any]) -> dict[str, Any]:
         if len(set(names)) < len(names):
             raise ValueError(f"objectives: found {names}, expected different ones; give a dict of them by name")
         objectives = dict(zip(names, objectives, strict=True))
+    if not objectives:
+        raise ValueError("objectives: found none, expected one or more, such as IWAE()")
     for name, objective in objectives.items():
-        if not is_dataclass(objective) or "num_particles" not in [f.name for f in fields(objective)]:
+        has_settings = is_dataclass(objective) and not isinstance(objective, type)
+        if not has_settings or "num_particles" not in [f.name for f in fields(objective)]:
             raise ValueError(
                 f"objectives: found '{name}' without a field `num_particles`, expected a dataclass that has one, to be "
                 "set to each K"

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ppvae.arguments import Count, checked
+from ppvae.arguments import Count, RealTensor, checked
 from ppvae.batches import Batch, num_rows, tensors
 from ppvae.contract import check_shapes
 from ppvae.inference.objectives.protocol import Objective
@@ -110,13 +110,18 @@ class SUMO(Objective):
 
     num_particles: Count = 5
 
-    def num_terms(self, u: Tensor) -> Tensor:
+    @checked
+    def num_terms(self, u: RealTensor) -> Tensor:
         """T, `[B]`, from uniform numbers in (0, 1]."""
         tail = self.HARMONIC + (u * self.HARMONIC).log().div(math.log(self.DECAY)).floor()
         return torch.where(u * self.HARMONIC > 1, (1 / u).floor(), tail).long()
 
-    def estimate(self, log_w: Tensor, num_terms: Tensor) -> Tensor:
+    @checked
+    def estimate(self, log_w: RealTensor, num_terms: RealTensor) -> Tensor:
         """The estimate, in nats, of log weights `[m + max T, B]` and T, `[B]`."""
+        if log_w.dim() != 2 or len(log_w) < self.num_particles:
+            expected = f"[K, B] with K of {self.num_particles} or more"
+            raise ValueError(f"log_w: found shape {list(log_w.shape)}, expected {expected}")
         counts = torch.arange(1, len(log_w) + 1, dtype=log_w.dtype, device=log_w.device).unsqueeze(-1)
         iwae = log_w.logcumsumexp(0) - counts.log()
         k = counts[: len(log_w) - self.num_particles]

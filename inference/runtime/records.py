@@ -8,7 +8,7 @@ from itertools import compress
 import torch
 from torch import Tensor
 
-from ppvae.arguments import checked
+from ppvae.arguments import Natural, checked
 
 
 class EvidenceUndefined(ValueError):  # noqa: N818 (the name states a fact)
@@ -70,7 +70,7 @@ class Measurement:
 
     estimate: Tensor
     std_error: Tensor
-    num_particles: int
+    num_particles: Natural
     method: str
     warning: str = ""
     kind: str = ""
@@ -131,7 +131,7 @@ class Evidence(Measurement):
     def of(
         cls,
         method: str,
-        num_particles: int,
+        num_particles: Natural,
         found: Mapping[str, Tensor],
         reliable: Tensor,
         limits: Sequence[str] = (),

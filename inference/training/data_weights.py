@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ppvae.sources import as_tensor, is_array
+from ppvae.sources import as_tensor, is_array, listed_numbers, refuse_special
 
 
 def data_weights(weights: Any, num_points: int) -> Tensor:
@@ -22,8 +21,9 @@ def data_weights(weights: Any, num_points: int) -> Tensor:
         >>> data_weights([2, 1, 0], 3)
         tensor([2., 1., 0.], dtype=torch.float64)
     """
+    refuse_special("weights", weights)
     if isinstance(weights, list | tuple):
-        weights = torch.tensor(weights)
+        weights = listed_numbers("weights", weights)
     found = as_tensor("weights", weights) if is_array(weights) else weights
     if not isinstance(found, Tensor) or found.shape != (num_points,):
         shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__

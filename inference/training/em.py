@@ -138,7 +138,7 @@ def fit_em(
                 [ 5.]])
     """
     refuse_without_numbers(mixture)
-    x = _points(data)
+    x = _points(data, mixture)
     own_weights = None if weights is None else data_weights(weights, len(x)).to(x.device)
     _check_init(mixture, init)
     if restarts > 1 and not (isinstance(init, str) and init in RANDOM_STARTS):
@@ -253,14 +253,14 @@ def fit_streaming_em(
     refuse_without_numbers(mixture)
     _check_init(mixture, init)
     if isinstance(batches, Tensor | np.ndarray):
-        batches = _Shuffled(_points(batches), batch_size, seed)
+        batches = _Shuffled(_points(batches, mixture), batch_size, seed)
     elif batch_size is not None:
         raise ValueError(f"batch_size: found {batch_size} with an iterable of batches, expected None; it has its own")
     result, moments, first_size = EMResult(), None, 0
     for epoch in range(1, epochs + 1):
         before = len(result.history)
         for batch in tqdm(batches, disable=not progress, desc=f"streaming EM {epoch}/{epochs}", unit="batch"):
-            x = _points(batch[0] if isinstance(batch, tuple | list) else batch)
+            x = _points(batch[0] if isinstance(batch, tuple | list) else batch, mixture)
             if moments is None:
                 _start(mixture, x, init, seed, covariance_floor)
                 first_size = len(x)
@@ -298,11 +298,15 @@ class _Shuffled:
         return (self.x[index.to(self.x.device)] for index in order.split(self.batch_size))
 
 
-def _points(x: Any) -> Tensor:
+def _points(x: Any, mixture: EMMixture) -> Tensor:
     points = as_batch(x)
     if not isinstance(points, Tensor) or points.dim() != 2:
         found = list(points.shape) if isinstance(points, Tensor) else type(points).__name__
         raise ValueError(f"data: found {found}, expected one tensor or array [N, D]; flatten each data point first")
+    if points.shape[1] != mixture.means.shape[1]:
+        raise ValueError(
+            f"data: found shape {list(points.shape)}, expected [N, {mixture.means.shape[1]}], as the mixture's means"
+        )
     return points
 
 

@@ -6,6 +6,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from ppvae.wording import shown
+
+EXPECTED = "expected one that makes an optimizer, such as functools.partial(torch.optim.SGD, momentum=0.9)"
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
@@ -14,9 +17,21 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
 
 
 def optimizer_for(given: str | Callable[..., Optimizer], learned: list[nn.Parameter], lr: float) -> Optimizer:
-    """The optimizer of these parameters: by name, or by a function called with the parameters and `lr=lr`."""
+    """The optimizer of these parameters: by name, or by a function called with the parameters and `lr=lr`.
+
+    Raises:
+        TypeError: the function makes none.
+    """
     if not isinstance(given, str):
-        return given(learned, lr=lr)
+        try:
+            found = given(learned, lr=lr)
+        except TypeError as error:
+            raise TypeError(
+                f"optimizer: found {shown(given)}, which does not take parameters and lr ({error}), {EXPECTED}"
+            ) from error
+        if not isinstance(found, Optimizer):
+            raise TypeError(f"optimizer: found {shown(given)}, which makes {shown(found)}, {EXPECTED}")
+        return found
     # One kernel for all parameters takes a third of the time, but it reads gradients in the order of their storages.
     fused = learned[0].device.type in ("cpu", "cuda") and all(p.is_contiguous() for p in learned)
     return OPTIMIZERS[given](learned, lr=lr, fused=fused)

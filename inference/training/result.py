@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ppvae.arguments import checked
+from ppvae.arguments import Natural, NonNegative, checked
 from ppvae.inference.objectives.protocol import Maximized
 from ppvae.inference.runtime.checkpoint import describe
 from ppvae.pair import Pair
@@ -32,9 +32,9 @@ class Fit:
     pair: Pair
     objective: Maximized
     history: dict[str, np.ndarray]
-    epochs: int
-    steps: int
-    seconds: float
+    epochs: Natural
+    steps: Natural
+    seconds: NonNegative
     stopped: str
     warning: str = ""
 

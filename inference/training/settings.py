@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import torch
 
 from ppvae.arguments import Count, File, checked
+from ppvae.batches import as_batch
 from ppvae.rules import Number
 
 
@@ -61,7 +62,7 @@ class HeldOut:
         keep_best: whether the pair ends as it was after the epoch with the best bound.
 
     Raises:
-        ValueError: patience below one.
+        TypeError, ValueError: patience below one, or bad data (the index is named).
 
     Example:
         >>> from ppvae.inference.training.fitting import fit
@@ -75,6 +76,9 @@ class HeldOut:
     data: Any = field(repr=False)
     patience: Count | None = None
     keep_best: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "data", as_batch(self.data))
 
 
 @checked

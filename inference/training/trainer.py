@@ -242,10 +242,11 @@ class Trainer:
                     networks(self.pair, rows_or_all(self.pair, batch, slice(1))) if self.options.autocast else []
                 )
 
+    @checked
     def converted(self, batch: Batch) -> Batch:
         """A batch on the device, of the types that the pair takes, which are found once for each kind of batch."""
         kind = tuple((name, t.dtype) for name, t in tensors(batch).items())
-        if kind not in self._types and num_rows(batch):
+        if kind and kind not in self._types and num_rows(batch):
             self._types[kind] = types_for(self.pair, batch)
         return converted(batch, self._types[kind]) if kind in self._types else batch
 

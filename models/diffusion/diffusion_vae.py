@@ -16,6 +16,7 @@ from ppvae.models.diffusion.noising import PARAMETERIZATIONS, less_noised, noise
 from ppvae.models.parts.likelihoods import Bernoulli, Gaussian, Likelihood
 from ppvae.models.parts.registry import NamedPart, Registry
 from ppvae.pair import Pair
+from ppvae.refusals import refuse_shape
 from ppvae.rules import OneOf
 
 VARIANCES = ("posterior", "upper")
@@ -105,6 +106,7 @@ class DiffusionVAE(Pair):
         Raises:
             ValueError: data that are all the same.
         """
+        refuse_shape(x, self.shape)
         x = x.to(self.loc)
         if not x.std() > 0:
             raise ValueError("x: found data without any spread, expected values that differ, as they are divided by it")

@@ -232,6 +232,10 @@ class GaussianMixture(Pair):
             data_weights: by which data points count in the moments, `[N]`.
         """
         self._check_shape(x)
+        if data_weights is not None and data_weights.shape != x.shape[:1]:
+            raise ValueError(
+                f"data_weights: found shape {list(data_weights.shape)}, expected [{len(x)}], one for each row"
+            )
         return e_step(self._gaussians(), self._log_weights(), x, hard, data_weights)
 
     @torch.no_grad()

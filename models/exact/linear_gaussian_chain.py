@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 from torch.nn.functional import pad, softplus
 
-from ppvae.arguments import RealTensor, Size, checked
+from ppvae.arguments import Rows, Size, checked
 from ppvae.networks import inverse_softplus
 from ppvae.pair import Pair
-from ppvae.refusals import refuse_width
+from ppvae.refusals import refuse_shape
 
 
 class LinearGaussianChain(Pair):
@@ -111,15 +111,15 @@ class LinearGaussianChain(Pair):
         return dist.MultivariateNormal(self.mean, self.joint().covariance_matrix[:num_features, :num_features])
 
     @checked
-    def log_prob(self, x: RealTensor) -> Tensor:
+    def log_prob(self, x: Rows) -> Tensor:
         """Exact `log p(x)`, `[B]`, in nats."""
-        refuse_width(x, self.sizes[0])
+        refuse_shape(x, self.mean.shape)
         return self.marginal().log_prob(x)
 
     @checked
-    def posterior(self, x: RealTensor) -> dist.MultivariateNormal:
+    def posterior(self, x: Rows) -> dist.MultivariateNormal:
         """Exact `p(z_1, ..., z_L | x)`, with the layers concatenated in that order."""
-        refuse_width(x, self.sizes[0])
+        refuse_shape(x, self.mean.shape)
         gain, precision = self._smoother()
         return dist.MultivariateNormal((x - self.mean) @ gain.T, precision_matrix=precision)
 
@@ -138,14 +138,14 @@ class LinearGaussianChain(Pair):
         return found
 
     @checked
-    def exact_elbo_terms(self, x: RealTensor) -> dict[str, Tensor]:
+    def exact_elbo_terms(self, x: Rows) -> dict[str, Tensor]:
         """Exact terms of the ELBO, each `[B]`, in nats: for "x" `E_q log p(x | z_1)`, for "zl" `E_q log q(zl)/p(zl)`.
 
         In a layer's term, q and p are its conditionals: for the independent guide the term is an expected KL
         divergence; for the exact one, which runs upwards, it may be negative. The ELBO is the term of "x" less the
         others.
         """
-        refuse_width(x, self.sizes[0])
+        refuse_shape(x, self.mean.shape)
         q, (residuals, sigmas) = self._q(x), self._residuals()
         of_z = residuals[:, self.sizes[0] :]
         mean = torch.cat([x - self.mean, q.loc], -1) @ residuals.T
@@ -169,13 +169,14 @@ class LinearGaussianChain(Pair):
         return softplus(self.posterior_scale).log().split(self.sizes[1:])
 
     @checked
-    def exact_elbo(self, x: RealTensor) -> Tensor:
+    def exact_elbo(self, x: Rows) -> Tensor:
         """Exact `log p(x) - KL(q(z | x) || p(z | x))`, `[B]`, in nats."""
         return self.log_prob(x) - self.exact_gap(x)
 
     @checked
-    def exact_gap(self, x: RealTensor) -> Tensor:
+    def exact_gap(self, x: Rows) -> Tensor:
         """Exact `KL(q(z | x) || p(z | x))` of the guide as it is, `[B]`, in nats."""
+        refuse_shape(x, self.mean.shape)
         return kl_divergence(self._q(x), self.posterior(x))
 
     def factorized_gap(self) -> Tensor:

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 from torch.nn.functional import softplus
 
-from ppvae.arguments import Observed, RealTensor, Size, checked
+from ppvae.arguments import Observed, Rows, Size, checked
 from ppvae.networks import inverse_softplus
 from ppvae.pair import Pair
-from ppvae.refusals import refuse_width
+from ppvae.refusals import refuse_shape
 
 
 class LinearVAE(Pair):
@@ -79,27 +79,28 @@ class LinearVAE(Pair):
         return dist.LowRankMultivariateNormal(self.mean, self.weight, noise)
 
     @checked
-    def log_prob(self, x: RealTensor) -> Tensor:
+    def log_prob(self, x: Rows) -> Tensor:
         """Exact `log p(x)`, `[B]`, in nats."""
-        refuse_width(x, len(self.mean))
+        refuse_shape(x, self.mean.shape)
         return self.marginal().log_prob(x)
 
     @checked
-    def posterior(self, x: RealTensor) -> dist.MultivariateNormal:
+    def posterior(self, x: Rows) -> dist.MultivariateNormal:
         """Exact `p(z | x) = N(M^-1 W'(x - mean), sigma^2 M^-1)`."""
-        refuse_width(x, len(self.mean))
+        refuse_shape(x, self.mean.shape)
         M = self._precision_times_variance()
         loc = torch.linalg.solve(M, (x - self.mean) @ self.weight, left=False)
         return dist.MultivariateNormal(loc, precision_matrix=M * (-2 * self.log_sigma).exp())
 
     @checked
-    def exact_elbo(self, x: RealTensor) -> Tensor:
+    def exact_elbo(self, x: Rows) -> Tensor:
         """Exact `log p(x) - KL(q(z | x) || p(z | x))`, `[B]`, in nats."""
         return self.log_prob(x) - self.exact_gap(x)
 
     @checked
-    def exact_gap(self, x: RealTensor) -> Tensor:
+    def exact_gap(self, x: Rows) -> Tensor:
         """Exact `KL(q(z | x) || p(z | x))` of the guide as it is, `[B]`, in nats."""
+        refuse_shape(x, self.mean.shape)
         q = self._q(x)
         if isinstance(q, dist.Independent):
             q = dist.MultivariateNormal(q.base_dist.loc, scale_tril=q.base_dist.scale.diag_embed())
@@ -124,8 +125,8 @@ class LinearVAE(Pair):
         Raises:
             ValueError: data of rank `num_latents` or less, which leave no variance for sigma.
         """
-        refuse_width(x, len(self.mean))
-        x = x.to(self.weight)
+        refuse_shape(x, self.mean.shape)
+        x = x.to(self.weight).flatten(end_dim=-2)
         num_latents = self.weight.shape[1]
         values, vectors = torch.linalg.eigh(torch.cov(x.T, correction=0))
         variance = values[:-num_latents].mean()

@@ -9,9 +9,10 @@ from pyro.distributions.torch_transform import ComposeTransformModule
 from torch import Tensor, nn
 from torch.distributions import Transform
 
-from ppvae.arguments import Observed, RealTensor, checked
+from ppvae.arguments import Observed, Rows, checked
 from ppvae.models.flows.transforms import fresh, init_from
 from ppvae.pair import Pair
+from ppvae.refusals import refuse_shape
 
 
 class Flow(Pair):
@@ -59,10 +60,11 @@ class Flow(Pair):
         return self._distribution(self.training)
 
     @checked
-    def log_prob(self, x: RealTensor) -> Tensor:
+    def log_prob(self, x: Rows) -> Tensor:
         """`log p(x)`, `[B]`, in nats; exact in training mode too."""
-        self._refuse_shape(x)
-        return self._distribution(training=False).log_prob(x)
+        distribution = self._distribution(training=False)
+        refuse_shape(x, distribution.event_shape)
+        return distribution.log_prob(x)
 
     def exact_elbo(self, x: Tensor) -> Tensor:
         """`log p(x)`: without latents nothing is lost."""
@@ -71,14 +73,9 @@ class Flow(Pair):
     @checked
     def init_from(self, x: Observed) -> "Flow":
         """Initializes from data the transforms that support it, such as Glow's normalizations; returns self."""
-        self._refuse_shape(x)
+        refuse_shape(x, self.distribution().event_shape)
         init_from(self.transforms.parts, x)
         return self
-
-    def _refuse_shape(self, x: Tensor) -> None:
-        event = tuple(self.distribution().event_shape)
-        if tuple(x.shape[x.dim() - len(event) :]) != event:
-            raise ValueError(f"x: found shape {list(x.shape)}, expected [N, {', '.join(map(str, event))}]")
 
     def _distribution(self, training: bool) -> dist.TransformedDistribution:
         return dist.TransformedDistribution(self.base(), fresh(self.transforms.parts, training=training))

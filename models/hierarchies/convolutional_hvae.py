@@ -15,6 +15,7 @@ from ppvae.models.parts.likelihoods import LIKELIHOODS
 from ppvae.models.parts.residual_normal import ResidualNormal
 from ppvae.networks import Fold
 from ppvae.pair import Pair
+from ppvae.refusals import refuse_shape
 
 MOST_GROUPS = 10_000
 
@@ -133,6 +134,7 @@ class ConvolutionalHVAE(Pair):
     @checked
     def init_from(self, x: Observed) -> "ConvolutionalHVAE":
         """Initializes the likelihood from data: its output biases, and a learned scale."""
+        refuse_shape(x, self.shape)
         self.likelihood.init_from(x)
         return self
 

@@ -15,6 +15,7 @@ from ppvae.models.parts.couplings import Reverse, halves
 from ppvae.models.parts.mixtures import Mixture
 from ppvae.models.parts.registry import NamedPart, Registry
 from ppvae.networks import inverse_softplus
+from ppvae.refusals import refuse_shape
 
 
 class StandardNormal(nn.Module):
@@ -106,9 +107,7 @@ class VampPrior(nn.Module):
     @checked
     def init_from(self, x: Observed) -> None:
         """Starts the pseudo-inputs at data points drawn at random."""
-        if x.shape[1:] != self.pseudo_inputs.shape[1:]:
-            expected = ", ".join(map(str, self.pseudo_inputs.shape[1:]))
-            raise ValueError(f"x: found shape {list(x.shape)}, expected [N, {expected}], that of the pseudo-inputs")
+        refuse_shape(x, self.pseudo_inputs.shape[1:])
         num = len(self.pseudo_inputs)
         index = torch.randperm(max(len(x), num))[:num] % len(x)
         self.pseudo_inputs.data.copy_(x[index.to(x.device)])

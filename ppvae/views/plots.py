@@ -23,7 +23,7 @@ from ppvae.inference.runtime.records import Evidence
 from ppvae.inference.training.em import EMResult
 from ppvae.inference.training.result import Fit
 from ppvae.pair import Pair
-from ppvae.refusals import refuse_width
+from ppvae.refusals import refuse_shape
 from ppvae.rules import Elements, Entries, Instance, Number
 
 GRID_POINTS = 80
@@ -82,7 +82,7 @@ def points(ax: Axes, x: RealTensor, limits: Limits) -> None:
     """A scatter of points `[N, 2]` within `limits` (left, right, bottom, top)."""
     if x.dim() != 2:
         raise ValueError(f"x: found shape {list(x.shape)}, expected [N, 2], points of the plane")
-    refuse_width(x, 2)
+    refuse_shape(x, (2,))
     across, up = x.detach().cpu().numpy().T
     ax.scatter(across, up, s=2, color="black", alpha=0.4, linewidths=0)
     _square(ax, limits)

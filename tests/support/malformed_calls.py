@@ -38,7 +38,7 @@ PLACES = {
     **{name: getattr(ppvae, name) for name in ("inference", "datasets", "networks", "pictures", "plots")},
 }
 TABLE: dict[str, Call] = CALLS | {f"models.{name}": call for name, call in MODELS.items()}
-SECONDS = 5
+SECONDS = 20
 """After which a call is said to hang."""
 
 CLASSES = ("clear", "plain", "obscure", "accepted", "hangs", "works")
@@ -165,6 +165,8 @@ def _is_clear(case: Case, error: Exception) -> bool:
         return bool(error.filename or "path" in message)
     if isinstance(error, NotImplementedError):
         return "use " in message
+    if isinstance(error, ppvae.CheckpointError | ppvae.NonFiniteError):
+        return "found" in message and "expected" in message
     named = any(re.search(rf"\b{re.escape(word.rstrip(':'))}", message) for word in (case.argument, *case.kind.names))
     return named and "found" in message and "expected" in message and len(message) < 1500
 

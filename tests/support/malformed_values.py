@@ -136,7 +136,9 @@ def module_class(valid: type = nn.Tanh) -> Kind:
 def path(valid: Make) -> Kind:
     """Of a file to write, or one that is there."""
     values = {label: make for label, make in (JUNK | CONTAINERS | NUMBERS | ARRAYS).items() if label != "bytes"}
-    return Kind(valid, values | {"empty string": always(""), "folder": always("/"), "bytes": always(b"\0")})
+    return Kind(
+        valid, values | {"empty string": always(""), "folder": always("/"), "bytes": always(b"\0")}, names=("path",)
+    )
 
 
 def sequence(element: Kind, num: int = 2, *also: str) -> Kind:

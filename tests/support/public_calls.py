@@ -199,6 +199,10 @@ MEASUREMENT = instance(upper)
 EVIDENCE = instance(evidence)
 AXES = instance(axes)
 SHAPE = sizes(2, 2)
+BATCH = DATA.besides(
+    *("nan", "inf", "complex", "no rows", "no dimension", "too wide", "too narrow", "one dimension more", "sparse"),
+    *("empty dict", "wrong keys", "two", "of two lengths"),
+)
 ANY_TENSOR = instance(lambda: torch.zeros(6), "tensor")
 AIS = instance(lambda: ppvae.AIS(2, 2))
 GRADIENT = choice("stl")
@@ -234,12 +238,12 @@ CALLS = {
             "start": choice("prior"),
             "schedule": choice("adaptive"),
             "num_leapfrog": COUNT,
-            "checkpoint": path(lambda: folder() / "ais").besides("None"),
+            "checkpoint": path(lambda: folder() / "ais").besides("None", "folder"),
         }
     ),
     "CIWAE": Call({"num_particles": COUNT, "gradient": GRADIENT, "beta": fraction(0.5)}),
     "CUBO": Call({"num_particles": COUNT, "gradient": choice("score"), "n": positive(2.0)}),
-    "Checkpoint": Call({"path": FILE, "every": optional(COUNT)}),
+    "Checkpoint": Call({"path": FILE.besides("folder"), "every": optional(COUNT)}),
     "ELBO": Call(
         {
             "num_particles": COUNT,
@@ -254,7 +258,7 @@ CALLS = {
         {
             "evidence": choice("best"),
             "num_particles": COUNT,
-            "annealing": sequence(AIS, 2),
+            "annealing": sequence(AIS, 2, "empty list"),
             "num_samples": COUNT,
             "ascent": optional(instance(Ascent)),
             "restarts": from_zero(1),
@@ -342,13 +346,13 @@ CALLS = {
     "RWS": Call({"num_particles": COUNT, "gradient": choice("score"), "phase": choice("wake")}),
     "Renyi": Call({"num_particles": COUNT, "gradient": choice("score"), "alpha": real(0.5)}),
     "SUMO": Call({"num_particles": COUNT}),
-    "SUMO.estimate": Call({"log_w": ANY_TENSOR, "num_terms": ANY_TENSOR}, owner=ppvae.SUMO),
+    "SUMO.estimate": Call({"log_w": instance(lambda: torch.zeros(8, 6)), "num_terms": ANY_TENSOR}, owner=ppvae.SUMO),
     "SUMO.num_terms": Call({"u": ANY_TENSOR}, owner=ppvae.SUMO),
     "Sandwich": Call({"lower": MEASUREMENT, "upper": MEASUREMENT, "width": MEASUREMENT}),
     "SingleTermELBO": Call({"num_particles": COUNT, "stratified": flag(True)}),
     "StepOptions": Call(
         {
-            "clip_norm": optional(positive(1.0)),
+            "clip_norm": optional(positive(1.0)).besides("inf"),
             "ema": optional(fraction(0.9)),
             "autocast": instance(lambda: torch.bfloat16, "None"),
             "distributed": flag(False),
@@ -371,7 +375,7 @@ CALLS = {
         }
     ),
     "Trainer.check": Call({"batch": DATA}, owner=trainer),
-    "Trainer.converted": Call({"batch": DATA}, owner=trainer),
+    "Trainer.converted": Call({"batch": BATCH}, owner=trainer),
     "Trainer.step": Call({"batch": DATA}, owner=trainer),
     "Trainer.load": Call({"path": path(saved_trainer)}, owner=trainer),
     "Trainer.save": Call({"path": FILE}, owner=trainer),
@@ -395,7 +399,7 @@ CALLS = {
             "weights": data(lambda: torch.ones(12), "None"),
             "init": choice("k-means++"),
             "restarts": COUNT,
-            "max_iterations": COUNT,
+            "max_iterations": COUNT.besides("0"),
             "tolerance": non_negative(1e-6),
             "covariance_floor": non_negative(1e-6),
             "hard": NO,
@@ -448,7 +452,7 @@ CALLS = {
             "data": DATA,
             "method": choice("iwae"),
             "num_particles": COUNT,
-            "annealing": optional(AIS).besides("list"),
+            "annealing": optional(AIS).besides("list", "empty list"),
             "seed": MAYBE_SEED,
             "progress": NO,
         }
@@ -466,7 +470,7 @@ CALLS = {
             "coords": optional(mapping(sequence(count(1), 2), "dim", "empty dict")),
             "progress": NO,
         },
-        fixed={"coords": dict, "posterior": always("annealed")},
+        fixed={"coords": dict, "annealing": always(None)},
     ),
     "calibration": Call(
         {

@@ -92,12 +92,15 @@ def layer(num_in=2, num_out=4):
 COUNT, EVEN = count(2), count(4)
 NETWORK = instance(layer)
 NETWORKS = sequence(instance(layer), 2)
-HIDDEN = sizes(3, 3)
+HIDDEN = sizes(3, 3).besides("empty list")
 IMAGE = sizes(1, 4, 4)
 NO = flag(False)
 LIKELIHOOD, POSTERIOR, PRIOR = choice("bernoulli"), choice("diagonal"), choice("normal")
 BATCH = data(points)
+GRAY = data(gray, "one dimension more")
 PLANE = data(plane)
+LEADING = BATCH.besides("inf", "one dimension more")
+PLANE_LEADING = PLANE.besides("inf", "one dimension more")
 ACTIVATION = module_class()
 LEVELS = count(4)
 
@@ -113,7 +116,7 @@ MODELS = {
     "Bernoulli": Call({"network": NETWORK, "event_dim": from_zero(1)}),
     "Bernoulli.init_from": Call({"x": data(images, "one dimension more")}, owner=lambda: Bernoulli(layer())),
     "Categorical": Call({"network": NETWORK, "event_shape": sizes(2), "levels": LEVELS}),
-    "Categorical.init_from": Call({"x": data(gray)}, owner=lambda: Categorical(layer(2, 12), [4], 3)),
+    "Categorical.init_from": Call({"x": GRAY}, owner=lambda: Categorical(layer(2, 12), [4], 3)),
     "Gaussian": Call(
         {
             "network": NETWORK,
@@ -124,7 +127,7 @@ MODELS = {
     ),
     "Gaussian.init_from": Call({"x": data(images, "one dimension more")}, owner=lambda: Gaussian(layer())),
     "LogisticMixture": Call({"network": NETWORK, "event_shape": sizes(2), "levels": LEVELS}),
-    "LogisticMixture.init_from": Call({"x": data(gray)}, owner=lambda: LogisticMixture(layer(2, 24), [4], 3)),
+    "LogisticMixture.init_from": Call({"x": GRAY}, owner=lambda: LogisticMixture(layer(2, 24), [4], 3)),
     "LogisticMixture.num_outputs": Call({"event_shape": sizes(2), "num_components": COUNT}),
     "Bijection": Call({"event_dim": from_zero(1), "noise_dim": optional(from_zero(1))}),
     "BottomUpPosterior": Call({"encoders": NETWORKS}),
@@ -142,9 +145,9 @@ MODELS = {
             "transforms": sequence(instance(lambda: torch.distributions.transforms.ExpTransform()), 1, "empty list"),
         }
     ),
-    "Flow.init_from": Call({"x": PLANE}, owner=flow),
-    "Flow.log_prob": Call({"x": PLANE}, owner=flow),
-    "Flow.exact_elbo": Call({"x": PLANE}, owner=flow),
+    "Flow.init_from": Call({"x": PLANE.besides("one dimension more")}, owner=flow),
+    "Flow.log_prob": Call({"x": PLANE_LEADING}, owner=flow),
+    "Flow.exact_elbo": Call({"x": PLANE_LEADING}, owner=flow),
     "ConvolutionalHVAE": Call(
         {
             "shape": IMAGE,
@@ -179,7 +182,7 @@ MODELS = {
     "Dequantized": Call(
         {"flow": instance(flow), "levels": LEVELS, "posterior": instance(lambda: DiagonalNormal(layer()), "None")}
     ),
-    "Dequantized.init_from": Call({"x": data(levels)}, owner=dequantized),
+    "Dequantized.init_from": Call({"x": data(levels, "one dimension more")}, owner=dequantized),
     "DiagonalNormal": Call({"network": NETWORK, "min_scale": non_negative(0.1)}),
     "FullNormal": Call({"network": NETWORK, "num_latents": COUNT}),
     "FullNormal.num_outputs": Call({"num_latents": COUNT}),
@@ -220,19 +223,20 @@ MODELS = {
         owner=mixture,
     ),
     "GaussianMixture.e_step": Call(
-        {"x": PLANE, "hard": NO, "data_weights": tensor(lambda: torch.ones(12), "None")}, owner=mixture
+        {"x": PLANE.besides("nan", "inf"), "hard": NO, "data_weights": tensor(lambda: torch.ones(12), "None", "nan")},
+        owner=mixture,
     ),
     "GaussianMixture.start": Call(
         {"means": tensor(lambda: torch.zeros(2, 2)), "variance": positive(1.0)}, owner=mixture
     ),
     "LinearGaussianChain": Call({"num_features": COUNT, "num_latents": sizes(2, 2), "guide": choice("exact")}),
     **{
-        f"LinearGaussianChain.{name}": Call({"x": BATCH}, owner=chain)
+        f"LinearGaussianChain.{name}": Call({"x": LEADING}, owner=chain)
         for name in ("exact_elbo", "exact_elbo_terms", "exact_gap", "log_prob", "posterior")
     },
     "LinearVAE": Call({"num_features": EVEN, "num_latents": COUNT, "guide": choice("full")}),
     **{
-        f"LinearVAE.{name}": Call({"x": BATCH}, owner=linear)
+        f"LinearVAE.{name}": Call({"x": LEADING}, owner=linear)
         for name in ("exact_elbo", "exact_gap", "fit_closed_form", "log_prob", "posterior")
     },
     "MLPDenoiser": Call({"num_features": COUNT, "hidden": HIDDEN, "embedding": EVEN}),
@@ -240,12 +244,12 @@ MODELS = {
     "MarkovHVAE": Call(
         {
             "prior": instance(lambda: StandardNormal(2)),
-            "transitions": sequence(instance(layer), 1, "empty list"),
+            "transitions": sequence(instance(lambda: DiagonalNormal(layer())), 1, "empty list"),
             "likelihood": instance(lambda: Bernoulli(layer())),
             "posterior": NETWORK,
         }
     ),
-    "MarkovHVAE.init_from": Call({"x": data(images)}, owner=hierarchy),
+    "MarkovHVAE.init_from": Call({"x": data(images, "one dimension more")}, owner=hierarchy),
     "MarkovHVAE.mlp": Call(
         {
             "num_features": EVEN,
@@ -273,7 +277,7 @@ MODELS = {
             "posterior": NETWORK,
         }
     ),
-    "VAE.init_from": Call({"x": data(images)}, owner=vae),
+    "VAE.init_from": Call({"x": data(images, "one dimension more")}, owner=vae),
     "VAE.mlp": Call(
         {
             "num_features": EVEN,
