@@ -98,6 +98,8 @@ def rule_of(hint: Any) -> Rule | None:
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return next((rule for rule in hint.__metadata__ if isinstance(rule, Rule)), None) or rule_of(inner[0])
+    if isinstance(hint, TypeVar) and hint.__constraints__:
+        return rule_of(Union[hint.__constraints__])  # noqa: UP007 (of a tuple)
     if origin is Literal:
         return OneOf(inner)
     if origin in (Union, UnionType):
@@ -119,10 +121,12 @@ def _of_class(cls: Any, inner: tuple[Any, ...]) -> Rule | None:
         return Whole(limit=MOST_INT) if cls is int else Number(finite=False)
     if cls is Callable:
         return Function()
-    if issubclass(cls, Mapping):
+    if cls in (dict, Mapping):
         return Entries(rule_of(inner[0]), rule_of(inner[1])) if inner else Entries(None, None)
     if cls is tuple and inner and inner[-1] is not Ellipsis:
         return Places(tuple(map(rule_of, inner)))
+    if cls in (list, tuple) and (not inner or inner[0] is Any):
+        return Instance(cls)
     if cls in (list, tuple, Sequence, Collection, Iterable):
         return Elements(rule_of(inner[0]) if inner else None, unordered=cls in (Collection, Iterable))
     return Instance(cls)

@@ -56,7 +56,9 @@ def map_batch(function: Callable[[Tensor], Any], batch: Any) -> Any:
 
 def num_rows(batch: Batch) -> int:
     """The number of data points in a batch: the common size of dimension 0."""
-    return next(iter(tensors(batch).values())).shape[0]
+    for rows_of_one in tensors(batch).values():
+        return rows_of_one.shape[0]
+    raise ValueError("data: found no tensor with a row for each data point, expected at least one, [N, ...]")
 
 
 def numbers(batch: Batch) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Annotated, Literal, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from ppvae.arguments import Levels, RealTensor, Seed, checked
+from ppvae.arguments import Levels, RealTensor, Seed, Size, checked
 from ppvae.files import write_file
 from ppvae.rules import Whole
 
@@ -58,7 +58,7 @@ class Dataset:
     train: Tensor = field(repr=False)
     validation: Tensor = field(repr=False)
     test: Tensor = field(repr=False)
-    shape: tuple[int, ...]
+    shape: tuple[Size, ...]
     labels: dict[str, Tensor] = field(repr=False)
     transform: Callable[[Tensor], Tensor] | None = None
 

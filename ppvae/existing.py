@@ -22,6 +22,7 @@ from ppvae.internals import contents_lent
 from ppvae.local_parameters import LocalParameters
 from ppvae.refusals import ContractError
 from ppvae.sites import sample_sites
+from ppvae.wording import shown
 
 _DIVIDER = "$$$"  # between a module's name and its parameter's, in the names that pyro.module gives
 
@@ -91,7 +92,12 @@ class ExistingFunctions(nn.Module):
         """Given values become buffers, which move with the pair."""
         self._given = {name: "given " + name.replace(".", "/") for name in values}
         for name, buffer in self._given.items():
-            self.register_buffer(buffer, torch.as_tensor(values[name]).detach().clone())
+            try:
+                value = torch.as_tensor(values[name])
+            except (TypeError, ValueError, RuntimeError) as error:  # which of them, depends on the kind of object
+                found = f"condition[{name!r}]: found {shown(values[name])}"
+                raise ContractError(f"{found}, expected a tensor or a number for the site ({error})") from error
+            self.register_buffer(buffer, value.detach().clone())
 
     def _values(self) -> dict[str, Tensor]:
         return {name: getattr(self, buffer) for name, buffer in self._given.items()}

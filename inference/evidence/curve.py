@@ -37,7 +37,7 @@ class BoundCurve:
             does not hold.
     """
 
-    num_particles: tuple[int, ...]
+    num_particles: tuple[Count, ...]
     bounds: tuple[Measurement, ...]
     limit: Measurement
     khat: Tensor

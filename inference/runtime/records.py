@@ -32,7 +32,7 @@ class Mean:
     estimate: float
     std_error: float
     monte_carlo_error: float
-    num_points: int
+    num_points: Natural
 
     @property
     def error(self) -> float:

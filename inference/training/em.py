@@ -16,7 +16,7 @@ from sklearn.cluster import kmeans_plusplus
 from torch import Tensor
 from tqdm import tqdm
 
-from ppvae.arguments import Count, Natural, NonNegative, checked
+from ppvae.arguments import Count, Natural, NonNegative, Real, checked
 from ppvae.batches import as_batch
 from ppvae.devices import refuse_without_numbers
 from ppvae.inference.training.data_weights import data_weights
@@ -74,9 +74,9 @@ class EMResult:
     """
 
     history: list[float] = field(default_factory=list)
-    num_iterations: int = 0
+    num_iterations: Natural = 0
     converged: bool = False
-    restart: int = 0
+    restart: Natural = 0
     final_log_likelihoods: list[float] = field(default_factory=list)
     reseeded: list[tuple[int, int]] = field(default_factory=list)
 
@@ -90,7 +90,7 @@ def fit_em(
     init: str | Tensor = "k-means++",
     restarts: Count = 1,
     max_iterations: Natural = 100,
-    tolerance: NonNegative = 1e-6,
+    tolerance: Real = 1e-6,
     covariance_floor: NonNegative = 1e-6,
     hard: bool = False,
     update: Collection[str] = PARAMETERS,

@@ -110,7 +110,7 @@ class VampPrior(nn.Module):
         refuse_shape(x, self.pseudo_inputs.shape[1:])
         num = len(self.pseudo_inputs)
         index = torch.randperm(max(len(x), num))[:num] % len(x)
-        self.pseudo_inputs.data.copy_(x[index.to(x.device)])
+        self.pseudo_inputs.data.copy_(x[index.to(x.device)].view_as(self.pseudo_inputs))
 
 
 class FlowPrior(nn.Module):

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from ppvae.inference.runtime.measuring import measuring
 from ppvae.pair import Pair
 from ppvae.particles import run
 from ppvae.refusals import ContractError
+from ppvae.rules import Elements, Entries, Instance
 from ppvae.sites import data_sites, deterministic_values, is_factor, log_prob_terms, sample_sites
 from ppvae.supports import refuse_unlike
 from ppvae.tracing import FIRST_ENUMERATION_DIM, trace_model, trace_pair
@@ -49,7 +50,7 @@ def to_arviz(
     annealing: AIS | None = None,
     seed: Seed | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
-    coords: Mapping[str, Any] | None = None,
+    coords: Annotated[Mapping[str, Any], Entries(Instance(str), Elements(None))] | None = None,
     progress: bool = True,
 ) -> Any:
     """The pair's draws and densities as ArviZ's container; write it with `.to_netcdf(path)`.
@@ -140,9 +141,16 @@ def labeled(
             for name, array in arrays.items()
         }
         dataset = xr.Dataset(variables, attrs={"inference_library": "ppvae", "inference_library_version": __version__})
-        given = {str(dim): coords.get(str(dim), np.arange(size)) for dim, size in dataset.sizes.items()}
+        given = {str(dim): _coordinates(str(dim), size, coords) for dim, size in dataset.sizes.items()}
         datasets[group] = dataset.assign_coords(given)
     return datasets
+
+
+def _coordinates(dim: str, size: int, coords: Mapping[str, Any]) -> Any:
+    found = coords.get(dim, range(size))
+    if len(found) != size:
+        raise ValueError(f"coords[{dim!r}]: found {len(found)} values, expected {size}, one for each entry")
+    return list(found)
 
 
 def as_arviz(datasets: dict[str, Any]) -> Any:

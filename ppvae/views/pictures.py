@@ -333,6 +333,8 @@ def aggregated_posterior(axes: Axes | Sequence[Axes], pair: Pair, data: Any) -> 
             site = planar_site(pair, pair.examples(1, batch))
             return _plane(axes, pair, batch, site, posterior[site], prior[site])
     names = [name for site, event in sites.items() for name in scalars(site, event)]
+    if not len(axes):
+        raise ValueError(f"axes: found none, expected at least one of {names}")
     if len(axes) > len(names):
         raise ValueError(f"axes: found {len(axes)}, expected at most {len(names)}, one for each of {names}")
     q, p = (torch.cat([z[site].reshape(len(z[site]), -1).cpu() for site in sites], 1) for z in (posterior, prior))

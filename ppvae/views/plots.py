@@ -10,10 +10,8 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
-from scipy import stats
 
-from ppvae.arguments import Count, Few, Real, RealTensor, Shape, checked
-from ppvae.inference.diagnostics.simulation_based_calibration import rank_counts
+from ppvae.arguments import Count, Few, Observed, Real, Shape, checked
 from ppvae.inference.evidence.curve import BoundCurve
 from ppvae.inference.evidence.estimates import log_evidence
 from ppvae.inference.evidence.pareto import FINITE_VARIANCE
@@ -25,20 +23,20 @@ from ppvae.inference.training.result import Fit
 from ppvae.pair import Pair
 from ppvae.refusals import refuse_shape
 from ppvae.rules import Elements, Entries, Instance, Number
+from ppvae.views.diagnostic_plots import calibration as calibration, expected_coverage as expected_coverage
+from ppvae.wording import shown
 
 GRID_POINTS = 80
 Limits = tuple[Real, Real, Real, Real]
 GAPS = Entries(Instance(str), Instance(GapReport), at_least=1)
-Curve = Fit | EMResult | Annotated[Any, Elements(Number(finite=False), at_least=1)]
+Curve = Fit | EMResult | Annotated[Any, Elements(Number(), at_least=1)]
 """Bounds per epoch or iteration, or a record that has them."""
 
 NO_GAP = 1e-3  # nats below which a guide counts as exact
-MOST_PANELS = 12
-LEAST_P = 1e-6  # below which a p-value's size says nothing more
 
 
 @checked
-def images(ax: Axes, x: RealTensor, shape: Shape, columns: Few = 6) -> None:
+def images(ax: Axes, x: Observed, shape: Shape, columns: Few = 6) -> None:
     """A mosaic of gray images.
 
     Args:
@@ -78,7 +76,7 @@ def label_tiles(ax: Axes, shape: Shape, columns: Mapping[float, str], rows: Mapp
 
 
 @checked
-def points(ax: Axes, x: RealTensor, limits: Limits) -> None:
+def points(ax: Axes, x: Observed, limits: Limits) -> None:
     """A scatter of points `[N, 2]` within `limits` (left, right, bottom, top)."""
     if x.dim() != 2:
         raise ValueError(f"x: found shape {list(x.shape)}, expected [N, 2], points of the plane")
@@ -221,15 +219,17 @@ def training(ax: Axes | Curve | Mapping[str, Curve], curves: Curve | Mapping[str
         >>> pair = ppvae.models.LinearVAE(num_features=5, num_latents=2)
         >>> training(ppvae.fit(pair, pair.sample(20), epochs=3, progress=False))
     """
-    if not isinstance(ax, Axes):
-        return training(plt.figure().subplots(), ax)
-    named = curves if isinstance(curves, Mapping) else {"": curves}
+    given: Any = curves if isinstance(ax, Axes) else ax
+    named = given if isinstance(given, Mapping) else {"": given}
     bounds = {name: _bounds(curve) for name, curve in named.items()}
-    if not any(map(len, bounds.values())):
-        raise ValueError(f"curves: found {list(bounds)} without any bound, expected one curve or more")
+    if not any(curve.size for curve in bounds.values()):
+        raise ValueError(f"curves: found {shown(given)} without any bound, expected one curve or more")
+    if not isinstance(ax, Axes):
+        ax = plt.figure().subplots()
     for row, (name, curve) in enumerate(bounds.items()):
         ax.plot(np.linspace(0, 1, len(curve) + 1)[1:], curve, color=f"C{row}", label=name or None)
     settled = np.concatenate([curve[len(curve) // 20 :] for curve in bounds.values()])
+    settled = settled[np.isfinite(settled)]
     low = np.quantile(settled, 0.02)
     ax.set_ylim(low, settled.max() + 0.05 * (settled.max() - low) + 1e-6)
     ax.set(xlabel="fraction of training", ylabel="bound on training data [nats]")
@@ -238,7 +238,8 @@ def training(ax: Axes | Curve | Mapping[str, Curve], curves: Curve | Mapping[str
 def _bounds(curve: Any) -> np.ndarray:
     if isinstance(curve, Fit):
         return curve.history["bound"]
-    return np.asarray(curve.history if isinstance(curve, EMResult) else curve, dtype=float)
+    history = curve.history if isinstance(curve, EMResult) else curve
+    return np.asarray([] if history is None else history, dtype=float)
 
 
 @checked
@@ -262,6 +263,8 @@ def gradient_statistics(ds: xr.Dataset, axes: Sequence[Axes] | None = None) -> F
     if axes is None:
         _, grid = plt.subplots(1, ds.sizes["group"], figsize=(4.5 * ds.sizes["group"], 4), squeeze=False, sharey=True)
         axes = list(grid[0])
+    if len(axes) != ds.sizes["group"]:
+        raise ValueError(f"axes: found {len(axes)}, expected {ds.sizes['group']}, one for each group")
     K = ds["num_particles"].values
     for ax, group in zip(axes, ds["group"].values, strict=True):
         of_group = ds.sel(group=group)
@@ -277,85 +280,6 @@ def gradient_statistics(ds: xr.Dataset, axes: Sequence[Axes] | None = None) -> F
     figure = axes[0].get_figure()
     assert isinstance(figure, Figure)
     return figure
-
-
-@checked
-def calibration(ds: xr.Dataset) -> Figure:
-    """Histograms of ranks, a panel per quantity: at most twelve, the least uniform first.
-
-    The gray band holds 99% of the counts that uniform ranks would have; the line is their expectation.
-
-    Args:
-        ds: from `ppvae.calibration`.
-
-    Example:
-        >>> import ppvae
-        >>> pair = ppvae.models.LinearVAE(num_features=3, num_latents=2)
-        >>> len(calibration(ppvae.calibration(pair, num_simulations=100, progress=False)).axes)
-        3
-    """
-    num = min(MOST_PANELS, ds.sizes["quantity"])
-    worst = ds.isel(quantity=np.argsort(ds["p_value"].values, kind="stable")[:num])
-    columns = min(4, num)
-    rows = -(-num // columns)
-    size = (2.6 * columns, 2.0 * rows + 0.8)
-    figure, grid = plt.subplots(
-        rows, columns, figsize=size, squeeze=False, sharex=True, sharey=True, layout="constrained"
-    )
-    counts, expected = rank_counts(worst["rank"].values, ds.attrs["num_samples"])
-    edges = np.concatenate([[0.0], np.cumsum(expected)]) / ds.sizes["simulation"]
-    low, high = stats.binom.interval(0.99, ds.sizes["simulation"], np.diff(edges))
-    for ax, count, quantity in zip(grid.flat, counts, worst["quantity"].values, strict=False):
-        of_one = worst.sel(quantity=quantity)
-        ax.stairs(high, edges, baseline=low, fill=True, color="gray", alpha=0.25, lw=0)
-        ax.stairs(expected, edges, baseline=None, color="gray", lw=1)
-        ax.stairs(count, edges, baseline=None, color="C0", lw=1.5)
-        ax.set_title(f"{quantity}\n{_verdict(of_one['p_value'].item(), of_one['direction'].item())}", fontsize=9)
-        ax.set(xlim=(0, 1), ylim=(0, None), xticks=(0, 0.5, 1), xticklabels=("0", "0.5", "1"))
-    for ax in grid.flat[num:]:
-        ax.remove()
-    for ax in grid.flat[num - columns : num]:
-        ax.tick_params(labelbottom=True)
-    figure.supxlabel("rank of the truth among draws from the guide / number of draws", fontsize=10)
-    figure.supylabel("simulations", fontsize=10)
-    if num < ds.sizes["quantity"]:
-        figure.suptitle(f"the {num} least uniform of {ds.sizes['quantity']} quantities", fontsize=10)
-    return figure
-
-
-@checked
-def expected_coverage(ds: xr.Dataset) -> Figure:
-    """How often the guide's regions about each reference hold the truth, against how often they claim to.
-
-    The gray band holds 99% of the shares that an exact guide would have at each level. Below it, regions are too small:
-    the guide is overconfident.
-
-    Args:
-        ds: from `ppvae.expected_coverage`.
-
-    Example:
-        >>> import ppvae
-        >>> pair = ppvae.models.LinearVAE(num_features=3, num_latents=2)
-        >>> len(expected_coverage(ppvae.expected_coverage(pair, num_simulations=100, progress=False)).axes)
-        1
-    """
-    figure, ax = plt.subplots(figsize=(4, 4), layout="constrained")
-    level, num = ds["level"].values, ds.sizes["simulation"]
-    low, high = stats.binom.interval(0.99, num, level)
-    ax.fill_between(level, low / num, high / num, color="gray", alpha=0.25, lw=0)
-    ax.plot(level, level, color="gray", lw=1)
-    for reference in ds["reference"].values:
-        of_one = ds.sel(reference=reference)
-        said = _verdict(of_one["p_value"].item(), of_one["direction"].item())
-        ax.plot(level, of_one["coverage"], label=f"about the {reference}: {said}")
-    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="level of the guide's regions", ylabel="coverage of the truth", aspect=1)
-    ax.legend(fontsize=8)
-    return figure
-
-
-def _verdict(p_value: float, direction: str) -> str:
-    said = f"p = {p_value:.2g}" if p_value >= LEAST_P else f"p < {LEAST_P:g}"
-    return f"{said}, draws {direction}" if direction else said
 
 
 @checked

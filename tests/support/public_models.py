@@ -20,7 +20,7 @@ from support.malformed_values import (
     sizes,
     tensor,
 )
-from support.public_calls import images, linear, mixture, plane, points
+from support.public_arguments import images, linear, mixture, plane, points
 from torch import nn
 
 from ppvae.models import (
