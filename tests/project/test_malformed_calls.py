@@ -1,0 +1,125 @@
+"""Every public callable, called with one argument malformed: it says so clearly, and leaves nothing changed."""
+
+import math
+from collections import Counter
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings, strategies as st
+from support import malformed_calls
+from support.malformed_calls import CLASSES, TABLE, Case, cases, check_valid, public_names, run
+
+import ppvae
+from ppvae import AIS
+from ppvae.models import GaussianMixture, LinearVAE
+
+NOT_CALLED = {
+    *("CheckpointError", "ContractError", "EvidenceUndefined", "NonFiniteError"),  # raised, not called
+    *("Objective", "Pair", "models.Likelihood", "inference.WeightObjective"),  # to be subclassed
+}
+LEAST_CLEAR = 0.95
+"""The share of malformed calls that are to be refused clearly; most others are torch's refusals of NaN."""
+
+CASES = cases()
+QUICK = [case for case in CASES if case.name not in ("gap", "to_arviz", "gradient_statistics", "local_classifier_test")]
+
+
+def test_every_public_callable_is_called():
+    called = TABLE.keys() | NOT_CALLED
+    assert [
+        name for name in public_names() if name not in called and name.removeprefix("inference.") not in called
+    ] == []
+
+
+@pytest.mark.slow(20)
+@pytest.mark.parametrize("name", TABLE)
+def test_calls_without_a_malformed_argument_are_valid(name):
+    check_valid(name)
+
+
+@settings(max_examples=250, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@given(st.sampled_from(QUICK))
+@example(Case("Effort", "evidence", "typo"))
+@example(Case("fit_em", "restarts", "nan"))
+@example(Case("fit_em", "data", "nan"))
+@example(Case("fit", "objective", "class"))
+@example(Case("fit", "data", "nan"))
+@example(Case("models.VAE.init_from", "x", "nan"))
+@example(Case("log_evidence", "data", "too wide"))
+@example(Case("compare", "evidences", "{object}"))
+def test_malformed_calls_are_refused_and_leave_nothing_changed(case):
+    """Not one is taken for a meant one, hangs, or leaves something behind. Some are refused by torch or NumPy."""
+    outcome = run(case)
+    assert outcome.verdict in ("clear", "plain", "works", "obscure"), outcome
+    assert outcome.left == (), outcome
+
+
+@pytest.mark.slow(400)
+def test_nearly_all_malformed_calls_are_refused_clearly():
+    outcomes = [run(case) for case in CASES]
+    counts = Counter(outcome.verdict for outcome in outcomes)
+    judged = sum(counts[name] for name in CLASSES if name != "works")
+    assert counts["clear"] + counts["plain"] > LEAST_CLEAR * judged, counts
+    assert counts["hangs"] == 0
+    assert [case for case, outcome in zip(CASES, outcomes, strict=True) if outcome.verdict == "accepted"] == []
+    assert [case for case, outcome in zip(CASES, outcomes, strict=True) if outcome.left] == []
+
+
+NUMBERS = st.integers() | st.floats() | st.booleans() | st.none() | st.text(max_size=3) | st.complex_numbers()
+
+
+def is_whole(value, least):
+    return type(value) is int and least <= value <= 10**9
+
+
+@settings(max_examples=200, derandomize=True, deadline=None, database=None)
+@given(NUMBERS, st.sampled_from(["num_chains", "num_temperatures", "num_leapfrog"]))
+def test_counts_are_whole_numbers_of_one_at_least(value, name):
+    if is_whole(value, 1):
+        assert getattr(AIS(**{name: value}), name) == value
+    else:
+        with pytest.raises((TypeError, ValueError), match=f"^{name}: found .*, expected at (least|most) "):
+            AIS(**{name: value})
+
+
+@settings(max_examples=200, derandomize=True, deadline=None, database=None)
+@given(NUMBERS)
+def test_rates_are_positive_and_finite(value):
+    if type(value) in (int, float) and 0 < value < math.inf and not (type(value) is int and value >= 2**63):
+        ppvae.Trainer(LinearVAE(3, 2), lr=value)
+    else:
+        with pytest.raises((TypeError, ValueError), match=r"^lr: found .*, expected above 0, a finite number"):
+            ppvae.Trainer(LinearVAE(3, 2), lr=value)
+
+
+@settings(max_examples=100, derandomize=True, deadline=None, database=None)
+@given(st.text(max_size=8) | NUMBERS)
+def test_choices_are_only_those_that_are_listed(value):
+    choices = ("full", "diagonal", "spherical", "tied")
+    if value in choices:
+        GaussianMixture(2, 2, value)
+    else:
+        with pytest.raises(ValueError, match=r"^covariance: found .*, expected one of 'full', 'diagonal'"):
+            GaussianMixture(2, 2, value)
+
+
+def test_a_schedule_below_zero_is_refused_and_the_pair_stays():
+    pair = LinearVAE(3, 2)
+    before = malformed_calls.content(pair)
+    for bad in (lambda done: -1.0, lambda done: math.nan):
+        with pytest.raises(ValueError, match=r"schedule: found .* at step 0, expected a finite factor of 0 or more"):
+            ppvae.fit(pair, pair.sample(10), steps=2, schedule=bad, progress=False)
+    assert malformed_calls.content(pair) == before
+
+
+def test_a_run_of_training_is_drawn_as_it_is(tmp_path):
+    import matplotlib.pyplot as plt
+
+    pair = LinearVAE(3, 2)
+    run_of_fit = ppvae.fit(pair, pair.sample(10), epochs=3, progress=False)
+    ax = plt.figure().subplots()
+    ppvae.plots.training(ax, run_of_fit)
+    ppvae.plots.training(ax, {"a": run_of_fit, "b": [-3.0, -2.0]})
+    assert [len(line.get_xdata()) for line in ax.lines] == [3, 3, 2]
+    ppvae.plots.training(run_of_fit)
+    assert len(plt.gca().lines) == 1
+    plt.close("all")
