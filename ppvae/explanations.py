@@ -3,11 +3,13 @@
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from pyro.poutine.util import site_is_subsample
 
+from ppvae.batches import Batch, tensors
 from ppvae.particles import LEADING, PARTICLES, ROWS
 from ppvae.refusals import ContractError
 
@@ -144,3 +146,20 @@ def without_tensors(error: str) -> str:
         flags=re.DOTALL,
     )
     return re.sub(r"tensor\(\[.*?\]\)", "a tensor", error, flags=re.DOTALL)[:500]
+
+
+def refuse_unlike_example(batch: Batch, example: Batch | None, error: ContractError) -> None:
+    """Says that data on which a pair does not run are not like its example, if they are not."""
+    if example is None:
+        return
+    found, expected = ({name: list(t.shape[1:]) for name, t in tensors(data).items()} for data in (batch, example))
+    if found != expected:
+        raise ContractError(
+            f"data: found rows of shape {_of_one(found)}, expected {_of_one(expected)}, as in pair.example; reshape "
+            f"them, or make a pair for such data ({error})"
+        ) from error
+
+
+def _of_one(shapes: dict[str, list[int]]) -> Any:
+    """The shape, where there is one without a name."""
+    return shapes["0"] if list(shapes) == ["0"] else shapes

@@ -17,11 +17,13 @@ from ppvae.conversion import data_for, to_pair
 from ppvae.devices import gpus
 from ppvae.encoding import Encoding, moments
 from ppvae.existing import ExistingFunctions, example_for
+from ppvae.explanations import refuse_unlike_example
 from ppvae.mode import mode
 from ppvae.own_rows import has_own_rows, refuse_other_rows, rows_or_all
 from ppvae.particles import LEADING
 from ppvae.recipes import Recipe, recipe_of
 from ppvae.reconstruction import reconstructions
+from ppvae.refusals import ContractError
 from ppvae.row_chunks import over_rows
 from ppvae.rules import Problem, Whole
 from ppvae.sites import deterministic_values, is_enumerated, is_factor, sample_sites
@@ -145,7 +147,11 @@ class Pair(nn.Module):
 
     def _settle(self, batch: Batch, in_vain: bool) -> None:
         with mode(self, training=False), torch.random.fork_rng(gpus(self)), pyro.validation_enabled(True):
-            found = contract.check(self, batch, in_vain)
+            try:
+                found = contract.check(self, batch, in_vain)
+            except ContractError as error:
+                refuse_unlike_example(batch, self.example, error)
+                raise
         if num_rows(batch) > 1:  # one row does not tell whether rows are independent
             self.checked_kinds.add(_kind(batch))
         before, self.particles, self.guide_leads = self.particles, found.particles, found.guide_leads

@@ -7,6 +7,7 @@ import copy
 import math
 import warnings
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol, runtime_checkable
 
@@ -124,8 +125,9 @@ def fit_em(
         progress: show a bar.
 
     Raises:
-        ValueError: bad data (the index is named), fewer data points than components, or a bad option.
-        FloatingPointError: the likelihood fell, or is not finite.
+        ValueError: bad data (the index is named), fewer data points than components, or a bad option. The mixture is
+            then as it was.
+        FloatingPointError: the likelihood fell, or is not finite; so too.
 
     Example:
         >>> from ppvae.models import GaussianMixture
@@ -146,18 +148,30 @@ def fit_em(
     if not update or not set(update) <= set(PARAMETERS):
         raise ValueError(f"update: found {update!r}, expected a list of some of {', '.join(PARAMETERS)}")
     best, best_state, finals = EMResult(), None, []
-    for restart in range(restarts):
-        _start(mixture, x, init, seed + restart, covariance_floor, own_weights)
-        with tqdm(total=max_iterations, disable=not progress, desc=f"EM {restart + 1}/{restarts}") as bar:
-            result = _climb(mixture, x, own_weights, max_iterations, tolerance, covariance_floor, hard, update, bar)
-        result.restart = restart
-        finals.append(result.history[-1])
-        if best_state is None or finals[-1] > best.history[-1]:
-            best, best_state = result, copy.deepcopy(mixture.state_dict())
+    with _whole_or_not_at_all(mixture):
+        for restart in range(restarts):
+            _start(mixture, x, init, seed + restart, covariance_floor, own_weights)
+            with tqdm(total=max_iterations, disable=not progress, desc=f"EM {restart + 1}/{restarts}") as bar:
+                result = _climb(mixture, x, own_weights, max_iterations, tolerance, covariance_floor, hard, update, bar)
+            result.restart = restart
+            finals.append(result.history[-1])
+            if best_state is None or finals[-1] > best.history[-1]:
+                best, best_state = result, copy.deepcopy(mixture.state_dict())
     mixture.load_state_dict(best_state)
     best.final_log_likelihoods = finals
     _warn_reseeded(best)
     return best
+
+
+@contextmanager
+def _whole_or_not_at_all(mixture: EMMixture) -> Iterator[None]:
+    """Gives the mixture its parameters back where EM fails."""
+    before = copy.deepcopy(mixture.state_dict())
+    try:
+        yield
+    except Exception:
+        mixture.load_state_dict(before)
+        raise
 
 
 def _climb(
@@ -257,26 +271,27 @@ def fit_streaming_em(
     elif batch_size is not None:
         raise ValueError(f"batch_size: found {batch_size} with an iterable of batches, expected None; it has its own")
     result, moments, first_size = EMResult(), None, 0
-    for epoch in range(1, epochs + 1):
-        before = len(result.history)
-        for batch in tqdm(batches, disable=not progress, desc=f"streaming EM {epoch}/{epochs}", unit="batch"):
-            x = _points(batch[0] if isinstance(batch, tuple | list) else batch, mixture)
-            if moments is None:
-                _start(mixture, x, init, seed, covariance_floor)
-                first_size = len(x)
-            step = mixture.e_step(x)
-            result.history.append(step.log_likelihood.mean().item())
-            k = result.num_iterations = len(result.history)
-            share = k**-step_exponent * min(1.0, len(x) / first_size)  # a smaller last batch counts for less
-            moments = step.moments if moments is None else moments.pool(step.moments, share)
-            moments, moved = _reseed(moments, step.log_likelihood, x)
-            result.reseeded += [(k, component) for component in moved]
-            mixture.m_step(moments, covariance_floor=covariance_floor, update=PARAMETERS)
-        if len(result.history) == before:
-            raise ValueError(
-                f"batches: found none in epoch {epoch} of {epochs}, expected some in each; "
-                "an iterator can be read only once: pass a list, a DataLoader or a tensor"
-            )
+    with _whole_or_not_at_all(mixture):
+        for epoch in range(1, epochs + 1):
+            before = len(result.history)
+            for batch in tqdm(batches, disable=not progress, desc=f"streaming EM {epoch}/{epochs}", unit="batch"):
+                x = _points(batch[0] if isinstance(batch, tuple | list) else batch, mixture)
+                if moments is None:
+                    _start(mixture, x, init, seed, covariance_floor)
+                    first_size = len(x)
+                step = mixture.e_step(x)
+                result.history.append(step.log_likelihood.mean().item())
+                k = result.num_iterations = len(result.history)
+                share = k**-step_exponent * min(1.0, len(x) / first_size)  # a smaller last batch counts for less
+                moments = step.moments if moments is None else moments.pool(step.moments, share)
+                moments, moved = _reseed(moments, step.log_likelihood, x)
+                result.reseeded += [(k, component) for component in moved]
+                mixture.m_step(moments, covariance_floor=covariance_floor, update=PARAMETERS)
+            if len(result.history) == before:
+                raise ValueError(
+                    f"batches: found none in epoch {epoch} of {epochs}, expected some in each; "
+                    "an iterator can be read only once: pass a list, a DataLoader or a tensor"
+                )
     _warn_reseeded(result)
     return result
 

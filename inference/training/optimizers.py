@@ -3,9 +3,10 @@
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ppvae.rules import Number
 from ppvae.wording import shown
 
 EXPECTED = "expected one that makes an optimizer, such as functools.partial(torch.optim.SGD, momentum=0.9)"
@@ -35,3 +36,16 @@ def optimizer_for(given: str | Callable[..., Optimizer], learned: list[nn.Parame
     # One kernel for all parameters takes a third of the time, but it reads gradients in the order of their storages.
     fused = learned[0].device.type in ("cpu", "cuda") and all(p.is_contiguous() for p in learned)
     return OPTIMIZERS[given](learned, lr=lr, fused=fused)
+
+
+def rate_factor(schedule: Callable[[int], float], step: int) -> float:
+    """What the learning rate is multiplied with at a step.
+
+    Raises:
+        ValueError: the schedule returns no number, or one that is below zero or not finite.
+    """
+    found = schedule(step)
+    factor = found.item() if isinstance(found, Tensor) and found.numel() == 1 else found
+    if Number(at_least=0).problem(factor) is not None:
+        raise ValueError(f"schedule: found {shown(factor)} at step {step}, expected a finite factor of 0 or more")
+    return float(factor)

@@ -35,7 +35,7 @@ from ppvae.inference.training.compiled_step import CompiledStep
 from ppvae.inference.training.mixed_precision import networks, networks_in
 from ppvae.inference.training.nonfinite import NonFiniteError, explain
 from ppvae.inference.training.one_row import one_row_explained
-from ppvae.inference.training.optimizers import OPTIMIZERS, optimizer_for
+from ppvae.inference.training.optimizers import OPTIMIZERS, optimizer_for, rate_factor
 from ppvae.inference.training.resuming import (
     State,
     check_trainer_state,
@@ -266,11 +266,7 @@ class Trainer:
         rates = [group["lr"] for group in groups]
         try:
             if self.schedule:
-                factor = float(self.schedule(self.steps))
-                if not 0 <= factor < math.inf:
-                    raise ValueError(
-                        f"schedule: found {factor} at step {self.steps}, expected a finite factor of 0 or more"
-                    )
+                factor = rate_factor(self.schedule, self.steps)
                 for group, rate in zip(groups, self._base_rates, strict=True):
                     group["lr"] = rate * factor
             batch = draw()

@@ -7,6 +7,7 @@ for those in `unclear`, which may be meant.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,9 @@ class Kind:
     def besides(self, *labels: str) -> "Kind":
         """The same, where the values of these labels may be meant."""
         return replace(self, unclear=self.unclear | {*labels})
+
+
+FUNCTIONS = (FunctionType, BuiltinFunctionType)
 
 
 def always(value: Any) -> Make:
@@ -125,8 +129,10 @@ def instance(valid: Make, *also: str, names: tuple[str, ...] = ()) -> Kind:
 
 
 def function(valid: Callable, *also: str) -> Kind:
+    """Something to call; the class of an object that is called is none, as a call of it makes an object."""
     malformed = {label: make for label, make in (JUNK | STRINGS | CONTAINERS | NUMBERS).items() if label != "class"}
-    return Kind(always(valid), malformed, frozenset(also))
+    own = {} if isinstance(valid, FUNCTIONS) else {"its class": always(type(valid))}
+    return Kind(always(valid), malformed | own, frozenset(also))
 
 
 def module_class(valid: type = nn.Tanh) -> Kind:
