@@ -148,6 +148,6 @@ def test_data_of_another_shape_than_the_example_are_named(method):
 def test_a_spread_is_not_taken_of_one_row(likelihood):
     pair = VAE.mlp(3, 2, [4], likelihood, levels=3)
     before = malformed_calls.content(pair)
-    with pytest.raises(ValueError, match="x: found a Tensor of shape .*2 rows or more"):
+    with pytest.raises(ValueError, match=r"x: found a Tensor of shape .*2 rows or more"):
         pair.init_from(torch.zeros(1, 3))
     assert malformed_calls.content(pair) == before
