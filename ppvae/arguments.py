@@ -12,6 +12,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+import torch
 from torch import Tensor
 
 from ppvae.rules import (
@@ -29,6 +30,7 @@ from ppvae.rules import (
     Places,
     Rule,
     Subclass,
+    Unchecked,
     Whole,
 )
 
@@ -160,6 +162,9 @@ Fraction: TypeAlias = Annotated[float, Number(at_least=0, at_most=1)]
 Levels: TypeAlias = Annotated[int, Whole(at_least=2, limit=2**16, said="2 or more gray levels; 8-bit images have 256")]
 
 Schedule: TypeAlias = Annotated[Callable[[Any], Any], Function("a schedule, a function of the step", made=True)]
+Device: TypeAlias = Annotated[torch.device | str, Unchecked()]
+"""See `ppvae.devices`."""
+
 File: TypeAlias = Annotated[str | Path, FilePath()]
 RealTensor: TypeAlias = Annotated[Tensor, Numbers()]
 Rows: TypeAlias = Annotated[Tensor, Numbers(rows=1)]

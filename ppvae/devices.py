@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ppvae.wording import shown
+
 
 def device_for(pair: nn.Module, device: torch.device | str | None) -> torch.device:
     """The device that was asked for, with its number; if none was, that of the pair's parameters.
@@ -21,7 +23,7 @@ def device_for(pair: nn.Module, device: torch.device | str | None) -> torch.devi
         found = torch.empty(0, device=device).device  # "cuda" is "cuda:0", say
     except (RuntimeError, AssertionError, TypeError) as error:
         remedy = "" if len(here) > 1 else "; torch finds no GPU here, and may be a build for CPUs alone"
-        raise ValueError(f"device: found {device!r}, expected one of {here}{remedy}") from error
+        raise ValueError(f"device: found {shown(device)}, expected one of {here}{remedy}") from error
     if found.type == "meta":
         raise ValueError(f"device: found {device!r}, whose tensors hold no numbers, expected one of {here}")
     return found

@@ -56,6 +56,13 @@ MOST_INT = 2**63 - 1
 FLOATS, BOOLS = (float, np.floating), (bool, np.bool)
 
 
+class Unchecked(Rule):
+    """All passes: the function itself has more to say."""
+
+    def problem(self, value: Any) -> Problem | None:
+        return None
+
+
 @dataclass(frozen=True)
 class Number(Rule):
     """A real number within bounds, finite unless said otherwise; a bool is none, NumPy's are."""

@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 import torch
 from torch.optim import Optimizer
 
-from ppvae.arguments import Count, File, Positive, Seed, checked
+from ppvae.arguments import Count, Device, File, NonNegative, Seed, checked
 from ppvae.batches import as_batch
 from ppvae.devices import device_for
 from ppvae.files import check_target
@@ -35,10 +35,10 @@ def fit(
     drop_last: bool = False,
     weights: Any = None,
     optimizer: str | Callable[..., Optimizer] = "adam",
-    lr: Positive = 1e-3,
+    lr: NonNegative = 1e-3,
     schedule: Callable[[float], float] | None = None,
     seed: Seed = 0,
-    device: torch.device | str | None = None,
+    device: Device | None = None,
     transform: Callable[[Any], Any] | None = None,
     held_out: Any = None,
     callbacks: Sequence[Callable[[Fit], None]] = (),

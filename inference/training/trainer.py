@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ppvae.arguments import File, Positive, Seed, checked
+from ppvae.arguments import Device, File, NonNegative, Seed, checked
 from ppvae.batches import Batch, as_batch, map_batch, num_rows, rows, tensors
 from ppvae.conversion import Types, converted, types_for
 from ppvae.devices import device_for
@@ -107,10 +107,10 @@ class Trainer:
         objective: Maximized | None = None,
         *,
         optimizer: str | Callable[..., Optimizer] = "adam",
-        lr: Positive = 1e-3,
+        lr: NonNegative = 1e-3,
         schedule: Callable[[int], float] | None = None,
         seed: Seed = 0,
-        device: torch.device | str | None = None,
+        device: Device | None = None,
         compile: bool = False,
         options: StepOptions | None = None,
     ):

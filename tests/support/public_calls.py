@@ -68,7 +68,7 @@ FIT = {
     "drop_last": NO,
     "weights": data(lambda: torch.ones(6), "None"),
     "optimizer": choice("adam"),
-    "lr": positive(1e-3),
+    "lr": non_negative(1e-3),
     "schedule": function(lambda done: 1.0, "None"),
     "seed": SEED,
     "device": optional(choice("cpu")).besides("capitals"),
