@@ -141,7 +141,7 @@ def _is_bare_protocol(cls: type) -> bool:
 
 # Whole numbers. What is above the limit of a kind is a slip: it would take all memory, or years.
 Count: TypeAlias = Annotated[int, Whole(at_least=1)]
-Natural: TypeAlias = Annotated[int, Whole(at_least=0, limit=MOST_INT)]
+Natural: TypeAlias = Annotated[int, Whole(at_least=0)]
 Seed: TypeAlias = Annotated[int, Whole(at_least=0, limit=MOST_INT)]
 Size: TypeAlias = Annotated[int, Whole(at_least=1, limit=10**7)]
 """Of a layer, or of an axis of data."""

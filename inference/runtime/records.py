@@ -4,11 +4,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from ppvae.arguments import Natural, checked
+from ppvae.rules import MOST_INT, Whole
+
+Draws = Annotated[int, Whole(at_least=0, limit=MOST_INT)]
 
 
 class EvidenceUndefined(ValueError):  # noqa: N818 (the name states a fact)
@@ -70,7 +74,7 @@ class Measurement:
 
     estimate: Tensor
     std_error: Tensor
-    num_particles: Natural
+    num_particles: Draws
     method: str
     warning: str = ""
     kind: str = ""
@@ -131,7 +135,7 @@ class Evidence(Measurement):
     def of(
         cls,
         method: str,
-        num_particles: Natural,
+        num_particles: Draws,
         found: Mapping[str, Tensor],
         reliable: Tensor,
         limits: Sequence[str] = (),
