@@ -122,6 +122,8 @@ class Evidence(Measurement):
     certificate: "Sandwich | None" = None
 
     def __post_init__(self) -> None:
+        if self.reliable.dtype != torch.bool:
+            raise TypeError(f"reliable: found a tensor of {self.reliable.dtype}, expected torch.bool")
         num_bad = int((~self.reliable).sum())
         warning = (
             f"unreliable for {num_bad} of {len(self.estimate)} data points ({', or '.join(self.limits)}): their "

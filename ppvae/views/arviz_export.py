@@ -1,5 +1,6 @@
 """The export to ArviZ: a pair's draws with named dimensions and coordinates, training runs as chains."""
 
+import datetime
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, cast
@@ -32,11 +33,13 @@ from ppvae.supports import refuse_unlike
 from ppvae.tracing import FIRST_ENUMERATION_DIM, trace_model, trace_pair
 from ppvae.unconditioned import Unconditioned
 from ppvae.weights import sum_terms
+from ppvae.wording import shown
 
 ROWS_AT_ONCE = 5000
 GIVEN = ("observed_data", "constant_data")
 """The groups of what was passed, without chains and draws."""
 
+COORDINATES = (str, int, float, np.integer, np.floating, np.datetime64, np.timedelta64, datetime.date)
 Groups = dict[str, dict[str, np.ndarray]]
 
 
@@ -147,10 +150,12 @@ def labeled(
 
 
 def _coordinates(dim: str, size: int, coords: Mapping[str, Any]) -> Any:
-    found = coords.get(dim, range(size))
+    found = list(coords.get(dim, range(size)))
     if len(found) != size:
         raise ValueError(f"coords[{dim!r}]: found {len(found)} values, expected {size}, one for each entry")
-    return list(found)
+    if not all(isinstance(value, COORDINATES) for value in found):
+        raise TypeError(f"coords[{dim!r}]: found {shown(found)}, expected numbers, strings or dates")
+    return found
 
 
 def as_arviz(datasets: dict[str, Any]) -> Any:

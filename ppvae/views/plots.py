@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from ppvae.arguments import Count, Few, Observed, Real, Shape, checked
+from ppvae.arguments import Count, Few, Real, Rows, Shape, checked
 from ppvae.inference.evidence.curve import BoundCurve
 from ppvae.inference.evidence.estimates import log_evidence
 from ppvae.inference.evidence.pareto import FINITE_VARIANCE
@@ -36,7 +36,7 @@ NO_GAP = 1e-3  # nats below which a guide counts as exact
 
 
 @checked
-def images(ax: Axes, x: Observed, shape: Shape, columns: Few = 6) -> None:
+def images(ax: Axes, x: Rows, shape: Shape, columns: Few = 6) -> None:
     """A mosaic of gray images.
 
     Args:
@@ -76,7 +76,7 @@ def label_tiles(ax: Axes, shape: Shape, columns: Mapping[float, str], rows: Mapp
 
 
 @checked
-def points(ax: Axes, x: Observed, limits: Limits) -> None:
+def points(ax: Axes, x: Rows, limits: Limits) -> None:
     """A scatter of points `[N, 2]` within `limits` (left, right, bottom, top)."""
     if x.dim() != 2:
         raise ValueError(f"x: found shape {list(x.shape)}, expected [N, 2], points of the plane")

@@ -61,6 +61,8 @@ import ppvae
 from ppvae.inference.ledger.ascent import Ascent
 from ppvae.inference.ledger.likelihood_scale import LikelihoodScale
 
+LABEL = count(1).besides(*("empty string", "string", "digits", "nan", "inf", "-inf", "half", "-1", "huge", "0", "True"))
+
 FIT = {
     "data": data(points, "generator"),
     "objective": function(ppvae.ELBO(), "None"),
@@ -147,7 +149,7 @@ CALLS = {
             "reliable": instance(lambda: torch.ones(6, dtype=torch.bool), "tensor"),
             "num_particles": from_zero(2),
             "method": text("iwae"),
-            "methods": sequence(text(), 6),
+            "methods": sequence(text(), 6, "empty list"),
         }
     ),
     "Fit": Call(
@@ -319,7 +321,7 @@ CALLS = {
             "annealing": optional(AIS),
             "seed": MAYBE_SEED,
             "dims": optional(mapping(sequence(text("dim"), 1), "z", "empty dict")),
-            "coords": optional(mapping(sequence(count(1), 2), "dim", "empty dict")),
+            "coords": optional(mapping(sequence(LABEL, 2), "dim", "empty dict")),
             "progress": NO,
         },
         fixed={"coords": dict, "annealing": always(None)},

@@ -52,26 +52,26 @@ from torch import nn
 VIEWS = {
     "inference.BoundCurve": Call(
         {
-            "num_particles": sequence(COUNT, 2),
-            "bounds": sequence(MEASUREMENT, 2),
+            "num_particles": sequence(COUNT, 2, "empty list"),
+            "bounds": sequence(MEASUREMENT, 2, "empty list"),
             "limit": MEASUREMENT,
             "khat": ANY_TENSOR,
         }
     ),
     "inference.EMResult": Call({"num_iterations": from_zero(1), "converged": NO, "restart": from_zero(0)}),
     "inference.Mean": Call(
-        {"estimate": real(0.0).besides("nan", "inf", "-inf"), "num_points": COUNT},
+        {"estimate": real(0.0).besides("nan", "inf", "-inf"), "num_points": COUNT.besides("0")},
         fixed={"std_error": always(math.nan), "monte_carlo_error": always(0.0)},
     ),
     "inference.kl_divergence": Call(
         {name: instance(lambda: torch.distributions.Normal(0.0, 1.0)) for name in ("q", "p")}
     ),
-    "inference.separable_sites": Call({"pair": PAIR, "batch": DATA}),
+    "inference.separable_sites": Call({"pair": PAIR, "batch": DATA.besides("nan", "inf", "one dimension more")}),
     "datasets.Dataset": Call(
         {
             "name": text(),
             **{name: instance(points, "tensor") for name in ("train", "validation", "test")},
-            "shape": sizes(3),
+            "shape": sizes(3).besides("empty list"),
             "labels": mapping(ANY_TENSOR, "train", "empty dict"),
             "transform": function(lambda x: x, "None"),
         }
@@ -134,9 +134,9 @@ VIEWS = {
         {"ax": AXES, "pair": instance(layered_pair), "data": IMAGES, "shape": SHAPE, "seed": SEED}
     ),
     "pictures.aggregated_posterior": Call({"axes": AXES.besides("list"), "pair": instance(image_pair), "data": IMAGES}),
-    "plots.images": Call({"ax": AXES, "x": tensor(images), "shape": SHAPE, "columns": COUNT}),
+    "plots.images": Call({"ax": AXES, "x": tensor(images, "nan"), "shape": SHAPE, "columns": COUNT}),
     "plots.points": Call(
-        {"ax": AXES, "x": tensor(plane), "limits": sequence(real(1.0), 4)},
+        {"ax": AXES, "x": tensor(plane, "nan"), "limits": sequence(real(1.0), 4)},
         fixed={"limits": always((-1.0, 1.0, -1.0, 1.0))},
     ),
     "plots.density": Call(
@@ -150,7 +150,7 @@ VIEWS = {
     "plots.gradient_statistics": Call({"ds": instance(statistics), "axes": optional(sequence(AXES, 2))}),
     "plots.calibration": Call({"ds": instance(ranks)}),
     "plots.expected_coverage": Call({"ds": instance(coverage)}),
-    "plots.log_axes": Call({"ax": AXES, "K": instance(lambda: np.array([1, 2]))}),
+    "plots.log_axes": Call({"ax": AXES, "K": instance(lambda: np.array([1, 2]), "array")}),
     "plots.ledger": Call({"report": instance(report)}),
     "plots.label_tiles": Call(
         {
