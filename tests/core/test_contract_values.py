@@ -136,7 +136,7 @@ def test_counts_below_one(num):
     for function in (pair.log_weights, pair.latents, pair.reconstruct):
         with pytest.raises(ValueError, match=rf"num_particles: found {num}, expected at least 1"):
             function(x, num_particles=num)
-    with pytest.raises(ValueError, match=rf"num: found {num}, expected at least 1"):
+    with pytest.raises(ValueError, match=rf"at: found {num}, expected at least 1"):
         pair.sample(num)
 
 
