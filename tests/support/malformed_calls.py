@@ -1,6 +1,7 @@
 """Malformed calls of all public callables: a valid call with one argument replaced, and what comes of it.
 
-`python tests/support/malformed_calls.py` prints the counts; with `--obscure` and `--accepted` also the calls.
+`PYTHONPATH=.:tests python -m support.malformed_calls` prints the counts; `--show obscure` lists
+these calls.
 """
 
 import argparse
@@ -36,8 +37,15 @@ import ppvae
 
 PLACES = {
     "": ppvae,
-    **{name: getattr(ppvae, name) for name in ("inference", "datasets", "networks", "pictures", "plots")},
+    "models.": ppvae.models,
+    "inference.": ppvae.inference,
+    "datasets.": ppvae.datasets,
+    "networks.": ppvae.networks,
+    "pictures.": ppvae.pictures,
+    "plots.": ppvae.plots,
 }
+"""Where public names are, by the prefix that they have in the table."""
+
 TABLE: dict[str, Call] = CALLS | VIEWS | {f"models.{name}": call for name, call in MODELS.items()}
 SECONDS = 20
 """After which a call is said to hang."""
@@ -231,22 +239,35 @@ def global_state() -> dict[str, Any]:
 
 
 def public_names() -> dict[str, Any]:
-    """All public callables that users call, by the name they have in the table."""
+    """All public functions and classes by their names in the table; `ppvae.fit` and `ppvae.inference.fit` are one."""
     found: dict[str, Any] = {}
-    for prefix, module in {"": ppvae, "models.": ppvae.models, **{f"{n}.": m for n, m in PLACES.items() if n}}.items():
-        exported = getattr(module, "__all__", None) or list(vars(module))
-        for name in exported:
+    for prefix, module in PLACES.items():
+        for name in getattr(module, "__all__", None) or _own_names(module):
             value = getattr(module, name)
-            if name.startswith("_") or not callable(value) or inspect.ismodule(value):
-                continue
-            if not getattr(value, "__module__", "").startswith("ppvae") or value in found.values():
-                continue
-            if prefix.rstrip(".") in ("datasets", "networks", "pictures", "plots") and value.__module__ not in (
-                module.__name__,
-                "ppvae.views.diagnostic_plots",
-            ):
-                continue
-            found[prefix + name] = value
+            if callable(value) and not any(value is other for other in found.values()):
+                found[prefix + name] = value
+    return found
+
+
+def _own_names(module: Any) -> list[str]:
+    """What is defined in a module, or in the part of it that has a file of its own."""
+    homes = (module.__name__, "ppvae.views.diagnostic_plots")
+    return [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and callable(value) and getattr(value, "__module__", "") in homes
+    ]
+
+
+def public_methods() -> dict[str, Any]:
+    """The methods of public classes, each where it is defined, by `Class.method`."""
+    found = {}
+    for cls in public_names().values():
+        for base in cls.__mro__ if isinstance(cls, type) else ():
+            if base.__module__.startswith("ppvae"):
+                for name, value in vars(base).items():
+                    if not name.startswith("_") and inspect.isroutine(value):
+                        found[f"{base.__name__}.{name}"] = getattr(base, name)
     return found
 
 
@@ -260,7 +281,9 @@ def main() -> None:
         if options.only in name:
             check_valid(name)
     plt.close("all")
-    counts, places, left = Counter(), Counter(), []
+    counts: Counter[str] = Counter()
+    places: Counter[str] = Counter()
+    left: list[tuple[Case, Outcome]] = []
     for case in cases():
         if options.only not in case.name:
             continue
