@@ -206,7 +206,9 @@ MODELS = {
     "MixturePrior": Call({"num_latents": COUNT, "num_components": COUNT}),
     "StandardNormal": Call({"num_latents": COUNT}),
     "VampPrior": Call({"posterior": NETWORK, "event_shape": sizes(2), "num_components": COUNT}),
-    "VampPrior.init_from": Call({"x": data(plane)}, owner=lambda: VampPrior(DiagonalNormal(layer()), [2], 2)),
+    "VampPrior.init_from": Call(
+        {"x": data(plane, "one dimension more")}, owner=lambda: VampPrior(DiagonalNormal(layer()), [2], 2)
+    ),
     "GaussianMixture": Call(
         {"num_components": COUNT, "num_features": COUNT, "covariance": choice("full"), "guide": choice("exact")}
     ),

@@ -22,7 +22,7 @@ from support.malformed_values import (
     tensor,
     text,
 )
-from support.public_arguments import (
+from support.public_arguments import axes, (
     ANY_TENSOR,
     AXES,
     COUNT,
@@ -146,7 +146,7 @@ VIEWS = {
     "plots.bounds": Call({"ax": AXES, "gaps": mapping(instance(report), "a")}),
     "plots.gap_distribution": Call({"ax": AXES, "gaps": mapping(instance(report), "a")}),
     "plots.bound_curve": Call({"ax": AXES, "curve": instance(curve), "evidence": optional(EVIDENCE)}),
-    "plots.training": Call({"ax": AXES, "curves": mapping(sequence(real(-1.0), 2), "a")}),
+    "plots.training": Call({"ax": instance(axes, names=("curves",)), "curves": mapping(sequence(real(-1.0), 2), "a")}),
     "plots.gradient_statistics": Call({"ds": instance(statistics), "axes": optional(sequence(AXES, 2))}),
     "plots.calibration": Call({"ds": instance(ranks)}),
     "plots.expected_coverage": Call({"ds": instance(coverage)}),
