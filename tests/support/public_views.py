@@ -22,7 +22,7 @@ from support.malformed_values import (
     tensor,
     text,
 )
-from support.public_arguments import axes, (
+from support.public_arguments import (
     ANY_TENSOR,
     AXES,
     COUNT,
@@ -36,6 +36,7 @@ from support.public_arguments import axes, (
     PAIR,
     SEED,
     SHAPE,
+    axes,
     coverage,
     curve,
     image_pair,
