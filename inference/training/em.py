@@ -20,6 +20,7 @@ from ppvae.batches import as_batch
 from ppvae.devices import refuse_without_numbers
 from ppvae.inference.training.data_weights import data_weights
 
+FEW = 10  # data points may have two values of a feature by chance
 PARAMETERS = ("weights", "means", "covariances")
 EMPTY = 1e-3  # a component that owns less than this many data points is empty
 
@@ -130,6 +131,7 @@ def fit_em(
     refuse_without_numbers(mixture)
     x = _points(data)
     own_weights = None if weights is None else data_weights(weights, len(x)).to(x.device)
+    _warn_of_atoms(x, covariance_floor)
     if restarts < 1 or (restarts > 1 and init not in ("k-means++", "random")):
         raise ValueError(f"restarts: found {restarts} with init={init!r}, expected 1, or more with a random start")
     if not update or not set(update) <= set(PARAMETERS):
@@ -253,6 +255,7 @@ def fit_streaming_em(
         for batch in tqdm(batches, disable=not progress, desc=f"streaming EM {epoch}/{epochs}", unit="batch"):
             x = _points(batch[0] if isinstance(batch, tuple | list) else batch)
             if moments is None:
+                _warn_of_atoms(x, covariance_floor)
                 _start(mixture, x, init, seed, covariance_floor)
                 first_size = len(x)
             step = mixture.e_step(x)
@@ -349,6 +352,19 @@ def _reseed(moments: Any, log_likelihood: Tensor, x: Tensor, weights: Tensor | N
         log_likelihood = log_likelihood.masked_fill(weights.to(log_likelihood) == 0, math.inf)
     worst = log_likelihood.topk(len(empty), largest=False).indices
     return moments.reseed(empty, x[worst.to(x.device)]), empty.tolist()
+
+
+def _warn_of_atoms(x: Tensor, covariance_floor: float) -> None:
+    """A density may be as high as the floor allows where values repeat, and says nothing of other data there."""
+    lowest, highest = x.amin(0), x.amax(0)
+    of_two = ((x == lowest) | (x == highest)).all(0) & (lowest < highest)
+    if len(x) > FEW and 2 * of_two.sum() > (lowest < highest).sum():
+        warnings.warn(
+            f"data: found {int(of_two.sum())} features of {x.shape[1]} with two values alone, on which a mixture's "
+            f"density rises as far as covariance_floor={covariance_floor:g} lets it, and other data may lose thousands "
+            "of nats; use a higher floor, or a model of probabilities, such as VAE.mlp with a Bernoulli likelihood",
+            stacklevel=3,
+        )
 
 
 def _warn_reseeded(result: EMResult) -> None:
