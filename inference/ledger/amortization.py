@@ -145,7 +145,8 @@ CAPACITY_GAP = Line(
 ELBO_REFITTED = Line(
     "elbo_refitted",
     label="ELBO, guide refitted",
-    about="the guide as it is after more training on the training data, with the model frozen",
-    measure=lambda bench: bench.refitted(),
+    about="the guide as it is after more training on the training data, with the model frozen; in rounds, as long as "
+    "the last one gained and something is left",
+    measure=lambda bench: bench.refitted_guide.elbo if bench.refitted_guide else None,
     trains=True,
 )

@@ -19,7 +19,7 @@ class Effort:
         ascent: of the refined guides; None leaves out all lines that need an optimization.
         restarts: further starts of the refined guide.
         richer: whether to fit the full-rank and flow families.
-        refit_steps: of the guide on training data with the model frozen, and of each remedy that is tried; 0 leaves
+        refit_steps: of a round of training the guide with the model frozen, and of each remedy that is tried; 0 leaves
             these lines out.
 
     Raises:
