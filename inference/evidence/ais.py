@@ -7,6 +7,7 @@ import torch
 from scipy.special import ndtri, stdtrit
 from torch import Tensor
 
+from ppvae.batches import num_rows
 from ppvae.inference.evidence.annealed_importance import AIS, run_chains, weigh
 from ppvae.inference.evidence.method import EvidenceMethod, Halves, Task
 from ppvae.inference.runtime.measuring import finite
@@ -79,8 +80,8 @@ class AnnealedImportanceSampling(EvidenceMethod):
 
     def run(self, task: Task) -> Evidence:
         settings = self.settings(task)
-        found = run_chains(task.pair, task.batch, settings, weigh, task.progress)
-        return self.record_of(settings, found["forward"], found)
+        found = self._weighed(task, settings)
+        return self._of_all(task, self.record_of(settings, found["forward"], found), found)
 
     def reliable(self, found: Mapping[str, Tensor]) -> Tensor:
         return found["std_error"] <= MOST_STD_ERROR
@@ -104,9 +105,12 @@ class AnnealedImportanceSampling(EvidenceMethod):
             raise ValueError(
                 f"num_chains: found {settings.num_chains}, expected an even number, to be split into halves"
             )
-        found = run_chains(task.pair, task.batch, settings, weigh, task.progress)
-        first, second = found["forward"].chunk(2, dim=1)
-        return self.record_of(settings, first, found), self.record_of(settings, second, found)
+        found = self._weighed(task, settings)
+        first, second = (self.record_of(settings, half, found) for half in found["forward"].chunk(2, dim=1))
+        return self._of_all(task, first, found), self._of_all(task, second, found)
+
+    def num_gradients(self, task: Task) -> int:
+        return sum(each.num_chains * each.num_leapfrog * each.num_transitions for each in self._own(task))
 
     def record_of(self, settings: AIS, log_weight: Tensor, found: Mapping[str, Tensor]) -> Evidence:
         """The record of AIS log weights, `[N, K]`, under the settings' name."""
@@ -122,6 +126,24 @@ class AnnealedImportanceSampling(EvidenceMethod):
             }
         )
         return Evidence.of(settings.name, num, result, self.reliable(result), (self.limit,))
+
+    def _weighed(self, task: Task, settings: AIS) -> dict[str, Tensor]:
+        return run_chains(task.pair, task.batch, settings, weigh, task.progress, deadline=task.deadline)
+
+    def _of_all(self, task: Task, record: Evidence, found: Mapping[str, Tensor]) -> Evidence:
+        """The record of all the task's data points; those that were not reached in time are NaN, and unreliable."""
+        if task.deadline is None:
+            return record
+        reached = torch.zeros(num_rows(task.batch), dtype=torch.bool).index_fill(0, found["index"], True)
+        nothing = torch.full(reached.shape, math.nan, dtype=torch.float64)
+        unknown = Evidence.of(
+            record.method,
+            record.num_particles,
+            {"estimate": nothing, "std_error": nothing},
+            torch.zeros_like(reached),
+            record.limits,
+        )
+        return unknown.with_rows(reached, record)
 
     def _own(self, task: Task) -> list[AIS]:
         """The settings with this method's start."""

@@ -17,10 +17,12 @@ from tqdm import tqdm
 
 from ppvae.batches import Batch, num_rows, rows
 from ppvae.conversion import to_pair
+from ppvae.devices import gpus
 from ppvae.inference.compiling.repeated import Repeated
 from ppvae.inference.evidence import annealing, hmc
 from ppvae.inference.evidence.hmc import State
-from ppvae.inference.runtime.chunks import over_data
+from ppvae.inference.evidence.pace import Pace, in_time, seconds_left, seconds_of
+from ppvae.inference.runtime.chunks import LEAST_POINTS, over_data
 from ppvae.inference.runtime.distributed import processes
 from ppvae.inference.runtime.kept_chunks import KeptChunks
 from ppvae.latent_view import LatentView
@@ -83,6 +85,11 @@ class AIS:
     def num_warm_up(self) -> int:
         """Temperatures of the warm-up."""
         return max(50, self.num_temperatures // 4)
+
+    @property
+    def num_transitions(self) -> int:
+        """Of each chain, the warm-up's included."""
+        return START_STEPS + self.num_warm_up + self.num_temperatures
 
 
 class Sampler:
@@ -184,8 +191,12 @@ def run_chains(
     passing: Callable[[Sampler, Tensor], dict[str, Tensor]],
     progress: bool,
     more_steps: int = 0,
+    deadline: float | None = None,
 ) -> dict[str, Tensor]:
-    """`passing(sampler, index of its data points)` for all data points, as many at once as memory allows."""
+    """`passing(sampler, index of its data points)` for all data points, as many at once as memory allows.
+
+    With a deadline, by `pace.clock`, it is for those that are reached in time, see `in_time`.
+    """
     view = LatentView(pair, to_pair(rows_or_all(pair, batch, slice(1)), pair), settings.start)
     evaluations = settings.num_leapfrog * (settings.num_temperatures + settings.num_warm_up)
     evaluate = Repeated(pair, partial(_densities, view), after=2 if evaluations >= COMPILE_EVALUATIONS else math.inf)
@@ -196,14 +207,22 @@ def run_chains(
 
     def measure(index: Any, num_particles: int, at_once: int) -> dict[str, Tensor]:
         points = to_pair(rows(batch, index.cpu()), pair)
-        return passing(Sampler(settings, view, evaluate, pair, points, lambda: bar.update(len(index))), index)
+        return passing(Sampler(settings, view, evaluate, pair, points, lambda: pace(len(index))), index)
 
-    num = num_rows(batch)
-    total = num * (START_STEPS + settings.num_warm_up + settings.num_temperatures + more_steps)
-    with tqdm(total=total, desc=settings.name, unit="step", disable=not progress, delay=1, leave=False) as bar:
-        return over_data(
-            pair, torch.arange(num), 1, measure, None, probe=one_evaluation, kept=_kept(pair, batch, settings)
-        )
+    def run(index: Tensor) -> dict[str, Tensor]:
+        return over_data(pair, index, 1, measure, None, probe=one_evaluation, kept=_kept(pair, batch, settings))
+
+    num, steps = num_rows(batch), settings.num_transitions + more_steps
+    title = f"{settings.name} of {num} data points"
+    with tqdm(total=num * steps, desc=title, unit="step", disable=not progress, delay=1, leave=False) as bar:
+        most = math.inf if deadline is None else seconds_left(deadline)
+        pace = Pace(title, math.ceil(num / processes().size) * steps, bar, gpus(pair), most)
+        if deadline is None:
+            return run(torch.arange(num))
+        few = to_pair(rows(batch, slice(LEAST_POINTS)), pair)
+        u = view.draw(pair, few, settings.num_chains)
+        seconds = seconds_of(partial(_densities, view, pair, few, u), gpus(pair))
+        return in_time(run, num, seconds * settings.num_leapfrog * steps / num_rows(few), deadline)
 
 
 def _kept(pair: Pair, batch: Batch, settings: AIS) -> KeptChunks | None:
