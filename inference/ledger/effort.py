@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from ppvae.inference.evidence.annealed_importance import AIS
 from ppvae.inference.ledger.ascent import Ascent
-from ppvae.refusals import at_least_one
+from ppvae.refusals import at_least_one, positive_seconds
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Effort:
         restarts: further starts of the refined guide.
         richer: whether to fit the full-rank and flow families.
         refit_steps: of the guide on training data with the model frozen; 0 leaves the line out.
+        max_seconds: for the evidence of each data set, as for `ppvae.log_evidence`; None for no bound.
 
     Raises:
         ValueError: a number out of range.
@@ -33,10 +34,12 @@ class Effort:
     restarts: int = 1
     richer: bool = True
     refit_steps: int = 2000
+    max_seconds: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_particles", "num_samples"):
             at_least_one(name, getattr(self, name))
+        positive_seconds("max_seconds", self.max_seconds)
         for name in ("restarts", "refit_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: found {getattr(self, name)}, expected 0 or more")
