@@ -21,8 +21,8 @@ from ppvae.devices import gpus
 from ppvae.inference.compiling.repeated import Repeated
 from ppvae.inference.evidence import annealing, hmc
 from ppvae.inference.evidence.hmc import State
-from ppvae.inference.evidence.pace import Pace, in_time, seconds_left, seconds_of
-from ppvae.inference.runtime.chunks import LEAST_POINTS, over_data
+from ppvae.inference.evidence.pace import Cost, Pace, in_time, seconds_left, seconds_of
+from ppvae.inference.runtime.chunks import over_data, points_at_once
 from ppvae.inference.runtime.distributed import processes
 from ppvae.inference.runtime.kept_chunks import KeptChunks
 from ppvae.latent_view import LatentView
@@ -35,6 +35,9 @@ START_STEPS, RATE = 30, 0.2
 SCALE_DRAWS = 64
 COMPILE_EVALUATIONS = 2000
 """The number of evaluations from which compiling pays off for any pair."""
+
+COMPILE_SECONDS = 120.0
+"""The time that there must be, as compiling takes some of it for each size of block."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +202,9 @@ def run_chains(
     """
     view = LatentView(pair, to_pair(rows_or_all(pair, batch, slice(1)), pair), settings.start)
     evaluations = settings.num_leapfrog * (settings.num_temperatures + settings.num_warm_up)
-    evaluate = Repeated(pair, partial(_densities, view), after=2 if evaluations >= COMPILE_EVALUATIONS else math.inf)
+    left = math.inf if deadline is None else seconds_left(deadline)
+    pays = evaluations >= COMPILE_EVALUATIONS and left >= COMPILE_SECONDS
+    evaluate = Repeated(pair, partial(_densities, view), after=2 if pays else math.inf)
 
     def one_evaluation(index: Any, num_particles: int, at_once: int) -> dict[str, Tensor]:
         points = to_pair(rows(batch, index.cpu()), pair)
@@ -215,14 +220,26 @@ def run_chains(
     num, steps = num_rows(batch), settings.num_transitions + more_steps
     title = f"{settings.name} of {num} data points"
     with tqdm(total=num * steps, desc=title, unit="step", disable=not progress, delay=1, leave=False) as bar:
-        most = math.inf if deadline is None else seconds_left(deadline)
-        pace = Pace(title, math.ceil(num / processes().size) * steps, bar, gpus(pair), most)
+        pace = Pace(title, math.ceil(num / processes().size) * steps, bar, gpus(pair), left)
         if deadline is None:
             return run(torch.arange(num))
-        few = to_pair(rows(batch, slice(LEAST_POINTS)), pair)
-        u = view.draw(pair, few, settings.num_chains)
-        seconds = seconds_of(partial(_densities, view, pair, few, u), gpus(pair))
-        return in_time(run, num, seconds * settings.num_leapfrog * steps / num_rows(few), deadline)
+        most = points_at_once(pair, torch.arange(num), one_evaluation)
+        one, all_ = (
+            steps * _seconds_of_a_transition(pair, view, settings, to_pair(rows(batch, slice(size)), pair))
+            for size in (1, most)
+        )
+        return in_time(run, num, Cost.of(one, all_, most), deadline)
+
+
+def _seconds_of_a_transition(pair: Pair, view: LatentView, settings: AIS, batch: Batch) -> float:
+    """Of all chains of a batch, not compiled; those of this trial do not move."""
+    evaluate = partial(_state, partial(_densities, view, pair), batch)
+    state = evaluate(view.draw(pair, batch, settings.num_chains))
+    zero = torch.zeros_like(state.log_joint[0])
+    return seconds_of(
+        lambda: hmc.step(state, zero, evaluate, zero, torch.ones_like(state.position[0]), settings.num_leapfrog),
+        gpus(pair),
+    )
 
 
 def _kept(pair: Pair, batch: Batch, settings: AIS) -> KeptChunks | None:
@@ -257,5 +274,5 @@ def _densities(view: LatentView, pair: Pair, batch: Batch, u: Tensor) -> tuple[T
     return log_start.detach(), log_joint.detach(), gradient_start, gradient_joint
 
 
-def _state(evaluate: Repeated, batch: Batch, u: Tensor) -> State:
+def _state(evaluate: Callable[..., Any], batch: Batch, u: Tensor) -> State:
     return State(u, *evaluate(batch, u))

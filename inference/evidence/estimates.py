@@ -80,11 +80,11 @@ def log_evidence(
         num_particles: K, for IWAE. Memory does not grow with it.
         annealing: settings of AIS; for "best" several may be given. By default `AIS()`, for "best" from both starts.
         max_seconds: for "auto" and "best", when AIS is to end; None for when all is measured. Importance weights of all
-            data points come first, however long they take, and count. Then AIS takes blocks of data points in random
-            order, each of about a quarter of the time that is left, or of one data point, and begins none that it does
-            not expect to end in time. Data points that it did not reach keep the estimate of their importance weights,
-            are not `reliable`, and are counted in `reason`. How many are reached depends on the machine, seed or no.
-            Of several processes, the first keeps the time.
+            data points come first, however long they take, and count. Then AIS takes data points in random order, as
+            many at a time as are expected to be done in three quarters of the time that is left, but at least one.
+            Those that it did not reach keep the estimate of their importance weights, are not `reliable`, and are
+            counted in `reason`. How many are reached depends on the machine, seed or no. Of several processes, the
+            first keeps the time.
         seed: makes the result reproducible and leaves the caller's generators as they were; None draws from them.
         progress: show a bar when it takes more than a second, with a forecast for AIS. Without a bar, a forecast of
             more than half a minute is logged as a warning.

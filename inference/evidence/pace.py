@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,8 +22,11 @@ LONG = 30.0
 UNTIMED, TIMED = 2, 8
 """Of the first transitions, those that are not timed, as they may be compiling, and those that are."""
 
-SHARE = 0.25
-"""Of the time that there is, what one block of data points may take."""
+TRIAL = 0.5
+"""Seconds of calls whose cost is to be known."""
+
+SHARE = 0.75
+"""Of the time that is left, what a block of data points may be expected to take."""
 
 
 class Pace:
@@ -59,29 +63,58 @@ class Pace:
             logger.warning("%s takes about %s", self._title, spoken(seconds))
 
 
-def in_time(
-    run: Callable[[Tensor], dict[str, Tensor]], num: int, seconds_per_point: float, deadline: float
-) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class Cost:
+    """What blocks of data points take, on one process: seconds that any block takes, and those for each data point.
+
+    Attributes:
+        fixed: seconds of any block.
+        each: further seconds for each data point.
+        most: data points of the largest block.
+    """
+
+    fixed: float
+    each: float
+    most: int
+
+    @classmethod
+    def of(cls, one: float, all_: float, most: int) -> "Cost":
+        """By the seconds of the smallest block, of one data point, and of the largest."""
+        each = max(0.0, (all_ - one) / (most - 1)) if most > 1 else one
+        return cls(max(0.0, one - each), each, most)
+
+    def seconds(self, num_points: float) -> float:
+        return self.fixed + self.each * num_points
+
+    def points(self, seconds: float) -> int:
+        """How many data points can be done in that time; zero or less if it is too short for any."""
+        if seconds >= self.seconds(self.most):
+            return self.most
+        return math.floor((seconds - self.fixed) / self.each) if self.each else 0
+
+
+def in_time(run: Callable[[Tensor], dict[str, Tensor]], num: int, cost: Cost, deadline: float) -> dict[str, Tensor]:
     """`run(index)` on blocks of N data points, in random order, until the deadline.
 
-    A block is as large as takes a quarter of the time, by the seconds for a data point, and is begun only if one as
-    fast as the fastest so far would end in time; the first, of at least one data point, always is. With several
-    processes, which share each block, the first keeps the time.
+    Any block has a fixed cost, so each is as large as takes three quarters of the time that is left; the others allow
+    for errors of the forecast, which is corrected by what blocks have taken. The first, of at least one data point, is
+    run in any case. With several processes, which share each block, the first decides.
 
     Returns:
         What was found, in the order of the data points, and their `index`.
     """
-    group, left = processes(), seconds_left(deadline)
+    group = processes()
     order = torch.randperm(num, generator=torch.Generator().manual_seed(0))
-    at_once = max(1, int(SHARE * left / group.first(seconds_per_point) * group.size)) if left > 0 else 1
     parts: list[dict[str, Tensor]] = []
-    fastest = math.inf
-    for index in order.split(at_once):
+    slower = 1.0
+    while len(order):
         begun = clock()
-        if parts and group.first(begun + fastest - deadline) > 0:
+        size = group.first(group.size * cost.points(SHARE * (deadline - begun) / slower))
+        if parts and size < 1:
             break
+        index, order = order[: max(1, size)], order[max(1, size) :]
         parts.append(run(index) | {"index": index})
-        fastest = min(fastest, clock() - begun)
+        slower = (clock() - begun) / cost.seconds(len(index) / group.size)
     found: dict[str, Any] = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     by_row = found["index"].argsort()
     return {name: t[by_row] for name, t in found.items()}
@@ -93,12 +126,12 @@ def seconds_left(deadline: float) -> float:
 
 
 def seconds_of(call: Callable[[], Any], gpus: Sequence[torch.device]) -> float:
-    """What a call takes, after the first."""
-    call()
-    start = now(gpus)
-    for _ in range(TIMED):
+    """What a call takes, in the mean over half a second, or over two calls."""
+    start, calls = now(gpus), 0
+    while (taken := now(gpus) - start) < TRIAL or calls < 2:
         call()
-    return (now(gpus) - start) / TIMED
+        calls += 1
+    return taken / calls
 
 
 def now(gpus: Sequence[torch.device]) -> float:

@@ -124,6 +124,19 @@ def _concatenated(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
+def points_at_once(pair: Pair, batch: Batch, probe: Measure) -> int:
+    """How many data points `over_data` takes at once, with one particle, by what one costs `probe`, run on as many."""
+    num = min(num_rows(batch), max(LEAST_POINTS, chunk_rows(pair, batch, probe, CPU_ELEMENTS, GPU_ELEMENTS)))
+    while True:
+        try:
+            probe(to_pair(rows(batch, slice(num)), pair), 1, 1)
+            return num
+        except (RuntimeError, MemoryError) as error:
+            if num == 1 or not _out_of_memory(error):
+                raise
+            num //= 2
+
+
 def chunk_rows(pair: Pair, batch: Batch, measure: Measure, cpu_elements: int, gpu_elements: int) -> int:
     """How many rows (particles times data points) a chunk may hold, given the tensors made for one row."""
     two_rows = rows(batch, torch.zeros(2, dtype=torch.long))

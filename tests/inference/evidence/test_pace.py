@@ -69,32 +69,53 @@ def two_starts():
 # The bound
 
 
-@pytest.mark.parametrize(("seconds", "size", "num"), [(3.0, 1, 3), (10.0, 2, 10), (23.0, 5, 20), (70.0, 17, 30)])
-def test_blocks_fill_the_time_and_keep_to_it(clock, seconds, size, num):
-    """A data point takes a second: blocks of a quarter of the time, in random order; all where there is time."""
+@pytest.mark.parametrize("fixed", [0.0, 2.0])
+@pytest.mark.parametrize("seconds", [11.0, 27.0, 80.0])
+def test_blocks_fill_the_time_and_keep_to_it(clock, fixed, seconds):
+    """A data point takes a second, and a block some more: in random order, and all where there is time."""
     done = []
 
     def run(index):
         done.append(index)
-        clock.seconds += len(index)
+        clock.seconds += fixed + len(index)
         return {"twice": 2 * index}
 
-    found = pace.in_time(run, 30, 1.0, deadline=seconds)
+    found = pace.in_time(run, 30, pace.Cost.of(1 + fixed, 10 + fixed, 10), deadline=seconds)
     order = torch.cat(done).tolist()
-    assert clock.seconds == len(order) == num
-    assert {len(index) for index in done[:-1]} == {size}
+    assert len(order) == 30 if seconds == 80 else pace.SHARE * (seconds - clock.seconds) < 1 + fixed
+    assert clock.seconds <= seconds
+    assert max(len(index) for index in done) <= 10
     assert found["index"].tolist() == sorted(order) != order
     assert found["twice"].tolist() == [2 * i for i in sorted(order)]
 
 
 def test_what_takes_longer_than_was_foreseen_ends_within_one_block(clock):
+    """The first block takes five times as long; the next ones are foreseen rightly."""
+    done = []
+
     def run(index):
+        done.append(len(index))
         clock.seconds += 5 * len(index)
         return {}
 
-    assert len(pace.in_time(run, 30, 1.0, deadline=20.0)["index"]) == 5
-    assert clock.seconds == 25.0
-    assert len(pace.in_time(run, 30, 1.0, deadline=20.0)["index"]) == 1  # although it is over
+    cost = pace.Cost.of(1.0, 10.0, 10)
+    pace.in_time(run, 30, cost, deadline=20.0)
+    assert (done, clock.seconds) == ([10], 50.0)
+    done.clear()
+    pace.in_time(run, 30, cost, deadline=50.0)
+    assert (done, clock.seconds) == ([1], 55.0)  # although the time is spent
+    done.clear()
+    pace.in_time(run, 30, cost, deadline=155.0)
+    assert (done, clock.seconds) == ([10, 7, 2], 150.0)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.0, 3.0, 3.5, 12.0, 13.0, 100.0])
+def test_a_cost_is_linear(seconds):
+    cost = pace.Cost.of(3.0, 12.0, 10)
+    assert (cost.fixed, cost.each, cost.most) == (2.0, 1.0, 10)
+    assert cost.points(seconds) == min(10, math.floor(seconds - 2))
+    assert pace.Cost.of(3.0, 3.0, 10) == pace.Cost(3.0, 0.0, 10)  # a GPU that waits
+    assert pace.Cost.of(3.0, 3.0, 1) == pace.Cost(0.0, 3.0, 1)
 
 
 @pytest.mark.slow(8)
