@@ -36,7 +36,7 @@ SCALE_DRAWS = 64
 COMPILE_EVALUATIONS = 2000
 """The number of evaluations from which compiling pays off for any pair."""
 
-COMPILE_SECONDS = 120.0
+COMPILE_SECONDS = 45.0
 """The time that there must be, as compiling takes some of it for each size of block."""
 
 
