@@ -1,5 +1,7 @@
 # The public names, and where each lives; they are imported when they are first used.
+from .diagnostics.coverage_about_references import expected_coverage as expected_coverage
 from .diagnostics.gradient_noise import gradient_statistics as gradient_statistics
+from .diagnostics.local_classifiers import local_classifier_test as local_classifier_test
 from .diagnostics.simulation_based_calibration import calibration as calibration
 from .evidence.annealed_importance import AIS as AIS
 from .evidence.comparison import compare as compare
@@ -39,7 +41,7 @@ from .runtime.records import (
 )
 from .training.em import EMResult as EMResult, fit_em as fit_em, fit_streaming_em as fit_streaming_em
 from .training.fitting import fit as fit
-from .training.loop import Fit as Fit
 from .training.nonfinite import NonFiniteError as NonFiniteError
+from .training.result import Fit as Fit
 from .training.settings import Checkpoint as Checkpoint, HeldOut as HeldOut, StepOptions as StepOptions
 from .training.trainer import Trainer as Trainer

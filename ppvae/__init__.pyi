@@ -2,7 +2,9 @@
 from . import datasets as datasets, inference as inference, models as models, networks as networks
 from ._version import __version__ as __version__
 from .encoding import Encoding as Encoding
+from .inference.diagnostics.coverage_about_references import expected_coverage as expected_coverage
 from .inference.diagnostics.gradient_noise import gradient_statistics as gradient_statistics
+from .inference.diagnostics.local_classifiers import local_classifier_test as local_classifier_test
 from .inference.diagnostics.simulation_based_calibration import calibration as calibration
 from .inference.evidence.annealed_importance import AIS as AIS
 from .inference.evidence.comparison import compare as compare
@@ -39,8 +41,8 @@ from .inference.runtime.records import (
 )
 from .inference.training.em import fit_em as fit_em, fit_streaming_em as fit_streaming_em
 from .inference.training.fitting import fit as fit
-from .inference.training.loop import Fit as Fit
 from .inference.training.nonfinite import NonFiniteError as NonFiniteError
+from .inference.training.result import Fit as Fit
 from .inference.training.settings import Checkpoint as Checkpoint, HeldOut as HeldOut, StepOptions as StepOptions
 from .inference.training.trainer import Trainer as Trainer
 from .pair import Pair as Pair

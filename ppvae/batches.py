@@ -59,6 +59,11 @@ def num_rows(batch: Batch) -> int:
     return next(iter(tensors(batch).values())).shape[0]
 
 
+def numbers(batch: Batch) -> Tensor:
+    """All numbers of each row, in double precision, `[B, F]`."""
+    return torch.cat([t.reshape(num_rows(batch), -1).double() for t in tensors(batch).values()], -1)
+
+
 def rows(batch: Batch, index: Tensor | slice) -> Batch:
     """The data points of `batch` at `index`."""
     return map_batch(lambda t: t[index], batch)

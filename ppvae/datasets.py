@@ -16,6 +16,8 @@ from typing import Literal, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from ppvae.files import write_file
+
 __all__ = ["Dataset", "bits_per_dim", "dequantize", "load"]
 
 _MIRRORS = (
@@ -327,7 +329,7 @@ def _mnist_bytes(name: str) -> bytes:
         except (OSError, http.client.HTTPException, ValueError) as error:
             failures.append(f"{url}: {error}")
             continue
-        _write(cache / f"{name}.gz", packed)
+        write_file(cache / f"{name}.gz", packed)
         return content
     raise ConnectionError(
         f"mnist: no file {name}.gz in {', '.join(map(str, folders))}, and no mirror delivered it "
@@ -351,14 +353,3 @@ def _verified(packed: bytes, name: str, origin: str) -> bytes:
             f"{_MNIST_MD5[name]}; get another copy"
         )
     return content
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write under a temporary name, then rename: a reader sees all of the file or none of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_bytes(content)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -19,9 +19,9 @@ from ppvae.contract import check_shapes
 from ppvae.coordinates import Coordinates, coordinates
 from ppvae.pair import Pair
 from ppvae.particles import run
-from ppvae.refusals import ContractError, family
+from ppvae.refusals import ContractError
 from ppvae.sites import log_prob_terms, presence, sample_sites
-from ppvae.supports import unlike_support
+from ppvae.supports import refuse_unlike_support
 from ppvae.tracing import trace_model, trace_pair
 from ppvae.weights import sum_terms
 
@@ -172,14 +172,12 @@ class LatentView:
 @torch.no_grad()
 def _refuse_unlike_support(pair: Pair, batch: Batch) -> None:
     with torch.random.fork_rng(range(torch.cuda.device_count())):
-        joint = trace_pair(pair, batch, 1)
-        name = unlike_support(pair, batch, joint)
-    if name:
-        guide, model = (family(trace.nodes[name]["fn"]) for trace in (joint.guide, joint.model))
-        raise ContractError(
-            f"guide site '{name}': found {guide} for {model} in the model, expected the same support in both, as "
-            "chains and maps that start from the guide cannot leave the one for the other; start from the prior, "
-            "AIS(start='prior'), or give the guide the model's support"
+        refuse_unlike_support(
+            pair,
+            batch,
+            trace_pair(pair, batch, 1),
+            "as chains and maps that start from the guide cannot leave the one for the other; start from the prior, "
+            "AIS(start='prior'), or give the guide the model's support",
         )
 
 

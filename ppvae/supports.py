@@ -103,13 +103,25 @@ def refuse_unlike(joint: Joint) -> None:
             )
 
 
-def unlike_support(pair: ModelAndGuide, batch: Batch, joint: Joint) -> str:
-    """The first of the guide's sites that leaves latents out, or draws some that the model has not; empty if none."""
+def refuse_unlike_support(pair: ModelAndGuide, batch: Batch, joint: Joint, why: str) -> None:
+    """Refuses, by name, a guide site that leaves latents out, or draws some that the model has not.
+
+    Args:
+        pair: the model and guide.
+        batch: B data points.
+        joint: a run on them.
+        why: what that would spoil, and the remedy, to end the message.
+
+    Raises:
+        ppvae.ContractError: with the site.
+    """
     for name, (q, p) in _latents(joint).items():
         like = _site(joint, name)["value"]
         if _left_out(pair, batch, joint, name).any() or _outside(p, q, like).any():
-            return name
-    return ""
+            raise ContractError(
+                f"guide site '{name}': found {family(q)} for {family(p)} in the model, expected the same support in "
+                f"both, {why}"
+            )
 
 
 def left_out(pair: ModelAndGuide, batch: Batch, joint: Joint) -> Tensor:

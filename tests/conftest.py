@@ -1,6 +1,8 @@
 """What the tests share: a fixed seed, and the one way in which an estimate is held against an exact value."""
 
 import os
+import shutil
+import subprocess
 
 import pyro
 import pytest
@@ -58,6 +60,18 @@ def float64():
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of 256 KiB of its own, where the system allows to mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a disk can be mounted by root only")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.fixture

@@ -1,1 +1,1 @@
-"""The noise of gradient estimators, and calibration of a guide."""
+"""The noise of gradient estimators, and tests of a guide on the model's own data."""

@@ -12,10 +12,15 @@ from torch import Tensor
 
 from ppvae.batches import Batch, num_rows
 from ppvae.devices import gpus
+from ppvae.inference.diagnostics.simulated_latents import (
+    refuse_few,
+    refuse_not_numbers,
+    refuse_undefined,
+    refuse_without_latents,
+)
 from ppvae.inference.runtime.chunks import evaluating, over_data, sizes
-from ppvae.inference.runtime.records import EvidenceUndefined
 from ppvae.pair import Pair
-from ppvae.refusals import ContractError, at_least_one
+from ppvae.refusals import at_least_one
 from ppvae.simulation import simulate
 from ppvae.supports import refuse_unlike
 from ppvae.tracing import draw_latents, trace_model, trace_pair
@@ -78,13 +83,8 @@ def calibration(
         (['z[0]', 'z[1]', 'log_joint'], True)
     """
     at_least_one("num_samples", num_samples)
-    if num_simulations < 2 * LEAST_PER_BIN or num_simulations != int(num_simulations):
-        raise ValueError(
-            f"num_simulations: found {num_simulations}, expected a whole number of at least {2 * LEAST_PER_BIN}, to "
-            "tell whether ranks are uniform"
-        )
-    if pair.evidence_undefined:
-        raise EvidenceUndefined(f"{type(pair).__name__} cannot be calibrated: {pair.evidence_undefined}")
+    refuse_few(num_simulations)
+    refuse_undefined(pair)
     with evaluating(pair, seed):
         examples = pair.examples(num_simulations)
         found = over_data(pair, examples, num_samples, partial(_ranks, pair), "calibration" if progress else None)
@@ -143,15 +143,10 @@ def _ranks(pair: Pair, batch: Batch, num_samples: int, at_once: int) -> dict[str
     ties: dict[str, Tensor] = {}
     for size in sizes(num_samples, at_once):
         guided = draw_latents(pair, x, size)
-        if not guided:
-            raise ContractError(f"{type(pair).__name__}.guide: found no latent site, expected one to calibrate")
+        refuse_without_latents(pair, len(guided))
         latents = {name: torch.cat([drawn[name].expand_as(z[:1]), z]) for name, z in guided.items()}
         log_joint = sum_terms(trace_model(pair, x, latents, 1 + size).log_p_terms())
-        if log_joint.isnan().any():
-            raise ValueError(
-                f"{type(pair).__name__}: found a log p(x, z) that is not a number on data drawn from the model, "
-                "expected numbers; is a parameter of the model or the guide NaN, or a scale zero or infinite?"
-            )
+        refuse_not_numbers(pair, "a log p(x, z)", log_joint)
         for name, value, rounding in _quantities(latents, log_joint):
             tied = (value[1:] - value[0]).abs() <= rounding
             below[name] = below.get(name, 0) + ((value[1:] < value[0]) & ~tied).sum(0)

@@ -5,6 +5,7 @@ keeps the weights unbiased.
 """
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,8 +22,8 @@ from ppvae.devices import gpus
 from ppvae.inference.compiling.repeated import Repeated
 from ppvae.inference.evidence import annealing, hmc
 from ppvae.inference.evidence.hmc import State
-from ppvae.inference.evidence.pace import Cost, Pace, in_time, seconds_left, seconds_of
-from ppvae.inference.runtime.chunks import over_data, points_at_once
+from ppvae.inference.evidence.pace import Pace, in_time, seconds_left
+from ppvae.inference.runtime.chunks import over_data
 from ppvae.inference.runtime.distributed import processes
 from ppvae.inference.runtime.kept_chunks import KeptChunks
 from ppvae.latent_view import LatentView
@@ -37,7 +38,7 @@ COMPILE_EVALUATIONS = 2000
 """The number of evaluations from which compiling pays off for any pair."""
 
 COMPILE_SECONDS = 45.0
-"""The time that there must be, as compiling takes some of it for each size of block."""
+"""The time that there must be, as compiling takes some of it."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class AIS:
             adds its number to the name.
 
     Raises:
+        TypeError: the checkpoint is not a path.
         ValueError: a number below one, or an unknown start or schedule.
         ppvae.ContractError: when used from the prior of a model that gives x no probability under some latents.
     """
@@ -78,6 +80,8 @@ class AIS:
             raise ValueError(f"start: found {self.start!r}, expected 'guide' or 'prior'")
         if self.schedule not in annealing.SCHEDULES:
             raise ValueError(f"schedule: found {self.schedule!r}, expected one of {tuple(annealing.SCHEDULES)}")
+        if not isinstance(self.checkpoint, str | os.PathLike | None):
+            raise TypeError(f"checkpoint: found {self.checkpoint!r}, expected a file's path, such as 'ais.safetensors'")
 
     @property
     def name(self) -> str:
@@ -90,9 +94,11 @@ class AIS:
         return max(50, self.num_temperatures // 4)
 
     @property
-    def num_transitions(self) -> int:
-        """Of each chain, the warm-up's included."""
-        return START_STEPS + self.num_warm_up + self.num_temperatures
+    def kept_in(self) -> str | Path | None:
+        """This process's file, if there is one."""
+        if self.checkpoint is None or processes().size == 1:
+            return self.checkpoint
+        return f"{self.checkpoint}.{processes().rank}"
 
 
 class Sampler:
@@ -194,62 +200,51 @@ def run_chains(
     passing: Callable[[Sampler, Tensor], dict[str, Tensor]],
     progress: bool,
     more_steps: int = 0,
+    result: str = "log weights",
     deadline: float | None = None,
 ) -> dict[str, Tensor]:
     """`passing(sampler, index of its data points)` for all data points, as many at once as memory allows.
 
-    With a deadline, by `pace.clock`, it is for those that are reached in time, see `in_time`.
+    Args:
+        more_steps: that `passing` takes for each data point, besides those to the posterior.
+        result: what `passing` returns, in words; a checkpoint of something else is refused.
+        deadline: when to end, by `pace.clock`; the result is then that of the data points reached, with their `index`.
     """
     view = LatentView(pair, to_pair(rows_or_all(pair, batch, slice(1)), pair), settings.start)
     evaluations = settings.num_leapfrog * (settings.num_temperatures + settings.num_warm_up)
-    left = math.inf if deadline is None else seconds_left(deadline)
-    pays = evaluations >= COMPILE_EVALUATIONS and left >= COMPILE_SECONDS
-    evaluate = Repeated(pair, partial(_densities, view), after=2 if pays else math.inf)
+    pays = evaluations >= COMPILE_EVALUATIONS and (deadline is None or seconds_left(deadline) >= COMPILE_SECONDS)
+    plain, compiled = (
+        Repeated(pair, partial(_densities, view), after) for after in (math.inf, 2 if pays else math.inf)
+    )
 
     def one_evaluation(index: Any, num_particles: int, at_once: int) -> dict[str, Tensor]:
         points = to_pair(rows(batch, index.cpu()), pair)
         return {"log_start": _densities(view, pair, points, view.draw(pair, points, settings.num_chains))[0][0]}
 
-    def measure(index: Any, num_particles: int, at_once: int) -> dict[str, Tensor]:
-        points = to_pair(rows(batch, index.cpu()), pair)
-        return passing(Sampler(settings, view, evaluate, pair, points, lambda: pace(len(index))), index)
+    def run(index: Tensor, evaluate: Repeated) -> dict[str, Tensor]:
+        def measure(index: Any, num_particles: int, at_once: int) -> dict[str, Tensor]:
+            points = to_pair(rows(batch, index.cpu()), pair)
+            return passing(Sampler(settings, view, evaluate, pair, points, lambda: pace(len(index))), index)
 
-    def run(index: Tensor) -> dict[str, Tensor]:
-        return over_data(pair, index, 1, measure, None, probe=one_evaluation, kept=_kept(pair, batch, settings))
+        kept = _kept(pair, batch, settings, result)
+        return over_data(pair, index, 1, measure, None, probe=one_evaluation, kept=kept)
 
-    num, steps = num_rows(batch), settings.num_transitions + more_steps
+    num = num_rows(batch)
+    total = num * (START_STEPS + settings.num_warm_up + settings.num_temperatures + more_steps)
     title = f"{settings.name} of {num} data points"
-    with tqdm(total=num * steps, desc=title, unit="step", disable=not progress, delay=1, leave=False) as bar:
-        pace = Pace(title, math.ceil(num / processes().size) * steps, bar, gpus(pair), left)
+    with tqdm(total=total, desc=title, unit="step", disable=not progress, delay=1, leave=False) as bar:
+        pace = Pace(title, math.ceil(total / processes().size), bar, gpus(pair), deadline)
         if deadline is None:
-            return run(torch.arange(num))
-        most = points_at_once(pair, torch.arange(num), one_evaluation)
-        one, all_ = (
-            steps * _seconds_of_a_transition(pair, view, settings, to_pair(rows(batch, slice(size)), pair))
-            for size in (1, most)
-        )
-        return in_time(run, num, Cost.of(one, all_, most), deadline)
+            return run(torch.arange(num), compiled)
+        return in_time(lambda index, first: run(index, plain if first else compiled), num, deadline)
 
 
-def _seconds_of_a_transition(pair: Pair, view: LatentView, settings: AIS, batch: Batch) -> float:
-    """Of all chains of a batch, not compiled; those of this trial do not move."""
-    evaluate = partial(_state, partial(_densities, view, pair), batch)
-    state = evaluate(view.draw(pair, batch, settings.num_chains))
-    zero = torch.zeros_like(state.log_joint[0])
-    return seconds_of(
-        lambda: hmc.step(state, zero, evaluate, zero, torch.ones_like(state.position[0]), settings.num_leapfrog),
-        gpus(pair),
-    )
-
-
-def _kept(pair: Pair, batch: Batch, settings: AIS) -> KeptChunks | None:
-    if settings.checkpoint is None:
+def _kept(pair: Pair, batch: Batch, settings: AIS, result: str) -> KeptChunks | None:
+    if settings.kept_in is None:
         return None
-    about = asdict(settings)
-    path, group = about.pop("checkpoint"), processes()
-    return KeptChunks(
-        f"{path}.{group.rank}" if group.size > 1 else path, pair, batch, about | {"processes": group.size}
-    )
+    about = asdict(settings) | {"processes": processes().size, "seed": torch.initial_seed(), "result": result}
+    del about["checkpoint"]
+    return KeptChunks(settings.kept_in, pair, batch, about)
 
 
 def weigh(sampler: Sampler, index: Tensor) -> dict[str, Tensor]:
@@ -274,5 +269,5 @@ def _densities(view: LatentView, pair: Pair, batch: Batch, u: Tensor) -> tuple[T
     return log_start.detach(), log_joint.detach(), gradient_start, gradient_joint
 
 
-def _state(evaluate: Callable[..., Any], batch: Batch, u: Tensor) -> State:
+def _state(evaluate: Repeated, batch: Batch, u: Tensor) -> State:
     return State(u, *evaluate(batch, u))

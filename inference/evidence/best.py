@@ -61,14 +61,13 @@ class Best(EvidenceMethod):
         reached = torch.stack(estimates).isfinite().all(0)
         if reached.all():
             return larger_bound(candidates, self._methods)
-        both = {name: (first.rows(reached), second.rows(reached)) for name, (first, second) in candidates.items()}
-        best = larger_bound(both, self._methods)
         whole = {name: pooled(halves, self._methods) for name, halves in candidates.items()}
         rest = unreached(next(iter(whole.values())))
-        return replace(
-            rest.with_rows(reached, best),
-            method=self.name,
-            reason=f"in the time there was, AIS reached {int(reached.sum())} of {len(reached)} data points, and "
-            f"{rest.method} stands for the rest. Of those: {best.reason}",
-            candidates=whole,
-        )
+        of_all = f"in the time there was, AIS reached {int(reached.sum())} of {len(reached)} data points"
+        found, reason = rest, f"{of_all}; {rest.method} stands for all"
+        if reached.any():
+            both = {name: (first.rows(reached), second.rows(reached)) for name, (first, second) in candidates.items()}
+            best = larger_bound(both, self._methods)
+            found = rest.with_rows(reached, best)
+            reason = f"{of_all}, and {rest.method} stands for the rest. Of those: {best.reason}"
+        return replace(found, method=self.name, reason=reason, candidates=whole)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ppvae.batches import Batch
 from ppvae.conversion import to_pair
+from ppvae.files import check_target
 from ppvae.inference.compiling.repeated import Repeated
 from ppvae.inference.evidence import pace, streamed
 from ppvae.inference.evidence.annealed_importance import AIS
@@ -80,11 +81,10 @@ def log_evidence(
         num_particles: K, for IWAE. Memory does not grow with it.
         annealing: settings of AIS; for "best" several may be given. By default `AIS()`, for "best" from both starts.
         max_seconds: for "auto" and "best", when AIS is to end; None for when all is measured. Importance weights of all
-            data points come first, however long they take, and count. Then AIS takes data points in random order, as
-            many at a time as are expected to be done in three quarters of the time that is left, but at least one.
-            Those that it did not reach keep the estimate of their importance weights, are not `reliable`, and are
-            counted in `reason`. How many are reached depends on the machine, seed or no. Of several processes, the
-            first keeps the time.
+            data points come first, however long they take, and count. Then AIS takes data points in random order, in
+            blocks; what is not done in time is given up. Data points that it did not reach keep the estimate of their
+            importance weights, are not `reliable`, and are counted in `reason`. How many are reached depends on the
+            machine, seed or no. Of several processes, the first keeps the time, and ends between blocks.
         seed: makes the result reproducible and leaves the caller's generators as they were; None draws from them.
         progress: show a bar when it takes more than a second, with a forecast for AIS. Without a bar, a forecast of
             more than half a minute is logged as a warning.
@@ -167,6 +167,9 @@ def evidence_of(
     settings = (annealing,) if isinstance(annealing, AIS) else tuple(annealing or ())
     if len(settings) > 1 and not chosen.several_annealings:
         raise ValueError(f"annealing: found {annealing!r}, expected one AIS(...) for method={method!r}; use 'best'")
+    for path in (each.kept_in for each in settings):
+        if path is not None:
+            check_target(path)
     deadline = None if max_seconds is None else _deadline(max_seconds, pair, chosen, settings)
     found = chosen.run(Task(pair, batch, num_particles, settings, progress, deadline))
     return replace(found, kind=kind_of(pair, batch))

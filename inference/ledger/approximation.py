@@ -5,6 +5,7 @@ import torch
 from ppvae.inference.ledger.cause import Cause, significant
 from ppvae.inference.ledger.lines import Bar, Line, difference, richest
 from ppvae.inference.ledger.measured import Measured
+from ppvae.inference.ledger.trials import advice
 from ppvae.inference.runtime.records import Measurement
 
 COLOR = "C0"
@@ -34,7 +35,7 @@ def _correlation(found: Measured, line: Measurement) -> list[Cause]:
         "correlation",
         line,
         lambda nats: f"A full covariance for each data point gains {nats:.2f} nats over the best guides of the family.",
-        "Try a guide with correlated latents (full covariance, or a flow).",
+        **advice(found, "elbo_full_rank_head", "a guide with correlated latents (full covariance, or a flow)"),
     )
 
 
@@ -46,7 +47,7 @@ def _shape(found: Measured, line: Measurement) -> list[Cause]:
             f"A flow for each data point gains {nats:.2f} nats over the best "
             f"{'guides of the family' if _is_line(found) else 'full covariances'}."
         ),
-        "Try a flow as posterior.",
+        **advice(found, "elbo_flow_head", "a flow as posterior"),
     )
 
 

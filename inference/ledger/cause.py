@@ -1,21 +1,17 @@
 """Causes that keep an ELBO low, and when a measured line is significant enough to be called one."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from ppvae.inference.runtime.records import Measurement
+from ppvae.inference.runtime.records import Mean, Measurement
 
 LEAST = 0.05
 """Nats below which nothing is called a cause."""
 
 SIGNIFICANT = 2.0
 """Monte Carlo errors within which a line is not told apart from zero, or from another line."""
-
-FEW = 0.1
-"""The share of the data points that a cause is said to be concentrated in, if it has half of its cost there."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +26,7 @@ class Cause:
         says: the experiment, and what it found.
         remedy: what to try.
         per_point: what it costs each data point, `[N]`, where that is known.
+        forecast: what the remedy gained where it was tried.
     """
 
     name: str
@@ -39,27 +36,32 @@ class Cause:
     says: str
     remedy: str
     per_point: Tensor | None = None
+    forecast: Mean | None = None
 
 
 Says = Callable[[float], str]
 """What the experiment found, in a sentence, from nats per data point."""
 
 
-def significant(name: str, line: Measurement, says: Says, remedy: str) -> list[Cause]:
+def is_significant(line: Measurement) -> bool:
+    """Whether a line is more than small, and than its Monte Carlo error leaves in doubt."""
+    mean = line.mean()
+    return mean.estimate >= max(LEAST, SIGNIFICANT * mean.monte_carlo_error)
+
+
+def significant(name: str, line: Measurement, says: Says, remedy: str, forecast: Mean | None = None) -> list[Cause]:
     """The cause that a line stands for; none if it is small, or within its Monte Carlo error of zero.
 
     How much a line varies over the data points does not matter: what a few of them cost is a cost.
     """
     mean = line.mean()
-    if mean.estimate < max(LEAST, SIGNIFICANT * mean.monte_carlo_error):
+    if not is_significant(line):
         return []
-    spread = mean.monte_carlo_error if math.isnan(mean.std_error) else mean.std_error
     said = says(mean.estimate) + _where(line)
-    return [Cause(name, mean.estimate, spread, mean.monte_carlo_error, said, remedy, line.estimate)]
+    return [Cause(name, mean.estimate, mean.error, mean.monte_carlo_error, said, remedy, line.estimate, forecast)]
 
 
 def _where(line: Measurement) -> str:
-    """Where half of what a line costs lies, if that is in few data points."""
+    """In how few data points half of what a line costs lies."""
     sums = line.estimate.clamp(min=0).sort(descending=True).values.cumsum(0)
-    num, total = int((sums < sums[-1] / 2).sum()) + 1, len(sums)
-    return f" Half of it lies in {num} of the {total} data points." if num <= FEW * total else ""
+    return f" Half of it lies in {int((sums < sums[-1] / 2).sum()) + 1} of the {len(sums)} data points."

@@ -4,14 +4,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import torch
-
-from ppvae.batches import Batch, as_batch, num_rows, rows
+from ppvae.batches import Batch, as_batch, num_rows
 from ppvae.conversion import data_for, to_pair
 from ppvae.inference.evidence.estimates import elbo_of, evidence_of
 from ppvae.inference.evidence.registry import method_named
 from ppvae.inference.ledger.effort import Effort, effort_of
-from ppvae.inference.ledger.experiments import Bench
+from ppvae.inference.ledger.experiments import Bench, training_sample
 from ppvae.inference.ledger.fixed_guide import amortization_undefined
 from ppvae.inference.ledger.local_parameters import UNDEFINED, has_local_parameters
 from ppvae.inference.ledger.registry import LINES
@@ -40,9 +38,10 @@ def gap(
     `log p(x) - ELBO = KL(q(z | x) || p(z | x))`, the gap, is split by experiment. Each data point is given its own best
     guide of the same family: what that gains is the price of amortization, what is left is that of the family. The best
     full-rank guide and the best flow say what a richer family would gain. With training data, the guide is trained
-    further while the model is frozen: what that gains is unfinished training. For each latent site it gives the KL,
-    what the site knows about the data, and how many of its dimensions are used; for each Gaussian observation, whether
-    it is as wide as what it leaves unexplained. `report.verdict()` says in words what follows.
+    further while the model is frozen: what that gains is unfinished training. Beside that, remedies of what is left are
+    tried (a second encoder, samples of the model, a full-rank or flow head), each trained as long. For each latent site
+    it gives the KL, what the site knows about the data, and how many of its dimensions are used; for each Gaussian
+    observation, whether it is as wide as what it leaves unexplained. `report.verdict()` says in words what follows.
 
     If the guide learns nothing (a diffusion's), amortization is undefined: the whole gap counts as that of its family,
     of which it is the only member. It is undefined too if each data point has parameters of its own (an AutoNormal's):
@@ -81,31 +80,11 @@ def gap(
     report = _at_rest(pair, batch, settings, seed, progress)
     own = None if train is None else as_batch(train)
     if own is not None:
-        sample = _some(own, num_rows(batch), seed)
-        sample = sample if transform is None else as_batch(transform(to_pair(sample, pair)))
+        sample = training_sample(pair, own, num_rows(batch), transform, seed)
         report = replace(report, train=_at_rest(pair, sample, settings, seed, progress))
-    bench = Bench(
-        pair,
-        batch,
-        settings,
-        report.amortization_undefined,
-        report.guide_is_fixed,
-        seed,
-        progress,
-        own,
-        transform,
-        dict(report.measured),
-    )
+    bench = Bench(pair, batch, settings, report, seed, progress, own, transform, dict(report.measured))
     _measure(bench, trains=True)
     return replace(report, measured=bench.measured, notes={**report.notes, **bench.notes})
-
-
-def _some(data: Batch, num: int, seed: int | None) -> Batch:
-    """As many data points as that, any of them, as data may be sorted; all where there are no more."""
-    if num_rows(data) <= num:
-        return data
-    order = torch.randperm(num_rows(data), generator=torch.Generator().manual_seed(seed or 0))
-    return rows(data, order[:num])
 
 
 def _at_rest(pair: Pair, data: Batch, settings: Effort, seed: int | None, progress: bool) -> GapReport:
@@ -126,7 +105,7 @@ def _at_rest(pair: Pair, data: Batch, settings: Effort, seed: int | None, progre
             amortization_undefined=undefined or (UNDEFINED if local else ""),
             local_parameters=local,
         )
-        bench = Bench(pair, batch, settings, report.amortization_undefined, report.guide_is_fixed, seed, progress)
+        bench = Bench(pair, batch, settings, report, seed, progress)
         _measure(bench, trains=False)
         return replace(report, measured=bench.measured, likelihood=bench.own_family.likelihood, notes=bench.notes)
 

@@ -19,7 +19,8 @@ class Effort:
         ascent: of the refined guides; None leaves out all lines that need an optimization.
         restarts: further starts of the refined guide.
         richer: whether to fit the full-rank and flow families.
-        refit_steps: of the guide on training data with the model frozen; 0 leaves the line out.
+        refit_steps: of the guide on training data with the model frozen, and of each remedy that is tried; 0 leaves
+            these lines out.
         max_seconds: for the evidence of each data set, as for `ppvae.log_evidence`; None for no bound.
 
     Raises:

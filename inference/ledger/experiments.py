@@ -1,14 +1,18 @@
 """The experiments behind the ledger's lines: each runs once, and its lines read their values from it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from ppvae.batches import Batch
+import torch
+
+from ppvae.batches import Batch, as_batch, num_rows, rows
+from ppvae.conversion import to_pair
 from ppvae.inference.evidence.estimates import elbo_of
 from ppvae.inference.ledger.effort import Effort
 from ppvae.inference.ledger.likelihood_scale import LikelihoodScale, likelihood_scale
+from ppvae.inference.ledger.measured import Measured
 from ppvae.inference.ledger.refinement import Refined, refine, unrefined
 from ppvae.inference.ledger.refit import refitted
 from ppvae.inference.ledger.richer_families import richer
@@ -18,6 +22,16 @@ from ppvae.pair import Pair
 from ppvae.refusals import ContractError
 
 SCALE_SAMPLES = 200
+
+
+def training_sample(
+    pair: Pair, train: Batch, num: int, transform: Callable[[Any], Any] | None, seed: int | None
+) -> Batch:
+    """As many data points as that, any of them, as data may be sorted; all where there are no more; transformed."""
+    if num_rows(train) > num:
+        order = torch.randperm(num_rows(train), generator=torch.Generator().manual_seed(seed or 0))
+        train = rows(train, order[:num])
+    return train if transform is None else as_batch(transform(to_pair(train, pair)))
 
 
 @dataclass(frozen=True)
@@ -43,27 +57,30 @@ class Bench:
         pair: the model and guide, in eval mode (inside `measuring`) except for lines that train.
         batch: N data points.
         settings: how much work goes into each line.
-        amortization_undefined: why the guide does not amortize, if it does not; empty otherwise.
-        guide_is_fixed: whether that is so because it learns nothing.
+        report: what was measured before.
         seed: of the measurement.
         progress: whether to show bars.
         train: training data, if there are any.
         transform: of minibatches of `train`.
-        measured: the lines that were measured before, by name.
+        measured: the lines that were measured, those of the report too, by name.
         notes: by line, why it was not measured, or what went wrong; measuring adds to them.
     """
 
     pair: Pair
     batch: Batch
     settings: Effort
-    amortization_undefined: str = ""
-    guide_is_fixed: bool = False
+    report: Measured
     seed: int | None = None
     progress: bool = False
     train: Batch | None = None
     transform: Callable[[Any], Any] | None = None
     measured: dict[str, Measurement] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def found(self) -> Measured:
+        """All that was measured so far."""
+        return replace(self.report, measured=self.measured)
 
     def elbo(self, pair: Pair, batch: Batch) -> Measurement:
         """The ELBO of a pair, with as many draws as the settings say."""
@@ -75,7 +92,7 @@ class Bench:
         if self.settings.ascent is None:
             self.notes["elbo_refined"] = "not asked for"
             return OwnFamily(likelihood=likelihood_scale(self.pair, self.batch, SCALE_SAMPLES))
-        if self.guide_is_fixed:
+        if self.report.guide_is_fixed:
             scale = likelihood_scale(self.pair, self.batch, SCALE_SAMPLES)
             return OwnFamily(
                 likelihood=scale, guides=unrefined(self.pair, self.batch) if self.settings.richer else None
@@ -112,7 +129,7 @@ class Bench:
 
     def refitted(self) -> Measurement | None:
         """The ELBO of the guide after more training with the model frozen."""
-        if self.amortization_undefined:
+        if self.report.amortization_undefined:
             return None
         if self.train is None:
             self.notes["training_gap"] = "pass train= to measure it"

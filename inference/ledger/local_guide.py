@@ -94,12 +94,12 @@ class LocalGuide(Pair):
 
     def model(self, *args: Any, **kwargs: Any) -> Any:
         args, kwargs, _ = self._parted(args, kwargs)
-        with _Unscaled():
+        with Unscaled():
             return self.pair.model(*args, **kwargs)
 
     def guide(self, *args: Any, **kwargs: Any) -> Any:
         args, kwargs, offsets = self._parted(args, kwargs)
-        with _Unscaled(), _Mover(offsets):
+        with Unscaled(), _Mover(offsets):
             return self.pair.guide(*args, **kwargs)
 
     def _parted(self, args: tuple, kwargs: dict) -> tuple[tuple, dict, dict[str, Tensor]]:
@@ -110,7 +110,7 @@ class LocalGuide(Pair):
         return args[:num], {}, dict(zip(self.shapes, args[num:], strict=True))
 
 
-class _Unscaled(Messenger):
+class Unscaled(Messenger):
     """Leaves out `poutine.scale`: an ascent to a bound is no training."""
 
     def _pyro_sample(self, msg: Message) -> None:

@@ -141,7 +141,7 @@ def annealed(pair: Pair, batch: Batch, num_samples: int, annealing: AIS | None, 
         return taken | {"estimate": log_weight.logsumexp(0), "ess": 1 / share.square().sum(0)}
 
     settings = replace(annealing or AIS(), num_chains=num_samples)
-    found = finite(run_chains(pair, batch, settings, passing, progress))
+    found = finite(run_chains(pair, batch, settings, passing, progress, result="draws"))
     latents = _latents(found)
     return Draws(latents, log_q_of(pair, batch, latents, num_samples, progress), {"ess": found["ess"]})
 

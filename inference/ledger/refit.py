@@ -12,6 +12,7 @@ from ppvae.batches import Batch, as_batch
 from ppvae.conversion import data_for, to_pair
 from ppvae.inference.objectives.evidence_lower_bound import ELBO
 from ppvae.inference.objectives.gradients import has_scored_sites
+from ppvae.inference.objectives.protocol import Maximized
 from ppvae.inference.runtime.chunks import evaluating
 from ppvae.inference.training.fitting import fit
 from ppvae.mode import mode
@@ -28,18 +29,26 @@ count as still rising."""
 
 @contextmanager
 def refitted(
-    pair: Pair, train: Any, steps: int, transform: Callable[[Any], Any] | None, seed: int, progress: bool
+    pair: Pair,
+    train: Any,
+    steps: int,
+    transform: Callable[[Any], Any] | None,
+    seed: int,
+    progress: bool,
+    objective: Maximized | None = None,
+    further: Sequence[nn.Parameter] = (),
 ) -> Iterator[str]:
     """For the block, trains the pair's guide further on `train` by the ELBO, with the model frozen; then restores it.
 
     Parameters that the guide shares with the model are frozen too. Yields a note: that the bound was still rising, that
-    the guide has nothing of its own to train, or an empty one.
+    the guide has nothing of its own to train, or an empty one. Another objective may learn `further` parameters, which
+    the guide does not have.
     """
     two = rows_or_all(pair, as_batch(train), slice(2))
     with evaluating(pair, seed):
         two = to_pair(two, pair)
         two = to_pair(data_for(pair, transform(two) if transform else two), pair)
-        own = guide_parameters(pair, two)
+        own = [*guide_parameters(pair, two), *further]
         num_particles = 2 if has_scored_sites(pair, two) else 1
         statistics = _running_statistics(pair, two)
     if not own:
@@ -55,7 +64,7 @@ def refitted(
             run = fit(
                 pair,
                 train,
-                ELBO(num_particles),
+                objective or ELBO(num_particles),
                 steps=steps,
                 lr=LR,
                 schedule=lambda done: 1 - done,

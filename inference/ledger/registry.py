@@ -1,6 +1,6 @@
 """The lines of the ledger, in the order of its table: one entry each."""
 
-from ppvae.inference.ledger import amortization, approximation
+from ppvae.inference.ledger import amortization, approximation, trials
 from ppvae.inference.ledger.lines import LINES, Bar, Line, finest, in_order, less, register, values
 
 __all__ = ["LINES", "finest", "in_order", "register", "values"]
@@ -32,4 +32,8 @@ register(
     approximation.ELBO_FULL_RANK,
     approximation.ELBO_FLOW,
     amortization.ELBO_REFITTED,
+    trials.ELBO_SECOND_ENCODER,
+    trials.ELBO_MODEL_SAMPLES,
+    trials.ELBO_FULL_RANK_HEAD,
+    trials.ELBO_FLOW_HEAD,
 )

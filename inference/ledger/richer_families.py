@@ -17,7 +17,7 @@ from ppvae.inference.compiling.repeated import Repeated
 from ppvae.inference.ledger.ascent import COMPILE_ASCENT_AFTER, Ascent, ascend
 from ppvae.inference.ledger.refinement import SELECTION_SAMPLES, Refined, like
 from ppvae.inference.ledger.transport import Affine, Composition, Coupling, Parameters, SinhArcsinh, Transport
-from ppvae.inference.runtime.chunks import over_data, sizes
+from ppvae.inference.runtime.chunks import mean_with_error, over_data, sizes
 from ppvae.inference.runtime.records import Measurement
 from ppvae.latent_view import LatentView
 from ppvae.own_rows import rows_or_all
@@ -54,16 +54,7 @@ def richer(refined: Refined, settings: Ascent, num_samples: int, progress: bool)
     """
     pair, batch = refined.pair, refined.batch
     view = LatentView(pair, to_pair(rows_or_all(pair, batch, slice(2)), pair))
-    D = view.num_dims
-    if D > MAX_DIMS:
-        raise ValueError(
-            f"found {D} latent dimensions, expected at most {MAX_DIMS}, as each data point has D^2 parameters"
-        )
-    couplings = {f"coupling{number}": Coupling(D) for number in range(NUM_COUPLINGS)}
-    families = {
-        "full_rank": Composition({"affine": Affine(D)}),
-        "flow": Composition(couplings | {"marginals": SinhArcsinh(D), "affine": Affine(D)}),
-    }
+    families = families_of(view.num_dims)
     slower = replace(settings, lr=settings.lr * NETWORK_RATE)
     fits = {
         "full_rank": _Fit(pair, view, families["full_rank"], settings),
@@ -72,20 +63,20 @@ def richer(refined: Refined, settings: Ascent, num_samples: int, progress: bool)
 
     def one_step(index: Any, num_particles: int, at_once: int) -> dict[str, Tensor]:
         points = to_pair(rows(batch, index.cpu()), pair)
-        standard = _standard(view, pair, points)
+        standard = standard_of(view, pair, points)
         return {
             "value": fits["flow"].gradient(points, standard, settings.num_particles, fits["flow"].start(standard))[0]
         }
 
     def measure(index: Any, num_particles: int, at_once: int) -> dict[str, Tensor]:
         points = to_pair(rows(batch, index.cpu()), pair)
-        standard = _standard(view, pair, points)
+        standard = standard_of(view, pair, points)
         found: dict[str, Tensor] = {}
         best: Parameters = {}
         for name, fit in fits.items():
             best, diagnostics = fit(points, standard, fit.start(standard) | best)
             log_w = [fit.log_weights(points, standard, size, best) for size in sizes(num_samples, SELECTION_SAMPLES)]
-            elbo = {"estimate": torch.cat(log_w).mean(0), "std_error": torch.cat(log_w).std(0) / num_samples**0.5}
+            elbo = mean_with_error(torch.cat(log_w))
             found |= {f"{name}/{key}": value.double() for key, value in (elbo | diagnostics).items()}
         return found
 
@@ -101,6 +92,23 @@ def richer(refined: Refined, settings: Ascent, num_samples: int, progress: bool)
     }
 
 
+def families_of(num_dims: int) -> dict[str, Transport]:
+    """The maps of each family, for D latent dimensions.
+
+    Raises:
+        ValueError: more than 300.
+    """
+    if num_dims > MAX_DIMS:
+        raise ValueError(
+            f"found {num_dims} latent dimensions, expected at most {MAX_DIMS}, as each data point has D^2 parameters"
+        )
+    couplings = {f"coupling{number}": Coupling(num_dims) for number in range(NUM_COUPLINGS)}
+    return {
+        "full_rank": Composition({"affine": Affine(num_dims)}),
+        "flow": Composition(couplings | {"marginals": SinhArcsinh(num_dims), "affine": Affine(num_dims)}),
+    }
+
+
 class Standard(NamedTuple):
     """Location and scale of the refined guide's draws, `[B, D]`: maps are applied to the standardized draws."""
 
@@ -108,7 +116,8 @@ class Standard(NamedTuple):
     scale: Tensor
 
 
-def _standard(view: LatentView, pair: Pair, points: Batch) -> Standard:
+def standard_of(view: LatentView, pair: Pair, points: Batch) -> Standard:
+    """From draws of its own."""
     u = view.draw(pair, points, SELECTION_SAMPLES)
     return Standard(u.mean(0), u.std(0))
 
@@ -119,7 +128,7 @@ class _Fit:
     def __init__(self, pair: Pair, view: LatentView, family: Transport, settings: Ascent):
         self._family, self._settings = family, settings
         self.gradient = Repeated(pair, partial(_gradient, view, family), after=COMPILE_ASCENT_AFTER)
-        self.log_weights = Repeated(pair, partial(_log_weights, view, family))
+        self.log_weights = Repeated(pair, partial(log_weights_of_images, view, family))
 
     def start(self, standard: Standard) -> Parameters:
         return self._family.start(standard.loc)
@@ -136,7 +145,7 @@ class _Fit:
         return best, {"failed": failed, "converged": torch.full_like(std_error, float(converged))}
 
 
-def _log_weights(
+def log_weights_of_images(
     view: LatentView,
     family: Transport,
     pair: Pair,

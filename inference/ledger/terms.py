@@ -15,7 +15,7 @@ from ppvae.batches import Batch, num_rows
 from ppvae.conversion import to_pair
 from ppvae.inference.ledger.latent_usage import MOST_POINTS, LatentUsage, active_units, mutual_information
 from ppvae.inference.objectives.divergence import separable_sites
-from ppvae.inference.runtime.chunks import over_data, sizes
+from ppvae.inference.runtime.chunks import mean_with_error, over_data, sizes
 from ppvae.inference.runtime.measuring import finite, measuring
 from ppvae.inference.runtime.records import Measurement
 from ppvae.own_rows import rows_or_all
@@ -85,9 +85,10 @@ class ElboTerms:
         said = [table.round(dict.fromkeys(table.select_dtypes("number"), 3)).to_string(na_rep="")]
         if self.collapsed:
             said.append(f"Collapsed: {', '.join(self.collapsed)}.")
-        total = sum(usage.mutual_information for usage in self.latents.values())
-        if self.latents and total > (most := next(iter(self.latents.values())).most_information) - 1:
-            said.append(f"Mutual information may be larger: this many data points show at most {most:.2f} nats in all.")
+        near = [usage for usage in self.latents.values() if usage.mutual_information > usage.most_information - 1]
+        if near:
+            most = near[0].most_information
+            said.append(f"Mutual information may be larger: this many data points show at most {most:.2f} nats of it.")
         return "\n".join(said)
 
 
@@ -149,7 +150,7 @@ def elbo_terms_of(pair: Pair, batch: Batch, num_samples: int, progress: bool) ->
         latents={
             ",".join(sites): LatentUsage(
                 kl=measurement(f"{term}/kl", f"kl of {','.join(sites)}"),
-                mutual_information=sum(information[site] for site in sites),
+                mutual_information=information[sites[0]] if len(sites) == 1 else math.nan,
                 most_information=math.log(most),
                 active_units=active_units(found[f"{term}/z"], found[f"{term}/noise"]),
                 num_units=found[f"{term}/z"].shape[1],
@@ -195,8 +196,8 @@ def _measured(
         draws[LIKELIHOOD].append(expected)
     found: dict[str, Tensor] = {}
     for key, pieces in draws.items():
-        drawn = torch.cat(pieces)
-        found |= {key: drawn.mean(0), f"{key}/error": (drawn.var(0, correction=0) / (num_draws - 1)).sqrt()}
+        of_key = mean_with_error(torch.cat(pieces))
+        found |= {key: of_key["estimate"], f"{key}/error": of_key["std_error"]}
     for term, total in sums.items():
         mean, square = total / num_draws
         found |= {f"{term}/z": mean, f"{term}/noise": (square - mean.square()) / (num_draws - 1)}

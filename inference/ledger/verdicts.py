@@ -56,13 +56,10 @@ def verdict(report: Measured) -> str:
         return "\n".join([*said, none, *last]) + _unmeasured(report)
     first, *others = found
     if others and _tied(first, others[0]):
-        said.append(
-            f"Two causes cost about as much, and cannot be ranked: {first.name} ({_nats(first)}) and {others[0].name} "
-            f"({_nats(others[0])})."
-        )
+        said.append(f"Two causes cost about as much, and cannot be ranked: {_title(first)} and {_title(others[0])}.")
     else:
         said.append(f"The main cause is {_title(first)}.")
-    said += [f"- {cause.name}: {cause.says} {cause.remedy}" for cause in found]
+    said += [f"- {_title(cause)}: {cause.says} {cause.remedy}" for cause in found]
     return "\n".join([*said, *last]) + _unmeasured(report)
 
 
@@ -76,9 +73,8 @@ def _more_time(report: Measured) -> str:
     """What endless draws would change: the error's Monte Carlo part, and half the variance, the logarithm's bias."""
     gap, evidence = values(report)["gap"].mean(), report.log_evidence
     noise = gap.monte_carlo_error
-    error = gap.std_error if gap.num_points > 1 else noise
-    left = math.sqrt(max(0.0, error**2 - noise**2))
-    said = f"More time for measuring would take the error of the gap from {error:.3f} to {left:.3f}"
+    left = math.sqrt(max(0.0, gap.error**2 - noise**2))
+    said = f"More time for measuring would take the error of the gap from {gap.error:.3f} to {left:.3f}"
     if not evidence.reliable.all():
         return f"{said}; how far up it would take log p(x) cannot be known from here."
     raised = evidence.std_error.square().mean().item() / 2

@@ -1,10 +1,14 @@
-"""Files: tensors as safetensors and everything else as JSON, never pickle; a file is replaced whole or not at all."""
+"""Files: tensors as safetensors and everything else as JSON, with a checksum over both; never pickle."""
 
+import errno
+import hashlib
 import json
 import os
 import re
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import torch
@@ -13,6 +17,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from ppvae.batches import Batch, entries
+from ppvae.files import write_file
 
 FORMAT = "ppvae 1"
 
@@ -21,18 +26,15 @@ class CheckpointError(ValueError):
     """A file that is damaged, foreign, or from another pair or run."""
 
 
-def write(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-    """Writes tensors, and `about` as JSON, to a temporary file beside `path`, which then takes its place."""
-    path = Path(path)
-    metadata = {"format": FORMAT, "about": json.dumps(about)}
-    content = to_bytes({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, metadata)
-    temporary = path.with_name(path.name + ".tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+def write(path: str | Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Writes tensors, and `about` as JSON, with a checksum over both; an old file is replaced whole or not at all.
+
+    Raises:
+        ValueError, OSError: as `ppvae.files.write_file`; the old file is as it was.
+    """
+    copies = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    told = json.dumps(about)
+    write_file(path, to_bytes(copies, {"format": FORMAT, "about": told, "sha256": _checksum(copies, told)}))
 
 
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -40,12 +42,16 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises:
         FileNotFoundError: no such file.
-        CheckpointError: the file is truncated, not a safetensors file, or not one of ppvae's.
+        CheckpointError: the file is truncated or damaged, not a safetensors file, or not one of ppvae's.
     """
+    if not os.path.exists(path):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
+    if not os.path.isfile(path):
+        raise CheckpointError(f"{path}: found a directory, a device or a pipe, expected a file written by ppvae")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            mapped = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise CheckpointError(
             f"{path}: found a truncated file or one that is not safetensors ({error}), expected one written by ppvae; "
@@ -56,7 +62,48 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path}: found format {metadata.get('format')!r} in its metadata, expected {FORMAT!r}; "
             "was it written by another program, or another version of ppvae?"
         )
-    return tensors, json.loads(metadata["about"])
+    if not {"about", "sha256"} <= metadata.keys():
+        raise CheckpointError(f"{path}: found no checksum in its metadata, expected one; it was not written by ppvae")
+    told = metadata["about"]
+    if metadata["sha256"] != _checksum(mapped, told):  # of the file's own bytes: a copy of booleans holds 0 and 1 only
+        raise CheckpointError(
+            f"{path}: found contents that differ from what was written, expected its checksum to hold; the file is "
+            "damaged: use another file, or delete it to start afresh"
+        )
+    about = json.loads(told)
+    require(path, {"about": about}, {"about": dict})
+    return {name: t.clone() for name, t in mapped.items()}, about
+
+
+def require(path: str | Path, values: Any, kinds: Mapping[str, type | UnionType]) -> None:
+    """Refuses a file unless these values from it are a dict that has entries of these types."""
+    for name, kind in kinds.items():
+        if not isinstance(values, dict) or name not in values or not isinstance(values[name], kind):
+            found = type(values[name]).__name__ if isinstance(values, dict) and name in values else "none"
+            raise CheckpointError(
+                f"{path}: found {found} for '{name}', expected {getattr(kind, '__name__', kind)}; it is a file of "
+                "another kind, or of another version of ppvae"
+            )
+
+
+def check_layout(path: str | Path, what: str, found: Mapping[str, Tensor], expected: Any) -> None:
+    """Refuses a file whose tensors differ from the expected layout in name, shape or type; each is named."""
+    require(path, {what: expected}, {what: dict})
+    check_same(path, {what: layout(found)}, {what: expected})
+
+
+def refuse_nan(path: str | Path, parameters: Mapping[str, Tensor]) -> None:
+    """Refuses a file that has NaN in one of these tensors."""
+    if (name := with_nan(parameters)) is not None:
+        raise CheckpointError(
+            f"{path}: found NaN in '{name}', expected numbers; it cannot be used: take another file, or delete it to "
+            "start afresh"
+        )
+
+
+def with_nan(parameters: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor that has NaN, if there is one."""
+    return next((name for name, t in parameters.items() if t.isnan().any()), None)
 
 
 def check_same(path: str | Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -71,7 +118,7 @@ def check_same(path: str | Path, found: dict[str, Any], expected: dict[str, Any]
         )
 
 
-def layout(tensors: dict[str, Tensor]) -> dict[str, str]:
+def layout(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Each tensor's type and shape in words, such as `float32[10, 2]`."""
     return {name: f"{str(t.dtype).removeprefix('torch.')}{list(t.shape)}" for name, t in tensors.items()}
 
@@ -80,7 +127,7 @@ def fingerprint(batch: Batch) -> dict[str, str]:
     """Each tensor's type, shape and checksum in words, and every other entry's type and `repr`."""
     named = {name: value for name, value in entries(batch).items() if isinstance(value, Tensor)}
     others = {name: value for name, value in entries(batch).items() if name not in named}
-    crc = {name: zlib.crc32(t.cpu().contiguous().flatten().view(torch.uint8).numpy().data) for name, t in named.items()}
+    crc = {name: zlib.crc32(_bytes(t.cpu().contiguous())) for name, t in named.items()}
     words = {name: f"{type(value).__name__} {describe(value)}" for name, value in others.items()}
     return words | {name: f"{kind} with CRC-32 {crc[name]:08x}" for name, kind in layout(named).items()}
 
@@ -99,6 +146,20 @@ def unprefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Those tensors whose names begin with `prefix.`, without it."""
     start = f"{prefix}."
     return {name.removeprefix(start): t for name, t in tensors.items() if name.startswith(start)}
+
+
+def _checksum(tensors: Mapping[str, Tensor], told: str) -> str:
+    """SHA-256 of names, types, shapes and contents of contiguous tensors, and of what is told about them."""
+    digest = hashlib.sha256(told.encode())
+    for name, kind in sorted(layout(tensors).items()):
+        digest.update(json.dumps([name, kind]).encode())
+        digest.update(_bytes(tensors[name]))
+    return digest.hexdigest()
+
+
+def _bytes(t: Tensor) -> memoryview:
+    """The memory of a contiguous tensor on the CPU."""
+    return t.flatten().view(torch.uint8).numpy().data
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -52,6 +52,11 @@ def evaluating(pair: Pair, seed: int | None) -> Iterator[None]:
         yield
 
 
+def mean_with_error(drawn: Tensor) -> dict[str, Tensor]:
+    """Of K draws, `[K, B]`: `estimate` and `std_error`, `[B]`; the latter is NaN for one draw."""
+    return {"estimate": drawn.mean(0), "std_error": (drawn.var(0, correction=0) / (len(drawn) - 1)).sqrt()}
+
+
 def sizes(total: int, at_once: int) -> Iterator[int]:
     """`total` split into the fewest pieces of at most `at_once`, of nearly equal size."""
     num_pieces = math.ceil(total / at_once)
@@ -122,19 +127,6 @@ def _in_chunks(
 
 def _concatenated(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
-def points_at_once(pair: Pair, batch: Batch, probe: Measure) -> int:
-    """How many data points `over_data` takes at once, with one particle, by what one costs `probe`, run on as many."""
-    num = min(num_rows(batch), max(LEAST_POINTS, chunk_rows(pair, batch, probe, CPU_ELEMENTS, GPU_ELEMENTS)))
-    while True:
-        try:
-            probe(to_pair(rows(batch, slice(num)), pair), 1, 1)
-            return num
-        except (RuntimeError, MemoryError) as error:
-            if num == 1 or not _out_of_memory(error):
-                raise
-            num //= 2
 
 
 def chunk_rows(pair: Pair, batch: Batch, measure: Measure, cpu_elements: int, gpu_elements: int) -> int:

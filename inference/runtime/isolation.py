@@ -35,6 +35,12 @@ def derived_seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])
 
 
+def seeded_state(seed: tuple[int, ...], device: torch.device) -> dict[str, Tensor]:
+    """The states of the generators in use on the CPU and on `device` once they are seeded; they stay as they are."""
+    with own_randomness(seed, device):
+        return random_state(device)
+
+
 def random_state(device: torch.device) -> dict[str, Tensor]:
     """The states of the generators in use on the CPU and on `device`."""
     state = {"cpu": torch.get_rng_state()}
@@ -48,23 +54,37 @@ def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
         torch.cuda.set_rng_state(state["device"], device)
 
 
-@contextlib.contextmanager
-def interrupts_held() -> Iterator[list[bool]]:
-    """Holds Ctrl-C back until the block ends, so that the block runs to its end.
+def can_be_set(state: dict[str, Tensor], device: torch.device) -> bool:
+    """Whether `set_random_state` can put this back; nothing is changed."""
+    places = {"cpu": torch.device("cpu")} | ({"device": device} if device.type == "cuda" else {})
+    try:
+        for name, place in places.items():
+            torch.Generator(place).set_state(state[name])
+    except (KeyError, TypeError, RuntimeError):
+        return False
+    return state.keys() == places.keys()
 
-    Yields a list that grows by one for each interrupt received; if it is not empty at the end, one is raised then.
+
+@contextlib.contextmanager
+def interrupts_held(number: int = signal.SIGINT) -> Iterator[list[int]]:
+    """Holds Ctrl-C, or another signal, back until the block ends, so that the block runs to its end.
+
+    Yields a list that grows with each signal received; if it is not empty at the end, one is raised then. One that
+    would end the process leaves Python by SystemExit, with the status that shells give it.
     """
-    received: list[bool] = []
-    if threading.current_thread() is not threading.main_thread():  # interrupts never arrive here
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # signals never arrive here
         yield received
         return
-    previous = signal.signal(signal.SIGINT, lambda *_: received.append(True))
+    previous = signal.signal(number, lambda *_: received.append(number))
     try:
         yield received
     finally:
-        signal.signal(signal.SIGINT, previous)
+        signal.signal(number, previous)
+        if received and previous is signal.SIG_DFL:
+            raise SystemExit(128 + number)
         if received:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
 
 
 @contextlib.contextmanager

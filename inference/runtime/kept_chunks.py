@@ -1,14 +1,26 @@
 """The results so far of a long measurement, kept in a file so that it can resume."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ppvae.batches import Batch
-from ppvae.inference.runtime.checkpoint import check_same, fingerprint, prefixed, read, unprefixed, write
-from ppvae.inference.runtime.isolation import random_state, set_random_state
+from ppvae.batches import Batch, num_rows
+from ppvae.files import check_target
+from ppvae.inference.runtime.checkpoint import (
+    CheckpointError,
+    check_layout,
+    check_same,
+    fingerprint,
+    layout,
+    prefixed,
+    read,
+    unprefixed,
+    write,
+)
+from ppvae.inference.runtime.isolation import can_be_set, random_state, set_random_state
 from ppvae.pair import Pair
 
 
@@ -20,10 +32,14 @@ class KeptChunks:
         pair: the model and guide.
         batch: the data points that are measured.
         settings: everything else that the results depend on.
+
+    Raises:
+        ValueError, OSError: the file could not be written.
     """
 
     def __init__(self, path: str | Path, pair: Pair, batch: Batch, settings: dict[str, Any]):
-        self._path = Path(path)
+        check_target(path)
+        self._path, self._num_points = Path(path), num_rows(batch)
         self._device = next((p.device for p in pair.parameters()), torch.device("cpu"))
         self._about = {"data": fingerprint(batch), "pair": fingerprint(pair.state_dict()), "settings": settings}
 
@@ -36,10 +52,23 @@ class KeptChunks:
         if not self._path.exists():
             return {}
         kept, about = read(self._path)
+        results = about.pop("results", None)
         check_same(self._path, about, self._about)
-        set_random_state(unprefixed("random", kept), self._device)
-        return unprefixed("found", kept)
+        found, generators = unprefixed("found", kept), unprefixed("random", kept)
+        check_layout(self._path, "results", found, results)
+        if not (found and {len(t) for t in found.values()} <= {*range(1, self._num_points + 1)}):
+            raise CheckpointError(
+                f"{self._path}: found no results, expected those of 1 to {self._num_points} data points"
+            )
+        if not can_be_set(generators, self._device):
+            raise CheckpointError(f"{self._path}: found no state of the generators, expected one for {self._device}")
+        set_random_state(generators, self._device)
+        return found
 
     def save(self, found: dict[str, Tensor]) -> None:
-        """Writes the results so far over the earlier ones."""
-        write(self._path, prefixed("found", found) | prefixed("random", random_state(self._device)), self._about)
+        """Writes the results so far over the earlier ones; where that fails, warns, and the measurement goes on."""
+        about = self._about | {"results": layout(found)}
+        try:
+            write(self._path, prefixed("found", found) | prefixed("random", random_state(self._device)), about)
+        except (OSError, ValueError) as error:
+            warnings.warn(f"the finished data points are not kept, as they could not be written: {error}", stacklevel=2)

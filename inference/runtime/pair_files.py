@@ -1,5 +1,6 @@
 """A pair in a file: its parameters, buffers and example, and how it was made, where a file can say so."""
 
+import contextlib
 import importlib
 from pathlib import Path
 from typing import Any, overload
@@ -14,7 +15,10 @@ from ppvae.inference.runtime.checkpoint import (
     layout,
     prefixed,
     read,
+    refuse_nan,
+    require,
     unprefixed,
+    with_nan,
     write,
 )
 from ppvae.pair import Pair
@@ -35,6 +39,10 @@ def save(pair: Pair, path: str | Path) -> None:
         pair: whose `state_dict`, `example` and `recipe` are written.
         path: of the file.
 
+    Raises:
+        ValueError: a parameter has NaN, or the path leads to a folder or a device.
+        OSError: the file cannot be written; an old one is as it was.
+
     Example:
         >>> import tempfile
         >>> from ppvae.models import VAE
@@ -43,6 +51,11 @@ def save(pair: Pair, path: str | Path) -> None:
         >>> load(path).encode(torch.zeros(3, 5)).mean.shape
         torch.Size([3, 2])
     """
+    if (name := with_nan(dict(pair.named_parameters()))) is not None:
+        raise ValueError(
+            f"pair: found NaN in parameter '{name}', expected numbers; save the pair as it was before, or train it "
+            "with a lower learning rate"
+        )
     example, kind = example_of(pair)
     tensors = prefixed("pair", plain_names(pair.state_dict())) | prefixed("example", example)
     write(path, tensors, {"pair": type(pair).__qualname__, "example": kind, "recipe": pair.recipe})
@@ -68,32 +81,36 @@ def load(pair: Pair | str | Path, path: str | Path | None = None) -> Pair:
 
     Raises:
         FileNotFoundError: no such file.
-        CheckpointError: the file is damaged or foreign, or does not say how to make the pair, or the given pair's
-            tensors differ in name, shape or type (the differing ones are named). The pair is then untouched.
+        CheckpointError: the file is damaged or foreign, or has NaN in a parameter, or does not say how to make the
+            pair, or the given pair's tensors differ in name, shape or type (the differing ones are named). The pair is
+            then untouched.
     """
     source = pair if path is None else path
     if isinstance(source, Pair):
         raise TypeError(f"path: found none beside {type(source).__name__}, expected that of a file; load(pair, path)")
     tensors, about = read(source)
+    require(source, about, {"recipe": dict | None, "example": dict | None})
+    example = example_in(source, unprefixed("example", tensors), about["example"])
     state = unprefixed("pair", tensors) | unprefixed("average", tensors)
-    result = pair if isinstance(pair, Pair) else _remade(source, about, state)
+    result = pair if isinstance(pair, Pair) else _remade(source, about["recipe"], state)
     own = {plain_name(name): name for name in result.state_dict()}
     state = plain_names(state)
     check_same(source, layout(state), layout(plain_names(result.state_dict())))
+    refuse_nan(source, {name: state[plain_name(name)] for name, _ in result.named_parameters()})
     result.load_state_dict({own[name]: t for name, t in state.items()})
-    if about.get("example"):
-        result.example = as_example(unprefixed("example", tensors), about["example"])
+    if example is not None:
+        result.example = example
     return result
 
 
-def _remade(path: str | Path, about: dict[str, Any], state: dict[str, Tensor]) -> Pair:
+def _remade(path: str | Path, recipe: Recipe | None, state: dict[str, Tensor]) -> Pair:
     """A new pair as the file has it, of the precision of its tensors."""
-    recipe: Recipe | None = about.get("recipe")
     if recipe is None:
         raise CheckpointError(
             f"{path}: found a pair whose making it does not tell, as modules or functions were passed to it, expected "
             "plain arguments alone; make the pair as before and read into it, with ppvae.load(pair, path)"
         )
+    require(path, recipe, {"class": str, "method": str, "args": list, "kwargs": dict})
     cls = _class(path, recipe["class"])
     with torch.random.fork_rng(devices=[]):
         try:
@@ -112,7 +129,8 @@ def _remade(path: str | Path, about: dict[str, Any], state: dict[str, Tensor]) -
 def _class(path: str | Path, name: str) -> type[Pair]:
     """A class of pairs by its full name. Of ppvae's own, the module is imported; a file may import nothing else."""
     if name.startswith("ppvae."):
-        importlib.import_module(name.rpartition(".")[0])
+        with contextlib.suppress(ImportError):  # a module of another version
+            importlib.import_module(name.rpartition(".")[0])
     found = next((cls for cls in _below(Pair) if class_name(cls) == name), None)
     if found is None:
         raise CheckpointError(
@@ -152,9 +170,15 @@ def example_of(pair: Pair) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     return tensors, {"kind": type(pair.example).__name__, "names": list(named), "others": others}
 
 
-def as_example(tensors: dict[str, Tensor], about: dict[str, Any]) -> Batch:
-    """The `example` that `example_of` took apart."""
-    named = {name: tensors[name] if name in tensors else about["others"][name] for name in about["names"]}
+def example_in(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any] | None) -> Batch | None:
+    """The `example` that `example_of` took apart, from a file."""
+    if about is None:
+        return None
+    require(path, about, {"kind": str, "names": list, "others": dict})
+    found = tensors | about["others"]
+    if sorted(found) != sorted(about["names"]) or not found:
+        raise CheckpointError(f"{path}: found an example of {sorted(found)}, expected one of {about['names']}")
+    named = {name: found[name] for name in about["names"]}
     if about["kind"] == "dict":
         return named
     return tuple(named.values()) if about["kind"] == "tuple" else next(iter(named.values()))

@@ -31,7 +31,7 @@ def read_record(path: str | Path, kinds: Collection[type]) -> Any:
         raise CheckpointError(f"{path}: found {written.get('kind', 'no record')}, expected a {expected}")
     try:
         return _read(written, tensors, by_name)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{path}: found a {expected} of another version of ppvae: {error}") from error
 
 

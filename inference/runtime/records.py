@@ -38,6 +38,11 @@ class Mean:
     monte_carlo_error: float
     num_points: int
 
+    @property
+    def error(self) -> float:
+        """`std_error`; of one data point, which has none, `monte_carlo_error`."""
+        return self.std_error if self.num_points > 1 else self.monte_carlo_error
+
     def __str__(self) -> str:
         return (
             f"{self.estimate:.3f} +- {self.std_error:.3f} nats "

@@ -10,9 +10,11 @@ from torch.optim import Optimizer
 
 from ppvae.batches import as_batch
 from ppvae.devices import device_for
+from ppvae.files import check_target
 from ppvae.inference.objectives.protocol import Maximized
 from ppvae.inference.training.intake import Intake, check_data
-from ppvae.inference.training.loop import Fit, Training
+from ppvae.inference.training.loop import Training
+from ppvae.inference.training.result import Fit
 from ppvae.inference.training.settings import Checkpoint, HeldOut, StepOptions
 from ppvae.inference.training.trainer import Trainer
 from ppvae.own_rows import refuse_other_rows
@@ -98,9 +100,11 @@ def fit(
             some seconds of compiling. "auto": for at least 10,000 steps on a CPU. What Python decides in the model or
             the guide (a branch, a loop) is decided once, when the step is traced. What cannot be compiled runs
             uncompiled, with a warning that says why. The first step, and smaller batches, are not compiled.
-        checkpoint: a file that keeps the state of training, written after each epoch and on Ctrl-C, in place of an old
-            one; or `Checkpoint(path, every=...)`, to write it within epochs, too.
-        resume: go on from `checkpoint` if it exists. A completed run without a schedule may be given more epochs.
+        checkpoint: a file that keeps the state of training, written after each epoch, on Ctrl-C and on SIGTERM, in
+            place of an old one; or `Checkpoint(path, every=...)`, to write it within epochs, too. Where it cannot be
+            written, as the disk is full, training goes on, and the result's `warning` says so.
+        resume: go on from `checkpoint` if it exists. A run that has ended may be given more epochs if it has no
+            schedule, a larger patience, or other callbacks: those of a run that one of them ended are asked again.
         options: how a step is taken: clipping, an average of the parameters, mixed precision, several processes; see
             `StepOptions`. If an average is kept, the pair ends with its values.
 
@@ -110,7 +114,9 @@ def fit(
     Raises:
         ppvae.ContractError: the pair breaks the contract.
         ValueError: bad data (the index is named), a data point outside the support of the model, an iterable that can
-            be read once only, a device that is not here, or an argument out of range.
+            be read once only, a device that is not here, an argument out of range, or a checkpoint's path that leads
+            to a folder or a device.
+        OSError: the checkpoint could not be written there; found before the first step.
         CheckpointError: the file to resume from is damaged, or from another run; the pair is untouched.
         NonFiniteError: a step gave NaN or infinity; the message names the site, and its `fit` holds the history.
 
@@ -127,6 +133,8 @@ def fit(
         raise ValueError(f"resume: found {resume} without checkpoint, expected both; give `checkpoint=` as well")
     if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint(checkpoint)
+    if checkpoint is not None:
+        check_target(checkpoint.path)
     where = device_for(pair, device)
     intake = Intake.of(data, weights, batch_size, drop_last)
     num_steps = intake.num_steps(epochs, steps, schedule)

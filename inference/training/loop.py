@@ -3,8 +3,9 @@
 import contextlib
 import logging
 import math
+import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,56 +17,37 @@ from tqdm.auto import tqdm
 
 from ppvae.batches import Batch, num_rows, rows
 from ppvae.conversion import floating_converted
-from ppvae.inference.objectives.protocol import Maximized
-from ppvae.inference.runtime.checkpoint import CheckpointError, describe, fingerprint
+from ppvae.inference.runtime.checkpoint import (
+    CheckpointError,
+    check_layout,
+    describe,
+    fingerprint,
+    layout,
+    refuse_nan,
+    require,
+)
 from ppvae.inference.runtime.distributed import Processes
 from ppvae.inference.runtime.isolation import interrupts_held, own_randomness
 from ppvae.inference.training.feeding import Minibatch, Source
 from ppvae.inference.training.nonfinite import NonFiniteError
+from ppvae.inference.training.result import Fit
 from ppvae.inference.training.resuming import State, plain, restore, store
 from ppvae.inference.training.settings import Checkpoint, HeldOut
 from ppvae.inference.training.trainer import HELD_OUT, Trainer
 from ppvae.mode import mode
-from ppvae.pair import Pair
 
 logger = logging.getLogger("ppvae")
 
-
-@dataclass(repr=False)
-class Fit:
-    """The result of training.
-
-    Attributes:
-        pair: the trained pair.
-        objective: what was maximized.
-        history: arrays. Per epoch: `bound` (mean value of the objective over the epoch's steps) and, if asked for,
-            `held_out`, both in nats per data point; `learning_rate` (of its last step); `seconds` (since the start).
-            Per step: `bound_per_step`.
-        epochs: how many were done, including a last one cut short by `steps`.
-        steps: how many were done.
-        seconds: how long they took.
-        stopped: why training ended: "completed", "patience", "callback", "interrupted" or "non-finite"; empty while
-            it runs.
-    """
-
-    pair: Pair
-    objective: Maximized
-    history: dict[str, np.ndarray]
-    epochs: int
-    steps: int
-    seconds: float
-    stopped: str
-
-    def __repr__(self) -> str:
-        last = "".join(
-            f", {name} {self.history[key][-1]:.3f}"
-            for key, name in (("bound", "bound"), ("held_out", "held out"))
-            if len(self.history.get(key, ()))
-        )
-        return (
-            f"Fit({type(self.pair).__name__} by {describe(self.objective)}: {self.stopped or 'running'} after "
-            f"{self.epochs} epochs, {self.steps} steps, {self.seconds:.1f} s{last})"
-        )
+RUN = {
+    "epochs": int | None,
+    "num_steps": int | None,
+    "epoch": int,
+    "sizes": list,
+    "cut_short": bool,
+    "stopped": str,
+    "seconds": float,
+}
+"""What a checkpoint keeps of a run, by type."""
 
 
 @dataclass(kw_only=True)
@@ -85,7 +67,7 @@ class Training:
         callbacks: called after each epoch.
         epoch: how many are done. This and the attributes below change during the run.
         sizes: data points of the steps in this epoch.
-        stopped: as in `Fit`.
+        stopped, warning: as in `Fit`.
         seconds: of training.
         history: as in `Fit`, in lists.
         best: the pair's state after the best epoch, if it is to be kept.
@@ -106,6 +88,7 @@ class Training:
     epoch: int = 0
     sizes: list[int] = field(default_factory=list)
     stopped: str = ""
+    warning: str = ""
     seconds: float = 0.0
     history: dict[str, list[float]] = field(default_factory=dict)
     best: dict[str, Tensor] = field(default_factory=dict)
@@ -125,21 +108,9 @@ class Training:
     def run(self, progress: bool) -> Fit:
         """Trains to the end, or until interrupted."""
         self._resumed_at = time.perf_counter() - self.seconds
-        held: contextlib.AbstractContextManager[list[bool]] = contextlib.nullcontext([])
-        if self.processes.size > 1:
-            held = interrupts_held()  # all stop after the same step, or some would wait for the others forever
-        with self.trainer.running(), held as self._signals:
+        with self.trainer.running(), self._signals_held():
             try:
-                with tqdm(total=self.num_steps, initial=self.trainer.steps, unit="step", disable=not progress) as bar:
-                    while not self.stopped:
-                        self._run_epoch(bar)
-            except KeyboardInterrupt:
-                with interrupts_held():
-                    self._signals.clear()
-                    self.stopped = self.stopped or "interrupted"
-                    self._save()
-                of = f" of {self.num_steps}" if self.num_steps else ""
-                logger.warning("training interrupted after %d%s steps", self.trainer.steps, of)
+                self._run_epochs(progress)
             except NonFiniteError as error:
                 self.stopped = "non-finite"
                 error.fit = self.result()
@@ -154,8 +125,41 @@ class Training:
     def result(self) -> Fit:
         """The training so far."""
         history = {name: np.array(values) for name, values in self.history.items()}
-        trainer = self.trainer
-        return Fit(trainer.pair, trainer.objective, history, self.epoch, trainer.steps, self.seconds, self.stopped)
+        trainer, own = self.trainer, (self.seconds, self.stopped, self.warning)
+        return Fit(trainer.pair, trainer.objective, history, self.epoch, trainer.steps, *own)
+
+    @contextlib.contextmanager
+    def _signals_held(self) -> Iterator[None]:
+        """Holds back the signals after which training is to stop once a step is done, rather than at once.
+
+        SIGTERM, so that a checkpoint is written before it ends the process. Ctrl-C where several processes train: all
+        stop after the same step, or some would wait for the others forever.
+        """
+        self._interrupts: list[int] = []
+        self._terminations: list[int] = []
+        with contextlib.ExitStack() as stack:
+            if self.checkpoint is not None and signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+                self._terminations = stack.enter_context(interrupts_held(signal.SIGTERM))
+            if self.processes.size > 1:
+                self._interrupts = stack.enter_context(interrupts_held())
+            yield
+
+    @property
+    def _signaled(self) -> bool:
+        return bool(self._interrupts or self._terminations)
+
+    def _run_epochs(self, progress: bool) -> None:
+        try:
+            with tqdm(total=self.num_steps, initial=self.trainer.steps, unit="step", disable=not progress) as bar:
+                while not self.stopped:
+                    self._run_epoch(bar)
+        except KeyboardInterrupt:
+            with interrupts_held():
+                self._interrupts.clear()
+                self.stopped = self.stopped or "interrupted"
+                self._save()
+            of = f" of {self.num_steps}" if self.num_steps else ""
+            logger.warning("training interrupted after %d%s steps", self.trainer.steps, of)
 
     def _run_epoch(self, bar: tqdm) -> None:
         trainer = self.trainer
@@ -163,7 +167,7 @@ class Training:
             trainer.prepared = None  # they may have changed the pair
         minibatches = self.source.minibatches(self.epoch, len(self.sizes))
         while trainer.steps != self.num_steps:
-            trainer.update.interrupted = bool(self._signals)
+            trainer.update.interrupted = self._signaled
             with interrupts_held():
                 minibatch = next(minibatches, None)
                 if minibatch is None:
@@ -205,14 +209,18 @@ class Training:
             self.epoch += 1
             self.cut_short = len(self.sizes) != self.source.steps_per_epoch
             self.sizes = []
-            self._judge()
+            self._keep_best()
+            self.stopped = self._judged()
             self._save()
-        if self.processes.first(self.processes.rank == 0 and self._call_back()):
+        if self._called_back():
             self.stopped = "callback"
             self._save()
 
-    def _call_back(self) -> bool:
+    def _called_back(self) -> bool:
         """Whether a callback wants to stop; with several processes, only process 0 calls them."""
+        return self.processes.first(self.processes.rank == 0 and self._calls_back())
+
+    def _calls_back(self) -> bool:
         try:
             for callback in self.callbacks:
                 callback(self.result())
@@ -220,18 +228,21 @@ class Training:
             return True
         return False
 
-    def _judge(self) -> None:
-        """Keeps the state if it is the best so far, and sets `stopped` if training is over."""
-        if self.held_out is not None:
-            best = int(np.argmax(np.nan_to_num(self.history["held_out"], nan=-math.inf)))
-            since = self.epoch - 1 - best
-            if self.held_out.keep_best and since == 0:
-                with self.trainer.averaged():
-                    self.best = {name: t.detach().clone() for name, t in self.trainer.pair.state_dict().items()}
-            if self.held_out.patience and since >= self.held_out.patience:
-                self.stopped = "patience"
+    def _keep_best(self) -> None:
+        """Keeps the pair's state if it is the best so far, and is to be kept."""
+        if self.held_out is not None and self.held_out.keep_best and self._epochs_since_best() == 0:
+            with self.trainer.averaged():
+                self.best = {name: t.detach().clone() for name, t in self.trainer.pair.state_dict().items()}
+
+    def _judged(self) -> str:
+        """Why training is over after this epoch; empty if it is not."""
         if self.trainer.steps == self.num_steps or self.epoch == self.epochs:
-            self.stopped = "completed"
+            return "completed"
+        patience = self.held_out and self.held_out.patience
+        return "patience" if patience and self._epochs_since_best() >= patience else ""
+
+    def _epochs_since_best(self) -> int:
+        return self.epoch - 1 - int(np.argmax(np.nan_to_num(self.history["held_out"], nan=-math.inf)))
 
     @torch.no_grad()
     def _held_out_bound(self, held_out: Batch) -> float:
@@ -242,6 +253,8 @@ class Training:
         seed = (trainer.seed, HELD_OUT, self.processes.rank)
         with own_randomness(seed, trainer.device), mode(trainer.pair, training=False), trainer.averaged():
             for index in own.split(self.batch_size):
+                if self._signaled and self.processes.size == 1:
+                    raise KeyboardInterrupt
                 with interrupts_held():
                     if len(index):
                         points = trainer.converted(rows(held_out, index))
@@ -249,8 +262,17 @@ class Training:
         return self.processes.sum(total).item() / num_rows(held_out)
 
     def _save(self) -> None:
-        if self.checkpoint is not None:
+        """Writes the checkpoint. Where that fails training goes on, so that it is not lost, and the result says so."""
+        if self.checkpoint is None:
+            return
+        try:
             store(self, self.checkpoint.path)
+        except (OSError, ValueError) as error:
+            if not self.warning:
+                logger.warning("the checkpoint could not be written, training goes on: %s", error)
+            self.warning = f"the checkpoint could not be written after {self.trainer.steps} steps: {error}"
+        else:
+            self.warning = ""
 
     def resume(self) -> None:
         """Goes on from the checkpoint, if there is one.
@@ -258,11 +280,20 @@ class Training:
         Raises:
             CheckpointError: the file is damaged, or from another run; nothing has been changed then.
         """
-        if self.checkpoint is not None and self.processes.first(Path(self.checkpoint.path).exists()):
-            restore(self, self.checkpoint.path)
+        if self.checkpoint is None or not self.processes.first(Path(self.checkpoint.path).exists()):
+            return
+        restore(self, self.checkpoint.path)
+        if self.stopped in ("patience", "callback"):
+            logger.warning(
+                "%s: this run was ended by %s after %d epochs, and is not trained further; to go on, give it more "
+                "epochs, a larger patience, or callbacks that let it",
+                self.checkpoint.path,
+                self.stopped,
+                self.epoch,
+            )
 
     def _settings(self) -> dict[str, Any]:
-        held_out = self.held_out and vars(self.held_out) | {"data": fingerprint(self.held_out.data)}
+        held_out = self.held_out and {"data": fingerprint(self.held_out.data), "keep_best": self.held_out.keep_best}
         return self.trainer.settings | plain(
             {
                 "schedule": [self.schedule(i / 8) for i in range(9)] if self.schedule else None,
@@ -279,31 +310,57 @@ class Training:
         state = self.trainer.state()
         state.tensors["best"] = self.best
         state.tensors["history"] = {name: torch.tensor(v, dtype=torch.float64) for name, v in self.history.items()}
-        own = ("num_steps", "epoch", "sizes", "cut_short", "stopped", "seconds")
-        state.values["run"] = {name: getattr(self, name) for name in own}
+        state.values["run"] = {name: getattr(self, name) for name in RUN}
         return state
 
     def set_state(self, state: State) -> None:
         """Goes on from a state whose settings match this run's; refuses one of another length."""
-        run, done = state.values["run"], state.values["steps"]
-        self._check_length(run, done)
+        best, history = self._checked(state)
+        run = state.values["run"]
         self.trainer.set_state(state)
-        self.best = {name: t.to(self.trainer.device) for name, t in state.tensors["best"].items()}
-        self.history = {name: t.tolist() for name, t in state.tensors["history"].items()}
+        self.best = {name: t.to(self.trainer.device) for name, t in best.items()}
+        self.history = {name: t.tolist() for name, t in history.items()}
         self.epoch, self.sizes, self.cut_short = run["epoch"], run["sizes"], run["cut_short"]
         self.seconds = run["seconds"]
-        more = self.epoch < self.epochs if self.epochs else done < (self.num_steps or 0)
-        lengthened = run["stopped"] == "completed" and more
-        self.stopped = "" if lengthened or run["stopped"] == "interrupted" else run["stopped"]
+        self.stopped = self._still_ended(run)
+
+    def _still_ended(self, run: dict[str, Any]) -> str:
+        """Why there is nothing left to do in a run that may have ended; empty if there is, as more is asked for."""
+        unit = "num_steps" if self.num_steps and run["num_steps"] else "epochs"
+        longer = (getattr(self, unit) or 0) > (run[unit] or 0)
+        if run["stopped"] in ("", "interrupted") or longer:
+            return ""
+        self.stopped = run["stopped"]  # which the callbacks, asked again, may look at
+        ended = self._judged()
+        return ended or ("callback" if run["stopped"] == "callback" and self._called_back() else "")
+
+    def _checked(self, state: State) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The best state and the history in a file, which is a run's that may go on here."""
+        path = state.source
+        require(path, state.tensors, {"best": dict, "history": dict})
+        require(path, state.values, {"run": dict, "steps": int})
+        run, best, history = state.values["run"], state.tensors["best"], state.tensors["history"]
+        require(path, run, RUN)
+        if best:
+            check_layout(path, "best", best, layout(self.trainer.pair.state_dict()))
+            refuse_nan(path, {name: best[name] for name in self.trainer.update.parameters})
+        lengths = {name: state.values["steps"] if name == "bound_per_step" else run["epoch"] for name in self.history}
+        check_layout(path, "history", history, {name: f"float64[{length}]" for name, length in lengths.items()})
+        self._check_length(run, state.values["steps"])
+        return best, history
 
     def _check_length(self, run: dict[str, Any], done: int) -> None:
         """A run may go on to another length only where its past did not depend on it."""
-        cut_short = run["stopped"] == "completed" and run["cut_short"]
-        too_many = self.num_steps is not None and done > self.num_steps
-        if self.num_steps != run["num_steps"] and (self.schedule or cut_short or too_many):
+        too_many = done > (self.num_steps or math.inf) or run["epoch"] > (self.epochs or math.inf)
+        cut_short = run["stopped"] not in ("", "interrupted") and run["cut_short"]
+        if too_many or (self.num_steps != run["num_steps"] and (self.schedule or cut_short)):
+            found, expected = (
+                f"{num_steps} steps" if num_steps else f"{epochs} epochs"
+                for num_steps, epochs in ((run["num_steps"], run["epochs"]), (self.num_steps, self.epochs))
+            )
             raise CheckpointError(
-                f"checkpoint: found a run of {run['num_steps']} steps, {done} of them done, expected "
-                f"{self.num_steps}; another length is possible only without a schedule, if the run has not ended "
+                f"checkpoint: found a run of {found}, with {run['epoch']} epochs and {done} steps done, expected one "
+                f"of {expected}; another length is possible only without a schedule, if the run has not ended "
                 "within an epoch and no more is done than asked for. Give the length it was written with, or "
                 "use another file"
             )

@@ -4,24 +4,31 @@ A trainer, and a run of one, describe their settings and hand out their state; n
 """
 
 import json
-import zlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from ppvae.inference.runtime.checkpoint import (
     CheckpointError,
+    check_layout,
     check_same,
-    fingerprint,
+    layout,
     prefixed,
     read,
+    refuse_nan,
+    require,
     unprefixed,
+    with_nan,
     write,
 )
 from ppvae.inference.runtime.distributed import Processes
+from ppvae.inference.runtime.isolation import can_be_set
+from ppvae.inference.training.nonfinite import NonFiniteError
 
 
 @dataclass
@@ -31,10 +38,12 @@ class State:
     Attributes:
         tensors: groups of tensors by name, each by names of its own.
         values: everything else, as JSON can hold it.
+        source: the file that it was read from, for errors.
     """
 
     tensors: dict[str, dict[str, Tensor]]
     values: dict[str, Any]
+    source: str | Path = ""
 
 
 class Resumable(Protocol):
@@ -60,13 +69,23 @@ class Resumable(Protocol):
 
 
 def store(run: Resumable, path: str | Path) -> None:
-    """Writes a run's settings and state to a file, which replaces any old one whole or not at all."""
+    """Writes a run's settings and state to a file, which replaces any old one whole or not at all.
+
+    Raises:
+        NonFiniteError: a parameter has become NaN; an old file is as it was.
+        ValueError, OSError: the file cannot be written; an old one is as it was.
+    """
     state = run.state()
+    if (name := with_nan({name: state.tensors["pair"][name] for name in run.settings["learned"]})) is not None:
+        raise NonFiniteError(
+            f"found NaN in parameter '{name}' after a step, expected finite numbers; {path} was not written. Lower the "
+            "learning rate, or clip gradients"
+        )
     if run.processes.rank:
         return
     tensors = {key: t for name, group in state.tensors.items() for key, t in prefixed(name, group).items()}
-    about = {"settings": run.settings, "groups": list(state.tensors), **state.values}
-    write(path, tensors, about | {"checksum": _checksum(tensors, about)})
+    groups = {name: layout(group) for name, group in state.tensors.items()}
+    write(path, tensors, {"settings": run.settings, "groups": groups, **state.values})
 
 
 def restore(run: Resumable, path: str | Path) -> None:
@@ -76,35 +95,50 @@ def restore(run: Resumable, path: str | Path) -> None:
         FileNotFoundError: no such file.
         CheckpointError: the file is damaged, foreign, or from another run; nothing has been changed then.
     """
-    tensors, about = run.processes.first(_undamaged(path, run.settings) if run.processes.rank == 0 else ({}, {}))
-    run.set_state(State({name: unprefixed(name, tensors) for name in about["groups"]}, about))
+    run.set_state(run.processes.first(_read(path, run.settings) if run.processes.rank == 0 else State({}, {})))
 
 
-def _undamaged(path: str | Path, settings: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The contents of an undamaged file with the same settings."""
-    try:
-        tensors, about = read(path)
-    except (json.JSONDecodeError, KeyError) as error:
-        raise _damaged(path) from error
-    checksum = about.pop("checksum", None)
-    if checksum is None:  # a file of parameters alone: say what it lacks
+def _read(path: str | Path, settings: dict[str, Any]) -> State:
+    """The state in a file, which has the same settings and all the tensors that were written to it."""
+    tensors, about = read(path)
+    if "settings" not in about:  # a file of parameters alone: say what it lacks
         check_same(path, {}, settings)
-    if checksum != _checksum(tensors, about):
-        raise _damaged(path)
+    require(path, about, {"settings": dict, "groups": dict})
     check_same(path, about["settings"], settings)
-    return tensors, about
+    groups = {name: unprefixed(name, tensors) for name in about["groups"]}
+    for name, group in groups.items():
+        check_layout(path, name, group, about["groups"][name])
+    return State(groups, about, path)
 
 
-def _damaged(path: str | Path) -> CheckpointError:
-    return CheckpointError(
-        f"{path}: found contents that differ from what was written, expected its checksum to hold; the file is "
-        "damaged: use another file, or delete it to start afresh"
-    )
+def check_trainer_state(
+    state: State, now: State, learned: Collection[str], optimizer: Optimizer, device: torch.device
+) -> None:
+    """Refuses a state that a trainer cannot go on from.
 
-
-def _checksum(tensors: dict[str, Tensor], about: dict[str, Any]) -> str:
-    words = json.dumps([about, fingerprint(tensors)], sort_keys=True)
-    return f"CRC-32 {zlib.crc32(words.encode()):08x}"
+    Args:
+        state: from a file.
+        now: the trainer's own.
+        learned: names of the parameters that are learned.
+        optimizer: the trainer's.
+        device: the trainer's.
+    """
+    path, values, tensors = state.source, state.values, state.tensors
+    kinds = {"steps": int, "compiled_size": int | None, "processes": int, "optimizer": dict, "example": dict | None}
+    require(path, values, kinds)
+    require(path, tensors, dict.fromkeys(("pair", "average", "optimizer", "example"), dict))
+    for name in ("pair", "average"):
+        check_layout(path, name, tensors[name], layout(now.tensors[name]))
+    refuse_nan(path, {name: tensors["pair"][name] for name in learned})
+    refuse_nan(path, tensors["average"])
+    require(path, values["optimizer"], {"slots": dict, "groups": list})
+    numbers = {str(i) for group in optimizer.state_dict()["param_groups"] for i in group["params"]}
+    owners = {key.split(".")[0] for key in tensors["optimizer"] | values["optimizer"]["slots"]}
+    if owners - numbers or len(values["optimizer"]["groups"]) != len(optimizer.param_groups):
+        raise CheckpointError(f"{path}: found the state of an optimizer of other parameters, expected {len(numbers)}")
+    for rank in range(values["processes"]):
+        if not can_be_set(tensors.get(f"random{rank}", {}), device):
+            raise CheckpointError(f"{path}: found no state of the generators of process {rank}, expected one")
 
 
 def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:

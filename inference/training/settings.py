@@ -88,7 +88,7 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file that keeps a run of `fit`, written after each epoch and on Ctrl-C.
+    """A file that keeps a run of `fit`, written after each epoch, on Ctrl-C and on SIGTERM.
 
     Args:
         path: of the file; an old one is replaced.

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -26,9 +27,10 @@ from ppvae.inference.runtime.isolation import (
     interrupts_held,
     own_randomness,
     random_state,
+    seeded_state,
     set_random_state,
 )
-from ppvae.inference.runtime.pair_files import as_example, example_of
+from ppvae.inference.runtime.pair_files import example_in, example_of
 from ppvae.inference.training.compiled_step import CompiledStep
 from ppvae.inference.training.mixed_precision import networks, networks_in
 from ppvae.inference.training.nonfinite import NonFiniteError, explain
@@ -36,6 +38,7 @@ from ppvae.inference.training.one_row import one_row_explained
 from ppvae.inference.training.optimizers import OPTIMIZERS, optimizer_for
 from ppvae.inference.training.resuming import (
     State,
+    check_trainer_state,
     groups_of,
     optimizer_state,
     plain,
@@ -149,7 +152,7 @@ class Trainer:
         self._said_other = False  # that some batches are not of the compiled kind
         self._running = False
         self._networks: list[nn.Module] | None = None  # found when the pair is checked, on the first batch
-        self._random = self._seeded(self.seed, STEPS, self.processes.rank)
+        self._random = seeded_state((self.seed, STEPS, self.processes.rank), self.device)
         self._types: dict[Any, Types] = {}
         self.settings = self._settings()
 
@@ -186,6 +189,9 @@ class Trainer:
 
         Args:
             path: of the file, which replaces any old one whole or not at all.
+
+        Raises:
+            NonFiniteError, ValueError, OSError: a parameter has become NaN, or the file cannot be written.
         """
         store(self, path)
 
@@ -233,7 +239,7 @@ class Trainer:
         with denormals_flushed(), own_randomness((self.seed, CHECK), self.device):
             with mode(self.pair, training=False), pyro.validation_enabled(True):
                 self.pair.check(batch)
-                self.objective(self.pair, batch)  # so that it refuses before the first step
+                self.objective(self.pair, batch, math.inf)  # so that it refuses before the first step
             if self._networks is None:
                 self._networks = (
                     networks(self.pair, rows_or_all(self.pair, batch, slice(1))) if self.options.autocast else []
@@ -374,11 +380,13 @@ class Trainer:
 
     def set_state(self, state: State) -> None:
         """Goes on from a state of the same settings, not within `running`."""
+        check_trainer_state(state, self.state(), list(self.update.parameters), self.optimizer, self.device)
         values = state.values
+        example = example_in(state.source, state.tensors["example"], values["example"])
         set_optimizer_state(self.optimizer, state.tensors["optimizer"], values["optimizer"])
         self.pair.load_state_dict(state.tensors["pair"])
-        if values["example"]:
-            self.pair.example = as_example(state.tensors["example"], values["example"])
+        if example is not None:
+            self.pair.example = example
         for name, average in state.tensors["average"].items():
             self.update.averages[name].copy_(average)
         self.steps, self.compiled_size = values["steps"], values["compiled_size"]
@@ -387,8 +395,4 @@ class Trainer:
         if values["processes"] == self.processes.size:
             self._random = state.tensors[f"random{rank}"]
         else:  # a run of another number of processes does not tell how these share the noise
-            self._random = self._seeded(self.seed, self.steps, rank)
-
-    def _seeded(self, *seed: int) -> dict[str, Tensor]:
-        with own_randomness(seed, self.device):
-            return random_state(self.device)
+            self._random = seeded_state((self.seed, self.steps, rank), self.device)

@@ -268,6 +268,35 @@ def calibration(ds: xr.Dataset) -> Figure:
     return figure
 
 
+def expected_coverage(ds: xr.Dataset) -> Figure:
+    """How often the guide's regions about each reference hold the truth, against how often they claim to.
+
+    The gray band holds 99% of the shares that an exact guide would have at each level. Below it, regions are too small:
+    the guide is overconfident.
+
+    Args:
+        ds: from `ppvae.expected_coverage`.
+
+    Example:
+        >>> import ppvae
+        >>> pair = ppvae.models.LinearVAE(num_features=3, num_latents=2)
+        >>> len(expected_coverage(ppvae.expected_coverage(pair, num_simulations=100, progress=False)).axes)
+        1
+    """
+    figure, ax = plt.subplots(figsize=(4, 4), layout="constrained")
+    level, num = ds["level"].values, ds.sizes["simulation"]
+    low, high = stats.binom.interval(0.99, num, level)
+    ax.fill_between(level, low / num, high / num, color="gray", alpha=0.25, lw=0)
+    ax.plot(level, level, color="gray", lw=1)
+    for reference in ds["reference"].values:
+        of_one = ds.sel(reference=reference)
+        said = _verdict(of_one["p_value"].item(), of_one["direction"].item())
+        ax.plot(level, of_one["coverage"], label=f"about the {reference}: {said}")
+    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="level of the guide's regions", ylabel="coverage of the truth", aspect=1)
+    ax.legend(fontsize=8)
+    return figure
+
+
 def _verdict(p_value: float, direction: str) -> str:
     said = f"p = {p_value:.2g}" if p_value >= LEAST_P else f"p < {LEAST_P:g}"
     return f"{said}, draws {direction}" if direction else said

@@ -71,6 +71,8 @@ CONSUMERS = {
     "reconstruct": lambda pair, data: pair.reconstruct(data),
     "sample": lambda pair, data: (pair.check(data), pair.sample(5)),
     "calibration": lambda pair, data: (pair.check(data), ppvae.calibration(pair, num_simulations=20, progress=False)),
+    "expected_coverage": lambda pair, data: (pair.check(data), ppvae.expected_coverage(pair, 20, progress=False)),
+    "local_classifier_test": lambda pair, data: ppvae.local_classifier_test(pair, data, 20, progress=False),
     "simulate": lambda pair, data: simulate(pair, data),
 }
 

@@ -340,16 +340,6 @@ def test_download_passes_over_a_bad_mirror_and_fills_the_cache(offline, tiny_mni
     assert torch.equal(first.x, again.x)
 
 
-def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
-    def fail(source, target):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        datasets._write(tmp_path / "file", b"content")
-    assert list(tmp_path.iterdir()) == []
-
-
 # -- MNIST: the data ------------------------------------------------------------------------------------------
 
 

@@ -98,6 +98,8 @@ MEASURES = {
     "quick gap": lambda pair, x: ppvae.gap(pair, x, "quick", progress=False),
     "gap": lambda pair, x: ppvae.gap(pair, x, progress=False),
     "calibration": lambda pair, x: ppvae.calibration(pair, 10, 5, progress=False),
+    "expected_coverage": lambda pair, x: ppvae.expected_coverage(pair, 10, 5, progress=False),
+    "local_classifier_test": lambda pair, x: ppvae.local_classifier_test(pair, x, 10, 5, progress=False),
     **{
         way: lambda pair, x, way=way: ppvae.to_arviz(pair, x, posterior=way, num_samples=5, progress=False)
         for way in ("resampled", "refined", "annealed")

@@ -53,6 +53,8 @@ MEASUREMENTS = {
         pair, data, [ppvae.ELBO()], [100], repeats=16, progress=False
     ),
     "calibration": lambda pair, data: ppvae.calibration(pair, num_simulations=20, progress=False),
+    "expected_coverage": lambda pair, data: ppvae.expected_coverage(pair, num_simulations=20, progress=False),
+    "local_classifier_test": lambda pair, data: ppvae.local_classifier_test(pair, data, 20, progress=False),
     "aggregated_posterior": lambda pair, data: ppvae.pictures.aggregated_posterior([plt.figure().gca()], pair, data),
     "sample": lambda pair, data: pair.sample(data),
     "reconstruct": lambda pair, data: pair.reconstruct(data),

@@ -158,6 +158,8 @@ def test_new_data_are_not_simulated_for_it(pair, x):
     for ask in (
         lambda: simulate(pair, x),
         lambda: ppvae.calibration(pair, 10, 2, progress=False),
+        lambda: ppvae.expected_coverage(pair, 10, 2, progress=False),
+        lambda: ppvae.local_classifier_test(pair, x, 10, 2, progress=False),
         lambda: ppvae.log_evidence(pair, x, "bdmc", annealing=AIS(2, 10), **QUIET),
     ):
         with pytest.raises(ContractError, match="simulated data are new ones"):

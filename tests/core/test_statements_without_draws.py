@@ -94,7 +94,13 @@ def test_a_factor_is_neither_drawn_nor_reconstructed(pair, x):
 
 
 @pytest.mark.parametrize(
-    "measure", [lambda p, x: ppvae.calibration(p, 20, 5), lambda p, x: ppvae.log_evidence(p, x, "bdmc")]
+    "measure",
+    [
+        lambda p, x: ppvae.calibration(p, 20, 5),
+        lambda p, x: ppvae.expected_coverage(p, 20, 5),
+        lambda p, x: ppvae.local_classifier_test(p, x, 20, 5),
+        lambda p, x: ppvae.log_evidence(p, x, "bdmc"),
+    ],
 )
 def test_what_simulates_data_refuses_a_factor(measure, pair, x):
     with pytest.raises(ContractError, match="model site 'sharper'"):

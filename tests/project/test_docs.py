@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pyro
 import pytest
 import torch
@@ -153,6 +154,15 @@ def test_the_diffusion_of_the_guide_is_measured():
     exec(code, names)
     assert "Amortization is undefined, not zero" in names["report"].verdict()
     assert names["x"].shape == (1000, 2)
+
+
+def test_the_tests_of_a_guide_run(capsys):
+    pair = ppvae.models.LinearVAE(num_features=3, num_latents=2, guide="exact")
+    exec(python_blocks("docs/calibration.md")[0], {"ppvae": ppvae, "pair": pair, "x": pair.sample(5)})
+    plt.close("all")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["statistic", "p_value", "adjusted_p_value"]
+    assert len(lines) == 2 + 5
 
 
 def test_data_as_you_have_them(tmp_path, monkeypatch):

@@ -1,8 +1,8 @@
 """Kills training at random moments, resumes it, and compares the parameters with those of an undisturbed run.
 
-Usage: python kill_script.py KILLS FOLDER COMPILE SEED, with COMPILE True or False. Prints a JSON report. Each run is a
-fork of this process, which has imported everything and computed nothing: what follows a kill is training alone.
-Compiled runs are killed once they have compiled.
+Usage: python kill_script.py KILLS FOLDER COMPILE SEED SIGNAL, with COMPILE True or False, SIGNAL SIGKILL or SIGTERM.
+Prints a JSON report. Each run is a fork of this process, which has imported everything and computed nothing: what
+follows a kill is training alone. Compiled runs are killed once they have compiled.
 """
 
 import json
@@ -74,17 +74,19 @@ def fork(checkpoint: Path | None, result: Path, compile: bool) -> int:
     try:
         train(checkpoint, result, compile)
         os._exit(0)
+    except SystemExit as end:
+        os._exit(end.code)
     except BaseException:
         traceback.print_exc()
         os._exit(1)
 
 
 def finish(child: int) -> bool:
-    """Waits for a child; whether it came to its end."""
+    """Waits for a child; whether it came to its end, rather than being killed."""
     _, status = os.waitpid(child, 0)
-    if os.WIFEXITED(status) and os.WEXITSTATUS(status):
+    if os.waitstatus_to_exitcode(status) == 1:
         raise RuntimeError("a run failed; its error is printed above")
-    return os.WIFEXITED(status)
+    return os.waitstatus_to_exitcode(status) == 0
 
 
 def same(one: Path, other: Path) -> bool:
@@ -101,7 +103,7 @@ def await_write(path: Path, child: int) -> None:
         time.sleep(0.001)
 
 
-def main(kills: int, folder: Path, compile: bool, seed: int) -> dict:
+def main(kills: int, folder: Path, compile: bool, seed: int, number: signal.Signals) -> dict:
     torch.set_num_threads(1)  # threads do not survive a fork
     chance, started = random.Random(seed), time.perf_counter()
     finish(fork(None, folder / "undisturbed", compile))
@@ -124,11 +126,13 @@ def main(kills: int, folder: Path, compile: bool, seed: int) -> dict:
             if compile:
                 await_write(checkpoint, child)
             time.sleep(chance.uniform(0, duration))
-            os.kill(child, signal.SIGKILL)
+            os.kill(child, number)
             if finish(child):
                 break
             killed += 1
-            report["killed_while_writing"] += Path(f"{checkpoint}.tmp").exists()
+            for unfinished in folder.glob(".ppvae-*.tmp"):
+                report["killed_while_writing"] += 1
+                unfinished.unlink()
             report["steps_at_kill"].append(read(checkpoint)[1]["steps"] if checkpoint.exists() else 0)
         if not result.exists():
             finish(fork(checkpoint, result, compile))
@@ -139,5 +143,5 @@ def main(kills: int, folder: Path, compile: bool, seed: int) -> dict:
 
 
 if __name__ == "__main__":
-    kills, folder, compile, seed = sys.argv[1:]
-    print(json.dumps(main(int(kills), Path(folder), compile == "True", int(seed))))
+    kills, folder, compile, seed, number = sys.argv[1:]
+    print(json.dumps(main(int(kills), Path(folder), compile == "True", int(seed), signal.Signals[number])))

@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from scipy import stats
+from support.tests_of_guides import assert_the_seed_decides, watched
 from support.zoo import ZOO
 from support.zoo_pairs import Labeled
 from torch import nn
@@ -154,29 +155,19 @@ def test_covariates_are_the_examples():
 
 
 def test_seed_decides_and_the_callers_stream_goes_on():
-    pair = Distorted().train()
-    before = torch.get_rng_state()
-    first, again, other = (calibrated(pair, 50, seed=seed) for seed in (0, 0, 1))
-    assert first.identical(again)
-    assert not first.equals(other)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert pair.training
+    pair = Distorted()
+    assert_the_seed_decides(pair, lambda seed: calibrated(pair, 50, seed=seed))
 
 
 @pytest.mark.slow(4)
 def test_chunks_of_draws_and_of_simulations_change_no_law(float64, monkeypatch):
     monkeypatch.setattr(chunks, "CPU_ELEMENTS", 20_000)
-    sizes = []
-
-    class Watched(Distorted):
-        def guide(self, x):
-            sizes.append(len(x))
-            super().guide(x)
-
-    assert (calibrated(Watched(), 300)["p_value"] > 1e-4).all()
+    exact = Distorted()
+    sizes = watched(exact)
+    assert (calibrated(exact, 300)["p_value"] > 1e-4).all()
     assert max(sizes) < 100
     assert len(sizes) > 2 * 300 / max(sizes)
-    assert (calibrated(Watched(scale=0.5), 300)["direction"][:2] == "too narrow").all()
+    assert (calibrated(Distorted(scale=0.5), 300)["direction"][:2] == "too narrow").all()
 
 
 def test_bins_hold_their_share():

@@ -142,16 +142,47 @@ def test_mutual_information_is_that_of_channels(assert_mean):
 
 
 @pytest.mark.slow(11)
-def test_mutual_information_of_two_sites_is_a_chain(assert_mean):
-    """First `-log(var(z1 | x)) / 2`, then what the second adds to it."""
+def test_mutual_information_of_a_site_is_with_the_data_alone(assert_mean):
+    """`-log(var(z_l | x)) / 2` of each of two sites, whatever the other says too."""
     pair = InTwo()
     with torch.no_grad():
         pair.weight.mul_(0.6)
-        total = torch.logdet(pair.weight.T @ pair.weight + torch.eye(2)).item() / 2
-        first = -pair.posterior(torch.zeros(1, 4)).covariance_matrix[0, 0, 0].log().item() / 2
+        exact = -pair.posterior(torch.zeros(1, 4)).covariance_matrix[0].diagonal().log() / 2
     found = [measured(pair, pair.sample_joint(200)["x"], num_samples=2, seed=seed) for seed in range(8)]
-    assert_mean(torch.tensor([usage["first"].mutual_information for usage in found]), first)
-    assert_mean(torch.tensor([usage["second"].mutual_information for usage in found]), total - first)
+    for name, information in zip(("first", "second"), exact.tolist(), strict=True):
+        assert_mean(torch.tensor([usage[name].mutual_information for usage in found]), information)
+
+
+def test_mutual_information_is_that_of_the_mixture_over_the_data(assert_mean):
+    """Of each site of a chain, by quadrature: the entropy of the mixture of its posteriors less their own."""
+    pair, x = Chain(), torch.linspace(-6, 6, 30)
+    loc, spread = pair.b * x + pair.c * pair.a * x, math.hypot(pair.s1, pair.c * pair.s2)
+    found = [measured(pair, x, num_samples=2, seed=seed) for seed in range(20)]
+    for name, q in {"z2": Normal(pair.a * x, pair.s2), "z1": Normal(loc, spread)}.items():
+        z = torch.linspace(-15, 15, 20_001)
+        density = q.log_prob(z[:, None]).exp().mean(-1)
+        entropy = -torch.trapezoid(torch.special.xlogy(density, density), z)
+        exact = (entropy - q.entropy().mean()).item()
+        assert_mean(torch.tensor([usage[name].mutual_information for usage in found]), exact)
+
+
+def test_a_site_that_follows_another_closely_is_told_of_the_data_only_what_it_knows(assert_mean):
+    """Given the first, the second says nothing more about the data; but alone it says nearly as much."""
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            z2 = pyro.sample("z2", dist.Normal(x, 1.0))
+            pyro.sample("z1", dist.Normal(z2, 0.5))
+
+    pair, x = Chain(), torch.linspace(-6, 6, 30)
+    pair.guide = guide
+    found = [measured(pair, x, num_samples=2, seed=seed) for seed in range(20)]
+    z = torch.linspace(-15, 15, 20_001)
+    q = Normal(x, 1.25**0.5)
+    density = q.log_prob(z[:, None]).exp().mean(-1)
+    exact = (-torch.trapezoid(torch.special.xlogy(density, density), z) - q.entropy().mean()).item()
+    estimates = torch.tensor([usage["z1"].mutual_information for usage in found])
+    assert exact - 0.2 < estimates.mean() < exact + 4 * estimates.std() / 20**0.5
 
 
 def test_no_more_than_the_number_of_data_points_can_be_told():

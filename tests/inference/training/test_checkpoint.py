@@ -184,11 +184,12 @@ def stop(so_far):
     ("arguments", "stopped"),
     [({"held_out": HeldOut(HELD_OUT, patience=1)}, "patience"), ({"callbacks": [stop]}, "callback")],
 )
-def test_run_that_ended_early_has_ended(arguments, stopped, path):
+def test_run_that_ended_early_has_ended(arguments, stopped, path, caplog):
     first = train(epochs=30, lr=0.5, checkpoint=path, **arguments)
     assert first.stopped == stopped
     assert first.epochs < 30
     assert_same(train(epochs=30, lr=0.5, checkpoint=path, resume=True, **arguments), first)
+    assert f"this run was ended by {stopped} after {first.epochs} epochs, and is not trained further" in caplog.text
 
 
 def test_without_resume_an_old_checkpoint_is_replaced(path):

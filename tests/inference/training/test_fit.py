@@ -81,6 +81,15 @@ def test_history_holds_the_values_reported_not_the_surrogates():
     assert (np.diff(result.history["seconds"]) > 0).all()
 
 
+def test_an_objective_needs_no_default_for_the_step():
+    """As documented: a function of pair, batch and step."""
+
+    def plain(pair, batch, step):
+        return bound(pair, batch)
+
+    assert quiet(Shift(), X, objective=plain, steps=3).steps == 3
+
+
 def test_objective_is_told_the_step():
     told = []
 

@@ -1,4 +1,4 @@
-"""Training killed at random moments (SIGKILL) and resumed ends as an undisturbed run does, bit for bit."""
+"""Training killed at random moments and resumed ends as an undisturbed run does, bit for bit."""
 
 import json
 import subprocess
@@ -10,25 +10,28 @@ import pytest
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
 
 
-def run(kills: int, folder: Path, compile: bool, seed: int) -> dict:
+def run(kills: int, folder: Path, compile: bool, seed: int, number: str) -> dict:
     script = Path(__file__).parents[2] / "support" / "kill_script.py"
-    command = [sys.executable, str(script), str(kills), str(folder), str(compile), str(seed)]
+    command = [sys.executable, str(script), str(kills), str(folder), str(compile), str(seed), number]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 @pytest.mark.parametrize(
-    ("kills", "compile", "seed"),
+    ("kills", "compile", "seed", "number"),
     [
-        (3, False, 0),
-        *(pytest.param(25, False, seed, marks=pytest.mark.slow(120)) for seed in range(1, 5)),
-        pytest.param(10, True, 0, marks=pytest.mark.slow(120)),
+        (3, False, 0, "SIGKILL"),
+        (3, False, 0, "SIGTERM"),
+        *(pytest.param(25, False, seed, "SIGKILL", marks=pytest.mark.slow(120)) for seed in range(1, 5)),
+        pytest.param(25, False, 1, "SIGTERM", marks=pytest.mark.slow(120)),
+        pytest.param(10, True, 0, "SIGKILL", marks=pytest.mark.slow(120)),
     ],
 )
-def test_resumed_runs_are_bit_exact(kills, compile, seed, tmp_path):
-    report = run(kills, tmp_path, compile, seed)
+def test_resumed_runs_are_bit_exact(kills, compile, seed, number, tmp_path):
+    report = run(kills, tmp_path, compile, seed, number)
     print(f"{report['exact']} bit-exact resumes of {report['kills']} kills in {report['seconds']} s: {report}")
     assert report["kills"] == kills
     assert report["exact"] == kills
+    assert number == "SIGKILL" or report["killed_while_writing"] == 0
     assert sum(step > 0 for step in report["steps_at_kill"]) > kills / 2  # killed on the way, not before the start
