@@ -22,7 +22,7 @@ from ppvae.devices import gpus
 from ppvae.inference.compiling.repeated import Repeated
 from ppvae.inference.evidence import annealing, hmc
 from ppvae.inference.evidence.hmc import State
-from ppvae.inference.evidence.pace import Pace, in_time, seconds_left
+from ppvae.inference.evidence.pace import TIMED, UNTIMED, Pace, clock, in_time
 from ppvae.inference.runtime.chunks import over_data
 from ppvae.inference.runtime.distributed import processes
 from ppvae.inference.runtime.kept_chunks import KeptChunks
@@ -212,31 +212,36 @@ def run_chains(
     """
     view = LatentView(pair, to_pair(rows_or_all(pair, batch, slice(1)), pair), settings.start)
     evaluations = settings.num_leapfrog * (settings.num_temperatures + settings.num_warm_up)
-    pays = evaluations >= COMPILE_EVALUATIONS and (deadline is None or seconds_left(deadline) >= COMPILE_SECONDS)
-    plain, compiled = (
-        Repeated(pair, partial(_densities, view), after) for after in (math.inf, 2 if pays else math.inf)
-    )
+    evaluate = Repeated(pair, partial(_densities, view), _compile_after(settings, evaluations, deadline))
 
     def one_evaluation(index: Any, num_particles: int, at_once: int) -> dict[str, Tensor]:
         points = to_pair(rows(batch, index.cpu()), pair)
         return {"log_start": _densities(view, pair, points, view.draw(pair, points, settings.num_chains))[0][0]}
 
-    def run(index: Tensor, evaluate: Repeated) -> dict[str, Tensor]:
-        def measure(index: Any, num_particles: int, at_once: int) -> dict[str, Tensor]:
-            points = to_pair(rows(batch, index.cpu()), pair)
-            return passing(Sampler(settings, view, evaluate, pair, points, lambda: pace(len(index))), index)
+    def run(index: Tensor) -> dict[str, Tensor]:
+        steps = START_STEPS + settings.num_warm_up + settings.num_temperatures + more_steps
+        title = f"{settings.name} of {len(index)} data points"
+        with tqdm(total=len(index) * steps, desc=title, unit="step", disable=not progress, delay=1, leave=False) as bar:
+            own = math.ceil(len(index) / processes().size)
+            pace = Pace(title, own * steps, bar, gpus(pair), math.inf if deadline is None else deadline)
 
-        kept = _kept(pair, batch, settings, result)
-        return over_data(pair, index, 1, measure, None, probe=one_evaluation, kept=kept)
+            def measure(index: Any, num_particles: int, at_once: int) -> dict[str, Tensor]:
+                points = to_pair(rows(batch, index.cpu()), pair)
+                return passing(Sampler(settings, view, evaluate, pair, points, lambda: pace(len(index))), index)
+
+            kept = _kept(pair, batch, settings, result)
+            return over_data(pair, index, 1, measure, None, probe=one_evaluation, kept=kept)
 
     num = num_rows(batch)
-    total = num * (START_STEPS + settings.num_warm_up + settings.num_temperatures + more_steps)
-    title = f"{settings.name} of {num} data points"
-    with tqdm(total=total, desc=title, unit="step", disable=not progress, delay=1, leave=False) as bar:
-        pace = Pace(title, math.ceil(total / processes().size), bar, gpus(pair), deadline)
-        if deadline is None:
-            return run(torch.arange(num), compiled)
-        return in_time(lambda index, first: run(index, plain if first else compiled), num, deadline)
+    return run(torch.arange(num)) if deadline is None else in_time(run, num, deadline)
+
+
+def _compile_after(settings: AIS, evaluations: int, deadline: float | None) -> float:
+    """Evaluations before compiling; where there is a deadline, blocks that are too long are given up before."""
+    enough_time = deadline is None or deadline - clock() >= COMPILE_SECONDS
+    if evaluations < COMPILE_EVALUATIONS or not enough_time:
+        return math.inf
+    return 2 if deadline is None else 2 + (UNTIMED + TIMED) * settings.num_leapfrog
 
 
 def _kept(pair: Pair, batch: Batch, settings: AIS, result: str) -> KeptChunks | None:

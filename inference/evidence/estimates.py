@@ -21,6 +21,7 @@ from ppvae.inference.evidence.method import EvidenceMethod, Task
 from ppvae.inference.evidence.pareto import FINITE_VARIANCE, drawn_together
 from ppvae.inference.evidence.registry import METHODS, method_named
 from ppvae.inference.runtime.chunks import over_data
+from ppvae.inference.runtime.distributed import processes
 from ppvae.inference.runtime.measuring import finite, kind_of, measuring
 from ppvae.inference.runtime.records import Evidence, Measurement
 from ppvae.own_rows import rows_or_all
@@ -84,7 +85,7 @@ def log_evidence(
             data points come first, however long they take, and count. Then AIS takes data points in random order, in
             blocks; what is not done in time is given up. Data points that it did not reach keep the estimate of their
             importance weights, are not `reliable`, and are counted in `reason`. How many are reached depends on the
-            machine, seed or no. Of several processes, the first keeps the time, and ends between blocks.
+            machine, seed or no.
         seed: makes the result reproducible and leaves the caller's generators as they were; None draws from them.
         progress: show a bar when it takes more than a second, with a forecast for AIS. Without a bar, a forecast of
             more than half a minute is logged as a warning.
@@ -94,8 +95,8 @@ def log_evidence(
         NotImplementedError: method="exact" for a pair with no closed form.
         ppvae.ContractError: "ais" or "bdmc" for a pair whose guide has discrete sites, or no continuous latents.
         ValueError: K < 1, an unknown method, or data that are not finite or outside the likelihood's support (the row
-            is named); `max_seconds` that is not positive and finite, or with another method, a checkpoint, or a guide
-            with parameters of its own rows.
+            is named); `max_seconds` that is not positive and finite, or with another method, a checkpoint, a guide with
+            parameters of its own rows, or several processes.
 
     Example:
         >>> import torch
@@ -182,6 +183,11 @@ def _deadline(max_seconds: float, pair: Pair, method: EvidenceMethod, annealing:
         raise ValueError(
             f"max_seconds: found {max_seconds} for method={method.name!r}, expected None, or one of {bounded}, which "
             "have an estimate of what they do not anneal"
+        )
+    if (num := processes().size) > 1:
+        raise ValueError(
+            f"max_seconds: found {max_seconds} in {num} processes, expected None, as their clocks differ; measure in "
+            "one process"
         )
     if pair.own_rows is not None:
         raise ValueError(

@@ -42,11 +42,11 @@ class Task:
         """The same, to be done in a share of the time that is left."""
         if self.deadline is None:
             return self
-        return replace(self, deadline=pace.clock() + share * pace.seconds_left(self.deadline))
+        return replace(self, deadline=pace.clock() + share * (self.deadline - pace.clock()))
 
     def is_over(self) -> bool:
-        """Whether the time is spent, the same in all processes."""
-        return self.deadline is not None and pace.seconds_left(self.deadline) <= 0
+        """Whether the time is spent."""
+        return self.deadline is not None and pace.clock() >= self.deadline
 
 
 class EvidenceMethod(ABC):

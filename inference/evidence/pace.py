@@ -17,18 +17,27 @@ clock = time.monotonic
 LONG = 30.0
 """Seconds above which a forecast is said even without a bar."""
 
-UNTIMED, TIMED = 2, 8
-"""Of the first transitions, those that are not timed, as they may be compiling, and those that are."""
+UNTIMED, TIMED = 1, 4
+"""Of the first transitions, those that are not timed, as they may be slow, and those that are."""
 
-FIRST = 4
-"""Data points of the first block, which tells how long the others take."""
-
-SHARE = 0.75
+SHARE = 0.8
 """Of the time that is left, what a block of data points may be expected to take."""
+
+
+LESS = 1.25
+"""The least factor by which a block that would take too long is made smaller."""
 
 
 class Late(Exception):  # noqa: N818 (it is no error)
     """The time is spent."""
+
+
+class TooLong(Exception):  # noqa: N818 (the same)
+    """A block is expected to take more than its share of the time, by a factor."""
+
+    def __init__(self, factor: float):
+        super().__init__(factor)
+        self.factor = factor
 
 
 class Pace:
@@ -39,13 +48,15 @@ class Pace:
         total: transitions of this process, summed over data points.
         bar: to be moved.
         gpus: whose work is waited for when time is taken.
-        deadline: when it ends in any case, if there is one. A process that is alone then raises `Late`; others would
-            wait for one that does.
+        deadline: when it ends in any case.
+
+    Raises:
+        TooLong: soon after the start, where the forecast exceeds 0.8 of the time until the deadline.
+        Late: at the deadline.
     """
 
-    def __init__(self, title: str, total: int, bar: tqdm, gpus: Sequence[torch.device], deadline: float | None = None):
-        self._title, self._total, self._bar, self._gpus = title, total, bar, gpus
-        self._deadline = math.inf if deadline is None else deadline
+    def __init__(self, title: str, total: int, bar: tqdm, gpus: Sequence[torch.device], deadline: float = math.inf):
+        self._title, self._total, self._bar, self._gpus, self._deadline = title, total, bar, gpus, deadline
         self._calls = self._done = 0
         self._start = (0.0, 0)
 
@@ -55,9 +66,11 @@ class Pace:
             self._start = now(self._gpus), self._done
         elif self._calls == UNTIMED + TIMED:
             start, before = self._start
-            rate = (now(self._gpus) - start) / (self._done - before)
-            self._say(min(rate * self._total, self._deadline - clock()))
-        if clock() > self._deadline and processes().size == 1:
+            seconds = (now(self._gpus) - start) / (self._done - before) * self._total
+            if (factor := seconds / (SHARE * (self._deadline - start))) > 1:
+                raise TooLong(factor)
+            self._say(seconds)
+        if clock() > self._deadline:
             raise Late
         self._calls += 1
         self._done += num_points
@@ -69,36 +82,32 @@ class Pace:
             logger.warning("%s takes about %s", self._title, spoken(seconds))
 
 
-def in_time(run: Callable[[Tensor, bool], dict[str, Tensor]], num: int, deadline: float) -> dict[str, Tensor]:
-    """`run(index, first)` on blocks of N data points, in random order, until the deadline.
+def in_time(run: Callable[[Tensor], dict[str, Tensor]], num: int, deadline: float) -> dict[str, Tensor]:
+    """`run(index)` on blocks of N data points, in random order, until the deadline.
 
-    The first block is small. Each of the others is as large as takes three quarters of the time that is left, at the
-    pace of the one before. With several processes, which share each block, the first decides.
+    As a larger block takes less time for each data point, the first is of all of them; one that raises `TooLong` is
+    tried again with fewer.
 
     Returns:
-        What was found, in the order of the data points, and their `index`; empty if not even the first was in time.
+        What was found, in the order of the data points, and their `index`; empty if nothing was done in time.
     """
     order = torch.randperm(num, generator=torch.Generator().manual_seed(0))
     parts: list[dict[str, Tensor]] = []
-    size = FIRST
-    while len(order) and size:
-        index, order = order[:size], order[size:]
-        begun = clock()
+    size = num
+    while size and clock() < deadline:
         try:
-            parts.append(run(index, not parts) | {"index": index})
+            parts.append(run(order[:size]) | {"index": order[:size]})
         except Late:
             break
-        each = (clock() - begun) / len(index)
-        size = max(0, processes().first(math.floor(SHARE * (deadline - clock()) / each)))
+        except TooLong as expected:
+            size = math.floor(size / max(LESS, expected.factor))
+        else:
+            order = order[size:]
+            size = len(order)
     if not parts:
         return {}
     by_row = torch.cat([part["index"] for part in parts]).argsort()
     return {name: torch.cat([part[name] for part in parts])[by_row] for name in parts[0]}
-
-
-def seconds_left(deadline: float) -> float:
-    """Until the deadline, the same in all processes; below zero after it."""
-    return processes().first(deadline - clock())
 
 
 def now(gpus: Sequence[torch.device]) -> float:

@@ -182,29 +182,6 @@ def measure(folder):
     }
 
 
-def bounded(folder):
-    """Evidence in less time than all of it takes, by the clock of the first process."""
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    linear = LinearVAE(5, 2).fit_guide()
-    linear.posterior_scale.data -= 1.5
-    linear.log_prob = lambda x: ppvae.Pair.log_prob(linear, x)
-    x = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
-    if SIZE > 1 and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("gloo")
-    annealing = ppvae.AIS(num_chains=4, num_temperatures=300)
-    found = ppvae.log_evidence(linear, x, annealing=annealing, max_seconds=5 + 5 * RANK, seed=0, progress=False)
-    return {
-        "log p": LinearVAE.log_prob(linear, x).detach(),
-        "estimate": found.estimate,
-        "std_error": found.std_error,
-        "methods": found.methods,
-        "reliable": found.reliable,
-        "reason": found.reason,
-        "iwae": found.candidates["iwae"].estimate,
-    }
-
-
 def other_data(folder):
     try:
         ppvae.fit(LinearVAE(4, 2), torch.full((20, 4), float(RANK)), epochs=1, progress=False)

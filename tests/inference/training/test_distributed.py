@@ -88,26 +88,6 @@ def test_training_and_measuring_together(size, tmp_path):
     assert noise[0] != one["iwae"][0][-1]
 
 
-@pytest.mark.slow(25)
-@pytest.mark.parametrize("size", SIZES)
-def test_measuring_in_bounded_time(size, tmp_path):
-    """The first process keeps the time for all, and all have the same record of both their parts."""
-    done, found = launch(size, ["bounded"], tmp_path)
-    assert done.returncode == 0, done.stderr
-    first, *others = found["bounded"]
-    assert len(others) == size - 1
-    for other in others:
-        assert other["reason"] == first["reason"]
-        assert_same(other["estimate"], first["estimate"])
-    annealed = torch.tensor([name == "ais" for name in first["methods"]])
-    assert f"in the time there was, it reached {int(annealed.sum())}, and iwae stands" in first["reason"]
-    assert not first["reliable"][~annealed].any()
-    assert_same(first["estimate"][~annealed], first["iwae"][~annealed])
-    trusted = annealed & first["reliable"]
-    assert trusted.any()
-    assert ((first["estimate"] - first["log p"]) / first["std_error"])[trusted].abs().max() < 5
-
-
 @pytest.mark.parametrize(("size", "then"), [pytest.param(2, then, marks=pytest.mark.slow(30)) for then in (1, 3)])
 def test_one_is_killed_and_others_go_on(size, then, tmp_path):
     done, _ = launch(size, ["kill"], tmp_path)
