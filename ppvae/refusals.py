@@ -1,5 +1,6 @@
 """What is said of things that are refused."""
 
+import math
 from typing import Any
 
 from torch.distributions import Independent
@@ -15,6 +16,12 @@ def at_least_one(name: str, value: int) -> None:
     """Refuses counts (of particles, samples, rows) below one, or not whole."""
     if value < 1 or value != int(value):
         raise ValueError(f"{name}: found {value}, expected at least 1" + ", a whole number" * (value >= 1))
+
+
+def positive_seconds(name: str, value: Any) -> None:
+    """Refuses a bound in seconds that is no positive finite number; None is no bound."""
+    if value is not None and not (isinstance(value, int | float) and 0 < value < math.inf):
+        raise ValueError(f"{name}: found {value!r}, expected a positive number of seconds, or None for no bound")
 
 
 def family(fn: Any) -> str:

@@ -97,7 +97,9 @@ def _at_rest(pair: Pair, data: Batch, settings: Effort, seed: int | None, progre
         local = not undefined and has_local_parameters(pair, few)
         report = GapReport(
             pair=type(pair).__name__,
-            log_evidence=evidence_of(pair, batch, settings.evidence, settings.num_particles, annealing, progress),
+            log_evidence=evidence_of(
+                pair, batch, settings.evidence, settings.num_particles, annealing, progress, settings.max_seconds
+            ),
             elbo=elbo_of(pair, batch, settings.num_samples, progress),
             latents=elbo_terms_of(pair, batch, settings.num_samples, progress).latents,
             amortization_undefined=undefined or (UNDEFINED if local else ""),

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from ppvae.inference.evidence.annealed_importance import AIS
 from ppvae.inference.ledger.ascent import Ascent
-from ppvae.refusals import at_least_one
+from ppvae.refusals import at_least_one, positive_seconds
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Effort:
         richer: whether to fit the full-rank and flow families.
         refit_steps: of a round of training the guide with the model frozen, and of each remedy that is tried; 0 leaves
             these lines out.
+        max_seconds: for the evidence of each data set, as for `ppvae.log_evidence`; None for no bound.
 
     Raises:
         ValueError: a number out of range.
@@ -34,10 +35,12 @@ class Effort:
     restarts: int = 1
     richer: bool = True
     refit_steps: int = 2000
+    max_seconds: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_particles", "num_samples"):
             at_least_one(name, getattr(self, name))
+        positive_seconds("max_seconds", self.max_seconds)
         for name in ("restarts", "refit_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: found {getattr(self, name)}, expected 0 or more")
