@@ -21,13 +21,11 @@ class Broken:
         make: the pair, training data and test data, from torch's seed.
         main: causes of which any is right as the main one; empty for a healthy pair, where none is.
         also: causes that are there too, or that a verdict may call part of it.
-        seconds: that its verdict takes.
     """
 
     make: Callable[[], Made]
     main: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
-    seconds: int = 10
 
     def make_with(self, seed: int) -> Made:
         """The pair of a seed."""

@@ -82,9 +82,9 @@ SOME_LEFT = ("training", "amortization", "correlation", "shape", "remaining shap
 """Causes that a trained network may have in part."""
 
 NETWORKS = {
-    "narrow encoder": Broken(narrow_encoder, ("capacity",), SOME_LEFT, 120),
-    "wide likelihood of networks": Broken(wide_likelihood, ("likelihood scale",), SOME_LEFT, 120),
-    "untrained network": Broken(untrained_guide, ("training",), (*SOME_LEFT, "likelihood scale", "capacity"), 120),
-    "noisy network": Broken(noisy_guide, ("training",), (*SOME_LEFT, "likelihood scale", "capacity"), 120),
-    "collapsed": Broken(collapsed, ("collapse",), seconds=25),
+    "narrow encoder": Broken(narrow_encoder, ("capacity",), SOME_LEFT),
+    "wide likelihood of networks": Broken(wide_likelihood, ("likelihood scale",), SOME_LEFT),
+    "untrained network": Broken(untrained_guide, ("training",), (*SOME_LEFT, "likelihood scale", "capacity")),
+    "noisy network": Broken(noisy_guide, ("training",), (*SOME_LEFT, "likelihood scale", "capacity")),
+    "collapsed": Broken(collapsed, ("collapse",)),
 }

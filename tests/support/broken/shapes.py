@@ -55,22 +55,18 @@ LEFT = ("training", "amortization", "capacity")
 
 SHAPES = {
     "skewed": Broken(
-        lambda: shaped(normal(1), lambda z: dist.Poisson((2 * z).exp())), ("shape",), ("remaining shape", *LEFT), 40
+        lambda: shaped(normal(1), lambda z: dist.Poisson((2 * z).exp())), ("shape",), ("remaining shape", *LEFT)
     ),
-    "bent": Broken(
-        lambda: shaped(normal(2), banana), ("shape",), ("correlation", "remaining shape", "modes", *LEFT), 60
-    ),
+    "bent": Broken(lambda: shaped(normal(2), banana), ("shape",), ("correlation", "remaining shape", "modes", *LEFT)),
     "heavy tails": Broken(
         lambda: shaped(lambda: dist.StudentT(2.0, torch.zeros(1)).to_event(1), lambda z: dist.Normal(z, 3.0)),
         ("shape",),
         ("remaining shape", *LEFT),
-        40,
     ),
     "one mode of two": Broken(
         lambda: shaped(normal(1), lambda z: dist.Normal(z.square(), 0.3)),
         ("modes", "remaining shape", "shape"),
         ("modes", "remaining shape", "shape", *LEFT),
-        40,
     ),
     "cut off": Broken(
         lambda: shaped(
@@ -78,6 +74,5 @@ SHAPES = {
         ),
         ("shape",),
         ("remaining shape", *LEFT),
-        40,
     ),
 }
