@@ -15,7 +15,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from ppvae.batches import Batch, as_batch, call, entries, is_rows, map_batch, tensors, with_entries
+from ppvae.batches import Batch, as_batch, call, entries, is_rows, map_batch, tensors, with_autograd, with_entries
 from ppvae.devices import refuse_without_numbers
 from ppvae.mode import buffers_kept, mode
 from ppvae.own_rows import rows_or_all
@@ -54,7 +54,9 @@ def to_pair(batch: Batch, pair: nn.Module) -> Batch:
 
 def converted(batch: Batch, types: Types) -> Batch:
     """The batch with its rows of these types; those that are so already are no copies."""
-    return with_entries(batch, [t.to(types[name]) if is_rows(t) else t for name, t in entries(batch).items()])
+    return with_entries(
+        batch, [with_autograd(t.to(types[name])) if is_rows(t) else t for name, t in entries(batch).items()]
+    )
 
 
 def floating_converted(batch: Batch, pair: nn.Module) -> Batch:

@@ -21,6 +21,7 @@ from ppvae.inference.evidence.estimates import log_evidence
 from ppvae.inference.objectives.gradients import Draw
 from ppvae.inference.objectives.protocol import Objective, as_objective
 from ppvae.inference.runtime.isolation import denormals_flushed, own_randomness
+from ppvae.inference.runtime.sharing import measurement
 from ppvae.mode import mode
 from ppvae.pair import Pair
 from ppvae.refusals import at_least_one
@@ -28,6 +29,7 @@ from ppvae.refusals import at_least_one
 EVIDENCE_FACTOR = 10
 
 
+@measurement
 def gradient_statistics(
     pair: Pair,
     data: Any,
@@ -39,6 +41,7 @@ def gradient_statistics(
     seed: int = 0,
     compile: bool = False,
     progress: bool = True,
+    distributed: bool | str = False,
 ) -> xr.Dataset:
     """How noisy and how biased each gradient estimator is, and at what cost; the same for the bounds' values.
 
@@ -85,6 +88,7 @@ def gradient_statistics(
         compile: run the gradients as compiled programs, which takes some seconds for each objective and K: worth it
             from some thousands of repeats. What cannot be compiled runs uncompiled, with a warning that says why.
         progress: show a bar.
+        distributed: as in `log_evidence`, share the work among the processes of torch's process group.
 
     Returns:
         A dataset over `objective`, `num_particles` and `group`. Cells that an objective refuses (one particle for a
