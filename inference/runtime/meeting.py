@@ -168,13 +168,13 @@ def _all_told(store: Any, key: str, size: int, call: str, busy: bool) -> dict[in
     said = False
     while True:
         try:
+            ended = [r for r in range(size) if store.check([f"ppvae/ended/{r}"])]  # first: it may have told before
             told |= {
                 r: json.loads(store.get(f"{key}/{r}"))
                 for r in range(size)
                 if r not in told and store.check([f"{key}/{r}"])
             }
             missing = [r for r in range(size) if r not in told]
-            ended = [r for r in missing if store.check([f"ppvae/ended/{r}"])]
         except RuntimeError as error:
             raise ProcessesError(
                 f"{call}: found the store of the process group closed ({error}), expected it to last; has process 0 "
@@ -182,7 +182,7 @@ def _all_told(store: Any, key: str, size: int, call: str, busy: bool) -> dict[in
             ) from error
         if not missing or any("error" in each for each in told.values()):
             return told
-        waited = time.monotonic() - start
+        ended, waited = [r for r in ended if r in missing], time.monotonic() - start
         if ended or waited > limit.total_seconds():
             why = f"{numbered(ended)} ended" if ended else f"no word from {numbered(missing)} in {waited:.0f} s"
             raise ProcessesError(

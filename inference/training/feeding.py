@@ -156,7 +156,8 @@ class Stream:
         return f"batches of a {type(self._batches).__name__}"
 
     def described(self) -> Described:
-        return {"data": self.description, "steps per epoch": str(self.steps_per_epoch)}
+        first: Described = {} if self._first is None else described("first batch of data", self._first)
+        return {"data": self.description, "steps per epoch": str(self.steps_per_epoch)} | first
 
     def start(self) -> None:
         """Reads the first batch, before anything is changed."""
