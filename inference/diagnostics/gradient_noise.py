@@ -11,7 +11,6 @@ import pyro
 import torch
 import xarray as xr
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ppvae.batches import Batch, num_rows
 from ppvae.conversion import data_for, to_pair
@@ -21,6 +20,7 @@ from ppvae.inference.evidence.estimates import log_evidence
 from ppvae.inference.objectives.gradients import Draw
 from ppvae.inference.objectives.protocol import Objective, as_objective
 from ppvae.inference.runtime.isolation import denormals_flushed, own_randomness
+from ppvae.inference.runtime.progress import shown
 from ppvae.inference.runtime.sharing import measurement
 from ppvae.mode import mode
 from ppvae.pair import Pair
@@ -123,7 +123,7 @@ def gradient_statistics(
         pair.check_once(batch)
         evidence = _log_evidence(pair, batch, EVIDENCE_FACTOR * max(num_particles), seed)
         run = RepeatedGradients(pair, batch, _members(pair, groups) if groups else _by_use(pair, batch), seed, compile)
-        with tqdm(total=len(num_particles) * repeats, disable=not progress, unit="repeat") as bar:
+        with shown(total=len(num_particles) * repeats, disable=not progress, unit="repeat") as bar:
             for K in num_particles:
                 accepted = {}
                 for name, objective in named.items():

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ppvae.batches import Batch, num_rows, rows
 from ppvae.conversion import to_pair
@@ -24,6 +23,7 @@ from ppvae.inference.evidence.hmc import State
 from ppvae.inference.runtime.chunks import over_data
 from ppvae.inference.runtime.distributed import processes
 from ppvae.inference.runtime.kept_chunks import KeptChunks
+from ppvae.inference.runtime.progress import shown
 from ppvae.latent_view import LatentView
 from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
@@ -217,7 +217,7 @@ def run_chains(
 
     num = num_rows(batch)
     total = num * (START_STEPS + settings.num_warm_up + settings.num_temperatures + more_steps)
-    with tqdm(total=total, desc=settings.name, unit="step", disable=not progress, delay=1, leave=False) as bar:
+    with shown(total=total, desc=settings.name, unit="step", disable=not progress, delay=1, leave=False) as bar:
         return over_data(
             pair, torch.arange(num), 1, measure, None, probe=one_evaluation, kept=_kept(pair, batch, settings, result)
         )

@@ -28,6 +28,7 @@ from ppvae.inference.runtime.checkpoint import (
 )
 from ppvae.inference.runtime.distributed import Processes
 from ppvae.inference.runtime.isolation import interrupts_held, own_randomness
+from ppvae.inference.runtime.progress import shown
 from ppvae.inference.training.feeding import Minibatch, Source
 from ppvae.inference.training.nonfinite import NonFiniteError
 from ppvae.inference.training.result import Fit
@@ -151,7 +152,7 @@ class Training:
 
     def _run_epochs(self, progress: bool) -> None:
         try:
-            with tqdm(total=self.num_steps, initial=self.trainer.steps, unit="step", disable=not progress) as bar:
+            with shown(total=self.num_steps, initial=self.trainer.steps, unit="step", disable=not progress) as bar:
                 while not self.stopped:
                     self._run_epoch(bar)
         except KeyboardInterrupt:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ppvae._version import __version__
 from ppvae.batches import Batch, call, num_rows, tensors
 from ppvae.conversion import data_for, to_pair
-from ppvae.devices import gpus
+from ppvae.devices import gpus, refuse_without_autograd
 from ppvae.inference.evidence.annealed_importance import AIS
 from ppvae.inference.ledger.posteriors import Draws, way_named
 from ppvae.inference.ledger.registry import LINES
@@ -111,6 +111,8 @@ def to_arviz(
     way = way_named(posterior, annealing)
     pairs = [pair] if isinstance(pair, Pair) else list(pair)
     at_least_one("number of pairs", len(pairs))
+    for one in pairs:
+        refuse_without_autograd(one)
     batch = data_for(pairs[0], data)
     chains = []
     for index, one in enumerate(pairs):

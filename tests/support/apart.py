@@ -1,28 +1,24 @@
-"""Two processes that do not do the same, and threads of one process that do: what becomes of each case, counted.
+"""Two processes that do not do the same: what becomes of each case, counted.
 
-`python tests/support/apart.py [processes] [threads] [modes] [terminals]` prints a table and the counts; with `--json`
-all outcomes as JSON. Each case of `processes` runs in two processes of its own, forked from this one, on gloo.
+`python tests/support/apart.py` prints a table and the counts; with `--json` all outcomes as JSON. Each case runs in two
+processes of its own, forked from this one, on gloo.
 """
 
 import contextlib
-import dataclasses
 import functools
 import inspect
 import json
 import multiprocessing
 import os
+import re
 import signal
-import subprocess
 import sys
 import tempfile
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
 import pyro
-import pyro.distributions as dist
 import torch
 
 import ppvae
@@ -345,7 +341,7 @@ def outcome(name):
         theirs.close()
         processes.append((process, mine))
     end = time.monotonic() + LIMIT
-    for rank, (process, mine) in enumerate(processes):
+    for rank, (_, mine) in enumerate(processes):
         try:
             found[rank] = mine.recv() if mine.poll(max(0.0, end - time.monotonic())) else ("hangs", "", "")
         except EOFError:
@@ -358,8 +354,6 @@ def outcome(name):
 
 def judged(name, found):
     """In a word, what became of a case."""
-    import re
-
     kinds = [kind for kind, _, _ in found]
     if "hangs" in kinds:
         return "hangs"
@@ -381,251 +375,15 @@ def run_processes():
     }
 
 
-# Threads: each job alone, then 24 at a time.
-
-X = data(16)
-
-
-def _pairs(number):
-    return [pair(seed=i) for i in range(number)]
-
-
-def _state(one):
-    return torch.cat([t.flatten() for t in one.state_dict().values()]).tolist()
-
-
-def _gap(one, seed):
-    return ppvae.gap(one, X[:3], "quick", seed=seed, progress=False).mean().estimate
-
-
-def _steps(one, seed):
-    trainer = ppvae.Trainer(one, seed=seed)
-    return [trainer.step(X) for _ in range(6)]
-
-
-def _existing(one, seed):
-    """A pair of plain functions with parameters in Pyro's store."""
-
-    def model(x):
-        w = pyro.param(f"w{seed}", torch.ones(4))
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros(4), 1.0).to_event(1))
-            pyro.sample("x", dist.Normal(z * w, 1.0).to_event(1), obs=x)
-
-    def guide(x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(x / 2, 0.7).to_event(1))
-
-    made = ppvae.Pair.of(model, guide, X)
-    ppvae.fit(made, X, epochs=2, batch_size=4, seed=seed, progress=False)
-    return _state(made)
-
-
-def _fit(one, seed):
-    ppvae.fit(one, X, epochs=2, batch_size=4, seed=seed, progress=False)
-    return _state(one)
-
-
-def _arviz(one, seed):
-    found = ppvae.to_arviz(one, X, posterior="resampled", num_samples=3, seed=seed, progress=False)
-    return found.posterior["z"].values.tolist()
-
-
-def _shown(one, seed):
-    """Draws nothing that matters: whether it runs."""
-    one.sample(3)
-    one.log_weights(X, 2)
-    one.latents(X, 2)
-    return [one.encode(X).mean.tolist(), list(one.reconstruct(X).shape)]
-
-
-JOBS = {
-    "fit": _fit,
-    "elbo": lambda one, seed: ppvae.elbo(one, X, seed=seed, progress=False).estimate.tolist(),
-    "log_evidence": lambda one, seed: ppvae.log_evidence(
-        one, X, "iwae", 50, seed=seed, progress=False
-    ).estimate.tolist(),
-    "gap": _gap,
-    "to_arviz": _arviz,
-    "check": lambda one, seed: one.check(X),
-    "Trainer.step": _steps,
-    "sample, encode, reconstruct": _shown,
-    "Pair.of, fit": _existing,
-    "gradient_statistics": lambda one, seed: ppvae.gradient_statistics(
-        one, X, [ppvae.IWAE()], [2], 16, seed=seed, progress=False
-    ).snr.values.tolist(),
-}
-
-
-def run_threads(number=24):
-    """Of each job, and of all in turn: how many of 24 at a time gave what each gives alone, another number, an error."""
-    results = {}
-    mixed = {"all in turn": list(JOBS.values())}
-    for name, jobs in ({name: [job] for name, job in JOBS.items()} | mixed).items():
-        alone = [jobs[i % len(jobs)](one, i) for i, one in enumerate(_pairs(number))]
-        pairs = _pairs(number)
-
-        def one(i, jobs=jobs, pairs=pairs):
-            try:
-                return jobs[i % len(jobs)](pairs[i], i)
-            except Exception as error:
-                return error
-
-        with ThreadPoolExecutor(number) as pool:
-            found = list(pool.map(one, range(number)))
-        errors = [str(each)[:200] for each in found if isinstance(each, Exception)]
-        same = sum(not isinstance(f, Exception) and f == a for f, a in zip(found, alone, strict=True))
-        results[name] = {"same": same, "other": number - same - len(errors), "failed": len(errors), "error": errors[:1]}
-    results["a worker that a callback waits for"] = run_worker()
-    return results
-
-
-def run_worker():
-    """A callback that starts a thread for a measurement, and waits for it."""
-    told = []
-
-    def callback(run):
-        def work():
-            try:
-                told.append(ppvae.elbo(run.pair, X, progress=False).mean().estimate)
-            except RuntimeError as error:
-                told.append(str(error))
-
-        worker = threading.Thread(target=work, daemon=True)
-        worker.start()
-        worker.join(60)
-
-    ppvae.fit(pair(), X, epochs=1, progress=False, callbacks=[callback])
-    return {"found": told or "hangs"}
-
-
-# What is set around a call.
-
-CALLS = {
-    "fit": lambda one, x: ppvae.fit(one, x, epochs=2, batch_size=4, progress=False).history["bound"].tolist(),
-    "Trainer": lambda one, x: ppvae.Trainer(one).step(x),
-    "gap": lambda one, x: (
-        ppvae.gap(
-            one,
-            x[:2],
-            dataclasses.replace(ppvae.Effort.quick() if hasattr(ppvae.Effort, "quick") else _effort(), evidence="iwae"),
-            train=x,
-            seed=0,
-            progress=False,
-        )
-        .mean()
-        .estimate
-    ),
-    "elbo": lambda one, x: ppvae.elbo(one, x, seed=0, progress=False).estimate.tolist(),
-    "ais": lambda one, x: ppvae.log_evidence(
-        one, x[:2], "ais", annealing=ppvae.AIS(4, 20), seed=0, progress=False
-    ).estimate.tolist(),
-    "gradient_statistics": lambda one, x: ppvae.gradient_statistics(
-        one, x, [ppvae.ELBO(kl="monte_carlo")], [2], 16, progress=False
-    ).snr.values.tolist(),
-    "to_arviz refined": lambda one, x: (
-        ppvae.to_arviz(one, x[:2], posterior="refined", num_samples=3, seed=0, progress=False)
-        .posterior["z"]
-        .values.tolist()
-    ),
-    "check": lambda one, x: one.check(x),
-    "Pair.of": lambda one, x: _existing(one, 0)[:0],
-}
-
-
-def _effort():
-    from ppvae.inference.ledger.effort import effort_of
-
-    return dataclasses.replace(effort_of("default"), refit_steps=10, num_particles=50, num_samples=20)
-
-
-def run_modes():
-    """Whether each call gives under no_grad and inference_mode, with data made there, what it gives without."""
-    results = {}
-    for name, call in CALLS.items():
-        plain = call(pair(), X)
-        for around in (torch.no_grad, torch.inference_mode):
-            with around():
-                own = X.clone()
-                try:
-                    found = None
-                    with torch.inference_mode(False):
-                        one = pair()
-                    found = call(one, own)
-                    kind = "works" if found == plain else f"gives {str(found)[:80]} for {str(plain)[:80]}"
-                except Exception as error:
-                    kind = f"{type(error).__name__}: {str(error)[:100]}"
-            results[f"{name} in {around.__name__}"] = kind
-        with torch.inference_mode():
-            one = pair()
-            try:
-                kind = "works" if call(one, X) == plain else "another number"
-            except Exception as error:
-                named = "inference_mode" in str(error) and "pair: found" in str(error)
-                kind = "named" if named else f"{type(error).__name__}: {str(error)[:100]}"
-        results[f"{name} of a pair made in inference_mode"] = kind
-    return results
-
-
-# Where a bar has nowhere to be drawn.
-
-PROGRAM = """
-import sys, warnings
-{before}
-import torch, ppvae
-from ppvae.models import LinearVAE, GaussianMixture
-pair, x = LinearVAE(4, 2), torch.randn(30, 4)
-ppvae.fit(pair, x, epochs=2)
-ppvae.log_evidence(pair, x, "iwae", 2000)
-ppvae.log_evidence(pair, x[:2], "ais", annealing=ppvae.AIS(4, 10))
-ppvae.gradient_statistics(pair, x, [ppvae.IWAE()], [2], 16)
-ppvae.fit_em(GaussianMixture(num_components=2, num_features=4), x, progress=True)
-ppvae.fit_streaming_em(GaussianMixture(num_components=2, num_features=4), x, batch_size=10, progress=True)
-ppvae.fit(pair, x, epochs=1, checkpoint="/dev/full/run" if False else None)
-open({done!r}, "w").write("done")
-"""
-TERMINALS = {
-    "stderr closed by the shell": ("", "2>&-"),
-    "stdout closed by the shell": ("", ">&-"),
-    "both closed by the shell": ("", ">&- 2>&-"),
-    "sys.stderr = None": ("sys.stderr = None", ""),
-    "sys.stderr closed": ("sys.stderr.close()", ""),
-    "descriptor 2 closed": ("import os; os.close(2)", ""),
-    "a pipe that nobody reads": ("", "2>&1 >/dev/null | true"),
-    "a full disk": ("", "2>/dev/full"),
-    "TERM=dumb": ("import os; os.environ['TERM'] = 'dumb'", ""),
-}
-
-
-def run_terminals():
-    results = {}
-    for name, (before, redirections) in TERMINALS.items():
-        with tempfile.TemporaryDirectory() as folder:
-            done = Path(folder) / "done"
-            script = Path(folder) / "script.py"
-            script.write_text(PROGRAM.format(before=before, done=str(done)))
-            ran = subprocess.run(
-                ["bash", "-c", f"{sys.executable} {script} {redirections}"], capture_output=True, text=True, timeout=300
-            )
-            works = done.exists() and "Traceback" not in ran.stdout + ran.stderr
-            results[name] = "works" if works else f"fails: {(ran.stderr or ran.stdout)[-200:]}"
-    return results
-
-
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    parts = {"processes": run_processes, "threads": run_threads, "modes": run_modes, "terminals": run_terminals}
-    asked = [name for name in parts if name in sys.argv] or list(parts)
-    found = {name: parts[name]() for name in asked}
+    found = run_processes()
     if "--json" in sys.argv:
         print(json.dumps(found))
         sys.exit()
-    for part, results in found.items():
-        print(f"\n{part}")
-        for name, result in results.items():
-            print(f"  {name:45} {result['is'] if isinstance(result, dict) and 'is' in result else result}")
-            if (isinstance(result, dict) and result.get("is") in ("obscure", "hangs")) or "-v" in sys.argv:
-                print(f"      {str(result)[:900]}")
-        if part == "processes":
-            kinds = [result["is"] for result in results.values()]
-            print({kind: kinds.count(kind) for kind in dict.fromkeys(kinds)})
+    for name, result in found.items():
+        print(f"{name:35} {result['is']}")
+        if result["is"] in ("obscure", "hangs") or "-v" in sys.argv:
+            print(f"      {str(result['found'])[:900]}")
+    kinds = [result["is"] for result in found.values()]
+    print({kind: kinds.count(kind) for kind in dict.fromkeys(kinds)})

@@ -1,0 +1,249 @@
+"""Threads of one process, modes of autograd and closed terminals around calls: what becomes of each, counted.
+
+`python tests/support/surroundings.py [threads] [modes] [terminals]` prints tables.
+"""
+
+import subprocess
+import sys
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyro
+import pyro.distributions as dist
+import torch
+
+import ppvae
+from ppvae.inference.ledger.ascent import Ascent
+from ppvae.models import VAE, LinearVAE
+
+X = torch.rand(16, 4, generator=torch.Generator().manual_seed(0)).round()
+
+
+def pair(cls=VAE, seed=0):
+    torch.manual_seed(seed)
+    return VAE.mlp(4, 2, [6]) if cls is VAE else cls(4, 2)
+
+
+# Threads: each job alone, then 24 at a time.
+
+
+def _state(one):
+    return torch.cat([t.flatten() for t in one.state_dict().values()]).tolist()
+
+
+def _gap(one, seed):
+    return ppvae.gap(one, X[:3], "quick", seed=seed, progress=False).mean().estimate
+
+
+def _steps(one, seed):
+    trainer = ppvae.Trainer(one, seed=seed)
+    return [trainer.step(X) for _ in range(6)]
+
+
+def _existing(one, seed):
+    """A pair of plain functions with parameters in Pyro's store."""
+
+    def model(x):
+        w = pyro.param(f"w{seed}", torch.ones(4))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z * w, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.7).to_event(1))
+
+    made = ppvae.Pair.of(model, guide, X)
+    ppvae.fit(made, X, epochs=2, batch_size=4, seed=seed, progress=False)
+    return _state(made)
+
+
+def _fit(one, seed):
+    ppvae.fit(one, X, epochs=2, batch_size=4, seed=seed, progress=False)
+    return _state(one)
+
+
+def _arviz(one, seed):
+    found = ppvae.to_arviz(one, X, posterior="resampled", num_samples=3, seed=seed, progress=False)
+    return found.posterior["z"].values.tolist()
+
+
+def _shown(one, seed):
+    """Draws nothing that matters: whether it runs."""
+    one.sample(3)
+    one.log_weights(X, 2)
+    one.latents(X, 2)
+    return [one.encode(X).mean.tolist(), list(one.reconstruct(X).shape)]
+
+
+JOBS = {
+    "fit": (VAE, _fit),
+    "elbo": (VAE, lambda one, seed: ppvae.elbo(one, X, seed=seed, progress=False).estimate.tolist()),
+    "log_evidence": (
+        VAE,
+        lambda one, seed: ppvae.log_evidence(one, X, "iwae", 50, seed=seed, progress=False).estimate.tolist(),
+    ),
+    "gap": (LinearVAE, _gap),
+    "to_arviz": (VAE, _arviz),
+    "check": (VAE, lambda one, seed: one.check(X)),
+    "Trainer.step": (VAE, _steps),
+    "sample, encode, reconstruct": (LinearVAE, _shown),
+    "Pair.of, fit": (LinearVAE, _existing),
+    "gradient_statistics": (
+        LinearVAE,
+        lambda one, seed: ppvae.gradient_statistics(
+            one, X, [ppvae.IWAE()], [2], 16, seed=seed, progress=False
+        ).snr.values.tolist(),
+    ),
+}
+
+
+def run_threads(number=24):
+    """How many of 24 jobs at a time give what each gives alone, another number, or an error."""
+    results = {}
+    for name, jobs in ({name: [job] for name, job in JOBS.items()} | {"all in turn": [*JOBS.values()]}).items():
+        work = [jobs[i % len(jobs)] for i in range(number)]
+        alone = [job(pair(cls, i), i) for i, (cls, job) in enumerate(work)]
+        pairs = [pair(cls, i) for i, (cls, _) in enumerate(work)]
+
+        def one(i, work=work, pairs=pairs):
+            try:
+                return work[i][1](pairs[i], i)
+            except Exception as error:
+                return error
+
+        with ThreadPoolExecutor(number) as pool:
+            found = list(pool.map(one, range(number)))
+        errors = [str(each)[:200] for each in found if isinstance(each, Exception)]
+        same = sum(not isinstance(f, Exception) and f == a for f, a in zip(found, alone, strict=True))
+        results[name] = {"same": same, "other": number - same - len(errors), "failed": len(errors), "error": errors[:1]}
+    results["a worker that a callback waits for"] = run_worker()
+    return results
+
+
+def run_worker():
+    """A callback that starts a thread for a measurement, and waits for it."""
+    told = []
+
+    def callback(run):
+        def work():
+            try:
+                told.append(ppvae.elbo(run.pair, X, progress=False).mean().estimate)
+            except RuntimeError as error:
+                told.append(str(error))
+
+        worker = threading.Thread(target=work, daemon=True)
+        worker.start()
+        worker.join(60)
+
+    ppvae.fit(pair(), X, epochs=1, progress=False, callbacks=[callback])
+    return {"found": told or "hangs"}
+
+
+# What is set around a call.
+
+EFFORT = ppvae.Effort("iwae", 50, (ppvae.AIS(4, 10),), 20, Ascent(max_steps=60), 0, True, 10)
+
+CALLS = {
+    "fit": lambda one, x: ppvae.fit(one, x, epochs=2, batch_size=4, progress=False).history["bound"].tolist(),
+    "Trainer": lambda one, x: ppvae.Trainer(one).step(x),
+    "gap": lambda one, x: ppvae.gap(one, x[:3], EFFORT, train=x, seed=0, progress=False).mean().estimate,
+    "elbo": lambda one, x: ppvae.elbo(one, x, seed=0, progress=False).estimate.tolist(),
+    "ais": lambda one, x: ppvae.log_evidence(
+        one, x[:2], "ais", annealing=ppvae.AIS(4, 20), seed=0, progress=False
+    ).estimate.tolist(),
+    "gradient_statistics": lambda one, x: ppvae.gradient_statistics(
+        one, x, [ppvae.ELBO(kl="monte_carlo")], [2], 16, progress=False
+    ).snr.values.tolist(),
+    "to_arviz refined": lambda one, x: (
+        ppvae.to_arviz(one, x[:2], posterior="refined", num_samples=3, seed=0, progress=False)
+        .posterior["z"]
+        .values.tolist()
+    ),
+    "check": lambda one, x: one.check(x),
+    "Pair.of": lambda one, x: _existing(one, 0)[:0],
+}
+
+
+def run_modes():
+    """Whether each call gives under no_grad and inference_mode, with data made there, what it gives without."""
+    results = {}
+    for name, call in CALLS.items():
+        plain = call(pair(), X)
+        for around in (torch.no_grad, torch.inference_mode):
+            with around():
+                own = X.clone()
+                try:
+                    found = None
+                    with torch.inference_mode(False):
+                        one = pair()
+                    found = call(one, own)
+                    kind = "works" if found == plain else f"gives {str(found)[:80]} for {str(plain)[:80]}"
+                except Exception as error:
+                    kind = f"{type(error).__name__}: {str(error)[:100]}"
+            results[f"{name} in {around.__name__}"] = kind
+        with torch.inference_mode():
+            one = pair()
+            try:
+                kind = "works" if call(one, X) == plain else "another number"
+            except Exception as error:
+                named = "inference_mode" in str(error) and "pair: found" in str(error)
+                kind = "named" if named else f"{type(error).__name__}: {str(error)[:100]}"
+        results[f"{name} of a pair made in inference_mode"] = kind
+    return results
+
+
+# Where a bar has nowhere to be drawn.
+
+PROGRAM = """
+import sys, warnings
+{before}
+import torch, ppvae
+from ppvae.models import LinearVAE, GaussianMixture
+pair, x = LinearVAE(4, 2), torch.randn(30, 4)
+ppvae.fit(pair, x, epochs=2)
+ppvae.log_evidence(pair, x, "iwae", 2000)
+ppvae.log_evidence(pair, x[:2], "ais", annealing=ppvae.AIS(4, 10))
+ppvae.gradient_statistics(pair, x, [ppvae.IWAE()], [2], 16)
+ppvae.fit_em(GaussianMixture(num_components=2, num_features=4), x, progress=True)
+ppvae.fit_streaming_em(GaussianMixture(num_components=2, num_features=4), x, batch_size=10, progress=True)
+ppvae.fit(pair, x, epochs=1, checkpoint="/dev/full/run" if False else None)
+open({done!r}, "w").write("done")
+"""
+TERMINALS = {
+    "stderr closed by the shell": ("", "2>&-"),
+    "stdout closed by the shell": ("", ">&-"),
+    "both closed by the shell": ("", ">&- 2>&-"),
+    "sys.stderr = None": ("sys.stderr = None", ""),
+    "sys.stderr closed": ("sys.stderr.close()", ""),
+    "descriptor 2 closed": ("import os; os.close(2)", ""),
+    "a pipe that nobody reads": ("", "2>&1 >/dev/null | true"),
+    "a full disk": ("", "2>/dev/full"),
+    "TERM=dumb": ("import os; os.environ['TERM'] = 'dumb'", ""),
+}
+
+
+def run_terminals():
+    results = {}
+    for name, (before, redirections) in TERMINALS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            done = Path(folder) / "done"
+            script = Path(folder) / "script.py"
+            script.write_text(PROGRAM.format(before=before, done=str(done)))
+            ran = subprocess.run(
+                ["bash", "-c", f"{sys.executable} {script} {redirections}"], capture_output=True, text=True, timeout=300
+            )
+            works = done.exists() and "Traceback" not in ran.stdout + ran.stderr
+            results[name] = "works" if works else f"fails: {(ran.stderr or ran.stdout)[-200:]}"
+    return results
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    parts = {"threads": run_threads, "modes": run_modes, "terminals": run_terminals}
+    for part in [name for name in parts if name in sys.argv] or parts:
+        print(f"\n{part}")
+        for name, result in parts[part]().items():
+            print(f"  {name:50} {result}", flush=True)
