@@ -24,7 +24,7 @@ from ppvae.reconstruction import reconstructions
 from ppvae.refusals import at_least_one
 from ppvae.row_chunks import over_rows
 from ppvae.sites import deterministic_values, is_enumerated, is_factor, sample_sites
-from ppvae.threads import exclusive
+from ppvae.threads import exclusive, undisturbed
 from ppvae.unconditioned import Unconditioned
 from ppvae.weights import Weights, draw_weights, expected_log_weight, sum_terms
 
@@ -311,8 +311,7 @@ class Pair(nn.Module):
 class ExistingPair(ExistingFunctions, Pair):
     """A pair whose model and guide are functions written elsewhere, as `Pair.of` makes it."""
 
-    @exclusive
-    @torch.inference_mode(False)
+    @undisturbed
     def __init__(
         self, model: Callable, guide: Callable, example: Any, condition: Mapping[str, Any] | str | None = None
     ):

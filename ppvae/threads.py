@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
+import torch
+
 from ppvae.internals import handlers_kept
 
 P = ParamSpec("P")
@@ -69,6 +71,11 @@ def exclusive(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
 
     return alone
+
+
+def undisturbed(function: Callable[P, R]) -> Callable[P, R]:
+    """An `exclusive` function that autograd works in, whatever `torch.no_grad` or `inference_mode` is around it."""
+    return exclusive(torch.inference_mode(False)(function))
 
 
 @contextmanager

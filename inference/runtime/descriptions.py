@@ -65,7 +65,11 @@ def module_described(name: str, module: nn.Module, values: bool = True) -> Descr
 
 def training_described(pair: nn.Module, device: torch.device, given: Mapping[str, Any]) -> Described:
     """The arguments of a training, of whose parameters those of the first process count."""
-    return module_described("pair", pair, values=False) | {"device": device.type} | arguments_described(given)
+    return (
+        module_described("pair", pair, values=False)
+        | {"device": device.type}
+        | arguments_described({name: value for name, value in given.items() if name not in ("self", "pair", "device")})
+    )
 
 
 def versions() -> Described:

@@ -11,7 +11,7 @@ from torch import nn
 from ppvae.devices import refuse_without_autograd
 from ppvae.inference.runtime.descriptions import Described, arguments_described
 from ppvae.inference.runtime.distributed import group_for, shared
-from ppvae.threads import exclusive
+from ppvae.threads import undisturbed
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -24,8 +24,7 @@ def measurement(function: F) -> F:
     """
     signature = inspect.signature(function)
 
-    @exclusive
-    @torch.inference_mode(False)
+    @undisturbed
     @functools.wraps(function)
     def measured(pair: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(pair, nn.Module):

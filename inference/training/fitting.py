@@ -22,13 +22,12 @@ from ppvae.inference.training.trainer import Trainer
 from ppvae.own_rows import refuse_other_rows
 from ppvae.pair import Pair
 from ppvae.refusals import at_least_one
-from ppvae.threads import exclusive
+from ppvae.threads import undisturbed
 
 AUTO_COMPILE_STEPS = 10_000
 
 
-@exclusive
-@torch.inference_mode(False)
+@undisturbed
 def fit(
     pair: Pair,
     data: Any,
@@ -131,7 +130,7 @@ def fit(
         >>> fit(LinearVAE(num_features=5, num_latents=2), x, epochs=3, lr=0.01, progress=False).steps
         6
     """
-    given = {name: value for name, value in locals().items() if name not in ("pair", "device")}
+    given = dict(locals())
     _check_length(epochs, steps, batch_size)
     if compile not in ("auto", True, False):
         raise ValueError(f"compile: found {compile!r}, expected 'auto', True or False")

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ppvae.batches import Batch, as_batch, map_batch, num_rows, rows, tensors
-from ppvae.conversion import Types, converted, types_for
+from ppvae.batches import Batch, as_batch, map_batch, num_rows, rows
+from ppvae.conversion import Conversion
 from ppvae.devices import device_for
 from ppvae.inference.compiling.inputs import CannotCompileError
 from ppvae.inference.objectives.evidence_lower_bound import ELBO
@@ -36,7 +36,7 @@ from ppvae.inference.training.compiled_step import CompiledStep
 from ppvae.inference.training.mixed_precision import networks, networks_in
 from ppvae.inference.training.nonfinite import NonFiniteError, explain
 from ppvae.inference.training.one_row import one_row_explained
-from ppvae.inference.training.optimizers import OPTIMIZERS, optimizer_for
+from ppvae.inference.training.optimizers import optimizer_for, refuse_nothing_learned, refuse_unknown
 from ppvae.inference.training.resuming import (
     State,
     check_trainer_state,
@@ -52,7 +52,7 @@ from ppvae.inference.training.update import Update
 from ppvae.mode import mode
 from ppvae.own_rows import refuse_other_rows, refuse_parts, rows_or_all
 from ppvae.pair import Pair
-from ppvae.threads import exclusive
+from ppvae.threads import exclusive, undisturbed
 
 logger = logging.getLogger("ppvae")
 
@@ -102,8 +102,7 @@ class Trainer:
         6
     """
 
-    @exclusive
-    @torch.inference_mode(False)
+    @undisturbed
     def __init__(
         self,
         pair: Pair,
@@ -117,22 +116,15 @@ class Trainer:
         compile: bool = False,
         options: StepOptions | None = None,
     ):
-        given = {name: value for name, value in locals().items() if name not in ("self", "pair", "device")}
+        given = dict(locals())
         if seed < 0:
             raise ValueError(f"seed: found {seed}, expected 0 or more")
         if compile not in (True, False):
             raise ValueError(f"compile: found {compile!r}, expected True or False")
         if not isinstance(options, StepOptions | None):
             raise TypeError(f"options: found {options!r}, expected StepOptions, such as StepOptions(clip_norm=10.0)")
-        if isinstance(optimizer, str) and optimizer not in OPTIMIZERS:
-            raise ValueError(
-                f"optimizer: found '{optimizer}', expected one of {list(OPTIMIZERS)}, or a torch optimizer class"
-            )
-        if not any(p.requires_grad for p in pair.parameters()):
-            raise ValueError(
-                f"pair: found no parameter of {type(pair).__name__} with `requires_grad`, expected at least one; "
-                "make what is to be learned an nn.Parameter"
-            )
+        refuse_unknown(optimizer)
+        refuse_nothing_learned(pair)
         self.device = device_for(pair, device)
         self.pair, self.objective, self.schedule, self.seed = pair, objective or ELBO(), schedule, seed
         self.options = options or StepOptions()
@@ -159,13 +151,11 @@ class Trainer:
         self._running = False
         self._networks: list[nn.Module] | None = None  # found when the pair is checked, on the first batch
         self._random = seeded_state((self.seed, STEPS, self.processes.rank), self.device)
-        self._types: dict[Any, Types] = {}
-        self.first_bound = math.nan
-        """Of the batch that the pair was checked on."""
+        self.converted = Conversion(pair)
+        self.first_bound = math.nan  # of the batch that the pair was checked on
         self.settings = self._settings()
 
-    @exclusive
-    @torch.inference_mode(False)
+    @undisturbed
     def step(self, batch: Any) -> float:
         """Takes one step; Ctrl-C waits for its end.
 
@@ -188,10 +178,9 @@ class Trainer:
             refuse_parts(self.pair, num_rows(whole), self.processes.size)
             if self._networks is None:
                 self.check(whole)
-            index, own = torch.arange(num_rows(whole), device=self.device), whole
-            if self.processes.size > 1:
-                index = self.processes.share(index)
-                own, self.update.whole = rows(whole, index), whole
+            index = self.processes.share(torch.arange(num_rows(whole), device=self.device))
+            own = rows(whole, index) if self.processes.size > 1 else whole
+            self.update.whole = whole
             with self.running():
                 return self.take_step(lambda: own, index, num_rows(whole))
 
@@ -264,13 +253,6 @@ class Trainer:
                 self._networks = (
                     networks(self.pair, rows_or_all(self.pair, batch, slice(1))) if self.options.autocast else []
                 )
-
-    def converted(self, batch: Batch) -> Batch:
-        """A batch on the device, of the types that the pair takes, which are found once for each kind of batch."""
-        kind = tuple((name, t.dtype) for name, t in tensors(batch).items())
-        if kind not in self._types and num_rows(batch):
-            self._types[kind] = types_for(self.pair, batch)
-        return converted(batch, self._types[kind]) if kind in self._types else batch
 
     def take_step(
         self, draw: Callable[[], Batch], index: Tensor, num_points: int, weights: Tensor | None = None

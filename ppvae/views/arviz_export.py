@@ -27,7 +27,7 @@ from ppvae.particles import run
 from ppvae.refusals import ContractError, at_least_one
 from ppvae.sites import data_sites, deterministic_values, is_factor, log_prob_terms, sample_sites
 from ppvae.supports import refuse_unlike
-from ppvae.threads import exclusive
+from ppvae.threads import undisturbed
 from ppvae.tracing import FIRST_ENUMERATION_DIM, trace_model, trace_pair
 from ppvae.unconditioned import Unconditioned
 from ppvae.weights import sum_terms
@@ -39,8 +39,7 @@ GIVEN = ("observed_data", "constant_data")
 Groups = dict[str, dict[str, np.ndarray]]
 
 
-@exclusive
-@torch.inference_mode(False)
+@undisturbed
 def to_arviz(
     pair: Pair | Sequence[Pair],
     data: Any,

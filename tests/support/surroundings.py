@@ -101,46 +101,51 @@ JOBS = {
 }
 
 
+def at_once(jobs, number):
+    """How many of so many jobs at a time give what each gives alone, another number, or an error."""
+    work = [jobs[i % len(jobs)] for i in range(number)]
+    pyro.poutine.runtime._PYRO_STACK.clear()  # of what the jobs before may have left
+    alone = [job(pair(cls, i), i) for i, (cls, job) in enumerate(work)]
+    pairs = [pair(cls, i) for i, (cls, _) in enumerate(work)]
+
+    def one(i):
+        try:
+            return work[i][1](pairs[i], i)
+        except Exception as error:
+            return error
+
+    with ThreadPoolExecutor(number) as pool:
+        found = list(pool.map(one, range(number)))
+    errors = [str(each)[:200] for each in found if isinstance(each, Exception)]
+    same = sum(not isinstance(f, Exception) and f == a for f, a in zip(found, alone, strict=True))
+    return {"same": same, "other": number - same - len(errors), "failed": len(errors)}
+
+
 def run_threads(number=24):
-    """How many of 24 jobs at a time give what each gives alone, another number, or an error."""
-    results = {}
-    for name, jobs in ({name: [job] for name, job in JOBS.items()} | {"all in turn": [*JOBS.values()]}).items():
-        work = [jobs[i % len(jobs)] for i in range(number)]
-        alone = [job(pair(cls, i), i) for i, (cls, job) in enumerate(work)]
-        pairs = [pair(cls, i) for i, (cls, _) in enumerate(work)]
-
-        def one(i, work=work, pairs=pairs):
-            try:
-                return work[i][1](pairs[i], i)
-            except Exception as error:
-                return error
-
-        with ThreadPoolExecutor(number) as pool:
-            found = list(pool.map(one, range(number)))
-        errors = [str(each)[:200] for each in found if isinstance(each, Exception)]
-        same = sum(not isinstance(f, Exception) and f == a for f, a in zip(found, alone, strict=True))
-        results[name] = {"same": same, "other": number - same - len(errors), "failed": len(errors), "error": errors[:1]}
-    results["a worker that a callback waits for"] = run_worker()
-    return results
+    """Each kind of job so many times at once, then all kinds in turn; and a thread that a callback waits for."""
+    found = {name: at_once([job], number) for name, job in JOBS.items()}
+    found["all in turn"] = at_once([*JOBS.values()], number)
+    return found | {"a thread that a callback waits for": run_worker()}
 
 
 def run_worker():
-    """A callback that starts a thread for a measurement, and waits for it."""
+    """What a callback is told that starts a thread for a measurement and waits for it."""
+    pyro.poutine.runtime._PYRO_STACK.clear()
     told = []
 
-    def callback(run):
-        def work():
-            try:
-                told.append(ppvae.elbo(run.pair, X, progress=False).mean().estimate)
-            except RuntimeError as error:
-                told.append(str(error))
+    def work(one):
+        try:
+            told.append(ppvae.elbo(one, X, progress=False).mean().estimate)
+        except Exception as error:
+            told.append(str(error))
 
-        worker = threading.Thread(target=work, daemon=True)
+    def callback(run):
+        worker = threading.Thread(target=work, args=(run.pair,), daemon=True)
         worker.start()
         worker.join(60)
 
     ppvae.fit(pair(), X, epochs=1, progress=False, callbacks=[callback])
-    return {"found": told or "hangs"}
+    return told or "hangs"
 
 
 # What is set around a call.
@@ -168,31 +173,35 @@ CALLS = {
 }
 
 
-def run_modes():
-    """Whether each call gives under no_grad and inference_mode, with data made there, what it gives without."""
+def within(around, call, expected):
+    """Whether a call within `no_grad` or `inference_mode`, on data made there, gives what is expected."""
+    one = pair()
+    with around():
+        try:
+            return "works" if call(one, X.clone()) == expected else "another number"
+        except Exception as error:
+            return f"{type(error).__name__}: {str(error)[:100]}"
+
+
+def of_pair_made_within(call, expected):
+    """The same, outside, of a pair made within `inference_mode`, which may also be refused by name."""
+    with torch.inference_mode():
+        one = pair()
+    try:
+        return "works" if call(one, X) == expected else "another number"
+    except Exception as error:
+        named = "pair: found" in str(error) and "inference_mode" in str(error)
+        return "named" if named else f"{type(error).__name__}: {str(error)[:100]}"
+
+
+def run_modes(names=tuple(CALLS)):
+    """Each call within `no_grad` and `inference_mode`, and of a pair made there."""
     results = {}
-    for name, call in CALLS.items():
-        plain = call(pair(), X)
+    for name in names:
+        expected = CALLS[name](pair(), X)
         for around in (torch.no_grad, torch.inference_mode):
-            with around():
-                own = X.clone()
-                try:
-                    found = None
-                    with torch.inference_mode(False):
-                        one = pair()
-                    found = call(one, own)
-                    kind = "works" if found == plain else f"gives {str(found)[:80]} for {str(plain)[:80]}"
-                except Exception as error:
-                    kind = f"{type(error).__name__}: {str(error)[:100]}"
-            results[f"{name} in {around.__name__}"] = kind
-        with torch.inference_mode():
-            one = pair()
-            try:
-                kind = "works" if call(one, X) == plain else "another number"
-            except Exception as error:
-                named = "inference_mode" in str(error) and "pair: found" in str(error)
-                kind = "named" if named else f"{type(error).__name__}: {str(error)[:100]}"
-        results[f"{name} of a pair made in inference_mode"] = kind
+            results[f"{name} in {around.__name__}"] = within(around, CALLS[name], expected)
+        results[f"{name} of a pair made in inference_mode"] = of_pair_made_within(CALLS[name], expected)
     return results
 
 
@@ -256,6 +265,7 @@ def run_terminals():
         process.start()
         theirs.close()
         results[name] = mine.recv() if mine.poll(100) else "hangs"
+        process.kill()
         process.join()
     return results
 
