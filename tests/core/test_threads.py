@@ -13,7 +13,6 @@ from ppvae import threads
 from ppvae.models import LinearVAE
 from ppvae.threads import exclusive, outermost, turn
 
-
 QUICK = ("elbo", "check", "sample, encode, reconstruct")
 
 
