@@ -118,8 +118,9 @@ def fit(
     Raises:
         ppvae.ContractError: the pair breaks the contract.
         ValueError: bad data (the index is named), a data point outside the support of the model, an iterable that can
-            be read once only, a device that is not here, an argument out of range, or a checkpoint's path that leads
-            to a folder or a device.
+            be read once only, a device that is not here, an argument out of range, a checkpoint's path that leads
+            to a folder or a device, or settings that differ between processes that train together.
+        RuntimeError: another of these has failed, has ended, or does something else.
         OSError: the checkpoint could not be written there; found before the first step.
         CheckpointError: the file to resume from is damaged, or from another run; the pair is untouched.
         NonFiniteError: a step gave NaN or infinity; the message names the site, and its `fit` holds the history.
