@@ -20,6 +20,7 @@ from ppvae.inference.diagnostics.simulated_latents import (
 )
 from ppvae.inference.diagnostics.simulation_based_calibration import FALSE_WORDS, ROUNDING
 from ppvae.inference.runtime.chunks import evaluating, over_data, sizes
+from ppvae.inference.runtime.sharing import measurement
 from ppvae.latent_view import LatentView
 from ppvae.pair import Pair
 from ppvae.refusals import at_least_one
@@ -27,6 +28,7 @@ from ppvae.refusals import at_least_one
 LEVELS = np.linspace(0, 1, 21)
 
 
+@measurement
 def expected_coverage(
     pair: Pair,
     num_simulations: int = 1000,
@@ -34,6 +36,7 @@ def expected_coverage(
     *,
     seed: int | None = None,
     progress: bool = True,
+    distributed: bool | str = False,
 ) -> xr.Dataset:
     """Tests of accuracy with random points (TARP): how often balls about a reference point hold the true latents.
 
@@ -65,6 +68,7 @@ def expected_coverage(
         num_samples: L, draws from the guide for each, and as many again for its reference.
         seed: makes the result reproducible and leaves the caller's generators as they were; None draws from them.
         progress: show a bar when it takes more than a second.
+        distributed: as in `log_evidence`, share the work among the processes of torch's process group.
 
     Returns:
         A dataset over `reference`, `simulation` and `level`: `credibility`, in (0, 1), ties broken at random;

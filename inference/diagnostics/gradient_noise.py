@@ -11,7 +11,6 @@ import pyro
 import torch
 import xarray as xr
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ppvae.batches import Batch, num_rows
 from ppvae.conversion import data_for, to_pair
@@ -21,6 +20,8 @@ from ppvae.inference.evidence.estimates import log_evidence
 from ppvae.inference.objectives.gradients import Draw
 from ppvae.inference.objectives.protocol import Objective, as_objective
 from ppvae.inference.runtime.isolation import denormals_flushed, own_randomness
+from ppvae.inference.runtime.progress import shown
+from ppvae.inference.runtime.sharing import measurement
 from ppvae.mode import mode
 from ppvae.pair import Pair
 from ppvae.refusals import at_least_one
@@ -28,6 +29,7 @@ from ppvae.refusals import at_least_one
 EVIDENCE_FACTOR = 10
 
 
+@measurement
 def gradient_statistics(
     pair: Pair,
     data: Any,
@@ -39,6 +41,7 @@ def gradient_statistics(
     seed: int = 0,
     compile: bool = False,
     progress: bool = True,
+    distributed: bool | str = False,
 ) -> xr.Dataset:
     """How noisy and how biased each gradient estimator is, and at what cost; the same for the bounds' values.
 
@@ -85,6 +88,7 @@ def gradient_statistics(
         compile: run the gradients as compiled programs, which takes some seconds for each objective and K: worth it
             from some thousands of repeats. What cannot be compiled runs uncompiled, with a warning that says why.
         progress: show a bar.
+        distributed: as in `log_evidence`, share the work among the processes of torch's process group.
 
     Returns:
         A dataset over `objective`, `num_particles` and `group`. Cells that an objective refuses (one particle for a
@@ -119,7 +123,7 @@ def gradient_statistics(
         pair.check_once(batch)
         evidence = _log_evidence(pair, batch, EVIDENCE_FACTOR * max(num_particles), seed)
         run = RepeatedGradients(pair, batch, _members(pair, groups) if groups else _by_use(pair, batch), seed, compile)
-        with tqdm(total=len(num_particles) * repeats, disable=not progress, unit="repeat") as bar:
+        with shown(total=len(num_particles) * repeats, disable=not progress, unit="repeat") as bar:
             for K in num_particles:
                 accepted = {}
                 for name, objective in named.items():

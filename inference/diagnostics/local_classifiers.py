@@ -22,6 +22,7 @@ from ppvae.inference.diagnostics.simulated_latents import (
 )
 from ppvae.inference.runtime.chunks import over_data, sizes
 from ppvae.inference.runtime.measuring import measuring
+from ppvae.inference.runtime.sharing import measurement
 from ppvae.latent_view import LatentView
 from ppvae.own_rows import refuse_simulated_rows
 from ppvae.pair import Pair
@@ -32,6 +33,7 @@ RIDGE = 10.0
 """What the regression adds to the kernel's diagonal of one: what fewer than ten simulations say counts little."""
 
 
+@measurement
 def local_classifier_test(
     pair: Pair,
     data: Any,
@@ -41,6 +43,7 @@ def local_classifier_test(
     *,
     seed: int | None = None,
     progress: bool = True,
+    distributed: bool | str = False,
 ) -> xr.Dataset:
     """Local classifier two-sample test (L-C2ST): is the guide the model's posterior at these data points?
 
@@ -72,6 +75,7 @@ def local_classifier_test(
         num_permutations: classifiers under the null, at least 19. No p-value is below `1 / (1 + num_permutations)`.
         seed: makes the result reproducible and leaves the caller's generators as they were; None draws from them.
         progress: show a bar when it takes more than a second.
+        distributed: as in `log_evidence`, share the work among the processes of torch's process group.
 
     Returns:
         A dataset over `data`: `statistic`, 1/4 where the classifier is certain; `p_value` of each data point by itself;

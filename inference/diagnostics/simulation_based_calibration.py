@@ -19,6 +19,7 @@ from ppvae.inference.diagnostics.simulated_latents import (
     refuse_without_latents,
 )
 from ppvae.inference.runtime.chunks import evaluating, over_data, sizes
+from ppvae.inference.runtime.sharing import measurement
 from ppvae.pair import Pair
 from ppvae.refusals import at_least_one
 from ppvae.simulation import simulate
@@ -32,6 +33,7 @@ FALSE_WORDS = 0.01  # probability that an exact guide is given any direction
 ROUNDING = 16  # machine epsilons, relative: log joints closer than that are ties
 
 
+@measurement
 def calibration(
     pair: Pair,
     num_simulations: int = 1000,
@@ -39,6 +41,7 @@ def calibration(
     *,
     seed: int | None = None,
     progress: bool = True,
+    distributed: bool | str = False,
 ) -> xr.Dataset:
     """Simulation-based calibration: the rank of the true latents among draws from the guide.
 
@@ -64,6 +67,7 @@ def calibration(
         num_samples: L, draws from the guide for each. Memory grows with neither.
         seed: makes the result reproducible and leaves the caller's generators as they were; None draws from them.
         progress: show a bar when it takes more than a second.
+        distributed: as in `log_evidence`, share the work among the processes of torch's process group.
 
     Returns:
         A dataset over `quantity` ("z[0]", ..., "log_joint") and `simulation`: `rank`; and per quantity `p_value`, of

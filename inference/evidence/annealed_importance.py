@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ppvae.batches import Batch, num_rows, rows
 from ppvae.conversion import to_pair
@@ -26,6 +25,7 @@ from ppvae.inference.evidence.pace import TIMED, UNTIMED, Pace, clock, in_time
 from ppvae.inference.runtime.chunks import over_data
 from ppvae.inference.runtime.distributed import processes
 from ppvae.inference.runtime.kept_chunks import KeptChunks
+from ppvae.inference.runtime.progress import shown
 from ppvae.latent_view import LatentView
 from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
@@ -221,7 +221,9 @@ def run_chains(
     def run(index: Tensor) -> dict[str, Tensor]:
         steps = START_STEPS + settings.num_warm_up + settings.num_temperatures + more_steps
         title = f"{settings.name} of {len(index)} data points"
-        with tqdm(total=len(index) * steps, desc=title, unit="step", disable=not progress, delay=1, leave=False) as bar:
+        with shown(
+            total=len(index) * steps, desc=title, unit="step", disable=not progress, delay=1, leave=False
+        ) as bar:
             own = math.ceil(len(index) / processes().size)
             pace = Pace(title, own * steps, bar, gpus(pair), math.inf if deadline is None else deadline)
 

@@ -17,6 +17,7 @@ from ppvae.inference.evidence.streamed import log_weights
 from ppvae.inference.runtime.chunks import over_data, sizes
 from ppvae.inference.runtime.measuring import finite, measuring
 from ppvae.inference.runtime.records import Measurement
+from ppvae.inference.runtime.sharing import measurement
 from ppvae.pair import Pair
 from ppvae.refusals import at_least_one
 
@@ -42,6 +43,7 @@ class BoundCurve:
     khat: Tensor
 
 
+@measurement
 def bound_curve(
     pair: Pair,
     data: Any,
@@ -49,6 +51,7 @@ def bound_curve(
     *,
     seed: int | None = None,
     progress: bool = True,
+    distributed: bool | str = False,
 ) -> BoundCurve:
     """IWAE(K) per data point for several K, extrapolated: `limit = (K IWAE(K) - J IWAE(J)) / (K - J)`.
 
@@ -68,6 +71,7 @@ def bound_curve(
         num_particles: two or more different K. Each data point takes four times the largest.
         seed: makes the result reproducible and leaves the caller's generators as they were; None draws from them.
         progress: show a bar when it takes more than a second.
+        distributed: as in `log_evidence`, share the work among the processes of torch's process group.
 
     Raises:
         EvidenceUndefined: the pair declares that it has no evidence.

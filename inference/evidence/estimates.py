@@ -24,6 +24,7 @@ from ppvae.inference.runtime.chunks import over_data
 from ppvae.inference.runtime.distributed import processes
 from ppvae.inference.runtime.measuring import finite, kind_of, measuring
 from ppvae.inference.runtime.records import Evidence, Measurement
+from ppvae.inference.runtime.sharing import measurement
 from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
 from ppvae.refusals import at_least_one, positive_seconds
@@ -35,6 +36,7 @@ NEGLIGIBLE_ERROR = 0.01
 """Nats of standard error below which heavy tails do not matter: near an exact guide log w hardly varies."""
 
 
+@measurement
 def log_evidence(
     pair: Pair,
     data: Any,
@@ -45,6 +47,7 @@ def log_evidence(
     max_seconds: float | None = None,
     seed: int | None = None,
     progress: bool = True,
+    distributed: bool | str = False,
 ) -> Evidence:
     """log p(x) per data point: exact where it is known, else a stochastic lower bound.
 
@@ -89,6 +92,8 @@ def log_evidence(
         seed: makes the result reproducible and leaves the caller's generators as they were; None draws from them.
         progress: show a bar when it takes more than a second, with a forecast for AIS. Without a bar, a forecast of
             more than half a minute is logged as a warning.
+        distributed: share the work among the processes of torch's process group, which must all make the same call, and
+            all get the result; "auto" where there is a group, or `torchrun` has started this script.
 
     Raises:
         EvidenceUndefined: the pair declares that it has no evidence.
@@ -118,8 +123,15 @@ def log_evidence(
         return evidence_of(pair, batch, method, num_particles, annealing, progress, max_seconds)
 
 
+@measurement
 def elbo(
-    pair: Pair, data: Any, num_samples: int = 100, *, seed: int | None = None, progress: bool = True
+    pair: Pair,
+    data: Any,
+    num_samples: int = 100,
+    *,
+    seed: int | None = None,
+    progress: bool = True,
+    distributed: bool | str = False,
 ) -> Measurement:
     """The evidence lower bound per data point, `E_q[log p(x, z) - log q(z | x)]`, from S draws of the guide.
 
@@ -137,6 +149,7 @@ def elbo(
         num_samples: S. Memory does not grow with it.
         seed: as in `log_evidence`.
         progress: show a bar when it takes more than a second.
+        distributed: as in `log_evidence`, share the work among the processes of torch's process group.
 
     Raises:
         EvidenceUndefined: the pair declares that it has no evidence.

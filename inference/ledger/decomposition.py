@@ -16,6 +16,7 @@ from ppvae.inference.ledger.registry import LINES
 from ppvae.inference.ledger.report import GapReport
 from ppvae.inference.ledger.terms import elbo_terms_of
 from ppvae.inference.runtime.measuring import measuring
+from ppvae.inference.runtime.sharing import measurement
 from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
 
@@ -23,6 +24,7 @@ FEW = 16
 """Data points that tell whether the guide amortizes."""
 
 
+@measurement
 def gap(
     pair: Pair,
     data: Any,
@@ -32,6 +34,7 @@ def gap(
     transform: Callable[[Any], Any] | None = None,
     seed: int | None = None,
     progress: bool = True,
+    distributed: bool | str = False,
 ) -> GapReport:
     """Where the nats between log p(x) and the ELBO go: the ledger of a pair's gap, per data point, with errors.
 
@@ -63,6 +66,7 @@ def gap(
         transform: of minibatches of `train`, as for `ppvae.fit`.
         seed: makes the result reproducible and leaves the caller's generators as they were; None draws from them.
         progress: show bars.
+        distributed: as in `log_evidence`, share the work among the processes of torch's process group.
 
     Raises:
         EvidenceUndefined: the pair declares that it has no evidence.

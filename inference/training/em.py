@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from sklearn.cluster import kmeans_plusplus
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from ppvae.batches import as_batch
 from ppvae.devices import refuse_without_numbers
+from ppvae.inference.runtime.progress import shown
 from ppvae.inference.training.data_weights import data_weights
 
 FEW = 10  # data points may have two values of a feature by chance
@@ -139,7 +140,7 @@ def fit_em(
     best, best_state, finals = EMResult(), None, []
     for restart in range(restarts):
         _start(mixture, x, init, seed + restart, covariance_floor, own_weights)
-        with tqdm(total=max_iterations, disable=not progress, desc=f"EM {restart + 1}/{restarts}") as bar:
+        with shown(total=max_iterations, disable=not progress, desc=f"EM {restart + 1}/{restarts}") as bar:
             result = _climb(mixture, x, own_weights, max_iterations, tolerance, covariance_floor, hard, update, bar)
         result.restart = restart
         finals.append(result.history[-1])
@@ -252,7 +253,7 @@ def fit_streaming_em(
     result, moments, first_size = EMResult(), None, 0
     for epoch in range(1, epochs + 1):
         before = len(result.history)
-        for batch in tqdm(batches, disable=not progress, desc=f"streaming EM {epoch}/{epochs}", unit="batch"):
+        for batch in shown(iterable=batches, disable=not progress, desc=f"streaming EM {epoch}/{epochs}", unit="batch"):
             x = _points(batch[0] if isinstance(batch, tuple | list) else batch)
             if moments is None:
                 _warn_of_atoms(x, covariance_floor)

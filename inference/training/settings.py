@@ -21,8 +21,8 @@ class StepOptions:
         autocast: run the networks (the modules that return tensors) under `torch.autocast` in this dtype,
             `torch.bfloat16`; log probabilities stay in float32. Faster where the processor multiplies bfloat16.
         distributed: share each batch among the processes of torch's process group. "auto": where there is one, or
-            `torchrun` has started this script; all processes must have the same data. The process that has a data
-            point draws the noise for it.
+            `torchrun` has started this script; all processes must have the same data and settings, and agree on them
+            first. The process that has a data point draws the noise for it.
 
     Raises:
         ValueError: an option out of range.

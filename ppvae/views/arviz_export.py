@@ -15,7 +15,7 @@ from torch import Tensor
 from ppvae._version import __version__
 from ppvae.batches import Batch, call, num_rows, tensors
 from ppvae.conversion import data_for, to_pair
-from ppvae.devices import gpus
+from ppvae.devices import gpus, refuse_without_autograd
 from ppvae.inference.evidence.annealed_importance import AIS
 from ppvae.inference.ledger.posteriors import Draws, way_named
 from ppvae.inference.ledger.registry import LINES
@@ -27,6 +27,7 @@ from ppvae.particles import run
 from ppvae.refusals import ContractError, at_least_one
 from ppvae.sites import data_sites, deterministic_values, is_factor, log_prob_terms, sample_sites
 from ppvae.supports import refuse_unlike
+from ppvae.threads import undisturbed
 from ppvae.tracing import FIRST_ENUMERATION_DIM, trace_model, trace_pair
 from ppvae.unconditioned import Unconditioned
 from ppvae.weights import sum_terms
@@ -38,6 +39,7 @@ GIVEN = ("observed_data", "constant_data")
 Groups = dict[str, dict[str, np.ndarray]]
 
 
+@undisturbed
 def to_arviz(
     pair: Pair | Sequence[Pair],
     data: Any,
@@ -108,6 +110,8 @@ def to_arviz(
     way = way_named(posterior, annealing)
     pairs = [pair] if isinstance(pair, Pair) else list(pair)
     at_least_one("number of pairs", len(pairs))
+    for one in pairs:
+        refuse_without_autograd(one)
     batch = data_for(pairs[0], data)
     chains = []
     for index, one in enumerate(pairs):
