@@ -118,8 +118,18 @@ def trace_pair(pair: ModelAndGuide, batch: Batch, num_particles: int, *, enumera
         num_particles: K.
         enumerate_guide: give the guide's discrete sites all their values in turn (dims left of -2) instead of drawing.
     """
-    with EnumMessenger(FIRST_ENUMERATION_DIM), _enumerating(lambda name: enumerate_guide):
-        guide_trace = run(pair, "guide", batch, num_particles)
+    guide_trace = trace_guide(pair, batch, num_particles, enumerated=enumerate_guide)
+    return with_model(guide_trace, pair, batch, num_particles)
+
+
+def trace_guide(pair: ModelAndGuide, batch: Batch, num_particles: int, *, enumerated: bool = False) -> Trace:
+    """The first of these two runs."""
+    with EnumMessenger(FIRST_ENUMERATION_DIM), _enumerating(lambda name: enumerated):
+        return run(pair, "guide", batch, num_particles)
+
+
+def with_model(guide_trace: Trace, pair: ModelAndGuide, batch: Batch, num_particles: int) -> Joint:
+    """The second one, which comes right after the first: its enumeration dims follow on the guide's."""
     # Replay comes last: plates and enumeration must see the sites whose values it gives, for these may depend on an
     # enumerated one.
     with poutine.replay(trace=guide_trace), EnumMessenger(), _enumerating(lambda name: name not in guide_trace):
