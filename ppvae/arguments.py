@@ -173,3 +173,6 @@ Observed: TypeAlias = Annotated[Tensor, Numbers(finite=True, rows=1)]
 """Data points `[N, *event]`, one at least."""
 Spread: TypeAlias = Annotated[Tensor, Numbers(finite=True, rows=2)]
 """Data points that a standard deviation is taken of."""
+
+Distributed: TypeAlias = Literal["auto", True, False]
+"""Whether the processes of torch's process group share the work; "auto" where there is a group, or is to be one."""

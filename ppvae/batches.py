@@ -144,7 +144,12 @@ def _entry(name: str, value: Any) -> Any:
             f"{where}: found a {type(value).__name__} of tensors or arrays, expected each as an argument of its "
             "own; pass them side by side in one tuple or dict, and put them together in the model"
         )
-    return as_tensor(where, value) if is_array(value) else value
+    return with_autograd(as_tensor(where, value)) if is_array(value) else value
+
+
+def with_autograd(t: Tensor) -> Tensor:
+    """The tensor, or a copy of one that `torch.inference_mode` made, as autograd can take part in no such one."""
+    return t.clone() if t.is_inference() and not torch.is_inference_mode_enabled() else t
 
 
 def _holds_arrays(value: Any) -> bool:

@@ -5,7 +5,7 @@ Each refusal names the site, what was found, what was expected, and the usual re
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,14 +19,14 @@ from torch import Tensor
 from ppvae.batches import Batch, call, num_rows, rows
 from ppvae.explanations import failures_explained, without_tensors
 from ppvae.internals import enumeration_dim
-from ppvae.layouts import InLayout, difference_between, refuse_mixed_rows
+from ppvae.layouts import InLayout, difference_from, refuse_mixed_rows
 from ppvae.model_and_guide import ModelAndGuide
 from ppvae.own_rows import refuse_other_number, rows_or_all
 from ppvae.parameters import OwnParameters
 from ppvae.particles import LEADING, ROWS, layout_of, run
 from ppvae.refusals import ContractError, family
 from ppvae.sites import sample_sites
-from ppvae.tracing import Joint, trace_pair
+from ppvae.tracing import Joint, trace_guide, with_model
 
 MAX_ROWS = 7
 
@@ -62,7 +62,8 @@ def check(pair: ModelAndGuide, batch: Batch, in_vain: bool) -> Found:
     """
     refuse_other_number(pair, batch)
     size = min(num_rows(batch), MAX_ROWS)
-    few = []
+    few: list[Batch] = []
+    summed: set[str] = set()
     for n in {size, max(1, size - 1)}:
         few.append(part := rows_or_all(pair, batch, slice(n)))
         with OwnParameters("guide", pair):
@@ -72,32 +73,34 @@ def check(pair: ModelAndGuide, batch: Batch, in_vain: bool) -> Found:
         with OwnParameters("model", pair):
             model = _of_model(alone, _first_rows(guide, n))
         _check_plates("model", model, n)
+        _check_match(guide, model)
+        summed |= sample_sites(model, observed=False).keys() - guide.nodes.keys()
     with pyro.validation_enabled(not in_vain):
-        return _settled(pair, few, in_vain)
+        return _settled(pair, few, summed, in_vain)
 
 
-def _settled(pair: ModelAndGuide, few: list[Batch], in_vain: bool) -> Found:
+def _settled(pair: ModelAndGuide, few: list[Batch], summed: Collection[str], in_vain: bool) -> Found:
     """The fastest layout of particles in which a pair is right; by rows, if it asks for that."""
     by_rows = InLayout(pair.model, pair.guide, ROWS, own_rows=pair.own_rows)
     for part in few:
-        _check_run(by_rows, part, in_vain)
-    refuse_mixed_rows(by_rows, few[0])
+        _check_run(by_rows, part, summed, in_vain)
+    drawn = refuse_mixed_rows(by_rows, few[0])
+
+    def unlike(other: InLayout) -> str:
+        """Why the pair is not right in another layout than by rows; empty if it is."""
+        try:
+            for part in few:
+                _check_run(other, part, summed, in_vain)
+        except ContractError as error:
+            return str(error)
+        return difference_from(drawn, other, few[0])
+
     reason = ""
     if pair.particles == LEADING:
-        reason = _unlike(by_rows, replace(by_rows, particles=LEADING), few, in_vain)
+        reason = unlike(replace(by_rows, particles=LEADING))
         if not reason:
             return Found(LEADING)
-    return Found(ROWS, not _unlike(by_rows, replace(by_rows, guide_leads=True), few, in_vain), reason)
-
-
-def _unlike(by_rows: InLayout, other: InLayout, few: list[Batch], in_vain: bool) -> str:
-    """Why a pair is not right in another layout than by rows; empty if it is."""
-    try:
-        for part in few:
-            _check_run(other, part, in_vain)
-    except ContractError as error:
-        return str(error)
-    return difference_between(by_rows, other, few[0])
+    return Found(ROWS, not unlike(replace(by_rows, guide_leads=True)), reason)
 
 
 def run_alone(role: str, function: Callable, batch: Batch) -> Trace:
@@ -107,21 +110,21 @@ def run_alone(role: str, function: Callable, batch: Batch) -> Trace:
     return tracer.trace
 
 
-def _check_run(pair: ModelAndGuide, batch: Batch, in_vain: bool) -> None:
+def _check_run(pair: ModelAndGuide, batch: Batch, summed: Collection[str], in_vain: bool) -> None:
     """Runs a pair with particles, in the layout that it names."""
     num_particles = min(num_rows(batch), MAX_ROWS) + 2
     num_particles += num_particles == num_rows(batch)
 
-    def trace_of(role: str) -> Trace:
-        with failures_explained(role, num_rows(batch), num_particles, layout=layout_of(pair, role)):
-            return run(pair, role, batch, num_particles)
+    def explained(role: str, summed: Collection[str] = ()) -> Any:
+        return failures_explained(role, num_rows(batch), num_particles, summed, layout_of(pair, role))
 
-    guide = trace_of("guide")
-    model = _of_model(partial(trace_of, "model"), guide)
-    _check_match(guide, model)
-    summed = sample_sites(model, observed=False).keys() - guide.nodes.keys()
-    with failures_explained("model", num_rows(batch), num_particles, summed, pair.particles):
-        joint = trace_pair(pair, batch, num_particles)
+    with explained("guide"):
+        guide = trace_guide(pair, batch, num_particles)
+    if summed:  # first with one value for each, to tell which of the two fails
+        with explained("model"):
+            _of_model(partial(run, pair, "model", batch, num_particles), guide)
+    with explained("model", summed):
+        joint = with_model(guide, pair, batch, num_particles)
     check_shapes(joint)
     _check_values(joint)
     _check_finite(joint, in_vain)

@@ -15,7 +15,18 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from ppvae.batches import Batch, as_batch, call, entries, is_rows, map_batch, tensors, with_entries
+from ppvae.batches import (
+    Batch,
+    as_batch,
+    call,
+    entries,
+    is_rows,
+    map_batch,
+    num_rows,
+    tensors,
+    with_autograd,
+    with_entries,
+)
 from ppvae.devices import refuse_without_numbers
 from ppvae.mode import buffers_kept, mode
 from ppvae.own_rows import rows_or_all
@@ -54,7 +65,26 @@ def to_pair(batch: Batch, pair: nn.Module) -> Batch:
 
 def converted(batch: Batch, types: Types) -> Batch:
     """The batch with its rows of these types; those that are so already are no copies."""
-    return with_entries(batch, [t.to(types[name]) if is_rows(t) else t for name, t in entries(batch).items()])
+    return with_entries(
+        batch, [with_autograd(t.to(types[name])) if is_rows(t) else t for name, t in entries(batch).items()]
+    )
+
+
+class Conversion:
+    """`converted` to the types that a pair takes, which are found once for each kind of batch.
+
+    Args:
+        pair: the model and guide, on whose device the batches are.
+    """
+
+    def __init__(self, pair: nn.Module):
+        self._pair, self._types = pair, dict[Any, Types]()
+
+    def __call__(self, batch: Batch) -> Batch:
+        kind = tuple((name, t.dtype) for name, t in tensors(batch).items())
+        if kind and kind not in self._types and num_rows(batch):
+            self._types[kind] = types_for(self._pair, batch)
+        return converted(batch, self._types[kind]) if kind in self._types else batch
 
 
 def floating_converted(batch: Batch, pair: nn.Module) -> Batch:

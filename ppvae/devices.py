@@ -16,6 +16,7 @@ def device_for(pair: nn.Module, device: torch.device | str | None) -> torch.devi
         ValueError: the device does not exist here, or holds no numbers, or the pair holds none.
     """
     refuse_without_numbers(pair)
+    refuse_without_autograd(pair)
     if device is None:
         return next(pair.parameters(), torch.empty(0)).device
     here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
@@ -40,6 +41,20 @@ def refuse_without_numbers(pair: Any) -> None:
             raise ValueError(
                 f"pair: found '{name}' on the device 'meta', where tensors hold no numbers, expected values; make "
                 "it on a device that has them, or load them with `load_state_dict(..., assign=True)`"
+            )
+
+
+def refuse_without_autograd(pair: Any) -> None:
+    """Refuses a pair with parameters or buffers that `torch.inference_mode` has made.
+
+    Raises:
+        ValueError: the first such parameter or buffer is named.
+    """
+    for name, t in itertools.chain(pair.named_parameters(), pair.named_buffers()):
+        if t.is_inference():
+            raise ValueError(
+                f"pair: found '{name}' made within torch.inference_mode(), where tensors take no part in autograd, "
+                "expected one that does; make the pair outside, or within torch.no_grad()"
             )
 
 

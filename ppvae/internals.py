@@ -11,6 +11,7 @@ from typing import Any
 from pyro.ops import packed
 from pyro.ops.einsum import contract
 from pyro.poutine import Trace
+from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor, nn
 from torch.distributions import ComposeTransform, Transform
 from torch.distributions.transforms import _InverseTransform
@@ -20,9 +21,11 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflat
 __all__ = [
     "TorchDispatchMode",
     "contents_lent",
+    "default_store",
     "eliminate",
     "enumeration_dim",
     "fresh_transform",
+    "handlers_kept",
     "is_deterministic",
     "mask_of",
     "tree_flatten",
@@ -52,6 +55,24 @@ def with_validation_of(fn: Any, other: Any) -> Any:
     """The other distribution, which from now on refuses values outside its support if `fn` does."""
     other._validate_args = fn._validate_args
     return other
+
+
+def default_store() -> Any:
+    """The store in which the processes of torch's process group leave each other words."""
+    from torch.distributed.distributed_c10d import _get_default_store  # not all builds of torch have it
+
+    return _get_default_store()
+
+
+@contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Pyro's handlers are those of before after the block, also where one could not be left."""
+    before = list(_PYRO_STACK)
+    try:
+        yield
+    finally:
+        if before != _PYRO_STACK:
+            _PYRO_STACK[:] = before
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
@@ -36,8 +36,19 @@ class InLayout:
     own_rows: Batch | None = None
 
 
-def refuse_mixed_rows(by_rows: ModelAndGuide, batch: Batch) -> None:
-    """Refuses a pair where a row's log probability depends on the other rows, or on more than the sites' values."""
+class Drawn(NamedTuple):
+    """Latents that a guide drew, and the log probabilities of all sites' values by rows."""
+
+    latents: dict[str, Tensor]
+    terms: Terms
+
+
+def refuse_mixed_rows(by_rows: ModelAndGuide, batch: Batch) -> Drawn:
+    """Refuses a pair where a row's log probability depends on the other rows, or on more than the sites' values.
+
+    Returns:
+        What it was found with.
+    """
     latents, num = _drawn(by_rows, batch), num_rows(batch)
     terms_of = _terms
     if by_rows.own_rows is not None:
@@ -62,12 +73,12 @@ def refuse_mixed_rows(by_rows: ModelAndGuide, batch: Batch) -> None:
                 "normalize over features rather than over the batch (`softmax(-1)`), and let batch norm keep running "
                 "statistics"
             )
+    return Drawn(latents, terms)
 
 
-def difference_between(by_rows: ModelAndGuide, leading: ModelAndGuide, batch: Batch) -> str:
-    """Where the two layouts give the same values different log probabilities, in words; empty where they agree."""
-    latents = _drawn(by_rows, batch)
-    differing = _first_difference(_terms(by_rows, batch, latents), _terms(leading, batch, latents))
+def difference_from(drawn: Drawn, other: ModelAndGuide, batch: Batch) -> str:
+    """Where another layout than by rows gives the same values other log probabilities, in words; empty if nowhere."""
+    differing = _first_difference(drawn.terms, _terms(other, batch, drawn.latents))
     if not differing:
         return ""
     (role, site), a, b = differing

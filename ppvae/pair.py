@@ -27,6 +27,7 @@ from ppvae.refusals import ContractError
 from ppvae.row_chunks import over_rows
 from ppvae.rules import Problem, Whole
 from ppvae.sites import deterministic_values, is_enumerated, is_factor, sample_sites
+from ppvae.threads import exclusive, undisturbed
 from ppvae.unconditioned import Unconditioned
 from ppvae.weights import Weights, draw_weights, expected_log_weight, sum_terms
 
@@ -122,6 +123,7 @@ class Pair(nn.Module):
         """A pair from existing Pyro functions, unchanged; see `ppvae.existing.ExistingFunctions`."""
         return ExistingPair(model, guide, example, condition)
 
+    @exclusive
     def check(self, batch: Any) -> None:
         """Runs the pair on a few rows, refuses, by name, whatever breaks the contract, and keeps a row as `example`.
 
@@ -135,6 +137,7 @@ class Pair(nn.Module):
         self._settle(few, in_vain=False)
         self.example = map_batch(lambda t: t[:1].clone(), few)
 
+    @exclusive
     def check_once(self, batch: Batch) -> None:
         """`check`, unless a batch of this kind has passed since the pair was last changed or trained; keeps nothing.
 
@@ -145,6 +148,7 @@ class Pair(nn.Module):
         if _kind(batch) not in self.checked_kinds:
             self._settle(batch, in_vain=True)
 
+    @torch.inference_mode(False)
     def _settle(self, batch: Batch, in_vain: bool) -> None:
         with mode(self, training=False), torch.random.fork_rng(gpus(self)), pyro.validation_enabled(True):
             try:
@@ -163,6 +167,7 @@ class Pair(nn.Module):
             )
 
     @checked
+    @exclusive
     def log_weights(self, batch: Any, num_particles: Count = 1) -> Weights:
         """`log w = log p(x, z_k) - log q(z_k | x)` with `z_k ~ q(z | x)`, per particle and data point.
 
@@ -185,12 +190,14 @@ class Pair(nn.Module):
         return draw_weights(self, batch, num_particles)
 
     @checked
+    @exclusive
     def latents(self, batch: Any, num_particles: Count = 1) -> dict[str, Tensor]:
         """Draws from the guide: for each of its sites `[K, B, *event]`, a few rows at a time, where the batch is."""
         batch = self.checked(batch)
         return over_rows(self, batch, num_particles, lambda few: tracing.draw_latents(self, few, num_particles), dim=1)
 
     @checked
+    @exclusive
     def encode(self, batch: Any, num_samples: Count = 100) -> Encoding | dict[str, Encoding]:
         """Mean and standard deviation of q(z | x) for each data point; a dict of such where there are several latents.
 
@@ -226,6 +233,7 @@ class Pair(nn.Module):
         return _only(self.sample_joint(at, observed=True))
 
     @checked
+    @exclusive
     def sample_joint(self, at: NumberOrBatch, observed: bool | None = None) -> dict[str, Tensor]:
         """Draws of the model's sites by name, `[N, *event]`: only the observed, or the latent ones, or all.
 
@@ -265,6 +273,7 @@ class Pair(nn.Module):
         return map_batch(lambda t: t.expand(num, *t.shape[1:]), placed)
 
     @checked
+    @exclusive
     def reconstruct(self, batch: Any, num_particles: Count = 1) -> Tensor | dict[str, Tensor]:
         """`E[x' | z]` averaged over `z ~ q(z | x)`: the mean of the likelihood, `[B, *event]`.
 
@@ -281,6 +290,7 @@ class Pair(nn.Module):
         )
         return _only(found)
 
+    @exclusive
     def checked(self, data: Any) -> Batch:
         """Data as a batch, still where they are; the pair is checked on a few rows of them, once for their kind."""
         batch = data_for(self, data)
@@ -321,6 +331,7 @@ class Pair(nn.Module):
 class ExistingPair(ExistingFunctions, Pair):
     """A pair whose model and guide are functions written elsewhere, as `Pair.of` makes it."""
 
+    @undisturbed
     def __init__(
         self, model: Callable, guide: Callable, example: Any, condition: Mapping[str, Any] | str | None = None
     ):

@@ -18,8 +18,10 @@ from ppvae.model_and_guide import ModelAndGuide
 from ppvae.own_rows import refuse_simulated_rows
 from ppvae.refusals import ContractError, family
 from ppvae.sites import sample_sites
+from ppvae.threads import exclusive
 
 
+@exclusive
 @torch.no_grad()
 def simulate(
     pair: ModelAndGuide, batch: Batch, given: Mapping[str, Tensor] = MappingProxyType({})

@@ -197,11 +197,13 @@ def _kl_by_rows(like: SplitDistribution, q: Any, p: Any) -> Tensor:
 
 
 def _merged_distribution(fn: Any, like: SplitDistribution) -> Any:
-    """A distribution that was split as one of its family, whole again."""
+    """A distribution that was split as one of its family, whole again; one without arguments, as a flow, never was."""
     dim = len(like.batch_shape) - 1 - like.num_further  # of the data points
 
     def part(fn: Any) -> Any:
         old = {name: getattr(fn, name) for name in arguments(fn)}
+        if not old:
+            raise NotImplementedError(f"no KL of {type(fn).__name__} in closed form")
         return with_arguments(fn, {name: merged(t, t.dim() - dim - 1, like.particles) for name, t in old.items()})
 
     return with_parts(fn, part)

@@ -19,6 +19,7 @@ from ppvae.model_and_guide import ModelAndGuide
 from ppvae.particles import run
 from ppvae.refusals import family
 from ppvae.sites import is_enumerated, log_prob_terms, sample_sites
+from ppvae.threads import exclusive
 
 FIRST_ENUMERATION_DIM = -3
 
@@ -107,6 +108,7 @@ class Joint:
         return term.expand(*term.shape[:-2], *self.shape)
 
 
+@exclusive
 def trace_pair(pair: ModelAndGuide, batch: Batch, num_particles: int, *, enumerate_guide: bool = False) -> Joint:
     """Runs the guide, then the model on the guide's latents, with K particles in an outer plate at dim -2.
 
@@ -116,8 +118,18 @@ def trace_pair(pair: ModelAndGuide, batch: Batch, num_particles: int, *, enumera
         num_particles: K.
         enumerate_guide: give the guide's discrete sites all their values in turn (dims left of -2) instead of drawing.
     """
-    with EnumMessenger(FIRST_ENUMERATION_DIM), _enumerating(lambda name: enumerate_guide):
-        guide_trace = run(pair, "guide", batch, num_particles)
+    guide_trace = trace_guide(pair, batch, num_particles, enumerated=enumerate_guide)
+    return with_model(guide_trace, pair, batch, num_particles)
+
+
+def trace_guide(pair: ModelAndGuide, batch: Batch, num_particles: int, *, enumerated: bool = False) -> Trace:
+    """The first of these two runs."""
+    with EnumMessenger(FIRST_ENUMERATION_DIM), _enumerating(lambda name: enumerated):
+        return run(pair, "guide", batch, num_particles)
+
+
+def with_model(guide_trace: Trace, pair: ModelAndGuide, batch: Batch, num_particles: int) -> Joint:
+    """The second one, which comes right after the first: its enumeration dims follow on the guide's."""
     # Replay comes last: plates and enumeration must see the sites whose values it gives, for these may depend on an
     # enumerated one.
     with poutine.replay(trace=guide_trace), EnumMessenger(), _enumerating(lambda name: name not in guide_trace):
@@ -125,6 +137,7 @@ def trace_pair(pair: ModelAndGuide, batch: Batch, num_particles: int, *, enumera
     return Joint(guide_trace, model_trace, (num_particles, num_rows(batch)))
 
 
+@exclusive
 def trace_model(
     pair: ModelAndGuide, batch: Batch, latents: Mapping[str, Tensor] = MappingProxyType({}), num_particles: int = 1
 ) -> Joint:
@@ -148,6 +161,7 @@ def _enumerating(names: Callable[[str], bool] = lambda name: True) -> Any:
     return poutine.infer_config(config_fn=config)
 
 
+@exclusive
 def draw_latents(pair: ModelAndGuide, batch: Batch, num_particles: int) -> dict[str, Tensor]:
     """Draws from the guide by site, `[K, B, *event]`."""
     sites = sample_sites(run(pair, "guide", batch, num_particles), observed=False)

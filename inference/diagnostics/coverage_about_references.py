@@ -9,7 +9,7 @@ import xarray as xr
 from scipy import stats
 from torch import Tensor
 
-from ppvae.arguments import Count, Seed, checked
+from ppvae.arguments import Count, Distributed, Seed, checked
 from ppvae.batches import Batch
 from ppvae.inference.diagnostics.simulated_latents import (
     Simulations,
@@ -21,6 +21,7 @@ from ppvae.inference.diagnostics.simulated_latents import (
 )
 from ppvae.inference.diagnostics.simulation_based_calibration import FALSE_WORDS, ROUNDING
 from ppvae.inference.runtime.chunks import evaluating, over_data, sizes
+from ppvae.inference.runtime.sharing import measurement
 from ppvae.latent_view import LatentView
 from ppvae.pair import Pair
 
@@ -28,6 +29,7 @@ LEVELS = np.linspace(0, 1, 21)
 
 
 @checked
+@measurement
 def expected_coverage(
     pair: Pair,
     num_simulations: Simulations = 1000,
@@ -35,6 +37,7 @@ def expected_coverage(
     *,
     seed: Seed | None = None,
     progress: bool = True,
+    distributed: Distributed = False,
 ) -> xr.Dataset:
     """Tests of accuracy with random points (TARP): how often balls about a reference point hold the true latents.
 
@@ -66,6 +69,7 @@ def expected_coverage(
         num_samples: L, draws from the guide for each, and as many again for its reference.
         seed: makes the result reproducible and leaves the caller's generators as they were; None draws from them.
         progress: show a bar when it takes more than a second.
+        distributed: as in `log_evidence`, share the work among the processes of torch's process group.
 
     Returns:
         A dataset over `reference`, `simulation` and `level`: `credibility`, in (0, 1), ties broken at random;

@@ -11,9 +11,8 @@ import pyro
 import torch
 import xarray as xr
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from ppvae.arguments import Count, Seed, checked
+from ppvae.arguments import Count, Distributed, Seed, checked
 from ppvae.batches import Batch, num_rows
 from ppvae.conversion import data_for, to_pair
 from ppvae.inference.diagnostics.moments import BLOCKS
@@ -22,6 +21,8 @@ from ppvae.inference.evidence.estimates import log_evidence
 from ppvae.inference.objectives.gradients import Draw
 from ppvae.inference.objectives.protocol import as_objective
 from ppvae.inference.runtime.isolation import denormals_flushed, own_randomness
+from ppvae.inference.runtime.progress import shown
+from ppvae.inference.runtime.sharing import measurement
 from ppvae.mode import mode
 from ppvae.pair import Pair
 from ppvae.rules import Elements, Entries, Instance, Whole
@@ -32,6 +33,7 @@ Repeats = Annotated[int, Whole(at_least=2 * BLOCKS, said=f"at least {2 * BLOCKS}
 
 
 @checked
+@measurement
 def gradient_statistics(
     pair: Pair,
     data: Any,
@@ -43,6 +45,7 @@ def gradient_statistics(
     seed: Seed = 0,
     compile: bool = False,
     progress: bool = True,
+    distributed: Distributed = False,
 ) -> xr.Dataset:
     """How noisy and how biased each gradient estimator is, and at what cost; the same for the bounds' values.
 
@@ -89,6 +92,7 @@ def gradient_statistics(
         compile: run the gradients as compiled programs, which takes some seconds for each objective and K: worth it
             from some thousands of repeats. What cannot be compiled runs uncompiled, with a warning that says why.
         progress: show a bar.
+        distributed: as in `log_evidence`, share the work among the processes of torch's process group.
 
     Returns:
         A dataset over `objective`, `num_particles` and `group`. Cells that an objective refuses (one particle for a
@@ -124,7 +128,7 @@ def gradient_statistics(
         pair.check_once(batch)
         evidence = _log_evidence(pair, batch, EVIDENCE_FACTOR * max(num_particles), seed)
         run = RepeatedGradients(pair, batch, _members(pair, groups) if groups else _by_use(pair, batch), seed, compile)
-        with tqdm(total=len(num_particles) * repeats, disable=not progress, unit="repeat") as bar:
+        with shown(total=len(num_particles) * repeats, disable=not progress, unit="repeat") as bar:
             for K in num_particles:
                 accepted = {}
                 for name, objective in named.items():

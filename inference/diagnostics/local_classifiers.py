@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ppvae.arguments import Count, Seed, checked
+from ppvae.arguments import Count, Distributed, Seed, checked
 from ppvae.batches import Batch, num_rows, numbers, rows
 from ppvae.conversion import to_pair
 from ppvae.inference.diagnostics.simulated_latents import (
@@ -23,6 +23,7 @@ from ppvae.inference.diagnostics.simulated_latents import (
 )
 from ppvae.inference.runtime.chunks import over_data, sizes
 from ppvae.inference.runtime.measuring import measuring
+from ppvae.inference.runtime.sharing import measurement
 from ppvae.latent_view import LatentView
 from ppvae.own_rows import refuse_simulated_rows
 from ppvae.pair import Pair
@@ -36,6 +37,7 @@ RIDGE = 10.0
 
 
 @checked
+@measurement
 def local_classifier_test(
     pair: Pair,
     data: Any,
@@ -45,6 +47,7 @@ def local_classifier_test(
     *,
     seed: Seed | None = None,
     progress: bool = True,
+    distributed: Distributed = False,
 ) -> xr.Dataset:
     """Local classifier two-sample test (L-C2ST): is the guide the model's posterior at these data points?
 
@@ -76,6 +79,7 @@ def local_classifier_test(
         num_permutations: classifiers under the null, at least 19. No p-value is below `1 / (1 + num_permutations)`.
         seed: makes the result reproducible and leaves the caller's generators as they were; None draws from them.
         progress: show a bar when it takes more than a second.
+        distributed: as in `log_evidence`, share the work among the processes of torch's process group.
 
     Returns:
         A dataset over `data`: `statistic`, 1/4 where the classifier is certain; `p_value` of each data point by itself;

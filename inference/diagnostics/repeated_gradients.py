@@ -18,7 +18,7 @@ from ppvae.inference.diagnostics.moments import BLOCKS, Moments
 from ppvae.inference.objectives.importance_weighted import IWAE
 from ppvae.inference.objectives.protocol import Objective
 from ppvae.inference.runtime.chunks import chunk_rows
-from ppvae.inference.runtime.distributed import processes
+from ppvae.inference.runtime.distributed import Processes, processes
 from ppvae.inference.runtime.isolation import seed_generators
 from ppvae.pair import Pair
 
@@ -100,6 +100,15 @@ class RepeatedGradients:
     def repeat(self, observed: Sequence[Observed], repeats: int, bar: tqdm) -> None:
         """Runs all of them `repeats` times; several processes take the repeats in turn."""
         group = processes()
+        with group.together(busy=True):
+            self._take_turns(observed, repeats, group, bar)
+        for one in observed:
+            one.gradients.merge()
+            one.differences.merge()
+            one.values = [value for values in group.gather(one.values) for value in values]
+            one.seconds = [seconds for some in group.gather(one.seconds) for seconds in some]
+
+    def _take_turns(self, observed: Sequence[Observed], repeats: int, group: Processes, bar: tqdm) -> None:
         for r in range(group.rank, repeats, group.size):
             found, block = [], r * BLOCKS // repeats  # blocks in order, so that a block's sum stays in the cache
             for one in observed:
@@ -117,11 +126,6 @@ class RepeatedGradients:
                     if reference is not None and one.reference is other.objective:
                         one.differences.add(block, g - reference)
             bar.update(group.size)
-        for one in observed:
-            one.gradients.merge()
-            one.differences.merge()
-            one.values = [value for values in group.gather(one.values) for value in values]
-            one.seconds = [seconds for some in group.gather(one.seconds) for seconds in some]
 
     def _program(self, objective: Objective) -> Callable[[], tuple[Tensor, Tensor | None]]:
         if not self.compile or objective.evaluation_only or objective.num_draws > self.at_once:

@@ -10,7 +10,7 @@ import xarray as xr
 from scipy import stats
 from torch import Tensor
 
-from ppvae.arguments import Count, Seed, checked
+from ppvae.arguments import Count, Distributed, Seed, checked
 from ppvae.batches import Batch, num_rows
 from ppvae.devices import gpus
 from ppvae.inference.diagnostics.simulated_latents import (
@@ -20,6 +20,7 @@ from ppvae.inference.diagnostics.simulated_latents import (
     refuse_without_latents,
 )
 from ppvae.inference.runtime.chunks import evaluating, over_data, sizes
+from ppvae.inference.runtime.sharing import measurement
 from ppvae.pair import Pair
 from ppvae.simulation import simulate
 from ppvae.supports import refuse_unlike
@@ -33,6 +34,7 @@ ROUNDING = 16  # machine epsilons, relative: log joints closer than that are tie
 
 
 @checked
+@measurement
 def calibration(
     pair: Pair,
     num_simulations: Simulations = 1000,
@@ -40,6 +42,7 @@ def calibration(
     *,
     seed: Seed | None = None,
     progress: bool = True,
+    distributed: Distributed = False,
 ) -> xr.Dataset:
     """Simulation-based calibration: the rank of the true latents among draws from the guide.
 
@@ -65,6 +68,7 @@ def calibration(
         num_samples: L, draws from the guide for each. Memory grows with neither.
         seed: makes the result reproducible and leaves the caller's generators as they were; None draws from them.
         progress: show a bar when it takes more than a second.
+        distributed: as in `log_evidence`, share the work among the processes of torch's process group.
 
     Returns:
         A dataset over `quantity` ("z[0]", ..., "log_joint") and `simulation`: `rank`; and per quantity `p_value`, of

@@ -7,6 +7,7 @@ import torch
 from scipy.special import ndtri, stdtrit
 from torch import Tensor
 
+from ppvae.batches import num_rows
 from ppvae.inference.evidence.annealed_importance import AIS, run_chains, weigh
 from ppvae.inference.evidence.method import EvidenceMethod, Halves, Task
 from ppvae.inference.runtime.measuring import finite
@@ -79,8 +80,7 @@ class AnnealedImportanceSampling(EvidenceMethod):
 
     def run(self, task: Task) -> Evidence:
         settings = self.settings(task)
-        found = run_chains(task.pair, task.batch, settings, weigh, task.progress)
-        return self.record_of(settings, found["forward"], found)
+        return self._records(task, settings, 1)[0]
 
     def reliable(self, found: Mapping[str, Tensor]) -> Tensor:
         return found["std_error"] <= MOST_STD_ERROR
@@ -104,9 +104,11 @@ class AnnealedImportanceSampling(EvidenceMethod):
             raise ValueError(
                 f"num_chains: found {settings.num_chains}, expected an even number, to be split into halves"
             )
-        found = run_chains(task.pair, task.batch, settings, weigh, task.progress)
-        first, second = found["forward"].chunk(2, dim=1)
-        return self.record_of(settings, first, found), self.record_of(settings, second, found)
+        first, second = self._records(task, settings, 2)
+        return first, second
+
+    def num_gradients(self, task: Task) -> int:
+        return sum(each.num_chains * each.num_leapfrog * each.num_temperatures for each in self._own(task))
 
     def record_of(self, settings: AIS, log_weight: Tensor, found: Mapping[str, Tensor]) -> Evidence:
         """The record of AIS log weights, `[N, K]`, under the settings' name."""
@@ -122,6 +124,27 @@ class AnnealedImportanceSampling(EvidenceMethod):
             }
         )
         return Evidence.of(settings.name, num, result, self.reliable(result), (self.limit,))
+
+    def _records(self, task: Task, settings: AIS, num: int) -> list[Evidence]:
+        """Of so many equal parts of the chains; data points that are not reached in time are NaN, and unreliable."""
+        found = run_chains(task.pair, task.batch, settings, weigh, task.progress, deadline=task.deadline)
+        if task.deadline is None:
+            return [self.record_of(settings, part, found) for part in found["forward"].chunk(num, dim=1)]
+        num_rows_ = num_rows(task.batch)
+        nothing = torch.full((num_rows_,), math.nan, dtype=torch.float64)
+        reached = torch.zeros(num_rows_, dtype=torch.bool)
+        unknown = Evidence.of(
+            settings.name,
+            settings.num_chains // num,
+            {"estimate": nothing, "std_error": nothing},
+            reached,
+            (self.limit,),
+        )
+        if not found:
+            return [unknown] * num
+        at = reached.index_fill(0, found["index"], True)
+        parts = found["forward"].chunk(num, dim=1)
+        return [unknown.with_rows(at, self.record_of(settings, part, found)) for part in parts]
 
     def _own(self, task: Task) -> list[AIS]:
         """The settings with this method's start."""

@@ -13,17 +13,19 @@ from typing import Annotated, Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ppvae.arguments import Count, File, checked
 from ppvae.batches import Batch, num_rows, rows
 from ppvae.conversion import to_pair
+from ppvae.devices import gpus
 from ppvae.inference.compiling.repeated import Repeated
 from ppvae.inference.evidence import annealing, hmc
 from ppvae.inference.evidence.hmc import State
+from ppvae.inference.evidence.pace import TIMED, UNTIMED, Pace, clock, in_time
 from ppvae.inference.runtime.chunks import over_data
 from ppvae.inference.runtime.distributed import processes
 from ppvae.inference.runtime.kept_chunks import KeptChunks
+from ppvae.inference.runtime.progress import shown
 from ppvae.latent_view import LatentView
 from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
@@ -35,6 +37,9 @@ START_STEPS, RATE = 30, 0.2
 SCALE_DRAWS = 64
 COMPILE_EVALUATIONS = 2000
 """The number of evaluations from which compiling pays off for any pair."""
+
+COMPILE_SECONDS = 45.0
+"""The time that there must be, as compiling takes some of it."""
 
 
 @checked
@@ -188,31 +193,49 @@ def run_chains(
     progress: bool,
     more_steps: int = 0,
     result: str = "log weights",
+    deadline: float | None = None,
 ) -> dict[str, Tensor]:
     """`passing(sampler, index of its data points)` for all data points, as many at once as memory allows.
 
     Args:
         more_steps: that `passing` takes for each data point, besides those to the posterior.
         result: what `passing` returns, in words; a checkpoint of something else is refused.
+        deadline: when to end, by `pace.clock`; the result is then that of the data points reached, with their `index`.
     """
     view = LatentView(pair, to_pair(rows_or_all(pair, batch, slice(1)), pair), settings.start)
     evaluations = settings.num_leapfrog * (settings.num_temperatures + settings.num_warm_up)
-    evaluate = Repeated(pair, partial(_densities, view), after=2 if evaluations >= COMPILE_EVALUATIONS else math.inf)
+    evaluate = Repeated(pair, partial(_densities, view), _compile_after(settings, evaluations, deadline))
 
     def one_evaluation(index: Any, num_particles: int, at_once: int) -> dict[str, Tensor]:
         points = to_pair(rows(batch, index.cpu()), pair)
         return {"log_start": _densities(view, pair, points, view.draw(pair, points, settings.num_chains))[0][0]}
 
-    def measure(index: Any, num_particles: int, at_once: int) -> dict[str, Tensor]:
-        points = to_pair(rows(batch, index.cpu()), pair)
-        return passing(Sampler(settings, view, evaluate, pair, points, lambda: bar.update(len(index))), index)
+    def run(index: Tensor) -> dict[str, Tensor]:
+        steps = START_STEPS + settings.num_warm_up + settings.num_temperatures + more_steps
+        title = f"{settings.name} of {len(index)} data points"
+        with shown(
+            total=len(index) * steps, desc=title, unit="step", disable=not progress, delay=1, leave=False
+        ) as bar:
+            own = math.ceil(len(index) / processes().size)
+            pace = Pace(title, own * steps, bar, gpus(pair), math.inf if deadline is None else deadline)
+
+            def measure(index: Any, num_particles: int, at_once: int) -> dict[str, Tensor]:
+                points = to_pair(rows(batch, index.cpu()), pair)
+                return passing(Sampler(settings, view, evaluate, pair, points, lambda: pace(len(index))), index)
+
+            kept = _kept(pair, batch, settings, result)
+            return over_data(pair, index, 1, measure, None, probe=one_evaluation, kept=kept)
 
     num = num_rows(batch)
-    total = num * (START_STEPS + settings.num_warm_up + settings.num_temperatures + more_steps)
-    with tqdm(total=total, desc=settings.name, unit="step", disable=not progress, delay=1, leave=False) as bar:
-        return over_data(
-            pair, torch.arange(num), 1, measure, None, probe=one_evaluation, kept=_kept(pair, batch, settings, result)
-        )
+    return run(torch.arange(num)) if deadline is None else in_time(run, num, deadline)
+
+
+def _compile_after(settings: AIS, evaluations: int, deadline: float | None) -> float:
+    """Evaluations before compiling; where there is a deadline, blocks that are too long are given up before."""
+    enough_time = deadline is None or deadline - clock() >= COMPILE_SECONDS
+    if evaluations < COMPILE_EVALUATIONS or not enough_time:
+        return math.inf
+    return 2 if deadline is None else 2 + (UNTIMED + TIMED) * settings.num_leapfrog
 
 
 def _kept(pair: Pair, batch: Batch, settings: AIS, result: str) -> KeptChunks | None:

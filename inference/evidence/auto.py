@@ -8,13 +8,16 @@ from torch import Tensor
 
 from ppvae.inference.evidence.annealed_importance import AIS
 from ppvae.inference.evidence.larger_bound import shortfall
-from ppvae.inference.evidence.method import EvidenceMethod, Task, exactly
+from ppvae.inference.evidence.method import EvidenceMethod, Task, exactly, unreached
 from ppvae.inference.runtime.records import Evidence
 from ppvae.own_rows import rows_or_all
 from ppvae.refusals import ContractError
 
 AUDITED, AUDIT = 64, AIS(num_chains=16, num_temperatures=50)
 """How many data points are annealed to audit what was measured, and how, at most."""
+
+AUDIT_SHARE = 0.25
+"""Of the time that is left, what an audit may take."""
 
 
 class Auto(EvidenceMethod):
@@ -35,6 +38,7 @@ class Auto(EvidenceMethod):
         "others are annealed too, and if their importance weights are found to fall short, all are. If AIS from the "
         'prior then finds more on a few data points, as where the guide leaves out a mode, "best" measures all'
     )
+    bounded = True
     trusted = "the method taken for the data point says so; `methods` and `reason` say which, and why"
 
     def __init__(self, methods: Mapping[str, EvidenceMethod]):
@@ -45,14 +49,15 @@ class Auto(EvidenceMethod):
             return found
         weighted = self._methods["iwae"].run(task)
         try:
-            found = self._annealed(task, weighted)
+            found, whole = self._annealed(task, weighted)
         except ContractError as error:
             return replace(weighted, reason=f"iwae, as annealing does not apply: {error}")
         if any(settings.start == "prior" for settings in task.annealing):
             return found
-        some = _some(torch.ones_like(found.reliable))
+        if not whole or task.is_over():
+            return replace(found, reason=f"{found.reason}; AIS from the prior was not tried, as the time was spent")
         try:
-            more = self._shortfall(task, found, some, "prior")
+            more, num = self._shortfall(task, found, _some(torch.ones_like(found.reliable)), "prior")
         except ContractError:  # it does not apply to such a model
             return found
         if not more:
@@ -61,38 +66,52 @@ class Auto(EvidenceMethod):
         best = self._methods["best"].run(replace(task, annealing=task.annealing[:1] + from_prior))
         return replace(
             best,
-            reason=f"best, as AIS from the prior finds {more:.2f} nats more in the mean over {int(some.sum())} data "
-            f"points: {best.reason}",
+            reason=f"best, as AIS from the prior finds {more:.2f} nats more in the mean over {num} data points: "
+            f"{best.reason}",
         )
 
-    def _annealed(self, task: Task, weighted: Evidence) -> Evidence:
-        """Importance weights, and AIS where k-hat is bad, or for all data points where it finds more."""
+    def _annealed(self, task: Task, weighted: Evidence) -> tuple[Evidence, bool]:
+        """Importance weights, and AIS where k-hat is bad, or for all data points where it finds more.
+
+        And whether there was time for all of these.
+        """
         some = _some(weighted.reliable)
-        more = self._shortfall(task, weighted, some, "guide") if some.any() else 0.0
+        more, num = self._shortfall(task, weighted, some, "guide") if some.any() else (0.0, 0)
         bad = ~weighted.reliable | bool(more)
         if not bad.any():
-            reason = f"iwae, as k-hat is good for all data points, and AIS finds no more on {int(some.sum())} of them"
-            return replace(weighted, reason=reason)
+            reason = f"iwae, as k-hat is good for all data points, and AIS finds no more on {num} of them"
+            return replace(weighted, reason=reason), True
         chains = self._chains(replace(task, batch=rows_or_all(task.pair, task.batch, bad)))
+        found = weighted.with_rows(bad, chains)
+        late = found.estimate.isnan()
         if more:
             reason = (
                 f"{chains.method} for all data points, as importance weights fall short of AIS by {more:.2f} nats in "
-                f"the mean over {int(some.sum())} of those whose k-hat is good"
+                f"the mean over {num} of those whose k-hat is good"
             )
         else:
-            others = f", iwae for the others, on {int(some.sum())} of which AIS finds no more" if some.any() else ""
+            others = f", iwae for the others, on {num} of which AIS finds no more" if num else ""
             reason = f"{chains.method} for the {int(bad.sum())} of {len(bad)} data points whose k-hat is bad{others}"
-        return replace(weighted.with_rows(bad, chains), method=self.name, reason=reason, candidates={"iwae": weighted})
+        if late.any():
+            found = found.with_rows(late, unreached(weighted))
+            reason += f"; in the time there was, it reached {int((bad & ~late).sum())}, and iwae stands for the rest"
+        found = replace(found, method=self.name, reason=reason, candidates={"iwae": weighted})
+        return found, not late.any()
 
-    def _shortfall(self, task: Task, found: Evidence, at: Tensor, start: str) -> float:
-        """Nats by which some data points fall short of a short AIS, in the mean; zero where that may be noise."""
+    def _shortfall(self, task: Task, found: Evidence, at: Tensor, start: str) -> tuple[float, int]:
+        """Nats by which some data points fall short of a short AIS, in the mean; zero where that may be noise.
+
+        And how many data points these were.
+        """
         given = task.annealing[0] if task.annealing else AUDIT
         num_temperatures = min(given.num_temperatures, AUDIT.num_temperatures)
         light = replace(
             given, num_chains=AUDIT.num_chains, num_temperatures=num_temperatures, start=start, checkpoint=None
         )
         audit = replace(task, batch=rows_or_all(task.pair, task.batch, at), annealing=(light,), progress=False)
-        return shortfall(found, found.with_rows(at, self._chains(audit)), at)
+        annealed = found.with_rows(at, self._chains(audit.with_share(AUDIT_SHARE)))
+        at = at & ~annealed.estimate.isnan()
+        return shortfall(found, annealed, at), int(at.sum())
 
     def _chains(self, task: Task) -> Evidence:
         """AIS from where the settings say, or from the prior where the guide is no place to start from."""

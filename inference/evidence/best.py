@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
+
 from ppvae.inference.evidence.larger_bound import larger_bound, pooled
-from ppvae.inference.evidence.method import EvidenceMethod, Halves, Task, exactly
+from ppvae.inference.evidence.method import EvidenceMethod, Halves, Task, exactly, unreached
 from ppvae.inference.runtime.records import Evidence
 from ppvae.refusals import ContractError
 
@@ -24,6 +26,7 @@ class Best(EvidenceMethod):
     )
     trusted = "the methods taken for the data point say so"
     several_annealings = True
+    bounded = True
 
     def __init__(self, methods: Mapping[str, EvidenceMethod]):
         self._methods = methods
@@ -33,12 +36,14 @@ class Best(EvidenceMethod):
             return found
         candidates: dict[str, Halves] = {}
         refused = ""
-        for name, method in self._methods.items():
-            if method.is_candidate(task):
-                try:
-                    candidates[name] = method.halves(task)
-                except ContractError as error:
-                    refused = f"{name} does not apply: {error}"
+        waiting = {name: method for name, method in self._methods.items() if method.is_candidate(task)}
+        costs = {name: method.num_gradients(task) for name, method in waiting.items()}
+        for name, method in waiting.items():
+            left = sum(costs.values())
+            try:
+                candidates[name] = method.halves(task.with_share(costs.pop(name) / max(1, left)))
+            except ContractError as error:
+                refused = f"{name} does not apply: {error}"
         if not candidates:
             raise ContractError(
                 f"method='best': found no method for {type(task.pair).__name__} ({refused}), expected one that "
@@ -47,5 +52,22 @@ class Best(EvidenceMethod):
         if len(candidates) == 1:
             ((name, halves),) = candidates.items()
             return replace(pooled(halves, self._methods), reason=f"{name}, as {refused or 'there is no other method'}")
-        best = larger_bound(candidates, self._methods)
+        best = self._in_time(candidates)
         return replace(best, reason=f"{best.reason}; {refused}") if refused else best
+
+    def _in_time(self, candidates: Mapping[str, Halves]) -> Evidence:
+        """The larger bound where all candidates have one; elsewhere, for want of time, the first of them: weights."""
+        estimates = [half.estimate for halves in candidates.values() for half in halves]
+        reached = torch.stack(estimates).isfinite().all(0)
+        if reached.all():
+            return larger_bound(candidates, self._methods)
+        whole = {name: pooled(halves, self._methods) for name, halves in candidates.items()}
+        rest = unreached(next(iter(whole.values())))
+        of_all = f"in the time there was, AIS reached {int(reached.sum())} of {len(reached)} data points"
+        found, reason = rest, f"{of_all}; {rest.method} stands for all"
+        if reached.any():
+            both = {name: (first.rows(reached), second.rows(reached)) for name, (first, second) in candidates.items()}
+            best = larger_bound(both, self._methods)
+            found = rest.with_rows(reached, best)
+            reason = f"{of_all}, and {rest.method} stands for the rest. Of those: {best.reason}"
+        return replace(found, method=self.name, reason=reason, candidates=whole)

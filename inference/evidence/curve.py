@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppvae.arguments import Count, Seed, checked
+from ppvae.arguments import Count, Distributed, Seed, checked
 from ppvae.batches import Batch
 from ppvae.inference.compiling.repeated import Repeated
 from ppvae.inference.evidence.coverage import judged
@@ -18,6 +18,7 @@ from ppvae.inference.evidence.streamed import log_weights
 from ppvae.inference.runtime.chunks import over_data, sizes
 from ppvae.inference.runtime.measuring import finite, measuring
 from ppvae.inference.runtime.records import Measurement
+from ppvae.inference.runtime.sharing import measurement
 from ppvae.pair import Pair
 
 REPETITIONS = 4
@@ -44,6 +45,7 @@ class BoundCurve:
 
 
 @checked
+@measurement
 def bound_curve(
     pair: Pair,
     data: Any,
@@ -51,6 +53,7 @@ def bound_curve(
     *,
     seed: Seed | None = None,
     progress: bool = True,
+    distributed: Distributed = False,
 ) -> BoundCurve:
     """IWAE(K) per data point for several K, extrapolated: `limit = (K IWAE(K) - J IWAE(J)) / (K - J)`.
 
@@ -70,6 +73,7 @@ def bound_curve(
         num_particles: two or more different K. Each data point takes four times the largest.
         seed: makes the result reproducible and leaves the caller's generators as they were; None draws from them.
         progress: show a bar when it takes more than a second.
+        distributed: as in `log_evidence`, share the work among the processes of torch's process group.
 
     Raises:
         EvidenceUndefined: the pair declares that it has no evidence.

@@ -11,19 +11,21 @@ from typing import Any
 
 from torch import Tensor
 
-from ppvae.arguments import Count, Seed, checked
+from ppvae.arguments import Count, Distributed, Positive, Seed, checked
 from ppvae.batches import Batch
 from ppvae.conversion import to_pair
 from ppvae.files import check_target
 from ppvae.inference.compiling.repeated import Repeated
-from ppvae.inference.evidence import streamed
+from ppvae.inference.evidence import pace, streamed
 from ppvae.inference.evidence.annealed_importance import AIS
-from ppvae.inference.evidence.method import Task
+from ppvae.inference.evidence.method import EvidenceMethod, Task
 from ppvae.inference.evidence.pareto import FINITE_VARIANCE, drawn_together
-from ppvae.inference.evidence.registry import method_named
+from ppvae.inference.evidence.registry import METHODS, method_named
 from ppvae.inference.runtime.chunks import over_data
+from ppvae.inference.runtime.distributed import processes
 from ppvae.inference.runtime.measuring import finite, kind_of, measuring
 from ppvae.inference.runtime.records import Evidence, Measurement
+from ppvae.inference.runtime.sharing import measurement
 from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
 
@@ -35,6 +37,7 @@ NEGLIGIBLE_ERROR = 0.01
 
 
 @checked
+@measurement
 def log_evidence(
     pair: Pair,
     data: Any,
@@ -42,8 +45,10 @@ def log_evidence(
     num_particles: Count = 1000,
     *,
     annealing: AIS | Sequence[AIS] | None = None,
+    max_seconds: Positive | None = None,
     seed: Seed | None = None,
     progress: bool = True,
+    distributed: Distributed = False,
 ) -> Evidence:
     """log p(x) per data point: exact where it is known, else a stochastic lower bound.
 
@@ -80,15 +85,24 @@ def log_evidence(
         method: a name from the list above.
         num_particles: K, for IWAE. Memory does not grow with it.
         annealing: settings of AIS; for "best" several may be given. By default `AIS()`, for "best" from both starts.
+        max_seconds: for "auto" and "best", when AIS is to end; None for when all is measured. Importance weights of all
+            data points come first, however long they take, and count. Then AIS takes data points in random order, in
+            blocks; what is not done in time is given up. Data points that it did not reach keep the estimate of their
+            importance weights, are not `reliable`, and are counted in `reason`. How many are reached depends on the
+            machine, seed or no.
         seed: makes the result reproducible and leaves the caller's generators as they were; None draws from them.
-        progress: show a bar when it takes more than a second.
+        progress: show a bar when it takes more than a second, with a forecast for AIS. Without a bar, a forecast of
+            more than half a minute is logged as a warning.
+        distributed: share the work among the processes of torch's process group, which must all make the same call, and
+            all get the result; "auto" where there is a group, or `torchrun` has started this script.
 
     Raises:
         EvidenceUndefined: the pair declares that it has no evidence.
         NotImplementedError: method="exact" for a pair with no closed form.
         ppvae.ContractError: "ais" or "bdmc" for a pair whose guide has discrete sites, or no continuous latents.
         ValueError: K < 1, an unknown method, or data that are not finite or outside the likelihood's support (the row
-            is named).
+            is named); `max_seconds` that is not positive and finite, or with another method, a checkpoint, a guide with
+            parameters of its own rows, or several processes.
 
     Example:
         >>> import torch
@@ -105,12 +119,19 @@ def log_evidence(
     """
     method_named(method)
     with measuring(pair, data, seed) as batch:
-        return evidence_of(pair, batch, method, num_particles, annealing, progress)
+        return evidence_of(pair, batch, method, num_particles, annealing, progress, max_seconds)
 
 
 @checked
+@measurement
 def elbo(
-    pair: Pair, data: Any, num_samples: Count = 100, *, seed: Seed | None = None, progress: bool = True
+    pair: Pair,
+    data: Any,
+    num_samples: Count = 100,
+    *,
+    seed: Seed | None = None,
+    progress: bool = True,
+    distributed: Distributed = False,
 ) -> Measurement:
     """The evidence lower bound per data point, `E_q[log p(x, z) - log q(z | x)]`, from S draws of the guide.
 
@@ -128,6 +149,7 @@ def elbo(
         num_samples: S. Memory does not grow with it.
         seed: as in `log_evidence`.
         progress: show a bar when it takes more than a second.
+        distributed: as in `log_evidence`, share the work among the processes of torch's process group.
 
     Raises:
         EvidenceUndefined: the pair declares that it has no evidence.
@@ -151,6 +173,7 @@ def evidence_of(
     num_particles: int,
     annealing: AIS | Sequence[AIS] | None,
     progress: bool,
+    max_seconds: float | None = None,
 ) -> Evidence:
     """`log_evidence` within `measuring`."""
     chosen = method_named(method)
@@ -160,8 +183,35 @@ def evidence_of(
     for path in (each.kept_in for each in settings):
         if path is not None:
             check_target(path)
-    found = chosen.run(Task(pair, batch, num_particles, settings, progress))
+    deadline = None if max_seconds is None else _deadline(max_seconds, pair, chosen, settings)
+    found = chosen.run(Task(pair, batch, num_particles, settings, progress, deadline))
     return replace(found, kind=kind_of(pair, batch))
+
+
+def _deadline(max_seconds: float, pair: Pair, method: EvidenceMethod, annealing: Sequence[AIS]) -> float:
+    """When to end, by `pace.clock`, where that can be kept."""
+    if not method.bounded:
+        bounded = tuple(name for name, each in METHODS.items() if each.bounded)
+        raise ValueError(
+            f"max_seconds: found {max_seconds} for method={method.name!r}, expected None, or one of {bounded}, which "
+            "have an estimate of what they do not anneal"
+        )
+    if (num := processes().size) > 1:
+        raise ValueError(
+            f"max_seconds: found {max_seconds} in {num} processes, expected None, as their clocks differ; measure in "
+            "one process"
+        )
+    if pair.own_rows is not None:
+        raise ValueError(
+            f"max_seconds: found {max_seconds} for a guide with parameters of its own rows, expected None, as such "
+            "rows are annealed all at once; take fewer temperatures (`annealing=`), or an amortized guide"
+        )
+    if any(settings.checkpoint is not None for settings in annealing):
+        raise ValueError(
+            f"max_seconds: found {max_seconds} and a checkpoint, expected one of them: a run with a checkpoint may be "
+            "stopped at any time, and goes on from there"
+        )
+    return pace.clock() + max_seconds
 
 
 def elbo_of(pair: Pair, batch: Batch, num_samples: int, progress: bool) -> Measurement:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ppvae.batches import Batch
+from ppvae.inference.evidence import pace
 from ppvae.inference.evidence.annealed_importance import AIS
-from ppvae.inference.runtime.records import Evidence
+from ppvae.inference.runtime.records import NOT_REACHED, Evidence
 from ppvae.pair import Pair
 
 Halves = tuple[Evidence, Evidence]
@@ -27,6 +28,7 @@ class Task:
         num_particles: importance weights per data point.
         annealing: settings of AIS, as the caller gave them; empty if not given.
         progress: whether to show bars.
+        deadline: when to end, by `pace.clock`; None if that is when all is measured.
     """
 
     pair: Pair
@@ -34,6 +36,17 @@ class Task:
     num_particles: int
     annealing: tuple[AIS, ...] = ()
     progress: bool = False
+    deadline: float | None = None
+
+    def with_share(self, share: float) -> "Task":
+        """The same, to be done in a share of the time that is left."""
+        if self.deadline is None:
+            return self
+        return replace(self, deadline=pace.clock() + share * (self.deadline - pace.clock()))
+
+    def is_over(self) -> bool:
+        """Whether the time is spent."""
+        return self.deadline is not None and pace.clock() >= self.deadline
 
 
 class EvidenceMethod(ABC):
@@ -46,6 +59,7 @@ class EvidenceMethod(ABC):
         limit: where they are not, for warnings; empty if they always are.
         exact: whether it gives log p(x) itself, not a bound. "auto" and "best" try such methods first.
         several_annealings: whether it takes more than one setting of AIS.
+        bounded: whether it has an estimate for each data point even where a deadline leaves no time to anneal it.
     """
 
     name: str
@@ -54,6 +68,7 @@ class EvidenceMethod(ABC):
     limit: str = ""
     exact: ClassVar[bool] = False
     several_annealings: ClassVar[bool] = False
+    bounded: ClassVar[bool] = False
 
     @abstractmethod
     def run(self, task: Task) -> Evidence:
@@ -77,6 +92,10 @@ class EvidenceMethod(ABC):
         """Whether "best" chooses among this method's estimates and those of others."""
         return False
 
+    def num_gradients(self, task: Task) -> int:
+        """How many gradients it takes for each data point, by which "best" shares out the time."""
+        return 0
+
     def halves(self, task: Task) -> Halves:
         """Two independent records with half the draws each, which "best" needs from its candidates."""
         half = replace(task, num_particles=max(1, task.num_particles // 2))
@@ -87,6 +106,11 @@ class EvidenceMethod(ABC):
         limits = (self.limit,) if self.limit else ()
         reliable = self.reliable({**found, "num_particles": torch.tensor(num_particles)})
         return Evidence.of(self.name, num_particles, found, reliable, limits)
+
+
+def unreached(record: Evidence) -> Evidence:
+    """The record as what stands for data points that there was no time to anneal: not to be trusted."""
+    return replace(record, reliable=torch.zeros_like(record.reliable), limits=(*record.limits, NOT_REACHED))
 
 
 def exactly(methods: Mapping[str, EvidenceMethod], task: Task) -> Evidence | None:

@@ -76,12 +76,16 @@ def _beyond_training(found: Measured, line: Measurement) -> list[Cause]:
         causes += significant(cause, gained, says.format, remedy, gained.mean())
     elbos = [found.measured[name] for name in ("elbo_refitted", *gains)]
     best = max(elbos, key=lambda elbo: elbo.mean().estimate)
-    return [*causes, *_left(found, less("amortization left", found.measured["elbo_refined"], best))]
+    named = any(cause.name == "generalization" for cause in causes)
+    return [*causes, *_left(found, less("amortization left", found.measured["elbo_refined"], best), named)]
 
 
-def _left(found: Measured, line: Measurement) -> list[Cause]:
-    """What no network that was tried closes: generalization, where it is surely less than half on training data."""
-    seen = amortization_gap(found.train) if found.train else None
+def _left(found: Measured, line: Measurement, named: bool) -> list[Cause]:
+    """What no network that was tried closes: generalization, where it is surely less than half on training data.
+
+    Unless generalization is `named` already, for what it gained.
+    """
+    seen = amortization_gap(found.train) if found.train and not named else None
     if seen and _less_than_half(seen.mean(), line.mean()):
         on_train = seen.mean().estimate
         return significant(
@@ -145,7 +149,8 @@ CAPACITY_GAP = Line(
 ELBO_REFITTED = Line(
     "elbo_refitted",
     label="ELBO, guide refitted",
-    about="the guide as it is after more training on the training data, with the model frozen",
-    measure=lambda bench: bench.refitted(),
+    about="the guide as it is after more training on the training data, with the model frozen; in rounds, as long as "
+    "the last one gained and something is left",
+    measure=lambda bench: bench.refitted_guide.elbo if bench.refitted_guide else None,
     trains=True,
 )

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ppvae.arguments import Seed, checked
+from ppvae.arguments import Distributed, Seed, checked
 from ppvae.batches import Batch, as_batch, num_rows
 from ppvae.conversion import data_for, to_pair
 from ppvae.inference.evidence.estimates import elbo_of, evidence_of
@@ -17,6 +17,7 @@ from ppvae.inference.ledger.registry import LINES
 from ppvae.inference.ledger.report import GapReport
 from ppvae.inference.ledger.terms import elbo_terms_of
 from ppvae.inference.runtime.measuring import measuring
+from ppvae.inference.runtime.sharing import measurement
 from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
 
@@ -25,6 +26,7 @@ FEW = 16
 
 
 @checked
+@measurement
 def gap(
     pair: Pair,
     data: Any,
@@ -34,6 +36,7 @@ def gap(
     transform: Callable[[Any], Any] | None = None,
     seed: Seed | None = None,
     progress: bool = True,
+    distributed: Distributed = False,
 ) -> GapReport:
     """Where the nats between log p(x) and the ELBO go: the ledger of a pair's gap, per data point, with errors.
 
@@ -65,6 +68,7 @@ def gap(
         transform: of minibatches of `train`, as for `ppvae.fit`.
         seed: makes the result reproducible and leaves the caller's generators as they were; None draws from them.
         progress: show bars.
+        distributed: as in `log_evidence`, share the work among the processes of torch's process group.
 
     Raises:
         EvidenceUndefined: the pair declares that it has no evidence.
@@ -99,7 +103,9 @@ def _at_rest(pair: Pair, data: Batch, settings: Effort, seed: int | None, progre
         local = not undefined and has_local_parameters(pair, few)
         report = GapReport(
             pair=type(pair).__name__,
-            log_evidence=evidence_of(pair, batch, settings.evidence, settings.num_particles, annealing, progress),
+            log_evidence=evidence_of(
+                pair, batch, settings.evidence, settings.num_particles, annealing, progress, settings.max_seconds
+            ),
             elbo=elbo_of(pair, batch, settings.num_samples, progress),
             latents=elbo_terms_of(pair, batch, settings.num_samples, progress).latents,
             amortization_undefined=undefined or (UNDEFINED if local else ""),

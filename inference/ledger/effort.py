@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from ppvae.arguments import Count, Natural, checked
+from ppvae.arguments import Count, Natural, Positive, checked
 from ppvae.inference.evidence.annealed_importance import AIS
 from ppvae.inference.evidence.registry import METHODS
 from ppvae.inference.ledger.ascent import Ascent
@@ -23,8 +23,9 @@ class Effort:
         ascent: of the refined guides; None leaves out all lines that need an optimization.
         restarts: further starts of the refined guide.
         richer: whether to fit the full-rank and flow families.
-        refit_steps: of the guide on training data with the model frozen, and of each remedy that is tried; 0 leaves
+        refit_steps: of a round of training the guide with the model frozen, and of each remedy that is tried; 0 leaves
             these lines out.
+        max_seconds: for the evidence of each data set, as for `ppvae.log_evidence`; None for no bound.
 
     Raises:
         ValueError: a number out of range, or an unknown method.
@@ -38,6 +39,7 @@ class Effort:
     restarts: Natural = 1
     richer: bool = True
     refit_steps: Natural = 2000
+    max_seconds: Positive | None = None
 
 
 EFFORTS = {

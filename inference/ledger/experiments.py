@@ -1,15 +1,19 @@
 """The experiments behind the ledger's lines: each runs once, and its lines read their values from it."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ppvae.batches import Batch, as_batch, num_rows, rows
 from ppvae.conversion import to_pair
 from ppvae.inference.evidence.estimates import elbo_of
+from ppvae.inference.ledger.cause import LEAST, SIGNIFICANT
 from ppvae.inference.ledger.effort import Effort
 from ppvae.inference.ledger.likelihood_scale import LikelihoodScale, likelihood_scale
 from ppvae.inference.ledger.measured import Measured
@@ -22,6 +26,9 @@ from ppvae.pair import Pair
 from ppvae.refusals import ContractError
 
 SCALE_SAMPLES = 200
+
+ROUNDS = 4
+"""Of more training, at most."""
 
 
 def training_sample(
@@ -47,6 +54,19 @@ class OwnFamily:
     elbo: Measurement | None = None
     likelihood: Mapping[str, LikelihoodScale] = field(default_factory=dict)
     guides: Refined | None = None
+
+
+@dataclass(frozen=True)
+class Refitted:
+    """The guide after more training.
+
+    Attributes:
+        elbo: of it.
+        state: the pair's, from which trials of other remedies start.
+    """
+
+    elbo: Measurement
+    state: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -127,8 +147,12 @@ class Bench:
             self._note(f"elbo_{name}", said)
         return {name: family.elbo for name, family in families.items()}
 
-    def refitted(self) -> Measurement | None:
-        """The ELBO of the guide after more training with the model frozen."""
+    @cached_property
+    def refitted_guide(self) -> Refitted | None:
+        """The guide after more training with the model frozen, in rounds: more of them while the last one gained.
+
+        Further rounds are for telling what more training cannot close, so they run only where something is left.
+        """
         if self.report.amortization_undefined:
             return None
         if self.train is None:
@@ -136,17 +160,57 @@ class Bench:
             return None
         if not self.settings.refit_steps:
             return None
-        steps = self.settings.refit_steps
-        with refitted(self.pair, self.train, steps, self.transform, self.seed or 0, self.progress) as note:
-            self._note("training_gap", [note] if note else [])
-            if note.startswith("undefined"):
+        best, note = Refitted(self.report.elbo, dict(self.pair.state_dict())), ""
+        for number in range(ROUNDS):
+            after, note = self._one_round(best, number)
+            if after is None:
+                self._note("training_gap", [note])
                 return None
+            gained = _gains(after.elbo, best.elbo)
+            best = after if gained or not number else best
+            refined = self.measured.get("elbo_refined")
+            if not gained or refined is None or not _gains(refined, best.elbo):
+                break
+        self._note("training_gap", [note] if note else [])
+        return best
+
+    def _one_round(self, start: Refitted, number: int) -> tuple[Refitted | None, str]:
+        with (
+            self.trained_from(start),
+            refitted(
+                self.pair,
+                self.train,
+                self.settings.refit_steps,
+                self.transform,
+                (self.seed or 0) + number,
+                self.progress,
+            ) as note,
+        ):
+            if note.startswith("undefined"):
+                return None, note
+            state = {name: t.clone() for name, t in self.pair.state_dict().items()}
             with measuring(self.pair, self.batch, self.seed) as batch:
-                return self.elbo(self.pair, batch)
+                return Refitted(self.elbo(self.pair, batch), state), note
+
+    @contextmanager
+    def trained_from(self, start: Refitted) -> Iterator[None]:
+        """For the block, the pair with the guide's state after training."""
+        before = {name: t.clone() for name, t in self.pair.state_dict().items()}
+        try:
+            self.pair.load_state_dict(start.state)
+            yield
+        finally:
+            self.pair.load_state_dict(before)
 
     def _note(self, name: str, said: list[str]) -> None:
         if said:
             self.notes[name] = "; ".join(said)
+
+
+def _gains(better: Measurement, than: Measurement) -> bool:
+    """Whether one ELBO exceeds another by more than is small, or noise."""
+    a, b = better.mean(), than.mean()
+    return a.estimate - b.estimate > max(LEAST, SIGNIFICANT * math.hypot(a.monte_carlo_error, b.monte_carlo_error))
 
 
 def _unsettled(converged: float) -> str:

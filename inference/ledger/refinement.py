@@ -51,6 +51,8 @@ class Refined:
 def refine(pair: Pair, batch: Batch, settings: Ascent, restarts: int, progress: bool) -> Refined:
     """Ascends the ELBO of each data point from its amortized guide, and from `restarts` points around it.
 
+    An ascent that has not settled goes on once, for as many steps.
+
     The best on separate samples is kept, or the amortized guide where nothing is better; so, measured on fresh samples,
     the ELBO never falls below the amortized one, up to noise.
     """
@@ -74,6 +76,8 @@ def refine(pair: Pair, batch: Batch, settings: Ascent, restarts: int, progress: 
         for number in range(restarts + 1):
             start = local.about(points) if number else local.zeros(points)
             offsets, converged = ascend(partial(gradient, points), start, settings)
+            if not converged:
+                offsets, converged = ascend(partial(gradient, points), offsets, settings)
             value = values(local.with_offsets(points, offsets), SELECTION_SAMPLES).mean(0)
             better = value > best_value
             best_value = torch.where(better, value, best_value)

@@ -14,7 +14,9 @@ from ppvae.inference.objectives.evidence_lower_bound import ELBO
 from ppvae.inference.objectives.gradients import has_scored_sites
 from ppvae.inference.objectives.protocol import Maximized
 from ppvae.inference.runtime.chunks import evaluating
+from ppvae.inference.runtime.distributed import processes
 from ppvae.inference.training.fitting import fit
+from ppvae.inference.training.settings import StepOptions
 from ppvae.mode import mode
 from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
@@ -71,6 +73,7 @@ def refitted(
                 transform=transform,
                 seed=seed,
                 progress=progress,
+                options=StepOptions(distributed=processes().size > 1),
             )
         pair.load_state_dict({name: state[name] for name in statistics if name in state}, strict=False)
         rising = is_rising(torch.as_tensor(run.history["bound_per_step"]))

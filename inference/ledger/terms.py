@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ppvae.arguments import Count, Seed, checked
+from ppvae.arguments import Count, Distributed, Seed, checked
 from ppvae.batches import Batch, num_rows
 from ppvae.conversion import to_pair
 from ppvae.inference.ledger.latent_usage import MOST_POINTS, LatentUsage, active_units, mutual_information
@@ -19,6 +19,7 @@ from ppvae.inference.objectives.divergence import separable_sites
 from ppvae.inference.runtime.chunks import mean_with_error, over_data, sizes
 from ppvae.inference.runtime.measuring import finite, measuring
 from ppvae.inference.runtime.records import Measurement
+from ppvae.inference.runtime.sharing import measurement
 from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError
@@ -95,8 +96,15 @@ class ElboTerms:
 
 
 @checked
+@measurement
 def elbo_terms(
-    pair: Pair, data: Any, num_samples: Count = 100, *, seed: Seed | None = None, progress: bool = True
+    pair: Pair,
+    data: Any,
+    num_samples: Count = 100,
+    *,
+    seed: Seed | None = None,
+    progress: bool = True,
+    distributed: Distributed = False,
 ) -> ElboTerms:
     """The terms of the ELBO, `E_q log p(x | z) - sum_l E_q[log q(z_l | .) - log p(z_l | .)]`, by S draws of the guide.
 
@@ -113,6 +121,7 @@ def elbo_terms(
         num_samples: S. Memory grows with it by one number per site, draw and data point.
         seed: makes the result reproducible and leaves the caller's generators as they were; None draws from them.
         progress: show a bar when it takes more than a second.
+        distributed: as in `log_evidence`, share the work among the processes of torch's process group.
 
     Raises:
         EvidenceUndefined: the pair declares that it has no evidence.

@@ -6,6 +6,7 @@ from ppvae.inference.evidence.registry import METHODS
 from ppvae.inference.ledger.cause import LEAST, SIGNIFICANT, Cause
 from ppvae.inference.ledger.measured import Measured
 from ppvae.inference.ledger.registry import LINES, finest, values
+from ppvae.inference.runtime.records import NOT_REACHED
 
 NOT_LOOKED_FOR = 'No cause was looked for: that takes more effort than this; effort="default" looks.'
 
@@ -39,9 +40,10 @@ def verdict(report: Measured) -> str:
         said.append(f"Amortization is undefined, not zero: {report.amortization_undefined}. {rest}")
     if not report.log_evidence.reliable.all():
         num_bad = int((~report.log_evidence.reliable).sum())
+        more = "More seconds" if NOT_REACHED in report.log_evidence.limits else "AIS with more temperatures"
         said.append(
             f"For {num_bad} of {len(report.elbo.estimate)} data points that is not to be trusted, and likely too low: "
-            "the gap and the approximation gap may be larger. AIS with more temperatures would tell."
+            f"the gap and the approximation gap may be larger. {more} would tell."
         )
     found, last = causes(report), [*_unused(report), _more_time(report)]
     seen = gap.estimate >= max(LEAST, SIGNIFICANT * gap.monte_carlo_error)

@@ -132,6 +132,11 @@ def fingerprint(batch: Batch) -> dict[str, str]:
     return words | {name: f"{kind} with CRC-32 {crc[name]:08x}" for name, kind in layout(named).items()}
 
 
+def checksum(batch: Batch) -> int:
+    """A CRC-32 of what `fingerprint` tells."""
+    return zlib.crc32(repr(fingerprint(batch)).encode())
+
+
 def describe(thing: object) -> str:
     """A function's or an object's `repr`, without addresses in memory."""
     return re.sub(r" at 0x[0-9a-f]+", "", repr(thing))

@@ -11,15 +11,17 @@ from typing import Any, Protocol
 import pyro
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ppvae.batches import Batch, num_rows, rows
 from ppvae.conversion import to_pair
+from ppvae.inference.runtime.descriptions import described
 from ppvae.inference.runtime.distributed import processes
 from ppvae.inference.runtime.isolation import derived_seed
+from ppvae.inference.runtime.progress import shown
 from ppvae.internals import TorchDispatchMode, tree_leaves
 from ppvae.mode import mode
 from ppvae.pair import Pair
+from ppvae.threads import turn
 
 CPU_ELEMENTS, GPU_ELEMENTS = 22_000_000, 4_000_000_000
 """Elements of all tensors made for one chunk. On a CPU, more would overflow the caches and slow the allocator."""
@@ -46,7 +48,7 @@ def evaluating(pair: Pair, seed: int | None) -> Iterator[None]:
     Each of several processes draws different noise.
     """
     generators = torch.random.fork_rng(range(torch.cuda.device_count()), enabled=seed is not None)
-    with mode(pair, training=False), generators, torch.no_grad(), pyro.validation_enabled(False):
+    with turn("measuring"), mode(pair, training=False), generators, torch.no_grad(), pyro.validation_enabled(False):
         if seed is not None:
             torch.manual_seed(derived_seed(seed, rank) if (rank := processes().rank) else seed)
         yield
@@ -73,7 +75,7 @@ def over_data(
     probe: Measure | None = None,
     kept: Kept | None = None,
 ) -> dict[str, Tensor]:
-    """`measure` over all data points, shared among the processes; each of them gets all the results.
+    """`measure` over all data points, shared among the processes that measure together; each gets all the results.
 
     Chunks are sized by what a data point costs `measure`, or `probe` if given. With `kept`, this process's results are
     saved after each chunk, and those saved before are not measured again. Where the guide takes its own rows only, the
@@ -83,10 +85,11 @@ def over_data(
     index = torch.arange(num_rows(batch))
     own = group.share(index) if pair.own_rows is None else index[: 0 if group.rank else None]
     found = None
-    if len(own):
-        points = rows(batch, slice(int(own[0]), int(own[-1]) + 1))
-        budget = chunk_rows(pair, points, probe or measure, CPU_ELEMENTS, GPU_ELEMENTS)
-        found = _in_chunks(pair, points, num_particles, measure, budget, title if group.rank == 0 else None, kept)
+    with group.together(lambda: described("data", batch), busy=True):
+        if len(own):
+            points = rows(batch, slice(int(own[0]), int(own[-1]) + 1))
+            budget = chunk_rows(pair, points, probe or measure, CPU_ELEMENTS, GPU_ELEMENTS)
+            found = _in_chunks(pair, points, num_particles, measure, budget, title if group.rank == 0 else None, kept)
     parts = [part for part in group.gather(found) if part is not None]
     return _concatenated(parts)
 
@@ -104,7 +107,7 @@ def _in_chunks(
     before = kept.load() if kept else {}
     parts = [before] if before else []
     start, end = len(next(iter(before.values()))) if before else 0, num_rows(batch)
-    with tqdm(total=end, desc=title, unit="point", disable=title is None, delay=1, leave=False) as bar:
+    with shown(total=end, desc=title, unit="point", disable=title is None, delay=1, leave=False) as bar:
         while start < end:
             num_points = min(max(LEAST_POINTS, budget // num_particles), end - start) if pair.own_rows is None else end
             at_once = min(num_particles, max(1, budget // num_points))

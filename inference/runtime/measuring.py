@@ -14,6 +14,8 @@ from ppvae.contract import first_bad_row
 from ppvae.conversion import to_pair
 from ppvae.devices import gpus
 from ppvae.inference.runtime.chunks import evaluating, over_data
+from ppvae.inference.runtime.distributed import processes
+from ppvae.inference.runtime.isolation import own_randomness
 from ppvae.inference.runtime.records import EvidenceUndefined
 from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
@@ -21,6 +23,7 @@ from ppvae.refusals import family
 from ppvae.sites import handler_scales, sample_sites
 from ppvae.supports import is_discrete, is_point, refuse_unlike
 from ppvae.tracing import trace_pair
+from ppvae.weights import sum_terms
 
 
 @contextmanager
@@ -30,8 +33,16 @@ def measuring(pair: Pair, data: Any, seed: int | None) -> Iterator[Batch]:
         raise EvidenceUndefined(f"{type(pair).__name__} has no evidence: {pair.evidence_undefined}")
     batch = pair.checked(data)
     with evaluating(pair, seed):
+        processes().agree(lambda: {"log p(x, z) of the first data points": _log_joint(pair, batch)})
         _refuse_outside_support(pair, batch)
         yield batch
+
+
+def _log_joint(pair: Pair, batch: Batch) -> float:
+    """The mean log p(x, z) of a few data points, by which processes tell whether their pairs are the same."""
+    few = to_pair(rows_or_all(pair, batch, slice(2)), pair)
+    with own_randomness((0,), next((p.device for p in pair.parameters()), torch.device("cpu"))):
+        return sum_terms(trace_pair(pair, few, 1).log_p_terms()).double().mean().item()
 
 
 def _refuse_outside_support(pair: Pair, batch: Batch) -> None:

@@ -24,6 +24,7 @@ from ppvae.inference.runtime.checkpoint import (
 )
 from ppvae.pair import Pair
 from ppvae.recipes import Recipe, class_name, made
+from ppvae.threads import turn
 
 COMPILED = "_orig_mod."
 """What `torch.compile` puts into the names of a module's parameters."""
@@ -117,7 +118,7 @@ def _remade(path: str | Path, recipe: Recipe | None, state: dict[str, Tensor]) -
         )
     require(path, recipe, {"class": str, "method": str, "args": list, "kwargs": dict})
     cls = _class(path, recipe["class"])
-    with torch.random.fork_rng(devices=[]):
+    with turn("load"), torch.random.fork_rng(devices=[]):
         try:
             pair = made(cls, recipe)
         except Exception as error:  # of any kind: users' code

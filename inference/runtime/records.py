@@ -19,6 +19,13 @@ class EvidenceUndefined(ValueError):  # noqa: N818 (the name states a fact)
     """The pair has no evidence to measure, by its own declaration (`pair.evidence_undefined`)."""
 
 
+PER_POINT = ("estimate", "std_error", "ess", "khat", "acceptance", "divergences", "reliable")
+"""The tensors of `Evidence`."""
+
+NOT_REACHED = "not annealed within max_seconds"
+"""Among the limits of `Evidence` whose time was spent before all was annealed."""
+
+
 @checked
 @dataclass(frozen=True)
 class Mean:
@@ -125,10 +132,11 @@ class Evidence(Measurement):
         if self.reliable.dtype != torch.bool:
             raise TypeError(f"reliable: found a tensor of {self.reliable.dtype}, expected torch.bool")
         num_bad = int((~self.reliable).sum())
+        seconds = "more seconds, or " if NOT_REACHED in self.limits else ""
         warning = (
             f"unreliable for {num_bad} of {len(self.estimate)} data points ({', or '.join(self.limits)}): their "
-            "estimates are likely too low and their standard errors too small; take more particles, or AIS with more "
-            "temperatures, or a better guide"
+            f"estimates are likely too low and their standard errors too small; take {seconds}more particles, or AIS "
+            "with more temperatures, or a better guide"
         )
         object.__setattr__(self, "warning", warning if num_bad else "")
 
@@ -159,12 +167,17 @@ class Evidence(Measurement):
             limits=tuple(limits),
         )
 
+    def rows(self, at: Tensor) -> "Evidence":
+        """The record of the data points where the mask `at` is true, without its candidates."""
+        rows = {name: getattr(self, name)[at] for name in PER_POINT}
+        return replace(self, **rows, methods=tuple(compress(self.methods, at.tolist())), candidates={})
+
     @checked
     def with_rows(self, at: Tensor, other: "Evidence") -> "Evidence":
         """This record with another's data points where the mask `at` is true; the other has all, or only these."""
         whole = len(other.estimate) == len(at)
         rows = {}
-        for name in ("estimate", "std_error", "ess", "khat", "acceptance", "divergences", "reliable"):
+        for name in PER_POINT:
             found = getattr(other, name)
             rows[name] = getattr(self, name).clone()
             rows[name][at] = found[at] if whole else found

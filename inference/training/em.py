@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from sklearn.cluster import kmeans_plusplus
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from ppvae.arguments import Count, Natural, NonNegative, Real, checked
-from ppvae.batches import as_batch
 from ppvae.devices import refuse_without_numbers
+from ppvae.inference.runtime.progress import shown
 from ppvae.inference.training.data_weights import data_weights
+from ppvae.inference.training.em_data import points_of, warn_of_atoms
 from ppvae.rules import Number, Whole
 
 StartSeed = Annotated[int, Whole(at_least=0, limit=2**31)]
@@ -140,8 +141,9 @@ def fit_em(
                 [ 5.]])
     """
     refuse_without_numbers(mixture)
-    x = _points(data, mixture)
+    x = points_of(data, mixture.means.shape[1])
     own_weights = None if weights is None else data_weights(weights, len(x)).to(x.device)
+    warn_of_atoms(x, covariance_floor)
     _check_init(mixture, init)
     if restarts > 1 and not (isinstance(init, str) and init in RANDOM_STARTS):
         raise ValueError(f"restarts: found {restarts} with init={init!r}, expected 1, or more with a random start")
@@ -151,7 +153,7 @@ def fit_em(
     with _whole_or_not_at_all(mixture):
         for restart in range(restarts):
             _start(mixture, x, init, seed + restart, covariance_floor, own_weights)
-            with tqdm(total=max_iterations, disable=not progress, desc=f"EM {restart + 1}/{restarts}") as bar:
+            with shown(total=max_iterations, disable=not progress, desc=f"EM {restart + 1}/{restarts}") as bar:
                 result = _climb(mixture, x, own_weights, max_iterations, tolerance, covariance_floor, hard, update, bar)
             result.restart = restart
             finals.append(result.history[-1])
@@ -267,16 +269,18 @@ def fit_streaming_em(
     refuse_without_numbers(mixture)
     _check_init(mixture, init)
     if isinstance(batches, Tensor | np.ndarray):
-        batches = _Shuffled(_points(batches, mixture), batch_size, seed)
+        batches = _Shuffled(points_of(batches, mixture.means.shape[1]), batch_size, seed)
     elif batch_size is not None:
         raise ValueError(f"batch_size: found {batch_size} with an iterable of batches, expected None; it has its own")
     result, moments, first_size = EMResult(), None, 0
     with _whole_or_not_at_all(mixture):
         for epoch in range(1, epochs + 1):
             before = len(result.history)
-            for batch in tqdm(batches, disable=not progress, desc=f"streaming EM {epoch}/{epochs}", unit="batch"):
-                x = _points(batch[0] if isinstance(batch, tuple | list) else batch, mixture)
+            title = f"streaming EM {epoch}/{epochs}"
+            for batch in shown(iterable=batches, disable=not progress, desc=title, unit="batch"):
+                x = points_of(batch[0] if isinstance(batch, tuple | list) else batch, mixture.means.shape[1])
                 if moments is None:
+                    warn_of_atoms(x, covariance_floor)
                     _start(mixture, x, init, seed, covariance_floor)
                     first_size = len(x)
                 step = mixture.e_step(x)
@@ -311,18 +315,6 @@ class _Shuffled:
     def __iter__(self) -> Iterator[Tensor]:
         order = torch.randperm(len(self.x), generator=self.generator)
         return (self.x[index.to(self.x.device)] for index in order.split(self.batch_size))
-
-
-def _points(x: Any, mixture: EMMixture) -> Tensor:
-    points = as_batch(x)
-    if not isinstance(points, Tensor) or points.dim() != 2:
-        found = list(points.shape) if isinstance(points, Tensor) else type(points).__name__
-        raise ValueError(f"data: found {found}, expected one tensor or array [N, D]; flatten each data point first")
-    if points.shape[1] != mixture.means.shape[1]:
-        raise ValueError(
-            f"data: found shape {list(points.shape)}, expected [N, {mixture.means.shape[1]}], as the mixture's means"
-        )
-    return points
 
 
 def _check_init(mixture: EMMixture, init: str | Tensor) -> None:
@@ -389,5 +381,5 @@ def _warn_reseeded(result: EMResult) -> None:
         warnings.warn(
             f"EM: components {components} lost all their data points and were reseeded at the worst explained ones; "
             "are there fewer clusters than components, or a poor start?",
-            stacklevel=3,
+            stacklevel=4,
         )

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ppvae.batches import Batch, as_batch, map_batch, num_rows, rows, tensors
 from ppvae.inference.runtime.checkpoint import fingerprint
+from ppvae.inference.runtime.descriptions import Described, described
 from ppvae.inference.runtime.distributed import Processes
 from ppvae.inference.runtime.isolation import derived_seed, own_randomness
 
@@ -34,12 +35,14 @@ class Minibatch:
         index: their places in all the data, or in the batch of an iterable.
         num_points: of all processes.
         weights: of this process's data points, if they are weighed.
+        whole: those of all processes, if these have not agreed on them before.
     """
 
     data: Batch
     index: Tensor
     num_points: int
     weights: Tensor | None = None
+    whole: Batch | None = None
 
 
 class Source(Protocol):
@@ -49,13 +52,19 @@ class Source(Protocol):
         steps_per_epoch: how many there are in an epoch, where that is known.
         batch_size: of all but the last, where that is known.
         description: as JSON can hold it, to tell whether a run goes on with the same data.
+        agreed: whether processes with the same `described` have the same minibatches.
     """
 
     steps_per_epoch: int | None
     batch_size: int | None
+    agreed: bool
 
     @property
     def description(self) -> Any: ...
+
+    def described(self) -> Described:
+        """The data, as processes that share them tell each other."""
+        ...
 
     def minibatches(self, epoch: int, done: int) -> Iterator[Minibatch]:
         """Those of an epoch, but for the first `done`."""
@@ -64,6 +73,8 @@ class Source(Protocol):
 
 class Shuffled:
     """Data in memory, each epoch in an order of its own that the seed decides, or in their own (`in_order`)."""
+
+    agreed = True
 
     def __init__(
         self,
@@ -87,6 +98,9 @@ class Shuffled:
     def description(self) -> Any:
         data = fingerprint(self.data)
         return data if self._weights is None else data | {"weights": fingerprint(self._weights)}
+
+    def described(self) -> Described:
+        return described("data", self.data) | described("weights", self._weights)
 
     def minibatches(self, epoch: int, done: int) -> Iterator[Minibatch]:
         order = self._order(epoch).to(next(iter(tensors(self.data).values())).device)
@@ -122,6 +136,7 @@ class Stream:
     """
 
     batch_size: int | None = None
+    agreed = False
 
     def __init__(
         self,
@@ -139,6 +154,10 @@ class Stream:
     @property
     def description(self) -> Any:
         return f"batches of a {type(self._batches).__name__}"
+
+    def described(self) -> Described:
+        first: Described = {} if self._first is None else described("first batch of data", self._first)
+        return {"data": self.description, "steps per epoch": str(self.steps_per_epoch)} | first
 
     def start(self) -> None:
         """Reads the first batch, before anything is changed."""
@@ -159,8 +178,10 @@ class Stream:
                 break
             if place >= done:
                 index = self._processes.share(torch.arange(num_rows(whole), device=self._device))
-                own = rows(whole, index) if self._processes.size > 1 else whole
-                yield Minibatch(own, index, num_rows(whole))
+                if self._processes.size > 1:
+                    yield Minibatch(rows(whole, index), index, num_rows(whole), whole=whole)
+                else:
+                    yield Minibatch(whole, index, num_rows(whole))
         if place == 0 or place < done:
             raise ValueError(
                 f"data: found {place} batches at epoch {epoch + 1}, expected at least {max(1, done)}; is the "

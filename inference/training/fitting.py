@@ -12,6 +12,8 @@ from ppvae.batches import as_batch
 from ppvae.devices import device_for
 from ppvae.files import check_target
 from ppvae.inference.objectives.protocol import Maximized
+from ppvae.inference.runtime.descriptions import training_described
+from ppvae.inference.runtime.distributed import group_for
 from ppvae.inference.training.intake import Intake, check_data
 from ppvae.inference.training.loop import Training
 from ppvae.inference.training.result import Fit
@@ -19,11 +21,13 @@ from ppvae.inference.training.settings import Checkpoint, HeldOut, StepOptions
 from ppvae.inference.training.trainer import Trainer
 from ppvae.own_rows import refuse_other_rows
 from ppvae.pair import Pair
+from ppvae.threads import undisturbed
 
 AUTO_COMPILE_STEPS = 10_000
 
 
 @checked
+@undisturbed
 def fit(
     pair: Pair,
     data: Any,
@@ -114,8 +118,9 @@ def fit(
     Raises:
         ppvae.ContractError: the pair breaks the contract.
         ValueError: bad data (the index is named), a data point outside the support of the model, an iterable that can
-            be read once only, a device that is not here, an argument out of range, or a checkpoint's path that leads
-            to a folder or a device.
+            be read once only, a device that is not here, an argument out of range, a checkpoint's path that leads
+            to a folder or a device, or settings that differ between processes that train together.
+        RuntimeError: another of these has failed, has ended, or does something else.
         OSError: the checkpoint could not be written there; found before the first step.
         CheckpointError: the file to resume from is damaged, or from another run; the pair is untouched.
         NonFiniteError: a step gave NaN or infinity; the message names the site, and its `fit` holds the history.
@@ -126,6 +131,7 @@ def fit(
         >>> fit(LinearVAE(num_features=5, num_latents=2), x, epochs=3, lr=0.01, progress=False).steps
         6
     """
+    given = dict(locals())
     if (epochs is None) == (steps is None):
         raise ValueError(
             f"epochs, steps: found {epochs} and {steps}, expected exactly one of the two; "
@@ -138,6 +144,9 @@ def fit(
     if checkpoint is not None:
         check_target(checkpoint.path)
     where = device_for(pair, device)
+    processes = group_for((options or StepOptions()).distributed, where)
+    given["checkpoint every"] = checkpoint and (checkpoint.every or "epoch")
+    processes.agree(lambda: training_described(pair, where, given))
     intake = Intake.of(data, weights, batch_size, drop_last)
     num_steps = intake.num_steps(epochs, steps, schedule)
     trainer = Trainer(
@@ -151,12 +160,13 @@ def fit(
         compile=_is_long(num_steps, where) if compile == "auto" else bool(compile),
         options=options,
     )
-    source = intake.source(trainer, transform)
-    if held_out is not None:
-        held_out = held_out if isinstance(held_out, HeldOut) else HeldOut(held_out)
-        held_out = replace(held_out, data=as_batch(held_out.data, trainer.device))
-        refuse_other_rows(pair, held_out.data)
-        check_data(trainer, "held_out", held_out.data, None, batch_size)
+    with processes.together(lambda: source.described() | {"bound at the start": trainer.first_bound}):
+        source = intake.source(trainer, transform)
+        if held_out is not None:
+            held_out = held_out if isinstance(held_out, HeldOut) else HeldOut(held_out)
+            held_out = replace(held_out, data=as_batch(held_out.data, trainer.device))
+            refuse_other_rows(pair, held_out.data)
+            check_data(trainer, "held_out", held_out.data, None, batch_size)
     training = Training(
         trainer=trainer,
         source=source,
@@ -171,7 +181,7 @@ def fit(
     )
     if resume:
         training.resume()
-    return training.run(progress and trainer.processes.rank == 0)
+    return training.run(progress and processes.rank == 0)
 
 
 def _is_long(num_steps: int | None, where: torch.device) -> bool:

@@ -12,8 +12,6 @@ from torch import Tensor
 from ppvae.batches import Batch, as_batch, num_rows, rows
 from ppvae.conversion import floating_type, to_pair
 from ppvae.inference.objectives.protocol import Maximized, as_objective
-from ppvae.inference.runtime.checkpoint import fingerprint
-from ppvae.inference.runtime.distributed import Processes
 from ppvae.inference.runtime.isolation import denormals_flushed, own_randomness
 from ppvae.inference.training.data_weights import data_weights
 from ppvae.inference.training.feeding import Shuffled, Source, Stream, placed
@@ -119,24 +117,13 @@ class Intake:
         refuse_parts(pair, self.batch_size, trainer.processes.size)
         batch = placed(self.data, trainer.device)
         check_data(trainer, "data", batch, transform, self.batch_size)
-        if trainer.processes.size > 1:
-            _check_same_data(trainer.processes, batch)
-        elif not self.drop_last and num_rows(batch) % self.batch_size == 1 % self.batch_size:
+        alone = trainer.processes.size == 1
+        if alone and not self.drop_last and num_rows(batch) % self.batch_size == 1 % self.batch_size:
             _check_one_row(trainer, batch, transform)
         weights = None if self.weights is None else self.weights.to(trainer.device, floating_type(trainer.pair))
         size = self.batch_size
         in_order = pair.own_rows is not None
         return Shuffled(batch, weights, size, steps_per_epoch or 0, seed, trainer.device, trainer.processes, in_order)
-
-
-def _check_same_data(group: Processes, data: Batch) -> None:
-    """Refuses data that differ between processes."""
-    prints = group.gather(fingerprint(data))
-    if (other := next((rank for rank, found in enumerate(prints) if found != prints[0]), None)) is not None:
-        raise ValueError(
-            f"data: found {prints[other]} in process {other} and {prints[0]} in process 0, expected the same in all, "
-            "as each batch is shared among them; seed what generates the data"
-        )
 
 
 def _check_one_row(trainer: Trainer, data: Batch, transform: Transform | None) -> None:

@@ -28,6 +28,7 @@ from ppvae.inference.runtime.checkpoint import (
 )
 from ppvae.inference.runtime.distributed import Processes
 from ppvae.inference.runtime.isolation import interrupts_held, own_randomness
+from ppvae.inference.runtime.progress import shown
 from ppvae.inference.training.feeding import Minibatch, Source
 from ppvae.inference.training.nonfinite import NonFiniteError
 from ppvae.inference.training.result import Fit
@@ -35,6 +36,7 @@ from ppvae.inference.training.resuming import State, plain, restore, store
 from ppvae.inference.training.settings import Checkpoint, HeldOut
 from ppvae.inference.training.trainer import HELD_OUT, Trainer
 from ppvae.mode import mode
+from ppvae.threads import users_own
 
 logger = logging.getLogger("ppvae")
 
@@ -150,7 +152,7 @@ class Training:
 
     def _run_epochs(self, progress: bool) -> None:
         try:
-            with tqdm(total=self.num_steps, initial=self.trainer.steps, unit="step", disable=not progress) as bar:
+            with shown(total=self.num_steps, initial=self.trainer.steps, unit="step", disable=not progress) as bar:
                 while not self.stopped:
                     self._run_epoch(bar)
         except KeyboardInterrupt:
@@ -169,10 +171,13 @@ class Training:
         while trainer.steps != self.num_steps:
             trainer.update.interrupted = self._signaled
             with interrupts_held():
-                minibatch = next(minibatches, None)
+                with trainer.update.shared():
+                    if (minibatch := next(minibatches, None)) is not None:
+                        self._take_step(minibatch)
+                    elif not self.source.agreed:
+                        trainer.update.no_more_batches()
                 if minibatch is None:
                     break
-                self._take_step(minibatch)
                 if self.checkpoint and self.checkpoint.every and trainer.steps % self.checkpoint.every == 0:
                     self._save()
             compiled = f", compiled in {trainer.compile_seconds:.1f} s" if trainer.compile_seconds else ""
@@ -189,6 +194,7 @@ class Training:
                 batch = self.transform(floating_converted(batch, self.trainer.pair))
             return self.trainer.converted(batch)
 
+        self.trainer.update.whole = minibatch.whole
         bound = self.trainer.take_step(draw, minibatch.index, minibatch.num_points, minibatch.weights)
         self.history["bound_per_step"].append(bound)
         self.sizes.append(minibatch.num_points)
@@ -218,12 +224,13 @@ class Training:
 
     def _called_back(self) -> bool:
         """Whether a callback wants to stop; with several processes, only process 0 calls them."""
-        return self.processes.first(self.processes.rank == 0 and self._calls_back())
+        return self.processes.first(self._calls_back)
 
     def _calls_back(self) -> bool:
         try:
-            for callback in self.callbacks:
-                callback(self.result())
+            with users_own():
+                for callback in self.callbacks:
+                    callback(self.result())
         except StopIteration:
             return True
         return False
@@ -251,7 +258,8 @@ class Training:
         total = torch.zeros(1, dtype=torch.float64, device=trainer.device)
         own = self.processes.share(torch.arange(num_rows(held_out), device=trainer.device))
         seed = (trainer.seed, HELD_OUT, self.processes.rank)
-        with own_randomness(seed, trainer.device), mode(trainer.pair, training=False), trainer.averaged():
+        randomness, evaluation = own_randomness(seed, trainer.device), mode(trainer.pair, training=False)
+        with self.processes.together(busy=True), randomness, evaluation, trainer.averaged():
             for index in own.split(self.batch_size):
                 if self._signaled and self.processes.size == 1:
                     raise KeyboardInterrupt
@@ -280,7 +288,7 @@ class Training:
         Raises:
             CheckpointError: the file is damaged, or from another run; nothing has been changed then.
         """
-        if self.checkpoint is None or not self.processes.first(Path(self.checkpoint.path).exists()):
+        if self.checkpoint is None or not self.processes.first(Path(self.checkpoint.path).exists):
             return
         restore(self, self.checkpoint.path)
         if self.stopped in ("patience", "callback"):

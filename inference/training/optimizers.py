@@ -17,6 +17,23 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
 }
 
 
+def refuse_unknown(optimizer: str | Callable[..., Optimizer]) -> None:
+    """Refuses the name of no optimizer."""
+    if isinstance(optimizer, str) and optimizer not in OPTIMIZERS:
+        raise ValueError(
+            f"optimizer: found '{optimizer}', expected one of {list(OPTIMIZERS)}, or a torch optimizer class"
+        )
+
+
+def refuse_nothing_learned(pair: nn.Module) -> None:
+    """Refuses a pair without a parameter to learn."""
+    if not any(p.requires_grad for p in pair.parameters()):
+        raise ValueError(
+            f"pair: found no parameter of {type(pair).__name__} with `requires_grad`, expected at least one; "
+            "make what is to be learned an nn.Parameter"
+        )
+
+
 def optimizer_for(given: str | Callable[..., Optimizer], learned: list[nn.Parameter], lr: float) -> Optimizer:
     """The optimizer of these parameters: by name, or by a function called with the parameters and `lr=lr`.
 

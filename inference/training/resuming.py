@@ -95,7 +95,7 @@ def restore(run: Resumable, path: str | Path) -> None:
         FileNotFoundError: no such file.
         CheckpointError: the file is damaged, foreign, or from another run; nothing has been changed then.
     """
-    run.set_state(run.processes.first(_read(path, run.settings) if run.processes.rank == 0 else State({}, {})))
+    run.set_state(run.processes.first(lambda: _read(path, run.settings)))
 
 
 def _read(path: str | Path, settings: dict[str, Any]) -> State:

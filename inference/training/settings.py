@@ -1,11 +1,11 @@
 """The settings of training that few runs need, in small groups: each is declared, checked and explained only here."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 
-from ppvae.arguments import Count, File, checked
+from ppvae.arguments import Count, Distributed, File, checked
 from ppvae.batches import as_batch
 from ppvae.rules import Number
 
@@ -22,8 +22,8 @@ class StepOptions:
         autocast: run the networks (the modules that return tensors) under `torch.autocast` in this dtype,
             `torch.bfloat16`; log probabilities stay in float32. Faster where the processor multiplies bfloat16.
         distributed: share each batch among the processes of torch's process group. "auto": where there is one, or
-            `torchrun` has started this script; all processes must have the same data. The process that has a data
-            point draws the noise for it.
+            `torchrun` has started this script; all processes must have the same data and settings, and agree on them
+            first. The process that has a data point draws the noise for it.
 
     Raises:
         ValueError: an option out of range.
@@ -39,7 +39,7 @@ class StepOptions:
     clip_norm: Annotated[float, Number(above=0, finite=False, said="more than 0")] | None = None
     ema: Annotated[float, Number(above=0, below=1, said="a decay between 0 and 1, such as 0.999")] | None = None
     autocast: torch.dtype | None = None
-    distributed: Literal["auto", True, False] = "auto"
+    distributed: Distributed = "auto"
 
     def __post_init__(self) -> None:
         if self.autocast not in (None, torch.bfloat16):

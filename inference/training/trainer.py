@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ppvae.arguments import Device, File, NonNegative, Seed, checked
-from ppvae.batches import Batch, as_batch, map_batch, num_rows, rows, tensors
-from ppvae.conversion import Types, converted, types_for
+from ppvae.batches import Batch, as_batch, map_batch, num_rows, rows
+from ppvae.conversion import Conversion
 from ppvae.devices import device_for
 from ppvae.inference.compiling.inputs import CannotCompileError
 from ppvae.inference.objectives.evidence_lower_bound import ELBO
 from ppvae.inference.objectives.protocol import Maximized, Objective, as_objective, with_penalty
 from ppvae.inference.runtime.checkpoint import describe, layout
+from ppvae.inference.runtime.descriptions import training_described
 from ppvae.inference.runtime.distributed import group_for
 from ppvae.inference.runtime.isolation import (
     denormals_flushed,
@@ -35,7 +36,7 @@ from ppvae.inference.training.compiled_step import CompiledStep
 from ppvae.inference.training.mixed_precision import networks, networks_in
 from ppvae.inference.training.nonfinite import NonFiniteError, explain
 from ppvae.inference.training.one_row import one_row_explained
-from ppvae.inference.training.optimizers import OPTIMIZERS, optimizer_for, rate_factor
+from ppvae.inference.training.optimizers import optimizer_for, rate_factor, refuse_nothing_learned, refuse_unknown
 from ppvae.inference.training.resuming import (
     State,
     check_trainer_state,
@@ -51,6 +52,7 @@ from ppvae.inference.training.update import Update
 from ppvae.mode import mode
 from ppvae.own_rows import refuse_other_rows, refuse_parts, rows_or_all
 from ppvae.pair import Pair
+from ppvae.threads import exclusive, undisturbed
 
 logger = logging.getLogger("ppvae")
 
@@ -101,6 +103,7 @@ class Trainer:
     """
 
     @checked
+    @undisturbed
     def __init__(
         self,
         pair: Pair,
@@ -114,20 +117,15 @@ class Trainer:
         compile: bool = False,
         options: StepOptions | None = None,
     ):
-        if isinstance(optimizer, str) and optimizer not in OPTIMIZERS:
-            raise ValueError(
-                f"optimizer: found '{optimizer}', expected one of {list(OPTIMIZERS)}, or a torch optimizer class"
-            )
-        if not any(p.requires_grad for p in pair.parameters()):
-            raise ValueError(
-                f"pair: found no parameter of {type(pair).__name__} with `requires_grad`, expected at least one; "
-                "make what is to be learned an nn.Parameter"
-            )
+        given = dict(locals())
+        refuse_unknown(optimizer)
+        refuse_nothing_learned(pair)
         self.device = device_for(pair, device)
         self.pair, self.objective, self.schedule, self.seed = pair, objective or ELBO(), schedule, seed
         self.options = options or StepOptions()
-        pair.to(self.device)
         self.processes = group_for(self.options.distributed, self.device)
+        self.processes.agree(lambda: training_described(pair, self.device, given))
+        pair.to(self.device)
         self._buffers = list(pair.buffers())
         self.processes.copy_first([*pair.parameters(), *self._buffers])
         learned = {name: p for name, p in pair.named_parameters() if p.requires_grad}
@@ -148,9 +146,11 @@ class Trainer:
         self._running = False
         self._networks: list[nn.Module] | None = None  # found when the pair is checked, on the first batch
         self._random = seeded_state((self.seed, STEPS, self.processes.rank), self.device)
-        self._types: dict[Any, Types] = {}
+        self.converted = Conversion(pair)
+        self.first_bound = math.nan  # of the batch that the pair was checked on
         self.settings = self._settings()
 
+    @undisturbed
     def step(self, batch: Any) -> float:
         """Takes one step; Ctrl-C waits for its end.
 
@@ -167,19 +167,24 @@ class Trainer:
             NonFiniteError: the step gave NaN or infinity. It names the site and the row of the batch; pair, optimizer
                 and random numbers are as before the step.
         """
-        whole = self.converted(map_batch(lambda t: t.to(self.device, copy=True), as_batch(batch)))
-        refuse_other_rows(self.pair, whole)
-        refuse_parts(self.pair, num_rows(whole), self.processes.size)
-        if self._networks is None:
-            self.check(whole)
-        index = self.processes.share(torch.arange(num_rows(whole), device=self.device))
-        own = rows(whole, index) if self.processes.size > 1 else whole
-        with interrupts_held(), self.running():
-            return self.take_step(lambda: own, index, num_rows(whole))
+        with interrupts_held(), self.update.shared():
+            whole = self.converted(map_batch(lambda t: t.to(self.device, copy=True), as_batch(batch)))
+            refuse_other_rows(self.pair, whole)
+            refuse_parts(self.pair, num_rows(whole), self.processes.size)
+            if self._networks is None:
+                self.check(whole)
+            index = self.processes.share(torch.arange(num_rows(whole), device=self.device))
+            own = rows(whole, index) if self.processes.size > 1 else whole
+            self.update.whole = whole
+            with self.running():
+                return self.take_step(lambda: own, index, num_rows(whole))
 
     @checked
+    @exclusive
     def save(self, path: File) -> None:
         """Writes the whole state to a file: pair, optimizer, averages, random numbers, and how many steps were taken.
+
+        All processes call this together, and the first one writes.
 
         `ppvae.load` reads the pair alone from it, or the average of its parameters where there is one.
 
@@ -189,9 +194,11 @@ class Trainer:
         Raises:
             NonFiniteError, ValueError, OSError: a parameter has become NaN, or the file cannot be written.
         """
+        self.processes.agree()
         store(self, path)
 
     @checked
+    @exclusive
     def load(self, path: File) -> None:
         """Goes on from a file that `save` wrote, bit for bit; the trainer must have been made in the same way.
 
@@ -203,6 +210,7 @@ class Trainer:
             CheckpointError: the file is damaged or foreign, or its settings differ from the trainer's (the differing
                 ones are named). Nothing has changed then.
         """
+        self.processes.agree()
         restore(self, path)
 
     @contextlib.contextmanager
@@ -236,19 +244,12 @@ class Trainer:
         with denormals_flushed(), own_randomness((self.seed, CHECK), self.device):
             with mode(self.pair, training=False), pyro.validation_enabled(True):
                 self.pair.check(batch)
-                self.objective(self.pair, batch, math.inf)  # so that it refuses before the first step
+                bound, _ = self.objective(self.pair, batch, math.inf)  # so that it refuses before the first step
+                self.first_bound = bound.detach().double().mean().item()
             if self._networks is None:
                 self._networks = (
                     networks(self.pair, rows_or_all(self.pair, batch, slice(1))) if self.options.autocast else []
                 )
-
-    @checked
-    def converted(self, batch: Batch) -> Batch:
-        """A batch on the device, of the types that the pair takes, which are found once for each kind of batch."""
-        kind = tuple((name, t.dtype) for name, t in tensors(batch).items())
-        if kind and kind not in self._types and num_rows(batch):
-            self._types[kind] = types_for(self.pair, batch)
-        return converted(batch, self._types[kind]) if kind in self._types else batch
 
     def take_step(
         self, draw: Callable[[], Batch], index: Tensor, num_points: int, weights: Tensor | None = None

@@ -1,15 +1,21 @@
 """The update that ends a training step: gradients summed over processes, clipped, applied, and parameters averaged."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ppvae.batches import Batch
+from ppvae.inference.runtime.checkpoint import checksum, fingerprint
 from ppvae.inference.runtime.distributed import Processes
+from ppvae.inference.runtime.meeting import ProcessesError, refuse_differences, refuse_failure
 from ppvae.inference.training.settings import StepOptions
+from ppvae.threads import outermost
 
 
 @dataclass
@@ -24,6 +30,7 @@ class Update:
         processes: among which each batch is shared.
         averages: the running average of each parameter, by name; empty without `options.ema`.
         interrupted: whether Ctrl-C has reached any of the processes.
+        whole: the batch that the processes share in this step, if they have not agreed on it before.
     """
 
     optimizer: Optimizer
@@ -33,8 +40,10 @@ class Update:
     processes: Processes = field(default_factory=Processes)
     averages: dict[str, Tensor] = field(default_factory=dict)
     interrupted: bool = False
+    whole: Batch | None = None
 
     def __post_init__(self) -> None:
+        self._exchanged = True
         if self.options.ema is not None:
             self.averages = {name: p.detach().clone() for name, p in self.parameters.items()}
 
@@ -65,6 +74,25 @@ class Update:
         self.optimizer.zero_grad()
         return value
 
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Around a step; an error before the processes' exchange is told in it, lest the others wait for it."""
+        self._exchanged = self.processes.size == 1
+        try:
+            yield
+        except Exception as error:
+            if not self._exchanged:
+                with suppress(ProcessesError):
+                    self._sums([], [], f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            self.whole = None
+
+    def no_more_batches(self) -> None:
+        """Takes part in an exchange without a batch; if another process has one, all refuse."""
+        if self.processes.size > 1:
+            self._sums([], [])
+
     def swap_averages(self) -> None:
         """Swaps the pair's parameters with their averages, if there are any."""
         for name, average in self.averages.items():
@@ -84,9 +112,7 @@ class Update:
         pieces += [share * (b - old) for b, old in running]
         flags = [float(g is not None) for g in gradients] + [float(self.interrupted)]
         ends = [share * bound, share * total] if share else [torch.zeros_like(total)] * 2
-        flat = torch.cat([*[piece.flatten() for piece in pieces], total.new_tensor(flags), torch.stack(ends)])
-        *parts, flags_, ends_ = self.processes.sum(flat).split([*[piece.numel() for piece in pieces], len(flags), 2])
-        *reached, interrupted = flags_.tolist()
+        (*parts, ends_), (*reached, interrupted) = self._sums([*pieces, torch.stack(ends)], flags)
         self.interrupted = interrupted > 0
         for (b, old), change in zip(running, parts[len(learned) :], strict=True):
             b.copy_(old + change.view_as(b))
@@ -95,6 +121,43 @@ class Update:
             for p, part, yes in zip(learned, parts[: len(learned)], reached, strict=True)
         ]
         return ends_[0], ends_[1], summed
+
+    def _sums(
+        self, pieces: Sequence[Tensor], flags: Sequence[float], error: str = ""
+    ) -> tuple[list[Tensor], list[float]]:
+        """Pieces and flags, summed over the processes in one exchange; without any, those of a step as zeros.
+
+        The exchange also tells whether a process has failed, and whether all have the same batch: the four bytes of its
+        checksum are the same in all if their variances are zero.
+
+        Raises:
+            ValueError: the batches differ; all processes raise it.
+            ProcessesError: another process has failed, or has ended.
+        """
+        if not pieces:
+            running = [b for b in self.buffers if b.is_floating_point()]
+            pieces = [torch.zeros_like(t) for t in [*self.parameters.values(), *running]]
+            pieces, flags = [*pieces, pieces[0].new_zeros(2)], [0.0] * (len(self.parameters) + 1)
+        checked = [*(0 if self.whole is None else checksum(self.whole)).to_bytes(4, "big")]
+        numbers = [*flags, float(bool(error)), *checked, *[byte**2 for byte in checked]]
+        flat = torch.cat([*[piece.flatten() for piece in pieces], torch.tensor(numbers, device=pieces[0].device)])
+        self._exchanged = True
+        *parts, found = self.processes.sum(flat).split([*[piece.numel() for piece in pieces], len(numbers)])
+        sums = found.tolist()
+        *totals, failed = sums[:-8]
+        first, second = sums[-8:-4], sums[-4:]
+        if failed or any(self.processes.size * b != a**2 for a, b in zip(first, second, strict=True)):
+            self._refuse(error)
+        return [part.view_as(piece) for part, piece in zip(parts, pieces, strict=True)], totals
+
+    def _refuse(self, error: str) -> NoReturn:
+        """Says what is wrong where a process has failed, or has another batch."""
+        batch = "none" if self.whole is None else ", ".join(fingerprint(self.whole).values())
+        told = self.processes.gather((error, batch))
+        if failed := {rank: error for rank, (error, _) in enumerate(told) if error}:
+            refuse_failure(outermost(), failed)
+        refuse_differences(outermost(), [{"batch": batch} for _, batch in told])
+        raise AssertionError("batches of one checksum in all processes")
 
     def advance(
         self, optimizer: Optimizer, parameters: Sequence[Tensor], averages: Sequence[Tensor], step: float | Tensor

@@ -17,7 +17,7 @@ from ppvae._version import __version__
 from ppvae.arguments import Count, Seed, checked
 from ppvae.batches import Batch, call, num_rows, tensors
 from ppvae.conversion import data_for, to_pair
-from ppvae.devices import gpus
+from ppvae.devices import gpus, refuse_without_autograd
 from ppvae.inference.evidence.annealed_importance import AIS
 from ppvae.inference.ledger.posteriors import Draws, way_named
 from ppvae.inference.ledger.registry import LINES
@@ -30,6 +30,7 @@ from ppvae.refusals import ContractError
 from ppvae.rules import Elements, Entries, Instance
 from ppvae.sites import data_sites, deterministic_values, is_factor, log_prob_terms, sample_sites
 from ppvae.supports import refuse_unlike
+from ppvae.threads import undisturbed
 from ppvae.tracing import FIRST_ENUMERATION_DIM, trace_model, trace_pair
 from ppvae.unconditioned import Unconditioned
 from ppvae.weights import sum_terms
@@ -44,6 +45,7 @@ Groups = dict[str, dict[str, np.ndarray]]
 
 
 @checked
+@undisturbed
 def to_arviz(
     pair: Pair | Sequence[Pair],
     data: Any,
@@ -114,6 +116,9 @@ def to_arviz(
     pairs = [pair] if isinstance(pair, Pair) else list(pair)
     if not pairs:
         raise ValueError("number of pairs: found 0, expected at least 1; pass a pair, or a list of them")
+    for one in pairs:
+        refuse_without_autograd(one)
+
     batch = data_for(pairs[0], data)
     chains = []
     for index, one in enumerate(pairs):

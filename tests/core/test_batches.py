@@ -9,7 +9,9 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import ppvae
+from ppvae import Effort
 from ppvae.batches import as_batch, entries, map_batch, num_rows, passed_through, repeated, rows, tensors
+from ppvae.inference.ledger.ascent import Ascent
 from ppvae.simulation import simulate
 
 X, NET, SCALAR = torch.arange(6.0).reshape(3, 2), nn.Linear(2, 1), torch.tensor(0.5)
@@ -55,15 +57,17 @@ def test_refusals_name_the_entry_and_the_remedy(data, kind, words):
         as_batch(data)
 
 
-SHORT = ppvae.AIS(num_chains=2, num_temperatures=5)
+SHORT = ppvae.AIS(num_chains=2, num_temperatures=5, num_leapfrog=1)
+EFFORT = Effort("iwae", 20, num_samples=10, ascent=Ascent(2, max_steps=5), restarts=0, refit_steps=5)
+"""Little, of all lines."""
 CONSUMERS = {
     "fit": lambda pair, data: ppvae.fit(pair, data, steps=3, batch_size=4, held_out=data, progress=False),
     "log_evidence": lambda pair, data: ppvae.log_evidence(pair, data, "iwae", num_particles=20, progress=False),
     "ais": lambda pair, data: ppvae.log_evidence(pair, data, "ais", annealing=SHORT, progress=False),
     "bdmc": lambda pair, data: ppvae.log_evidence(pair, data, "bdmc", annealing=SHORT, progress=False),
     "elbo_terms": lambda pair, data: ppvae.elbo_terms(pair, data, 5, progress=False),
-    "gap": lambda pair, data: ppvae.gap(pair, data, "quick", progress=False),
-    "gap_with_training_data": lambda pair, data: ppvae.gap(pair, data, "quick", train=data, progress=False),
+    "gap": lambda pair, data: ppvae.gap(pair, data, EFFORT, progress=False),
+    "gap_with_training_data": lambda pair, data: ppvae.gap(pair, data, EFFORT, train=data, progress=False),
     "to_arviz": lambda pair, data: ppvae.to_arviz(pair, data, num_samples=3, progress=False),
     "gradients": lambda pair, data: ppvae.gradient_statistics(
         pair, data, [ppvae.ELBO()], [2], repeats=16, progress=False

@@ -89,7 +89,7 @@ KINDS = {
 
 
 def marked(name):
-    seconds = {"ais": 80, "gap": 30, "trained gap": 30}.get(name)
+    seconds = {"ais": 9, "gap": 25, "trained gap": 30}.get(name)
     return pytest.param(name, marks=pytest.mark.slow(seconds) if seconds else [])
 
 

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 import ppvae
-from ppvae import Pair
+from ppvae import Effort, Pair
 from ppvae.batches import tensors
+from ppvae.inference.ledger.ascent import Ascent
 
 
 class Shifted(Pair):
@@ -42,11 +43,16 @@ def batch(shift, num=40):
     return torch.randn(num) + shift, torch.full((num,), shift)
 
 
+CHAINS = ppvae.AIS(num_chains=2, num_temperatures=5, num_leapfrog=1)
+EFFORT = Effort("iwae", 20, num_samples=10, ascent=Ascent(2, max_steps=5), restarts=0)
+
 MEASUREMENTS = {
-    "log_evidence": lambda pair, data: ppvae.log_evidence(pair, data, num_particles=30, progress=False),
+    "log_evidence": lambda pair, data: ppvae.log_evidence(
+        pair, data, num_particles=30, annealing=CHAINS, progress=False
+    ),
     "elbo": lambda pair, data: ppvae.elbo(pair, data, 5, progress=False),
     "elbo_terms": lambda pair, data: ppvae.elbo_terms(pair, data, 5, progress=False),
-    "gap": lambda pair, data: ppvae.gap(pair, data, "quick", progress=False),
+    "gap": lambda pair, data: ppvae.gap(pair, data, EFFORT, progress=False),
     "bound_curve": lambda pair, data: ppvae.bound_curve(pair, data, [1, 2], progress=False),
     "to_arviz": lambda pair, data: ppvae.to_arviz(pair, data, progress=False),
     "gradient_statistics": lambda pair, data: ppvae.gradient_statistics(

@@ -112,7 +112,7 @@ def test_rows_without_it_leave_the_guide_alone(case):
 def test_evidence_by_chains(case, start):
     pair, batch = case
     exact = pair.exact(*batch).detach()
-    settings = AIS(num_chains=16, num_temperatures=40, start=start)
+    settings = AIS(num_chains=16, num_temperatures=40, start=start, num_leapfrog=2)
     found = ppvae.log_evidence(pair, batch, "bdmc", annealing=settings, seed=0, progress=False)
     absent = ~batch[1].any(-1)
     torch.testing.assert_close(found.estimate[absent], exact[absent])

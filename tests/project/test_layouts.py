@@ -4,7 +4,7 @@ import pytest
 import torch
 from support.objectives import FEW, OBJECTIVES
 from support.slow import some_slow
-from support.zoo import ZOO
+from support.zoo import ZOO, checked
 from test_conformance import ALLOWED
 
 import ppvae
@@ -14,17 +14,14 @@ from ppvae.latent_view import LatentView
 from ppvae.refusals import ContractError
 
 LAYOUTS = ("leading", "rows")
-CELLS = some_slow(ALLOWED, 0.3, lambda cell: cell[0] in FEW)
+CELLS = some_slow(ALLOWED, 0.1, lambda cell: cell[0] in FEW)
 
 
 def both(name, measure):
-    """What `measure(pair, x)` gives in each layout, from the same seed."""
+    """What `measure(pair, x)`, which leaves both as they are, gives in each layout, from the same seed."""
     results = []
     for layout in LAYOUTS:
-        torch.manual_seed(0)
-        pair, x = ZOO[name].make()
-        pair.eval()
-        pair.particles = layout
+        pair, x = checked(name, layout)
         torch.manual_seed(1)
         results.append(measure(pair, x))
     return results
@@ -39,8 +36,7 @@ def assert_same(leading, rows, tolerance=1e-7):
 def test_value_and_gradient(objective, name):
     def measure(pair, x):
         value, surrogate = OBJECTIVES[objective](pair, x)
-        surrogate.backward()
-        return value.detach(), [p.grad for p in pair.parameters()]
+        return value.detach(), torch.autograd.grad(surrogate, list(pair.parameters()), allow_unused=True)
 
     assert_same(*both(name, measure))
 

@@ -166,16 +166,17 @@ def measure(folder):
     x = torch.randn(31, 5, generator=torch.Generator().manual_seed(0))
     if SIZE > 1 and not torch.distributed.is_initialized():
         torch.distributed.init_process_group("gloo")
-    bound = ppvae.log_evidence(linear, x, "iwae", num_particles=500, seed=0, progress=False)
-    gap = ppvae.gap(linear, x[:2], "quick", seed=0, progress=False)
-    statistics = ppvae.gradient_statistics(
-        linear, x, [ppvae.ELBO(kl="monte_carlo")], [2, 4], repeats=33, progress=False
-    )
+    shared = {"progress": False, "distributed": "auto"}
+    bound = ppvae.log_evidence(linear, x, "iwae", num_particles=500, seed=0, **shared)
+    own = ppvae.log_evidence(linear, x[: 20 + RANK], "iwae", num_particles=500, seed=0, progress=False)
+    gap = ppvae.gap(linear, x[:2], "quick", seed=0, **shared)
+    statistics = ppvae.gradient_statistics(linear, x, [ppvae.ELBO(kl="monte_carlo")], [2, 4], repeats=33, **shared)
     return {
-        "exact": ppvae.log_evidence(mixture, x, progress=False).estimate,
-        "mixture elbo": ppvae.elbo(mixture, x, progress=False).estimate,
+        "exact": ppvae.log_evidence(mixture, x, **shared).estimate,
+        "mixture elbo": ppvae.elbo(mixture, x, **shared).estimate,
         "log p": linear.log_prob(x),
         "iwae": (bound.estimate, bound.std_error),
+        "own": own.estimate,
         "gap": gap.mean().estimate,
         "snr": statistics.snr.values,
         "value": statistics.value.values,

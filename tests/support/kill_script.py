@@ -25,7 +25,7 @@ from ppvae.inference.runtime.checkpoint import read
 from ppvae.inference.runtime.pair_files import save
 from ppvae.inference.training.fitting import fit
 
-ROWS, FEATURES, LATENTS = 200, 16, 3
+ROWS, FEATURES, LATENTS = 100, 16, 3
 
 
 class SmallVAE(Pair):

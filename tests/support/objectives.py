@@ -78,6 +78,7 @@ def assert_conforms(objective, pair, x):
     assert all(parameter.grad is None for parameter in pair.parameters())
     gradients = torch.autograd.grad(surrogate, list(pair.parameters()), allow_unused=True)
     assert all(gradient.isfinite().all() for gradient in gradients if gradient is not None)
+    assert any(gradient.any() for gradient in gradients if gradient is not None)  # so that a step changes something
     assert _PYRO_STACK == []
     pyro.set_rng_seed(1)
     with torch.no_grad():

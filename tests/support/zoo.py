@@ -3,8 +3,10 @@
 The facts are written by hand, not computed by the library, so that what it finds out can be held against them.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -123,6 +125,23 @@ def positive():
 
 def bit_diffusion():
     return DiffusionVAE(UNet((1, 2, 2), [2], 4), [1, 2, 2], 2, "bernoulli", "learned", "eps", "posterior")
+
+
+def checked(name: str, layout: str = "leading") -> tuple[Pair, Any]:
+    """A pair of the zoo that has been checked, in evaluation mode, and a batch: the same for all tests, to be left as
+    they are.
+    """
+    return _checked(name, layout, torch.get_default_dtype())
+
+
+@functools.cache
+def _checked(name: str, layout: str, dtype: torch.dtype) -> tuple[Pair, Any]:
+    torch.manual_seed(0)
+    pair, x = ZOO[name].make()
+    pair.eval()
+    pair.particles = layout
+    pair.check_once(x)
+    return pair, x
 
 
 COMPONENT = {"component": "Categorical"}

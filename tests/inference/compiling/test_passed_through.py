@@ -6,6 +6,7 @@ import pyro
 import pytest
 import torch
 from support.annealed import Annealed, annealed
+from support.compiled_runs import run_as_traced
 from torch import nn
 
 import ppvae
@@ -20,7 +21,13 @@ def bounds(compile, as_value):
     return [trainer.step(annealed(as_value(beta))) for beta in BETAS], trainer
 
 
-@pytest.mark.slow(30)
+@pytest.fixture(autouse=True)
+def _traced(monkeypatch):
+    """Which program is for which values does not depend on what the compiler makes of them."""
+    run_as_traced(monkeypatch)
+
+
+@pytest.mark.slow(3)
 @pytest.mark.parametrize("as_value", [float, torch.tensor], ids=["number", "tensor"])
 def test_an_annealing_factor_that_changes(as_value, caplog):
     with caplog.at_level(logging.WARNING, "ppvae"):
@@ -32,7 +39,7 @@ def test_an_annealing_factor_that_changes(as_value, caplog):
     assert all("torch.tensor(number)" in message for message in said)
 
 
-@pytest.mark.slow(30)
+@pytest.mark.slow(3)
 def test_repeated_calls_with_other_values(monkeypatch):
     monkeypatch.setattr(repeated, "COMPILE_AFTER", 2)
     pair = Annealed()

@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from support.compiled_runs import run_as_traced
 from torch.utils._pytree import tree_flatten
 
 import ppvae
@@ -80,8 +81,8 @@ def test_enumerated_sites(compile_soon, monkeypatch):
         torch.testing.assert_close(log_w, pair.log_prob(x).expand(5, -1), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.slow(25)
 def test_arguments_of_other_kinds_have_programs_of_their_own(compile_soon, monkeypatch):
+    run_as_traced(monkeypatch)
     programs, pair, x, y = Programs(monkeypatch), VAE.mlp(6, 2, [8]), torch.ones(3), torch.arange(3.0)
 
     def difference(pair, batch, factor):

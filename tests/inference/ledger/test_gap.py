@@ -19,7 +19,7 @@ quiet = {"progress": False, "seed": 0}
 EXACT = Effort("exact", num_samples=500, restarts=0)
 QUICK = Effort("exact", num_samples=100, ascent=None)
 """Of evidence and ELBO alone, where a test makes up the other lines."""
-BRIEF = Effort("exact", num_samples=100, ascent=Ascent(max_steps=100), restarts=0, refit_steps=100)
+BRIEF = Effort("exact", num_samples=100, ascent=Ascent(max_steps=50), restarts=0, refit_steps=50)
 """Of all lines, for what holds however well they are measured."""
 
 
@@ -131,7 +131,7 @@ SLOWER = [("low-rank", "normal"), ("flow", "mixture"), ("iaf", "flow")]
 def test_every_part_has_a_ledger(posterior, prior, float64):
     """Each family is refined, and lines add up; a VampPrior's guide is the model's too, and is not trained further."""
     pair, x = VAE.mlp(4, 2, [5], "gaussian", posterior, prior=prior), torch.randn(6, 4)
-    effort = Effort("iwae", 300, num_samples=300, ascent=Ascent(max_steps=60), restarts=0, refit_steps=5)
+    effort = Effort("iwae", 300, num_samples=300, ascent=Ascent(max_steps=30), restarts=0, refit_steps=5)
     report = ppvae.gap(pair, x, effort, train=torch.randn(20, 4), **quiet)
     gained = report.amortization_gap.mean()
     assert gained.estimate > 5 * gained.monte_carlo_error

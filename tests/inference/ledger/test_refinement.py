@@ -121,9 +121,9 @@ def test_what_is_best_is_no_worse_afterwards(guide):
 
 
 def test_an_ascent_that_leads_nowhere_keeps_the_amortized_guide():
-    """One step, of a length that throws each guide far off."""
+    """Steps of a length that throws each guide far off."""
     pair, x = poor_linear()
-    found, elbo, amortized = refined(pair, x, Ascent(max_steps=1, lr=100.0))
+    found, elbo, amortized = refined(pair, x, Ascent(max_steps=3, lr=100.0))
     assert not found.improved.any()
     assert found.converged == 0.0
     assert all((offset == 0).all() for offset in found.batch[1:])

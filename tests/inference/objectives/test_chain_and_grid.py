@@ -83,8 +83,9 @@ def test_elbo_and_its_gradient_on_the_chain(objective, chain, assert_mean):
     with torch.no_grad():
         values = objective(chain, x.repeat(3000, 1))[0].reshape(3000, 3)
     assert_mean(values, exact.detach(), k=5)
-    found = torch.stack([flat(objective(chain, x)[1], chain.parameters()) for _ in range(600)])
-    z = (found.mean(0) - flat(exact.mean(), chain.parameters())) / (found.std(0) / 600**0.5)
+    five = x.repeat(5, 1)
+    found = torch.stack([flat(objective(chain, five)[1], chain.parameters()) for _ in range(120)])
+    z = (found.mean(0) - flat(exact.mean(), chain.parameters())) / (found.std(0) / 120**0.5)
     assert z[found.std(0) > 0].abs().max() < 5
 
 

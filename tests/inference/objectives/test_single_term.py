@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.compiled_runs import assert_same
+from support.compiled_runs import assert_same, run_as_traced
 from support.diffusion_oracle import exact_elbo, integrated_terms, optimal
 from torch import nn
 
@@ -130,8 +130,10 @@ def test_a_schedule_is_learned_along(float64):
     assert after > before + 0.02  # measured: 0.04
 
 
-@pytest.mark.slow(60)
-def test_compiled_training_is_the_same(caplog):
+@pytest.mark.slow(6)
+def test_compiled_training_is_the_same(caplog, monkeypatch):
+    run_as_traced(monkeypatch)
+
     def make():
         return DiffusionVAE(MLPDenoiser(4, [8]), [4], 30, schedule="learned")
 

@@ -1,5 +1,7 @@
 """Damaged files of every kind are refused, wherever a bit has flipped or the file ends, and change nothing."""
 
+import random
+
 import pytest
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -20,12 +22,26 @@ SECONDS = {"checkpoint of fit": 400, "checkpoint of AIS": 250}
         *(
             pytest.param(name, damage, times, marks=pytest.mark.slow(SECONDS.get(name, 30) * times // 2000))
             for name in KINDS
-            for damage, times in ((flipped, 2000), (cut, 500))
+            for damage, times in ((flipped, 400), (cut, 100))
         ),
     ],
 )
 def test_a_damaged_file_is_refused(name, damage, times):
     assert outcomes(name, damage, times, seed=0) == {"refused": times}
+
+
+@pytest.mark.slow(5)
+@pytest.mark.parametrize("name", KINDS)
+def test_what_all_readers_begin_with_refuses_it_wherever_the_damage_is(name, tmp_path):
+    """By itself, and so more often."""
+    path, chance = tmp_path / "file", random.Random(1)
+    KINDS[name][0](path)
+    content = path.read_bytes()
+    for damage, times in ((flipped, 2000), (cut, 500)):
+        for _ in range(times):
+            path.write_bytes(damage(content, chance))
+            with pytest.raises(CheckpointError):
+                read(path)
 
 
 @pytest.mark.slow(20)

@@ -8,7 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from support.compiled_runs import DATA, assert_same, trained
+from support.compiled_runs import DATA, assert_same, run_as_traced, trained
 from support.small_pairs import Busy
 from torch import nn
 
@@ -81,7 +81,7 @@ def test_an_optimizer_that_is_not_fused_takes_its_own_step(caplog):
     )
 
 
-@pytest.mark.slow(60)
+@pytest.mark.slow(2)
 @pytest.mark.parametrize(
     "optimizer",
     [
@@ -93,7 +93,9 @@ def test_an_optimizer_that_is_not_fused_takes_its_own_step(caplog):
     ],
     ids=["adamw", "sgd", "amsgrad", "adagrad", "not fused"],
 )
-def test_optimizers(optimizer, caplog):
+def test_optimizers(optimizer, caplog, monkeypatch):
+    """The update follows the program, and is no part of it."""
+    run_as_traced(monkeypatch)
     assert_same(lambda: LinearVAE(4, 2), ELBO(), caplog, optimizer=optimizer, lr=1e-3)
 
 
@@ -140,60 +142,55 @@ def of_parts(posterior, prior="normal"):
 
 
 @pytest.mark.slow(60)
-@pytest.mark.parametrize("likelihood", ["logistic_mixture", "categorical"])
-def test_gray_levels(likelihood, caplog):
-    def make():
-        return VAE.mlp(4, 2, hidden=[5], likelihood=likelihood, levels=5)
-
-    assert_same(make, ELBO(), caplog, data=torch.randint(5, (70, 4)) / 4)
+def test_gray_levels(caplog):
+    assert_same(lambda: of_levels("logistic_mixture"), ELBO(), caplog, data=LEVELS)
 
 
-@pytest.mark.slow(60)
-@pytest.mark.parametrize(
-    ("make", "objective"),
-    [
-        (lambda: LinearVAE(4, 2, guide="full"), IWAE(3)),
-        (lambda: LinearVAE(4, 2, guide="full"), ELBO(3, gradient="stl")),
-        (lambda: LinearVAE(4, 2, guide="full"), VIMCO(3)),
-        (lambda: VAE.mlp(4, 2, hidden=[5], likelihood="gaussian", posterior="full"), IWAE(3, "dreg")),
-        (lambda: GaussianMixture(3, 4, guide="amortized"), EnumeratedELBO()),
-        (lambda: GaussianMixture(3, 4, guide="amortized"), RWS(4)),
-        (lambda: MarkovHVAE.mlp(4, [2, 2], hidden=[5], likelihood="gaussian"), ELBO()),
-        (lambda: MarkovHVAE.mlp(4, [2, 2], [5], "gaussian", "bottom_up"), ELBO()),
-        (lambda: MarkovHVAE.mlp(4, [2, 2], [5], "gaussian", "ladder"), ELBO()),
-        (lambda: MarkovHVAE.mlp(4, [2, 2], [5], "gaussian", "residual"), ELBO(gradient="stl")),
-        (lambda: LinearGaussianChain(4, [2, 2], guide="exact"), ELBO()),
-        (lambda: of_parts("low-rank"), ELBO()),
-        (lambda: of_parts("mixture"), ELBO(3)),
-        (lambda: of_parts("mixture"), IWAE(3)),
-        (lambda: of_parts("flow", "mixture"), ELBO()),
-        (lambda: of_parts("iaf", "flow"), ELBO()),
-        (lambda: of_parts("iaf"), IWAE(3, "dreg")),
-        (lambda: of_parts("diagonal", "vamp"), ELBO(gradient="stl")),
-    ],
-    ids=[
-        "iwae",
-        "stl",
-        "vimco",
-        "full-dreg",
-        "enumerated",
-        "rws",
-        "hierarchy",
-        "bottom-up",
-        "ladder",
-        "residual",
-        "chain",
-        "low-rank",
-        "mixture-elbo",
-        "mixture-iwae",
-        "mixture-prior",
-        "iaf-flow-prior",
-        "iaf-dreg",
-        "vamp",
-    ],
-)
-def test_pairs_and_objectives(make, objective, caplog):
-    assert_same(make, objective, caplog)
+LEVELS = torch.randint(5, (70, 4), generator=torch.Generator().manual_seed(0)) / 4
+
+
+def of_levels(likelihood):
+    return VAE.mlp(4, 2, hidden=[5], likelihood=likelihood, levels=5)
+
+
+COMPILED = {
+    "vimco": (lambda: LinearVAE(4, 2, guide="full"), VIMCO(3)),
+    "enumerated": (lambda: GaussianMixture(3, 4, guide="amortized"), EnumeratedELBO()),
+    "residual": (lambda: MarkovHVAE.mlp(4, [2, 2], [5], "gaussian", "residual"), ELBO(gradient="stl")),
+    "low-rank": (lambda: of_parts("low-rank"), ELBO()),
+    "mixture-iwae": (lambda: of_parts("mixture"), IWAE(3)),
+    "iaf-flow-prior": (lambda: of_parts("iaf", "flow"), ELBO()),
+}
+"""With draws, parts and gradients of each kind; each takes most of a minute to compile."""
+
+TRACED = {
+    "iwae": (lambda: LinearVAE(4, 2, guide="full"), IWAE(3)),
+    "stl": (lambda: LinearVAE(4, 2, guide="full"), ELBO(3, gradient="stl")),
+    "full-dreg": (lambda: of_parts("full"), IWAE(3, "dreg")),
+    "rws": (lambda: GaussianMixture(3, 4, guide="amortized"), RWS(4)),
+    "hierarchy": (lambda: MarkovHVAE.mlp(4, [2, 2], hidden=[5], likelihood="gaussian"), ELBO()),
+    "bottom-up": (lambda: MarkovHVAE.mlp(4, [2, 2], [5], "gaussian", "bottom_up"), ELBO()),
+    "ladder": (lambda: MarkovHVAE.mlp(4, [2, 2], [5], "gaussian", "ladder"), ELBO()),
+    "chain": (lambda: LinearGaussianChain(4, [2, 2], guide="exact"), ELBO()),
+    "mixture-elbo": (lambda: of_parts("mixture"), ELBO(3)),
+    "mixture-prior": (lambda: of_parts("flow", "mixture"), ELBO()),
+    "iaf-dreg": (lambda: of_parts("iaf"), IWAE(3, "dreg")),
+    "vamp": (lambda: of_parts("diagonal", "vamp"), ELBO(gradient="stl")),
+    "categorical": (lambda: of_levels("categorical"), ELBO()),
+}
+
+
+@pytest.mark.slow(45)
+@pytest.mark.parametrize("name", COMPILED)
+def test_pairs_and_objectives(name, caplog):
+    assert_same(*COMPILED[name], caplog)
+
+
+@pytest.mark.slow(3)
+@pytest.mark.parametrize("name", TRACED)
+def test_pairs_and_objectives_as_traced(name, caplog, monkeypatch):
+    run_as_traced(monkeypatch)
+    assert_same(*TRACED[name], caplog, data=LEVELS if name == "categorical" else DATA)
 
 
 class InterruptedAt:

@@ -84,6 +84,10 @@ def test_training_and_measuring_together(size, tmp_path):
         assert_same(estimate, found["measure"][0]["iwae"][0])
         for statistic in ("snr", "value"):  # the same repeats, with the same noise, whoever took them
             assert_same(torch.tensor(mine[statistic]), torch.tensor(one[statistic]), rtol=1e-6, atol=1e-9)
+    for rank, mine in enumerate(found["measure"]):  # what was not to be shared is each one's own, as it is alone
+        assert len(mine["own"]) == 20 + rank
+        assert ((mine["own"] - mine["log p"][: 20 + rank]).abs() < 0.1).all()
+    assert_same(found["measure"][0]["own"], one["own"])
     noise = [mine["iwae"][0][0] for mine in found["measure"]]
     assert noise[0] != one["iwae"][0][-1]
 
@@ -102,6 +106,10 @@ def test_one_is_killed_and_others_go_on(size, then, tmp_path):
 
 
 def test_alone_it_cannot_be_asked_for():
+    with pytest.raises(ValueError, match="distributed: found True without a process group"):
+        ppvae.elbo(LinearVAE(4, 2), torch.randn(9, 4), progress=False, distributed=True)
+    alone = ppvae.elbo(LinearVAE(4, 2), torch.randn(9, 4), progress=False, distributed="auto")
+    assert len(alone.estimate) == 9
     with pytest.raises(ValueError, match="distributed: found True without a process group"):
         ppvae.fit(LinearVAE(4, 2), torch.randn(9, 4), epochs=1, options=StepOptions(distributed=True), progress=False)
     with pytest.raises(ValueError, match="distributed: found 'yes', expected 'auto', True or False"):

@@ -1,5 +1,7 @@
 """EM against scikit-learn, and what it promises by itself: it climbs, and says when it cannot."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -296,3 +298,12 @@ def test_a_stream_that_ends_early_is_refused():
         fit_streaming_em(mixture_for(x, 4), iter(x.split(100)), epochs=2)
     with pytest.raises(ValueError, match="batch_size: found 5 with an iterable"):
         fit_streaming_em(mixture_for(x, 4), x.split(100), batch_size=5)
+
+
+@pytest.mark.parametrize("fit", [fit_em, functools.partial(fit_streaming_em, batch_size=100)])
+def test_binary_data_have_no_density(fit):
+    """Each feature has two values, but for one that has one and one that has many."""
+    x = torch.cat([torch.rand(200, 5).round(), torch.zeros(200, 1), torch.randn(200, 1)], 1)
+    with pytest.warns(UserWarning, match="found 5 features of 7 with two values alone"):
+        fit(GaussianMixture(2, 7, "diagonal"), x)
+    fit(GaussianMixture(2, 2, "diagonal"), x[:, -2:])

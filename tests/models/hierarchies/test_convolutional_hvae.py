@@ -6,6 +6,7 @@ import pyro
 import pytest
 import torch
 from pyro import poutine
+from support.compiled_runs import run_as_traced
 
 import ppvae
 from ppvae import ELBO, LinearWarmup
@@ -157,9 +158,15 @@ def assert_same(a, b, **tolerance):
         torch.testing.assert_close(p, q, **tolerance, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@pytest.mark.slow(90)  # of compiling: a minute and a half each
-@pytest.mark.parametrize("recompute", [False, True])
-def test_compiled_training_is_the_same(recompute, caplog):
+@pytest.mark.parametrize(
+    "recompute",
+    [pytest.param(False, marks=pytest.mark.slow(15)), pytest.param(True, marks=pytest.mark.slow(90))],
+    ids=["as traced", "recomputed"],
+)
+def test_compiled_training_is_the_same(recompute, caplog, monkeypatch):
+    """Compiling takes a minute and a half: once."""
+    if not recompute:
+        run_as_traced(monkeypatch)
     with caplog.at_level(logging.WARNING):
         (eager, a), (compiled, b) = (trained([1], recompute, compile=compile) for compile in (False, True))
     assert not caplog.records, caplog.text
