@@ -167,6 +167,7 @@ class Evidence(Measurement):
             limits=tuple(limits),
         )
 
+    @checked
     def rows(self, at: Tensor) -> "Evidence":
         """The record of the data points where the mask `at` is true, without its candidates."""
         rows = {name: getattr(self, name)[at] for name in PER_POINT}

@@ -140,6 +140,7 @@ CALLS = {
         },
         fixed={"found": lambda: {"estimate": torch.zeros(6), "std_error": torch.zeros(6)}},
     ),
+    "Evidence.rows": Call({"at": instance(lambda: torch.ones(6, dtype=torch.bool))}, owner=evidence),
     "Evidence.with_rows": Call(
         {"at": instance(lambda: torch.ones(6, dtype=torch.bool)), "other": EVIDENCE}, owner=evidence
     ),

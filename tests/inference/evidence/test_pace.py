@@ -326,9 +326,10 @@ def test_a_bar_says_it_instead(clock, caplog):
 
 @pytest.mark.parametrize("seconds", [0, -1.0, math.inf, math.nan, "60"])
 def test_no_time_is_refused(seconds):
-    with pytest.raises(ValueError, match=f"max_seconds: found {seconds!r}, expected a positive number of seconds"):
+    refusal = f"max_seconds: found {seconds!r}, expected above 0, a finite number or None"
+    with pytest.raises((ValueError, TypeError), match=refusal):
         ppvae.log_evidence(LinearVAE(5, 2), torch.randn(4, 5), max_seconds=seconds)
-    with pytest.raises(ValueError, match="max_seconds: found"):
+    with pytest.raises((ValueError, TypeError), match=refusal):
         Effort(max_seconds=seconds)
 
 
