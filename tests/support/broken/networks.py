@@ -78,13 +78,22 @@ def collapsed_layer() -> Made:
     return trained(pair, data[0]), data
 
 
-SOME_LEFT = ("training", "amortization", "correlation", "shape", "remaining shape", "generalization")
-"""Causes that a trained network may have in part."""
+SOME_LEFT = (
+    "training",
+    "amortization",
+    "correlation",
+    "shape",
+    "remaining shape",
+    "modes",
+    "generalization",
+    "likelihood scale",
+)
+"""Causes that a trained network may have in part: sines are not one-to-one, and sigma was not learned."""
 
 NETWORKS = {
     "narrow encoder": Broken(narrow_encoder, ("capacity",), SOME_LEFT),
     "wide likelihood of networks": Broken(wide_likelihood, ("likelihood scale",), SOME_LEFT),
-    "untrained network": Broken(untrained_guide, ("training",), (*SOME_LEFT, "likelihood scale", "capacity")),
-    "noisy network": Broken(noisy_guide, ("training",), (*SOME_LEFT, "likelihood scale", "capacity")),
+    "untrained network": Broken(untrained_guide, ("training",), (*SOME_LEFT, "capacity")),
+    "noisy network": Broken(noisy_guide, ("training",), (*SOME_LEFT, "capacity")),
     "collapsed": Broken(collapsed, ("collapse",)),
 }
