@@ -51,8 +51,10 @@ def environment(folder):
     """A virtual environment that sees what this one has, but for ppvae, which is installed in it."""
     run(sys.executable, "-m", "venv", str(folder), cwd=ROOT)
     python = folder / "bin" / "python"
-    purelib = run(str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=ROOT).strip()
-    (Path(purelib) / "outer.pth").write_text(sysconfig.get_path("purelib"))
+    purelib = Path(run(str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=ROOT).strip())
+    for entry in Path(sysconfig.get_path("purelib")).iterdir():
+        if "ppvae" not in entry.name and entry.suffix != ".pth" and not (purelib / entry.name).exists():
+            (purelib / entry.name).symlink_to(entry)
     return str(python)
 
 
