@@ -58,6 +58,11 @@ def refuse_without_autograd(pair: Any) -> None:
             )
 
 
+def device_of(pair: nn.Module) -> torch.device:
+    """That of the pair's first parameter; the CPU if it has none."""
+    return next((p.device for p in pair.parameters()), torch.device("cpu"))
+
+
 def gpus(pair: nn.Module) -> list[torch.device]:
     """The GPUs that hold a pair's parameters, and so draw its noise."""
     return list({p.device for p in pair.parameters() if p.is_cuda})

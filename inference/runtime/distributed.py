@@ -147,8 +147,6 @@ def group_for(distributed: bool | str, device: torch.device) -> Processes:
     Raises:
         ValueError: True, where there is neither a group nor `torchrun`'s environment.
     """
-    if distributed not in ("auto", True, False):
-        raise ValueError(f"distributed: found {distributed!r}, expected 'auto', True or False")
     if not distributed:
         return ALONE
     if dist.is_available() and not dist.is_initialized() and dist.is_torchelastic_launched():

@@ -4,10 +4,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ppvae.batches import Batch, num_rows
+from ppvae.devices import device_of
 from ppvae.files import check_target
 from ppvae.inference.runtime.checkpoint import (
     CheckpointError,
@@ -40,7 +40,7 @@ class KeptChunks:
     def __init__(self, path: str | Path, pair: Pair, batch: Batch, settings: dict[str, Any]):
         check_target(path)
         self._path, self._num_points = Path(path), num_rows(batch)
-        self._device = next((p.device for p in pair.parameters()), torch.device("cpu"))
+        self._device = device_of(pair)
         self._about = {"data": fingerprint(batch), "pair": fingerprint(pair.state_dict()), "settings": settings}
 
     def load(self) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ppvae.batches import Batch, num_rows
 from ppvae.contract import first_bad_row
 from ppvae.conversion import to_pair
-from ppvae.devices import gpus
+from ppvae.devices import device_of, gpus
 from ppvae.inference.runtime.chunks import evaluating, over_data
 from ppvae.inference.runtime.distributed import processes
 from ppvae.inference.runtime.isolation import own_randomness
@@ -41,7 +41,7 @@ def measuring(pair: Pair, data: Any, seed: int | None) -> Iterator[Batch]:
 def _log_joint(pair: Pair, batch: Batch) -> float:
     """The mean log p(x, z) of a few data points, by which processes tell whether their pairs are the same."""
     few = to_pair(rows_or_all(pair, batch, slice(2)), pair)
-    with own_randomness((0,), next((p.device for p in pair.parameters()), torch.device("cpu"))):
+    with own_randomness((0,), device_of(pair)):
         return sum_terms(trace_pair(pair, few, 1).log_p_terms()).double().mean().item()
 
 

@@ -5,10 +5,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import torch
 from torch import nn
 
-from ppvae.devices import refuse_without_autograd
+from ppvae.devices import device_of, refuse_without_autograd
 from ppvae.inference.runtime.descriptions import Described, arguments_described
 from ppvae.inference.runtime.distributed import group_for, shared
 from ppvae.threads import undisturbed
@@ -37,8 +36,7 @@ def measurement(function: F) -> F:
             bound.apply_defaults()
             return arguments_described(bound.arguments)
 
-        device = next((p.device for p in pair.parameters()), torch.device("cpu"))
-        group = group_for(distributed, device)
+        group = group_for(distributed, device_of(pair))
         group.agree(settings)
         with shared(group), group.telling():
             return function(pair, *args, **kwargs)
