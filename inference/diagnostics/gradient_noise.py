@@ -21,7 +21,7 @@ from ppvae.inference.evidence.estimates import log_evidence
 from ppvae.inference.objectives.gradients import Draw
 from ppvae.inference.objectives.protocol import as_objective
 from ppvae.inference.runtime.isolation import denormals_flushed, own_randomness
-from ppvae.inference.runtime.progress import shown
+from ppvae.inference.runtime.progress import progress_bar
 from ppvae.inference.runtime.sharing import measurement
 from ppvae.mode import mode
 from ppvae.pair import Pair
@@ -128,7 +128,7 @@ def gradient_statistics(
         pair.check_once(batch)
         evidence = _log_evidence(pair, batch, EVIDENCE_FACTOR * max(num_particles), seed)
         run = RepeatedGradients(pair, batch, _members(pair, groups) if groups else _by_use(pair, batch), seed, compile)
-        with shown(total=len(num_particles) * repeats, disable=not progress, unit="repeat") as bar:
+        with progress_bar(total=len(num_particles) * repeats, disable=not progress, unit="repeat") as bar:
             for K in num_particles:
                 accepted = {}
                 for name, objective in named.items():

@@ -6,7 +6,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 
-def shown(**settings: Any) -> tqdm:
+def progress_bar(**settings: Any) -> tqdm:
     """tqdm's bar with these settings, on a standard error that may be closed, or missing."""
     if sys.stderr is None:
         return tqdm(**settings | {"disable": True})

@@ -28,7 +28,7 @@ from ppvae.inference.runtime.checkpoint import (
 )
 from ppvae.inference.runtime.distributed import Processes
 from ppvae.inference.runtime.isolation import interrupts_held, own_randomness
-from ppvae.inference.runtime.progress import shown
+from ppvae.inference.runtime.progress import progress_bar
 from ppvae.inference.training.feeding import Minibatch, Source
 from ppvae.inference.training.nonfinite import NonFiniteError
 from ppvae.inference.training.result import Fit
@@ -152,7 +152,9 @@ class Training:
 
     def _run_epochs(self, progress: bool) -> None:
         try:
-            with shown(total=self.num_steps, initial=self.trainer.steps, unit="step", disable=not progress) as bar:
+            with progress_bar(
+                total=self.num_steps, initial=self.trainer.steps, unit="step", disable=not progress
+            ) as bar:
                 while not self.stopped:
                     self._run_epoch(bar)
         except KeyboardInterrupt:
