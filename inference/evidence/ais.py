@@ -108,7 +108,7 @@ class AnnealedImportanceSampling(EvidenceMethod):
         return first, second
 
     def num_gradients(self, task: Task) -> int:
-        return sum(each.num_chains * each.num_leapfrog * each.num_temperatures for each in self._own(task))
+        return sum(each.num_chains * each.num_leapfrog * each.num_transitions for each in self._own(task))
 
     def record_of(self, settings: AIS, log_weight: Tensor, found: Mapping[str, Tensor]) -> Evidence:
         """The record of AIS log weights, `[N, K]`, under the settings' name."""
@@ -128,23 +128,17 @@ class AnnealedImportanceSampling(EvidenceMethod):
     def _records(self, task: Task, settings: AIS, num: int) -> list[Evidence]:
         """Of so many equal parts of the chains; data points that are not reached in time are NaN, and unreliable."""
         found = run_chains(task.pair, task.batch, settings, weigh, task.progress, deadline=task.deadline)
+        parts = found["forward"].chunk(num, dim=1) if found else ()
+        records = [self.record_of(settings, part, found) for part in parts]
         if task.deadline is None:
-            return [self.record_of(settings, part, found) for part in found["forward"].chunk(num, dim=1)]
-        num_rows_ = num_rows(task.batch)
-        nothing = torch.full((num_rows_,), math.nan, dtype=torch.float64)
-        reached = torch.zeros(num_rows_, dtype=torch.bool)
-        unknown = Evidence.of(
-            settings.name,
-            settings.num_chains // num,
-            {"estimate": nothing, "std_error": nothing},
-            reached,
-            (self.limit,),
-        )
-        if not found:
+            return records
+        reached = torch.zeros(num_rows(task.batch), dtype=torch.bool)
+        nothing = torch.full(reached.shape, math.nan, dtype=torch.float64)
+        empty = {"estimate": nothing, "std_error": nothing}
+        unknown = Evidence.of(settings.name, settings.num_chains // num, empty, reached, (self.limit,))
+        if not records:
             return [unknown] * num
-        at = reached.index_fill(0, found["index"], True)
-        parts = found["forward"].chunk(num, dim=1)
-        return [unknown.with_rows(at, self.record_of(settings, part, found)) for part in parts]
+        return [unknown.with_rows(reached.index_fill(0, found["index"], True), record) for record in records]
 
     def _own(self, task: Task) -> list[AIS]:
         """The settings with this method's start."""

@@ -25,7 +25,7 @@ from ppvae.inference.evidence.pace import TIMED, UNTIMED, Pace, clock, in_time
 from ppvae.inference.runtime.chunks import over_data
 from ppvae.inference.runtime.distributed import processes
 from ppvae.inference.runtime.kept_chunks import KeptChunks
-from ppvae.inference.runtime.progress import shown
+from ppvae.inference.runtime.progress import progress_bar
 from ppvae.latent_view import LatentView
 from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
@@ -84,6 +84,11 @@ class AIS:
     def num_warm_up(self) -> int:
         """Temperatures of the warm-up."""
         return max(50, self.num_temperatures // 4)
+
+    @property
+    def num_transitions(self) -> int:
+        """Of each chain, the warm-up's included."""
+        return START_STEPS + self.num_warm_up + self.num_temperatures
 
     @property
     def kept_in(self) -> str | Path | None:
@@ -203,17 +208,16 @@ def run_chains(
         deadline: when to end, by `pace.clock`; the result is then that of the data points reached, with their `index`.
     """
     view = LatentView(pair, to_pair(rows_or_all(pair, batch, slice(1)), pair), settings.start)
-    evaluations = settings.num_leapfrog * (settings.num_temperatures + settings.num_warm_up)
-    evaluate = Repeated(pair, partial(_densities, view), _compile_after(settings, evaluations, deadline))
+    evaluate = Repeated(pair, partial(_densities, view), _compile_after(settings, deadline))
 
     def one_evaluation(index: Any, num_particles: int, at_once: int) -> dict[str, Tensor]:
         points = to_pair(rows(batch, index.cpu()), pair)
         return {"log_start": _densities(view, pair, points, view.draw(pair, points, settings.num_chains))[0][0]}
 
     def run(index: Tensor) -> dict[str, Tensor]:
-        steps = START_STEPS + settings.num_warm_up + settings.num_temperatures + more_steps
+        steps = settings.num_transitions + more_steps
         title = f"{settings.name} of {len(index)} data points"
-        with shown(
+        with progress_bar(
             total=len(index) * steps, desc=title, unit="step", disable=not progress, delay=1, leave=False
         ) as bar:
             own = math.ceil(len(index) / processes().size)
@@ -230,8 +234,9 @@ def run_chains(
     return run(torch.arange(num)) if deadline is None else in_time(run, num, deadline)
 
 
-def _compile_after(settings: AIS, evaluations: int, deadline: float | None) -> float:
+def _compile_after(settings: AIS, deadline: float | None) -> float:
     """Evaluations before compiling; where there is a deadline, blocks that are too long are given up before."""
+    evaluations = settings.num_leapfrog * (settings.num_temperatures + settings.num_warm_up)
     enough_time = deadline is None or deadline - clock() >= COMPILE_SECONDS
     if evaluations < COMPILE_EVALUATIONS or not enough_time:
         return math.inf

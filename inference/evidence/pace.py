@@ -23,7 +23,6 @@ UNTIMED, TIMED = 1, 4
 SHARE = 0.8
 """Of the time that is left, what a block of data points may be expected to take."""
 
-
 LESS = 1.25
 """The least factor by which a block that would take too long is made smaller."""
 
