@@ -1,6 +1,5 @@
 """The experiments behind the ledger's lines: each runs once, and its lines read their values from it."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,8 @@ from torch import Tensor
 from ppvae.batches import Batch, as_batch, num_rows, rows
 from ppvae.conversion import to_pair
 from ppvae.inference.evidence.estimates import elbo_of
-from ppvae.inference.ledger.cause import LEAST, SIGNIFICANT
+from ppvae.inference.ledger.cause import is_significant
+from ppvae.inference.ledger.differences import less
 from ppvae.inference.ledger.effort import Effort
 from ppvae.inference.ledger.likelihood_scale import LikelihoodScale, likelihood_scale
 from ppvae.inference.ledger.measured import Measured
@@ -209,8 +209,7 @@ class Bench:
 
 def _gains(better: Measurement, than: Measurement) -> bool:
     """Whether one ELBO exceeds another by more than is small, or noise."""
-    a, b = better.mean(), than.mean()
-    return a.estimate - b.estimate > max(LEAST, SIGNIFICANT * math.hypot(a.monte_carlo_error, b.monte_carlo_error))
+    return is_significant(less("gain", better, than))
 
 
 def _unsettled(converged: float) -> str:

@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-
 from ppvae.inference.ledger.cause import Cause
 from ppvae.inference.ledger.experiments import Bench
 from ppvae.inference.ledger.measured import Measured
@@ -106,19 +104,3 @@ def richest(found: Measured) -> Measurement | None:
     elbos = [line.of(found) for line in LINES.values() if line.richer]
     measured = [elbo for elbo in elbos if elbo is not None]
     return measured[-1] if measured else None
-
-
-def difference(name: str, a: Measurement | None, b: Measurement | None) -> Measurement | None:
-    """a - b, which were measured with independent draws; None where either is missing."""
-    return less(name, a, b) if a is not None and b is not None else None
-
-
-def less(name: str, a: Measurement, b: Measurement) -> Measurement:
-    """a - b, which were measured with independent draws."""
-    return Measurement(
-        estimate=a.estimate - b.estimate,
-        std_error=torch.hypot(a.std_error, b.std_error),
-        num_particles=a.num_particles + b.num_particles,
-        method=name,
-        warning=a.warning or b.warning,
-    )

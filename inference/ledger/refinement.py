@@ -51,7 +51,8 @@ class Refined:
 def refine(pair: Pair, batch: Batch, settings: Ascent, restarts: int, progress: bool) -> Refined:
     """Ascends the ELBO of each data point from its amortized guide, and from `restarts` points around it.
 
-    An ascent that has not settled goes on once, for as many steps.
+    An ascent that has not settled goes on once, for as many steps as the richer families have, which start from where
+    it ends.
 
     The best on separate samples is kept, or the amortized guide where nothing is better; so, measured on fresh samples,
     the ELBO never falls below the amortized one, up to noise.

@@ -1,7 +1,8 @@
 """The lines of the ledger, in the order of its table: one entry each."""
 
 from ppvae.inference.ledger import amortization, approximation, trials
-from ppvae.inference.ledger.lines import LINES, Bar, Line, finest, in_order, less, register, values
+from ppvae.inference.ledger.differences import less
+from ppvae.inference.ledger.lines import LINES, Bar, Line, finest, in_order, register, values
 
 __all__ = ["LINES", "finest", "in_order", "register", "values"]
 

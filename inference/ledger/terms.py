@@ -151,16 +151,16 @@ def elbo_terms_of(pair: Pair, batch: Batch, num_samples: int, progress: bool) ->
         information = dict.fromkeys((site for sites in latent.values() for site in sites), math.nan)
     kls = separable_sites(pair, two)
 
-    def measurement(key: str, method: str, warning: str = "") -> Measurement:
+    def record(key: str, method: str, warning: str = "") -> Measurement:
         return Measurement(found[key], found[f"{key}/error"], num_samples, method, warning)
 
     return ElboTerms(
         pair=type(pair).__name__,
-        elbo=measurement(ELBO, "elbo"),
-        expected_log_likelihood=measurement(LIKELIHOOD, "expected log likelihood", tied),
+        elbo=record(ELBO, "elbo"),
+        expected_log_likelihood=record(LIKELIHOOD, "expected log likelihood", tied),
         latents={
             ",".join(sites): LatentUsage(
-                kl=measurement(f"{term}/kl", f"kl of {','.join(sites)}"),
+                kl=record(f"{term}/kl", f"kl of {','.join(sites)}"),
                 mutual_information=information[sites[0]] if len(sites) == 1 else math.nan,
                 most_information=math.log(most),
                 active_units=active_units(found[f"{term}/z"], found[f"{term}/noise"]),

@@ -13,9 +13,10 @@ from torch import Tensor
 from ppvae.batches import Batch, entries, is_rows, num_rows, rows, with_entries
 from ppvae.conversion import data_for, to_pair
 from ppvae.inference.ledger.cause import SIGNIFICANT, is_significant
+from ppvae.inference.ledger.differences import difference
 from ppvae.inference.ledger.experiments import ROUNDS, Bench, training_sample
 from ppvae.inference.ledger.head import Head, elbo_of_head
-from ppvae.inference.ledger.lines import LINES, Line, difference
+from ppvae.inference.ledger.lines import LINES, Line
 from ppvae.inference.ledger.measured import Measured
 from ppvae.inference.ledger.refit import refitted
 from ppvae.inference.ledger.second_encoder import SecondEncoder
@@ -34,7 +35,7 @@ Trial = Callable[[Bench, int], Measurement]
 
 
 def gain(found: Measured, name: str) -> Measurement | None:
-    """What a remedy gained over the guide that was trained as long; None if it was not tried."""
+    """What a remedy gained over the guide after more training, from which it started; None if it was not tried."""
     return difference(name, found.measured.get(name), found.measured.get("elbo_refitted"))
 
 

@@ -20,7 +20,8 @@ from ppvae.inference.evidence.method import EvidenceMethod
 from ppvae.inference.ledger import registry as ledger_registry
 from ppvae.inference.ledger.ascent import Ascent
 from ppvae.inference.ledger.cause import significant
-from ppvae.inference.ledger.lines import Bar, Line, difference
+from ppvae.inference.ledger.differences import difference
+from ppvae.inference.ledger.lines import Bar, Line
 from ppvae.inference.ledger.posteriors import DRAWN_BY
 from ppvae.inference.ledger.verdicts import causes
 from ppvae.models import LinearVAE
