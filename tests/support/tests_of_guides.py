@@ -1,14 +1,17 @@
-"""What all tests of a guide on the model's own data are held to: layouts, seeds, and chunks."""
+"""What all tests of a guide on the model's own data are held to: layouts, seeds, chunks, and refusals."""
 
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import xarray as xr
 from support.zoo import ZOO
+from torch import nn
 
-from ppvae import ContractError, Pair
+from ppvae import ContractError, EvidenceUndefined, Pair
+from ppvae.models import Autoencoder, Gaussian, LinearVAE
 
 FEW = ("linear", "linear, exact", "vector of bits", "mixture", "labeled", "positive", "NICE")
 """Of the zoo, those of the fast tests."""
@@ -54,3 +57,14 @@ def watched(pair: Pair) -> list[int]:
 
     pair.guide = counted  # type: ignore[method-assign]
     return sizes
+
+
+def assert_refusals(found: Callable[..., Any]) -> None:
+    """`found(pair, **settings)`, on pairs of five features, refuses settings and pairs that tell nothing of a guide."""
+    pair = LinearVAE(5, 2)
+    with pytest.raises(ValueError, match=r"num_samples: found 0, expected at least 1"):
+        found(pair, num_samples=0)
+    with pytest.raises(ValueError, match=r"num_simulations: found 9, expected a whole number of at least 10"):
+        found(pair, num_simulations=9)
+    with pytest.raises(EvidenceUndefined, match="Autoencoder cannot be calibrated: an autoencoder's code"):
+        found(Autoencoder(nn.Linear(5, 2), Gaussian(nn.Linear(2, 5), sigma=1.0)))

@@ -9,16 +9,15 @@ import pyro.distributions as dist
 import pytest
 import torch
 from scipy import stats
-from support.tests_of_guides import assert_the_seed_decides, watched
+from support.tests_of_guides import assert_refusals, assert_the_seed_decides, watched
 from support.zoo import ZOO
 from support.zoo_pairs import Labeled
-from torch import nn
 
 import ppvae
-from ppvae import ContractError, EvidenceUndefined, Pair
+from ppvae import ContractError, Pair
 from ppvae.inference.diagnostics.simulation_based_calibration import rank_counts
 from ppvae.inference.runtime import chunks
-from ppvae.models import Autoencoder, Gaussian, GaussianMixture, LinearVAE
+from ppvae.models import GaussianMixture, LinearVAE
 from ppvae.tracing import trace_model
 from ppvae.views import plots
 from ppvae.weights import sum_terms
@@ -178,13 +177,8 @@ def test_bins_hold_their_share():
 
 
 def test_refusals():
+    assert_refusals(calibrated)
     pair = LinearVAE(4, 2)
-    with pytest.raises(ValueError, match=r"num_samples: found 0, expected at least 1"):
-        calibrated(pair, num_samples=0)
-    with pytest.raises(ValueError, match=r"num_simulations: found 9, expected a whole number of at least 10"):
-        calibrated(pair, 9)
-    with pytest.raises(EvidenceUndefined, match="Autoencoder cannot be calibrated: an autoencoder's code"):
-        calibrated(Autoencoder(nn.Linear(5, 2), Gaussian(nn.Linear(2, 5), sigma=1.0)))
     unchecked = ZOO["deep Markov"].make()[0]
     unchecked.example = None
     with pytest.raises(ContractError, match=r"example: found None, expected one row of data.*call pair.check\(data\)"):

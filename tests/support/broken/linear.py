@@ -1,7 +1,5 @@
 """Linear pairs, healthy and broken: what each fault costs is known in closed form."""
 
-import math
-
 import pyro
 import pyro.distributions as dist
 import torch
@@ -67,7 +65,7 @@ def prior_as_guide() -> Made:
     pair, data = linear()
     nn.init.zeros_(pair.encoder.weight)
     nn.init.zeros_(pair.encoder.bias)
-    pair.posterior_scale.data.fill_(math.log(math.expm1(1.0)))
+    pair.posterior_scale.data = inverse_softplus(torch.ones(3))
     return pair, data
 
 
@@ -87,20 +85,9 @@ def half_blind() -> Made:
     return with_encoder(linear(), nn.Sequential(Some(), nn.Linear(FEATURES // 2, 3)))
 
 
-class Clamp(nn.Module):
-    """Large values are cut off."""
-
-    def __init__(self, at: float):
-        super().__init__()
-        self.at = at
-
-    def forward(self, x):
-        return x.clamp(-self.at, self.at)
-
-
 def clipped_input() -> Made:
     """Few data points are large enough for their encoder to misread them."""
-    return with_encoder(linear(), nn.Sequential(Clamp(5.0), nn.Linear(FEATURES, 3)))
+    return with_encoder(linear(), nn.Sequential(nn.Hardtanh(-5.0, 5.0), nn.Linear(FEATURES, 3)))
 
 
 def memorized() -> Made:
