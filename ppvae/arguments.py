@@ -24,6 +24,7 @@ from ppvae.rules import (
     Flag,
     Function,
     Instance,
+    Mask,
     Number,
     Numbers,
     OneOf,
@@ -173,6 +174,8 @@ Observed: TypeAlias = Annotated[Tensor, Numbers(finite=True, rows=1)]
 """Data points `[N, *event]`, one at least."""
 Spread: TypeAlias = Annotated[Tensor, Numbers(finite=True, rows=2)]
 """Data points that a standard deviation is taken of."""
+PointMask: TypeAlias = Annotated[Tensor, Mask()]
+"""True at some data points, `[N]`."""
 
 Distributed: TypeAlias = Literal["auto", True, False]
 """Whether the processes of torch's process group share the work; "auto" where there is a group, or is to be one."""

@@ -351,6 +351,17 @@ class Numbers(Rule):
         return None
 
 
+class Mask(Rule):
+    """A tensor that is true where something holds, for each data point."""
+
+    expected = "a mask, a tensor of bools"
+
+    def problem(self, value: Any) -> Problem | None:
+        if not isinstance(value, Tensor) or value.dtype != torch.bool:
+            return self.wrong_type(value)
+        return None if value.dim() == 1 else self.out_of_range(value)
+
+
 def first_problem(parts: Iterable[tuple[str, Rule | None, Any]]) -> Problem | None:
     """The first problem among parts of a value, each with its place."""
     for where, rule, part in parts:

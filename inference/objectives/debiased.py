@@ -122,6 +122,8 @@ class SUMO(Objective):
         if log_w.dim() != 2 or len(log_w) < self.num_particles:
             expected = f"[K, B] with K of {self.num_particles} or more"
             raise ValueError(f"log_w: found shape {list(log_w.shape)}, expected {expected}")
+        if num_terms.shape != log_w.shape[1:]:
+            raise ValueError(f"num_terms: found shape {list(num_terms.shape)}, expected {list(log_w.shape[1:])}")
         counts = torch.arange(1, len(log_w) + 1, dtype=log_w.dtype, device=log_w.device).unsqueeze(-1)
         iwae = log_w.logcumsumexp(0) - counts.log()
         k = counts[: len(log_w) - self.num_particles]

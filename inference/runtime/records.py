@@ -9,7 +9,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from ppvae.arguments import Natural, checked
+from ppvae.arguments import Natural, PointMask, checked
 from ppvae.rules import MOST_INT, Whole
 
 Draws = Annotated[int, Whole(at_least=0, limit=MOST_INT)]
@@ -150,7 +150,9 @@ class Evidence(Measurement):
         reliable: Tensor,
         limits: Sequence[str] = (),
     ) -> "Evidence":
-        """A record of one method; what was not found is NaN."""
+        """A record of one method; what was not found is NaN, but for "estimate" and "std_error"."""
+        if missing := [name for name in ("estimate", "std_error") if name not in found]:
+            raise ValueError(f"found: found no {missing[0]!r} among {sorted(found)}, expected one")
         estimate = found["estimate"]
         unknown = torch.full_like(estimate, math.nan)
         return cls(
@@ -168,13 +170,13 @@ class Evidence(Measurement):
         )
 
     @checked
-    def rows(self, at: Tensor) -> "Evidence":
+    def rows(self, at: PointMask) -> "Evidence":
         """The record of the data points where the mask `at` is true, without its candidates."""
         rows = {name: getattr(self, name)[at] for name in PER_POINT}
         return replace(self, **rows, methods=tuple(compress(self.methods, at.tolist())), candidates={})
 
     @checked
-    def with_rows(self, at: Tensor, other: "Evidence") -> "Evidence":
+    def with_rows(self, at: PointMask, other: "Evidence") -> "Evidence":
         """This record with another's data points where the mask `at` is true; the other has all, or only these."""
         whole = len(other.estimate) == len(at)
         rows = {}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 from torch.nn.functional import pad, softplus
 
-from ppvae.arguments import Rows, Size, checked
+from ppvae.arguments import Observed, Size, checked
 from ppvae.networks import inverse_softplus
 from ppvae.pair import Pair
 from ppvae.refusals import refuse_shape
@@ -111,13 +111,13 @@ class LinearGaussianChain(Pair):
         return dist.MultivariateNormal(self.mean, self.joint().covariance_matrix[:num_features, :num_features])
 
     @checked
-    def log_prob(self, x: Rows) -> Tensor:
+    def log_prob(self, x: Observed) -> Tensor:
         """Exact `log p(x)`, `[B]`, in nats."""
         refuse_shape(x, self.mean.shape)
         return self.marginal().log_prob(x)
 
     @checked
-    def posterior(self, x: Rows) -> dist.MultivariateNormal:
+    def posterior(self, x: Observed) -> dist.MultivariateNormal:
         """Exact `p(z_1, ..., z_L | x)`, with the layers concatenated in that order."""
         refuse_shape(x, self.mean.shape)
         gain, precision = self._smoother()
@@ -138,7 +138,7 @@ class LinearGaussianChain(Pair):
         return found
 
     @checked
-    def exact_elbo_terms(self, x: Rows) -> dict[str, Tensor]:
+    def exact_elbo_terms(self, x: Observed) -> dict[str, Tensor]:
         """Exact terms of the ELBO, each `[B]`, in nats: for "x" `E_q log p(x | z_1)`, for "zl" `E_q log q(zl)/p(zl)`.
 
         In a layer's term, q and p are its conditionals: for the independent guide the term is an expected KL
@@ -169,12 +169,12 @@ class LinearGaussianChain(Pair):
         return softplus(self.posterior_scale).log().split(self.sizes[1:])
 
     @checked
-    def exact_elbo(self, x: Rows) -> Tensor:
+    def exact_elbo(self, x: Observed) -> Tensor:
         """Exact `log p(x) - KL(q(z | x) || p(z | x))`, `[B]`, in nats."""
         return self.log_prob(x) - self.exact_gap(x)
 
     @checked
-    def exact_gap(self, x: Rows) -> Tensor:
+    def exact_gap(self, x: Observed) -> Tensor:
         """Exact `KL(q(z | x) || p(z | x))` of the guide as it is, `[B]`, in nats."""
         refuse_shape(x, self.mean.shape)
         return kl_divergence(self._q(x), self.posterior(x))

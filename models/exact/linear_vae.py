@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 from torch.nn.functional import softplus
 
-from ppvae.arguments import Observed, Rows, Size, checked
+from ppvae.arguments import Observed, Size, checked
 from ppvae.networks import inverse_softplus
 from ppvae.pair import Pair
 from ppvae.refusals import refuse_shape
@@ -79,13 +79,13 @@ class LinearVAE(Pair):
         return dist.LowRankMultivariateNormal(self.mean, self.weight, noise)
 
     @checked
-    def log_prob(self, x: Rows) -> Tensor:
+    def log_prob(self, x: Observed) -> Tensor:
         """Exact `log p(x)`, `[B]`, in nats."""
         refuse_shape(x, self.mean.shape)
         return self.marginal().log_prob(x)
 
     @checked
-    def posterior(self, x: Rows) -> dist.MultivariateNormal:
+    def posterior(self, x: Observed) -> dist.MultivariateNormal:
         """Exact `p(z | x) = N(M^-1 W'(x - mean), sigma^2 M^-1)`."""
         refuse_shape(x, self.mean.shape)
         M = self._precision_times_variance()
@@ -93,12 +93,12 @@ class LinearVAE(Pair):
         return dist.MultivariateNormal(loc, precision_matrix=M * (-2 * self.log_sigma).exp())
 
     @checked
-    def exact_elbo(self, x: Rows) -> Tensor:
+    def exact_elbo(self, x: Observed) -> Tensor:
         """Exact `log p(x) - KL(q(z | x) || p(z | x))`, `[B]`, in nats."""
         return self.log_prob(x) - self.exact_gap(x)
 
     @checked
-    def exact_gap(self, x: Rows) -> Tensor:
+    def exact_gap(self, x: Observed) -> Tensor:
         """Exact `KL(q(z | x) || p(z | x))` of the guide as it is, `[B]`, in nats."""
         refuse_shape(x, self.mean.shape)
         q = self._q(x)

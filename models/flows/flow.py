@@ -9,7 +9,7 @@ from pyro.distributions.torch_transform import ComposeTransformModule
 from torch import Tensor, nn
 from torch.distributions import Transform
 
-from ppvae.arguments import Observed, Rows, checked
+from ppvae.arguments import Observed, checked
 from ppvae.models.flows.transforms import fresh, init_from
 from ppvae.pair import Pair
 from ppvae.refusals import refuse_shape
@@ -60,7 +60,7 @@ class Flow(Pair):
         return self._distribution(self.training)
 
     @checked
-    def log_prob(self, x: Rows) -> Tensor:
+    def log_prob(self, x: Observed) -> Tensor:
         """`log p(x)`, `[B]`, in nats; exact in training mode too."""
         distribution = self._distribution(training=False)
         refuse_shape(x, distribution.event_shape)

@@ -26,7 +26,6 @@ from support.public_arguments import (
     AIS,
     ANY_BATCH,
     ANY_TENSOR,
-    BATCH,
     COUNT,
     DATA,
     EVIDENCE,
@@ -230,7 +229,6 @@ CALLS = {
         }
     ),
     "Trainer.check": Call({"batch": DATA}, owner=trainer),
-    "Trainer.converted": Call({"batch": BATCH}, owner=trainer),
     "Trainer.step": Call({"batch": DATA}, owner=trainer),
     "Trainer.load": Call({"path": path(saved_trainer)}, owner=trainer),
     "Trainer.save": Call({"path": FILE}, owner=trainer),
