@@ -22,6 +22,7 @@ from ppvae.inference.ledger.refit import refitted
 from ppvae.inference.ledger.richer_families import richer
 from ppvae.inference.runtime.measuring import measuring
 from ppvae.inference.runtime.records import Measurement
+from ppvae.inference.training.nonfinite import NonFiniteError
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError
 
@@ -162,7 +163,10 @@ class Bench:
             return None
         best, note = Refitted(self.report.elbo, dict(self.pair.state_dict())), ""
         for number in range(ROUNDS):
-            after, note = self._one_round(best, number)
+            try:
+                after, note = self._one_round(best, number)
+            except NonFiniteError as error:
+                after, note = best if number else None, f"training failed: {error}"
             if after is None:
                 self._note("training_gap", [note])
                 return None

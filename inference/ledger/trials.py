@@ -23,6 +23,7 @@ from ppvae.inference.ledger.second_encoder import SecondEncoder
 from ppvae.inference.runtime.chunks import evaluating, mean_with_error, over_data, sizes
 from ppvae.inference.runtime.measuring import measuring
 from ppvae.inference.runtime.records import Measurement
+from ppvae.inference.training.nonfinite import NonFiniteError
 from ppvae.mode import mode
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError
@@ -66,7 +67,7 @@ def _tried(name: str, where: tuple[str, ...], trial: Trial) -> Callable[[Bench],
         try:
             with bench.trained_from(bench.refitted_guide):
                 return trial(bench, (bench.seed or 0) + ROUNDS)
-        except (ContractError, ValueError) as error:
+        except (ContractError, ValueError, NonFiniteError) as error:
             bench.notes[name] = f"not tried: {error}"
             return None
 

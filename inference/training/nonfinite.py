@@ -12,6 +12,9 @@ from torch import Tensor
 
 from ppvae.contract import first_bad_row
 
+SHOWN = 3
+"""Gradients that an error names, at most."""
+
 
 class NonFiniteError(FloatingPointError):
     """A training step gave NaN or infinity. It was not applied: the pair is as the previous step left it.
@@ -36,10 +39,10 @@ def explain(rerun: Callable[[], Any], gradients: dict[str, Tensor | None], index
         rerun()
     site = f"first in the {first.what} of site '{first.site}'" if first.site else "though every site is finite"
     point = f" for data point {int(index[first.row])}" if first.row is not None else ""
+    some = ", ".join(bad[:SHOWN]) + f" and {len(bad) - SHOWN} more" * (len(bad) > SHOWN)
     return (
-        f"found NaN or infinity, {site}{point}, expected finite numbers (gradients not finite: "
-        f"{', '.join(bad) or 'none'}); the step was not applied. Lower the learning rate, keep scales away from "
-        "zero, or train in float64"
+        f"found NaN or infinity, {site}{point}, expected finite numbers (gradients not finite: {some or 'none'}); "
+        "the step was not applied. Lower the learning rate, keep scales away from zero, or train in float64"
     )
 
 

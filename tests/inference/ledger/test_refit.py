@@ -282,3 +282,18 @@ def test_a_pair_of_functions_may_be_given():
         (name,) = changed(pair, before)
         assert -2 < pair.state_dict()[name] < -1.5
     assert_same(everything(pair), before)
+
+
+def test_training_that_diverges_is_said_to_and_loses_no_other_line():
+    torch.manual_seed(0)
+    pair, x = LinearVAE(4, 2), torch.randn(40, 4)
+    calls = iter(range(1000))
+
+    def huge_after_a_while(batch):
+        return batch * (1e25 if next(calls) > 10 else 1.0)
+
+    effort = ppvae.Effort("iwae", 50, num_samples=20, refit_steps=20)
+    report = ppvae.gap(pair, x[:5], effort, train=x, transform=huge_after_a_while, seed=0, progress=False)
+    assert report.training_gap is None
+    assert report.notes["training_gap"].startswith("training failed: found NaN or infinity, first in the log")
+    assert report.elbo_refined is not None

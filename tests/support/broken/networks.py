@@ -95,5 +95,5 @@ NETWORKS = {
     "wide likelihood of networks": Broken(wide_likelihood, ("likelihood scale",), SOME_LEFT),
     "untrained network": Broken(untrained_guide, ("training",), (*SOME_LEFT, "capacity")),
     "noisy network": Broken(noisy_guide, ("training",), (*SOME_LEFT, "capacity")),
-    "collapsed": Broken(collapsed, ("collapse",)),
+    "collapsed": Broken(collapsed, ("collapse", "training")),
 }
