@@ -16,28 +16,13 @@ from ppvae.models.parts.gray_levels import (
     GrayLevels,
     parameters_per_component,
 )
+from ppvae.models.parts.likelihood import AnyLikelihood as AnyLikelihood, Likelihood
 from ppvae.models.parts.registry import NamedPart, Registry
 from ppvae.networks import output_bias
-from ppvae.rules import Instance, Number
+from ppvae.rules import Number
 
 MinSigma = Annotated[float, Number(at_least=0, below=1)]
 """A learned sigma starts at 1."""
-
-
-class Likelihood(nn.Module):
-    """The base class of likelihoods: forward takes z and returns p(x | z); `init_from` initializes it from data."""
-
-    def forward(self, z: Tensor) -> dist.TorchDistribution:
-        """p(x | z) for z in `[*, D]`."""
-        raise NotImplementedError
-
-    def init_from(self, x: Tensor) -> None:
-        """Initializes from data: output biases at the mean of x, a learned scale at its spread."""
-        raise NotImplementedError
-
-
-AnyLikelihood = Annotated[Likelihood, Instance(nn.Module)]
-"""What a pair takes: a likelihood, or another module whose forward returns p(x | z)."""
 
 
 class Bernoulli(Likelihood):
