@@ -13,11 +13,13 @@ class Alphabet:
 
     Attributes:
         size: L.
+        is_ordered: whether its values are numbers, and have a mean.
         num_inputs: by how many numbers an entry enters the network.
         support: the values.
     """
 
     size: int
+    is_ordered: bool
     num_inputs: int
     support: constraints.Constraint
 
@@ -45,6 +47,7 @@ class Levels(Alphabet):
         size: L.
     """
 
+    is_ordered = True
     num_inputs = 1
 
     def __init__(self, size: int):
@@ -70,6 +73,8 @@ class Codes(Alphabet):
     Args:
         size: K.
     """
+
+    is_ordered = False
 
     def __init__(self, size: int):
         self.size = self.num_inputs = size

@@ -17,7 +17,8 @@ class Autoregressive(TorchDistribution):
     The log probability takes one pass of the network for all entries. A draw takes a step for each entry, in the
     network's order; what a step needs of earlier entries is kept, so that it costs one column and not the image.
 
-    It has no mean in closed form. `pair.reconstruct` takes the mean of draws in its place, one for each draw of z.
+    It has no mean in closed form. `pair.reconstruct` takes draws in its place, one for each draw of z: their mean over
+    many is that of the distribution. (Means given the entries of x itself would say little about z.)
 
     Source: Germain et al. 2015 (arXiv:1502.03509); van den Oord et al. 2016 (arXiv:1601.06759).
 
@@ -50,8 +51,12 @@ class Autoregressive(TorchDistribution):
         return constraints.independent(self.network.alphabet.support, len(self.event_shape))
 
     @property
+    def mean_is_drawn(self) -> bool:
+        """Whether draws stand in for the mean, which has no closed form: codes have none at all."""
+        return self.network.alphabet.is_ordered
+
+    @property
     def mean(self) -> Tensor:
-        """It has none in closed form."""
         raise NotImplementedError
 
     def log_prob(self, value: Tensor) -> Tensor:

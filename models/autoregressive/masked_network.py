@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ppvae.arguments import Observed, checked
 from ppvae.models.autoregressive.alphabets import Alphabet
 from ppvae.refusals import refuse_shape
 
@@ -50,7 +51,8 @@ class MaskedNetwork(nn.Module):
         """
         return self(inputs, h)[(slice(None), *entry)]
 
-    def init_from(self, x: Tensor) -> None:
+    @checked
+    def init_from(self, x: Observed) -> None:
         """Sets the output bias to the log frequencies of the values in the data, with one added to each count."""
         refuse_shape(x, self.event_shape)
         self.alphabet.refuse_outside(x)
