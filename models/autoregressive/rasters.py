@@ -53,6 +53,9 @@ class Strip:
 class RasterConv2d(nn.Conv2d):
     """A convolution that sees, from each pixel, rows above and its own.
 
+    One that reads the data also sees where the image ends, as if that had a further channel, of ones: beyond there are
+    zeros, which may be levels (Salimans et al. 2017, arXiv:1701.05517).
+
     Args:
         num_in: channels.
         num_out: channels.
@@ -68,15 +71,21 @@ class RasterConv2d(nn.Conv2d):
         super().__init__(num_in, num_out, (above + 1, left + 1 + right))
         self.above, self.left, self.right, self.reads_data = above, left, right, reads_data
         self.register_buffer("mask", torch.ones_like(self.weight), persistent=False)
+        self.of_ones = nn.Parameter(0.1 * torch.randn(num_out, 1, *self.kernel_size)) if reads_data else None
 
     def forward(self, features: Tensor, at: Strip | None = None) -> Tensor:
         """`[N, num_in, H, W] -> [N, num_out, H, W]`, or, `at` a strip, the strip of that."""
+        whole = features if at is None or self.reads_data else at.kept(self, features)
+        found = conv2d(self._seen(whole, at), self.weight * self.mask, self.bias)
+        if self.of_ones is None:
+            return found
+        ones = features.new_ones(1, 1, *features.shape[-2:])
+        return found + conv2d(self._seen(ones, at), self.of_ones)
+
+    def _seen(self, whole: Tensor, at: Strip | None) -> Tensor:
         if at is None:
-            seen = pad(features, (self.left, self.right, self.above, 0))
-        else:
-            whole = features if self.reads_data else at.kept(self, features)
-            seen = at.window(whole, self.above, self.left, self.right)
-        return conv2d(seen, self.weight * self.mask, self.bias)
+            return pad(whole, (self.left, self.right, self.above, 0))
+        return at.window(whole, self.above, self.left, self.right)
 
 
 class MaskedConv2d(RasterConv2d):

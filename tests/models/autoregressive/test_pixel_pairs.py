@@ -50,7 +50,7 @@ def test_training_finds_the_distribution_of_the_data(name):
         return (log_p.exp() * (log_p - pair.log_prob(everywhere).detach())).sum().item()
 
     before = divergence()
-    ppvae.fit(pair.init_from(x), x, epochs=30, batch_size=200, lr=1e-2, **quiet)
+    ppvae.fit(pair.init_from(x), x, epochs=15, batch_size=100, lr=2e-2, **quiet)
     assert 0 < divergence() < before / 5
 
 
@@ -99,11 +99,11 @@ def test_reconstructions_are_means_of_draws(assert_mean):
     pair.posterior.network.bias.data[1] = -40.0
     z = pair.latents(x)["z"][0]
     logits = likelihood.network(torch.zeros(3, 2), likelihood.decoder(z))[:, 1]
-    draws = torch.stack([pair.reconstruct(x)[:, 1] for _ in range(600)])
+    draws = torch.stack([pair.reconstruct(x)[:, 1] for _ in range(200)])
     assert set(draws.unique().tolist()) == {0.0, 0.5, 1.0}
     assert_mean(draws, (logits.softmax(-1) @ torch.tensor([0.0, 0.5, 1.0])).detach())
-    many = pair.reconstruct(x, num_particles=4000)[:, 1]
-    error = draws.std(0) / 4000**0.5
+    many = pair.reconstruct(x, num_particles=2000)[:, 1]
+    error = draws.std(0) / 2000**0.5
     assert ((many - (logits.softmax(-1) @ torch.tensor([0.0, 0.5, 1.0]))).abs() < 4 * error).all()
 
 
@@ -149,10 +149,10 @@ def test_a_prior_of_codes():
     weights = pair.log_weights(x, num_particles=4000).log_w
     ratio = (weights - exact()).exp()
     assert ((ratio.mean(0) - 1).abs() < 4 * ratio.std(0) / 4000**0.5).all()
-    other = torch.randint(3, (20, 3, 2))
+    other = torch.full((20, 3, 2), 2)
     x = pair.values[other].flatten(-2).detach()
     before = exact().mean()
-    ppvae.fit(pair, x, ppvae.VIMCO(5), epochs=150, lr=1e-2, **quiet)
+    ppvae.fit(pair, x, ppvae.VIMCO(5), epochs=40, lr=3e-2, **quiet)
     assert exact().mean() > before + 1
 
 
