@@ -8,6 +8,7 @@ from .autoregressive.gated_pixelcnn import GatedPixelCNN as GatedPixelCNN
 from .autoregressive.made import MADE as MADE
 from .autoregressive.masked_network import MaskedNetwork as MaskedNetwork
 from .autoregressive.pixelcnn import PixelCNN as PixelCNN
+from .autoregressive.pixelsnail import PixelSNAIL as PixelSNAIL
 from .diffusion.denoisers import MLPDenoiser as MLPDenoiser, UNet as UNet
 from .diffusion.diffusion_vae import DiffusionVAE as DiffusionVAE
 from .diffusion.noise_schedules import (

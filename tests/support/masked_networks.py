@@ -2,7 +2,7 @@
 
 import torch
 
-from ppvae.models import MADE, Autoregressive, GatedPixelCNN, MaskedNetwork, PixelCNN
+from ppvae.models import MADE, Autoregressive, GatedPixelCNN, MaskedNetwork, PixelCNN, PixelSNAIL
 
 ORDER = [4, 0, 8, 2, 6, 1, 7, 3, 5]
 BITS = {
@@ -10,6 +10,7 @@ BITS = {
     "MADE, ordered": lambda **k: MADE(9, 2, [9, 20], ORDER, **k),
     "PixelCNN": lambda **k: PixelCNN((1, 3, 3), 2, 8, 2, 1, **k),
     "Gated PixelCNN": lambda **k: GatedPixelCNN((1, 3, 3), 2, 8, 2, 1, **k),
+    "PixelSNAIL": lambda **k: PixelSNAIL((1, 3, 3), 2, 8, 2, 2, 0, 0, **k),
 }
 """Nine bits: vectors, or images of 3x3."""
 
@@ -17,6 +18,8 @@ OTHERS = {
     "MADE of levels, narrow": lambda **k: MADE(5, 3, [4], **k),
     "PixelCNN of codes": lambda **k: PixelCNN((2, 3), 3, 8, 1, 1, **k),
     "Gated PixelCNN of codes": lambda **k: GatedPixelCNN((3, 2), 3, 8, 2, 1, **k),
+    "PixelSNAIL of codes": lambda **k: PixelSNAIL((3, 2), 3, 8, 1, 2, 1, **k),
+    "PixelSNAIL in color": lambda **k: PixelSNAIL((2, 2, 2), 2, 8, 2, 2, 1, 1, **k),
     "PixelCNN in color": lambda **k: PixelCNN((3, 1, 2), 3, 12, 1, 1, **k),
     "Gated PixelCNN in color": lambda **k: GatedPixelCNN((2, 2, 2), 2, 8, 2, 1, **k),
 }

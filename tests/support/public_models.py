@@ -184,6 +184,18 @@ MODELS = {
             "num_condition": from_zero(2),
         }
     ),
+    "PixelSNAIL": Call(
+        {
+            "shape": IMAGE,
+            "levels": LEVELS,
+            "width": EVEN,
+            "num_blocks": from_zero(1),
+            "num_heads": COUNT,
+            "radius": from_zero(2),
+            "block_radius": from_zero(1),
+            "num_condition": from_zero(2),
+        }
+    ),
     "MaskedNetwork.init_from": Call({"x": data(square_images, "one dimension more")}, owner=pixels),
     "PixelCNN": Call(
         {

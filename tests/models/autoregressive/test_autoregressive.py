@@ -5,7 +5,7 @@ import torch
 from support.masked_networks import BITS, NETWORKS, condition, everything, moved, naive
 from torch.testing import assert_close
 
-from ppvae.models import MADE, Autoregressive, GatedPixelCNN, PixelCNN
+from ppvae.models import MADE, Autoregressive, GatedPixelCNN, PixelCNN, PixelSNAIL
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -50,7 +50,11 @@ def test_drawing_column_by_column_is_drawing_naively(name, num_condition):
 
 def test_a_large_image_too():
     """With fields of view that end within it."""
-    for network in (PixelCNN((1, 9, 7), 4, 8, 3, 2, num_condition=2), GatedPixelCNN((9, 7), 4, 8, 3, 2)):
+    for network in (
+        PixelCNN((1, 9, 7), 4, 8, 3, 2, num_condition=2),
+        GatedPixelCNN((9, 7), 4, 8, 3, 2),
+        PixelSNAIL((9, 7), 4, 8),
+    ):
         p = Autoregressive(network, torch.randn(2, 1, 1) if network.num_condition else None)
         torch.manual_seed(1)
         fast = p.sample((20,))
@@ -118,3 +122,5 @@ def test_refuses():
         PixelCNN((3,), 2)
     with pytest.raises(ValueError, match=r"width: found 8, expected a multiple of 6, as data have 3 channels"):
         GatedPixelCNN((3, 2, 2), 2, 8)
+    with pytest.raises(ValueError, match=r"width: found 6, expected a multiple of 4, num_heads for each channel"):
+        PixelSNAIL((1, 2, 2), 2, 6, num_heads=4)

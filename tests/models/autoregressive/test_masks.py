@@ -51,7 +51,7 @@ def test_with_fewer_units_than_entries_some_are_missed():
     assert found.sum(1).tolist() == [0, 1, 2, 3, 3]
 
 
-@pytest.mark.parametrize("name", ["PixelCNN in color", "Gated PixelCNN in color"])
+@pytest.mark.parametrize("name", ["PixelCNN in color", "Gated PixelCNN in color", "PixelSNAIL in color"])
 def test_of_its_own_pixel_a_channel_sees_the_earlier_ones(name):
     network = open_(moved(name))
     C = network.event_shape[0]
