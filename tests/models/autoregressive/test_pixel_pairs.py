@@ -38,7 +38,14 @@ def test_the_evidence_of_the_pair_is_exact_and_the_gap_zero(name):
     assert ppvae.gap(pair, x, "quick", **quiet).mean().estimate == pytest.approx(0, abs=1e-12)
 
 
-@pytest.mark.parametrize("name", ["MADE, ordered", "PixelCNN", "Gated PixelCNN of codes"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "MADE, ordered",
+        pytest.param("PixelCNN", marks=pytest.mark.slow(3)),
+        pytest.param("Gated PixelCNN of codes", marks=pytest.mark.slow(3)),
+    ],
+)
 def test_training_finds_the_distribution_of_the_data(name):
     """From draws of one network another is trained: its divergence from the first falls to a fifth."""
     truth, pair = AutoregressivePair(moved(name, 1)), AutoregressivePair(moved(name, 2))
