@@ -1,5 +1,14 @@
 # The public names, and where each lives; they are imported when they are first used.
 from .autoencoder import Autoencoder as Autoencoder, DenoisingAutoencoder as DenoisingAutoencoder
+from .autoregressive.autoregressive import Autoregressive as Autoregressive
+from .autoregressive.autoregressive_likelihood import AutoregressiveLikelihood as AutoregressiveLikelihood
+from .autoregressive.autoregressive_pair import AutoregressivePair as AutoregressivePair
+from .autoregressive.autoregressive_prior import AutoregressivePrior as AutoregressivePrior
+from .autoregressive.gated_pixelcnn import GatedPixelCNN as GatedPixelCNN
+from .autoregressive.made import MADE as MADE
+from .autoregressive.masked_network import MaskedNetwork as MaskedNetwork
+from .autoregressive.pixelcnn import PixelCNN as PixelCNN
+from .autoregressive.pixelsnail import PixelSNAIL as PixelSNAIL
 from .diffusion.denoisers import MLPDenoiser as MLPDenoiser, UNet as UNet
 from .diffusion.diffusion_vae import DiffusionVAE as DiffusionVAE
 from .diffusion.noise_schedules import (

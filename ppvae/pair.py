@@ -278,8 +278,8 @@ class Pair(nn.Module):
         """`E[x' | z]` averaged over `z ~ q(z | x)`: the mean of the likelihood, `[B, *event]`.
 
         Discrete sites that only the model has are averaged over their posterior given x and the other latents. Of a
-        Categorical likelihood, the probabilities of its classes, `[B, *event, classes]`; one without a mean is left
-        out, with a warning.
+        Categorical likelihood, the probabilities of its classes, `[B, *event, classes]`; of an autoregressive one, with
+        no mean in closed form, draws of x, one for each of z. One without a mean is left out, with a warning.
 
         Raises:
             NotImplementedError: no likelihood has a mean (the site is named).

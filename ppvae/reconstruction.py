@@ -13,6 +13,7 @@ def reconstructions(joint: Joint) -> dict[str, Tensor]:
     """`E[x' | z]`, averaged over the draws of z, of each observed site: `[B, *event]`.
 
     Of a Categorical, whose values are names and have no mean, the probabilities of its classes, `[B, *event, classes]`.
+    Of an autoregressive distribution of levels, the mean of draws, one for each of z.
     A site without either is left out, with a warning; where no other is left, that is an error.
 
     Raises:

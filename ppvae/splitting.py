@@ -130,6 +130,10 @@ class SplitDistribution(TorchDistribution):
         return self.base_dist.has_enumerate_support
 
     @property
+    def mean_is_drawn(self) -> bool:
+        return getattr(self.base_dist, "mean_is_drawn", False)
+
+    @property
     def support(self) -> Any:
         return _split_constraint(self.base_dist.support, self.num_further + self.event_dim, self.particles)
 

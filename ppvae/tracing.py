@@ -18,7 +18,7 @@ from ppvae.internals import eliminate
 from ppvae.model_and_guide import ModelAndGuide
 from ppvae.particles import run
 from ppvae.refusals import family
-from ppvae.sites import is_enumerated, log_prob_terms, sample_sites
+from ppvae.sites import is_enumerated, log_prob_terms, sample_sites, wrapped
 from ppvae.threads import exclusive
 
 FIRST_ENUMERATION_DIM = -3
@@ -67,12 +67,15 @@ class Joint:
     def expected(self, name: str, without: Container[str] = ()) -> Tensor:
         """`E[x | z]` of a model site, `[K, B, *event]`; summed-out values are weighed by `log_posterior`.
 
+        Of a distribution whose mean takes draws, as it says by `mean_is_drawn`, one draw of x for each of z.
+
         Raises:
             NotImplementedError: its distribution has no mean.
         """
         fn = sample_sites(self.model)[name]["fn"]
+        *_, inner = wrapped(fn)
         try:
-            mean = fn.mean
+            mean = fn.sample() if getattr(inner, "mean_is_drawn", False) else fn.mean
         except NotImplementedError:
             mean = None
         if mean is None or mean.isnan().any():

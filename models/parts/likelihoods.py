@@ -10,34 +10,23 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from ppvae.arguments import Levels, Natural, Observed, Positive, RealTensor, Size, Sizes, Spread, checked
+from ppvae.models.autoregressive.autoregressive_likelihood import AutoregressiveLikelihood
+from ppvae.models.autoregressive.gated_pixelcnn import GatedPixelCNN
+from ppvae.models.autoregressive.made import MADE
+from ppvae.models.autoregressive.masked_network import MaskedNetwork
 from ppvae.models.parts.gray_levels import (
     DiscretizedLogisticMixture,
     GrayCategorical,
     GrayLevels,
     parameters_per_component,
 )
+from ppvae.models.parts.likelihood import AnyLikelihood as AnyLikelihood, Likelihood
 from ppvae.models.parts.registry import NamedPart, Registry
 from ppvae.networks import output_bias
-from ppvae.rules import Instance, Number
+from ppvae.rules import Number
 
 MinSigma = Annotated[float, Number(at_least=0, below=1)]
 """A learned sigma starts at 1."""
-
-
-class Likelihood(nn.Module):
-    """The base class of likelihoods: forward takes z and returns p(x | z); `init_from` initializes it from data."""
-
-    def forward(self, z: Tensor) -> dist.TorchDistribution:
-        """p(x | z) for z in `[*, D]`."""
-        raise NotImplementedError
-
-    def init_from(self, x: Tensor) -> None:
-        """Initializes from data: output biases at the mean of x, a learned scale at its spread."""
-        raise NotImplementedError
-
-
-AnyLikelihood = Annotated[Likelihood, Instance(nn.Module)]
-"""What a pair takes: a likelihood, or another module whose forward returns p(x | z)."""
 
 
 class Bernoulli(Likelihood):
@@ -269,6 +258,10 @@ class NamedLikelihood(NamedPart):
         return self.make(lambda: network(size), event_shape, levels)
 
 
+NUM_CONDITION = 16
+"""What the decoder of an autoregressive likelihood tells the masked network, by name: so many numbers, or channels."""
+
+
 def one_per_feature(event_shape: Sequence[int], levels: int) -> int:
     """The outputs of a network that gives one number for each feature, or for each channel of a pixel."""
     return event_shape[0]
@@ -316,7 +309,21 @@ LIKELIHOODS = Registry(
         num_outputs=lambda event_shape, levels: levels * event_shape[0],
         make=lambda network, event_shape, levels: Categorical(network(), event_shape, levels),
     ),
+    NamedLikelihood(
+        name="autoregressive",
+        module=AutoregressiveLikelihood,
+        summary="bits or gray levels, each given z and those before it, by MADE or, for images, Gated PixelCNN",
+        source="Gulrajani et al. 2017",
+        num_outputs=lambda event_shape, levels: NUM_CONDITION,
+        make=lambda network, event_shape, levels: AutoregressiveLikelihood(network(), _masked(event_shape, levels)),
+    ),
 )
+
+
+def _masked(event_shape: Sequence[int], levels: int) -> MaskedNetwork:
+    if len(event_shape) == 1:
+        return MADE(event_shape[0], levels, num_condition=NUM_CONDITION)
+    return GatedPixelCNN(event_shape, levels, 32 * event_shape[0], num_condition=NUM_CONDITION)
 
 
 def _mean_per_output(x: Tensor, bias: Tensor, event_dim: int) -> Tensor:

@@ -1,5 +1,7 @@
 """A valid call of each public model and part, with the kind of each argument."""
 
+from dataclasses import replace
+
 import torch
 from support.malformed_values import (
     Call,
@@ -24,6 +26,7 @@ from support.public_arguments import images, linear, mixture, plane, points
 from torch import nn
 
 from ppvae.models import (
+    MADE,
     VAE,
     ConvolutionalHVAE,
     Dequantized,
@@ -32,10 +35,14 @@ from ppvae.models import (
     LinearGaussianChain,
     MarkovHVAE,
     MLPDenoiser,
+    PixelCNN,
     RealNVP,
     StandardNormal,
     VampPrior,
 )
+from ppvae.models.autoregressive.autoregressive_likelihood import AutoregressiveLikelihood
+from ppvae.models.autoregressive.autoregressive_pair import AutoregressivePair
+from ppvae.models.autoregressive.autoregressive_prior import AutoregressivePrior
 from ppvae.models.parts.likelihoods import Bernoulli, Categorical, Gaussian, LogisticMixture
 
 
@@ -85,6 +92,16 @@ def gray():
     return (torch.arange(24).reshape(6, 4) % 3) / 2
 
 
+def pixels():
+    torch.manual_seed(0)
+    return PixelCNN((1, 4, 4), 2, 4, 1, 1)
+
+
+def masked(num_condition=0):
+    torch.manual_seed(0)
+    return MADE(4, 2, [5], num_condition=num_condition)
+
+
 def layer(num_in=2, num_out=4):
     return nn.Linear(num_in, num_out)
 
@@ -129,6 +146,68 @@ MODELS = {
     "LogisticMixture": Call({"network": NETWORK, "event_shape": sizes(2), "levels": LEVELS}),
     "LogisticMixture.init_from": Call({"x": GRAY}, owner=lambda: LogisticMixture(layer(2, 24), [4], 3)),
     "LogisticMixture.num_outputs": Call({"event_shape": sizes(2), "num_components": COUNT}),
+    "Autoregressive": Call(
+        {"network": instance(lambda: masked(2)), "h": tensor(lambda: torch.zeros(3, 2), "nan", "too many dimensions")}
+    ),
+    "AutoregressiveLikelihood": Call({"decoder": NETWORK, "network": instance(lambda: masked(2))}),
+    "AutoregressiveLikelihood.init_from": Call(
+        {"x": data(images, "one dimension more")}, owner=lambda: AutoregressiveLikelihood(layer(2, 2), masked(2))
+    ),
+    "AutoregressivePair": Call({"network": instance(masked)}),
+    "AutoregressivePair.init_from": Call(
+        {"x": data(images, "one dimension more")}, owner=lambda: AutoregressivePair(masked())
+    ),
+    "AutoregressivePair.log_prob": Call(
+        {"x": data(images, "one dimension more", "inf")}, owner=lambda: AutoregressivePair(masked())
+    ),
+    "AutoregressivePrior": Call({"network": instance(masked)}),
+    "AutoregressivePrior.init_from": Call(
+        {"c": data(images, "one dimension more")}, owner=lambda: AutoregressivePrior(masked())
+    ),
+    "GatedPixelCNN": Call(
+        {
+            "shape": IMAGE,
+            "levels": LEVELS,
+            "width": EVEN,
+            "num_layers": COUNT,
+            "radius": from_zero(2),
+            "layer_radius": from_zero(1),
+            "num_condition": from_zero(2),
+        }
+    ),
+    "MADE": Call(
+        {
+            "num_features": count(2),
+            "levels": LEVELS,
+            "hidden": sizes(5, 5),
+            "order": optional(replace(sequence(from_zero(0)), valid=lambda: [1, 0])),
+            "num_condition": from_zero(2),
+        }
+    ),
+    "PixelSNAIL": Call(
+        {
+            "shape": IMAGE,
+            "levels": LEVELS,
+            "width": EVEN,
+            "num_blocks": from_zero(1),
+            "num_heads": COUNT,
+            "radius": from_zero(2),
+            "block_radius": from_zero(1),
+            "num_condition": from_zero(2),
+        }
+    ),
+    "MaskedNetwork.init_from": Call({"x": data(square_images, "one dimension more")}, owner=pixels),
+    "PixelCNN": Call(
+        {
+            "shape": IMAGE,
+            "levels": LEVELS,
+            "width": EVEN,
+            "num_blocks": from_zero(1),
+            "radius": from_zero(2),
+            "block_radius": from_zero(1),
+            "num_condition": from_zero(2),
+        }
+    ),
     "Bijection": Call({"event_dim": from_zero(1), "noise_dim": optional(from_zero(1))}),
     "BottomUpPosterior": Call({"encoders": NETWORKS}),
     "ConditionallyIndependent": Call({"encoders": NETWORKS}),

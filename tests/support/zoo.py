@@ -19,21 +19,27 @@ from torch import nn
 
 from ppvae import Pair
 from ppvae.models import (
+    MADE,
     NICE,
     VAE,
+    AutoregressiveLikelihood,
+    AutoregressivePair,
     ContinuousFlow,
     ConvolutionalHVAE,
     Dequantized,
     DiagonalNormal,
     DiffusionVAE,
+    GatedPixelCNN,
     GaussianMixture,
     Glow,
     LinearGaussianChain,
     LinearVAE,
     MarkovHVAE,
     MLPDenoiser,
+    PixelCNN,
     RealNVP,
     ResidualFlow,
+    StandardNormal,
     UNet,
 )
 
@@ -123,6 +129,19 @@ def positive():
     return Positive(), 0.2 + torch.rand(8)
 
 
+def pixel_vae():
+    """Bits whose PixelCNN is told what the decoder makes of z."""
+    decoder = nn.Sequential(nn.Linear(2, 8), nn.Unflatten(-1, (2, 2, 2)))
+    network = PixelCNN((1, 2, 2), 2, 4, 1, 1, num_condition=2)
+    encoder = nn.Sequential(nn.Flatten(-3), nn.Linear(4, 4))
+    return VAE(StandardNormal(2), AutoregressiveLikelihood(decoder, network), DiagonalNormal(encoder))
+
+
+def of_codes():
+    """Maps of three codes."""
+    return AutoregressivePair(GatedPixelCNN((2, 2), 3, 4, 1, 1)), torch.randint(3, (8, 2, 2))
+
+
 def bit_diffusion():
     return DiffusionVAE(UNet((1, 2, 2), [2], 4), [1, 2, 2], 2, "bernoulli", "learned", "eps", "posterior")
 
@@ -190,6 +209,13 @@ ZOO = {
     "Glow": Member(on_normal(lambda: Glow((1, 4, 4), 2, 1, 2), 1, 4, 4), gap=False),
     "continuous flow": Member(on_normal(lambda: ContinuousFlow(2, [4], tolerance=1e-3), 2), gap=False),
     "residual flow": Member(on_normal(lambda: ResidualFlow(2, 2, [4], lipschitz=0.3), 2), gap=False),
+    "MADE": Member(on_bits(lambda: AutoregressivePair(MADE(4, 2, [6], [2, 0, 3, 1])), 4), gap=False),
+    "PixelCNN": Member(on_levels(lambda: AutoregressivePair(PixelCNN((2, 2, 2), 3, 4, 1, 1)), 3, 2, 2, 2), gap=False),
+    "Gated PixelCNN of codes": Member(of_codes, gap=False),
+    "PixelVAE": Member(on_bits(pixel_vae, 1, 2, 2), exact=False),
+    "autoregressive likelihood": Member(
+        on_levels(lambda: VAE.mlp(4, 2, [5], "autoregressive", levels=3), 3, 4), exact=False
+    ),
     "dequantized": Member(lambda: dequantized(DiagonalNormal(nn.Linear(2, 4))), open_kl="y", exact=False),
     "dequantized uniformly": Member(lambda: dequantized(None), open_kl="y", exact=False),
     "bottom-up": Member(on_normal(BottomUp, 3), open_kl="z1"),

@@ -1,0 +1,1 @@
+"""Distributions of one entry after another: masked networks, and the pair, likelihood and prior made of them."""
