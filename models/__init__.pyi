@@ -1,5 +1,12 @@
 # The public names, and where each lives; they are imported when they are first used.
 from .autoencoder import Autoencoder as Autoencoder, DenoisingAutoencoder as DenoisingAutoencoder
+from .codes.code_priors import (
+    AutoregressiveCodes as AutoregressiveCodes,
+    FactorizedCodes as FactorizedCodes,
+    UniformCodes as UniformCodes,
+)
+from .codes.codebook import Codebook as Codebook
+from .codes.vqvae import VQVAE as VQVAE
 from .diffusion.denoisers import MLPDenoiser as MLPDenoiser, UNet as UNet
 from .diffusion.diffusion_vae import DiffusionVAE as DiffusionVAE
 from .diffusion.noise_schedules import (

@@ -25,6 +25,8 @@ from torch import nn
 
 from ppvae.models import (
     VAE,
+    VQVAE,
+    Codebook,
     ConvolutionalHVAE,
     Dequantized,
     DiagonalNormal,
@@ -34,6 +36,7 @@ from ppvae.models import (
     MLPDenoiser,
     RealNVP,
     StandardNormal,
+    UniformCodes,
     VampPrior,
 )
 from ppvae.models.parts.likelihoods import Bernoulli, Categorical, Gaussian, LogisticMixture
@@ -73,6 +76,11 @@ def flow():
     return RealNVP(2, 2, [4])
 
 
+def quantized():
+    torch.manual_seed(0)
+    return VQVAE.mlp(4, 2, 3, 2, [5])
+
+
 def dequantized():
     return Dequantized(flow(), levels=4)
 
@@ -83,6 +91,10 @@ def levels():
 
 def gray():
     return (torch.arange(24).reshape(6, 4) % 3) / 2
+
+
+def code_vectors():
+    return torch.linspace(-1, 1, 48).reshape(12, 2, 2)
 
 
 def layer(num_in=2, num_out=4):
@@ -183,6 +195,48 @@ MODELS = {
         {"flow": instance(flow), "levels": LEVELS, "posterior": instance(lambda: DiagonalNormal(layer()), "None")}
     ),
     "Dequantized.init_from": Call({"x": data(levels, "one dimension more")}, owner=dequantized),
+    "VQVAE": Call(
+        {
+            "encoder": NETWORK,
+            "codebook": instance(lambda: Codebook(3, 2)),
+            "likelihood": instance(lambda: Bernoulli(nn.Sequential(nn.Flatten(-2), layer(4)))),
+            "prior": instance(lambda: UniformCodes([2], 3)),
+        }
+    ),
+    "VQVAE.mlp": Call(
+        {
+            "num_features": EVEN,
+            "num_positions": COUNT,
+            "num_codes": COUNT,
+            "code_dim": COUNT,
+            "hidden": HIDDEN,
+            "likelihood": LIKELIHOOD,
+            "decay": optional(fraction(0.5)),
+            "activation": ACTIVATION,
+            "levels": LEVELS,
+        }
+    ),
+    **{
+        f"VQVAE.{name}": Call({"x": data(images, "one dimension more")}, owner=quantized)
+        for name in ("codes", "init_from", "usage")
+    },
+    "VQVAE.restart_dead_codes": Call({"x": data(images, "one dimension more"), "least": COUNT}, owner=quantized),
+    "VQVAE.second_stage": Call({"prior": instance(lambda: UniformCodes([2], 3))}, owner=quantized),
+    "VQVAE.tempered": Call({"temperatures": sequence(positive(0.5), 1, "empty list")}, owner=quantized),
+    "Codebook": Call(
+        {
+            "num_codes": COUNT,
+            "code_dim": COUNT,
+            "num_codebooks": COUNT,
+            "decay": optional(fraction(0.5)),
+            "cosine": NO,
+        }
+    ),
+    "Codebook.init_from": Call({"h": data(code_vectors, "one dimension more")}, owner=lambda: Codebook(3, 2)),
+    **{
+        name: Call({"shape": sizes(2), "num_codes": COUNT})
+        for name in ("AutoregressiveCodes", "FactorizedCodes", "UniformCodes")
+    },
     "DiagonalNormal": Call({"network": NETWORK, "min_scale": non_negative(0.1)}),
     "FullNormal": Call({"network": NETWORK, "num_latents": COUNT}),
     "FullNormal.num_outputs": Call({"num_latents": COUNT}),

@@ -21,6 +21,7 @@ from ppvae import Pair
 from ppvae.models import (
     NICE,
     VAE,
+    VQVAE,
     ContinuousFlow,
     ConvolutionalHVAE,
     Dequantized,
@@ -50,6 +51,7 @@ class Member:
         exact: log p(x) is known.
         gap: the guide differs from the posterior.
         terms: the ELBO's terms can be drawn one by one.
+        quantized: its guide is at the nearest codes: one value for each x, so more particles come no closer.
     """
 
     make: Callable
@@ -59,6 +61,7 @@ class Member:
     exact: bool = True
     gap: bool = True
     terms: bool = False
+    quantized: bool = False
 
 
 def on_normal(make, *shape):
@@ -185,6 +188,7 @@ ZOO = {
     "convolutional hierarchy": Member(
         on_bits(lambda: ConvolutionalHVAE((1, 4, 4), [1, 1], 1, channels=1, num_cells=1), 1, 4, 4), exact=False
     ),
+    "quantized": Member(on_bits(lambda: VQVAE.mlp(4, 2, 3, 2, [5]), 4), quantized=True),
     "NICE": Member(on_normal(lambda: NICE(2, 2, [4]), 2), gap=False),
     "RealNVP": Member(on_normal(lambda: RealNVP(2, 2, [4]), 2), gap=False),
     "Glow": Member(on_normal(lambda: Glow((1, 4, 4), 2, 1, 2), 1, 4, 4), gap=False),
