@@ -1,5 +1,6 @@
 # The public names, and where each lives; they are imported when they are first used.
 from .autoencoder import Autoencoder as Autoencoder, DenoisingAutoencoder as DenoisingAutoencoder
+from .codes.boltzmann import IndependentBits as IndependentBits, RestrictedBoltzmann as RestrictedBoltzmann
 from .codes.code_priors import (
     AutoregressiveCodes as AutoregressiveCodes,
     FactorizedCodes as FactorizedCodes,

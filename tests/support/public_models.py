@@ -237,6 +237,8 @@ MODELS = {
         name: Call({"shape": sizes(2), "num_codes": COUNT})
         for name in ("AutoregressiveCodes", "FactorizedCodes", "UniformCodes")
     },
+    "IndependentBits": Call({"network": NETWORK}),
+    "RestrictedBoltzmann": Call({"num_left": COUNT, "num_right": COUNT}),
     "DiagonalNormal": Call({"network": NETWORK, "min_scale": non_negative(0.1)}),
     "FullNormal": Call({"network": NETWORK, "num_latents": COUNT}),
     "FullNormal.num_outputs": Call({"num_latents": COUNT}),

@@ -22,6 +22,7 @@ from ppvae.models import (
     NICE,
     VAE,
     VQVAE,
+    Bernoulli,
     ContinuousFlow,
     ConvolutionalHVAE,
     Dequantized,
@@ -29,12 +30,14 @@ from ppvae.models import (
     DiffusionVAE,
     GaussianMixture,
     Glow,
+    IndependentBits,
     LinearGaussianChain,
     LinearVAE,
     MarkovHVAE,
     MLPDenoiser,
     RealNVP,
     ResidualFlow,
+    RestrictedBoltzmann,
     UNet,
 )
 
@@ -126,6 +129,10 @@ def positive():
     return Positive(), 0.2 + torch.rand(8)
 
 
+def boltzmann():
+    return VAE(RestrictedBoltzmann(2, 1), Bernoulli(nn.Linear(3, 4)), IndependentBits(nn.Linear(4, 3)))
+
+
 def bit_diffusion():
     return DiffusionVAE(UNet((1, 2, 2), [2], 4), [1, 2, 2], 2, "bernoulli", "learned", "eps", "posterior")
 
@@ -189,6 +196,7 @@ ZOO = {
         on_bits(lambda: ConvolutionalHVAE((1, 4, 4), [1, 1], 1, channels=1, num_cells=1), 1, 4, 4), exact=False
     ),
     "quantized": Member(on_bits(lambda: VQVAE.mlp(4, 2, 3, 2, [5]), 4), quantized=True),
+    "Boltzmann bits": Member(on_bits(boltzmann, 4), {"z": "Bits"}, open_kl="z", exact=False),
     "NICE": Member(on_normal(lambda: NICE(2, 2, [4]), 2), gap=False),
     "RealNVP": Member(on_normal(lambda: RealNVP(2, 2, [4]), 2), gap=False),
     "Glow": Member(on_normal(lambda: Glow((1, 4, 4), 2, 1, 2), 1, 4, 4), gap=False),
