@@ -8,9 +8,9 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 
 from ppvae.arguments import Size, Sizes, checked
+from ppvae.models.codes.code_vectors import one_hot
 
 
 class UniformCodes(nn.Module):
