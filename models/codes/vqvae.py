@@ -58,7 +58,8 @@ class VQVAE(Pair):
         self.likelihood = likelihood
         self.prior = prior
         with mode(self, training=False), torch.no_grad():
-            self.example = torch.zeros(1, *likelihood(self._prior().sample()).event_shape)
+            self.event_shape = likelihood(self._prior().sample()).event_shape
+        self.example = torch.zeros(1, *self.event_shape)
 
     @classmethod
     @checked
@@ -118,8 +119,7 @@ class VQVAE(Pair):
 
     def _encoded(self, x: Tensor) -> Tensor:
         """What the encoder gives of data, in evaluation mode."""
-        assert isinstance(self.example, Tensor)
-        refuse_shape(x, self.example.shape[1:])
+        refuse_shape(x, self.event_shape)
         with mode(self, training=False):
             return self.encoder(x.to(self.codebook.weight))
 
