@@ -57,6 +57,14 @@ class VectorQuantizedELBO(ELBO):
 
     commitment: NonNegative = 0.25
 
+    @property
+    def unbiased(self) -> None:  # type: ignore[override]
+        """None: the gradient that goes straight through is not of a bound."""
+        return None
+
+    def exact_value(self, pair: Pair, batch: Batch) -> Tensor:
+        raise NotImplementedError(f"{self}: the gradient of its exact value is not the surrogate's")
+
     def __call__(self, pair: Pair, batch: Batch, step: float | Tensor = math.inf) -> tuple[Tensor, Tensor]:
         with _Quantizers() as found:
             value, surrogate = super().__call__(pair, batch, step)
