@@ -51,9 +51,6 @@ FOLLOWED = [
     "narrow likelihood",
     "wide likelihood, moved",
     "rotated, moved",
-    "skewed",
-    "bent",
-    "heavy tails",
     "narrow encoder",
     "wide likelihood of networks",
     "noisy network",
@@ -66,11 +63,11 @@ class Reguided(Pair):
 
     def __init__(self, pair: Pair, posterior: nn.Module):
         super().__init__()
-        self.of, self.posterior = pair, posterior
-        self.of.requires_grad_(False)
+        self.base, self.posterior = pair, posterior
+        self.base.requires_grad_(False)
 
     def model(self, *batch):
-        self.of.model(*batch)
+        self.base.model(*batch)
 
     def guide(self, x, *others):
         with pyro.plate("data", len(x)):

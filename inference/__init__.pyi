@@ -30,6 +30,7 @@ from .objectives.reweighted import RWS as RWS
 from .objectives.schedules import LinearWarmup as LinearWarmup
 from .objectives.single_term import SingleTermELBO as SingleTermELBO
 from .objectives.thermodynamic import TVO as TVO
+from .objectives.vector_quantized import VectorQuantizedELBO as VectorQuantizedELBO
 from .runtime.checkpoint import CheckpointError as CheckpointError
 from .runtime.pair_files import load as load, save as save
 from .runtime.records import (

@@ -9,6 +9,14 @@ from .autoregressive.made import MADE as MADE
 from .autoregressive.masked_network import MaskedNetwork as MaskedNetwork
 from .autoregressive.pixelcnn import PixelCNN as PixelCNN
 from .autoregressive.pixelsnail import PixelSNAIL as PixelSNAIL
+from .codes.boltzmann import IndependentBits as IndependentBits, RestrictedBoltzmann as RestrictedBoltzmann
+from .codes.code_priors import (
+    AutoregressiveCodes as AutoregressiveCodes,
+    FactorizedCodes as FactorizedCodes,
+    UniformCodes as UniformCodes,
+)
+from .codes.codebook import Codebook as Codebook
+from .codes.vqvae import VQVAE as VQVAE
 from .diffusion.denoisers import MLPDenoiser as MLPDenoiser, UNet as UNet
 from .diffusion.diffusion_vae import DiffusionVAE as DiffusionVAE
 from .diffusion.noise_schedules import (

@@ -31,6 +31,7 @@ from .inference.objectives.reweighted import RWS as RWS
 from .inference.objectives.schedules import LinearWarmup as LinearWarmup
 from .inference.objectives.single_term import SingleTermELBO as SingleTermELBO
 from .inference.objectives.thermodynamic import TVO as TVO
+from .inference.objectives.vector_quantized import VectorQuantizedELBO as VectorQuantizedELBO
 from .inference.runtime.checkpoint import CheckpointError as CheckpointError
 from .inference.runtime.pair_files import load as load, save as save
 from .inference.runtime.records import (

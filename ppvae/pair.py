@@ -327,6 +327,21 @@ class Pair(nn.Module):
                 )
         return expected_log_weight(joint)[0]
 
+    def best_elbo(self, batch: Any) -> Tensor:
+        """The ELBO of each data point's best guide of the family, `[B]`, in nats, by a pair that can search for it.
+
+        Raises:
+            NotImplementedError: it cannot; the ledger ascends.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.best_elbo: found no search, expected one; use ppvae.gap")
+
+    def proposal(self) -> "Pair":
+        """The pair from whose guide importance weights for log p(x) are drawn: this one, unless it says otherwise.
+
+        A pair whose guide leaves out latents that the posterior has offers another, with the same model.
+        """
+        return self
+
 
 class ExistingPair(ExistingFunctions, Pair):
     """A pair whose model and guide are functions written elsewhere, as `Pair.of` makes it."""

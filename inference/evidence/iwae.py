@@ -26,9 +26,9 @@ class ImportanceWeights(EvidenceMethod):
 
     name = "iwae"
     about = (
-        "importance weights of draws from the guide; a mode that the guide leaves out leaves no trace in them. k-hat "
-        "is infinite where the guide gives no probability to latents that the model has, and where all weights of a "
-        "discrete latent are equal"
+        "importance weights of draws from the guide, or from the pair's `proposal()`; a mode that the guide leaves out "
+        "leaves no trace in them. k-hat is infinite where the guide gives no probability to latents that the model "
+        "has, and where all weights of a discrete latent are equal"
     )
     trusted = (
         f"k-hat is at most {MOST_KHAT}, and at most {MOST_TYPICAL_KHAT} once it is drawn toward the mean over the data "
@@ -37,10 +37,11 @@ class ImportanceWeights(EvidenceMethod):
     limit = f"k-hat > {MOST_KHAT}, or > {MOST_TYPICAL_KHAT} over the data"
 
     def run(self, task: Task) -> Evidence:
-        measure = partial(streamed.log_mean_weight, Repeated(task.pair, streamed.log_weights))
+        pair = task.pair.proposal()
+        measure = partial(streamed.log_mean_weight, Repeated(pair, streamed.log_weights))
         title = "log evidence" if task.progress else None
-        found = finite(over_data(task.pair, task.batch, task.num_particles, measure, title))
-        khat = judged(found["khat"], task.pair, task.batch)
+        found = finite(over_data(pair, task.batch, task.num_particles, measure, title))
+        khat = judged(found["khat"], pair, task.batch)
         return self.record(task.num_particles, found | {"khat": khat})
 
     def reliable(self, found: Mapping[str, Tensor]) -> Tensor:

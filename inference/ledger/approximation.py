@@ -141,7 +141,7 @@ ELBO_REFINED = Line(
     "elbo_refined",
     label="ELBO, own family refined",
     about="each data point gets its own offsets to the arguments of each guide site's distribution, within its "
-    "family, found by gradient ascent",
+    "family, found by gradient ascent; or the pair searches (`best_elbo`), as for discrete codes",
     measure=lambda bench: bench.own_family.elbo,
 )
 ELBO_FULL_RANK = Line(

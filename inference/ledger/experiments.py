@@ -20,6 +20,7 @@ from ppvae.inference.ledger.measured import Measured
 from ppvae.inference.ledger.refinement import Refined, refine, unrefined
 from ppvae.inference.ledger.refit import refitted
 from ppvae.inference.ledger.richer_families import richer
+from ppvae.inference.runtime.chunks import over_data
 from ppvae.inference.runtime.measuring import measuring
 from ppvae.inference.runtime.records import Measurement
 from ppvae.inference.training.nonfinite import NonFiniteError
@@ -118,6 +119,9 @@ class Bench:
             return OwnFamily(
                 likelihood=scale, guides=unrefined(self.pair, self.batch) if self.settings.richer else None
             )
+        if (searched := self._searched()) is not None:
+            scale = likelihood_scale(self.pair, self.batch, SCALE_SAMPLES)
+            return OwnFamily(searched, scale, unrefined(self.pair, self.batch) if self.settings.richer else None)
         refined = refine(self.pair, self.batch, self.settings.ascent, self.settings.restarts, self.progress)
         if not refined.pair.shapes:
             reason = "; ".join(f"site '{site}': {why}" for site, why in refined.fixed.items())
@@ -129,6 +133,19 @@ class Bench:
             said.append(f"{_unsettled(refined.converged)}; give it more steps")
         self._note("elbo_refined", said)
         return OwnFamily(elbo, likelihood_scale(refined.pair, refined.batch, SCALE_SAMPLES), refined)
+
+    def _searched(self) -> Measurement | None:
+        """The ELBO of the best guides as the pair itself finds them; None where it does not."""
+
+        def measure(batch: Batch, num_particles: int, at_once: int) -> dict[str, Tensor]:
+            best = self.pair.best_elbo(batch).double()
+            return {"estimate": best, "std_error": torch.zeros_like(best)}
+
+        try:
+            found = over_data(self.pair, self.batch, 1, measure, "searching" if self.progress else None)
+        except NotImplementedError:
+            return None
+        return Measurement(found["estimate"], found["std_error"], 1, "elbo, by the pair's own search")
 
     @cached_property
     def richer_families(self) -> Mapping[str, Measurement]:

@@ -40,7 +40,7 @@ def verdict(report: Measured) -> str:
         said.append(f"Amortization is undefined, not zero: {report.amortization_undefined}. {rest}")
     if not report.log_evidence.reliable.all():
         num_bad = int((~report.log_evidence.reliable).sum())
-        more = "More seconds" if NOT_REACHED in report.log_evidence.limits else "AIS with more temperatures"
+        more = _more(report)
         said.append(
             f"For {num_bad} of {len(report.elbo.estimate)} data points that is not to be trusted, and likely too low: "
             f"the gap and the approximation gap may be larger. {more} would tell."
@@ -67,6 +67,15 @@ def _how(report: Measured) -> str:
     methods = sorted({name for each in report.log_evidence.methods for name in each.split(", ")})
     exact = {name for name, method in METHODS.items() if method.exact}
     return "exact" if exact.issuperset(methods) else f"a lower bound, by {', '.join(methods)}"
+
+
+def _more(report: Measured) -> str:
+    """What would make log p(x) surer where it is not to be trusted."""
+    if NOT_REACHED in report.log_evidence.limits:
+        return "More seconds"
+    if "does not apply" in report.log_evidence.reason:
+        return "More particles, or a better proposal,"
+    return "AIS with more temperatures"
 
 
 def _more_time(report: Measured) -> str:

@@ -90,6 +90,8 @@ class _StraightThrough(Messenger):
             return _OneHot(self.temperature, base.logits)
         if isinstance(base, dist.Bernoulli):
             return _Bernoulli(self.temperature, base.logits).to_event(len(fn.event_shape))
+        if name in self.replaced:  # the model's, whose probability is taken as it is for softened draws
+            return fn
         raise ContractError(
             f"guide site '{name}': found {family(base)}, whose draws cannot be softened, expected "
             "OneHotCategorical or Bernoulli; rewrite the site with one of them, or use VIMCO"

@@ -12,6 +12,7 @@ from ppvae.inference.objectives.renyi import CUBO, Renyi, VRMax
 from ppvae.inference.objectives.reweighted import RWS
 from ppvae.inference.objectives.single_term import SingleTermELBO
 from ppvae.inference.objectives.thermodynamic import TVO
+from ppvae.inference.objectives.vector_quantized import VectorQuantizedELBO
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,12 @@ for _entry in (
         "the ELBO, one-hot and Bernoulli sites drawn",
         "straight through, biased",
         "Jang et al. 2017",
+    ),
+    Entry(
+        VectorQuantizedELBO,
+        "the ELBO, of guides at the nearest [codes](codes.md)",
+        "straight through, biased; less the distortion",
+        "van den Oord et al. 2017",
     ),
     Entry(IWAE, "`log mean w`", "reparameterized, stl, dreg, score", "Burda et al. 2016; Tucker et al. 2019"),
     Entry(VIMCO, "that of IWAE", "score, leave-one-out", "Mnih & Rezende 2016"),

@@ -22,6 +22,7 @@ from ppvae.inference import (
     GumbelSoftmaxELBO,
     Objective,
     SingleTermELBO,
+    VectorQuantizedELBO,
 )
 from ppvae.inference.objectives.registry import REGISTRY
 
@@ -38,6 +39,8 @@ def refusal(objective, member):
             return "found gradients enabled.*under torch.no_grad.*train with IWAE"
         case SingleTermELBO() if not member.terms:
             return r"found no `num_terms` and `elbo_term`.*use ELBO\(\)"
+        case VectorQuantizedELBO() if not member.quantized:
+            return r"found no guide site at the nearest codes.*use ELBO\(\)"
         case ELBO(kl="analytic") if member.open_kl:
             return f"site '{member.open_kl}': found no closed-form KL.*use kl='auto'"
         case ELBO() if member.tied and (objective.beta != 1 or objective.free_bits):
@@ -136,7 +139,9 @@ def assert_at_most(lower, upper, k=4.5):
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", some_slow(ZOO, 1, lambda name: ZOO[name].exact))
 def test_more_particles_come_closer_to_the_evidence(name):
-    """ELBO <= IWAE(5) <= IWAE(50) <= log p(x); the first and the third differ if the guide is not the posterior."""
+    """ELBO <= IWAE(5) <= IWAE(50) <= log p(x); the first and the third differ if the guide is not the posterior.
+
+    Not so where it has but one value for each data point."""
     pair, x = ZOO[name].make()
     pair.eval()
     elbo, few, many = (values(o, pair, x, 400) for o in (ELBO(kl="monte_carlo"), IWAE(5), IWAE(50)))
@@ -145,7 +150,7 @@ def test_more_particles_come_closer_to_the_evidence(name):
     if ZOO[name].exact:
         assert_at_most(many, pair.log_prob(x).detach().expand(2, -1))
     rise = (many - elbo).mean(1)
-    assert (rise.mean() > 4.5 * rise.std() / len(rise) ** 0.5 + 1e-10) == ZOO[name].gap
+    assert (rise.mean() > 4.5 * rise.std() / len(rise) ** 0.5 + 1e-10) == (ZOO[name].gap and not ZOO[name].quantized)
 
 
 @pytest.mark.usefixtures("float64")

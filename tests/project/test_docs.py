@@ -156,6 +156,20 @@ def test_the_diffusion_of_the_guide_is_measured():
     assert names["x"].shape == (1000, 2)
 
 
+@pytest.mark.slow(5)
+def test_the_codes_of_their_page_train():
+    """As printed, but for the number of epochs."""
+    x = (torch.rand(200, 2) @ torch.randn(2, 64) > 0).float()
+    names = {"ppvae": ppvae, "x": x, "held_out": x[:4]}
+    for block in python_blocks("docs/codes.md"):
+        for call in re.findall(r"fit\(.*\)\n", block):
+            block = block.replace(call, f"{call[:-2]}, epochs=3, progress=False)\n")
+        exec(block.replace("gap(pair, held_out)", "gap(pair, held_out, progress=False)"), names)
+    assert (names["report"].amortization_gap.estimate >= 0).all()
+    assert torch.equal(names["stage_two"].codes(x), names["pair"].codes(x))
+    assert names["bits"].sample(3).shape == (3, 64)
+
+
 def test_the_tests_of_a_guide_run(capsys):
     pair = ppvae.models.LinearVAE(num_features=3, num_latents=2, guide="exact")
     exec(python_blocks("docs/calibration.md")[0], {"ppvae": ppvae, "pair": pair, "x": pair.sample(5)})

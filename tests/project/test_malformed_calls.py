@@ -34,6 +34,7 @@ INNER = {
     *("features", "start_at", "step"),  # of masked networks
     *("surrogate", "weigh"),  # with those before the masked networks': what training asks of an objective
     *("m_step", "take_step", "set_state", "decoded", "denoised", "elbo_term", "sigma", "start_sigma"),
+    *("assign", "best_elbo", "counts", "place", "scaled"),
     *("log_prob", "exact_elbo", "sample"),  # of `Pair`, which are overridden, and of `Autoencoder`, which has none
 }
 """Methods that the library calls, with what it has checked before."""

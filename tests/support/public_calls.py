@@ -234,6 +234,17 @@ CALLS = {
     "Trainer.save": Call({"path": FILE}, owner=trainer),
     "VIMCO": Call({"num_particles": COUNT, "gradient": choice("score")}),
     "VRMax": Call({"num_particles": COUNT, "gradient": choice("score")}),
+    "VectorQuantizedELBO": Call(
+        {
+            "num_particles": COUNT,
+            "kl": choice("auto"),
+            "beta": non_negative(1.0),
+            "free_bits": non_negative(0.0),
+            "balance": NO,
+            "gradient": choice("reparameterized"),
+            "commitment": non_negative(0.25),
+        }
+    ),
     "Weights": Call(
         {name: mapping(ANY_TENSOR, "z", "empty dict") for name in ("log_p_sites", "log_q_sites", "latents")}
     ),

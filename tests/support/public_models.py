@@ -28,6 +28,8 @@ from torch import nn
 from ppvae.models import (
     MADE,
     VAE,
+    VQVAE,
+    Codebook,
     ConvolutionalHVAE,
     Dequantized,
     DiagonalNormal,
@@ -38,6 +40,7 @@ from ppvae.models import (
     PixelCNN,
     RealNVP,
     StandardNormal,
+    UniformCodes,
     VampPrior,
 )
 from ppvae.models.autoregressive.autoregressive_likelihood import AutoregressiveLikelihood
@@ -80,6 +83,11 @@ def flow():
     return RealNVP(2, 2, [4])
 
 
+def quantized():
+    torch.manual_seed(0)
+    return VQVAE.mlp(4, 2, 3, 2, [5])
+
+
 def dequantized():
     return Dequantized(flow(), levels=4)
 
@@ -100,6 +108,10 @@ def pixels():
 def masked(num_condition=0):
     torch.manual_seed(0)
     return MADE(4, 2, [5], num_condition=num_condition)
+
+
+def code_vectors():
+    return torch.linspace(-1, 1, 48).reshape(12, 2, 2)
 
 
 def layer(num_in=2, num_out=4):
@@ -262,6 +274,50 @@ MODELS = {
         {"flow": instance(flow), "levels": LEVELS, "posterior": instance(lambda: DiagonalNormal(layer()), "None")}
     ),
     "Dequantized.init_from": Call({"x": data(levels, "one dimension more")}, owner=dequantized),
+    "VQVAE": Call(
+        {
+            "encoder": NETWORK,
+            "codebook": instance(lambda: Codebook(3, 2)),
+            "likelihood": instance(lambda: Bernoulli(nn.Sequential(nn.Flatten(-2), layer(4)))),
+            "prior": instance(lambda: UniformCodes([2], 3)),
+        }
+    ),
+    "VQVAE.mlp": Call(
+        {
+            "num_features": EVEN,
+            "num_positions": COUNT,
+            "num_codes": COUNT,
+            "code_dim": COUNT,
+            "hidden": HIDDEN,
+            "likelihood": LIKELIHOOD,
+            "decay": optional(fraction(0.5)),
+            "activation": ACTIVATION,
+            "levels": LEVELS,
+        }
+    ),
+    **{
+        f"VQVAE.{name}": Call({"x": data(images, "one dimension more")}, owner=quantized)
+        for name in ("codes", "init_from", "usage")
+    },
+    "VQVAE.restart_dead_codes": Call({"x": data(images, "one dimension more"), "least": COUNT}, owner=quantized),
+    "VQVAE.second_stage": Call({"prior": instance(lambda: UniformCodes([2], 3))}, owner=quantized),
+    "VQVAE.tempered": Call({"temperatures": sequence(positive(0.5), 1, "empty list")}, owner=quantized),
+    "Codebook": Call(
+        {
+            "num_codes": COUNT,
+            "code_dim": COUNT,
+            "num_codebooks": COUNT,
+            "decay": optional(fraction(0.5)),
+            "cosine": NO,
+        }
+    ),
+    "Codebook.init_from": Call({"h": data(code_vectors, "one dimension more")}, owner=lambda: Codebook(3, 2)),
+    **{
+        name: Call({"shape": sizes(2), "num_codes": COUNT})
+        for name in ("AutoregressiveCodes", "FactorizedCodes", "UniformCodes")
+    },
+    "IndependentBits": Call({"network": NETWORK}),
+    "RestrictedBoltzmann": Call({"num_left": COUNT, "num_right": COUNT}),
     "DiagonalNormal": Call({"network": NETWORK, "min_scale": non_negative(0.1)}),
     "FullNormal": Call({"network": NETWORK, "num_latents": COUNT}),
     "FullNormal.num_outputs": Call({"num_latents": COUNT}),

@@ -22,8 +22,10 @@ from ppvae.models import (
     MADE,
     NICE,
     VAE,
+    VQVAE,
     AutoregressiveLikelihood,
     AutoregressivePair,
+    Bernoulli,
     ContinuousFlow,
     ConvolutionalHVAE,
     Dequantized,
@@ -32,6 +34,7 @@ from ppvae.models import (
     GatedPixelCNN,
     GaussianMixture,
     Glow,
+    IndependentBits,
     LinearGaussianChain,
     LinearVAE,
     MarkovHVAE,
@@ -39,6 +42,7 @@ from ppvae.models import (
     PixelCNN,
     RealNVP,
     ResidualFlow,
+    RestrictedBoltzmann,
     StandardNormal,
     UNet,
 )
@@ -56,6 +60,7 @@ class Member:
         exact: log p(x) is known.
         gap: the guide differs from the posterior.
         terms: the ELBO's terms can be drawn one by one.
+        quantized: its guide is at the nearest codes: one value for each x, so more particles come no closer.
     """
 
     make: Callable
@@ -65,6 +70,7 @@ class Member:
     exact: bool = True
     gap: bool = True
     terms: bool = False
+    quantized: bool = False
 
 
 def on_normal(make, *shape):
@@ -142,6 +148,10 @@ def of_codes():
     return AutoregressivePair(GatedPixelCNN((2, 2), 3, 4, 1, 1)), torch.randint(3, (8, 2, 2))
 
 
+def boltzmann():
+    return VAE(RestrictedBoltzmann(2, 1), Bernoulli(nn.Linear(3, 4)), IndependentBits(nn.Linear(4, 3)))
+
+
 def bit_diffusion():
     return DiffusionVAE(UNet((1, 2, 2), [2], 4), [1, 2, 2], 2, "bernoulli", "learned", "eps", "posterior")
 
@@ -204,6 +214,8 @@ ZOO = {
     "convolutional hierarchy": Member(
         on_bits(lambda: ConvolutionalHVAE((1, 4, 4), [1, 1], 1, channels=1, num_cells=1), 1, 4, 4), exact=False
     ),
+    "quantized": Member(on_bits(lambda: VQVAE.mlp(4, 2, 3, 2, [5]), 4), quantized=True),
+    "Boltzmann bits": Member(on_bits(boltzmann, 4), {"z": "Bits"}, open_kl="z", exact=False),
     "NICE": Member(on_normal(lambda: NICE(2, 2, [4]), 2), gap=False),
     "RealNVP": Member(on_normal(lambda: RealNVP(2, 2, [4]), 2), gap=False),
     "Glow": Member(on_normal(lambda: Glow((1, 4, 4), 2, 1, 2), 1, 4, 4), gap=False),

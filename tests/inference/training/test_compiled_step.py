@@ -13,9 +13,20 @@ from support.small_pairs import Busy
 from torch import nn
 
 import ppvae
-from ppvae import ELBO, IWAE, RWS, VIMCO, EnumeratedELBO, LinearWarmup, NonFiniteError, Pair, StepOptions
+from ppvae import (
+    ELBO,
+    IWAE,
+    RWS,
+    VIMCO,
+    EnumeratedELBO,
+    LinearWarmup,
+    NonFiniteError,
+    Pair,
+    StepOptions,
+    VectorQuantizedELBO,
+)
 from ppvae.inference.training.compiled_step import CompiledStep
-from ppvae.models import VAE, GaussianMixture, LinearGaussianChain, LinearVAE, MarkovHVAE
+from ppvae.models import VAE, VQVAE, GaussianMixture, LinearGaussianChain, LinearVAE, MarkovHVAE
 
 
 @pytest.mark.slow(6)
@@ -27,6 +38,14 @@ def test_buffers_dropout_schedules_and_a_transform(caplog):
         schedule=lambda done: 1 - done,
         transform=lambda x: x + 0.1 * torch.randn_like(x),
     )
+
+
+@pytest.mark.slow(7)
+def test_running_averages_of_codes(caplog):
+    def quantized():
+        return VQVAE.mlp(4, 2, 3, 2, [5], "gaussian", decay=0.5)
+
+    assert_same(quantized, VectorQuantizedELBO(), caplog)
 
 
 def from_functions():

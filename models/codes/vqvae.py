@@ -1,0 +1,208 @@
+"""The VQ-VAE as a pair: a prior over codes, and a guide that puts all probability on the nearest ones."""
+
+import copy
+from collections.abc import Sequence
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from ppvae.arguments import Count, Fraction, Levels, Observed, Positive, Size, checked
+from ppvae.mode import mode
+from ppvae.models.codes.code_priors import UniformCodes
+from ppvae.models.codes.code_search import Joint, best_codes, log_evidence_by_enumeration
+from ppvae.models.codes.code_vectors import CodeVectors, looked_up, nearest
+from ppvae.models.codes.codebook import Codebook
+from ppvae.models.codes.tempered import TEMPERATURES, TemperedCodes
+from ppvae.models.parts.likelihoods import LIKELIHOODS, AnyLikelihood
+from ppvae.networks import mlp
+from ppvae.pair import Pair
+from ppvae.recipes import remembered
+from ppvae.refusals import refuse_shape
+from ppvae.splitting import split_distribution
+
+
+class VQVAE(Pair):
+    """`c ~ prior`, `z = codebook[c]`, `x | z` from a likelihood; guided by the codes nearest to what an encoder gives.
+
+    The site "z" carries the code vectors, `[*positions, D]`. As the guide has one value for each x, the ELBO is
+    `log p(x | z) + log p(c)`, with the uniform prior `log p(x | z) - P log K`, a bound like any other. Its gap is
+    `-log p(c | x)`, the codes left out; weights from such a guide are all equal, and prove nothing. So evidence is the
+    sum over all K^P codes where these are a million at most; else importance weights from `tempered()`, whose guide
+    has probability everywhere. The ledger's best guide of the family is at the codes that a coordinate search finds.
+
+    Train with `ppvae.VectorQuantizedELBO()`, whose gradient goes straight through to the encoder, and draws that and
+    the codes together.
+
+    Source: van den Oord et al. 2017 (arXiv:1711.00937).
+
+    Args:
+        encoder: `[*, *event] -> [*, *positions, D]`.
+        codebook: the codes.
+        likelihood: forward(z), z `[*, *positions, D]`, returns p(x | z).
+        prior: forward() returns a distribution over the indices of all positions: `UniformCodes`, or another, whose
+            event shape is that of the positions.
+
+    Example:
+        >>> pair = VQVAE.mlp(num_features=64, num_positions=4, num_codes=16, code_dim=2)
+        >>> x = pair.sample(5)
+        >>> pair.codes(x).shape, pair.log_weights(x, num_particles=3).log_w.shape
+        (torch.Size([5, 4]), torch.Size([3, 5]))
+    """
+
+    @checked
+    def __init__(self, encoder: nn.Module, codebook: Codebook, likelihood: AnyLikelihood, prior: nn.Module):
+        super().__init__()
+        self.encoder = encoder
+        self.codebook = codebook
+        self.likelihood = likelihood
+        self.prior = prior
+        with mode(self, training=False), torch.no_grad():
+            self.event_shape = likelihood(self._prior().sample()).event_shape
+        self.example = torch.zeros(1, *self.event_shape)
+
+    @classmethod
+    @checked
+    @remembered
+    def mlp(
+        cls,
+        num_features: Size,
+        num_positions: Size,
+        num_codes: Size,
+        code_dim: Size,
+        hidden: Sequence[Size] = (200, 200),
+        likelihood: str = "bernoulli",
+        decay: Fraction | None = None,
+        activation: type[nn.Module] = nn.Tanh,
+        levels: Levels = 256,
+    ) -> "VQVAE":
+        """A VQ-VAE of multilayer perceptrons on vectors, with a uniform prior.
+
+        Args:
+            num_features: size of x.
+            num_positions: P.
+            num_codes: K.
+            code_dim: D.
+            hidden: sizes of the encoder's hidden layers; the decoder's are the same, reversed.
+            likelihood: a name in `ppvae.models.parts.likelihoods.LIKELIHOODS`.
+            decay: of the codebook's running averages; None for learning by gradient.
+            activation: of the hidden layers.
+            levels: number of gray levels, for "logistic_mixture" and "categorical".
+
+        Raises:
+            ValueError: a likelihood that is not in its registry.
+        """
+        size = num_positions * code_dim
+
+        def decoder(num_outputs: int) -> nn.Module:
+            return nn.Sequential(nn.Flatten(-2), mlp(size, hidden[::-1], num_outputs, activation))
+
+        encoder = mlp(num_features, hidden, size, activation)
+        return cls(
+            nn.Sequential(encoder, nn.Unflatten(-1, (num_positions, code_dim))),
+            Codebook(num_codes, code_dim, decay=decay),
+            LIKELIHOODS[likelihood].of(decoder, (num_features,), levels),
+            UniformCodes((num_positions,), num_codes),
+        )
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1):
+            z = pyro.sample("z", self._prior())
+            pyro.sample("x", self.likelihood(z), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1):
+            pyro.sample("z", self.codebook(self.encoder(x), len(self.prior().event_shape) + 1))
+
+    def _prior(self) -> CodeVectors:
+        return CodeVectors(self.prior(), self.codebook.codes)
+
+    def _encoded(self, x: Tensor) -> Tensor:
+        """What the encoder gives of data, in evaluation mode."""
+        refuse_shape(x, self.event_shape)
+        with mode(self, training=False):
+            return self.encoder(x.to(self.codebook.weight))
+
+    @checked
+    @torch.no_grad()
+    def codes(self, x: Observed) -> Tensor:
+        """The indices of the codes of each data point, `[N, *positions]`."""
+        return nearest(self.codebook.scaled(self._encoded(x)), self.codebook.codes)
+
+    # What is known of it.
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Exact `log p(x) = log sum_c p(x, c)`, `[B]`, in nats, over all K^P codes.
+
+        Raises:
+            NotImplementedError: these are more than a million.
+        """
+        return log_evidence_by_enumeration(self._joint(x))
+
+    def exact_elbo(self, x: Tensor) -> Tensor:
+        """`log p(x, c)` at the nearest codes, `[B]`, in nats."""
+        return self._joint(x)(self.codes(x)[None])[0]
+
+    def best_elbo(self, x: Tensor) -> Tensor:
+        """`log p(x, c)` at the best codes that a coordinate search finds from the nearest ones, `[B]`, in nats."""
+        joint = self._joint(x)
+        return joint(best_codes(joint, self.codes(x))[None])[0]
+
+    def proposal(self) -> Pair:
+        """`tempered()`, from which importance weights are drawn."""
+        return self.tempered()
+
+    @checked
+    def tempered(self, temperatures: Sequence[Positive] = TEMPERATURES) -> TemperedCodes:
+        """The same model, with a guide that has probability everywhere; see `TemperedCodes`."""
+        return TemperedCodes(self, self.encoder, self.codebook, self.prior, temperatures)
+
+    def _joint(self, x: Tensor) -> Joint:
+        prior, codes = self.prior(), self.codebook.codes
+
+        def log_joint(index: Tensor) -> Tensor:
+            z = looked_up(codes, index)
+            decoded = split_distribution(self.likelihood(z.flatten(0, 1)), (len(z), z.shape[1]))
+            return prior.log_prob(index) + decoded.log_prob(x)
+
+        return Joint(log_joint, prior.event_shape, codes.shape[1], x)
+
+    # Its dictionary, and its prior.
+
+    @checked
+    @torch.no_grad()
+    def init_from(self, x: Observed) -> "VQVAE":
+        """Initializes the likelihood from data, and the codes by k-means of what the encoder gives; returns self."""
+        self.likelihood.init_from(x)
+        self.codebook.init_from(self._encoded(x))
+        return self
+
+    @checked
+    @torch.no_grad()
+    def usage(self, x: Observed) -> Tensor:
+        """How many times data points x have each code, over all of x, `[G, K]`."""
+        return self.codebook.counts(self._encoded(x))
+
+    @checked
+    @torch.no_grad()
+    def restart_dead_codes(self, x: Observed, least: Count = 1) -> int:
+        """Moves codes that x has fewer than `least` times to what the encoder gives for some of x; returns how many.
+
+        Give it all data, as few batches have all codes: `fit(..., callbacks=[lambda _: pair.restart_dead_codes(data)])`
+        does so after each epoch; not with several processes, only the first of which calls back.
+        """
+        h = self._encoded(x)
+        dead = self.codebook.counts(h) < least
+        self.codebook.place(dead, h)
+        return int(dead.sum())
+
+    @checked
+    def second_stage(self, prior: nn.Module) -> "VQVAE":
+        """A copy with another prior, which alone learns: all else, the codes included, stays as it is.
+
+        From the uniform prior, its ELBO rises by P log K minus the cross-entropy of the codes, exactly.
+        """
+        after = copy.deepcopy(self).requires_grad_(False)
+        after.codebook.decay = None
+        after.prior = prior
+        return after
