@@ -1,7 +1,5 @@
 """A valid call of each public model and part, with the kind of each argument."""
 
-from dataclasses import replace
-
 import torch
 from support.malformed_values import (
     Call,
@@ -26,10 +24,7 @@ from support.public_arguments import images, linear, mixture, plane, points
 from torch import nn
 
 from ppvae.models import (
-    MADE,
     VAE,
-    VQVAE,
-    Codebook,
     ConvolutionalHVAE,
     Dequantized,
     DiagonalNormal,
@@ -37,15 +32,10 @@ from ppvae.models import (
     LinearGaussianChain,
     MarkovHVAE,
     MLPDenoiser,
-    PixelCNN,
     RealNVP,
     StandardNormal,
-    UniformCodes,
     VampPrior,
 )
-from ppvae.models.autoregressive.autoregressive_likelihood import AutoregressiveLikelihood
-from ppvae.models.autoregressive.autoregressive_pair import AutoregressivePair
-from ppvae.models.autoregressive.autoregressive_prior import AutoregressivePrior
 from ppvae.models.parts.likelihoods import Bernoulli, Categorical, Gaussian, LogisticMixture
 
 
@@ -83,11 +73,6 @@ def flow():
     return RealNVP(2, 2, [4])
 
 
-def quantized():
-    torch.manual_seed(0)
-    return VQVAE.mlp(4, 2, 3, 2, [5])
-
-
 def dequantized():
     return Dequantized(flow(), levels=4)
 
@@ -98,20 +83,6 @@ def levels():
 
 def gray():
     return (torch.arange(24).reshape(6, 4) % 3) / 2
-
-
-def pixels():
-    torch.manual_seed(0)
-    return PixelCNN((1, 4, 4), 2, 4, 1, 1)
-
-
-def masked(num_condition=0):
-    torch.manual_seed(0)
-    return MADE(4, 2, [5], num_condition=num_condition)
-
-
-def code_vectors():
-    return torch.linspace(-1, 1, 48).reshape(12, 2, 2)
 
 
 def layer(num_in=2, num_out=4):
@@ -158,68 +129,6 @@ MODELS = {
     "LogisticMixture": Call({"network": NETWORK, "event_shape": sizes(2), "levels": LEVELS}),
     "LogisticMixture.init_from": Call({"x": GRAY}, owner=lambda: LogisticMixture(layer(2, 24), [4], 3)),
     "LogisticMixture.num_outputs": Call({"event_shape": sizes(2), "num_components": COUNT}),
-    "Autoregressive": Call(
-        {"network": instance(lambda: masked(2)), "h": tensor(lambda: torch.zeros(3, 2), "nan", "too many dimensions")}
-    ),
-    "AutoregressiveLikelihood": Call({"decoder": NETWORK, "network": instance(lambda: masked(2))}),
-    "AutoregressiveLikelihood.init_from": Call(
-        {"x": data(images, "one dimension more")}, owner=lambda: AutoregressiveLikelihood(layer(2, 2), masked(2))
-    ),
-    "AutoregressivePair": Call({"network": instance(masked)}),
-    "AutoregressivePair.init_from": Call(
-        {"x": data(images, "one dimension more")}, owner=lambda: AutoregressivePair(masked())
-    ),
-    "AutoregressivePair.log_prob": Call(
-        {"x": data(images, "one dimension more", "inf")}, owner=lambda: AutoregressivePair(masked())
-    ),
-    "AutoregressivePrior": Call({"network": instance(masked)}),
-    "AutoregressivePrior.init_from": Call(
-        {"c": data(images, "one dimension more")}, owner=lambda: AutoregressivePrior(masked())
-    ),
-    "GatedPixelCNN": Call(
-        {
-            "shape": IMAGE,
-            "levels": LEVELS,
-            "width": EVEN,
-            "num_layers": COUNT,
-            "radius": from_zero(2),
-            "layer_radius": from_zero(1),
-            "num_condition": from_zero(2),
-        }
-    ),
-    "MADE": Call(
-        {
-            "num_features": count(2),
-            "levels": LEVELS,
-            "hidden": sizes(5, 5),
-            "order": optional(replace(sequence(from_zero(0)), valid=lambda: [1, 0])),
-            "num_condition": from_zero(2),
-        }
-    ),
-    "PixelSNAIL": Call(
-        {
-            "shape": IMAGE,
-            "levels": LEVELS,
-            "width": EVEN,
-            "num_blocks": from_zero(1),
-            "num_heads": COUNT,
-            "radius": from_zero(2),
-            "block_radius": from_zero(1),
-            "num_condition": from_zero(2),
-        }
-    ),
-    "MaskedNetwork.init_from": Call({"x": data(square_images, "one dimension more")}, owner=pixels),
-    "PixelCNN": Call(
-        {
-            "shape": IMAGE,
-            "levels": LEVELS,
-            "width": EVEN,
-            "num_blocks": from_zero(1),
-            "radius": from_zero(2),
-            "block_radius": from_zero(1),
-            "num_condition": from_zero(2),
-        }
-    ),
     "Bijection": Call({"event_dim": from_zero(1), "noise_dim": optional(from_zero(1))}),
     "BottomUpPosterior": Call({"encoders": NETWORKS}),
     "ConditionallyIndependent": Call({"encoders": NETWORKS}),
@@ -274,50 +183,6 @@ MODELS = {
         {"flow": instance(flow), "levels": LEVELS, "posterior": instance(lambda: DiagonalNormal(layer()), "None")}
     ),
     "Dequantized.init_from": Call({"x": data(levels, "one dimension more")}, owner=dequantized),
-    "VQVAE": Call(
-        {
-            "encoder": NETWORK,
-            "codebook": instance(lambda: Codebook(3, 2)),
-            "likelihood": instance(lambda: Bernoulli(nn.Sequential(nn.Flatten(-2), layer(4)))),
-            "prior": instance(lambda: UniformCodes([2], 3)),
-        }
-    ),
-    "VQVAE.mlp": Call(
-        {
-            "num_features": EVEN,
-            "num_positions": COUNT,
-            "num_codes": COUNT,
-            "code_dim": COUNT,
-            "hidden": HIDDEN,
-            "likelihood": LIKELIHOOD,
-            "decay": optional(fraction(0.5)),
-            "activation": ACTIVATION,
-            "levels": LEVELS,
-        }
-    ),
-    **{
-        f"VQVAE.{name}": Call({"x": data(images, "one dimension more")}, owner=quantized)
-        for name in ("codes", "init_from", "usage")
-    },
-    "VQVAE.restart_dead_codes": Call({"x": data(images, "one dimension more"), "least": COUNT}, owner=quantized),
-    "VQVAE.second_stage": Call({"prior": instance(lambda: UniformCodes([2], 3))}, owner=quantized),
-    "VQVAE.tempered": Call({"temperatures": sequence(positive(0.5), 1, "empty list")}, owner=quantized),
-    "Codebook": Call(
-        {
-            "num_codes": COUNT,
-            "code_dim": COUNT,
-            "num_codebooks": COUNT,
-            "decay": optional(fraction(0.5)),
-            "cosine": NO,
-        }
-    ),
-    "Codebook.init_from": Call({"h": data(code_vectors, "one dimension more")}, owner=lambda: Codebook(3, 2)),
-    **{
-        name: Call({"shape": sizes(2), "num_codes": COUNT})
-        for name in ("AutoregressiveCodes", "FactorizedCodes", "UniformCodes")
-    },
-    "IndependentBits": Call({"network": NETWORK}),
-    "RestrictedBoltzmann": Call({"num_left": COUNT, "num_right": COUNT}),
     "DiagonalNormal": Call({"network": NETWORK, "min_scale": non_negative(0.1)}),
     "FullNormal": Call({"network": NETWORK, "num_latents": COUNT}),
     "FullNormal.num_outputs": Call({"num_latents": COUNT}),
