@@ -69,4 +69,9 @@ from .parts.priors import (
     VampPrior as VampPrior,
 )
 from .parts.residual_normal import ResidualNormal as ResidualNormal
+from .sequences.deep_markov import DeepMarkov as DeepMarkov, GatedTransition as GatedTransition
+from .sequences.hidden_markov import HiddenMarkov as HiddenMarkov
+from .sequences.linear_gaussian_state_space import LinearGaussianStateSpace as LinearGaussianStateSpace
+from .sequences.recurrent_posteriors import Combiner as Combiner, MeanField as MeanField
+from .sequences.state_space import StateSpace as StateSpace
 from .vae import VAE as VAE

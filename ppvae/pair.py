@@ -27,6 +27,7 @@ from ppvae.refusals import ContractError
 from ppvae.row_chunks import over_rows
 from ppvae.rules import Problem, Whole
 from ppvae.sites import deterministic_values, is_enumerated, is_factor, sample_sites
+from ppvae.steps import Steps
 from ppvae.threads import exclusive, undisturbed
 from ppvae.unconditioned import Unconditioned
 from ppvae.weights import Weights, draw_weights, expected_log_weight, sum_terms
@@ -116,6 +117,13 @@ class Pair(nn.Module):
     def penalty(self) -> Tensor | float:
         """What training takes off the surrogate at each step, such as a multiple of weights' norms; no bound has it."""
         return 0.0
+
+    def time_steps(self, *args: Any, **kwargs: Any) -> Steps:
+        """The pair's factors step by step, where it is a sequence in time: what a particle filter runs."""
+        raise NotImplementedError(
+            f"{type(self).__name__} has no `time_steps`; a particle filter needs the factors of a sequence one after "
+            "another (ppvae.steps.Steps): write this method, or use method='ais'"
+        )
 
     @staticmethod
     @checked

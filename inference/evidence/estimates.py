@@ -75,15 +75,19 @@ def log_evidence(
       that falls short of another in the mean over the data is left out. The record's `candidates` holds all of them.
     - "bdmc": AIS; and, on as many data points simulated from the model, the sandwich of AIS and reverse AIS, in the
       record's `certificate`. It certifies the evaluator on the model's own data, not the estimate on yours.
+    - "particle filter", "bootstrap filter": for sequences, such as `ppvae.models.DeepMarkov`; half of each step's
+      particles come from the guide, or all from the prior. Their error grows with the square root of the sequence's
+      length, that of importance weights exponentially.
 
     Source: Burda et al. 2016 (arXiv:1509.00519); k-hat: Vehtari et al. 2024 (arXiv:1507.02646); AIS: Neal 2001
-    (arXiv:physics/9803008), Wu et al. 2017 (arXiv:1611.04273); BDMC: Grosse et al. 2015 (arXiv:1511.02543).
+    (arXiv:physics/9803008), Wu et al. 2017 (arXiv:1611.04273); BDMC: Grosse et al. 2015 (arXiv:1511.02543); particle
+    filters: Gordon et al. 1993, Maddison et al. 2017 (arXiv:1705.09279).
 
     Args:
         pair: the model and guide; measured in eval mode, where its parameters are.
         data: N data points, a batch (tensor, tuple or dict); moved to the pair's device a chunk at a time.
         method: a name from the list above.
-        num_particles: K, for IWAE. Memory does not grow with it.
+        num_particles: K, for IWAE and, in sixteen filters, for particle filters. Memory does not grow with it.
         annealing: settings of AIS; for "best" several may be given. By default `AIS()`, for "best" from both starts.
         max_seconds: for "auto" and "best", when AIS is to end; None for when all is measured. Importance weights of all
             data points come first, however long they take, and count. Then AIS takes data points in random order, in
@@ -98,7 +102,8 @@ def log_evidence(
 
     Raises:
         EvidenceUndefined: the pair declares that it has no evidence.
-        NotImplementedError: method="exact" for a pair with no closed form.
+        NotImplementedError: method="exact" for a pair with no closed form, a particle filter for one that has no
+            `time_steps`.
         ppvae.ContractError: "ais" or "bdmc" for a pair whose guide has discrete sites, or no continuous latents.
         ValueError: K < 1, an unknown method, or data that are not finite or outside the likelihood's support (the row
             is named); `max_seconds` that is not positive and finite, or with another method, a checkpoint, a guide with

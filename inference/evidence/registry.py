@@ -7,6 +7,7 @@ from ppvae.inference.evidence.best import Best
 from ppvae.inference.evidence.exact import Exact
 from ppvae.inference.evidence.iwae import ImportanceWeights
 from ppvae.inference.evidence.method import EvidenceMethod
+from ppvae.inference.evidence.particle_filter import ParticleFilter
 
 METHODS: dict[str, EvidenceMethod] = {}
 
@@ -24,6 +25,8 @@ register(
     AnnealedImportanceSampling("prior"),
     BidirectionalMonteCarlo(),
     Best(METHODS),
+    ParticleFilter(guided=True),
+    ParticleFilter(guided=False),
 )
 
 

@@ -17,7 +17,7 @@ from ppvae.models import VAE, GaussianMixture, LinearVAE
 NOT_CALLED = {
     *("CheckpointError", "ContractError", "EvidenceUndefined", "NonFiniteError"),  # raised, not called
     *("Objective", "Pair", "inference.WeightObjective"),  # to be subclassed, as are the next
-    *("models.Likelihood", "models.MaskedNetwork"),
+    *("models.Likelihood", "models.MaskedNetwork", "models.StateSpace"),
 }
 INNER = {
     *(
@@ -35,6 +35,7 @@ INNER = {
     *("surrogate", "weigh"),  # with those before the masked networks': what training asks of an objective
     *("m_step", "take_step", "set_state", "decoded", "denoised", "elbo_term", "sigma", "start_sigma"),
     *("assign", "best_elbo", "counts", "place", "scaled"),
+    *("transition", "likelihood", "time_steps"),  # of sequences
     *("log_prob", "exact_elbo", "sample"),  # of `Pair`, which are overridden, and of `Autoencoder`, which has none
 }
 """Methods that the library calls, with what it has checked before."""

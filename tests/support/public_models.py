@@ -29,7 +29,9 @@ from ppvae.models import (
     Dequantized,
     DiagonalNormal,
     DiffusionVAE,
+    HiddenMarkov,
     LinearGaussianChain,
+    LinearGaussianStateSpace,
     MarkovHVAE,
     MLPDenoiser,
     RealNVP,
@@ -42,6 +44,15 @@ from ppvae.models.parts.likelihoods import Bernoulli, Categorical, Gaussian, Log
 def chain():
     torch.manual_seed(0)
     return LinearGaussianChain(3, [2, 2])
+
+
+def state_space():
+    torch.manual_seed(0)
+    return LinearGaussianStateSpace(2, 2)
+
+
+def sequences():
+    return torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(0))
 
 
 def vae(likelihood="bernoulli", **settings):
@@ -236,6 +247,25 @@ MODELS = {
         f"LinearGaussianChain.{name}": Call({"x": LEADING}, owner=chain)
         for name in ("exact_elbo", "exact_elbo_terms", "exact_gap", "log_prob", "posterior")
     },
+    "LinearGaussianStateSpace": Call({"num_features": COUNT, "num_latents": COUNT, "guide": choice("exact")}),
+    "LinearGaussianStateSpace.exact_gap": Call({"batch": data(sequences)}, owner=state_space),
+    "LinearGaussianStateSpace.smoothed": Call({"batch": data(sequences)}, owner=state_space),
+    "LinearGaussianStateSpace.posterior": Call({"x": data(sequences).besides("nan", "inf")}, owner=state_space),
+    "LinearGaussianStateSpace.factorized_gap": Call({"num_steps": COUNT}, owner=state_space),
+    "HiddenMarkov": Call({"num_states": COUNT, "num_features": COUNT, "likelihood": choice("gaussian")}),
+    "HiddenMarkov.init_from": Call({"x": data(sequences, "one dimension more")}, owner=lambda: HiddenMarkov(2, 2)),
+    "DeepMarkov": Call(
+        {
+            "num_features": COUNT,
+            "num_latents": COUNT,
+            "hidden": sizes(3, 3),
+            "likelihood": LIKELIHOOD,
+            "posterior": choice("combiner"),
+        }
+    ),
+    "GatedTransition": Call({"num_latents": COUNT, "hidden": HIDDEN}),
+    "Combiner": Call({"num_features": COUNT, "num_latents": COUNT, "num_hidden": COUNT}),
+    "MeanField": Call({"num_features": COUNT, "num_latents": COUNT, "num_hidden": COUNT}),
     "LinearVAE": Call({"num_features": EVEN, "num_latents": COUNT, "guide": choice("full")}),
     **{
         f"LinearVAE.{name}": Call({"x": LEADING}, owner=linear)

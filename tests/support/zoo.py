@@ -28,14 +28,17 @@ from ppvae.models import (
     Bernoulli,
     ContinuousFlow,
     ConvolutionalHVAE,
+    DeepMarkov,
     Dequantized,
     DiagonalNormal,
     DiffusionVAE,
     GatedPixelCNN,
     GaussianMixture,
     Glow,
+    HiddenMarkov,
     IndependentBits,
     LinearGaussianChain,
+    LinearGaussianStateSpace,
     LinearVAE,
     MarkovHVAE,
     MLPDenoiser,
@@ -125,6 +128,11 @@ def deep_markov():
     dmm, x = DMM(), sequences()
     dmm.annealing_factor = 1.0  # another one is refused by all bounds but the ELBO
     return Pair.of(dmm.model, dmm.guide, example=x), x
+
+
+def of_lengths(make, *shape):
+    """A member's `make`: a pair from `make()` with eight standard normal sequences of several lengths."""
+    return lambda: (make(), (torch.randn(8, *shape), 1 + torch.arange(8) % shape[0]))
 
 
 def labeled():
@@ -230,6 +238,15 @@ ZOO = {
     ),
     "dequantized": Member(lambda: dequantized(DiagonalNormal(nn.Linear(2, 4))), open_kl="y", exact=False),
     "dequantized uniformly": Member(lambda: dequantized(None), open_kl="y", exact=False),
+    "state space": Member(of_lengths(lambda: LinearGaussianStateSpace(2, 2), 3, 2)),
+    "state space, exact": Member(
+        of_lengths(lambda: LinearGaussianStateSpace(2, 2, "exact"), 3, 2), open_kl="z1", gap=False
+    ),
+    "deep Markov, combiner": Member(of_lengths(lambda: DeepMarkov(2, 2, [4], "gaussian"), 3, 2), exact=False),
+    "deep Markov, mean field": Member(
+        of_lengths(lambda: DeepMarkov(2, 2, [4], "gaussian", "mean_field"), 3, 2), exact=False
+    ),
+    "hidden Markov": Member(of_lengths(lambda: HiddenMarkov(2, 2), 3, 2), gap=False),
     "bottom-up": Member(on_normal(BottomUp, 3), open_kl="z1"),
     "tied weights": Member(on_normal(TiedWeights, 3)),
     "labeled": Member(labeled),
