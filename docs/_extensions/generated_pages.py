@@ -96,16 +96,14 @@ def _reference() -> Iterator[tuple[str, str]]:
 def _gallery() -> Iterator[tuple[str, str]]:
     entries, pages = [], []
     for path in sorted((ROOT / "examples").glob("*.py")):
-        source = path.read_text()
-        title, _, rest = (ast.get_docstring(ast.parse(source)) or path.stem).partition("\n\n")
-        title, picture = " ".join(title.split()).rstrip("."), _picture(path.stem)
+        docstring = ast.get_docstring(ast.parse(path.read_text())) or path.stem
+        title = re.split(r"(?<=\?)\s|[:.]| - ", docstring)[0].strip()
+        picture = _picture(path.stem)
         image = f"![What the example draws](../{picture.name})\n\n" if picture.exists() else ""
         code = f"```{{literalinclude}} ../../examples/{path.name}\n:language: python\n```"
-        yield (
-            f"gallery/{path.stem}.md",
-            f"# {title}\n\n```sh\npython examples/{path.name} --help\n```\n\n{image}{rest}\n\n## The code\n\n{code}\n",
-        )
-        shown = f"![](../{picture.name}) " if picture.exists() else ""
+        command = f"```sh\npython examples/{path.name} --help\n```"
+        yield f"gallery/{path.stem}.md", f"# {title}\n\n{command}\n\n{image}{docstring}\n\n## The code\n\n{code}\n"
+        shown = f"![{title}](../{picture.name}) " if picture.exists() else ""
         entries.append(f"- {shown}[{title}]({path.stem}.md)")
         pages.append(path.stem)
     listed, toctree = "\n".join(entries), "\n".join(pages)

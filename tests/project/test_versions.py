@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[2]
 def requirements():
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
-    lines = config["options"]["install_requires"] + config["options.extras_require"]["test"]
+    extras = config["options.extras_require"]
+    lines = config["options"]["install_requires"] + extras["test"] + extras["docs"]
     return dict(re.split(r"\s*>=\s*", line) for line in lines.strip().splitlines() if line)
 
 
