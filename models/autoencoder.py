@@ -6,7 +6,7 @@ import pyro
 from torch import Tensor, nn
 
 from ppvae.arguments import checked
-from ppvae.models.parts.likelihoods import AnyLikelihood
+from ppvae.models.parts.likelihood import AnyLikelihood
 from ppvae.pair import NumberOrBatch, Pair
 
 

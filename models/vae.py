@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from ppvae.arguments import Levels, Observed, Size, Sizes, checked
 from ppvae.mode import mode
-from ppvae.models.parts.likelihoods import LIKELIHOODS, AnyLikelihood
+from ppvae.models.named_likelihoods import LIKELIHOODS
+from ppvae.models.parts.likelihood import AnyLikelihood
 from ppvae.models.parts.posteriors import POSTERIOR_FAMILIES
 from ppvae.models.parts.priors import PRIORS
 from ppvae.networks import convolutional_decoder, convolutional_encoder, mlp
@@ -64,7 +65,7 @@ class VAE(Pair):
             num_features: size of x.
             num_latents: size of z.
             hidden: sizes of the encoder's hidden layers; the decoder's are the same, reversed.
-            likelihood: a name in `ppvae.models.parts.likelihoods.LIKELIHOODS`: "bernoulli", "gaussian" (one learned
+            likelihood: a name in `ppvae.models.named_likelihoods.LIKELIHOODS`: "bernoulli", "gaussian" (one learned
                 sigma), "heteroscedastic" (sigma(z), a network), or another.
             posterior: a name in `ppvae.models.parts.posteriors.POSTERIOR_FAMILIES`: "diagonal", "full", "flow" or
                 another.

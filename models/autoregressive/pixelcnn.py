@@ -51,7 +51,7 @@ class PixelCNN(PixelNetwork):
         self.first = MaskedConv2d(self.num_inputs, width, radius, self.num_channels, reads_data=True)
         self.condition = Condition(num_condition, width)
         self.blocks = nn.ModuleList(
-            ResidualBlock(width, block_radius, self.num_channels, num_condition) for _ in range(num_blocks)
+            MaskedResidualBlock(width, block_radius, self.num_channels, num_condition) for _ in range(num_blocks)
         )
 
     def features(self, inputs: Tensor, h: Tensor | None, at: Strip | None = None) -> Tensor:
@@ -61,7 +61,7 @@ class PixelCNN(PixelNetwork):
         return features
 
 
-class ResidualBlock(nn.Module):
+class MaskedResidualBlock(nn.Module):
     """Features added to by a convolution of half of their width."""
 
     def __init__(self, width: int, radius: int, num_channels: int, num_condition: int):

@@ -8,7 +8,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from ppvae.arguments import Few, Levels, Natural, Size, Sizes, checked
 from ppvae.models.autoregressive.pixel_network import Condition, PixelNetwork
-from ppvae.models.autoregressive.pixelcnn import ResidualBlock
+from ppvae.models.autoregressive.pixelcnn import MaskedResidualBlock
 from ppvae.models.autoregressive.rasters import MaskedConv2d, Strip
 
 
@@ -63,7 +63,7 @@ class PixelSNAIL(PixelNetwork):
         self.first = MaskedConv2d(self.num_inputs, width, radius, C, reads_data=True)
         self.condition = Condition(num_condition, width)
         self.convolutions = nn.ModuleList(
-            ResidualBlock(width, block_radius, C, num_condition) for _ in range(num_blocks)
+            MaskedResidualBlock(width, block_radius, C, num_condition) for _ in range(num_blocks)
         )
         self.attentions = nn.ModuleList(
             CausalAttention(width, self.num_inputs, C, num_heads) for _ in range(num_blocks)

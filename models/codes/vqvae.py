@@ -14,7 +14,8 @@ from ppvae.models.codes.code_search import Joint, best_codes, log_evidence_by_en
 from ppvae.models.codes.code_vectors import CodeVectors, looked_up, nearest
 from ppvae.models.codes.codebook import Codebook
 from ppvae.models.codes.tempered import TEMPERATURES, TemperedCodes
-from ppvae.models.parts.likelihoods import LIKELIHOODS, AnyLikelihood
+from ppvae.models.named_likelihoods import LIKELIHOODS
+from ppvae.models.parts.likelihood import AnyLikelihood
 from ppvae.networks import mlp
 from ppvae.pair import Pair
 from ppvae.recipes import remembered
@@ -84,7 +85,7 @@ class VQVAE(Pair):
             num_codes: K.
             code_dim: D.
             hidden: sizes of the encoder's hidden layers; the decoder's are the same, reversed.
-            likelihood: a name in `ppvae.models.parts.likelihoods.LIKELIHOODS`.
+            likelihood: a name in `ppvae.models.named_likelihoods.LIKELIHOODS`.
             decay: of the codebook's running averages; None for learning by gradient.
             activation: of the hidden layers.
             levels: number of gray levels, for "logistic_mixture" and "categorical".

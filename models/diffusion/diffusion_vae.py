@@ -13,7 +13,8 @@ from torch.distributions import kl_divergence
 from ppvae.arguments import Size, Sizes, Spread, checked
 from ppvae.models.diffusion.noise_schedules import NOISE_SCHEDULES
 from ppvae.models.diffusion.noising import PARAMETERIZATIONS, less_noised, noise, noised, renewed
-from ppvae.models.parts.likelihoods import Bernoulli, Gaussian, Likelihood
+from ppvae.models.parts.likelihood import Likelihood
+from ppvae.models.parts.likelihoods import Bernoulli, Gaussian
 from ppvae.models.parts.registry import NamedPart, Registry
 from ppvae.pair import Pair
 from ppvae.refusals import refuse_shape

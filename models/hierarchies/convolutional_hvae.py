@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ppvae.arguments import Few, Levels, Natural, NonNegative, Observed, Size, Sizes, checked
 from ppvae.models.hierarchies.residual_cells import encoder_cell, generative_cell
 from ppvae.models.hierarchies.spectral import SpectralNorms
-from ppvae.models.parts.likelihoods import LIKELIHOODS
+from ppvae.models.named_likelihoods import LIKELIHOODS
 from ppvae.models.parts.residual_normal import ResidualNormal
 from ppvae.networks import Fold
 from ppvae.pair import Pair
@@ -44,7 +44,7 @@ class ConvolutionalHVAE(Pair):
         num_latents: channels of each latent image.
         channels: of the feature maps.
         num_cells: residual cells before each group, and at full size, in either direction.
-        likelihood: a name in `ppvae.models.parts.likelihoods.LIKELIHOODS`: "bernoulli" for pixels 0 and 1, "gaussian"
+        likelihood: a name in `ppvae.models.named_likelihoods.LIKELIHOODS`: "bernoulli" for pixels 0 and 1, "gaussian"
             (one learned sigma), "logistic_mixture" for gray levels, or another.
         levels: number of gray levels, for "logistic_mixture" and "categorical"; data are `k / (levels - 1)`.
         spectral_weight: weight of the training penalty, the sum of the layers' largest singular values

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from ppvae.arguments import Levels, Observed, Size, checked
 from ppvae.mode import mode
 from ppvae.models.hierarchies.hierarchical_posteriors import HIERARCHICAL_POSTERIORS, LayerNetworks
+from ppvae.models.named_likelihoods import LIKELIHOODS
 from ppvae.models.parts.conditionals import DiagonalNormal
-from ppvae.models.parts.likelihoods import LIKELIHOODS, AnyLikelihood
+from ppvae.models.parts.likelihood import AnyLikelihood
 from ppvae.models.parts.priors import StandardNormal
 from ppvae.networks import mlp
 from ppvae.pair import Pair
@@ -84,7 +85,7 @@ class MarkovHVAE(Pair):
             num_features: size of x.
             num_latents: sizes of z_1 ... z_L.
             hidden: sizes of the hidden layers of each network on the way up from x; reversed on the way down.
-            likelihood: a name in `ppvae.models.parts.likelihoods.LIKELIHOODS`: "bernoulli", "gaussian" (one learned
+            likelihood: a name in `ppvae.models.named_likelihoods.LIKELIHOODS`: "bernoulli", "gaussian" (one learned
                 sigma), "heteroscedastic" (sigma(z), a network), or another.
             posterior: a name in `ppvae.models.hierarchies.hierarchical_posteriors.HIERARCHICAL_POSTERIORS`:
                 "independent" (each layer given x), "bottom_up" (each given the one below), "ladder" (downwards,

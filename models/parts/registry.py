@@ -1,8 +1,9 @@
 """Parts by name: the registries in which `VAE.mlp` and its like look names up, and which the docs' tables must match.
 
-Each kind of part has one registry, at the end of the file that defines or imports all parts of the kind: `PRIORS`,
-`LIKELIHOODS` and `POSTERIOR_FAMILIES` in this folder, `HIERARCHICAL_POSTERIORS` in `hierarchies`, `NOISE_SCHEDULES` and
-`DECODERS` in `diffusion`. So this file imports no parts; their files import it.
+Each kind of part has one registry, at the end of the file that defines or imports all parts of the kind: `PRIORS` and
+`POSTERIOR_FAMILIES` in this folder, `LIKELIHOODS` in `named_likelihoods` beside it, as it has some of other rooms,
+`HIERARCHICAL_POSTERIORS` in `hierarchies`, `NOISE_SCHEDULES` and `DECODERS` in `diffusion`. So this file imports no
+parts; their files import it.
 """
 
 from dataclasses import dataclass

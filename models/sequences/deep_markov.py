@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from ppvae.arguments import Size, checked
-from ppvae.models.parts.likelihoods import LIKELIHOODS
+from ppvae.models.named_likelihoods import LIKELIHOODS
 from ppvae.models.sequences.recurrent_posteriors import Combiner, MeanField
 from ppvae.models.sequences.state_space import StateSpace
 from ppvae.networks import mlp
@@ -84,7 +84,7 @@ class DeepMarkov(StateSpace):
         hidden: sizes of the hidden layers of emission and transition; the last is that of the guide's recurrent
             network.
         likelihood: "bernoulli", "gaussian" (one learned sigma), "heteroscedastic" (sigma(z), a network), or another
-            name in `ppvae.models.parts.likelihoods.LIKELIHOODS`.
+            name in `ppvae.models.named_likelihoods.LIKELIHOODS`.
         posterior: "combiner", `q(z_t | z_{t-1}, x_t ... x_T)`, or "mean_field", `q(z_t | x)`.
 
     Raises:

@@ -39,7 +39,7 @@ class StateSpace(Pair):
             path: list[Tensor] = []
             for t in range(x.shape[1]):
                 fn = self.transition(path[-1]) if path else self.prior()
-                path.append(pyro.sample(f"z{t + 1}", _masked(fn, present, t)))
+                path.append(pyro.sample(f"z{t + 1}", _where_present(fn, present, t)))
             fn = self.likelihood(torch.stack(path, -2))
             pyro.sample("x", (fn if present is None else fn.mask(present)).to_event(1), obs=x)
 
@@ -47,19 +47,19 @@ class StateSpace(Pair):
         present, q, z = present_steps(x, lengths), self.posterior(x, lengths), None
         with pyro.plate("data", x.shape[0], dim=-1):
             for t in range(x.shape[1]):
-                z = pyro.sample(f"z{t + 1}", _masked(q(t, z), present, t))
+                z = pyro.sample(f"z{t + 1}", _where_present(q(t, z), present, t))
 
     def time_steps(self, x: Tensor, lengths: Tensor | None = None) -> Steps:
         present, q = present_steps(x, lengths), self.posterior(x, lengths)
 
         def prior(t: int, z: Tensor | None) -> Any:
-            return _masked(self.prior() if z is None else self.transition(z), present, t)
+            return _where_present(self.prior() if z is None else self.transition(z), present, t)
 
         def guide(t: int, z: Tensor | None) -> Any:
-            return _masked(q(t, z), present, t)
+            return _where_present(q(t, z), present, t)
 
         def log_likelihood(t: int, z: Tensor) -> Tensor:
-            return _masked(self.likelihood(z), present, t).log_prob(x[:, t])
+            return _where_present(self.likelihood(z), present, t).log_prob(x[:, t])
 
         return Steps(x.shape[1], prior, guide, log_likelihood)
 
@@ -69,5 +69,5 @@ def present_steps(x: Tensor, lengths: Tensor | None) -> Tensor | None:
     return None if lengths is None else torch.arange(x.shape[1], device=x.device) < lengths.unsqueeze(-1)
 
 
-def _masked(fn: Any, present: Tensor | None, t: int) -> Any:
+def _where_present(fn: Any, present: Tensor | None, t: int) -> Any:
     return fn if present is None else fn.mask(present[:, t])

@@ -25,7 +25,7 @@ from ppvae.models import (
 )
 from ppvae.models.diffusion.noise_schedules import NOISE_SCHEDULES
 from ppvae.models.hierarchies.hierarchical_posteriors import HIERARCHICAL_POSTERIORS
-from ppvae.models.parts.likelihoods import LIKELIHOODS
+from ppvae.models.named_likelihoods import LIKELIHOODS
 from ppvae.models.parts.posteriors import POSTERIOR_FAMILIES
 from ppvae.models.parts.priors import PRIORS
 

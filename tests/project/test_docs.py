@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import ppvae
-from ppvae.models.parts.likelihoods import LIKELIHOODS
+from ppvae.models.named_likelihoods import LIKELIHOODS
 from ppvae.models.parts.posteriors import POSTERIOR_FAMILIES
 from ppvae.models.parts.priors import PRIORS
 

@@ -27,7 +27,7 @@ from ppvae.models.diffusion.diffusion_vae import DECODERS, NamedDecoder
 from ppvae.models.diffusion.noise_schedules import NOISE_SCHEDULES, NamedSchedule
 from ppvae.models.diffusion.noising import PARAMETERIZATIONS
 from ppvae.models.hierarchies.hierarchical_posteriors import HIERARCHICAL_POSTERIORS, NamedHierarchicalPosterior
-from ppvae.models.parts.likelihoods import LIKELIHOODS, NamedLikelihood, one_per_feature
+from ppvae.models.named_likelihoods import LIKELIHOODS, NamedLikelihood, one_per_feature
 from ppvae.models.parts.posteriors import POSTERIOR_FAMILIES, NamedPosterior
 from ppvae.models.parts.priors import PRIORS, NamedPrior
 from ppvae.models.parts.registry import NamedPart, Registry
