@@ -192,3 +192,13 @@ def test_data_as_you_have_them(tmp_path, monkeypatch):
     assert names["pair"] is not first
     for old, new in zip(first.parameters(), names["pair"].parameters(), strict=True):
         assert torch.equal(old, new)
+
+
+def test_the_sequences_of_the_page_are_measured_by_a_filter():
+    torch.manual_seed(0)
+    names = {}
+    exec(python_blocks("docs/sequences.md")[0], names)
+    evidence, pair, data = names["evidence"], names["pair"], (names["x"], names["lengths"])
+    elbo = ppvae.elbo(pair, data, seed=0, progress=False)
+    assert evidence.reliable.double().mean() > 0.9
+    assert evidence.mean().estimate > elbo.mean().estimate
