@@ -14,7 +14,7 @@ from ppvae.tracing import Joint, trace_pair
 
 
 @checked
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Weights:
     """`log w = log p(x, z_k) - log q(z_k | x)` for K particles of each of B data points, in nats.
 
@@ -28,6 +28,11 @@ class Weights:
     log_p_sites: dict[str, Tensor]
     log_q_sites: dict[str, Tensor]
     latents: dict[str, Tensor]
+
+    def __repr__(self) -> str:
+        num, size = self.log_p.shape
+        sites = f"{', '.join(self.log_p_sites)}; guide: {', '.join(self.log_q_sites) or 'none'}"
+        return f"Weights({num} particles of {size} data points; model: {sites})"
 
     @property
     def log_p(self) -> Tensor:

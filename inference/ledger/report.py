@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import pandas as pd
@@ -18,7 +19,7 @@ from ppvae.presentation import present
 
 
 @checked
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class GapReport(Measured):
     """What stands between log p(x) and the ELBO of a pair on a data set, as `ppvae.gap` returns it.
 
@@ -127,3 +128,12 @@ class GapReport(Measured):
 
     def __str__(self) -> str:
         return f"{self.summary().round(3).to_string()}\n\n{self.verdict()}"
+
+    def __repr__(self) -> str:
+        lines = {"log p(x)": self.log_evidence, "ELBO": self.elbo, "gap": self.gap}
+        told = ", ".join(f"{name} {line.mean().estimate:.3f}" for name, line in lines.items())
+        return f"GapReport({self.pair}, {len(self.elbo.estimate)} data points: {told} nats)"
+
+    def _repr_html_(self) -> str:
+        verdict = "<br>".join(map(escape, self.verdict().splitlines()))
+        return f"{self.summary().round(3).to_html()}<p>{verdict}</p>"

@@ -58,7 +58,7 @@ class Mean:
 
 
 @checked
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Measurement:
     """A quantity in nats, higher is better, per data point.
 
@@ -86,6 +86,13 @@ class Measurement:
     warning: str = ""
     kind: str = ""
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._in_short()}{f'; {self.warning}' if self.warning else ''})"
+
+    def _in_short(self) -> str:
+        draws = f", {self.num_particles} particles" if self.num_particles else ""
+        return f"{self.method}{draws}: {self.mean() if len(self.estimate) else 'no data points'}"
+
     def mean(self) -> Mean:
         """The mean over data points; see `Mean` for its two error bars."""
         num = len(self.estimate)
@@ -99,7 +106,7 @@ class Measurement:
 
 
 @checked
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Evidence(Measurement):
     """log p(x), or a stochastic lower bound on it, per data point.
 
@@ -139,6 +146,9 @@ class Evidence(Measurement):
             "with more temperatures, or a better guide"
         )
         object.__setattr__(self, "warning", warning if num_bad else "")
+
+    def _in_short(self) -> str:
+        return f"{super()._in_short()}, {int(self.reliable.sum())} of {len(self.reliable)} reliable"
 
     @classmethod
     @checked
