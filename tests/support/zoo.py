@@ -239,9 +239,7 @@ ZOO = {
     "dequantized": Member(lambda: dequantized(DiagonalNormal(nn.Linear(2, 4))), open_kl="y", exact=False),
     "dequantized uniformly": Member(lambda: dequantized(None), open_kl="y", exact=False),
     "state space": Member(of_lengths(lambda: LinearGaussianStateSpace(2, 2), 3, 2)),
-    "state space, exact": Member(
-        of_lengths(lambda: LinearGaussianStateSpace(2, 2, "exact"), 3, 2), open_kl="z1", gap=False
-    ),
+    "state space, exact": Member(of_lengths(lambda: LinearGaussianStateSpace(2, 2, "exact"), 3, 2), gap=False),
     "deep Markov, combiner": Member(of_lengths(lambda: DeepMarkov(2, 2, [4], "gaussian"), 3, 2), exact=False),
     "deep Markov, mean field": Member(
         of_lengths(lambda: DeepMarkov(2, 2, [4], "gaussian", "mean_field"), 3, 2), exact=False
