@@ -15,7 +15,7 @@ from ppvae.arguments import Count, Distributed, Seed, checked
 from ppvae.batches import Batch, num_rows
 from ppvae.conversion import to_pair
 from ppvae.inference.ledger.latent_usage import MOST_POINTS, LatentUsage, active_units, mutual_information
-from ppvae.inference.objectives.divergence import separable_sites
+from ppvae.inference.objectives.divergence import separable
 from ppvae.inference.runtime.chunks import mean_with_error, over_data, sizes
 from ppvae.inference.runtime.measuring import finite, measuring
 from ppvae.inference.runtime.records import Measurement
@@ -149,7 +149,7 @@ def elbo_terms_of(pair: Pair, batch: Batch, num_samples: int, progress: bool) ->
         information = mutual_information(pair, to_pair(rows_or_all(pair, batch, slice(most)), pair)) if latent else {}
     except ContractError:  # the guide knows the density only of its own draws
         information = dict.fromkeys((site for sites in latent.values() for site in sites), math.nan)
-    kls = separable_sites(pair, two)
+    kls = separable(pair, two)
 
     def record(key: str, method: str, warning: str = "") -> Measurement:
         return Measurement(found[key], found[f"{key}/error"], num_samples, method, warning)

@@ -76,7 +76,11 @@ def separable_sites(pair: Pair, batch: Batch) -> frozenset[str]:
 
     A model parent that the guide lacks (a discrete site to be summed out) rules the closed form out too.
     """
-    batch = pair.checked(batch)
+    return separable(pair, pair.checked(batch))
+
+
+def separable(pair: Pair, batch: Batch) -> frozenset[str]:
+    """`separable_sites` of a pair that was checked, on a batch of its own: what a step asks."""
     with mode(pair, training=False):  # to keep these two rows out of batch norm's running statistics
         guide, model = (_parents(function, rows_or_all(pair, batch, slice(2))) for function in (pair.guide, pair.model))
     ancestors: dict[str, set[str]] = {}

@@ -11,7 +11,7 @@ from torch import Tensor
 from ppvae.arguments import Count, NonNegative, Schedule, checked
 from ppvae.batches import Batch
 from ppvae.enumerable import guide_runs_enumerated
-from ppvae.inference.objectives.divergence import separable_in, separable_sites, site_kl
+from ppvae.inference.objectives.divergence import separable, separable_in, site_kl
 from ppvae.inference.objectives.gradients import Draw
 from ppvae.inference.objectives.importance_weighted import gain
 from ppvae.inference.objectives.protocol import MeanOverDraws
@@ -144,7 +144,7 @@ class ELBO(MeanOverDraws):
         return pair.exact_elbo(batch)
 
     def prepared(self, pair: Pair, batch: Batch) -> "ELBO":
-        return replace(self, known_separable=separable_sites(pair, batch)) if self._closed_forms else self
+        return replace(self, known_separable=separable(pair, batch)) if self._closed_forms else self
 
     @property
     def _closed_forms(self) -> bool:
@@ -156,7 +156,7 @@ class ELBO(MeanOverDraws):
         found = separable_in(draw.joint)
         if found is None:
             draw.joint.log_q_terms()  # first, as Pyro's flows know only the density of their latest draw
-            found = separable_sites(pair, batch)
+            found = separable(pair, batch)
         return found
 
     def _minus_analytic_kl(self, draw: Draw, separable: frozenset[str]) -> dict[str, Tensor]:
