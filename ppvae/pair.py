@@ -102,8 +102,9 @@ class Pair(nn.Module):
         self.checked_kinds: set[str] = set()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, nn.Module | nn.Parameter) and "checked_kinds" in self.__dict__:
-            self.checked_kinds.clear()
+        if isinstance(value, nn.Module | nn.Parameter):
+            _refuse_hidden(type(self), name, value)
+            self.__dict__.get("checked_kinds", set()).clear()
         super().__setattr__(name, value)
 
     def model(self, *args: Any, **kwargs: Any) -> Any:
@@ -373,6 +374,16 @@ def _kind(batch: Batch) -> str:
         for name, value in entries(batch).items()
     }
     return f"{type(batch).__name__} {kinds}"
+
+
+def _refuse_hidden(cls: type, name: str, value: nn.Module | nn.Parameter) -> None:
+    """PyTorch looks for modules and parameters last: one named as the class's own method or attribute is never found."""
+    if hasattr(cls, name):
+        kind = "parameter" if isinstance(value, nn.Parameter) else "module"
+        raise ContractError(
+            f"{name}: found a {kind} of this name, which {cls.__name__}.{name} would hide, expected another name, "
+            f"such as self.own_{name}"
+        )
 
 
 def _only(values: dict[str, Value]) -> Value | dict[str, Value]:

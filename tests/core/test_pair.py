@@ -246,3 +246,11 @@ def test_samples_are_drawn_where_the_parameters_are():
     pair.example = torch.zeros(1, 5)
     with pyro.validation_enabled(False):  # it looks at values
         assert pair.sample(2).device.type == "meta"
+
+
+@pytest.mark.parametrize("name", ["of", "encode", "sample", "check", "example", "evidence_undefined"])
+@pytest.mark.parametrize("value", [nn.Linear(2, 2), nn.Parameter(torch.zeros(2))])
+def test_a_module_that_a_method_would_hide_is_refused(name, value):
+    """`self.encode = network` would keep the network where `self.encode(x)` never finds it."""
+    with pytest.raises(ContractError, match=rf"^{name}: found a (module|parameter) of this name, .* self.own_{name}"):
+        setattr(Pair(), name, value)
