@@ -67,24 +67,12 @@ def assert_slope(found, theory):
     assert std_error < 0.05
 
 
-@pytest.mark.slow(30)
-def test_slopes_up_to_some_dozens():
-    plain = slopes([2, 8, 32], repeats=600, num_points=200, gradient="reparameterized")
-    assert_slope(plain["mu"], 0.5)
-    assert_slope(plain["b"], -0.5)
-    assert_slope(slopes([32, 64, 128], repeats=100, num_points=20, gradient="dreg")["b"], 0.5)
-
-
-@pytest.mark.slow(500)
-def test_slopes_of_the_plain_gradient_up_to_a_thousand():
-    plain = slopes([1, 10, 100, 1000], repeats=3000, num_points=100, gradient="reparameterized")
-    assert_slope(plain["mu"], 0.5)
-    assert_slope(plain["b"], -0.5)
-
-
-@pytest.mark.slow(150)
-def test_slope_of_dreg_up_to_a_thousand():
-    assert_slope(slopes([30, 100, 300, 1000], repeats=300, num_points=20, gradient="dreg")["b"], 0.5)
+@pytest.mark.slow(35)
+def test_slopes():
+    """The guide's plain gradient needs many repeats, as its noise soon hides it; the others are seen up to K = 1000."""
+    assert_slope(slopes([4, 30, 200, 1000], repeats=50, num_points=50, gradient="reparameterized")["mu"], 0.5)
+    assert_slope(slopes([2, 8, 32, 128], repeats=1500, num_points=50, gradient="reparameterized")["b"], -0.5)
+    assert_slope(slopes([30, 100, 300, 1000], repeats=100, num_points=10, gradient="dreg")["b"], 0.5)
 
 
 @pytest.mark.slow(4)
