@@ -16,12 +16,12 @@ from ppvae.threads import exclusive, outermost, turn
 QUICK = ("elbo", "check", "sample, encode, reconstruct")
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow(5)] * (n not in QUICK)) for n in JOBS])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow(1.5)] * (n not in QUICK)) for n in JOBS])
 def test_each_of_several_at_once_gets_what_it_gets_alone(name):
     assert at_once([JOBS[name]], 8) == {"same": 8, "other": 0, "failed": 0}
 
 
-@pytest.mark.slow(20)
+@pytest.mark.slow(3)
 def test_two_dozen_of_all_kinds_at_once():
     assert at_once([*JOBS.values()], 24) == {"same": 24, "other": 0, "failed": 0}
 

@@ -14,7 +14,7 @@ from ppvae.latent_view import LatentView
 from ppvae.refusals import ContractError
 
 LAYOUTS = ("leading", "rows")
-CELLS = some_slow(ALLOWED, 0.1, lambda cell: cell[0] in FEW)
+CELLS = some_slow(ALLOWED, 0.02, lambda cell: cell[0] in FEW)
 
 
 def both(name, measure):
@@ -116,7 +116,7 @@ def or_refusal(measure):
 @pytest.mark.parametrize(
     ("measure", "name"),
     [
-        pytest.param(measure, name, marks=() if measure == "iwae" else pytest.mark.slow(2))
+        pytest.param(measure, name, marks=() if measure == "iwae" else pytest.mark.slow(0.3))
         for measure in MEASURES
         for name in ZOO
     ],
@@ -129,7 +129,7 @@ def test_what_is_measured(measure, name):
         assert_same(leading, rows, tolerance=1e-5)
 
 
-@pytest.mark.slow(5)
+@pytest.mark.slow(2)
 @pytest.mark.usefixtures("float64")
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("name", ZOO)

@@ -111,7 +111,7 @@ def test_p_values_count_the_null():
     assert adjusted.tolist() == [0.75, 1.0]  # the third classifier's largest is of the second data point
 
 
-@pytest.mark.parametrize("name", some_slow(ZOO, 2, lambda name: name in FEW))
+@pytest.mark.parametrize("name", some_slow(ZOO, 0.2, lambda name: name in FEW))
 def test_every_pair_of_continuous_latents_is_tested_in_both_layouts(name, float64):
     """Or refused by name, in both alike."""
 
