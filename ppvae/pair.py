@@ -377,7 +377,7 @@ def _kind(batch: Batch) -> str:
 
 
 def _refuse_hidden(cls: type, name: str, value: nn.Module | nn.Parameter) -> None:
-    """PyTorch looks for modules and parameters last: one named as the class's own method or attribute is never found."""
+    """PyTorch looks for modules and parameters last: one named as a method of the class is never found."""
     if hasattr(cls, name):
         kind = "parameter" if isinstance(value, nn.Parameter) else "module"
         raise ContractError(
