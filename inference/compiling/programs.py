@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
-from torch.utils._pytree import tree_flatten
 
 from ppvae.batches import Batch
 from ppvae.inference.compiling import compiler
 from ppvae.inference.compiling.cuda_graph import Program, captured
 from ppvae.inference.compiling.formulas import FORMULAS
 from ppvae.inference.compiling.inputs import CannotCompileError, taken_apart
+from ppvae.inference.compiling.masked_entries import without_masked_shapes
+from ppvae.inference.compiling.reasons import reason
 from ppvae.inference.objectives.protocol import Objective, as_objective
 from ppvae.inference.runtime.isolation import random_state, set_random_state
 from ppvae.pair import Pair
@@ -92,7 +93,7 @@ def compiled(
     except CannotCompileError:
         raise
     except Exception as error:  # of any kind: users' code, the tracer, the compiler
-        raise CannotCompileError(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
+        raise CannotCompileError(reason(error)) from error
     finally:
         set_random_state(before, device)
 
@@ -133,21 +134,8 @@ def _traced(function: Program, inputs: Sequence[Tensor], device: torch.device) -
     with torch.enable_grad():
         formulas = FORMULAS if device.type == "cpu" else {}
         graph = make_fx(function, formulas)(*[t.clone() for t in inputs])  # tracing runs the function
-    _refuse_shapes_that_depend_on_values(graph)
+    without_masked_shapes(graph)
     return graph
-
-
-def _refuse_shapes_that_depend_on_values(graph: GraphModule) -> None:
-    """Such as that of `x[mask]`: the program would keep the number of entries that the mask had during tracing."""
-    for node in graph.graph.nodes:
-        if torch.Tag.dynamic_output_shape not in getattr(node.target, "tags", ()):
-            continue
-        indices = [a.meta["val"].dtype for a in tree_flatten(node.args[1:])[0] if isinstance(a, torch.fx.Node)]
-        if node.target is not torch.ops.aten.index.Tensor or torch.bool in indices:
-            raise CannotCompileError(
-                f"{node.target}: found a shape that depends on values, as that of x[mask] does; expected the same "
-                "shape at every call, like that of torch.where(mask, x, 0)"
-            )
 
 
 def operations(function: Program, inputs: Sequence[Tensor]) -> Program:

@@ -84,8 +84,7 @@ class SplineFlow(FlowPosterior):
     """A `FlowPosterior` of spline couplings: splines of one half of z, with knots that depend on the other half and h.
 
     Between -bound and bound each spline is monotone, with ratios of linear functions as pieces, so a density may have
-    several modes; outside, it is the identity. Pyro's splines select their pieces by boolean masks, which
-    cannot be compiled: a pair with them is trained and measured uncompiled.
+    several modes; outside, it is the identity.
 
     Source: Durkan et al. 2019 (arXiv:1906.04032); linear ratios: Dolatabadi et al. 2020 (arXiv:2001.05168).
 

@@ -82,7 +82,7 @@ POSTERIOR_FAMILIES = Registry(
     NamedPosterior(
         name="spline",
         module=SplineFlow,
-        summary="couplings of monotone splines, which may have several modes; not compiled",
+        summary="couplings of monotone splines, which may have several modes",
         source="Durkan et al. 2019",
         num_outputs=location_and_scale,
         make=SplineFlow,

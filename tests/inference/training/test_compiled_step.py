@@ -253,6 +253,17 @@ class Branching(LinearVAE):
             super().guide(x)
 
 
+class OneHot(LinearVAE):
+    """Encodes a class by `one_hot`, which looks for values out of range."""
+
+    def __init__(self):
+        super().__init__(4, 2)
+
+    def guide(self, x):
+        signs = nn.functional.one_hot((x[:, 0] > 0).long(), 4)
+        super().guide(x + signs)
+
+
 class Alternating(LinearVAE):
     """Keeps a count of training steps outside its buffers, which a program would not."""
 
@@ -292,7 +303,7 @@ def test_shared_modules_and_parameters(caplog):
 
 
 class Picking(LinearVAE):
-    """Handles entries by masks, as Pyro's splines do: their number differs from batch to batch."""
+    """Computes with entries chosen by a mask: their number differs from batch to batch."""
 
     def __init__(self):
         super().__init__(4, 2)
@@ -307,7 +318,8 @@ class Picking(LinearVAE):
     ("make", "reason"),
     [
         (Picking, "aten.index.Tensor: found a shape that depends on values"),
-        (Branching, "data-dependent control flow"),
+        (Branching, "`if self.encoder.weight.abs().max() > -1:`: found data-dependent control flow"),
+        (OneHot, "`signs = nn.functional.one_hot((x[:, 0] > 0).long(), 4)`: found data-dependent control flow"),
         (Alternating, "the compiled bound is"),
     ],
 )

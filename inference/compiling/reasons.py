@@ -1,0 +1,30 @@
+"""Why something cannot be traced, in the words of whoever wrote it."""
+
+import linecache
+import sys
+import traceback
+from pathlib import Path
+
+LIBRARIES = {"torch", "pyro", "ppvae", *sys.stdlib_module_names} - {"__main__"}
+
+
+def reason(error: Exception) -> str:
+    """The error's first line; of a look at a tensor's values, the line of code that takes it, and the remedy."""
+    text = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    if "_local_scalar_dense" not in text and "data-dependent" not in text:
+        return text
+    return (
+        f"{_users_line(error)}: found data-dependent control flow, a line that looks at a tensor's values, as a "
+        "branch, .item() and one_hot do; expected the same operations whatever the values, such as "
+        "torch.where(condition, a, b) for a branch, and torch.eye(10)[y] for one_hot(y, 10)"
+    )
+
+
+def _users_line(error: Exception) -> str:
+    """Where the error's way leaves the user's code for a library's, as file, line and text."""
+    where = "the model or the guide"
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        if frame.f_globals.get("__name__", "").partition(".")[0] not in LIBRARIES:
+            file = frame.f_code.co_filename
+            where = f"{Path(file).name}:{number}, `{linecache.getline(file, number).strip()}`"
+    return where
