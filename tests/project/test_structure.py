@@ -20,9 +20,13 @@ BELOW = {
     "models": {"core"},
 }
 BELOW["views"] = {*BELOW} - {"models"}
+BELOW["front"] = {*BELOW}
 """What each room may import, besides itself."""
 
 FACES = {"ppvae", "ppvae.inference", "ppvae.models", "ppvae.views"}
+FRONT = {"ppvae.__main__", "ppvae.command_line"}
+"""Faces for those who do not write pairs: they stand before all rooms."""
+
 FOLDERS = {"ppvae": "ppvae", "inference": "ppvae.inference", "models": "ppvae.models"}
 
 
@@ -42,6 +46,8 @@ PACKAGES = FACES | {name.rpartition(".")[0] for name in MODULES}
 
 
 def room(name):
+    if name in FRONT:
+        return "front"
     parts = name.split(".")
     if parts[1] == "inference":
         return parts[2]
