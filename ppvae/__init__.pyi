@@ -47,6 +47,7 @@ from .inference.training.result import Fit as Fit
 from .inference.training.settings import Checkpoint as Checkpoint, HeldOut as HeldOut, StepOptions as StepOptions
 from .inference.training.trainer import Trainer as Trainer
 from .pair import Pair as Pair
+from .progress import set_progress as set_progress
 from .refusals import ContractError as ContractError
 from .views import pictures as pictures, plots as plots
 from .views.arviz_export import to_arviz as to_arviz

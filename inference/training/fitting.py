@@ -99,7 +99,7 @@ def fit(
         held_out: data whose bound is computed after each epoch; or `HeldOut(data, ...)`, to stop early, or to keep the
             best epoch's parameters.
         callbacks: called after each epoch with the `Fit` so far. One that raises `StopIteration` ends training.
-        progress: show a bar.
+        progress: show a bar, on a terminal or in a notebook; see `ppvae.set_progress`.
         compile: run a step as one compiled program, the same estimator with the same noise several times faster, after
             some seconds of compiling. "auto": for at least 10,000 steps on a CPU. What Python decides in the model or
             the guide (a branch, a loop) is decided once, when the step is traced. What cannot be compiled runs
@@ -160,6 +160,7 @@ def fit(
         compile=_is_long(num_steps, where) if compile == "auto" else bool(compile),
         options=options,
     )
+    trainer.progress = progress and processes.rank == 0
     with processes.together(lambda: source.described() | {"bound at the start": trainer.first_bound}):
         source = intake.source(trainer, transform)
         if held_out is not None:
@@ -181,7 +182,7 @@ def fit(
     )
     if resume:
         training.resume()
-    return training.run(progress and processes.rank == 0)
+    return training.run(trainer.progress)
 
 
 def _is_long(num_steps: int | None, where: torch.device) -> bool:

@@ -28,7 +28,6 @@ from ppvae.inference.runtime.checkpoint import (
 )
 from ppvae.inference.runtime.distributed import Processes
 from ppvae.inference.runtime.isolation import interrupts_held, own_randomness
-from ppvae.inference.runtime.progress import progress_bar
 from ppvae.inference.training.feeding import Minibatch, Source
 from ppvae.inference.training.nonfinite import NonFiniteError
 from ppvae.inference.training.result import Fit
@@ -36,6 +35,7 @@ from ppvae.inference.training.resuming import State, plain, restore, store
 from ppvae.inference.training.settings import Checkpoint, HeldOut
 from ppvae.inference.training.trainer import HELD_OUT, Trainer
 from ppvae.mode import mode
+from ppvae.progress import progress_bar
 from ppvae.threads import users_own
 
 logger = logging.getLogger("ppvae")
@@ -152,9 +152,7 @@ class Training:
 
     def _run_epochs(self, progress: bool) -> None:
         try:
-            with progress_bar(
-                total=self.num_steps, initial=self.trainer.steps, unit="step", disable=not progress
-            ) as bar:
+            with progress_bar(total=self.num_steps, initial=self.trainer.steps, unit="step", shown=progress) as bar:
                 while not self.stopped:
                     self._run_epoch(bar)
         except KeyboardInterrupt:
@@ -169,7 +167,7 @@ class Training:
         trainer = self.trainer
         if self.callbacks:
             trainer.prepared = None  # they may have changed the pair
-        minibatches = self.source.minibatches(self.epoch, len(self.sizes))
+        minibatches, compile_seconds = self.source.minibatches(self.epoch, len(self.sizes)), trainer.compile_seconds
         while trainer.steps != self.num_steps:
             trainer.update.interrupted = self._signaled
             with interrupts_held():
@@ -182,7 +180,10 @@ class Training:
                     break
                 if self.checkpoint and self.checkpoint.every and trainer.steps % self.checkpoint.every == 0:
                     self._save()
-            compiled = f", compiled in {trainer.compile_seconds:.1f} s" if trainer.compile_seconds else ""
+            compiled = f", {trainer.compile_seconds:.1f} s of compiling" if trainer.compile_seconds else ""
+            if trainer.compile_seconds != compile_seconds:
+                bar.unpause()  # the forecast is of the steps to come
+                compile_seconds = trainer.compile_seconds
             bar.set_postfix_str(f"bound {self.history['bound_per_step'][-1]:.3f}{compiled}", refresh=False)
             bar.update()
             if trainer.update.interrupted:

@@ -100,9 +100,9 @@ def density(ax: Axes, pair: Pair, limits: Limits, num_particles: Count = 200) ->
     grid = torch.cartesian_prod(torch.linspace(left, right, GRID_POINTS), torch.linspace(bottom, top, GRID_POINTS))
     grid = grid.to(next(pair.parameters()))
     try:
-        found = log_evidence(pair, grid, "exact", progress=False)
+        found = log_evidence(pair, grid, "exact")
     except NotImplementedError:
-        found = log_evidence(pair, grid, "iwae", num_particles, seed=0, progress=False)
+        found = log_evidence(pair, grid, "iwae", num_particles, seed=0)
     picture = found.estimate.exp().reshape(GRID_POINTS, GRID_POINTS).T.numpy()
     ax.imshow(picture, origin="lower", extent=limits, cmap="Blues", vmin=0, aspect="auto")
     _square(ax, limits)

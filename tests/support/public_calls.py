@@ -322,6 +322,7 @@ CALLS = {
         }
     ),
     "save": Call({"pair": PAIR, "path": FILE}),
+    "set_progress": Call({"shown": flag(True)}),
     "to_arviz": Call(
         {
             "pair": PAIR.besides("list"),
