@@ -42,6 +42,12 @@ from .inference.runtime.records import (
 )
 from .inference.training.em import fit_em as fit_em, fit_streaming_em as fit_streaming_em
 from .inference.training.fitting import fit as fit
+from .inference.training.loggers import (
+    CSVLogger as CSVLogger,
+    MLflowLogger as MLflowLogger,
+    TensorBoardLogger as TensorBoardLogger,
+    WandbLogger as WandbLogger,
+)
 from .inference.training.nonfinite import NonFiniteError as NonFiniteError
 from .inference.training.result import Fit as Fit
 from .inference.training.settings import Checkpoint as Checkpoint, HeldOut as HeldOut, StepOptions as StepOptions

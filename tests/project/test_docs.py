@@ -113,16 +113,25 @@ def test_the_readmes_example_prints_what_it_says(capsys):
 def test_the_settings_of_the_guide_to_training_train():
     pair, data = ppvae.models.VAE.mlp(4, 2, [8], likelihood="gaussian"), torch.randn(50, 4)
     before = ppvae.elbo(pair, data, seed=0, progress=False).mean()
-    exec(python_blocks("docs/training.md")[1], {"ppvae": ppvae, "torch": torch, "pair": pair, "data": data})
+    exec(python_blocks("docs/training.md")[3], {"ppvae": ppvae, "torch": torch, "pair": pair, "data": data})
     after = ppvae.elbo(pair, data, seed=0, progress=False).mean()
     assert after.estimate > before.estimate + 3 * before.monte_carlo_error
+
+
+def test_logs_and_schedulers_of_the_guide_to_training(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"ppvae": ppvae, "torch": torch, "data": torch.randn(50, 4)}
+    names["pair"] = ppvae.models.VAE.mlp(4, 2, [8], likelihood="gaussian")
+    for block in python_blocks("docs/training.md")[:2]:
+        exec(block.replace("epochs=100", "epochs=2, progress=False"), names)
+    assert len((tmp_path / "run.csv").read_text().splitlines()) == 3
 
 
 def test_the_loop_of_the_guide_to_training_trains_and_is_kept(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pair, batches = ppvae.models.VAE.mlp(4, 2, [8], likelihood="gaussian"), [torch.randn(20, 4)] * 3
     names = {"ppvae": ppvae, "pair": pair, "batches": batches}
-    exec(python_blocks("docs/training.md")[0], names)
+    exec(python_blocks("docs/training.md")[2], names)
     assert names["trainer"].steps == 3
     names["trainer"].load("trainer.safetensors")
 
