@@ -1,5 +1,5 @@
 # The public names, and where each lives; they are imported when they are first used.
-from . import datasets as datasets, inference as inference, models as models, networks as networks
+from . import datasets as datasets, inference as inference, models as models, networks as networks, sklearn as sklearn
 from ._version import __version__ as __version__
 from .encoding import Encoding as Encoding
 from .inference.diagnostics.coverage_about_references import expected_coverage as expected_coverage

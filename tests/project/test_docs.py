@@ -211,3 +211,11 @@ def test_the_sequences_of_the_page_are_measured_by_a_filter():
     elbo = ppvae.elbo(pair, data, seed=0, progress=False)
     assert evidence.reliable.double().mean() > 0.9
     assert evidence.mean().estimate > elbo.mean().estimate
+
+
+@pytest.mark.slow(3)
+def test_the_page_on_scikit_learn_searches():
+    block = python_blocks("docs/sklearn.md")[0].replace("epochs=100", "epochs=1")
+    names = {"x": torch.randn(30, 5).numpy()}
+    exec(block, names)
+    assert isinstance(names["density"].pair_, ppvae.Pair)
