@@ -18,10 +18,11 @@ from torch import Tensor
 
 from ppvae.arguments import Levels, RealTensor, Seed, Size, checked
 from ppvae.files import write_file
+from ppvae.image_files import images as images
 from ppvae.progress import waiting
 from ppvae.rules import Whole
 
-__all__ = ["Dataset", "bits_per_dim", "dequantize", "load"]
+__all__ = ["Dataset", "bits_per_dim", "dequantize", "images", "load"]
 
 _MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",

@@ -21,6 +21,7 @@ from ppvae.mode import mode
 from ppvae.own_rows import refuse_other_rows, refuse_parts
 from ppvae.pair import Pair
 from ppvae.progress import Bar, progress_bar
+from ppvae.refusals import ContractError
 from ppvae.sources import is_stream
 
 Transform = Callable[[Any], Any]
@@ -147,7 +148,12 @@ def check_data(
     randomness = own_randomness((trainer.seed, CHECK), trainer.device)
     with denormals_flushed(), randomness, mode(trainer.pair, training=False), pyro.validation_enabled(True):
         if contract:
-            trainer.check(chunk(0, batch_size))
+            try:
+                trainer.check(chunk(0, batch_size))
+            except ContractError as error:
+                if name == "data":
+                    raise
+                raise ContractError(f"{name}: {str(error).removeprefix('data: ')}") from error
         num = num_rows(data)
         with progress_bar(
             shown=trainer.progress, total=num, desc=f"checking {name}", unit="point", delay=1, leave=False
