@@ -6,7 +6,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from ppvae.arguments import Levels, Observed, Size, Sizes, checked
+from ppvae.arguments import ImageShape, Levels, Observed, Size, Sizes, checked
 from ppvae.mode import mode
 from ppvae.models.named_likelihoods import LIKELIHOODS
 from ppvae.models.parts.likelihood import AnyLikelihood
@@ -95,7 +95,7 @@ class VAE(Pair):
     @remembered
     def convolutional(
         cls,
-        shape: tuple[Size, Size, Size],
+        shape: ImageShape,
         num_latents: Size,
         channels: Sizes = (16, 32),
         likelihood: str = "bernoulli",

@@ -1,5 +1,5 @@
 # The public names, and where each lives; they are imported when they are first used.
-from . import datasets as datasets, inference as inference, models as models, networks as networks
+from . import datasets as datasets, inference as inference, models as models, networks as networks, sklearn as sklearn
 from ._version import __version__ as __version__
 from .encoding import Encoding as Encoding
 from .inference.diagnostics.coverage_about_references import expected_coverage as expected_coverage
@@ -42,11 +42,18 @@ from .inference.runtime.records import (
 )
 from .inference.training.em import fit_em as fit_em, fit_streaming_em as fit_streaming_em
 from .inference.training.fitting import fit as fit
+from .inference.training.loggers import (
+    CSVLogger as CSVLogger,
+    MLflowLogger as MLflowLogger,
+    TensorBoardLogger as TensorBoardLogger,
+    WandbLogger as WandbLogger,
+)
 from .inference.training.nonfinite import NonFiniteError as NonFiniteError
 from .inference.training.result import Fit as Fit
 from .inference.training.settings import Checkpoint as Checkpoint, HeldOut as HeldOut, StepOptions as StepOptions
 from .inference.training.trainer import Trainer as Trainer
 from .pair import Pair as Pair
+from .progress import set_progress as set_progress
 from .refusals import ContractError as ContractError
 from .views import pictures as pictures, plots as plots
 from .views.arviz_export import to_arviz as to_arviz

@@ -151,8 +151,12 @@ Few: TypeAlias = Annotated[int, Whole(at_least=1, limit=10**4)]
 Sizes: TypeAlias = Annotated[Sequence[int], Elements(Whole(at_least=1, limit=10**7), at_least=1)]
 """A shape, or the sizes of layers: one at least."""
 
-Shape: TypeAlias = tuple[Size, Size]
-"""Height and width of an image."""
+_SIDE = Whole(at_least=1, limit=10**7)
+ImageShape: TypeAlias = Annotated[
+    tuple[int, int, int], Places((_SIDE,) * 3, "(channels, height, width), such as (1, 28, 28)")
+]
+Shape: TypeAlias = Annotated[tuple[int, int], Places((_SIDE,) * 2, "(height, width)")] | ImageShape
+"""Of an image, with or without its channels."""
 
 # Real numbers.
 Real: TypeAlias = Annotated[float, Number()]

@@ -88,6 +88,14 @@ def call(function: Callable, batch: Batch) -> Any:
         return function(*batch) if isinstance(batch, tuple) else function(batch)
 
 
+def named_batch(name: str, data: Any) -> Batch:
+    """`as_batch` of an argument of another name, by which its errors call the data."""
+    try:
+        return as_batch(data)
+    except (TypeError, ValueError) as error:
+        raise type(error)(name + str(error).removeprefix("data")) from error
+
+
 def as_batch(data: Any, device: torch.device | str | None = None) -> Batch:
     """Data as a batch, checked: arrays become tensors; nothing empty, ragged, NaN or infinite passes.
 

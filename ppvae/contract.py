@@ -17,7 +17,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from ppvae.batches import Batch, call, num_rows, rows
-from ppvae.explanations import failures_explained, without_tensors
+from ppvae.explanations import failures_explained, into_support, without_tensors
 from ppvae.internals import enumeration_dim
 from ppvae.layouts import InLayout, difference_from, refuse_mixed_rows
 from ppvae.model_and_guide import ModelAndGuide
@@ -276,7 +276,7 @@ def _check_values(joint: Joint) -> None:
                 said = without_tensors(str(error))
                 raise ContractError(
                     f"{role} site '{name}': found a value that {family(fn)} refuses ({said}), expected one inside its "
-                    "support; rescale or binarize the data, or choose another distribution"
+                    f"support; {into_support(site['value'])}, or choose another distribution"
                 ) from error
 
 

@@ -117,7 +117,7 @@ def types_for(pair: Any, batch: Batch) -> Types:
         chosen = types | {name: t for name, t in zip(whole, choice, strict=True) if t is not None}
         if _runs(pair, converted(few, chosen)):
             return chosen
-    return types
+    return types | {name: floating for name, t in named.items() if t.dtype == torch.uint8}  # bytes of an image
 
 
 def _is_whole(value: Any) -> bool:

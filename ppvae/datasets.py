@@ -18,9 +18,11 @@ from torch import Tensor
 
 from ppvae.arguments import Levels, RealTensor, Seed, Size, checked
 from ppvae.files import write_file
+from ppvae.image_files import images as images
+from ppvae.progress import waiting
 from ppvae.rules import Whole
 
-__all__ = ["Dataset", "bits_per_dim", "dequantize", "load"]
+__all__ = ["Dataset", "bits_per_dim", "dequantize", "images", "load"]
 
 _MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -321,7 +323,7 @@ def _mnist_bytes(name: str) -> bytes:
     failures = []
     for url in (f"{mirror}{name}.gz" for mirror in _MIRRORS):
         try:
-            with urllib.request.urlopen(url, timeout=30) as response:
+            with waiting(f"downloading {url}"), urllib.request.urlopen(url, timeout=30) as response:
                 packed = response.read()
             content = _verified(packed, name, url)
         except (OSError, http.client.HTTPException, ValueError) as error:

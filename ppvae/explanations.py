@@ -1,5 +1,6 @@
 """Failures of a user's model or guide, told by site: what was found, what was expected, and the remedy of the cause."""
 
+import math
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from typing import Any
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from pyro.poutine.util import site_is_subsample
+from torch import Tensor
 
 from ppvae.batches import Batch, tensors
 from ppvae.particles import LEADING, PARTICLES, ROWS
@@ -155,9 +157,35 @@ def refuse_unlike_example(batch: Batch, example: Batch | None, error: ContractEr
     found, expected = ({name: list(t.shape[1:]) for name, t in tensors(data).items()} for data in (batch, example))
     if found != expected:
         raise ContractError(
-            f"data: found rows of shape {_of_one(found)}, expected {_of_one(expected)}, as in pair.example; reshape "
-            f"them, or make a pair for such data ({error})"
+            f"data: found rows of shape {_of_one(found)}, expected {_of_one(expected)}, as in pair.example; "
+            f"{_reshaping(batch, _of_one(expected))}, or make a pair for such data ({error})"
         ) from error
+
+
+def _reshaping(batch: Batch, expected: Any) -> str:
+    """What makes the data of the expected shape, where it can be told."""
+    found = list(tensors(batch).values())
+    if not isinstance(expected, list) or not found:
+        return "reshape them"
+    if len(found) > 1 and all(list(t.shape[1:]) == expected[1:] for t in found):
+        return f"pass torch.stack(data), as a list of {len(found)} tensors is so many arguments"
+    shape = list(found[0].shape[1:])
+    if len(found) > 1 or math.prod(shape) != math.prod(expected):
+        return "reshape them"
+    if len(shape) == 3 and [shape[2], *shape[:2]] == expected:
+        return "pass x.movedim(-1, 1)"
+    return "pass x.flatten(1)" if len(expected) == 1 else f"pass x.reshape(-1, {', '.join(map(str, expected))})"
+
+
+def into_support(x: Any) -> str:
+    """What brings data into the support of their likelihood, where it can be told from the data."""
+    if isinstance(x, Tensor) and x.numel() and x.isfinite().all() and x.min() >= 0:
+        highest = x.max()
+        if 1 < highest <= 255 and (x == x.round()).all():
+            return "if these are images of bytes, pass x / 255; or rescale or binarize the data"
+        if highest <= 1 and (x != x.round()).any():
+            return "if these are gray levels, binarize them, as transform=torch.bernoulli of ppvae.fit does"
+    return "rescale or binarize the data"
 
 
 def _of_one(shapes: dict[str, list[int]]) -> Any:

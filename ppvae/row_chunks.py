@@ -9,6 +9,7 @@ from torch import Tensor
 from ppvae.batches import Batch, num_rows, rows, tensors
 from ppvae.conversion import to_pair
 from ppvae.mode import mode
+from ppvae.progress import progress_bar
 
 AT_ONCE = 2_000
 """Rows times particles of a chunk: few enough for images and convolutions, enough to keep a machine busy."""
@@ -31,8 +32,10 @@ def over_rows(
     size = num if pair.own_rows is not None else max(1, AT_ONCE // num_particles)
     device = next(iter(tensors(batch).values())).device
     parts = []
-    with mode(pair, training=False):
+    bar = progress_bar(shown=True, total=num, unit="point", delay=1, leave=False)
+    with mode(pair, training=False), bar:
         for start in range(0, num, size):
             found = function(to_pair(rows(batch, slice(start, start + size)), pair))
             parts.append({name: t.to(device) for name, t in found.items()})
+            bar.update(size)
     return {name: torch.cat([part[name] for part in parts], dim) for name in parts[0]}

@@ -265,10 +265,11 @@ class Places(Rule):
     """A sequence of fixed length, with a rule for each place."""
 
     rules: tuple[Rule | None, ...]
+    said: str = ""
 
     @property
     def expected(self) -> str:
-        return f"a sequence of {len(self.rules)}"
+        return self.said or f"a sequence of {len(self.rules)}"
 
     def problem(self, value: Any) -> Problem | None:
         if not is_sequence(value):

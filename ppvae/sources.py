@@ -1,5 +1,6 @@
 """Data in the containers that people have them in, as tensors: without a copy where their memory can be shared."""
 
+import os
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -27,6 +28,7 @@ def unpacked(data: Any) -> Any:
     """
     if isinstance(data, PackedSequence):
         raise TypeError(_packed("data"))
+    _refuse_images(data)
     if isinstance(data, list):
         return tuple(data)
     if isinstance(data, Tensor | tuple | dict):
@@ -131,6 +133,16 @@ def is_array(value: Any) -> bool:
 def _is_of(package: str, value: Any) -> bool:
     """Whether a value's class comes from a package, which need not be imported to tell."""
     return any(c.__module__.partition(".")[0] == package for c in type(value).__mro__)
+
+
+def _refuse_images(data: Any) -> None:
+    """Refuses a folder and a list of PIL's images, and says what makes tensors of them."""
+    is_list = isinstance(data, list | tuple) and bool(data)
+    kind = f"a list of {len(data)} images" if is_list and _is_of("PIL", data[0]) else ""
+    if isinstance(data, str | os.PathLike) and os.path.isdir(data):
+        kind = f"the folder {os.fspath(data)}"
+    if kind:
+        raise TypeError(f"data: found {kind}, expected numbers; pass ppvae.datasets.images(...) of it, [N, C, H, W]")
 
 
 def _packed(where: str) -> str:

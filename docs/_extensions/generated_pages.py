@@ -11,7 +11,7 @@ DOCS = ROOT / "docs"
 
 GROUPS = {
     "pairs": ("Pairs", "A model and a guide, their weights, files and encodings."),
-    "data": ("Data and networks", "Small data sets, and networks that keep leading dimensions."),
+    "data": ("Data, networks, scikit-learn", "Small data sets, networks that keep leading dimensions, estimators."),
     "models": ("Models", "Pairs, and the parts that they are made of."),
     "objectives": ("Objectives", "Bounds, and their gradients."),
     "training": ("Training", "Fitting a pair."),
@@ -57,7 +57,7 @@ def public_names() -> dict[str, list[str]]:
                         found["views"].setdefault(f"{alias.name}.{name}", f"ppvae.views.{alias.name}.{name}")
                 else:
                     found[_room(module)].setdefault(alias.name, f"{package}.{alias.name}")
-    for name in ("datasets", "networks"):
+    for name in ("datasets", "networks", "sklearn"):
         for function in _functions(ROOT / "ppvae" / f"{name}.py"):
             found["data"][f"{name}.{function}"] = f"ppvae.{name}.{function}"
     return {page: sorted(names.values(), key=str.lower) for page, names in found.items()}

@@ -21,10 +21,10 @@ from ppvae.inference.evidence.estimates import log_evidence
 from ppvae.inference.objectives.gradients import Draw
 from ppvae.inference.objectives.protocol import as_objective
 from ppvae.inference.runtime.isolation import denormals_flushed, own_randomness
-from ppvae.inference.runtime.progress import progress_bar
 from ppvae.inference.runtime.sharing import measurement
 from ppvae.mode import mode
 from ppvae.pair import Pair
+from ppvae.progress import progress_bar
 from ppvae.rules import Elements, Entries, Instance, Whole
 
 EVIDENCE_FACTOR = 10
@@ -126,9 +126,9 @@ def gradient_statistics(
         pyro.validation_enabled(False),
     ):
         pair.check_once(batch)
-        evidence = _log_evidence(pair, batch, EVIDENCE_FACTOR * max(num_particles), seed)
+        evidence = _log_evidence(pair, batch, EVIDENCE_FACTOR * max(num_particles), seed, progress)
         run = RepeatedGradients(pair, batch, _members(pair, groups) if groups else _by_use(pair, batch), seed, compile)
-        with progress_bar(total=len(num_particles) * repeats, disable=not progress, unit="repeat") as bar:
+        with progress_bar(total=len(num_particles) * repeats, shown=progress, unit="repeat") as bar:
             for K in num_particles:
                 accepted = {}
                 for name, objective in named.items():
@@ -212,11 +212,11 @@ def _within(name: str, prefix: str) -> bool:
     return not prefix or name == prefix or name.startswith(f"{prefix}.")
 
 
-def _log_evidence(pair: Pair, batch: Batch, num_particles: int, seed: int) -> tuple[float, float]:
+def _log_evidence(pair: Pair, batch: Batch, num_particles: int, seed: int, progress: bool) -> tuple[float, float]:
     """The batch's mean log p(x), and its Monte Carlo error; NaN for a pair that has none."""
     if pair.evidence_undefined:
         return math.nan, math.nan
-    mean = log_evidence(pair, batch, num_particles=num_particles, seed=seed, progress=False).mean()
+    mean = log_evidence(pair, batch, num_particles=num_particles, seed=seed, progress=progress).mean()
     return mean.estimate, mean.monte_carlo_error
 
 

@@ -25,10 +25,10 @@ from ppvae.inference.evidence.pace import TIMED, UNTIMED, Pace, clock, in_time
 from ppvae.inference.runtime.chunks import over_data
 from ppvae.inference.runtime.distributed import processes
 from ppvae.inference.runtime.kept_chunks import KeptChunks
-from ppvae.inference.runtime.progress import progress_bar
 from ppvae.latent_view import LatentView
 from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
+from ppvae.progress import progress_bar
 from ppvae.refusals import ContractError
 from ppvae.rules import OneOf
 from ppvae.tracing import draw_latents
@@ -218,7 +218,7 @@ def run_chains(
         steps = settings.num_transitions + more_steps
         title = f"{settings.name} of {len(index)} data points"
         with progress_bar(
-            total=len(index) * steps, desc=title, unit="step", disable=not progress, delay=1, leave=False
+            total=len(index) * steps, desc=title, unit="step", shown=progress, delay=1, leave=False
         ) as bar:
             own = math.ceil(len(index) / processes().size)
             pace = Pace(title, own * steps, bar, gpus(pair), math.inf if deadline is None else deadline)

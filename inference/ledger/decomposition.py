@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from ppvae.arguments import Distributed, Seed, checked
-from ppvae.batches import Batch, as_batch, num_rows
+from ppvae.batches import Batch, named_batch, num_rows
 from ppvae.conversion import data_for, to_pair
 from ppvae.inference.evidence.estimates import elbo_of, evidence_of
 from ppvae.inference.evidence.registry import method_named
@@ -83,8 +83,8 @@ def gap(
     """
     settings = effort_of(effort)
     batch = data_for(pair, data)
+    own = None if train is None else named_batch("train", train)
     report = _at_rest(pair, batch, settings, seed, progress)
-    own = None if train is None else as_batch(train)
     if own is not None:
         sample = training_sample(pair, own, num_rows(batch), transform, seed)
         report = replace(report, train=_at_rest(pair, sample, settings, seed, progress))

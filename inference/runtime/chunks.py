@@ -17,10 +17,10 @@ from ppvae.conversion import to_pair
 from ppvae.inference.runtime.descriptions import described
 from ppvae.inference.runtime.distributed import processes
 from ppvae.inference.runtime.isolation import derived_seed
-from ppvae.inference.runtime.progress import progress_bar
 from ppvae.internals import TorchDispatchMode, tree_leaves
 from ppvae.mode import mode
 from ppvae.pair import Pair
+from ppvae.progress import progress_bar
 from ppvae.threads import turn
 
 CPU_ELEMENTS, GPU_ELEMENTS = 22_000_000, 4_000_000_000
@@ -107,7 +107,7 @@ def _in_chunks(
     before = kept.load() if kept else {}
     parts = [before] if before else []
     start, end = len(next(iter(before.values()))) if before else 0, num_rows(batch)
-    with progress_bar(total=end, desc=title, unit="point", disable=title is None, delay=1, leave=False) as bar:
+    with progress_bar(total=end, desc=title, unit="point", shown=title is not None, delay=1, leave=False) as bar:
         while start < end:
             num_points = min(max(LEAST_POINTS, budget // num_particles), end - start) if pair.own_rows is None else end
             at_once = min(num_particles, max(1, budget // num_points))

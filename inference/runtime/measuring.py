@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppvae.batches import Batch, num_rows
+from ppvae.batches import Batch, num_rows, tensors
 from ppvae.contract import first_bad_row
 from ppvae.conversion import to_pair
 from ppvae.devices import device_of, gpus
+from ppvae.explanations import into_support
 from ppvae.inference.runtime.chunks import evaluating, over_data
 from ppvae.inference.runtime.distributed import processes
 from ppvae.inference.runtime.isolation import own_randomness
@@ -51,8 +52,8 @@ def _refuse_outside_support(pair: Pair, batch: Batch) -> None:
         if not inside.all():
             raise ValueError(
                 f"data: found row {int(inside.int().argmin())} outside the support of the likelihood at site '{site}' "
-                f"({int((~inside).sum())} such rows in all), expected values it can produce; rescale, clip or binarize "
-                "the data, or choose another likelihood"
+                f"({int((~inside).sum())} such rows in all), expected values it can produce; "
+                f"{into_support(next(iter(tensors(batch).values())))}, or choose another likelihood"
             )
     if scaled:
         warnings.warn(

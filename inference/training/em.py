@@ -19,9 +19,9 @@ from tqdm.auto import tqdm
 
 from ppvae.arguments import Count, Natural, NonNegative, Real, checked
 from ppvae.devices import refuse_without_numbers
-from ppvae.inference.runtime.progress import progress_bar
 from ppvae.inference.training.data_weights import data_weights
 from ppvae.inference.training.em_data import points_of, warn_of_atoms
+from ppvae.progress import progress_bar
 from ppvae.rules import Number, Whole
 
 StartSeed = Annotated[int, Whole(at_least=0, limit=2**31)]
@@ -153,7 +153,7 @@ def fit_em(
     with _whole_or_not_at_all(mixture):
         for restart in range(restarts):
             _start(mixture, x, init, seed + restart, covariance_floor, own_weights)
-            with progress_bar(total=max_iterations, disable=not progress, desc=f"EM {restart + 1}/{restarts}") as bar:
+            with progress_bar(total=max_iterations, shown=progress, desc=f"EM {restart + 1}/{restarts}") as bar:
                 result = _climb(mixture, x, own_weights, max_iterations, tolerance, covariance_floor, hard, update, bar)
             result.restart = restart
             finals.append(result.history[-1])
@@ -277,7 +277,7 @@ def fit_streaming_em(
         for epoch in range(1, epochs + 1):
             before = len(result.history)
             title = f"streaming EM {epoch}/{epochs}"
-            for batch in progress_bar(iterable=batches, disable=not progress, desc=title, unit="batch"):
+            for batch in progress_bar(iterable=batches, shown=progress, desc=title, unit="batch"):
                 x = points_of(batch[0] if isinstance(batch, tuple | list) else batch, mixture.means.shape[1])
                 if moments is None:
                     warn_of_atoms(x, covariance_floor)

@@ -17,6 +17,7 @@ from ppvae.inference.runtime.distributed import group_for
 from ppvae.inference.training.intake import Intake, check_data
 from ppvae.inference.training.loop import Training
 from ppvae.inference.training.result import Fit
+from ppvae.inference.training.schedulers import RateSchedule, Scheduler, makes_scheduler, refuse_momentum
 from ppvae.inference.training.settings import Checkpoint, HeldOut, StepOptions
 from ppvae.inference.training.trainer import Trainer
 from ppvae.own_rows import refuse_other_rows
@@ -40,7 +41,7 @@ def fit(
     weights: Any = None,
     optimizer: str | Callable[..., Optimizer] = "adam",
     lr: NonNegative = 1e-3,
-    schedule: Callable[[float], float] | None = None,
+    schedule: RateSchedule | None = None,
     seed: Seed = 0,
     device: Device | None = None,
     transform: Callable[[Any], Any] | None = None,
@@ -91,7 +92,10 @@ def fit(
             `functools.partial(torch.optim.AdamW, weight_decay=1e-2)`.
         lr: learning rate.
         schedule: from the fraction of steps done, in [0, 1), to a factor on the learning rate. Decay to a tenth is
-            `lambda done: 0.1**done`.
+            `lambda done: 0.1**done`. Or what makes a torch scheduler from an optimizer: its class, a `partial` of it,
+            or a function whose argument is called `optimizer`. It is stepped after each epoch (`OneCycleLR` and
+            `CyclicLR` after each step); `ReduceLROnPlateau` is told the loss, minus the held-out bound where there is
+            one, else minus the epoch's.
         seed: of minibatches and all other draws; not negative.
         device: where to train; pair and data are moved there, and the pair stays. By default where the pair is. Data
             that would take over half of a GPU's free memory stay on the host and are fetched ahead of each step.
@@ -99,7 +103,7 @@ def fit(
         held_out: data whose bound is computed after each epoch; or `HeldOut(data, ...)`, to stop early, or to keep the
             best epoch's parameters.
         callbacks: called after each epoch with the `Fit` so far. One that raises `StopIteration` ends training.
-        progress: show a bar.
+        progress: show a bar, on a terminal or in a notebook; see `ppvae.set_progress`.
         compile: run a step as one compiled program, the same estimator with the same noise several times faster, after
             some seconds of compiling. "auto": for at least 10,000 steps on a CPU. What Python decides in the model or
             the guide (a branch, a loop) is decided once, when the step is traced. What cannot be compiled runs
@@ -148,7 +152,9 @@ def fit(
     given["checkpoint every"] = checkpoint and (checkpoint.every or "epoch")
     processes.agree(lambda: training_described(pair, where, given))
     intake = Intake.of(data, weights, batch_size, drop_last)
+    by_torch, schedule = (schedule, None) if makes_scheduler(schedule) else (None, schedule)
     num_steps = intake.num_steps(epochs, steps, schedule)
+    compiles = _is_long(num_steps, where) if compile == "auto" else bool(compile)
     trainer = Trainer(
         pair,
         objective,
@@ -157,9 +163,13 @@ def fit(
         schedule=None if schedule is None else lambda done: schedule(done / cast(int, num_steps)),
         seed=seed,
         device=where,
-        compile=_is_long(num_steps, where) if compile == "auto" else bool(compile),
+        compile=compiles,
         options=options,
     )
+    scheduler = None if by_torch is None else Scheduler(by_torch, trainer.optimizer)
+    if scheduler is not None and compiles:
+        refuse_momentum(scheduler)
+    trainer.progress = progress and processes.rank == 0
     with processes.together(lambda: source.described() | {"bound at the start": trainer.first_bound}):
         source = intake.source(trainer, transform)
         if held_out is not None:
@@ -174,6 +184,7 @@ def fit(
         batch_size=batch_size,
         num_steps=num_steps,
         schedule=schedule,
+        scheduler=scheduler,
         transform=transform,
         held_out=held_out,
         checkpoint=checkpoint,
@@ -181,7 +192,7 @@ def fit(
     )
     if resume:
         training.resume()
-    return training.run(progress and processes.rank == 0)
+    return training.run(trainer.progress)
 
 
 def _is_long(num_steps: int | None, where: torch.device) -> bool:

@@ -20,6 +20,8 @@ from ppvae.inference.training.trainer import CHECK, ORDER, Trainer
 from ppvae.mode import mode
 from ppvae.own_rows import refuse_other_rows, refuse_parts
 from ppvae.pair import Pair
+from ppvae.progress import Bar, progress_bar
+from ppvae.refusals import ContractError
 from ppvae.sources import is_stream
 
 Transform = Callable[[Any], Any]
@@ -146,8 +148,17 @@ def check_data(
     randomness = own_randomness((trainer.seed, CHECK), trainer.device)
     with denormals_flushed(), randomness, mode(trainer.pair, training=False), pyro.validation_enabled(True):
         if contract:
-            trainer.check(chunk(0, batch_size))
-        _check_support(trainer.pair, trainer.objective, name, chunk, num_rows(data), batch_size)
+            try:
+                trainer.check(chunk(0, batch_size))
+            except ContractError as error:
+                if name == "data":
+                    raise
+                raise ContractError(f"{name}: {str(error).removeprefix('data: ')}") from error
+        num = num_rows(data)
+        with progress_bar(
+            shown=trainer.progress, total=num, desc=f"checking {name}", unit="point", delay=1, leave=False
+        ) as bar:
+            _check_support(trainer.pair, trainer.objective, name, chunk, num, batch_size, bar)
 
 
 def _check_support(
@@ -157,12 +168,14 @@ def _check_support(
     chunk: Callable[[int, int], Batch],
     num_points: int,
     batch_size: int,
+    bar: Bar,
 ) -> None:
     """Refuses the first data point that the model cannot have generated."""
     size = 4 * batch_size  # without gradients there is room for more
     for start in range(0, num_points, size):
         points = chunk(start, size)
         if (reason := _refusal(pair, objective, points)) is None:
+            bar.update(num_rows(points))
             continue
         for row in range(num_rows(points) if pair.own_rows is None else 0):
             if (why := _refusal(pair, objective, rows(points, slice(row, row + 1)))) is not None:

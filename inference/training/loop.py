@@ -28,14 +28,15 @@ from ppvae.inference.runtime.checkpoint import (
 )
 from ppvae.inference.runtime.distributed import Processes
 from ppvae.inference.runtime.isolation import interrupts_held, own_randomness
-from ppvae.inference.runtime.progress import progress_bar
 from ppvae.inference.training.feeding import Minibatch, Source
 from ppvae.inference.training.nonfinite import NonFiniteError
 from ppvae.inference.training.result import Fit
 from ppvae.inference.training.resuming import State, plain, restore, store
+from ppvae.inference.training.schedulers import Scheduler
 from ppvae.inference.training.settings import Checkpoint, HeldOut
 from ppvae.inference.training.trainer import HELD_OUT, Trainer
 from ppvae.mode import mode
+from ppvae.progress import progress_bar
 from ppvae.threads import users_own
 
 logger = logging.getLogger("ppvae")
@@ -63,6 +64,7 @@ class Training:
         epochs: how many there are to be, or None.
         num_steps: how many steps there are to be, or None where the epochs' length is not known.
         schedule: that of `fit`, from the fraction of steps done; the trainer has its own.
+        scheduler: one of torch's.
         transform: applied to each minibatch.
         held_out: the held-out data, already a batch, and what to do with them.
         checkpoint: where to keep the run.
@@ -82,6 +84,7 @@ class Training:
     epochs: int | None
     num_steps: int | None
     schedule: Callable[[float], float] | None
+    scheduler: Scheduler | None
     transform: Callable[[Any], Any] | None
     held_out: HeldOut | None
     checkpoint: Checkpoint | None
@@ -152,9 +155,7 @@ class Training:
 
     def _run_epochs(self, progress: bool) -> None:
         try:
-            with progress_bar(
-                total=self.num_steps, initial=self.trainer.steps, unit="step", disable=not progress
-            ) as bar:
+            with progress_bar(total=self.num_steps, initial=self.trainer.steps, unit="step", shown=progress) as bar:
                 while not self.stopped:
                     self._run_epoch(bar)
         except KeyboardInterrupt:
@@ -169,7 +170,7 @@ class Training:
         trainer = self.trainer
         if self.callbacks:
             trainer.prepared = None  # they may have changed the pair
-        minibatches = self.source.minibatches(self.epoch, len(self.sizes))
+        minibatches, compile_seconds = self.source.minibatches(self.epoch, len(self.sizes)), trainer.compile_seconds
         while trainer.steps != self.num_steps:
             trainer.update.interrupted = self._signaled
             with interrupts_held():
@@ -182,7 +183,10 @@ class Training:
                     break
                 if self.checkpoint and self.checkpoint.every and trainer.steps % self.checkpoint.every == 0:
                     self._save()
-            compiled = f", compiled in {trainer.compile_seconds:.1f} s" if trainer.compile_seconds else ""
+            compiled = f", {trainer.compile_seconds:.1f} s of compiling" if trainer.compile_seconds else ""
+            if trainer.compile_seconds != compile_seconds:
+                bar.unpause()  # the forecast is of the steps to come
+                compile_seconds = trainer.compile_seconds
             bar.set_postfix_str(f"bound {self.history['bound_per_step'][-1]:.3f}{compiled}", refresh=False)
             bar.update()
             if trainer.update.interrupted:
@@ -196,6 +200,8 @@ class Training:
                 batch = self.transform(floating_converted(batch, self.trainer.pair))
             return self.trainer.converted(batch)
 
+        if self.scheduler:
+            self.scheduler.before_step(self.trainer.steps)
         self.trainer.update.whole = minibatch.whole
         bound = self.trainer.take_step(draw, minibatch.index, minibatch.num_points, minibatch.weights)
         self.history["bound_per_step"].append(bound)
@@ -215,6 +221,8 @@ class Training:
             for name, entry in row.items():
                 self.history[name].append(float(entry))
             self.epoch += 1
+            if self.scheduler:
+                self.scheduler.after_epoch(self.history)
             self.cut_short = len(self.sizes) != self.source.steps_per_epoch
             self.sizes = []
             self._keep_best()
@@ -312,6 +320,7 @@ class Training:
                 "steps_per_epoch": self.source.steps_per_epoch,
                 "held_out": held_out,
                 "batch_size": self.batch_size,
+                **({"scheduler": describe(self.scheduler)} if self.scheduler else {}),
             }
         )
 
@@ -332,6 +341,8 @@ class Training:
         self.history = {name: t.tolist() for name, t in history.items()}
         self.epoch, self.sizes, self.cut_short = run["epoch"], run["sizes"], run["cut_short"]
         self.seconds = run["seconds"]
+        if self.scheduler:
+            self.scheduler.replay(self.trainer.optimizer, self.trainer.steps, self.history)
         self.stopped = self._still_ended(run)
 
     def _still_ended(self, run: dict[str, Any]) -> str:

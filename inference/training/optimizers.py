@@ -1,5 +1,6 @@
 """Optimizers by name, of torch's fused kind where this is faster."""
 
+import inspect
 from collections.abc import Callable
 
 import torch
@@ -49,6 +50,11 @@ def optimizer_for(given: str | Callable[..., Optimizer], learned: list[nn.Parame
             ) from error
         if not isinstance(found, Optimizer):
             raise TypeError(f"optimizer: found {shown(given)}, which makes {shown(found)}, {EXPECTED}")
+        if inspect.signature(type(found).step).parameters["closure"].default is inspect.Parameter.empty:
+            raise TypeError(
+                f"optimizer: found {type(found).__name__}, which evaluates the bound several times within a step, "
+                "expected one that is given one gradient, as each evaluation would draw other noise; take 'adam'"
+            )
         return found
     # One kernel for all parameters takes a third of the time, but it reads gradients in the order of their storages.
     fused = learned[0].device.type in ("cpu", "cuda") and all(p.is_contiguous() for p in learned)

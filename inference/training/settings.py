@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import torch
 
 from ppvae.arguments import Count, Distributed, File, checked
-from ppvae.batches import as_batch
+from ppvae.batches import named_batch
 from ppvae.rules import Number
 
 
@@ -78,7 +78,7 @@ class HeldOut:
     keep_best: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "data", as_batch(self.data))
+        object.__setattr__(self, "data", named_batch("held_out", self.data))
 
 
 @checked

@@ -52,6 +52,7 @@ from ppvae.inference.training.update import Update
 from ppvae.mode import mode
 from ppvae.own_rows import refuse_other_rows, refuse_parts, rows_or_all
 from ppvae.pair import Pair
+from ppvae.progress import waiting
 from ppvae.threads import exclusive, undisturbed
 
 logger = logging.getLogger("ppvae")
@@ -136,7 +137,7 @@ class Trainer:
         self.steps = 0
         self.compiled_size: int | None = None
         """The number of data points in the batches that a step is compiled for; that of the first batch, unless set."""
-        self.compile_seconds = 0.0
+        self.compile_seconds, self.progress = 0.0, True  # `progress`: whether waits are shown
         self.prepared: Objective | None = None
         """The objective prepared for the pair; set it to None if more than parameters and modules may have changed."""
         self._modules: list[nn.Module] = []
@@ -330,12 +331,14 @@ class Trainer:
         if self._compiled is None:
             start = time.perf_counter()
             try:
-                self._compiled = CompiledStep(self.pair, self.objective, self.update, batch, weights)
+                with waiting("compiling the step", self.progress):
+                    self._compiled = CompiledStep(self.pair, self.objective, self.update, batch, weights)
             except CannotCompileError as reason:
                 logger.warning("training goes on uncompiled: %s", reason)
                 self._compile = False
                 return None
-            self.compile_seconds = time.perf_counter() - start
+            finally:
+                self.compile_seconds = time.perf_counter() - start
         if self._compiled.fits(batch):
             return self._compiled
         if not self._said_other:

@@ -38,8 +38,13 @@ class GrayLevels(constraints.Constraint):
             index = tuple(outside[0].tolist())
             raise ValueError(
                 f"found {value[index].item():g} at index {index}, expected one of {self.levels} gray levels, "
-                f"k / {self.highest}; set levels= to the data's number of levels, or round: "
-                f"(x * {self.highest}).round() / {self.highest}"
+                f"k / {self.highest}; "
+                + (
+                    f"pass x / {self.highest}"
+                    if value.max() <= self.highest and (value == value.round()).all()
+                    else f"set levels= to the data's number of levels, or round: (x * {self.highest}).round() / "
+                    f"{self.highest}"
+                )
             )
 
 

@@ -27,7 +27,7 @@ from ppvae.inference.runtime.measuring import measuring
 from ppvae.pair import Pair
 from ppvae.particles import run
 from ppvae.refusals import ContractError
-from ppvae.rules import Elements, Entries, Instance
+from ppvae.rules import Elements, Entries, Instance, OneOf
 from ppvae.sites import data_sites, deterministic_values, is_factor, log_prob_terms, sample_sites
 from ppvae.supports import refuse_unlike
 from ppvae.threads import undisturbed
@@ -91,7 +91,8 @@ def to_arviz(
         num_samples: draws per chain and data point, and from the prior.
         annealing: settings for "annealed", except the number of chains; `AIS()` if not given.
         seed: makes the draws reproducible and leaves the caller's generators as they were; None draws from them.
-        dims: names of the event dimensions by site; `{site}_dim_0` and so on otherwise.
+        dims: names of the event dimensions by site, also of what `pyro.deterministic` names, and by covariate;
+            `{site}_dim_0` and so on otherwise.
         coords: coordinate values by dimension name.
         progress: show bars when it takes more than a second.
 
@@ -99,8 +100,8 @@ def to_arviz(
         `arviz.InferenceData` with ArviZ 0.x, `xarray.DataTree` with ArviZ 1.x.
 
     Raises:
-        ValueError: no pair, num_samples < 1, runs whose sites or shapes differ, names that do not fit a site's event, a
-            unknown posterior, or `annealing` where nothing is annealed.
+        ValueError: no pair, num_samples < 1, runs whose sites or shapes differ, names that do not fit a site's event,
+            names of no site or dimension, an unknown posterior, or `annealing` where nothing is annealed.
         EvidenceUndefined: the pair declares that it has no density, and `posterior` is not "guide".
         ppvae.ContractError: "annealed" for a guide with discrete sites, or "refined" where nothing can be refined.
 
@@ -138,7 +139,12 @@ def to_arviz(
 def labeled(
     groups: Groups, plate: str, dims: Mapping[str, Sequence[str]], coords: Mapping[str, Any]
 ) -> dict[str, xr.Dataset]:
-    """Arrays by group and name as datasets with named dimensions."""
+    """Arrays by group and name as datasets with named dimensions.
+
+    Raises:
+        ValueError: `dims` of no array, or `coords` of no dimension; or names or values that do not fit.
+    """
+    _refuse_unknown("dims", dims, [name for arrays in groups.values() for name in arrays])
     datasets = {}
     for group, arrays in groups.items():
         leading = [plate] if group in GIVEN else ["chain", "draw", plate]
@@ -149,9 +155,20 @@ def labeled(
             for name, array in arrays.items()
         }
         dataset = xr.Dataset(variables, attrs={"inference_library": "ppvae", "inference_library_version": __version__})
-        given = {str(dim): _coordinates(str(dim), size, coords) for dim, size in dataset.sizes.items()}
-        datasets[group] = dataset.assign_coords(given)
-    return datasets
+        datasets[group] = dataset
+    _refuse_unknown("coords", coords, [str(dim) for dataset in datasets.values() for dim in dataset.sizes])
+    return {
+        group: dataset.assign_coords(
+            {str(dim): _coordinates(str(dim), size, coords) for dim, size in dataset.sizes.items()}
+        )
+        for group, dataset in datasets.items()
+    }
+
+
+def _refuse_unknown(argument: str, given: Iterable[str], known: Iterable[str]) -> None:
+    for name in given:
+        if (problem := OneOf(tuple(dict.fromkeys(known))).problem(name)) is not None:
+            raise ValueError(f"{argument}: {problem}")
 
 
 def _coordinates(dim: str, size: int, coords: Mapping[str, Any]) -> Any:

@@ -12,6 +12,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from ppvae.arguments import Shape
 from ppvae.batches import Batch, num_rows, rows
 from ppvae.conversion import to_pair
 from ppvae.inference.runtime.chunks import over_data, sizes
@@ -26,7 +27,7 @@ from ppvae.weights import sum_terms
 POSTERIOR_DRAWS = 100
 
 
-def image_site(joint: Joint, shape: tuple[int, int], latents: Collection[str] = ()) -> str:
+def image_site(joint: Joint, shape: Shape, latents: Collection[str] = ()) -> str:
     """The name of the one observed site, which must hold images of that shape."""
     found = {
         name: list(site["fn"].event_shape) for name, site in data_sites(joint.model).items() if name not in latents
@@ -34,22 +35,20 @@ def image_site(joint: Joint, shape: tuple[int, int], latents: Collection[str] = 
     if [math.prod(event) for event in found.values()] != [math.prod(shape)]:
         raise ContractError(
             f"model: found observed sites with event shapes {found}, expected one of {math.prod(shape)} pixels, "
-            f"for shape={shape}; pictures show gray images, [H * W] or [1, H, W]"
+            f"for shape={shape}; of an image [C, H, W] that is all of them"
         )
     return next(iter(found))
 
 
-def decoded(pair: Pair, batch: Batch, latents: Mapping[str, Tensor], shape: tuple[int, int]) -> Tensor:
-    """`E[x | z]`, `[B, H * W]`, at latents `[B, *event]`; discrete latents not given are averaged out, given these."""
+def decoded(pair: Pair, batch: Batch, latents: Mapping[str, Tensor], shape: Shape) -> Tensor:
+    """`E[x | z]`, `[B, C * H * W]`, at latents `[B, *event]`; other discrete latents are averaged out, given these."""
     joint = trace_model(pair, batch, {name: z.unsqueeze(0) for name, z in latents.items()})
     name = image_site(joint, shape, latents)
     return joint.expected(name, without={name})[0].reshape(-1, math.prod(shape))
 
 
-def swept(
-    pair: Pair, batch: Batch, site: str, entries: Tensor, means: Mapping[str, Tensor], shape: tuple[int, int]
-) -> Tensor:
-    """`E[x | z]` where row b sweeps one scalar of a site, the others at their posterior means; `[S, B, H * W]`.
+def swept(pair: Pair, batch: Batch, site: str, entries: Tensor, means: Mapping[str, Tensor], shape: Shape) -> Tensor:
+    """`E[x | z]` where row b sweeps one scalar of a site, the others at their posterior means; `[S, B, C * H * W]`.
 
     Args:
         pair: the model.
@@ -57,7 +56,7 @@ def swept(
         site: the latent to sweep.
         entries: which of its scalars each row sweeps, `[B]`.
         means: `[*event]` of all latents.
-        shape: `(H, W)`.
+        shape: `(H, W)` or `(C, H, W)`.
     """
     with Sweep(site, entries, means):
         joint = trace_model(pair, batch, num_particles=len(Sweep.steps))

@@ -58,7 +58,7 @@ def manifold(ax: Axes, pair: Pair, shape: Shape) -> None:
     Args:
         ax: where to draw.
         pair: a pair over images in [0, 1], whose guide has one latent site, of event shape [2].
-        shape: `(H, W)` of the images.
+        shape: `(H, W)` or `(C, H, W)` of the images.
 
     Raises:
         ContractError: other latents, or observations that are not such images.
@@ -97,7 +97,7 @@ def traversals(ax: Axes, pair: Pair, data: Any, shape: Shape, site: str | None =
         ax: where to draw.
         pair: a pair over images in [0, 1], with continuous latents.
         data: data points; the first is traversed, and all determine how active each scalar is.
-        shape: `(H, W)` of the images.
+        shape: `(H, W)` or `(C, H, W)` of the images.
         site: the latent to traverse, where there are several.
 
     Raises:
@@ -135,7 +135,7 @@ def reconstructions(ax: Axes, pair: Pair, data: Any, shape: Shape) -> None:
         ax: where to draw.
         pair: a pair over images in [0, 1].
         data: data points; blanks fill up the last row.
-        shape: `(H, W)` of the images.
+        shape: `(H, W)` or `(C, H, W)` of the images.
 
     Raises:
         ContractError: observations that are not such images.
@@ -174,7 +174,7 @@ def samples(ax: Axes, pair: Pair, shape: Shape, rerun: Count = 1, seed: Seed = 0
     Args:
         ax: where to draw.
         pair: a pair over images in [0, 1].
-        shape: `(H, W)` of the images.
+        shape: `(H, W)` or `(C, H, W)` of the images.
         rerun: how many passes.
         seed: of all draws; the caller's generators stay as they are.
 
@@ -223,7 +223,7 @@ def temperatures(
     Args:
         ax: where to draw.
         pair: a pair over images in [0, 1].
-        shape: `(H, W)` of the images.
+        shape: `(H, W)` or `(C, H, W)` of the images.
         scales: the temperatures, 0 or more.
         seed: of the draws; the caller's generators stay as they are.
 
@@ -265,7 +265,7 @@ def resampled_layers(ax: Axes, pair: Pair, data: Any, shape: Shape, seed: Seed =
         ax: where to draw.
         pair: a pair over images in [0, 1], whose guide has two latent sites or more.
         data: data points; at most the first ten are shown.
-        shape: `(H, W)` of the images.
+        shape: `(H, W)` or `(C, H, W)` of the images.
         seed: of the draws; the caller's generators stay as they are.
 
     Raises:

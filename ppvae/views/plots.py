@@ -1,5 +1,6 @@
 """Pictures of data, densities, training, gaps and gradients, drawn on given matplotlib axes."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, overload
 
@@ -37,37 +38,40 @@ NO_GAP = 1e-3  # nats below which a guide counts as exact
 
 @checked
 def images(ax: Axes, x: Rows, shape: Shape, columns: Few = 6) -> None:
-    """A mosaic of gray images.
+    """A mosaic of images, gray or in color.
 
     Args:
         ax: where to draw.
-        x: `[N, H * W]` in [0, 1]; values outside are clipped. N is a multiple of `columns`.
-        shape: `(H, W)`.
+        x: `[N, C * H * W]` in [0, 1]; values outside are clipped. N is a multiple of `columns`.
+        shape: `(H, W)` or `(C, H, W)`, with one or three channels.
         columns: images per row.
 
     Raises:
-        ValueError: images of another size, or whose number is no multiple of `columns`.
+        ValueError: images of another size or number of channels, or whose number is no multiple of `columns`.
 
     Example:
         >>> import matplotlib.pyplot as plt
         >>> images(plt.figure().subplots(), torch.rand(12, 64), (8, 8))
     """
-    if len(x) % columns or x[0].numel() != shape[0] * shape[1]:
+    if len(x) % columns or x[0].numel() != math.prod(shape):
         raise ValueError(
-            f"x: found shape {list(x.shape)}, expected [N, {shape[0] * shape[1]}] with N a multiple of {columns}, for "
+            f"x: found shape {list(x.shape)}, expected [N, {math.prod(shape)}] with N a multiple of {columns}, for "
             f"shape={tuple(shape)} and columns={columns}"
         )
-    tiles = x.detach().cpu().reshape(-1, columns, *shape).clamp(0, 1)
-    framed = torch.nn.functional.pad(tiles, (1, 1, 1, 1), value=0.0)
-    mosaic = framed.permute(0, 2, 1, 3).reshape(framed.shape[0] * framed.shape[2], -1)
-    ax.imshow(1 - mosaic.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    C = 1 if len(shape) == 2 else shape[0]
+    if C not in (1, 3):
+        raise ValueError(f"shape: found {C} channels, expected 1 or 3; show one at a time, x[:, :1]")
+    tiles = x.detach().cpu().reshape(-1, columns, C, *shape[-2:]).clamp(0, 1)
+    framed = torch.nn.functional.pad(1 - tiles if C == 1 else tiles, (1, 1, 1, 1), value=1.0)
+    mosaic = framed.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
+    ax.imshow(mosaic.squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     ax.set_axis_off()
 
 
 @checked
 def label_tiles(ax: Axes, shape: Shape, columns: Mapping[float, str], rows: Mapping[float, str]) -> None:
     """Labels columns and rows of a mosaic of `images` by their numbers; a fractional number lies between two."""
-    height, width = shape[0] + 2, shape[1] + 2
+    height, width = shape[-2] + 2, shape[-1] + 2
     ax.set_axis_on()
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
@@ -100,9 +104,9 @@ def density(ax: Axes, pair: Pair, limits: Limits, num_particles: Count = 200) ->
     grid = torch.cartesian_prod(torch.linspace(left, right, GRID_POINTS), torch.linspace(bottom, top, GRID_POINTS))
     grid = grid.to(next(pair.parameters()))
     try:
-        found = log_evidence(pair, grid, "exact", progress=False)
+        found = log_evidence(pair, grid, "exact")
     except NotImplementedError:
-        found = log_evidence(pair, grid, "iwae", num_particles, seed=0, progress=False)
+        found = log_evidence(pair, grid, "iwae", num_particles, seed=0)
     picture = found.estimate.exp().reshape(GRID_POINTS, GRID_POINTS).T.numpy()
     ax.imshow(picture, origin="lower", extent=limits, cmap="Blues", vmin=0, aspect="auto")
     _square(ax, limits)

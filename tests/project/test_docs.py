@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import pyro
 import pytest
 import torch
+from PIL import Image
 
 import ppvae
 from ppvae.models.named_likelihoods import LIKELIHOODS
@@ -113,16 +114,25 @@ def test_the_readmes_example_prints_what_it_says(capsys):
 def test_the_settings_of_the_guide_to_training_train():
     pair, data = ppvae.models.VAE.mlp(4, 2, [8], likelihood="gaussian"), torch.randn(50, 4)
     before = ppvae.elbo(pair, data, seed=0, progress=False).mean()
-    exec(python_blocks("docs/training.md")[1], {"ppvae": ppvae, "torch": torch, "pair": pair, "data": data})
+    exec(python_blocks("docs/training.md")[3], {"ppvae": ppvae, "torch": torch, "pair": pair, "data": data})
     after = ppvae.elbo(pair, data, seed=0, progress=False).mean()
     assert after.estimate > before.estimate + 3 * before.monte_carlo_error
+
+
+def test_logs_and_schedulers_of_the_guide_to_training(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"ppvae": ppvae, "torch": torch, "data": torch.randn(50, 4)}
+    names["pair"] = ppvae.models.VAE.mlp(4, 2, [8], likelihood="gaussian")
+    for block in python_blocks("docs/training.md")[:2]:
+        exec(block.replace("epochs=100", "epochs=2, progress=False"), names)
+    assert len((tmp_path / "run.csv").read_text().splitlines()) == 3
 
 
 def test_the_loop_of_the_guide_to_training_trains_and_is_kept(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pair, batches = ppvae.models.VAE.mlp(4, 2, [8], likelihood="gaussian"), [torch.randn(20, 4)] * 3
     names = {"ppvae": ppvae, "pair": pair, "batches": batches}
-    exec(python_blocks("docs/training.md")[0], names)
+    exec(python_blocks("docs/training.md")[2], names)
     assert names["trainer"].steps == 3
     names["trainer"].load("trainer.safetensors")
 
@@ -183,8 +193,11 @@ def test_data_as_you_have_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {"ppvae": ppvae, "torch": torch, "x": torch.rand(301, 6).round(), "w": torch.ones(301)}
     names["pair"] = first = ppvae.models.VAE.mlp(6, 2, [8])
+    (tmp_path / "faces").mkdir()
+    Image.fromarray(torch.zeros(8, 8, dtype=torch.uint8).numpy()).save("faces/one.png")
     for block in python_blocks("docs/data.md"):
-        exec(block.replace("epochs=10", "epochs=1, progress=False"), names)
+        own = dict(names) if "faces" in block else names
+        exec(block.replace("epochs=10", "epochs=1, progress=False"), own)
     assert names["found"].mean.shape == names["found"].std.shape == (301, 2)
     assert names["draws"]["z"].shape == (5, 301, 2)
     assert names["means"].shape == (301, 6)
@@ -202,3 +215,11 @@ def test_the_sequences_of_the_page_are_measured_by_a_filter():
     elbo = ppvae.elbo(pair, data, seed=0, progress=False)
     assert evidence.reliable.double().mean() > 0.9
     assert evidence.mean().estimate > elbo.mean().estimate
+
+
+@pytest.mark.slow(3)
+def test_the_page_on_scikit_learn_searches():
+    block = python_blocks("docs/sklearn.md")[0].replace("epochs=100", "epochs=1")
+    names = {"x": torch.randn(30, 5).numpy()}
+    exec(block, names)
+    assert isinstance(names["density"].pair_, ppvae.Pair)

@@ -18,6 +18,7 @@ NOT_CALLED = {
     *("CheckpointError", "ContractError", "EvidenceUndefined", "NonFiniteError"),  # raised, not called
     *("Objective", "Pair", "inference.WeightObjective"),  # to be subclassed, as are the next
     *("models.Likelihood", "models.MaskedNetwork", "models.StateSpace"),
+    *("MLflowLogger", "TensorBoardLogger", "WandbLogger"),  # of packages that may not be there
 }
 INNER = {
     *(

@@ -95,6 +95,7 @@ CALLS = {
         }
     ),
     "CIWAE": Call({"num_particles": COUNT, "gradient": GRADIENT, "beta": fraction(0.5)}),
+    "CSVLogger": Call({"path": FILE}),
     "CUBO": Call({"num_particles": COUNT, "gradient": choice("score"), "n": positive(2.0)}),
     "Checkpoint": Call({"path": FILE.besides("folder"), "every": optional(COUNT)}),
     "ELBO": Call(
@@ -322,6 +323,7 @@ CALLS = {
         }
     ),
     "save": Call({"pair": PAIR, "path": FILE}),
+    "set_progress": Call({"shown": flag(True)}),
     "to_arviz": Call(
         {
             "pair": PAIR.besides("list"),

@@ -137,6 +137,27 @@ def test_covariates_are_those_of_each_data_point(layout, assert_mean):
     assert ((drawn - shift - z).abs() < 6 * 0.1).all()
 
 
+class Named(Shifted):
+    """The same, which names what it computes."""
+
+    def model(self, x, shift, beta):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.tensor(0.0), 1.0))
+            moved = pyro.deterministic("moved", torch.stack([z, z + shift], -1), event_dim=1)
+            pyro.sample("x", dist.Normal(beta * moved[..., 1], 0.1), obs=x)
+
+
+def test_what_is_computed_is_in_both_groups_and_has_names():
+    x, shift = torch.randn(3), torch.tensor([-10.0, 0.0, 10.0])
+    dims = {"moved": ["before_after"]}
+    found = to_arviz(Named(), {"x": x, "shift": shift, "beta": 1.0}, num_samples=5, dims=dims)
+    for name in ("posterior", "prior"):
+        of = group(found, name)
+        assert of.moved.dims == ("chain", "draw", "data", "before_after")
+        np.testing.assert_allclose(of.moved[..., 0], of.z)
+        np.testing.assert_allclose(of.moved[..., 1], of.z + shift.numpy(), rtol=1e-5)
+
+
 def test_no_group_of_constants_without_any(pair):
     assert "constant_data" not in str(to_arviz(pair, torch.randn(3, 5), num_samples=2))
 
@@ -204,6 +225,11 @@ def test_adapter_needs_nothing_but_arrays():
             lambda pair, x: to_arviz(pair, x, dims={"z": ["a", "b"]}),
             r"dims\['z'\]: found \['a', 'b'\], expected 1 names",
         ),
+        (
+            lambda pair, x: to_arviz(pair, x, dims={"Z": ["factor"]}),
+            r"dims: found 'Z', expected .*; did you mean 'z'\?",
+        ),
+        (lambda pair, x: to_arviz(pair, x, coords={"dat": list("abc")}), "coords: found 'dat'.*did you mean 'data'"),
         (lambda pair, x: to_arviz([pair, LinearVAE(5, 3)], x), "pair 1: found sites .* in group 'posterior'"),
     ],
 )

@@ -1,0 +1,188 @@
+"""The command line: data sets, the ledger of a pair, and pairs compared, without a line of Python."""
+
+import argparse
+import importlib
+import inspect
+import os
+import runpy
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ppvae._version import __version__
+
+if TYPE_CHECKING:  # torch takes a second, which `ppvae --help` need not wait for
+    from ppvae.pair import Pair
+
+PAIR = (
+    "MODULE:NAME or FILE.py:NAME, a pair or a function without arguments that makes one; or a file that ppvae.save "
+    "wrote of one of ppvae's own"
+)
+DATA = (
+    "held-out data: .npy, .csv (numbers, with a header), or .npz (an array, or several by the names of the model's "
+    "arguments)"
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs `ppvae` with these arguments, by default those of the process.
+
+    Returns:
+        0. What is wrong with the arguments, or with what they name, ends the process with status 2 and a message.
+
+    Example:
+        >>> main(["datasets"])  # doctest: +ELLIPSIS
+        | name       | shape    | train / validation / test | values ...
+        0
+    """
+    parser = _parser()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given and not given[0].startswith("-"):
+        from ppvae.rules import OneOf
+
+        if (problem := OneOf(tuple(COMMANDS)).problem(given[0])) is not None:
+            parser.error(f"command: {problem}")
+    asked = parser.parse_args(given)
+    try:
+        COMMANDS[asked.command](asked)
+    except (TypeError, ValueError, OSError, NotImplementedError) as error:  # as the package's own errors are
+        sys.stderr.write(f"ppvae {asked.command}: error: {error}\n")
+        raise SystemExit(2) from error
+    return 0
+
+
+def datasets(asked: argparse.Namespace) -> None:
+    """Prints the table of data sets."""
+    from ppvae.datasets import load
+
+    lines = (inspect.getdoc(load) or "").splitlines()
+    print("\n".join(line for line in lines if line.startswith("|")))
+
+
+def gap(asked: argparse.Namespace) -> None:
+    """Prints the ledger of a pair, and its verdict."""
+    from ppvae.inference.ledger.decomposition import gap as gap_of
+
+    pair, data = pair_named(asked.pair), data_in(asked.data)
+    train = None if asked.train is None else data_in(asked.train)
+    report = gap_of(pair, data, asked.effort, train=train, seed=asked.seed)
+    print(report.summary().round(3).to_string())
+    print(report.verdict())
+    if asked.save is not None:
+        report.save(asked.save)
+
+
+def compare(asked: argparse.Namespace) -> None:
+    """Prints the evidence of several pairs, the best first."""
+    from ppvae.inference.evidence.comparison import compare as table_of
+    from ppvae.inference.evidence.estimates import log_evidence
+
+    pairs = {name: pair_named(name) for name in asked.pairs}
+    data = data_in(asked.data)
+    evidences = {name: log_evidence(pair, data, asked.method, seed=asked.seed) for name, pair in pairs.items()}
+    print(table_of(evidences).round(3).to_string())
+    for name, evidence in evidences.items():
+        if evidence.warning:
+            print(f"{name}: {evidence.warning}")
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {"datasets": datasets, "gap": gap, "compare": compare}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ppvae", description="Measures pairs of a model and a guide.")
+    parser.add_argument("--version", action="version", version=f"ppvae {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{datasets,gap,compare}")
+    commands.add_parser("datasets", help="list the data sets that ppvae.datasets.load knows")
+
+    one = commands.add_parser("gap", help="why is the ELBO low? the ledger of a pair, and its verdict")
+    one.add_argument("pair", help=PAIR)
+    one.add_argument("data", help=DATA)
+    one.add_argument("--train", metavar="DATA", help="training data, to train the guide further")
+    one.add_argument(
+        "--effort", default="default", help="quick (seconds), default (minutes), thorough (an hour); default: default"
+    )
+    one.add_argument("--save", metavar="FILE", help="keep the report, for ppvae.GapReport.load")
+
+    several = commands.add_parser("compare", help="rank pairs by their evidence on the same data")
+    several.add_argument("pairs", nargs="+", metavar="pair", help=PAIR)
+    several.add_argument("data", help=DATA)
+    several.add_argument("--method", default="auto", help="as for ppvae.log_evidence; default: auto")
+    for command in (one, several):
+        command.add_argument("--seed", type=_seed, default=0, help="of all draws; default: 0")
+    return parser
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number of 0 or more")
+    return int(text)
+
+
+def pair_named(name: str) -> "Pair":
+    """The pair that an argument names.
+
+    Raises:
+        TypeError, ValueError: it names none.
+    """
+    from ppvae.inference.runtime.pair_files import load
+    from ppvae.pair import Pair
+    from ppvae.wording import shown
+
+    module, colon, attribute = name.rpartition(":")
+    if not colon:
+        return load(name)
+    found = _module(module)
+    if attribute not in found:
+        names = [key for key, value in found.items() if isinstance(value, Pair)]
+        raise ValueError(f"pair: found no {attribute!r} in {module}, expected one of its names; its pairs are {names}")
+    pair = found[attribute]
+    if callable(pair) and not isinstance(pair, Pair):
+        try:
+            inspect.signature(pair).bind()
+        except TypeError as error:
+            raise TypeError(
+                f"pair: found {attribute} in {module}, which needs arguments ({error}), expected a pair, or a function "
+                "without arguments that makes one; write such a function, which calls it"
+            ) from error
+        pair = pair()
+    if not isinstance(pair, Pair):
+        raise TypeError(f"pair: found that {name} is {shown(pair)}, expected a Pair, or a function that makes one")
+    return pair
+
+
+def _module(name: str) -> dict[str, Any]:
+    """The names in a module, found as `python -m` would, or in a file."""
+    sys.path.insert(0, os.getcwd())
+    try:
+        return runpy.run_path(name) if name.endswith(".py") else vars(importlib.import_module(name))
+    except Exception as error:  # of any kind: users' code
+        raise ValueError(
+            f"pair: found that importing {name} fails ({type(error).__name__}: {error}), expected a module or a file "
+            "of Python; start in the folder that holds it"
+        ) from error
+    finally:
+        sys.path.pop(0)
+
+
+def data_in(path: str) -> Any:
+    """The data in a file: an array, a table, or a dict of arrays.
+
+    Raises:
+        ValueError: a file of another kind.
+        OSError: there is no such file.
+    """
+    kind = Path(path).suffix
+    if kind == ".csv":
+        import pandas as pd
+
+        return pd.read_csv(path)
+    if kind not in (".npy", ".npz"):
+        raise ValueError(f"data: found {path}, expected a file whose name ends in .npy, .npz or .csv")
+    import numpy as np
+
+    if kind == ".npy":
+        return np.load(path, mmap_mode="r")
+    arrays = dict(np.load(path))
+    return next(iter(arrays.values())) if len(arrays) == 1 else arrays

@@ -1,0 +1,112 @@
+"""The command line prints what the functions return, and ends with status 2 and the package's own messages."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import ppvae
+from ppvae.command_line import main
+
+MODULE = """
+import torch
+from ppvae.models import LinearVAE
+
+torch.manual_seed(0)
+good = LinearVAE(num_features=3, num_latents=1).fit_guide()
+number = 3
+
+def made():
+    torch.manual_seed(1)
+    return LinearVAE(num_features=3, num_latents=2)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_pairs.py").write_text(MODULE)
+    x = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    np.save("x.npy", x)
+    np.savez("x.npz", x=x)
+    np.savetxt("x.csv", x, delimiter=",", header="a,b,c", comments="")
+    yield tmp_path
+    sys.modules.pop("my_pairs", None)
+
+
+def test_the_table_of_data_sets_is_that_of_load(capsys):
+    assert main(["datasets"]) == 0
+    names = [line.split('"')[1] for line in capsys.readouterr().out.splitlines()[2:]]
+    with pytest.raises(ValueError, match=r"expected one of \[" + ", ".join(f"'{name}'" for name in sorted(names))):
+        ppvae.datasets.load("none")
+
+
+@pytest.mark.parametrize("data", ["x.npy", "x.npz", "x.csv"])
+def test_gap_prints_and_keeps_the_report(folder, data, capsys):
+    assert main(["gap", "my_pairs.py:good", data, "--effort", "quick", "--save", "report.safetensors"]) == 0
+    kept = ppvae.GapReport.load("report.safetensors")
+    x = torch.as_tensor(np.load("x.npy"))
+    own = ppvae.gap(good_pair(), x, "quick", seed=0, progress=False)
+    assert torch.equal(kept.elbo.estimate, own.elbo.estimate)
+    assert torch.equal(kept.log_evidence.estimate, own.log_evidence.estimate)
+    printed = capsys.readouterr().out
+    assert own.verdict() in printed
+    assert f"{own.mean().estimate:.3f}" in printed
+
+
+def good_pair():
+    names = {}
+    exec(MODULE, names)
+    return names["good"]
+
+
+def test_compare_ranks_pairs_of_all_kinds_by_exact_evidence(folder, capsys):
+    ppvae.save(good_pair(), "kept.safetensors")
+    assert main(["compare", "my_pairs:made", "my_pairs:good", "kept.safetensors", "x.npy"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    x, names = torch.as_tensor(np.load("x.npy")), {}
+    exec(MODULE, names)
+    good, made = (pair.log_prob(x).sum().item() for pair in (names["good"], names["made"]()))
+    found = [(line.split()[0], float(line.split()[2])) for line in lines[1:]]
+    of = {"my_pairs:good": good, "kept.safetensors": good, "my_pairs:made": made}
+    assert dict(found) == pytest.approx(of, abs=6e-4)
+    assert [elpd for _, elpd in found] == sorted((elpd for _, elpd in found), reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["gp"], "command: found 'gp', expected 'datasets', 'gap' or 'compare'; did you mean 'gap'?"),
+        (["gap", "my_pairs:good"], "the following arguments are required: data"),
+        (["gap", "my_pairs:good", "x.npy", "--seed", "-1"], "--seed: found '-1', expected a whole number"),
+        (["gap", "none_here:good", "x.npy"], "importing none_here fails (ModuleNotFoundError"),
+        (["gap", "my_pairs:goood", "x.npy"], "found no 'goood' in my_pairs, expected one of its names; its pairs are"),
+        (["gap", "my_pairs:number", "x.npy"], "my_pairs:number is 3, expected a Pair"),
+        (["gap", "my_pairs:LinearVAE", "x.npy"], "LinearVAE in my_pairs, which needs arguments (missing a required"),
+        (["gap", "my_pairs:good", "x.txt"], "data: found x.txt, expected a file whose name ends in .npy"),
+        (["gap", "my_pairs:good", "none.npy"], "No such file or directory: 'none.npy'"),
+        (["gap", "my_pairs:good", "x.npy", "--effort", "quik"], "effort: found 'quik', expected"),
+        (["compare", "my_pairs:good", "x.npy", "--method", "auo"], "method: found 'auo', expected"),
+        (["gap", "x.npy", "x.npy"], "x.npy: "),
+    ],
+)
+def test_what_is_wrong_is_said_with_status_2(folder, arguments, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help_needs_no_torch(tmp_path):
+    script = "import sys; sys.argv = ['ppvae', '--version']; import ppvae.command_line as c\ntry: c.main()\n"
+    script += "except SystemExit: print('torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines() == [f"ppvae {ppvae.__version__}", "False"]
+
+
+def test_python_m_runs_it():
+    ran = subprocess.run([sys.executable, "-m", "ppvae", "--help"], capture_output=True, text=True, check=True)
+    assert "usage: ppvae" in ran.stdout
+    assert "compare" in ran.stdout
