@@ -5,16 +5,13 @@ from .autoregressive.autoregressive_likelihood import AutoregressiveLikelihood a
 from .autoregressive.autoregressive_pair import AutoregressivePair as AutoregressivePair
 from .autoregressive.autoregressive_prior import AutoregressivePrior as AutoregressivePrior
 from .autoregressive.gated_pixelcnn import GatedPixelCNN as GatedPixelCNN
+from .autoregressive.linear_codes import LinearCodes as LinearCodes
 from .autoregressive.made import MADE as MADE
 from .autoregressive.masked_network import MaskedNetwork as MaskedNetwork
 from .autoregressive.pixelcnn import PixelCNN as PixelCNN
 from .autoregressive.pixelsnail import PixelSNAIL as PixelSNAIL
 from .codes.boltzmann import IndependentBits as IndependentBits, RestrictedBoltzmann as RestrictedBoltzmann
-from .codes.code_priors import (
-    AutoregressiveCodes as AutoregressiveCodes,
-    FactorizedCodes as FactorizedCodes,
-    UniformCodes as UniformCodes,
-)
+from .codes.code_priors import FactorizedCodes as FactorizedCodes, UniformCodes as UniformCodes
 from .codes.codebook import Codebook as Codebook
 from .codes.vqvae import VQVAE as VQVAE
 from .diffusion.denoisers import MLPDenoiser as MLPDenoiser, UNet as UNet

@@ -167,7 +167,7 @@ DISCRETE = {
     "Codebook.init_from": Call({"h": data(code_vectors, "one dimension more")}, owner=lambda: Codebook(3, 2)),
     **{
         name: Call({"shape": sizes(2), "num_codes": COUNT})
-        for name in ("AutoregressiveCodes", "FactorizedCodes", "UniformCodes")
+        for name in ("FactorizedCodes", "LinearCodes", "UniformCodes")
     },
     "IndependentBits": Call({"network": NETWORK}),
     "RestrictedBoltzmann": Call({"num_left": COUNT, "num_right": COUNT}),
