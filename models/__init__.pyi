@@ -11,9 +11,11 @@ from .autoregressive.masked_network import MaskedNetwork as MaskedNetwork
 from .autoregressive.pixelcnn import PixelCNN as PixelCNN
 from .autoregressive.pixelsnail import PixelSNAIL as PixelSNAIL
 from .codes.boltzmann import IndependentBits as IndependentBits, RestrictedBoltzmann as RestrictedBoltzmann
+from .codes.code_level import CodeLevel as CodeLevel
 from .codes.code_priors import FactorizedCodes as FactorizedCodes, UniformCodes as UniformCodes
 from .codes.codebook import Codebook as Codebook
 from .codes.vqvae import VQVAE as VQVAE
+from .codes.vqvae2 import VQVAE2 as VQVAE2
 from .diffusion.denoisers import MLPDenoiser as MLPDenoiser, UNet as UNet
 from .diffusion.diffusion_vae import DiffusionVAE as DiffusionVAE
 from .diffusion.noise_schedules import (

@@ -8,7 +8,7 @@ from ppvae.arguments import Size, Sizes, checked
 
 
 class UniformCodes(nn.Module):
-    """All codes alike: `p(c) = K^-P` for P positions. Nothing is learned.
+    """All codes alike, whatever is above: `p(c) = K^-P` for P positions. Nothing is learned.
 
     Args:
         shape: of the positions: `(P,)` or `(H, W)`.
@@ -26,7 +26,7 @@ class UniformCodes(nn.Module):
         super().__init__()
         self.register_buffer("logits", torch.zeros(*shape, num_codes), persistent=False)
 
-    def forward(self) -> dist.TorchDistribution:
+    def forward(self, above: Tensor | None = None) -> dist.TorchDistribution:
         return dist.Categorical(logits=self.logits).to_event(self.logits.dim() - 1)
 
 
