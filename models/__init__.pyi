@@ -62,6 +62,7 @@ from .parts.likelihoods import (
     LogisticMixture as LogisticMixture,
 )
 from .parts.priors import (
+    AR1Prior as AR1Prior,
     FlowPrior as FlowPrior,
     MixturePrior as MixturePrior,
     StandardNormal as StandardNormal,
