@@ -20,11 +20,17 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 import ppvae
-from ppvae.models import VQVAE, AutoregressiveCodes, FactorizedCodes
+from ppvae.models import VQVAE, AutoregressivePrior, FactorizedCodes, LinearCodes
 from ppvae.models.codes.tempered import TEMPERATURES
 from ppvae.views import plots
 
-PRIORS = {"table for each position": FactorizedCodes, "autoregressive": AutoregressiveCodes}
+
+def linear(shape: list[int], num_codes: int) -> AutoregressivePrior:
+    """Each code given those before it."""
+    return AutoregressivePrior(LinearCodes(shape, num_codes))
+
+
+PRIORS = {"table for each position": FactorizedCodes, "autoregressive": linear}
 
 
 def parse_arguments() -> argparse.Namespace:

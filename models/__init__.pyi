@@ -5,18 +5,17 @@ from .autoregressive.autoregressive_likelihood import AutoregressiveLikelihood a
 from .autoregressive.autoregressive_pair import AutoregressivePair as AutoregressivePair
 from .autoregressive.autoregressive_prior import AutoregressivePrior as AutoregressivePrior
 from .autoregressive.gated_pixelcnn import GatedPixelCNN as GatedPixelCNN
+from .autoregressive.linear_codes import LinearCodes as LinearCodes
 from .autoregressive.made import MADE as MADE
 from .autoregressive.masked_network import MaskedNetwork as MaskedNetwork
 from .autoregressive.pixelcnn import PixelCNN as PixelCNN
 from .autoregressive.pixelsnail import PixelSNAIL as PixelSNAIL
 from .codes.boltzmann import IndependentBits as IndependentBits, RestrictedBoltzmann as RestrictedBoltzmann
-from .codes.code_priors import (
-    AutoregressiveCodes as AutoregressiveCodes,
-    FactorizedCodes as FactorizedCodes,
-    UniformCodes as UniformCodes,
-)
+from .codes.code_level import CodeLevel as CodeLevel
+from .codes.code_priors import FactorizedCodes as FactorizedCodes, UniformCodes as UniformCodes
 from .codes.codebook import Codebook as Codebook
 from .codes.vqvae import VQVAE as VQVAE
+from .codes.vqvae2 import VQVAE2 as VQVAE2
 from .diffusion.denoisers import MLPDenoiser as MLPDenoiser, UNet as UNet
 from .diffusion.diffusion_vae import DiffusionVAE as DiffusionVAE
 from .diffusion.noise_schedules import (
@@ -63,6 +62,7 @@ from .parts.likelihoods import (
     LogisticMixture as LogisticMixture,
 )
 from .parts.priors import (
+    AR1Prior as AR1Prior,
     FlowPrior as FlowPrior,
     MixturePrior as MixturePrior,
     StandardNormal as StandardNormal,

@@ -26,9 +26,10 @@ AnyDistribution = Annotated[Any, Instance(torch.distributions.Distribution)]
 def kl_divergence(q: AnyDistribution, p: AnyDistribution) -> Tensor:
     """`KL(q || p)` in closed form, in nats, over the batch shape.
 
-    PyTorch's and Pyro's formulas, and one that neither has: a Gaussian q with correlations, of full or low rank,
+    PyTorch's and Pyro's formulas, and two that neither has: a Gaussian q with correlations, of full or low rank,
     against a factorized one, `-H(q) - sum_j E_q log N(z_j; m_j, s_j^2)`; against the standard normal, for q with mean m
-    and covariance S, that is `(tr S + m'm - D - log det S) / 2`.
+    and covariance S, that is `(tr S + m'm - D - log det S) / 2`. And a factorized Gaussian q against one with
+    correlations.
 
     Raises:
         NotImplementedError: no closed form is known.
@@ -43,6 +44,8 @@ def kl_divergence(q: AnyDistribution, p: AnyDistribution) -> Tensor:
         loc, scale = p.base_dist.loc, p.base_dist.scale
         squares = ((q.mean - loc).square() + q.variance) / scale.square()
         return (squares / 2 + scale.log() + math.log(2 * math.pi) / 2).sum(-1) - q.entropy()
+    if isinstance(p, dist.MultivariateNormal) and _is_factorized_normal(q):
+        q = dist.MultivariateNormal(q.base_dist.loc, scale_tril=q.base_dist.scale.diag_embed())
     return torch_kl_divergence(q, p)
 
 

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 from torch.distributions import constraints
-from torch.nn.functional import one_hot
 
 from ppvae.models.parts.gray_levels import GrayLevels
+from ppvae.models.parts.indices import one_hot, refuse_outside
 
 
 class Alphabet:
@@ -90,10 +90,5 @@ class Codes(Alphabet):
         return one_hot(index, self.size).movedim(-1, 1).to(dtype)
 
     def refuse_outside(self, value: Tensor) -> None:
-        outside = self.support.check(value).logical_not().nonzero()
-        if len(outside):
-            index = tuple(outside[0].tolist())
-            raise ValueError(
-                f"found {value[index].item():g} at index {index}, expected one of {self.size} codes, 0 to "
-                f"{self.size - 1}; set levels= to the number of codes"
-            )
+        expected = f"one of {self.size} codes, 0 to {self.size - 1}; set levels= to the number of codes"
+        refuse_outside(self.support, value, expected)

@@ -68,6 +68,23 @@ class PixelNetwork(MaskedNetwork):
         bias.data.copy_(frequency.T.log().flatten())
 
 
+class FirstLayer(nn.Module):
+    """The convolution that reads the data, and what a condition adds to it.
+
+    Args:
+        network: whose data these are.
+        radius: how many rows above, and columns to each side, are seen.
+    """
+
+    def __init__(self, network: PixelNetwork, radius: int):
+        super().__init__()
+        self.near = MaskedConv2d(network.num_inputs, network.width, radius, network.num_channels, reads_data=True)
+        self.condition = Condition(network.num_condition, network.width)
+
+    def forward(self, inputs: Tensor, h: Tensor | None, at: Strip | None) -> Tensor:
+        return self.condition(self.near(inputs, at), h, at)
+
+
 class Condition(nn.Module):
     """What a condition adds to features: a linear map of h at each pixel, or nothing.
 

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from ppvae.arguments import Levels, Natural, Size, Sizes, checked
-from ppvae.models.autoregressive.pixel_network import Condition, PixelNetwork
+from ppvae.models.autoregressive.pixel_network import Condition, FirstLayer, PixelNetwork
 from ppvae.models.autoregressive.rasters import MaskedConv2d, Strip
 
 
@@ -48,14 +48,13 @@ class PixelCNN(PixelNetwork):
         num_condition: Natural = 0,
     ):
         super().__init__(shape, levels, width, num_condition)
-        self.first = MaskedConv2d(self.num_inputs, width, radius, self.num_channels, reads_data=True)
-        self.condition = Condition(num_condition, width)
+        self.first = FirstLayer(self, radius)
         self.blocks = nn.ModuleList(
             MaskedResidualBlock(width, block_radius, self.num_channels, num_condition) for _ in range(num_blocks)
         )
 
     def features(self, inputs: Tensor, h: Tensor | None, at: Strip | None = None) -> Tensor:
-        features = self.condition(self.first(inputs, at), h, at)
+        features = self.first(inputs, h, at)
         for block in self.blocks:
             features = block(features, h, at)
         return features

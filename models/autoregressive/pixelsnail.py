@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from ppvae.arguments import Few, Levels, Natural, Size, Sizes, checked
-from ppvae.models.autoregressive.pixel_network import Condition, PixelNetwork
+from ppvae.models.autoregressive.pixel_network import FirstLayer, PixelNetwork
 from ppvae.models.autoregressive.pixelcnn import MaskedResidualBlock
 from ppvae.models.autoregressive.rasters import MaskedConv2d, Strip
 
@@ -60,8 +60,7 @@ class PixelSNAIL(PixelNetwork):
             raise ValueError(
                 f"width: found {width}, expected a multiple of {num_heads * C}, num_heads for each channel of the data"
             )
-        self.first = MaskedConv2d(self.num_inputs, width, radius, C, reads_data=True)
-        self.condition = Condition(num_condition, width)
+        self.first = FirstLayer(self, radius)
         self.convolutions = nn.ModuleList(
             MaskedResidualBlock(width, block_radius, C, num_condition) for _ in range(num_blocks)
         )
@@ -70,7 +69,7 @@ class PixelSNAIL(PixelNetwork):
         )
 
     def features(self, inputs: Tensor, h: Tensor | None, at: Strip | None = None) -> Tensor:
-        features = self.condition(self.first(inputs, at), h, at)
+        features = self.first(inputs, h, at)
         for near, far in zip(self.convolutions, self.attentions, strict=True):
             features = far(near(features, h, at), inputs, at)
         return features

@@ -1,6 +1,7 @@
 """All codes, or the best of them: exact sums, and a coordinate search."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -20,15 +21,13 @@ class Joint:
     """`log p(x, c)` of data points x, as a function of codes.
 
     Attributes:
-        log_joint: from indices `[S, 1 or B, *positions]` to `[S, B]`.
-        shape: of the positions, P in all.
-        num_codes: K.
+        log_joint: from indices `[S, 1 or B, P]` to `[S, B]`.
+        num_codes: of each of the P positions.
         x: `[B, *event]`.
     """
 
     log_joint: Callable[[Tensor], Tensor]
-    shape: Sequence[int]
-    num_codes: int
+    num_codes: Sequence[int]
     x: Tensor
 
     def __call__(self, index: Tensor) -> Tensor:
@@ -36,38 +35,39 @@ class Joint:
 
 
 def log_evidence_by_enumeration(joint: Joint) -> Tensor:
-    """`log sum_c p(x, c)` over all K^P codes, some at a time, `[B]`.
+    """`log sum_c p(x, c)` over all codes, some at a time, `[B]`.
 
     Raises:
         NotImplementedError: there are more than a million.
     """
-    num_positions = math.prod(joint.shape)
-    if (total := joint.num_codes**num_positions) > MOST_CODES:
+    if (total := math.prod(joint.num_codes)) > MOST_CODES:
+        powers = " ".join(f"{size}^{num}" for size, num in Counter(joint.num_codes).items())
         raise NotImplementedError(
-            f"log_prob: found {joint.num_codes}^{num_positions} codes, expected {MOST_CODES:,} at most, to sum over "
+            f"log_prob: found {powers} codes, expected {MOST_CODES:,} at most, to sum over "
             "all; use ppvae.log_evidence(pair, data, method='iwae'), which draws from pair.proposal()"
         )
-    place = joint.num_codes ** torch.arange(num_positions, device=joint.x.device)
+    sizes = torch.tensor(joint.num_codes, device=joint.x.device)
+    place = sizes.cumprod(0) // sizes
     parts = []
     for number in torch.arange(total, device=joint.x.device).split(max(1, ELEMENTS_AT_ONCE // joint.x.numel())):
-        index = number.unsqueeze(-1) // place % joint.num_codes
-        parts.append(joint(index.reshape(-1, 1, *joint.shape)).logsumexp(0))
+        index = number.unsqueeze(-1) // place % sizes
+        parts.append(joint(index.unsqueeze(1)).logsumexp(0))
     return torch.stack(parts).logsumexp(0)
 
 
 @torch.no_grad()
 def best_codes(joint: Joint, start: Tensor) -> Tensor:
-    """Codes that no change of a single position improves, from others `[B, *positions]`.
+    """Codes that no change of a single position improves, from others `[B, P]`.
 
     Each position in turn takes its best code given the others, until none changes (or for twenty sweeps).
     """
-    index, values = start.flatten(1).clone(), torch.arange(joint.num_codes, device=start.device)
+    index = start.clone()
     for _ in range(MOST_SWEEPS):
         before = index.clone()
-        for p in range(index.shape[1]):
-            tried = index.repeat(joint.num_codes, 1, 1)
-            tried[..., p] = values[:, None]
-            index[:, p] = joint(tried.reshape(joint.num_codes, -1, *joint.shape)).argmax(0)
+        for p, num in enumerate(joint.num_codes):
+            tried = index.repeat(num, 1, 1)
+            tried[..., p] = torch.arange(num, device=index.device)[:, None]
+            index[:, p] = joint(tried).argmax(0)
         if torch.equal(index, before):
             break
-    return index.reshape(start.shape)
+    return index

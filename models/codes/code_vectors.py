@@ -30,11 +30,6 @@ def looked_up(codes: Tensor, index: Tensor) -> Tensor:
     return codes[torch.arange(len(codes), device=codes.device), index]
 
 
-def one_hot(index: Tensor, num: int) -> Tensor:
-    """Booleans, `[*, num]`; torch's own looks at the values, which a compiled step cannot."""
-    return index.unsqueeze(-1) == torch.arange(num, device=index.device)
-
-
 class InCodebook(constraints.Constraint):
     """The support: vectors `[*, n, D]` of a codebook."""
 

@@ -5,7 +5,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from ppvae.arguments import Fraction, Observed, Size, checked
-from ppvae.models.codes.code_vectors import NearestCodes, nearest, one_hot
+from ppvae.models.codes.code_vectors import NearestCodes, nearest
+from ppvae.models.parts.indices import one_hot
 
 LEAST_SIZE = 1e-6
 """Running size below which a code stays where it is."""

@@ -1,55 +1,37 @@
-"""A guide over codes that leaves none out: what importance weights of a VQ-VAE are drawn from."""
+"""Distributions over codes that leave none out: softened nearest codes at several temperatures, mixed with a prior."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
-from torch import Tensor, nn
+from torch import Tensor
 
 from ppvae.models.codes.code_vectors import CodeVectors, squared_distances
 from ppvae.models.codes.codebook import Codebook
-from ppvae.pair import Pair
 
 TEMPERATURES = (0.05, 0.2, 1.0, 3.0)
 
 
-class TemperedCodes(Pair):
-    """A VQ-VAE's model, with a guide that mixes softened nearest codes at several temperatures, and the prior.
+@dataclass(frozen=True)
+class Softened:
+    """`(sum_tau prod_p softmax_k(-|h_p - e_k|^2 / (tau s^2))[c_p] + p(c)) / (T + 1)`, s^2 the codes' variance.
 
-    `q(c | x) = (sum_tau prod_p softmax_k(-|h_p - e_k|^2 / (tau s^2))[c_p] + p(c)) / (T + 1)`, for T temperatures and
-    s^2 the variance of the codes, summed over their numbers. A small tau keeps near the nearest codes, a large one
-    spreads. No weight exceeds (T + 1) p(x | c), as the prior takes part: codes far from the nearest ones are found,
-    if they are as likely under the prior as they are in the posterior.
-
-    Args:
-        pair: whose model is taken.
-        encoder, codebook, prior: its parts.
+    Attributes:
         temperatures: tau, T of them.
     """
 
-    def __init__(
-        self, pair: Pair, encoder: nn.Module, codebook: Codebook, prior: nn.Module, temperatures: Sequence[float]
-    ):
-        super().__init__()
-        self.pair, self.encoder, self.codebook, self.prior = pair, encoder, codebook, prior
-        self.temperatures = tuple(temperatures)
-        self.example, self.particles, self.guide_leads = pair.example, pair.particles, pair.guide_leads
+    temperatures: tuple[float, ...]
 
-    def model(self, x: Tensor) -> None:
-        self.pair.model(x)
-
-    def guide(self, x: Tensor) -> None:
-        prior, codes = self.prior(), self.codebook.codes
+    def __call__(self, codebook: Codebook, h: Tensor, event_dim: int, prior: Callable[[], Any]) -> CodeVectors:
+        codes = codebook.codes
         variance = codes.var(1, correction=0).sum(-1, keepdim=True)
-        logits = -squared_distances(self.codebook.scaled(self.encoder(x)), codes) / variance
-        num_positions = len(prior.event_shape)
-        softened = [dist.Categorical(logits=logits / tau).to_event(num_positions) for tau in self.temperatures]
-        with pyro.plate("data", x.shape[0], dim=-1):
-            pyro.sample("z", CodeVectors(Blend([*softened, prior]), codes))
+        logits = -squared_distances(codebook.scaled(h), codes) / variance
+        softened = [dist.Categorical(logits=logits / tau).to_event(event_dim - 1) for tau in self.temperatures]
+        return CodeVectors(Blend([*softened, prior()]), codes)
 
 
 class Blend(dist.TorchDistribution):

@@ -7,23 +7,21 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from ppvae.arguments import Count, Fraction, Levels, Observed, Positive, Size, checked
+from ppvae.arguments import Count, Fraction, Levels, Observed, Size, checked
 from ppvae.mode import mode
 from ppvae.models.codes.code_priors import UniformCodes
-from ppvae.models.codes.code_search import Joint, best_codes, log_evidence_by_enumeration
+from ppvae.models.codes.code_search import Joint
 from ppvae.models.codes.code_vectors import CodeVectors, looked_up, nearest
 from ppvae.models.codes.codebook import Codebook
-from ppvae.models.codes.tempered import TEMPERATURES, TemperedCodes
+from ppvae.models.codes.coded_pair import CodedPair, Quantize
 from ppvae.models.named_likelihoods import LIKELIHOODS
 from ppvae.models.parts.likelihood import AnyLikelihood
 from ppvae.networks import mlp
-from ppvae.pair import Pair
 from ppvae.recipes import remembered
-from ppvae.refusals import refuse_shape
 from ppvae.splitting import split_distribution
 
 
-class VQVAE(Pair):
+class VQVAE(CodedPair):
     """`c ~ prior`, `z = codebook[c]`, `x | z` from a likelihood; guided by the codes nearest to what an encoder gives.
 
     The site "z" carries the code vectors, `[*positions, D]`. As the guide has one value for each x, the ELBO is
@@ -59,7 +57,9 @@ class VQVAE(Pair):
         self.likelihood = likelihood
         self.prior = prior
         with mode(self, training=False), torch.no_grad():
-            self.event_shape = likelihood(self._prior().sample()).event_shape
+            z = self._prior().sample()
+            self.event_shape = likelihood(z).event_shape
+        self._event_dim = z.dim()
         self.example = torch.zeros(1, *self.event_shape)
 
     @classmethod
@@ -111,18 +111,12 @@ class VQVAE(Pair):
             z = pyro.sample("z", self._prior())
             pyro.sample("x", self.likelihood(z), obs=x)
 
-    def guide(self, x: Tensor) -> None:
+    def draw_codes(self, x: Tensor, quantize: Quantize) -> None:
         with pyro.plate("data", x.shape[0], dim=-1):
-            pyro.sample("z", self.codebook(self.encoder(x), len(self.prior().event_shape) + 1))
+            pyro.sample("z", quantize(self.codebook, self.encoder(x), self._event_dim, self.prior))
 
     def _prior(self) -> CodeVectors:
         return CodeVectors(self.prior(), self.codebook.codes)
-
-    def _encoded(self, x: Tensor) -> Tensor:
-        """What the encoder gives of data, in evaluation mode."""
-        refuse_shape(x, self.event_shape)
-        with mode(self, training=False):
-            return self.encoder(x.to(self.codebook.weight))
 
     @checked
     @torch.no_grad()
@@ -130,43 +124,19 @@ class VQVAE(Pair):
         """The indices of the codes of each data point, `[N, *positions]`."""
         return nearest(self.codebook.scaled(self._encoded(x)), self.codebook.codes)
 
-    # What is known of it.
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Exact `log p(x) = log sum_c p(x, c)`, `[B]`, in nats, over all K^P codes.
-
-        Raises:
-            NotImplementedError: these are more than a million.
-        """
-        return log_evidence_by_enumeration(self._joint(x))
-
-    def exact_elbo(self, x: Tensor) -> Tensor:
-        """`log p(x, c)` at the nearest codes, `[B]`, in nats."""
-        return self._joint(x)(self.codes(x)[None])[0]
-
-    def best_elbo(self, x: Tensor) -> Tensor:
-        """`log p(x, c)` at the best codes that a coordinate search finds from the nearest ones, `[B]`, in nats."""
-        joint = self._joint(x)
-        return joint(best_codes(joint, self.codes(x))[None])[0]
-
-    def proposal(self) -> Pair:
-        """`tempered()`, from which importance weights are drawn."""
-        return self.tempered()
-
-    @checked
-    def tempered(self, temperatures: Sequence[Positive] = TEMPERATURES) -> TemperedCodes:
-        """The same model, with a guide that has probability everywhere; see `TemperedCodes`."""
-        return TemperedCodes(self, self.encoder, self.codebook, self.prior, temperatures)
+    def _nearest(self, x: Tensor) -> Tensor:
+        return self.codes(x).flatten(1)
 
     def _joint(self, x: Tensor) -> Joint:
         prior, codes = self.prior(), self.codebook.codes
 
         def log_joint(index: Tensor) -> Tensor:
+            index = index.unflatten(-1, prior.event_shape)
             z = looked_up(codes, index)
             decoded = split_distribution(self.likelihood(z.flatten(0, 1)), (len(z), z.shape[1]))
             return prior.log_prob(index) + decoded.log_prob(x)
 
-        return Joint(log_joint, prior.event_shape, codes.shape[1], x)
+        return Joint(log_joint, [codes.shape[1]] * prior.event_shape.numel(), x)
 
     # Its dictionary, and its prior.
 

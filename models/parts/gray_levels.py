@@ -9,6 +9,8 @@ from torch import Size, Tensor
 from torch.distributions import constraints
 from torch.nn.functional import logsigmoid
 
+from ppvae.models.parts.indices import refuse_outside
+
 TOLERANCE = 0.02
 """How far a value may be from a level, in units of the levels' spacing: 16-bit levels are off by 0.01 in float32."""
 MAX_LOG_SCALE = 7.0
@@ -33,19 +35,14 @@ class GrayLevels(constraints.Constraint):
 
     def refuse_outside(self, value: Tensor) -> None:
         """Raises an error that names the first value that is not a level, if any."""
-        outside = self.check(value).logical_not().nonzero()
-        if len(outside):
-            index = tuple(outside[0].tolist())
-            raise ValueError(
-                f"found {value[index].item():g} at index {index}, expected one of {self.levels} gray levels, "
-                f"k / {self.highest}; "
-                + (
-                    f"pass x / {self.highest}"
-                    if value.max() <= self.highest and (value == value.round()).all()
-                    else f"set levels= to the data's number of levels, or round: (x * {self.highest}).round() / "
-                    f"{self.highest}"
-                )
-            )
+        whole = value.max() <= self.highest and (value == value.round()).all()
+        rounded = f"(x * {self.highest}).round() / {self.highest}"
+        remedy = (
+            f"pass x / {self.highest}"
+            if whole
+            else f"set levels= to the data's number of levels, or round: {rounded}"
+        )
+        refuse_outside(self, value, f"one of {self.levels} gray levels, k / {self.highest}; {remedy}")
 
 
 class GrayCategorical(dist.Categorical):

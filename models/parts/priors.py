@@ -1,7 +1,9 @@
 """Priors: modules whose forward returns the distribution p(z)."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import pyro.distributions as dist
 import torch
@@ -16,6 +18,9 @@ from ppvae.models.parts.mixtures import Mixture
 from ppvae.models.parts.registry import NamedPart, Registry
 from ppvae.networks import inverse_softplus
 from ppvae.refusals import refuse_shape
+from ppvae.rules import Number
+
+Correlation = Annotated[float, Number(above=0, below=1, said="a correlation between 0 and 1")]
 
 
 class StandardNormal(nn.Module):
@@ -154,6 +159,58 @@ class FlowPrior(nn.Module):
         return dist.TransformedDistribution(base, transforms)
 
 
+class AR1Prior(nn.Module):
+    """`z_1 ~ N(0, 1)`, `z_t | z_{t-1} ~ N(alpha z_{t-1}, 1 - alpha^2)`: a prior that a factorized guide cannot match.
+
+    Each latent is N(0, 1), and neighbors are correlated. So a guide that is a factorized Gaussian given x, whatever its
+    means and scales, pays for D latents a KL of at least
+
+    `((D - 2) log(1 + alpha^2) - log(1 - alpha^2)) / 2`, and so more than `log(1 + alpha^2) / 2` for each but the first:
+
+    the latents are not given up. It is reached at mean 0 and variances `(1 - alpha^2) / (1 + alpha^2)`, at both ends
+    `1 - alpha^2`. Whether they say anything of x is another matter.
+
+    When it does not apply: a guide with correlations can match the prior, and pay nothing.
+
+    Source: Razavi et al. 2019 (arXiv:1901.03416), the delta-VAE.
+
+    Args:
+        num_latents: D, in the order of the chain.
+        alpha: correlation of neighbors, above 0 and below 1.
+
+    Example:
+        >>> prior = AR1Prior(3, alpha=0.5)
+        >>> prior().covariance_matrix
+        tensor([[1.0000, 0.5000, 0.2500],
+                [0.5000, 1.0000, 0.5000],
+                [0.2500, 0.5000, 1.0000]])
+        >>> round(prior.least_rate, 4)
+        0.2554
+    """
+
+    loc: Tensor
+    scale_tril: Tensor
+
+    @checked
+    def __init__(self, num_latents: Size, alpha: Correlation = 0.9):
+        super().__init__()
+        self.alpha = alpha
+        step = torch.arange(num_latents)
+        powers = (alpha ** (step.unsqueeze(1) - step).clamp(min=0)).tril()
+        innovation = torch.where(step > 0, (1 - alpha**2) ** 0.5, 1.0)
+        self.register_buffer("loc", torch.zeros(num_latents), persistent=False)
+        self.register_buffer("scale_tril", powers * innovation, persistent=False)
+
+    def forward(self) -> dist.TorchDistribution:
+        return dist.MultivariateNormal(self.loc, scale_tril=self.scale_tril)
+
+    @property
+    def least_rate(self) -> float:
+        """The least KL of a factorized Gaussian from this prior, in nats."""
+        num = len(self.loc)
+        return ((num - 2) * math.log1p(self.alpha**2) - math.log1p(-(self.alpha**2))) / 2 if num > 1 else 0.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class NamedPrior(NamedPart):
     """A prior by name.
@@ -195,5 +252,12 @@ PRIORS = Registry(
         summary="affine couplings of N(0, I)",
         source="Dinh et al. 2017",
         make=lambda num_latents, posterior, event_shape: FlowPrior(num_latents),
+    ),
+    NamedPrior(
+        name="ar1",
+        module=AR1Prior,
+        summary="N(0, 1) each, neighbors correlated by 0.9: a factorized guide pays for it",
+        source="Razavi et al. 2019",
+        make=lambda num_latents, posterior, event_shape: AR1Prior(num_latents),
     ),
 )

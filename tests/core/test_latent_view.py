@@ -11,8 +11,8 @@ from ppvae import ContractError, Pair
 from ppvae.latent_view import LatentView
 
 WITHOUT = (
-    *("summed", "hidden Markov", "quantized", "no latents", "NICE", "RealNVP", "Glow", "continuous flow"),
-    *("residual flow", "MADE", "PixelCNN", "Gated PixelCNN of codes"),
+    *("summed", "hidden Markov", "quantized", "two-level quantized", "no latents", "NICE", "RealNVP", "Glow"),
+    *("continuous flow", "residual flow", "MADE", "PixelCNN", "Gated PixelCNN of codes"),
 )
 CONTINUOUS = [n for n, m in ZOO.items() if n not in WITHOUT and (not m.drawn or m.drawn == {"z": "Mixture"})]
 

@@ -35,7 +35,9 @@ from torch import nn
 from ppvae.models import (
     MADE,
     VQVAE,
+    VQVAE2,
     Codebook,
+    CodeLevel,
     PixelCNN,
     UniformCodes,
 )
@@ -48,6 +50,15 @@ from ppvae.models.parts.likelihoods import Bernoulli
 def quantized():
     torch.manual_seed(0)
     return VQVAE.mlp(4, 2, 3, 2, [5])
+
+
+def two_levels():
+    torch.manual_seed(0)
+    return VQVAE2.convolutional((1, 4, 4), 3, 2, 2, 1)
+
+
+def level(num_positions):
+    return CodeLevel([num_positions], layer(2), Codebook(3, 2), UniformCodes([num_positions], 3))
 
 
 def pixels():
@@ -135,6 +146,49 @@ DISCRETE = {
             "prior": instance(lambda: UniformCodes([2], 3)),
         }
     ),
+    "CodeLevel": Call(
+        {
+            "shape": sizes(2),
+            "encoder": NETWORK,
+            "codebook": instance(lambda: Codebook(3, 2)),
+            "prior": instance(lambda: UniformCodes([2], 3)),
+        }
+    ),
+    "VQVAE2": Call(
+        {
+            "encoder": NETWORK,
+            "top": instance(lambda: level(1)),
+            "bottom": instance(lambda: level(2)),
+            "likelihood": instance(lambda: Bernoulli(nn.Sequential(nn.Flatten(-2), layer(8)))),
+        }
+    ),
+    "VQVAE2.convolutional": Call(
+        {
+            "shape": IMAGE,
+            "num_codes": COUNT,
+            "code_dim": COUNT,
+            "channels": COUNT,
+            "num_halvings": COUNT,
+            "likelihood": LIKELIHOOD,
+            "decay": optional(fraction(0.5)),
+            "levels": LEVELS,
+        }
+    ),
+    **{
+        f"VQVAE2.{name}": Call({"x": data(square_images, "one dimension more")}, owner=two_levels)
+        for name in ("codes", "init_from", "usage")
+    },
+    "VQVAE2.restart_dead_codes": Call(
+        {"x": data(square_images, "one dimension more"), "least": COUNT}, owner=two_levels
+    ),
+    "VQVAE2.pixel_priors": Call({"width": EVEN, "num_layers": COUNT}, owner=two_levels),
+    "VQVAE2.second_stage": Call(
+        {
+            "top_prior": instance(lambda: UniformCodes([1, 1], 3)),
+            "bottom_prior": instance(lambda: UniformCodes([2, 2], 3)),
+        },
+        owner=two_levels,
+    ),
     "VQVAE.mlp": Call(
         {
             "num_features": EVEN,
@@ -154,7 +208,7 @@ DISCRETE = {
     },
     "VQVAE.restart_dead_codes": Call({"x": data(images, "one dimension more"), "least": COUNT}, owner=quantized),
     "VQVAE.second_stage": Call({"prior": instance(lambda: UniformCodes([2], 3))}, owner=quantized),
-    "VQVAE.tempered": Call({"temperatures": sequence(positive(0.5), 1, "empty list")}, owner=quantized),
+    "CodedPair.tempered": Call({"temperatures": sequence(positive(0.5), 1, "empty list")}, owner=quantized),
     "Codebook": Call(
         {
             "num_codes": COUNT,
@@ -167,7 +221,7 @@ DISCRETE = {
     "Codebook.init_from": Call({"h": data(code_vectors, "one dimension more")}, owner=lambda: Codebook(3, 2)),
     **{
         name: Call({"shape": sizes(2), "num_codes": COUNT})
-        for name in ("AutoregressiveCodes", "FactorizedCodes", "UniformCodes")
+        for name in ("FactorizedCodes", "LinearCodes", "UniformCodes")
     },
     "IndependentBits": Call({"network": NETWORK}),
     "RestrictedBoltzmann": Call({"num_left": COUNT, "num_right": COUNT}),

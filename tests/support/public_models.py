@@ -213,6 +213,7 @@ MODELS = {
         }
     ),
     "DiffusionVAE.init_from": Call({"x": data(images, "one dimension more")}, owner=diffusion),
+    "AR1Prior": Call({"num_latents": COUNT, "alpha": fraction(0.5)}),
     "FlowPrior": Call({"num_latents": COUNT, "num_couplings": COUNT, "num_hidden": COUNT}),
     "MixturePrior": Call({"num_latents": COUNT, "num_components": COUNT}),
     "StandardNormal": Call({"num_latents": COUNT}),

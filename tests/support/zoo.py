@@ -23,6 +23,7 @@ from ppvae.models import (
     NICE,
     VAE,
     VQVAE,
+    VQVAE2,
     AutoregressiveLikelihood,
     AutoregressivePair,
     Bernoulli,
@@ -223,6 +224,9 @@ ZOO = {
         on_bits(lambda: ConvolutionalHVAE((1, 4, 4), [1, 1], 1, channels=1, num_cells=1), 1, 4, 4), exact=False
     ),
     "quantized": Member(on_bits(lambda: VQVAE.mlp(4, 2, 3, 2, [5]), 4), quantized=True),
+    "two-level quantized": Member(
+        on_bits(lambda: VQVAE2.convolutional((1, 4, 4), 3, 2, 2, 1), 1, 4, 4), quantized=True
+    ),
     "Boltzmann bits": Member(on_bits(boltzmann, 4), {"z": "Bits"}, open_kl="z", exact=False),
     "NICE": Member(on_normal(lambda: NICE(2, 2, [4]), 2), gap=False),
     "RealNVP": Member(on_normal(lambda: RealNVP(2, 2, [4]), 2), gap=False),

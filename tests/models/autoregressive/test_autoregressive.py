@@ -5,7 +5,7 @@ import torch
 from support.masked_networks import BITS, NETWORKS, condition, everything, moved, naive
 from torch.testing import assert_close
 
-from ppvae.models import MADE, Autoregressive, GatedPixelCNN, PixelCNN, PixelSNAIL
+from ppvae.models import MADE, Autoregressive, GatedPixelCNN, LinearCodes, PixelCNN, PixelSNAIL
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -33,6 +33,22 @@ def test_draws_have_the_probabilities_that_are_said(name):
     degrees = int(often.sum()) - 1
     assert degrees > 15
     assert abs(deviation - degrees) < 4 * (2 * degrees) ** 0.5
+
+
+def test_linear_codes_draw_what_a_pass_over_all_entries_draws():
+    """And start at the frequencies of data, position by position."""
+    network = LinearCodes((2, 3), 4)
+    for p in network.parameters():
+        torch.nn.init.normal_(p)
+    p = Autoregressive(network)
+    torch.manual_seed(1)
+    fast = p.sample((40,))
+    torch.manual_seed(1)
+    assert torch.equal(naive(p, 40), fast)
+    network.weight.data.zero_()
+    network.init_from(fast)
+    counts = torch.stack([(fast == k).sum(0) + 1 for k in range(4)], -1)
+    assert_close(p.log_prob(fast), (counts / 44).log().gather(-1, fast.movedim(0, -1)).movedim(-1, 0).sum((1, 2)))
 
 
 @pytest.mark.parametrize("num_condition", [0, 2])

@@ -9,7 +9,19 @@ from torch import nn
 from torch.distributions import MultivariateNormal
 
 import ppvae
-from ppvae.models import VAE, DiagonalNormal, FlowPrior, FullNormal, Gaussian, MixturePrior, StandardNormal, VampPrior
+from ppvae.models import (
+    VAE,
+    AR1Prior,
+    Bernoulli,
+    DiagonalNormal,
+    FlowPrior,
+    FullNormal,
+    Gaussian,
+    MarkovHVAE,
+    MixturePrior,
+    StandardNormal,
+    VampPrior,
+)
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -31,6 +43,7 @@ PRIORS = {
     "vamp": vamp,
     "vamp of a flow": lambda: vamp("flow"),
     "flow": lambda: spread(FlowPrior(2), 0.05),
+    "ar1": lambda: AR1Prior(2, 0.7),
 }
 AXIS = torch.linspace(-9, 9, 301, dtype=torch.float64)
 GRID, CELL = torch.cartesian_prod(AXIS, AXIS), (AXIS[1] - AXIS[0]) ** 2
@@ -103,7 +116,11 @@ def linear_with_vamp():
     return pair, (torch.full((4,), -math.log(4)), q.loc, q.covariance_matrix)
 
 
-@pytest.mark.parametrize("make", [linear_with_mixture, linear_with_vamp])
+def linear_with_ar1():
+    return linear(AR1Prior(2, 0.7), wide()), (torch.zeros(1), torch.zeros(1, 2), torch.tensor([[[1, 0.7], [0.7, 1]]]))
+
+
+@pytest.mark.parametrize("make", [linear_with_mixture, linear_with_vamp, linear_with_ar1])
 def test_with_a_linear_decoder_p_of_x_is_a_mixture_of_gaussians(make):
     """Oracle 6: by importance weights, and by `log_evidence`."""
     pair, mixture = make()
@@ -171,8 +188,68 @@ def test_a_learned_prior_comes_close_to_clusters(make):
     assert ppvae.elbo(vae, x, seed=0, progress=False).mean().estimate > best - 0.3
 
 
+@pytest.mark.parametrize("alpha", [0.3, 0.9])
+@pytest.mark.parametrize("num", [1, 2, 6])
+def test_the_chains_density_is_that_of_its_steps(alpha, num):
+    z, normal = torch.randn(7, num), torch.distributions.Normal
+    steps = normal(0.0, 1.0).log_prob(z[:, 0])
+    for t in range(1, num):
+        steps += normal(alpha * z[:, t - 1], (1 - alpha**2) ** 0.5).log_prob(z[:, t])
+    torch.testing.assert_close(AR1Prior(num, alpha)().log_prob(z), steps)
+
+
+@pytest.mark.parametrize("alpha", [0.3, 0.9])
+@pytest.mark.parametrize("num", [1, 2, 6])
+def test_a_factorized_guide_pays_at_least_what_is_said(alpha, num):
+    """Reached at the variances that are said, and mean 0. Oracle 1: `sum log M_jj - log det M`, halved."""
+    prior = AR1Prior(num, alpha)
+    precision = prior().precision_matrix
+    least = (precision.diagonal().log().sum() - precision.logdet()) / 2
+    assert prior.least_rate == pytest.approx(least.item(), abs=1e-12)
+    assert prior.least_rate >= (num - 1) * math.log1p(alpha**2) / 2
+    variance = torch.full((num,), (1 - alpha**2) / (1 + alpha**2))
+    variance[[0, -1]] = 1 - alpha**2 if num > 1 else 1.0
+
+    def rate(loc, scale):
+        q = torch.distributions.Normal(loc, scale)
+        return ppvae.inference.kl_divergence(torch.distributions.Independent(q, 1), prior())
+
+    torch.testing.assert_close(rate(torch.zeros(num), variance.sqrt()), least)
+    others = rate(0.3 * torch.randn(500, num), variance.sqrt() * (0.3 * torch.randn(500, num)).exp())
+    assert (others > least).all()
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.5, 0.78, 0.79, 0.95])
+def test_the_least_rate_is_half_a_log_for_each_step(alpha):
+    """For every step, the first too, where alpha^2 is at least the golden section's 0.618; else for each but one."""
+    step = math.log1p(alpha**2) / 2
+    for num in (2, 3, 50):
+        rate = AR1Prior(num, alpha).least_rate
+        assert (rate >= num * step) == (alpha**2 >= (5**0.5 - 1) / 2)
+        assert rate > (num - 1) * step
+        assert AR1Prior(num + 1, alpha).least_rate - rate == pytest.approx(step)
+
+
+@pytest.mark.slow(15)
+def test_latents_that_have_nothing_to_say_pay_the_least_rate_and_no_more():
+    """In a VAE, and at the top of a hierarchy, with decoders that are deaf: what is paid is for the prior's sake."""
+    x = torch.rand(200, 6).round()
+    chain = VAE(AR1Prior(4, 0.8), Bernoulli(nn.Linear(4, 6)), DiagonalNormal(nn.Linear(6, 8)))
+    hierarchy = MarkovHVAE.mlp(6, [2, 4], [8])
+    hierarchy.prior = AR1Prior(4, 0.8)
+    for pair, lowest in ((chain, chain.likelihood), (hierarchy, hierarchy.transitions)):
+        for p in lowest.requires_grad_(False).parameters():
+            p.zero_()
+        top = pair.posterior if pair is chain else pair.posterior.encoders[1]
+        ppvae.fit(pair, x, steps=300, lr=0.05, schedule=lambda done: 1 - done, batch_size=200, progress=False)
+        rate = ppvae.inference.kl_divergence(top(x), pair.prior())
+        assert (rate >= pair.prior.least_rate - 1e-12).all()
+        assert rate.mean() < pair.prior.least_rate + 0.05
+    assert chain.prior.least_rate > 1
+
+
 def test_bad_priors_are_refused():
-    with pytest.raises(ValueError, match="prior: found 'student', expected one of 'normal', 'mixture', 'vamp', 'flow'"):
+    with pytest.raises(ValueError, match="found 'student', expected one of 'normal', 'mixture', 'vamp', 'flow', 'ar1'"):
         VAE.mlp(5, 2, prior="student")
     with pytest.raises(ValueError, match="num_latents: found 1, expected at least 2, for one part"):
         FlowPrior(1)

@@ -1,0 +1,109 @@
+"""What pairs of codes share: a guide at the nearest ones, its true gap, and a guide that leaves none out."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from ppvae.arguments import Positive, checked
+from ppvae.mode import mode
+from ppvae.models.codes.code_search import Joint, best_codes, log_evidence_by_enumeration
+from ppvae.models.codes.code_vectors import CodeVectors
+from ppvae.models.codes.codebook import Codebook
+from ppvae.models.codes.tempered import TEMPERATURES, Softened
+from ppvae.pair import Pair
+from ppvae.refusals import refuse_shape
+
+Quantize = Callable[[Codebook, Tensor, int, Callable[[], Any]], CodeVectors]
+"""The distribution of a guide's site, from the codebook, what the encoder gives, the number of event dimensions, and a
+function that returns the prior over indices."""
+
+
+def at_nearest(codebook: Codebook, h: Tensor, event_dim: int, prior: Callable[[], Any]) -> CodeVectors:
+    """The nearest codes, with all probability."""
+    return codebook(h, event_dim)
+
+
+class CodedPair(Pair):
+    """The base class of pairs whose latents are codes: `draw_codes` writes the guide, once for all distributions.
+
+    Attributes:
+        encoder: of x.
+        event_shape: of x.
+    """
+
+    encoder: nn.Module
+    event_shape: Sequence[int]
+
+    def guide(self, x: Tensor) -> None:
+        self.draw_codes(x, at_nearest)
+
+    def draw_codes(self, x: Tensor, quantize: Quantize) -> None:
+        """A guide whose sites have the distributions that `quantize` makes of what the encoders give."""
+        raise NotImplementedError
+
+    def _joint(self, x: Tensor) -> Joint:
+        """`log p(x, c)` as a function of the indices of all positions in one dimension."""
+        raise NotImplementedError
+
+    def _nearest(self, x: Tensor) -> Tensor:
+        """The indices of the guide's codes, `[B, P]`."""
+        raise NotImplementedError
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Exact `log p(x) = log sum_c p(x, c)`, `[B]`, in nats, over all codes.
+
+        Raises:
+            NotImplementedError: these are more than a million.
+        """
+        return log_evidence_by_enumeration(self._joint(x))
+
+    def exact_elbo(self, x: Tensor) -> Tensor:
+        """`log p(x, c)` at the nearest codes, `[B]`, in nats."""
+        return self._joint(x)(self._nearest(x)[None])[0]
+
+    def best_elbo(self, x: Tensor) -> Tensor:
+        """`log p(x, c)` at the best codes that a coordinate search finds from the nearest ones, `[B]`, in nats."""
+        joint = self._joint(x)
+        return joint(best_codes(joint, self._nearest(x))[None])[0]
+
+    def proposal(self) -> Pair:
+        """`tempered()`, from which importance weights are drawn."""
+        return self.tempered()
+
+    @checked
+    def tempered(self, temperatures: Sequence[Positive] = TEMPERATURES) -> "TemperedCodes":
+        """The same model, with a guide that has probability everywhere; see `TemperedCodes`."""
+        return TemperedCodes(self, temperatures)
+
+    def _encoded(self, x: Tensor) -> Tensor:
+        """What the encoder gives of data, in evaluation mode."""
+        refuse_shape(x, self.event_shape)
+        with mode(self, training=False):
+            return self.encoder(x.to(next(self.parameters())))
+
+
+class TemperedCodes(Pair):
+    """A VQ-VAE's model, with a guide that mixes softened nearest codes at several temperatures, and the prior.
+
+    `q(c | x) = (sum_tau prod_p softmax_k(-|h_p - e_k|^2 / (tau s^2))[c_p] + p(c)) / (T + 1)`, for T temperatures and
+    s^2 the variance of the codes, summed over their numbers. A small tau keeps near the nearest codes, a large one
+    spreads. No weight exceeds (T + 1) p(x | c), as the prior takes part: codes far from the nearest ones are found,
+    if they are as likely under the prior as they are in the posterior. Of two sites, each is such a mixture, given the
+    one above, and no weight exceeds (T + 1)^2 p(x | c).
+
+    Args:
+        pair: whose model is taken.
+        temperatures: tau, T of them.
+    """
+
+    def __init__(self, pair: CodedPair, temperatures: Sequence[float]):
+        super().__init__()
+        self.pair, self.softened = pair, Softened(tuple(temperatures))
+        self.example, self.particles, self.guide_leads = pair.example, pair.particles, pair.guide_leads
+
+    def model(self, x: Tensor) -> None:
+        self.pair.model(x)
+
+    def guide(self, x: Tensor) -> None:
+        self.pair.draw_codes(x, self.softened)
