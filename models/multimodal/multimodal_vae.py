@@ -146,6 +146,11 @@ class MultimodalVAE(Pair):
             weights,
         )
 
+    @property
+    def modalities(self) -> list[str]:
+        """Their names, in the order of the columns of `has`."""
+        return list(self.likelihoods)
+
     def model(self, has: Tensor | None = None, **x: Tensor) -> None:
         there = self._by_name(self._present(x, has))
         with pyro.plate("data", _num_rows(x), dim=-1):
@@ -227,7 +232,7 @@ class MultimodalVAE(Pair):
         return x, self._present(x, batch.get("has"))
 
     def _present(self, x: Mapping[str, Tensor], has: Tensor | None) -> Tensor:
-        names = list(self.likelihoods)
+        names = self.modalities
         if set(x) != set(names):
             raise ValueError(
                 f"data: found modalities {list(x)}, expected {names}; give zeros for what is missing, and `has`"

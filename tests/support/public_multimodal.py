@@ -14,6 +14,7 @@ from support.malformed_values import (
     sizes,
     text,
 )
+from support.public_arguments import MAYBE_SEED, NO, little_effort, ranks, report
 from torch import nn
 
 from ppvae.models import Bernoulli, ClassLabel, DiagonalNormal, LinearModalities, MultimodalVAE, ProductOfExperts
@@ -43,6 +44,27 @@ EXPERTS = mapping(instance(expert), "a", "empty dict")
 BATCH = instance(batch)
 NAMES = sequence(sequence(text("a"), 1), 1)
 
+LEDGERS = {
+    "gap_by_pattern": Call(
+        {
+            "pair": instance(linear),
+            "data": BATCH,
+            "effort": instance(little_effort),
+            "patterns": optional(NAMES),
+            "train": BATCH.besides("None"),
+            "num_simulations": optional(count(20)),
+            "seed": MAYBE_SEED,
+            "progress": NO,
+        }
+    ),
+    "PatternReport": Call(
+        {
+            "pair": text(),
+            "reports": mapping(instance(report), "a", "empty dict"),
+            "calibrations": mapping(instance(ranks), "a", "empty dict"),
+        }
+    ),
+}
 MULTIMODAL = {
     "ClassLabel": Call({"network": NETWORK}),
     "ClassLabel.init_from": Call(
