@@ -1,6 +1,7 @@
 # The public names, and where each lives; they are imported when they are first used.
 from .diagnostics.coverage_about_references import expected_coverage as expected_coverage
 from .diagnostics.gradient_noise import gradient_statistics as gradient_statistics
+from .diagnostics.ledger_by_pattern import PatternReport as PatternReport, gap_by_pattern as gap_by_pattern
 from .diagnostics.local_classifiers import local_classifier_test as local_classifier_test
 from .diagnostics.simulation_based_calibration import calibration as calibration
 from .evidence.annealed_importance import AIS as AIS

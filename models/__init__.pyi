@@ -43,6 +43,15 @@ from .hierarchies.hierarchical_posteriors import (
 )
 from .hierarchies.markov_hvae import MarkovHVAE as MarkovHVAE
 from .hierarchies.spectral import SpectralNorms as SpectralNorms
+from .multimodal.class_labels import ClassLabel as ClassLabel
+from .multimodal.fusions import (
+    JointPosterior as JointPosterior,
+    MixtureOfProducts as MixtureOfProducts,
+    ProductOfExperts as ProductOfExperts,
+)
+from .multimodal.linear_modalities import LinearModalities as LinearModalities
+from .multimodal.missing import batch_with_missing as batch_with_missing
+from .multimodal.multimodal_vae import MultimodalVAE as MultimodalVAE
 from .parts.conditionals import (
     DiagonalNormal as DiagonalNormal,
     FullNormal as FullNormal,

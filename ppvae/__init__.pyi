@@ -4,6 +4,10 @@ from ._version import __version__ as __version__
 from .encoding import Encoding as Encoding
 from .inference.diagnostics.coverage_about_references import expected_coverage as expected_coverage
 from .inference.diagnostics.gradient_noise import gradient_statistics as gradient_statistics
+from .inference.diagnostics.ledger_by_pattern import (
+    PatternReport as PatternReport,
+    gap_by_pattern as gap_by_pattern,
+)
 from .inference.diagnostics.local_classifiers import local_classifier_test as local_classifier_test
 from .inference.diagnostics.simulation_based_calibration import calibration as calibration
 from .inference.evidence.annealed_importance import AIS as AIS

@@ -40,9 +40,11 @@ from ppvae.models import (
     IndependentBits,
     LinearGaussianChain,
     LinearGaussianStateSpace,
+    LinearModalities,
     LinearVAE,
     MarkovHVAE,
     MLPDenoiser,
+    MultimodalVAE,
     PixelCNN,
     RealNVP,
     ResidualFlow,
@@ -134,6 +136,18 @@ def deep_markov():
 def of_lengths(make, *shape):
     """A member's `make`: a pair from `make()` with eight standard normal sequences of several lengths."""
     return lambda: (make(), (torch.randn(8, *shape), 1 + torch.arange(8) % shape[0]))
+
+
+def of_modalities(make, *sizes):
+    """A member's `make`: a pair from `make()` with eight standard normal points, of which either modality, or both."""
+    has = torch.tensor([[True, False], [False, True], [True, True], [True, True]] * 2)
+    return lambda: (make(), {name: torch.randn(8, n) for name, n in zip("ab", sizes, strict=True)} | {"has": has})
+
+
+def image_and_label():
+    pair = MultimodalVAE.mlp({"image": 4, "label": 3}, 2, [5], {"label": "label"}, "joint", {"image": 1})
+    has = torch.tensor([[True, False], [False, True], [True, True], [True, True]] * 2)
+    return pair, {"image": torch.rand(8, 4).round(), "label": torch.arange(8) % 3, "has": has}
 
 
 def labeled():
@@ -249,6 +263,14 @@ ZOO = {
         of_lengths(lambda: DeepMarkov(2, 2, [4], "gaussian", "mean_field"), 3, 2), exact=False
     ),
     "hidden Markov": Member(of_lengths(lambda: HiddenMarkov(2, 2), 3, 2), gap=False),
+    "modalities": Member(of_modalities(lambda: LinearModalities({"a": 3, "b": 2}, 2), 3, 2)),
+    "modalities, exact": Member(of_modalities(lambda: LinearModalities({"a": 3, "b": 2}, 2, "exact"), 3, 2), gap=False),
+    "modalities, mixture of products": Member(
+        of_modalities(lambda: LinearModalities({"a": 3, "b": 2}, 2, "mixture of products"), 3, 2),
+        {"z": "Mixture"},
+        open_kl="z",
+    ),
+    "image and label": Member(image_and_label, exact=False),
     "bottom-up": Member(on_normal(BottomUp, 3), open_kl="z1"),
     "tied weights": Member(on_normal(TiedWeights, 3)),
     "labeled": Member(labeled),

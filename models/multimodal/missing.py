@@ -1,0 +1,52 @@
+"""Modalities that are missing: batches of data that lack some, and hiding some in training."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppvae.arguments import checked
+from ppvae.sources import as_tensor
+
+
+@checked
+def batch_with_missing(modalities: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A batch from modalities in which NaN stands for what is missing: NaN becomes zero, and `has` says what is there.
+
+    Args:
+        modalities: tensors or arrays `[N, *event]`, by name. A row's modality is whole, or all of it is NaN.
+
+    Returns:
+        The modalities, and `has`, bool `[N, M]`, in their order.
+
+    Raises:
+        ValueError: a row of which a modality is partly there (its index is named): mask single numbers in a model of
+            your own.
+
+    Example:
+        >>> nan = float("nan")
+        >>> batch = batch_with_missing({"a": torch.tensor([[1.0, 2.0], [nan, nan]]), "b": torch.tensor([3.0, 4.0])})
+        >>> batch["has"].tolist(), batch["a"].tolist()
+        ([[True, True], [False, True]], [[1.0, 2.0], [0.0, 0.0]])
+    """
+    tensors = {name: as_tensor(f"modalities[{name}]", x) for name, x in modalities.items()}
+    missing = {name: x.isnan().reshape(len(x), -1) for name, x in tensors.items()}
+    for name, nan in missing.items():
+        partly = nan.any(-1) & ~nan.all(-1)
+        if partly.any():
+            row = int(partly.nonzero()[0])
+            raise ValueError(
+                f"modalities[{name}]: found row {row} with NaN in {int(nan[row].sum())} of {nan.shape[1]} numbers, "
+                "expected none or all of them; mask single numbers in a model of your own"
+            )
+    has = torch.stack([~nan.all(-1) for nan in missing.values()], -1)
+    return {name: x.masked_fill(x.isnan(), 0) for name, x in tensors.items()} | {"has": has}
+
+
+def kept_at_random(has: Tensor) -> Tensor:
+    """A mask like `has`, `[B, M]`, of a subset of what each row has, drawn uniformly from those that are not empty."""
+    place = has.cumsum(-1) - 1
+    num = 2 ** has.sum(-1, keepdim=True) - 1
+    subset = 1 + (torch.rand(num.shape, device=has.device) * num).long()
+    return has & ((subset >> place.clamp(min=0)) % 2 == 1)
