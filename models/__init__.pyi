@@ -44,6 +44,11 @@ from .hierarchies.hierarchical_posteriors import (
 )
 from .hierarchies.markov_hvae import MarkovHVAE as MarkovHVAE
 from .hierarchies.spectral import SpectralNorms as SpectralNorms
+from .labels.conditional_vae import ConditionalVAE as ConditionalVAE
+from .labels.label_distributions import Classifier as Classifier, LabelPrior as LabelPrior
+from .labels.m1 import M1 as M1
+from .labels.m1_m2 import M1M2 as M1M2
+from .labels.m2 import M2 as M2
 from .parts.conditionals import (
     DiagonalNormal as DiagonalNormal,
     FullNormal as FullNormal,

@@ -19,6 +19,9 @@ from torch import nn
 
 from ppvae import Pair
 from ppvae.models import (
+    M1,
+    M1M2,
+    M2,
     MADE,
     NICE,
     VAE,
@@ -26,6 +29,7 @@ from ppvae.models import (
     AutoregressiveLikelihood,
     AutoregressivePair,
     Bernoulli,
+    ConditionalVAE,
     ContinuousFlow,
     ConvolutionalHVAE,
     DeepMarkov,
@@ -64,6 +68,7 @@ class Member:
         gap: the guide differs from the posterior.
         terms: the ELBO's terms can be drawn one by one.
         quantized: its guide is at the nearest codes: one value for each x, so more particles come no closer.
+        partly_observed: a site is observed in part.
     """
 
     make: Callable
@@ -74,6 +79,7 @@ class Member:
     gap: bool = True
     terms: bool = False
     quantized: bool = False
+    partly_observed: bool = False
 
 
 def on_normal(make, *shape):
@@ -139,6 +145,15 @@ def labeled():
     return Labeled(), {"x": torch.randn(8, 3), "label": torch.arange(8) % 2}
 
 
+def partly_labeled(make):
+    """A member's `make`: a pair from `make()` with eight standard normal vectors, half of them with labels."""
+    return lambda: (make(), (torch.randn(8, 3), torch.arange(8) % 3, torch.arange(8) < 4))
+
+
+def stacked():
+    return M1M2(VAE.mlp(3, 2, [4], "gaussian"), M2.mlp(2, 1, 3, [4], "gaussian"))
+
+
 def positive():
     return Positive(), 0.2 + torch.rand(8)
 
@@ -182,6 +197,7 @@ def _checked(name: str, layout: str, dtype: torch.dtype) -> tuple[Pair, Any]:
 
 
 COMPONENT = {"component": "Categorical"}
+LABEL = {"y_unobserved": "Categorical"}
 BITS = {"z0": "Bernoulli", "z1": "Bernoulli"}
 
 ZOO = {
@@ -245,6 +261,12 @@ ZOO = {
         of_lengths(lambda: DeepMarkov(2, 2, [4], "gaussian", "mean_field"), 3, 2), exact=False
     ),
     "hidden Markov": Member(of_lengths(lambda: HiddenMarkov(2, 2), 3, 2), gap=False),
+    "conditional": Member(
+        lambda: (ConditionalVAE.mlp(3, 2, 3, [4], "gaussian"), (torch.randn(8, 3), torch.arange(8) % 3)), exact=False
+    ),
+    "M1": Member(partly_labeled(lambda: M1.mlp(3, 2, 3, [4], "gaussian")), exact=False),
+    "M2": Member(partly_labeled(lambda: M2.mlp(3, 2, 3, [4], "gaussian")), LABEL, exact=False, partly_observed=True),
+    "M1+M2": Member(partly_labeled(stacked), LABEL, open_kl="z1", exact=False, partly_observed=True),
     "bottom-up": Member(on_normal(BottomUp, 3), open_kl="z1"),
     "tied weights": Member(on_normal(TiedWeights, 3)),
     "labeled": Member(labeled),
