@@ -1,6 +1,7 @@
 """M1: a VAE whose latents also tell the label, where there is one."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import pyro
 import torch
@@ -13,6 +14,7 @@ from ppvae.models.vae import VAE
 from ppvae.networks import mlp
 from ppvae.pair import Pair
 from ppvae.recipes import remembered
+from ppvae.refusals import refuse_shape
 
 
 class M1(Pair):
@@ -93,5 +95,6 @@ class M1(Pair):
     @torch.no_grad()
     def classify(self, x: Observed, num_samples: Count = 100) -> Tensor:
         """`E_q(z | x) p(y | z)`, the probabilities of the labels of x `[B, F]`, over draws of z: `[B, C]`."""
+        refuse_shape(x, cast(tuple, self.example)[0].shape[1:])
         with mode(self, training=False):
             return self.classifier(self.vae.posterior(x).sample((num_samples,))).probs.mean(0)

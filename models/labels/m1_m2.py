@@ -11,6 +11,7 @@ from ppvae.mode import mode
 from ppvae.models.labels.m2 import M2
 from ppvae.models.vae import VAE
 from ppvae.pair import Pair
+from ppvae.refusals import refuse_shape
 
 
 class M1M2(Pair):
@@ -62,5 +63,6 @@ class M1M2(Pair):
     @torch.no_grad()
     def classify(self, x: Observed, num_samples: Count = 100) -> Tensor:
         """`E_q(z1 | x) q(y | z1)`, the probabilities of the labels of x `[B, F]`, over draws of z1: `[B, C]`."""
+        refuse_shape(x, cast(tuple, self.example)[0].shape[1:])
         with mode(self, training=False):
             return self.m2.classifier(self.vae.posterior(x).sample((num_samples,))).probs.mean(0)

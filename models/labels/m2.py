@@ -19,6 +19,7 @@ from ppvae.models.parts.priors import StandardNormal
 from ppvae.networks import mlp
 from ppvae.pair import Pair
 from ppvae.recipes import remembered
+from ppvae.refusals import refuse_shape
 
 
 class M2(Pair):
@@ -132,6 +133,7 @@ class M2(Pair):
     @torch.no_grad()
     def classify(self, x: Observed) -> Tensor:
         """`q(y | x)`, the probabilities of the labels of x `[B, F]`: `[B, C]`."""
+        refuse_shape(x, cast(tuple, self.example)[0].shape[1:])
         with mode(self, training=False):
             return self.classifier(x).probs
 

@@ -36,7 +36,7 @@ INNER = {
     *("m_step", "take_step", "set_state", "decoded", "denoised", "elbo_term", "sigma", "start_sigma"),
     *("assign", "best_elbo", "counts", "place", "scaled"),
     *("transition", "likelihood", "time_steps"),  # of sequences
-    *("given_label", "of"),  # of labels, and of the objectives that know how to sum them out
+    *("given_label", "of", "by_column"),  # of labels, of the objectives that sum them out, and of tables
     *("log_prob", "exact_elbo", "sample"),  # of `Pair`, which are overridden, and of `Autoencoder`, which has none
 }
 """Methods that the library calls, with what it has checked before."""

@@ -51,6 +51,7 @@ from ppvae.models import (
     ResidualFlow,
     RestrictedBoltzmann,
     StandardNormal,
+    TableVAE,
     UNet,
 )
 
@@ -152,6 +153,14 @@ def partly_labeled(make):
 
 def stacked():
     return M1M2(VAE.mlp(3, 2, [4], "gaussian"), M2.mlp(2, 1, 3, [4], "gaussian"))
+
+
+def table():
+    """Four kinds of columns; the third value of each row is missing in every second one."""
+    columns = {"real": "real", "count": "count", "binary": "binary", "ordinal": [0, 1, 2]}
+    row = torch.arange(8)
+    x = torch.stack([torch.randn(8), row % 4, row % 2, row % 3], -1).to(torch.get_default_dtype())
+    return TableVAE.mlp(columns, 2, [5]), (x, (row.unsqueeze(-1) % 2 == 0) | (torch.arange(4) != 2))
 
 
 def positive():
@@ -267,6 +276,7 @@ ZOO = {
     "M1": Member(partly_labeled(lambda: M1.mlp(3, 2, 3, [4], "gaussian")), exact=False),
     "M2": Member(partly_labeled(lambda: M2.mlp(3, 2, 3, [4], "gaussian")), LABEL, exact=False, partly_observed=True),
     "M1+M2": Member(partly_labeled(stacked), LABEL, open_kl="z1", exact=False, partly_observed=True),
+    "table": Member(table, exact=False),
     "bottom-up": Member(on_normal(BottomUp, 3), open_kl="z1"),
     "tied weights": Member(on_normal(TiedWeights, 3)),
     "labeled": Member(labeled),
