@@ -29,6 +29,7 @@ from .objectives.protocol import Objective as Objective
 from .objectives.renyi import CUBO as CUBO, Renyi as Renyi, VRMax as VRMax
 from .objectives.reweighted import RWS as RWS
 from .objectives.schedules import LinearWarmup as LinearWarmup
+from .objectives.semi_supervised import SemiSupervisedELBO as SemiSupervisedELBO
 from .objectives.single_term import SingleTermELBO as SingleTermELBO
 from .objectives.thermodynamic import TVO as TVO
 from .objectives.vector_quantized import VectorQuantizedELBO as VectorQuantizedELBO

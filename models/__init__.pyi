@@ -43,6 +43,11 @@ from .hierarchies.hierarchical_posteriors import (
 )
 from .hierarchies.markov_hvae import MarkovHVAE as MarkovHVAE
 from .hierarchies.spectral import SpectralNorms as SpectralNorms
+from .labels.conditional_vae import ConditionalVAE as ConditionalVAE
+from .labels.label_distributions import Classifier as Classifier, LabelPrior as LabelPrior
+from .labels.m1 import M1 as M1
+from .labels.m1_m2 import M1M2 as M1M2
+from .labels.m2 import M2 as M2
 from .multimodal.class_labels import ClassLabel as ClassLabel
 from .multimodal.fusions import (
     JointPosterior as JointPosterior,
@@ -83,4 +88,7 @@ from .sequences.hidden_markov import HiddenMarkov as HiddenMarkov
 from .sequences.linear_gaussian_state_space import LinearGaussianStateSpace as LinearGaussianStateSpace
 from .sequences.recurrent_posteriors import Combiner as Combiner, MeanField as MeanField
 from .sequences.state_space import StateSpace as StateSpace
+from .tables.frames import read_table as read_table, table_columns as table_columns, write_table as write_table
+from .tables.mixed_columns import MixedColumns as MixedColumns
+from .tables.table_vae import Imputation as Imputation, TableVAE as TableVAE
 from .vae import VAE as VAE

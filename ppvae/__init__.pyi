@@ -33,6 +33,7 @@ from .inference.objectives.protocol import Objective as Objective
 from .inference.objectives.renyi import CUBO as CUBO, Renyi as Renyi, VRMax as VRMax
 from .inference.objectives.reweighted import RWS as RWS
 from .inference.objectives.schedules import LinearWarmup as LinearWarmup
+from .inference.objectives.semi_supervised import SemiSupervisedELBO as SemiSupervisedELBO
 from .inference.objectives.single_term import SingleTermELBO as SingleTermELBO
 from .inference.objectives.thermodynamic import TVO as TVO
 from .inference.objectives.vector_quantized import VectorQuantizedELBO as VectorQuantizedELBO

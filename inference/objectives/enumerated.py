@@ -47,7 +47,10 @@ class EnumeratedELBO(MeanOverDraws):
     num_particles: Count = 1
 
     def __call__(self, pair: Pair, batch: Batch, step: float | Tensor = math.inf) -> tuple[Tensor, Tensor]:
-        joint = _enumerated(pair, batch, self.num_particles)
+        return self.of(enumerated(pair, batch, self.num_particles))
+
+    def of(self, joint: Joint) -> tuple[Tensor, Tensor]:
+        """Value and surrogate of an enumerated run."""
         for name, site in sample_sites(joint.guide, observed=False).items():
             if torch.is_grad_enabled() and not reparameterized(site["fn"]) and not is_enumerated(site):
                 raise ContractError(
@@ -66,7 +69,8 @@ class EnumeratedELBO(MeanOverDraws):
         return pair.exact_elbo(batch)
 
 
-def _enumerated(pair: Pair, batch: Batch, num_particles: int) -> Joint:
+def enumerated(pair: Pair, batch: Batch, num_particles: int) -> Joint:
+    """A run with all values of the guide's discrete sites at once."""
     try:
         joint = trace_pair(pair, batch, num_particles, enumerate_guide=True)
         check_shapes(joint)

@@ -10,6 +10,7 @@ from ppvae.inference.objectives.importance_weighted import CIWAE, IWAE, MIWAE, P
 from ppvae.inference.objectives.protocol import Objective
 from ppvae.inference.objectives.renyi import CUBO, Renyi, VRMax
 from ppvae.inference.objectives.reweighted import RWS
+from ppvae.inference.objectives.semi_supervised import SemiSupervisedELBO
 from ppvae.inference.objectives.single_term import SingleTermELBO
 from ppvae.inference.objectives.thermodynamic import TVO
 from ppvae.inference.objectives.vector_quantized import VectorQuantizedELBO
@@ -56,6 +57,12 @@ for _entry in (
         "Kingma & Welling 2014; Roeder et al. 2017; Higgins et al. 2017; Vahdat et al. 2018",
     ),
     Entry(EnumeratedELBO, "the ELBO, discrete guide sites summed", "exact over those"),
+    Entry(
+        SemiSupervisedELBO,
+        "the enumerated ELBO, with some [labels](labels.md) missing",
+        "exact over those; the guide learns from known labels",
+        "Kingma et al. 2014",
+    ),
     Entry(
         SingleTermELBO,
         "the ELBO, by one of its terms for each data point",

@@ -38,9 +38,7 @@ class GrayLevels(constraints.Constraint):
         whole = value.max() <= self.highest and (value == value.round()).all()
         rounded = f"(x * {self.highest}).round() / {self.highest}"
         remedy = (
-            f"pass x / {self.highest}"
-            if whole
-            else f"set levels= to the data's number of levels, or round: {rounded}"
+            f"pass x / {self.highest}" if whole else f"set levels= to the data's number of levels, or round: {rounded}"
         )
         refuse_outside(self, value, f"one of {self.levels} gray levels, k / {self.highest}; {remedy}")
 

@@ -21,6 +21,7 @@ from ppvae.inference import (
     EnumeratedELBO,
     GumbelSoftmaxELBO,
     Objective,
+    SemiSupervisedELBO,
     SingleTermELBO,
     VectorQuantizedELBO,
 )
@@ -41,6 +42,8 @@ def refusal(objective, member):
             return r"found no `num_terms` and `elbo_term`.*use ELBO\(\)"
         case VectorQuantizedELBO() if not member.quantized:
             return r"found no guide site at the nearest codes.*use ELBO\(\)"
+        case SemiSupervisedELBO() if not member.partly_observed and FINITE.issuperset(member.drawn.values()):
+            return r"found no site that is observed in part.*use EnumeratedELBO\(\) or ELBO\(\)"
         case ELBO(kl="analytic") if member.open_kl:
             return f"site '{member.open_kl}': found no closed-form KL.*use kl='auto'"
         case ELBO() if member.tied and (objective.beta != 1 or objective.free_bits):

@@ -39,6 +39,7 @@ INNER = {
     *("draw_codes", "indices", "laid_under", "vectors"),  # of codes, with those before
     *("transition", "likelihood", "time_steps"),  # of sequences
     "shared_posterior",  # of several modalities
+    *("given_label", "of", "by_column"),  # of labels, of the objectives that sum them out, and of tables
     *("log_prob", "exact_elbo", "sample"),  # of `Pair`, which are overridden, and of `Autoencoder`, which has none
 }
 """Methods that the library calls, with what it has checked before."""

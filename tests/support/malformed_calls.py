@@ -30,6 +30,7 @@ from pyro.poutine.runtime import _PYRO_STACK
 from support.malformed_values import Call, Kind
 from support.public_calls import CALLS
 from support.public_discrete import DISCRETE
+from support.public_labels import LABELS
 from support.public_models import MODELS
 from support.public_multimodal import LEDGERS, MULTIMODAL
 from support.public_views import VIEWS
@@ -49,7 +50,10 @@ PLACES = {
 """Where public names are, by the prefix that they have in the table."""
 
 TABLE: dict[str, Call] = (
-    CALLS | VIEWS | LEDGERS | {f"models.{name}": call for name, call in (MODELS | DISCRETE | MULTIMODAL).items()}
+    CALLS
+    | VIEWS
+    | LEDGERS
+    | {f"models.{name}": call for name, call in (MODELS | DISCRETE | MULTIMODAL | LABELS).items()}
 )
 SECONDS = 20
 """After which a call is said to hang."""

@@ -233,6 +233,7 @@ CALLS = {
     "Trainer.step": Call({"batch": DATA}, owner=trainer),
     "Trainer.load": Call({"path": path(saved_trainer)}, owner=trainer),
     "Trainer.save": Call({"path": FILE}, owner=trainer),
+    "SemiSupervisedELBO": Call({"num_particles": COUNT, "weight": non_negative(1.0)}),
     "VIMCO": Call({"num_particles": COUNT, "gradient": choice("score")}),
     "VRMax": Call({"num_particles": COUNT, "gradient": choice("score")}),
     "VectorQuantizedELBO": Call(

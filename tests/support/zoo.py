@@ -19,6 +19,9 @@ from torch import nn
 
 from ppvae import Pair
 from ppvae.models import (
+    M1,
+    M1M2,
+    M2,
     MADE,
     NICE,
     VAE,
@@ -27,6 +30,7 @@ from ppvae.models import (
     AutoregressiveLikelihood,
     AutoregressivePair,
     Bernoulli,
+    ConditionalVAE,
     ContinuousFlow,
     ConvolutionalHVAE,
     DeepMarkov,
@@ -50,6 +54,7 @@ from ppvae.models import (
     ResidualFlow,
     RestrictedBoltzmann,
     StandardNormal,
+    TableVAE,
     UNet,
 )
 
@@ -67,6 +72,7 @@ class Member:
         gap: the guide differs from the posterior.
         terms: the ELBO's terms can be drawn one by one.
         quantized: its guide is at the nearest codes: one value for each x, so more particles come no closer.
+        partly_observed: a site is observed in part.
     """
 
     make: Callable
@@ -77,6 +83,7 @@ class Member:
     gap: bool = True
     terms: bool = False
     quantized: bool = False
+    partly_observed: bool = False
 
 
 def on_normal(make, *shape):
@@ -154,6 +161,23 @@ def labeled():
     return Labeled(), {"x": torch.randn(8, 3), "label": torch.arange(8) % 2}
 
 
+def partly_labeled(make):
+    """A member's `make`: a pair from `make()` with eight standard normal vectors, half of them with labels."""
+    return lambda: (make(), (torch.randn(8, 3), torch.arange(8) % 3, torch.arange(8) < 4))
+
+
+def stacked():
+    return M1M2(VAE.mlp(3, 2, [4], "gaussian"), M2.mlp(2, 1, 3, [4], "gaussian"))
+
+
+def table():
+    """Four kinds of columns; the third value of each row is missing in every second one."""
+    columns = {"real": "real", "count": "count", "binary": "binary", "ordinal": [0, 1, 2]}
+    row = torch.arange(8)
+    x = torch.stack([torch.randn(8), row % 4, row % 2, row % 3], -1).to(torch.get_default_dtype())
+    return TableVAE.mlp(columns, 2, [5]), (x, (row.unsqueeze(-1) % 2 == 0) | (torch.arange(4) != 2))
+
+
 def positive():
     return Positive(), 0.2 + torch.rand(8)
 
@@ -197,6 +221,7 @@ def _checked(name: str, layout: str, dtype: torch.dtype) -> tuple[Pair, Any]:
 
 
 COMPONENT = {"component": "Categorical"}
+LABEL = {"y_unobserved": "Categorical"}
 BITS = {"z0": "Bernoulli", "z1": "Bernoulli"}
 
 ZOO = {
@@ -271,6 +296,13 @@ ZOO = {
         open_kl="z",
     ),
     "image and label": Member(image_and_label, exact=False),
+    "conditional": Member(
+        lambda: (ConditionalVAE.mlp(3, 2, 3, [4], "gaussian"), (torch.randn(8, 3), torch.arange(8) % 3)), exact=False
+    ),
+    "M1": Member(partly_labeled(lambda: M1.mlp(3, 2, 3, [4], "gaussian")), exact=False),
+    "M2": Member(partly_labeled(lambda: M2.mlp(3, 2, 3, [4], "gaussian")), LABEL, exact=False, partly_observed=True),
+    "M1+M2": Member(partly_labeled(stacked), LABEL, open_kl="z1", exact=False, partly_observed=True),
+    "table": Member(table, exact=False),
     "bottom-up": Member(on_normal(BottomUp, 3), open_kl="z1"),
     "tied weights": Member(on_normal(TiedWeights, 3)),
     "labeled": Member(labeled),

@@ -18,6 +18,7 @@ NO_KL = {
     "bottom-up": ["z1"],
     "chain, exact": ["z1"],
     "hierarchy, upwards": ["z1"],
+    "M1+M2": ["z1"],
     "mixture prior": ["z"],  # a KL that ppvae does not know to be one, as c above z is summed out
 }
 

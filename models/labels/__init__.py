@@ -1,0 +1,1 @@
+"""Labels and covariates: pairs of data given them, and pairs of both, some of whose labels are missing."""

@@ -1,0 +1,143 @@
+"""From a DataFrame, or a dict of columns, to numbers with a mask, and back."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppvae.arguments import Finite, checked
+from ppvae.models.tables.mixed_columns import Columns
+
+WHOLE = {"count": (np.inf, "whole numbers from 0 on"), "binary": (1, "0 or 1")}
+"""The kinds of whole numbers: the largest, and what they are in words."""
+
+
+@checked
+def table_columns(frame: Any) -> dict[str, str | list[Any]]:
+    """What the columns of a pandas DataFrame are, by their types; change what is meant otherwise.
+
+    Booleans, and whole numbers that are 0 or 1, are binary; other whole numbers from 0 on are counts; ordered
+    categories are ordinal; other numbers are real.
+
+    Args:
+        frame: a DataFrame.
+
+    Raises:
+        TypeError: no DataFrame, or a column that is none of these, such as text or unordered categories.
+
+    Example:
+        >>> import pandas as pd
+        >>> table_columns(pd.DataFrame({"age": [52.5, None], "visits": [3, 0], "smokes": [True, False]}))
+        {'age': 'real', 'visits': 'count', 'smokes': 'binary'}
+    """
+    if isinstance(frame, type) or not hasattr(frame, "dtypes"):
+        raise TypeError(f"frame: found {type(frame).__name__}, expected a DataFrame; write the dict of columns by hand")
+    return {str(name): _kind(name, frame[name]) for name in frame.columns}
+
+
+def _kind(name: Any, values: Any) -> str | list[Any]:
+    dtype, there = values.dtype, values.dropna()
+    if getattr(dtype, "ordered", None):
+        return list(dtype.categories)
+    if dtype.kind == "b":
+        return "binary"
+    if dtype.kind in "iu" and (there >= 0).all():
+        return "binary" if (there <= 1).all() else "count"
+    if dtype.kind in "iuf":
+        return "real"
+    raise TypeError(
+        f"column '{name}': found {dtype}, expected numbers, booleans or ordered categories; make indicators of it "
+        "(pandas.get_dummies), order it (.astype(pandas.CategoricalDtype(levels, ordered=True))), or drop it"
+    )
+
+
+@checked
+def read_table(table: Any, columns: Columns) -> tuple[Tensor, Tensor]:
+    """A table as a pair takes it: its values `[N, F]`, 0 in place of missing ones, and a mask of what is there.
+
+    None, NaN and pandas' NA are missing.
+
+    Args:
+        table: a DataFrame, or a dict of columns, each a sequence of N values.
+        columns: what each column is, by name; those of the table that are not named are left out.
+
+    Raises:
+        TypeError: a table that is neither, or a value that is no number.
+        ValueError: a column that is not there, columns of several lengths, or a value that is impossible in its column.
+
+    Example:
+        >>> x, present = read_table({"grade": ["high", None, "low"]}, {"grade": ["low", "middle", "high"]})
+        >>> x[:, 0], present[:, 0]
+        (tensor([2., 0., 0.]), tensor([ True, False,  True]))
+    """
+    if not isinstance(table, Mapping) and not hasattr(table, "columns"):
+        raise TypeError(f"table: found {type(table).__name__}, expected a DataFrame, or a dict of columns")
+    if missing := [name for name in columns if name not in table]:
+        raise ValueError(f"table: found no columns {missing}, expected all that are named in `columns`")
+    lengths = {name: len(table[name]) for name in columns}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"table: found columns of lengths {lengths}, expected one length")
+    read = [_numbers(name, table[name], kind) for name, kind in columns.items()]
+    x = torch.as_tensor(np.stack(read, -1), dtype=torch.get_default_dtype())
+    return x.nan_to_num(), ~x.isnan()
+
+
+def _numbers(name: str, values: Any, kind: str | Sequence[Any]) -> np.ndarray:
+    """A column as floats, NaN where a value is missing."""
+    level = None if isinstance(kind, str) else {value: float(k) for k, value in enumerate(kind)}
+    found = np.array([_number(name, i, value, level) for i, value in enumerate(values)])
+    impossible = np.isinf(found)
+    if level is None and kind in WHOLE:
+        most, said = WHOLE[str(kind)]
+        impossible |= (found != np.round(found)) & ~np.isnan(found) | (found < 0) | (found > most)
+    else:
+        said = "finite numbers"
+    if impossible.any():
+        row = int(impossible.argmax())
+        raise ValueError(f"column '{name}', row {row}: found {found[row]:g}, expected {said}, or None")
+    return found
+
+
+def _number(name: str, row: int, value: Any, level: Mapping[Any, float] | None) -> float:
+    if value is None or type(value).__name__ == "NAType" or value != value:  # NaN alone differs from itself
+        return np.nan
+    if level is None:
+        try:
+            return float(value)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"column '{name}', row {row}: found {value!r}, expected a number, or None") from error
+    if value not in level:
+        raise ValueError(f"column '{name}', row {row}: found {value!r}, expected one of {list(level)}, or None")
+    return level[value]
+
+
+@checked
+def write_table(x: Finite, columns: Columns) -> dict[str, np.ndarray]:
+    """Values `[N, F]`, such as samples or imputed ones, as a dict of columns; `pandas.DataFrame(...)` takes it.
+
+    Args:
+        x: the values.
+        columns: what each column is.
+
+    Raises:
+        ValueError: another number of columns.
+
+    Example:
+        >>> write_table(torch.tensor([[2.0], [0.0]]), {"grade": ["low", "middle", "high"]})
+        {'grade': array(['high', 'low'], dtype='<U6')}
+    """
+    if x.dim() != 2 or x.shape[1] != len(columns):
+        raise ValueError(f"x: found shape {list(x.shape)}, expected [N, {len(columns)}], a number for each column")
+    read = zip(columns.items(), x.detach().cpu().unbind(1), strict=True)
+    return {name: _written(values, kind) for (name, kind), values in read}
+
+
+def _written(values: Tensor, kind: str | Sequence[Any]) -> np.ndarray:
+    if kind == "real":
+        return values.numpy()
+    whole = values.round().long().numpy()
+    if isinstance(kind, str):
+        return whole.astype(bool) if kind == "binary" else whole
+    return np.array(kind)[whole]

@@ -1,0 +1,65 @@
+"""Tables are read with a mask of what is there, written as they were, and refused where they make no sense."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from ppvae.models import read_table, table_columns, write_table
+
+LEVELS = ["low", "middle", "high"]
+COLUMNS = {"age": "real", "visits": "count", "smokes": "binary", "grade": LEVELS}
+
+
+def frame():
+    grade = pd.Categorical(["high", None, "low"], LEVELS, ordered=True)
+    visits = pd.array([3, 0, None], "Int64")
+    return pd.DataFrame({"age": [52.5, np.nan, 33.0], "visits": visits, "smokes": [True, False, True], "grade": grade})
+
+
+def test_a_data_frame_is_read_and_written():
+    assert table_columns(frame()) == COLUMNS
+    x, present = read_table(frame(), COLUMNS)
+    assert x.tolist() == [[52.5, 3.0, 1.0, 2.0], [0.0, 0.0, 0.0, 0.0], [33.0, 0.0, 1.0, 0.0]]
+    assert present.tolist() == [[True] * 4, [False, True, True, False], [True, False, True, True]]
+    written = write_table(x, COLUMNS)
+    assert pd.DataFrame(written).iloc[0].to_dict() == {"age": 52.5, "visits": 3, "smokes": True, "grade": "high"}
+    assert torch.equal(read_table(written, COLUMNS)[0], x)
+
+
+def test_a_dict_is_read_as_a_data_frame():
+    table = {"visits": [3, None], "age": np.array([1.0, np.nan]), "grade": [None, "middle"], "name": ["a", "b"]}
+    x, present = read_table(table, {"visits": "count", "age": "real", "grade": LEVELS})
+    assert x.tolist() == [[3.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    assert present.tolist() == [[True, True, False], [False, False, True]]
+
+
+@pytest.mark.parametrize(
+    ("table", "columns", "message"),
+    [
+        ({"a": [1]}, {"b": "real"}, "table: found no columns .'b'., expected all that are named"),
+        ({"a": [1], "b": [1, 2]}, {"a": "real", "b": "real"}, "table: found columns of lengths .*expected one length"),
+        ({"a": [0, 2]}, {"a": "binary"}, "column 'a', row 1: found 2, expected 0 or 1"),
+        ({"a": [0, -1]}, {"a": "count"}, "column 'a', row 1: found -1, expected whole numbers from 0 on"),
+        ({"a": [0.5]}, {"a": "count"}, "column 'a', row 0: found 0.5, expected whole numbers from 0 on"),
+        ({"a": [1.0, np.inf]}, {"a": "real"}, "column 'a', row 1: found inf, expected finite numbers"),
+        ({"a": ["top"]}, {"a": LEVELS}, "column 'a', row 0: found 'top', expected one of"),
+        ({"a": ["top"]}, {"a": "real"}, "column 'a', row 0: found 'top', expected a number"),
+        ([[1.0]], {"a": "real"}, "table: found list, expected a DataFrame, or a dict of columns"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(table, columns, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        read_table(table, columns)
+
+
+def test_columns_without_a_kind_are_refused():
+    with pytest.raises(TypeError, match=r"column 'name': found .*, expected numbers, booleans or ordered categories"):
+        table_columns(pd.DataFrame({"name": ["Ann"]}))
+    with pytest.raises(TypeError, match="frame: found dict, expected a DataFrame"):
+        table_columns({"a": [1]})
+
+
+def test_another_number_of_columns_is_not_written():
+    with pytest.raises(ValueError, match=r"x: found shape \[2, 3\], expected \[N, 4\]"):
+        write_table(torch.zeros(2, 3), COLUMNS)
