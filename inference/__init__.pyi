@@ -1,7 +1,10 @@
 # The public names, and where each lives; they are imported when they are first used.
+from .diagnostics.cells import Cell as Cell, Table as Table
 from .diagnostics.coverage_about_references import expected_coverage as expected_coverage
 from .diagnostics.gradient_noise import gradient_statistics as gradient_statistics
 from .diagnostics.local_classifiers import local_classifier_test as local_classifier_test
+from .diagnostics.modes_found import Modes as Modes
+from .diagnostics.sample_comparison import compare_samples as compare_samples
 from .diagnostics.simulation_based_calibration import calibration as calibration
 from .evidence.annealed_importance import AIS as AIS
 from .evidence.comparison import compare as compare

@@ -5,6 +5,8 @@ from .encoding import Encoding as Encoding
 from .inference.diagnostics.coverage_about_references import expected_coverage as expected_coverage
 from .inference.diagnostics.gradient_noise import gradient_statistics as gradient_statistics
 from .inference.diagnostics.local_classifiers import local_classifier_test as local_classifier_test
+from .inference.diagnostics.modes_found import Modes as Modes
+from .inference.diagnostics.sample_comparison import compare_samples as compare_samples
 from .inference.diagnostics.simulation_based_calibration import calibration as calibration
 from .inference.evidence.annealed_importance import AIS as AIS
 from .inference.evidence.comparison import compare as compare

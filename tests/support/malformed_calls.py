@@ -29,6 +29,7 @@ import torch
 from pyro.poutine.runtime import _PYRO_STACK
 from support.malformed_values import Call, Kind
 from support.public_calls import CALLS
+from support.public_comparison import COMPARISON
 from support.public_discrete import DISCRETE
 from support.public_models import MODELS
 from support.public_views import VIEWS
@@ -47,7 +48,9 @@ PLACES = {
 }
 """Where public names are, by the prefix that they have in the table."""
 
-TABLE: dict[str, Call] = CALLS | VIEWS | {f"models.{name}": call for name, call in (MODELS | DISCRETE).items()}
+TABLE: dict[str, Call] = (
+    CALLS | COMPARISON | VIEWS | {f"models.{name}": call for name, call in (MODELS | DISCRETE).items()}
+)
 SECONDS = 20
 """After which a call is said to hang."""
 
