@@ -19,8 +19,9 @@ from torch import Tensor
 from ppvae.arguments import Levels, RealTensor, Seed, Size, checked
 from ppvae.files import write_file
 from ppvae.rules import Whole
+from ppvae.sprites import Sprites
 
-__all__ = ["Dataset", "bits_per_dim", "dequantize", "load"]
+__all__ = ["Dataset", "Sprites", "bits_per_dim", "dequantize", "load"]
 
 _MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",

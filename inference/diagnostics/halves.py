@@ -1,6 +1,7 @@
 """Error bars of any statistic of several samples: the jackknife that deletes random halves."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,9 +10,17 @@ Statistic = Callable[..., dict[str, float]]
 """Of one tensor for each sample; returns its values by name."""
 
 
+class Jackknifed(NamedTuple):
+    """A statistic's values, their standard errors, and their means over halves of the samples."""
+
+    whole: dict[str, float]
+    std_error: dict[str, float]
+    at_half: dict[str, float]
+
+
 def with_errors(
     statistic: Statistic, samples: Sequence[Tensor], num_halves: int, generator: torch.Generator
-) -> tuple[dict[str, float], dict[str, float]]:
+) -> Jackknifed:
     """A statistic of independent samples, and its standard errors by the delete-half jackknife.
 
     Half of each sample is left out at random, again and again. The spread of the statistic over these halves is, to
@@ -34,4 +43,6 @@ def with_errors(
     for _ in range(num_halves):
         halves = (x[torch.randperm(len(x), generator=generator)[: len(x) // 2]] for x in samples)
         found.append(statistic(*halves))
-    return whole, {name: torch.tensor([f[name] for f in found]).double().std().item() for name in whole}
+    values = {name: torch.tensor([f[name] for f in found]).double() for name in whole}
+    std_error = {name: t.std().item() for name, t in values.items()}
+    return Jackknifed(whole, std_error, {name: t.mean().item() for name, t in values.items()})

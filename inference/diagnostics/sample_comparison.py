@@ -152,9 +152,9 @@ def _drawn(name: str, source: Pair | Tensor, num: int, seed: int | None) -> tupl
 def _refuse_unlike(name: str, x: Tensor, held_out: Tensor) -> None:
     if x.shape[1:] != held_out.shape[1:] or len(x) < len(held_out) // 2 or not x.isfinite().all():
         raise ValueError(
-            f"sources: found samples of {name!r} of shape {list(x.shape)}, {int((~x.isfinite()).sum())} numbers "
-            f"of which are not finite, expected finite ones of shape [M, {', '.join(map(str, held_out.shape[1:]))}], M at "
-            f"least {len(held_out) // 2}; give all models data of one form"
+            f"sources: found samples of {name!r} of shape {list(x.shape)}, {int((~x.isfinite()).sum())} numbers of "
+            f"them not finite, expected finite ones, of shape {list(held_out.shape[1:])} each, and half as many or "
+            f"more as the {len(held_out)} held-out ones; give all models data of one form"
         )
 
 
@@ -178,7 +178,7 @@ def _measured(
     found, drawn = dict.fromkeys(QUANTITIES, Cell()), features(x)
 
     def add(statistic: Callable[..., dict[str, float]], *samples: Tensor) -> None:
-        whole, errors = with_errors(statistic, samples, num_halves, generator)
+        whole, errors, _ = with_errors(statistic, samples, num_halves, generator)
         found.update({name: Cell(whole[name], errors[name]) for name in whole})
 
     add(partial(density_and_coverage, nearest=nearest), real, drawn)

@@ -4,10 +4,13 @@ import torch
 from support.malformed_values import (
     Call,
     always,
+    choice,
     count,
+    data,
     function,
     instance,
     mapping,
+    non_negative,
     optional,
     positive,
     real,
@@ -17,6 +20,7 @@ from support.malformed_values import (
 from support.public_arguments import COUNT, PAIR, SEED, checked_linear
 
 import ppvae
+from ppvae.datasets import Sprites
 
 
 def modes():
@@ -28,6 +32,15 @@ def points(seed):
 
 
 COMPARISON = {
+    "BetaTCVAE": Call({"num_particles": COUNT, "beta": non_negative(6.0), "num_data": optional(COUNT)}),
+    "DIPVAE": Call(
+        {
+            "num_particles": COUNT,
+            "off_diagonal": non_negative(10.0),
+            "diagonal": non_negative(10.0),
+            "kind": choice("II"),
+        }
+    ),
     "Modes": Call({"num": COUNT, "label": function(lambda x: x)}),
     "Modes.floor": Call({"num_samples": count(3)}, owner=modes),
     "Modes.found": Call({"labels": instance(lambda: torch.tensor([0, -1]), "tensor")}, owner=modes),
@@ -46,6 +59,29 @@ COMPARISON = {
         },
         fixed={"sources": lambda: {"a": checked_linear()}},
     ),
+    "kl_split": Call(
+        {
+            "pair": PAIR,
+            "data": data(points(0)),
+            "over": choice("law"),
+            "num_samples": COUNT,
+            "seed": optional(SEED),
+        }
+    ),
+    "compare_latents": Call(
+        {
+            "sources": mapping(function(lambda x: x[:, :3]), "a", "empty dict"),
+            "sprites": instance(Sprites.small),
+            "num_points": count(100),
+            "num_sets": count(2),
+            "seed": optional(SEED),
+        }
+    ),
+    "datasets.Sprites": Call(
+        {"forms": count(3), "sizes": count(3), "angles": count(8), "places": count(8), "width": count(16)}
+    ),
+    "datasets.Sprites.draw": Call({"factors": instance(lambda: torch.zeros(2, 5).long())}, Sprites.small),
+    "datasets.Sprites.sample": Call({"num": COUNT, "generator": instance(torch.Generator, "None")}, Sprites.small),
     "inference.Cell": Call({"estimate": real(0.0).besides("nan", "inf", "-inf"), "undefined": text()}),
     "inference.Table": Call(
         {
