@@ -1,9 +1,14 @@
 # The public names, and where each lives; they are imported when they are first used.
+from .diagnostics.cells import Cell as Cell, Table as Table
 from .diagnostics.coverage_about_references import expected_coverage as expected_coverage
 from .diagnostics.gradient_noise import gradient_statistics as gradient_statistics
+from .diagnostics.latent_comparison import compare_latents as compare_latents
 from .diagnostics.ledger_by_pattern import PatternReport as PatternReport, gap_by_pattern as gap_by_pattern
 from .diagnostics.local_classifiers import local_classifier_test as local_classifier_test
+from .diagnostics.modes_found import Modes as Modes
+from .diagnostics.sample_comparison import compare_samples as compare_samples
 from .diagnostics.simulation_based_calibration import calibration as calibration
+from .diagnostics.splitting_kl import kl_split as kl_split
 from .evidence.annealed_importance import AIS as AIS
 from .evidence.comparison import compare as compare
 from .evidence.curve import BoundCurve as BoundCurve, bound_curve as bound_curve
@@ -13,6 +18,7 @@ from .ledger.effort import Effort as Effort
 from .ledger.report import GapReport as GapReport
 from .ledger.terms import ElboTerms as ElboTerms, elbo_terms as elbo_terms
 from .objectives.debiased import JVI as JVI, SUMO as SUMO
+from .objectives.disentangling import DIPVAE as DIPVAE, BetaTCVAE as BetaTCVAE
 from .objectives.divergence import kl_divergence as kl_divergence, separable_sites as separable_sites
 from .objectives.enumerated import EnumeratedELBO as EnumeratedELBO
 from .objectives.evidence_lower_bound import ELBO as ELBO

@@ -4,12 +4,16 @@ from ._version import __version__ as __version__
 from .encoding import Encoding as Encoding
 from .inference.diagnostics.coverage_about_references import expected_coverage as expected_coverage
 from .inference.diagnostics.gradient_noise import gradient_statistics as gradient_statistics
+from .inference.diagnostics.latent_comparison import compare_latents as compare_latents
 from .inference.diagnostics.ledger_by_pattern import (
     PatternReport as PatternReport,
     gap_by_pattern as gap_by_pattern,
 )
 from .inference.diagnostics.local_classifiers import local_classifier_test as local_classifier_test
+from .inference.diagnostics.modes_found import Modes as Modes
+from .inference.diagnostics.sample_comparison import compare_samples as compare_samples
 from .inference.diagnostics.simulation_based_calibration import calibration as calibration
+from .inference.diagnostics.splitting_kl import kl_split as kl_split
 from .inference.evidence.annealed_importance import AIS as AIS
 from .inference.evidence.comparison import compare as compare
 from .inference.evidence.curve import bound_curve as bound_curve
@@ -19,6 +23,7 @@ from .inference.ledger.effort import Effort as Effort
 from .inference.ledger.report import GapReport as GapReport
 from .inference.ledger.terms import ElboTerms as ElboTerms, elbo_terms as elbo_terms
 from .inference.objectives.debiased import JVI as JVI, SUMO as SUMO
+from .inference.objectives.disentangling import DIPVAE as DIPVAE, BetaTCVAE as BetaTCVAE
 from .inference.objectives.enumerated import EnumeratedELBO as EnumeratedELBO
 from .inference.objectives.evidence_lower_bound import ELBO as ELBO
 from .inference.objectives.gumbel import GumbelSoftmaxELBO as GumbelSoftmaxELBO

@@ -21,8 +21,9 @@ from ppvae.files import write_file
 from ppvae.image_files import images as images
 from ppvae.progress import waiting
 from ppvae.rules import Whole
+from ppvae.sprites import Sprites
 
-__all__ = ["Dataset", "bits_per_dim", "dequantize", "images", "load"]
+__all__ = ["Dataset", "Sprites", "bits_per_dim", "dequantize", "images", "load"]
 
 _MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -87,6 +88,8 @@ def load(
     | "mnist"    | (28, 28) | 50000 / 10000 / 10000     | 256 gray levels in [0, 1]                    |
     | "moons"    | (2,)     | 3000 / 1000 / 1000        | two half circles, noise 0.1                  |
     | "pinwheel" | (2,)     | 3000 / 1000 / 1000        | five bent arms within about [-4, 4]          |
+    | "ring"     | (2,)     | 3000 / 1000 / 1000        | eight Gaussians on a circle of radius 2      |
+    | "grid"     | (2,)     | 3000 / 1000 / 1000        | 25 Gaussians on {-4, -2, 0, 2, 4} squared    |
 
     Binarizing draws `b ~ Bernoulli(x)` for every gray value x. Validation and test are drawn once, and are
     the same for "dynamic" and "static". With "static" train is drawn once too; with "dynamic" it stays gray and
@@ -101,9 +104,11 @@ def load(
     and Murray (2011) published, so results on the two differ. Training on the gray `train` without its
     `transform` fits another distribution than that of validation and test.
 
+    The Gaussians of "ring" and "grid" have a standard deviation of 0.05; their labels say which one a point is of.
+
     References: Alpaydin and Kaynak 1998 (digits); LeCun et al. 1998 (MNIST); Johnson et al. 2016,
-    arXiv:1603.06277 (pinwheel); Salakhutdinov and Murray 2008 (static binarization); Burda et al. 2016,
-    arXiv:1509.00519 (dynamic binarization).
+    arXiv:1603.06277 (pinwheel); Lin et al. 2018, arXiv:1712.04086 (ring and grid); Salakhutdinov and Murray 2008
+    (static binarization); Burda et al. 2016, arXiv:1509.00519 (dynamic binarization).
 
     Args:
         name: a name from the table.
@@ -289,6 +294,21 @@ def _pinwheel(seed: int, generator: torch.Generator) -> _Source:
     return _Source(x, arm, (2,), None, 1000)
 
 
+def _ring(seed: int, generator: torch.Generator) -> _Source:
+    angle = torch.arange(8) * (math.pi / 4)
+    return _gaussians(2 * torch.stack([angle.cos(), angle.sin()], 1), generator)
+
+
+def _grid(seed: int, generator: torch.Generator) -> _Source:
+    return _gaussians(torch.cartesian_prod(*[torch.arange(-4.0, 5.0, 2.0)] * 2), generator)
+
+
+def _gaussians(centers: Tensor, generator: torch.Generator) -> _Source:
+    component = torch.randint(len(centers), (5000,), generator=generator)
+    noise = torch.randn(5000, 2, generator=generator)
+    return _Source(centers[component] + 0.05 * noise, component, (2,), None, 1000)
+
+
 def _mnist(seed: int, generator: torch.Generator) -> _Source:
     # The checksum vouches for the headers, which end after 16 bytes (images) and 8 bytes (labels).
     pixels, classes = (
@@ -309,6 +329,8 @@ _SOURCES: dict[str, Callable[[int, torch.Generator], _Source]] = {
     "mnist": _mnist,
     "moons": _moons,
     "pinwheel": _pinwheel,
+    "ring": _ring,
+    "grid": _grid,
 }
 
 

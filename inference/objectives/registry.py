@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ppvae.inference.objectives.debiased import JVI, SUMO
+from ppvae.inference.objectives.disentangling import DIPVAE, BetaTCVAE
 from ppvae.inference.objectives.enumerated import EnumeratedELBO
 from ppvae.inference.objectives.evidence_lower_bound import ELBO
 from ppvae.inference.objectives.gumbel import GumbelSoftmaxELBO
@@ -81,6 +82,13 @@ for _entry in (
         "straight through, biased; less the distortion",
         "van den Oord et al. 2017",
     ),
+    Entry(
+        BetaTCVAE,
+        "the ELBO",
+        "less `(beta - 1)` [total correlation](disentanglement.md) of the minibatch",
+        "Chen et al. 2018",
+    ),
+    Entry(DIPVAE, "the ELBO", "less a price on the covariance of q(z)", "Kumar et al. 2018"),
     Entry(IWAE, "`log mean w`", "reparameterized, stl, dreg, score", "Burda et al. 2016; Tucker et al. 2019"),
     Entry(VIMCO, "that of IWAE", "score, leave-one-out", "Mnih & Rezende 2016"),
     Entry(RWS, "that of IWAE", "wake or sleep phase", "Bornschein & Bengio 2015"),

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import torch
 from torch import Tensor
 
 from ppvae.refusals import ContractError
@@ -26,6 +27,15 @@ def mean_over_data(terms: Tensor) -> Tensor:
         return terms.mean()
     weights.asked = True
     return (weights.values * terms).mean()
+
+
+def data_weights(like: Tensor) -> Tensor:
+    """The weights of B data points, `[B]`, which sum to one: equal, if training does not weigh its data."""
+    weights = _in_force.get()
+    if weights is None:
+        return torch.full_like(like, 1 / len(like))
+    weights.asked = True
+    return weights.values.to(like) / weights.values.sum()
 
 
 @contextmanager

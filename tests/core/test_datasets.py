@@ -13,9 +13,15 @@ import torch
 from ppvae import datasets
 from ppvae.datasets import bits_per_dim, dequantize, load
 
-SIZES = {"digits": (1197, 300, 300), "moons": (3000, 1000, 1000), "pinwheel": (3000, 1000, 1000)}
-SHAPES = {"digits": (8, 8), "moons": (2,), "pinwheel": (2,)}
-CLASSES = {"digits": 10, "moons": 2, "pinwheel": 5}
+SIZES = {
+    "digits": (1197, 300, 300),
+    "moons": (3000, 1000, 1000),
+    "pinwheel": (3000, 1000, 1000),
+    "ring": (3000, 1000, 1000),
+    "grid": (3000, 1000, 1000),
+}
+SHAPES = {"digits": (8, 8), "moons": (2,), "pinwheel": (2,), "ring": (2,), "grid": (2,)}
+CLASSES = {"digits": 10, "moons": 2, "pinwheel": 5, "ring": 8, "grid": 25}
 IMAGES = "train-images-idx3-ubyte"
 
 needs_mnist = pytest.mark.skipif(
@@ -73,6 +79,16 @@ def test_digits_splits_are_disjoint_and_together_sklearns_digits():
     assert sorted(rows.tolist()) == sorted(np.column_stack([pixels, classes]).tolist())
 
 
+@pytest.mark.parametrize(("name", "radius"), [("ring", 2.0), ("grid", 4 * 2**0.5)])
+def test_gaussians_lie_about_their_centers(name, radius):
+    data = load(name)
+    x, y = torch.cat([data.train, data.test]).double(), torch.cat([data.labels["train"], data.labels["test"]])
+    parts = [x[y == k] for k in range(CLASSES[name])]
+    assert torch.stack([part.mean(0).norm() for part in parts]).max() == pytest.approx(radius, abs=0.02)
+    spread = torch.cat([part - part.mean(0) for part in parts]).std()
+    assert spread == pytest.approx(0.05, rel=4 / (4 * len(x)) ** 0.5)
+
+
 def test_moons_lie_on_their_half_circles():
     data = load("moons")
     x, y = data.train.double(), data.labels["train"]
@@ -110,7 +126,11 @@ def test_loading_leaves_the_global_generators_alone(name):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("mnits", {}, r"name: found 'mnits', expected one of \['digits', 'mnist', 'moons', 'pinwheel'\]"),
+        (
+            "mnits",
+            {},
+            r"name: found 'mnits', expected one of \['digits', 'grid', 'mnist', 'moons', 'pinwheel', 'ring'\]",
+        ),
         ("digits", {"binarize": True}, "binarize: found True, expected 'dynamic', 'static' or None"),
         ("digits", {"binarize": "static", "dequantize": True}, "expected at most one"),
         ("moons", {"binarize": "dynamic"}, r"binarize: found 'moons' .* expected gray levels in \[0, 1\]"),

@@ -8,16 +8,18 @@ import torch
 from pyro.poutine.runtime import _PYRO_STACK
 from support.objectives import FEW, OBJECTIVES, Own, assert_conforms
 from support.slow import some_slow
-from support.zoo import ZOO, checked
+from support.zoo import FACTORIZED, ZOO, checked
 
 from ppvae import ContractError, fit, inference, models
 from ppvae.batches import map_batch, num_rows
 from ppvae.inference import (
     CIWAE,
     CUBO,
+    DIPVAE,
     ELBO,
     IWAE,
     MIWAE,
+    BetaTCVAE,
     EnumeratedELBO,
     GumbelSoftmaxELBO,
     Objective,
@@ -44,6 +46,8 @@ def refusal(objective, member):
             return r"found no guide site at the nearest codes.*use ELBO\(\)"
         case SemiSupervisedELBO() if not member.partly_observed and FINITE.issuperset(member.drawn.values()):
             return r"found no site that is observed in part.*use EnumeratedELBO\(\) or ELBO\(\)"
+        case BetaTCVAE() | DIPVAE() if member not in (ZOO[name] for name in FACTORIZED):
+            return r"found the latent sites .*expected one, with independent Gaussian.*use ELBO\(\)"
         case ELBO(kl="analytic") if member.open_kl:
             return f"site '{member.open_kl}': found no closed-form KL.*use kl='auto'"
         case ELBO() if member.tied and (objective.beta != 1 or objective.free_bits):

@@ -29,6 +29,7 @@ import torch
 from pyro.poutine.runtime import _PYRO_STACK
 from support.malformed_values import Call, Kind
 from support.public_calls import CALLS
+from support.public_comparison import COMPARISON
 from support.public_discrete import DISCRETE
 from support.public_labels import LABELS
 from support.public_models import MODELS
@@ -51,6 +52,7 @@ PLACES = {
 
 TABLE: dict[str, Call] = (
     CALLS
+    | COMPARISON
     | VIEWS
     | LEDGERS
     | {f"models.{name}": call for name, call in (MODELS | DISCRETE | MULTIMODAL | LABELS).items()}

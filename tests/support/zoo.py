@@ -321,3 +321,9 @@ ZOO = {
     "summed": Member(on_normal(Summed), gap=False),
     "no latents": Member(on_bits(Coins), gap=False),
 }
+
+FACTORIZED = {
+    *("linear", "bernoulli", "gaussian", "VampPrior", "convolutional", "logistic mixture", "categorical", "PixelVAE"),
+    *("autoregressive likelihood", "tied weights", "labeled", "unsteady", "pyro functions", "pyro tutorial"),
+}
+"""Those whose guide is one vector of independent Gaussian numbers."""
