@@ -4,6 +4,7 @@ from .diagnostics.gradient_noise import gradient_statistics as gradient_statisti
 from .diagnostics.local_classifiers import local_classifier_test as local_classifier_test
 from .diagnostics.simulation_based_calibration import calibration as calibration
 from .evidence.annealed_importance import AIS as AIS
+from .evidence.both_sides import TwoSides as TwoSides, two_sides as two_sides
 from .evidence.comparison import compare as compare
 from .evidence.curve import BoundCurve as BoundCurve, bound_curve as bound_curve
 from .evidence.estimates import elbo as elbo, log_evidence as log_evidence

@@ -7,6 +7,7 @@ from .inference.diagnostics.gradient_noise import gradient_statistics as gradien
 from .inference.diagnostics.local_classifiers import local_classifier_test as local_classifier_test
 from .inference.diagnostics.simulation_based_calibration import calibration as calibration
 from .inference.evidence.annealed_importance import AIS as AIS
+from .inference.evidence.both_sides import TwoSides as TwoSides, two_sides as two_sides
 from .inference.evidence.comparison import compare as compare
 from .inference.evidence.curve import bound_curve as bound_curve
 from .inference.evidence.estimates import elbo as elbo, log_evidence as log_evidence
