@@ -128,7 +128,7 @@ def two_sides(
         >>> from ppvae.models import LinearVAE
         >>> pair = LinearVAE(num_features=5, num_latents=2).fit_guide()
         >>> x = pair.sample(20)
-        >>> found = two_sides(pair, x, AIS(num_temperatures=50), seed=0)
+        >>> found = two_sides(pair, x, AIS(num_temperatures=20), seed=0)
         >>> exact, low, high = pair.log_prob(x).mean().item(), found.lower.mean(), found.upper.mean()
         >>> low.estimate - 4 * low.monte_carlo_error < exact < high.estimate + 4 * high.monte_carlo_error
         True

@@ -49,7 +49,6 @@ from support.public_arguments import (
     plane,
     points,
     report,
-    sandwich,
     saved_pair,
     saved_report,
     saved_trainer,
@@ -175,6 +174,8 @@ CALLS = {
             "likelihood": mapping(instance(lambda: LikelihoodScale(1.0, 0.0, 0.0, 0.0)), "x", "empty dict"),
             "amortization_undefined": text(),
             "local_parameters": NO,
+            "structure": text(),
+            "out_of_reach": NO,
             "train": optional(instance(report)),
             "notes": mapping(text(), "gap", "empty dict"),
         }
@@ -233,14 +234,6 @@ CALLS = {
     "Trainer.step": Call({"batch": DATA}, owner=trainer),
     "Trainer.load": Call({"path": path(saved_trainer)}, owner=trainer),
     "Trainer.save": Call({"path": FILE}, owner=trainer),
-    "TwoSides": Call(
-        {
-            "lower": EVIDENCE,
-            **{name: MEASUREMENT for name in ("upper", "width", "shift")},
-            **{name: ANY_TENSOR for name in ("r_hat", "ess", "reliable")},
-            "simulated": instance(sandwich),
-        }
-    ),
     "VIMCO": Call({"num_particles": COUNT, "gradient": choice("score")}),
     "VRMax": Call({"num_particles": COUNT, "gradient": choice("score")}),
     "VectorQuantizedELBO": Call(
@@ -262,10 +255,6 @@ CALLS = {
         fixed={"num_particles": always((1, 2))},
     ),
     "compare": Call({"evidences": mapping(EVIDENCE, "a")}),
-    "two_sides": Call(
-        {"pair": PAIR, "data": DATA, "annealing": optional(AIS), "seed": MAYBE_SEED, "progress": NO},
-        fixed={"annealing": lambda: ppvae.AIS(6, 2)},
-    ),
     "elbo": Call({"pair": PAIR, "data": DATA, "num_samples": COUNT, "seed": MAYBE_SEED, "progress": NO}),
     "elbo_terms": Call({"pair": PAIR, "data": DATA, "num_samples": COUNT, "seed": MAYBE_SEED, "progress": NO}),
     "fit": Call({"pair": PAIR, **FIT, "steps": count(2)}),
