@@ -10,6 +10,7 @@ from .diagnostics.sample_comparison import compare_samples as compare_samples
 from .diagnostics.simulation_based_calibration import calibration as calibration
 from .diagnostics.splitting_kl import kl_split as kl_split
 from .evidence.annealed_importance import AIS as AIS
+from .evidence.both_sides import TwoSides as TwoSides, two_sides as two_sides
 from .evidence.comparison import compare as compare
 from .evidence.curve import BoundCurve as BoundCurve, bound_curve as bound_curve
 from .evidence.estimates import elbo as elbo, log_evidence as log_evidence

@@ -15,6 +15,7 @@ from .inference.diagnostics.sample_comparison import compare_samples as compare_
 from .inference.diagnostics.simulation_based_calibration import calibration as calibration
 from .inference.diagnostics.splitting_kl import kl_split as kl_split
 from .inference.evidence.annealed_importance import AIS as AIS
+from .inference.evidence.both_sides import TwoSides as TwoSides, two_sides as two_sides
 from .inference.evidence.comparison import compare as compare
 from .inference.evidence.curve import bound_curve as bound_curve
 from .inference.evidence.estimates import elbo as elbo, log_evidence as log_evidence

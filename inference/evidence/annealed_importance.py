@@ -159,6 +159,22 @@ class Sampler:
             state, _ = self._step(state, self.betas[-1], self._sizes[-1])
         return state
 
+    def guide_and_prior(self, num: int) -> tuple[Tensor, Tensor]:
+        """So many draws from each as u, `[num, B, D]`."""
+        pair, batch = self._pair, self._batch
+        prior = LatentView(pair, batch, "prior")
+        from_prior = prior.latents(pair, batch, prior.draw(pair, batch, num))
+        from_guide = draw_latents(pair, batch, num)
+        return self._view.unconstrain(pair, batch, from_guide), self._view.unconstrain(pair, batch, from_prior)
+
+    def at(self, u: Tensor) -> State:
+        """The state at u, `[K, B, D]`."""
+        return self._evaluate(u.contiguous())
+
+    def at_posterior(self, state: State, step_size: Tensor) -> tuple[State, hmc.Info]:
+        """A transition that leaves the posterior invariant, with step sizes `[K, B]`."""
+        return self._step(state, self.betas[-1], step_size)
+
     def latents(self, state: State) -> dict[str, Tensor]:
         """The chains' positions as latents by site, `[K, B, *event]`."""
         return self._view.latents(self._pair, self._batch, state.position)

@@ -9,12 +9,15 @@ from ppvae.batches import Batch, named_batch, num_rows
 from ppvae.conversion import data_for, to_pair
 from ppvae.inference.evidence.estimates import elbo_of, evidence_of
 from ppvae.inference.evidence.registry import method_named
+from ppvae.inference.ledger.amortization import amortization_gap
+from ppvae.inference.ledger.cause import is_significant
 from ppvae.inference.ledger.effort import Effort, effort_of
 from ppvae.inference.ledger.experiments import Bench, training_sample
 from ppvae.inference.ledger.fixed_guide import amortization_undefined
 from ppvae.inference.ledger.local_parameters import UNDEFINED, has_local_parameters
 from ppvae.inference.ledger.registry import LINES
 from ppvae.inference.ledger.report import GapReport
+from ppvae.inference.ledger.structure import structure_of
 from ppvae.inference.ledger.terms import elbo_terms_of
 from ppvae.inference.runtime.measuring import measuring
 from ppvae.inference.runtime.sharing import measurement
@@ -84,7 +87,7 @@ def gap(
     settings = effort_of(effort)
     batch = data_for(pair, data)
     own = None if train is None else named_batch("train", train)
-    report = _at_rest(pair, batch, settings, seed, progress)
+    report = _with_structure(_at_rest(pair, batch, settings, seed, progress), pair, batch, settings, seed)
     if own is not None:
         sample = training_sample(pair, own, num_rows(batch), transform, seed)
         report = replace(report, train=_at_rest(pair, sample, settings, seed, progress))
@@ -114,6 +117,16 @@ def _at_rest(pair: Pair, data: Batch, settings: Effort, seed: int | None, progre
         bench = Bench(pair, batch, settings, report, seed, progress)
         _measure(bench, trains=False)
         return replace(report, measured=bench.measured, likelihood=bench.own_family.likelihood, notes=bench.notes)
+
+
+def _with_structure(report: GapReport, pair: Pair, data: Batch, settings: Effort, seed: int | None) -> GapReport:
+    """The report with what keeps amortization from closing its gap, if there is one."""
+    line = amortization_gap(report)
+    if settings.ascent is None or line is None or not is_significant(line):
+        return report
+    with measuring(pair, data, seed) as batch:
+        said, out_of_reach = structure_of(pair, batch, settings.ascent, settings.num_samples)
+    return replace(report, structure=said, out_of_reach=out_of_reach)
 
 
 def _measure(bench: Bench, trains: bool) -> None:

@@ -15,7 +15,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import transform_to
 
-from ppvae.batches import Batch, num_rows, tensors
+from ppvae.batches import Batch, entries, num_rows, tensors
 from ppvae.pair import Pair
 from ppvae.particles import run
 from ppvae.rebuilding import arguments, with_arguments, with_parts
@@ -92,6 +92,11 @@ class LocalGuide(Pair):
             return batch | offsets
         return (*(batch if isinstance(batch, tuple) else (batch,)), *offsets.values())
 
+    def offsets(self, batch: Batch) -> dict[str, Tensor]:
+        """Those in a batch."""
+        found = list(entries(batch).values())[-len(self.shapes) :]
+        return dict(zip(self.shapes, found, strict=True))
+
     def model(self, *args: Any, **kwargs: Any) -> Any:
         args, kwargs, _ = self._parted(args, kwargs)
         with Unscaled():
@@ -154,17 +159,23 @@ class _Finder(_Sites):
     def visit(self, name: str, msg: Message) -> None:
         fn: Any = msg["fn"]
         leading = len(fn.batch_shape)
-        found = {}
-
-        def note(argument: str, value: Tensor, bijection: Any, unit: Tensor | float) -> Tensor:
-            if value.dim() >= leading:
-                found[argument] = value.shape[leading:]
-            return value
-
-        _moved(fn, note)
-        self.shapes |= {name + SEPARATOR + argument: shape for argument, shape in found.items()}
+        found = movable(fn)
+        self.shapes |= {name + SEPARATOR + argument: value.shape[leading:] for argument, value in found.items()}
         if not found:
             self.fixed[name] = f"{family(fn)} has no argument that can be moved"
+
+
+def movable(fn: Any) -> dict[str, Tensor]:
+    """The arguments of a distribution that can be moved within its family, by name."""
+    found = {}
+
+    def note(argument: str, value: Tensor, bijection: Any, unit: Tensor | float) -> Tensor:
+        if value.dim() >= len(fn.batch_shape):
+            found[argument] = value
+        return value
+
+    _moved(fn, note)
+    return found
 
 
 def _moved(fn: Any, change: Any) -> Any:

@@ -22,6 +22,8 @@ class Measured:
         likelihood: what rescaling each Gaussian observation would gain, by site.
         amortization_undefined: why the guide does not amortize, if it does not; empty otherwise.
         local_parameters: whether that is so because each data point has parameters of its own.
+        structure: whether amortization can close its gap at all, in a sentence; empty where that was not looked at.
+        out_of_reach: whether a part of it is out of every network's reach, as the guide does not look at what it needs.
         train: the same on training data, if there were any.
         notes: by line, why it was not measured, or what went wrong.
     """
@@ -34,6 +36,8 @@ class Measured:
     likelihood: Mapping[str, LikelihoodScale] = field(default_factory=dict)
     amortization_undefined: str = ""
     local_parameters: bool = False
+    structure: str = ""
+    out_of_reach: bool = False
     train: "Measured | None" = None
     notes: Mapping[str, str] = field(default_factory=dict)
 

@@ -45,7 +45,8 @@ def verdict(report: Measured) -> str:
             f"For {num_bad} of {len(report.elbo.estimate)} data points that is not to be trusted, and likely too low: "
             f"the gap and the approximation gap may be larger. {more} would tell."
         )
-    found, last = causes(report), [*_unused(report), _more_time(report)]
+    structure = [report.structure] if report.structure else []
+    found, last = causes(report), [*structure, *_unused(report), _more_time(report)]
     seen = gap.estimate >= max(LEAST, SIGNIFICANT * gap.monte_carlo_error)
     trusted = report.log_evidence.reliable.any()
     # a part may be surer than the whole

@@ -93,6 +93,10 @@ def curve():
     return ppvae.bound_curve(linear(), points(), [1, 2], progress=False, seed=0)
 
 
+def sandwich():
+    return ppvae.Sandwich(upper(), upper(), upper())
+
+
 @functools.cache
 def statistics():
     return ppvae.gradient_statistics(linear(), points(), [ppvae.IWAE(2)], [1, 2], 16, progress=False)

@@ -175,6 +175,8 @@ CALLS = {
             "likelihood": mapping(instance(lambda: LikelihoodScale(1.0, 0.0, 0.0, 0.0)), "x", "empty dict"),
             "amortization_undefined": text(),
             "local_parameters": NO,
+            "structure": text(),
+            "out_of_reach": NO,
             "train": optional(instance(report)),
             "notes": mapping(text(), "gap", "empty dict"),
         }

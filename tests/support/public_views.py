@@ -1,4 +1,4 @@
-"""A valid call of each public function for data, networks and pictures, with the kind of each argument."""
+"""A valid call of each public function for two sides, data, networks and pictures, with the kind of each argument."""
 
 import math
 
@@ -23,6 +23,7 @@ from support.malformed_values import (
     text,
 )
 from support.public_arguments import (
+    AIS,
     ANY_TENSOR,
     AXES,
     COUNT,
@@ -30,6 +31,7 @@ from support.public_arguments import (
     EVIDENCE,
     HIDDEN,
     IMAGES,
+    MAYBE_SEED,
     MEASUREMENT,
     MIXTURE,
     NO,
@@ -46,11 +48,26 @@ from support.public_arguments import (
     points,
     ranks,
     report,
+    sandwich,
     statistics,
 )
 from torch import nn
 
+import ppvae
+
 VIEWS = {
+    "TwoSides": Call(
+        {
+            "lower": EVIDENCE,
+            **{name: MEASUREMENT for name in ("upper", "width", "shift")},
+            **{name: ANY_TENSOR for name in ("r_hat", "ess", "reliable")},
+            "simulated": instance(sandwich),
+        }
+    ),
+    "two_sides": Call(
+        {"pair": PAIR, "data": DATA, "annealing": optional(AIS), "seed": MAYBE_SEED, "progress": NO},
+        fixed={"annealing": lambda: ppvae.AIS(6, 2)},
+    ),
     "inference.BoundCurve": Call(
         {
             "num_particles": sequence(COUNT, 2, "empty list"),
