@@ -24,6 +24,7 @@ class Measured:
         local_parameters: whether that is so because each data point has parameters of its own.
         train: the same on training data, if there were any.
         notes: by line, why it was not measured, or what went wrong.
+        settings: what `ppvae.gap` was asked for, by name, and the versions that measured.
     """
 
     pair: str
@@ -36,6 +37,7 @@ class Measured:
     local_parameters: bool = False
     train: "Measured | None" = None
     notes: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def guide_is_fixed(self) -> bool:
