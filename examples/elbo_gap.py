@@ -64,7 +64,8 @@ def main() -> None:
 
     table = pd.DataFrame({name: described(report) for name, report in reports.items()})
     print(f"\nnats per data point, +- standard error over {len(held_out)} held-out data points\n{table.to_string()}")
-    draw(reports, args.out / f"elbo_gap_{args.data}.png")
+    with ppvae.plots.style():
+        draw(reports, args.out / f"elbo_gap_{args.data}.png")
     print(f"\nwrote elbo_gap_{args.data}.png and three reports to {args.out}/")
 
 
@@ -86,7 +87,7 @@ def described(report: ppvae.GapReport) -> pd.Series:
 
 def draw(reports: dict[str, ppvae.GapReport], path: Path) -> None:
     """What the gap of each guide is made of, and each guide's evidence and ELBO."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for row, report in enumerate(reports.values()):
         reached, lines = 0.0, report.lines()
         for number, (name, label) in enumerate(STEPS.items()):
@@ -95,14 +96,14 @@ def draw(reports: dict[str, ppvae.GapReport], path: Path) -> None:
             left.barh(row, mean.estimate, left=reached, color=color, label=label if row == 0 else None, height=0.6)
             reached += mean.estimate
         gap = report.mean()
-        left.errorbar(gap.estimate, row, xerr=gap.std_error, color="black", capsize=3)
+        left.errorbar(gap.estimate, row, xerr=gap.std_error, color="black")
     left.set_yticks(range(len(reports)), list(reports))
     left.invert_yaxis()
     left.set(xlabel="gap, log p(x) - ELBO [nats]", title="what the gap is made of")
-    left.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.legend(loc="outside lower center", ncols=len(STEPS), fontsize=9)
     ppvae.plots.bounds(right, reports)
     right.set_title("evidence (dot) and ELBO (bar)")
-    figure.savefig(path, dpi=150)
+    figure.savefig(path)
 
 
 if __name__ == "__main__":

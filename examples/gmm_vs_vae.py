@@ -3,6 +3,10 @@
 Trains a Gaussian mixture (by EM, and by SVI), a linear VAE, a Gaussian VAE and a two-layer Markov-prior VAE, and
 prints for each the held-out log p(x), the ELBO and the gap between them, in nats, with standard errors. Writes a
 figure, the table, and a netCDF file to open in ArviZ.
+
+It takes about four minutes on two cores.
+
+It takes about four minutes on two cores.
 """
 
 import argparse
@@ -98,9 +102,10 @@ def main() -> None:
     table = "\n".join(report(results, held_out, data.num_features, LEVELS.get(args.data)))
     (args.out / f"{args.data}.txt").write_text(table + "\n")
     print(f"\n{table}\n")
-    print(ppvae.compare({name: result.gap.log_evidence for name, result in results.items()}).round(2).to_string())
+    print(compared(results))
     ppvae.to_arviz(results["VAE"].pair, held_out[:100], num_samples=200).to_netcdf(args.out / f"{args.data}_vae.nc")
-    draw(results, data, args.out / f"{args.data}.png")
+    with plots.style():
+        draw(results, data, args.out / f"{args.data}.png")
     print(f"\nwrote {args.data}.txt, {args.data}.png and {args.data}_vae.nc (for ArviZ) to {args.out}/")
 
 
@@ -208,6 +213,20 @@ def report(results: dict[str, Result], x: torch.Tensor, num_features: int, level
     return lines
 
 
+def compared(results: dict[str, Result]) -> str:
+    """Each model's evidence, and its difference from the best on the same data points."""
+    table = ppvae.compare({name: result.gap.log_evidence for name, result in results.items()})
+    num = len(next(iter(results.values())).gap.elbo.estimate)
+    lines = [
+        "the same, best first; nats per data point; +- standard error of the difference",
+        f"{'':<14}{'log p(x)':>10}{'behind the best':>20}",
+    ]
+    for name, row in table.iterrows():
+        behind = f"{row['mean_diff']:.2f} +- {row['dse'] / num:.2f}" if row["rank"] else "-"
+        lines.append(f"{name:<14}{row['mean']:>10.2f}{behind:>20}")
+    return "\n".join(lines)
+
+
 def closed_form(pair: ppvae.Pair, x: torch.Tensor) -> float:
     """The mean of the gap that the pair knows exactly."""
     with torch.no_grad():
@@ -240,8 +259,8 @@ def draw(results: dict[str, Result], data: ppvae.datasets.Dataset, path: Path) -
     middle.set_title("what the guide costs")
     plots.training(right, {name: result.curve for name, result in results.items()})
     right.set_title("training")
-    below.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=len(results), frameon=False)
-    figure.savefig(path, dpi=150)
+    below.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=len(results))
+    figure.savefig(path)
     plt.close(figure)
 
 

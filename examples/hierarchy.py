@@ -23,7 +23,7 @@ import torch
 from matplotlib.axes import Axes
 
 import ppvae
-from ppvae.inference import ElboTerms, Evidence
+from ppvae.inference import ElboTerms, Evidence, Measurement
 from ppvae.models import MarkovHVAE
 
 GUIDES = {"independent": "independent", "bottom_up": "bottom-up", "ladder": "ladder", "residual": "residual"}
@@ -75,7 +75,8 @@ def main() -> None:
     columns = ["elpd", "elpd_diff", "dse", "monte_carlo_error"]
     print(f"\n{ppvae.compare(evidence)[columns].round(1).to_string()}")
     (args.out / f"hierarchy_{args.data}.txt").write_text(f"{text}\n")
-    draw(results, data, args.out / f"hierarchy_{args.data}.png")
+    with ppvae.plots.style():
+        draw(results, data, args.out / f"hierarchy_{args.data}.png")
     print(f"\nwrote hierarchy_{args.data}.txt and .png to {args.out}/")
 
 
@@ -130,34 +131,53 @@ def table(results: dict[tuple[int, str], Result]) -> pd.DataFrame:
 
 def draw(results: dict[tuple[int, str], Result], data: ppvae.datasets.Dataset, path: Path) -> None:
     """Evidence and ELBO by the number of layers, what each layer pays and holds, and samples."""
-    figure, axes = plt.subplots(2, 2, figsize=(12, 7.5), layout="constrained", height_ratios=[1.1, 1])
-    by_layers(axes[0, 0], results)
-    by_site(axes[0, 1], results)
+    figure = plt.figure(figsize=(12.5, 7.6), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=[1.8, 1])
+    left, right = above.subplots(1, 2)
+    by_layers(left, results)
+    by_site(right, results)
+    kept, warmed = below.subplots(1, 2)
     num_layers, shown = max(n for n, _ in results if n <= 3), "ladder"
     pair = results[num_layers, shown].pair
-    ppvae.pictures.resampled_layers(axes[1, 0], pair, data.test, data.shape)
-    axes[1, 0].set_title(f"{num_layers} layers, {shown}: upper layers kept, the rest drawn anew")
-    ppvae.pictures.temperatures(axes[1, 1], pair, data.shape)
-    axes[1, 1].set_title(f"{num_layers} layers, {shown}: samples at temperatures t")
-    figure.savefig(path, dpi=130)
+    ppvae.pictures.resampled_layers(kept, pair, data.test, data.shape)
+    kept.set_title("upper layers kept, the rest drawn anew")
+    ppvae.pictures.temperatures(warmed, pair, data.shape)
+    warmed.set_title("samples at temperatures t")
+    below.suptitle(f"images of the pair with {num_layers} layers and guide {shown}")
+    figure.savefig(path)
 
 
 def by_layers(ax: Axes, results: dict[tuple[int, str], Result]) -> None:
-    """Evidence (solid) and ELBO (dashed) of each guide."""
+    """Evidence (solid) and ELBO (dashed) of each guide; bars are of differences from one layer, on the same data."""
+    one = results[1, "independent"]
     for number, (guide, label) in enumerate(GUIDES.items()):
         own = {n: result for (n, name), result in results.items() if name == guide or n == 1}
-        evidence = [result.evidence.mean() for result in own.values()]
-        elbo = [result.terms.elbo.mean() for result in own.values()]
-        at, color = np.arange(len(own)) + 0.06 * (number - 1.5), f"C{number}"
-        errors = [mean.monte_carlo_error for mean in evidence]
-        ax.errorbar(at, [mean.estimate for mean in evidence], yerr=errors, fmt="o-", color=color, label=label)
-        ax.plot(at, [mean.estimate for mean in elbo], "o--", color=color, mfc="white")
+        at = np.arange(len(own)) + 0.06 * (number - 1.5)
+        evidence = [result.evidence for result in own.values()]
+        elbo = [result.terms.elbo for result in own.values()]
+        looks = {"color": f"C{number}", "elinewidth": 1, "capsize": 2}
+        ax.errorbar(at, means(evidence), errors(evidence, one.evidence), fmt="o-", label=label, **looks)
+        ax.errorbar(at, means(elbo), errors(elbo, one.terms.elbo), fmt="o--", mfc="white", **looks)
     ax.plot([], [], "o-", color="gray", label="log p(x)")
     ax.plot([], [], "o--", color="gray", mfc="white", label="ELBO")
     ax.set_xticks(range(len(own)), [str(n) for n in own])
-    ax.set(xlabel="layers", ylabel="nats per data point", title="evidence and ELBO, held out")
-    ax.set_ylim(ax.get_ylim()[0] - 0.2 * np.ptp(ax.get_ylim()))  # with room for the legend
-    ax.legend(frameon=False, fontsize=8, ncols=3, loc="lower left")
+    ax.set(
+        xlabel="layers",
+        ylabel="nats per data point",
+        title="evidence and ELBO, held out; bars: difference from one layer",
+    )
+    ax.set_ylim(ax.get_ylim()[0] - 0.25 * np.ptp(ax.get_ylim()))  # with room for the legend
+    ax.legend(fontsize=9, ncols=3, loc="lower left")
+
+
+def means(measured: list[Measurement]) -> list[float]:
+    return [each.mean().estimate for each in measured]
+
+
+def errors(measured: list[Measurement], other: Measurement) -> list[float]:
+    """Standard errors, over data points, of the differences from another measurement."""
+    apart = [each.estimate - other.estimate for each in measured]
+    return [difference.std().item() / len(difference) ** 0.5 for difference in apart]
 
 
 def by_site(ax: Axes, results: dict[tuple[int, str], Result]) -> None:
@@ -179,7 +199,7 @@ def by_site(ax: Axes, results: dict[tuple[int, str], Result]) -> None:
     ax.set_xticks(columns, labels, rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
     ax.set(ylabel="nats per data point", title="what each layer pays: E log q/p")
     ax.set_ylim(top=1.15 * ax.get_ylim()[1])  # with room for the legend
-    ax.legend(frameon=False, fontsize=8, ncols=5, loc="upper left")
+    ax.legend(fontsize=9, ncols=5, loc="upper left")
 
 
 if __name__ == "__main__":

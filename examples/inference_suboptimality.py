@@ -7,6 +7,10 @@ trained with; what makes a family richer also helps to amortize. Every line is m
 the evidence by annealed importance sampling.
 
 MNIST is read from the folder that PPVAE_DATA names, or from a cache, or else downloaded.
+
+It takes about nine minutes on one core.
+
+On MNIST it takes about nine minutes on one core.
 """
 
 import argparse
@@ -80,7 +84,8 @@ def main() -> None:
     table = pd.DataFrame({name: described(report) for name, report in reports.items()})
     (args.out / f"inference_suboptimality_{args.data}.txt").write_text(table.to_string() + "\n")
     print(f"\nnats per data point, +- standard error over {len(held_out)} held-out data points\n{table.to_string()}")
-    draw(reports, args.out / f"inference_suboptimality_{args.data}.png")
+    with ppvae.plots.style():
+        draw(reports, args.out / f"inference_suboptimality_{args.data}.png")
     print(f"\nwrote inference_suboptimality_{args.data}.txt and .png to {args.out}/")
 
 
@@ -92,8 +97,9 @@ def decay(done: float) -> float:
 def described(report: ppvae.GapReport) -> pd.Series:
     means = {name: report.lines()[name].mean() for name in LINES}
     found = {name.replace("_", " "): f"{mean.estimate:.2f} +- {mean.std_error:.2f}" for name, mean in means.items()}
-    share = means["amortization_gap"].estimate / means["gap"].estimate
-    return pd.Series(found | {"share of amortization": f"{share:.0%}"})
+    gap, part = means["gap"], means["amortization_gap"]
+    is_seen = gap.estimate > 2 * gap.monte_carlo_error  # a share of a gap of about zero says nothing
+    return pd.Series(found | {"share of amortization": f"{part.estimate / gap.estimate:.0%}" if is_seen else "-"})
 
 
 def draw(reports: dict[str, ppvae.GapReport], path: Path) -> None:
@@ -107,8 +113,8 @@ def draw(reports: dict[str, ppvae.GapReport], path: Path) -> None:
     ax.set_yticks(range(len(reports)), list(reports))
     ax.invert_yaxis()
     ax.set(xlabel="nats per data point")
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
-    figure.savefig(path, dpi=150)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+    figure.savefig(path)
 
 
 if __name__ == "__main__":

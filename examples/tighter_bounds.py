@@ -86,7 +86,8 @@ def main() -> None:
         print(slopes(ds).to_pandas().round(2).to_string(), end="\n\n")
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "tighter_bounds.png"
-    draw(measured).savefig(path, dpi=120)
+    with plots.style():
+        draw(measured).savefig(path)
     print(f"wrote {path}")
 
 
@@ -122,7 +123,7 @@ def draw(measured: dict[str, xr.Dataset]) -> plt.Figure:
         row[0].set(ylabel="log p(x) - bound [nats]", title=name)
         plots.log_axes(row[0], ds["num_particles"].values)
         plots.gradient_statistics(ds, row[1:])
-    figure.legend(*grid[0, 2].get_legend_handles_labels(), loc="outside lower center", ncols=len(OBJECTIVES))
+    figure.legend(*grid[0, 2].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return figure
 
 

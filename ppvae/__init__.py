@@ -10,7 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 def _ledger_plot(report: Any) -> Any:
-    from ppvae.views.plots import ledger  # here, as matplotlib takes a second that `import ppvae` need not wait
+    from ppvae.views.ledger_plot import ledger  # here, as matplotlib takes a second that `import ppvae` need not wait
 
     return ledger(report)
 
@@ -21,5 +21,19 @@ def _ledger_to_arviz(report: Any) -> Any:
     return ledger_to_arviz(report)
 
 
+def _ledger_to_html(report: Any, **options: Any) -> None:
+    from ppvae.views.html_report import write_html
+
+    write_html(report, **options)
+
+
+def _notebook(record: Any) -> str:
+    from ppvae.views.notebook import notebook
+
+    return notebook(record)
+
+
 _presentation.register("ledger plot", _ledger_plot)
 _presentation.register("ledger to ArviZ", _ledger_to_arviz)
+_presentation.register("ledger to HTML", _ledger_to_html)
+_presentation.register("notebook", _notebook)

@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
-_VIEWS: dict[str, Callable[[Any], Any]] = {}
+_VIEWS: dict[str, Callable[..., Any]] = {}
 
 
-def register(name: str, view: Callable[[Any], Any]) -> None:
-    """Makes `view` what `present(name, record)` calls."""
+def register(name: str, view: Callable[..., Any]) -> None:
+    """Makes `view` what `present(name, record, **options)` calls."""
     _VIEWS[name] = view
 
 
-def present(name: str, record: Any) -> Any:
+def present(name: str, record: Any, **options: Any) -> Any:
     """The view of that name, of a record."""
-    return _VIEWS[name](record)
+    return _VIEWS[name](record, **options)

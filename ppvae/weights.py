@@ -9,6 +9,7 @@ from ppvae.arguments import checked
 from ppvae.batches import Batch
 from ppvae.contract import check_shapes
 from ppvae.model_and_guide import ModelAndGuide
+from ppvae.presentation import present
 from ppvae.sites import is_enumerated, log_probability_of_values, sample_sites
 from ppvae.tracing import Joint, trace_pair
 
@@ -33,6 +34,9 @@ class Weights:
         num, size = self.log_p.shape
         sites = f"{', '.join(self.log_p_sites)}; guide: {', '.join(self.log_q_sites) or 'none'}"
         return f"Weights({num} particles of {size} data points; model: {sites})"
+
+    def _repr_html_(self) -> str:
+        return present("notebook", self)
 
     @property
     def log_p(self) -> Tensor:

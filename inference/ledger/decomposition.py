@@ -19,6 +19,7 @@ from ppvae.inference.ledger.registry import LINES
 from ppvae.inference.ledger.report import GapReport
 from ppvae.inference.ledger.structure import structure_of
 from ppvae.inference.ledger.terms import elbo_terms_of
+from ppvae.inference.runtime.descriptions import described, versions
 from ppvae.inference.runtime.measuring import measuring
 from ppvae.inference.runtime.sharing import measurement
 from ppvae.own_rows import rows_or_all
@@ -93,7 +94,14 @@ def gap(
         report = replace(report, train=_at_rest(pair, sample, settings, seed, progress))
     bench = Bench(pair, batch, settings, report, seed, progress, own, transform, dict(report.measured))
     _measure(bench, trains=True)
-    return replace(report, measured=bench.measured, notes={**report.notes, **bench.notes})
+    told = {"training data": "none" if own is None else f"{num_rows(own)} data points", "seed": repr(seed)}
+    all_told = {**described("effort", settings), **told, **versions()}
+    return replace(
+        report,
+        measured=bench.measured,
+        notes={**report.notes, **bench.notes},
+        settings={name: str(each) for name, each in all_told.items()},
+    )
 
 
 def _at_rest(pair: Pair, data: Batch, settings: Effort, seed: int | None, progress: bool) -> GapReport:

@@ -26,6 +26,7 @@ class Measured:
         out_of_reach: whether a part of it is out of every network's reach, as the guide does not look at what it needs.
         train: the same on training data, if there were any.
         notes: by line, why it was not measured, or what went wrong.
+        settings: what `ppvae.gap` was asked for, by name, and the versions that measured.
     """
 
     pair: str
@@ -40,6 +41,7 @@ class Measured:
     out_of_reach: bool = False
     train: "Measured | None" = None
     notes: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def guide_is_fixed(self) -> bool:

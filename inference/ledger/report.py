@@ -2,12 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import pandas as pd
+import xarray as xr
 
-from ppvae.arguments import File, checked
+from ppvae.arguments import File, Shape, checked
 from ppvae.inference.ledger.latent_usage import LatentUsage
 from ppvae.inference.ledger.likelihood_scale import LikelihoodScale
 from ppvae.inference.ledger.measured import Measured
@@ -112,6 +112,39 @@ class GapReport(Measured):
         return present("ledger to ArviZ", self)
 
     @checked
+    def to_html(
+        self,
+        path: File,
+        data: Any = None,
+        *,
+        shape: Shape | None = None,
+        gradients: xr.Dataset | None = None,
+    ) -> None:
+        """Writes the report as one HTML file that needs nothing else: verdict, lines, data points, settings.
+
+        It reads well in light and in dark, on a phone and on a wide screen, and can be mailed. What names and data put
+        into it is escaped. An old file is replaced whole or not at all.
+
+        Args:
+            path: of the file.
+            data: the data points that were measured, to show pictures of those with the largest gap. Rows `[H, W]`,
+                `[1, H, W]` and `[3, H, W]` are images, in [0, 1] or of bytes; so are vectors, with a `shape`.
+            shape: `(H, W)` of images that are given as vectors.
+            gradients: from `ppvae.gradient_statistics`, to be shown too.
+
+        Raises:
+            ValueError: data of another number of data points, or of another shape.
+
+        Example:
+            >>> import tempfile, ppvae
+            >>> pair = ppvae.models.LinearVAE(num_features=5, num_latents=2).fit_guide()
+            >>> report = ppvae.gap(pair, pair.sample(20), "quick", progress=False)
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     report.to_html(f"{folder}/gap.html")
+        """
+        present("ledger to HTML", self, path=path, data=data, shape=shape, gradients=gradients)
+
+    @checked
     def save(self, path: File) -> None:
         """Writes the report to a file, which replaces an old one whole or not at all."""
         write_record(self, path)
@@ -135,5 +168,4 @@ class GapReport(Measured):
         return f"GapReport({self.pair}, {len(self.elbo.estimate)} data points: {told} nats)"
 
     def _repr_html_(self) -> str:
-        verdict = "<br>".join(map(escape, self.verdict().splitlines()))
-        return f"{self.summary().round(3).to_html()}<p>{verdict}</p>"
+        return present("notebook", self)

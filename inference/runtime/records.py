@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ppvae.arguments import Natural, PointMask, checked
+from ppvae.presentation import present
 from ppvae.rules import MOST_INT, Whole
 
 Draws = Annotated[int, Whole(at_least=0, limit=MOST_INT)]
@@ -88,6 +89,9 @@ class Measurement:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._in_short()}{f'; {self.warning}' if self.warning else ''})"
+
+    def _repr_html_(self) -> str:
+        return present("notebook", self)
 
     def _in_short(self) -> str:
         draws = f", {self.num_particles} particles" if self.num_particles else ""

@@ -8,6 +8,7 @@ from ppvae.arguments import Natural, NonNegative, checked
 from ppvae.inference.objectives.protocol import Maximized
 from ppvae.inference.runtime.checkpoint import describe
 from ppvae.pair import Pair
+from ppvae.presentation import present
 
 
 @checked
@@ -49,3 +50,6 @@ class Fit:
             f"Fit({type(self.pair).__name__} by {describe(self.objective)}: {self.stopped or 'running'} after "
             f"{self.epochs} epochs, {self.steps} steps, {self.seconds:.1f} s{last}{warning})"
         )
+
+    def _repr_html_(self) -> str:
+        return present("notebook", self)

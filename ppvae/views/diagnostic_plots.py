@@ -8,12 +8,14 @@ from scipy import stats
 
 from ppvae.arguments import checked
 from ppvae.inference.diagnostics.simulation_based_calibration import rank_counts
+from ppvae.views.style import GRAY, color, shown_once, styled
 
 MOST_PANELS = 12
 LEAST_P = 1e-6  # below which a p-value's size says nothing more
 
 
 @checked
+@styled
 def calibration(ds: xr.Dataset) -> Figure:
     """Histograms of ranks, a panel per quantity: at most twelve, the least uniform first.
 
@@ -41,9 +43,9 @@ def calibration(ds: xr.Dataset) -> Figure:
     low, high = stats.binom.interval(0.99, ds.sizes["simulation"], np.diff(edges))
     for ax, count, quantity in zip(grid.flat, counts, worst["quantity"].values, strict=False):
         of_one = worst.sel(quantity=quantity)
-        ax.stairs(high, edges, baseline=low, fill=True, color="gray", alpha=0.25, lw=0)
-        ax.stairs(expected, edges, baseline=None, color="gray", lw=1)
-        ax.stairs(count, edges, baseline=None, color="C0", lw=1.5)
+        ax.stairs(high, edges, baseline=low, fill=True, color=GRAY, alpha=0.25, lw=0)
+        ax.stairs(expected, edges, baseline=None, color=GRAY, lw=1)
+        ax.stairs(count, edges, baseline=None, color=color(0), lw=1.5)
         ax.set_title(f"{quantity}\n{_verdict(of_one['p_value'].item(), of_one['direction'].item())}", fontsize=9)
         ax.set(xlim=(0, 1), ylim=(0, None), xticks=(0, 0.5, 1), xticklabels=("0", "0.5", "1"))
     for ax in grid.flat[num:]:
@@ -54,10 +56,11 @@ def calibration(ds: xr.Dataset) -> Figure:
     figure.supylabel("simulations", fontsize=10)
     if num < ds.sizes["quantity"]:
         figure.suptitle(f"the {num} least uniform of {ds.sizes['quantity']} quantities", fontsize=10)
-    return figure
+    return shown_once(figure)
 
 
 @checked
+@styled
 def expected_coverage(ds: xr.Dataset) -> Figure:
     """How often the guide's regions about each reference hold the truth, against how often they claim to.
 
@@ -76,15 +79,15 @@ def expected_coverage(ds: xr.Dataset) -> Figure:
     figure, ax = plt.subplots(figsize=(4, 4), layout="constrained")
     level, num = ds["level"].values, ds.sizes["simulation"]
     low, high = stats.binom.interval(0.99, num, level)
-    ax.fill_between(level, low / num, high / num, color="gray", alpha=0.25, lw=0)
-    ax.plot(level, level, color="gray", lw=1)
-    for reference in ds["reference"].values:
+    ax.fill_between(level, low / num, high / num, color=GRAY, alpha=0.25, lw=0)
+    ax.plot(level, level, color=GRAY, lw=1)
+    for row, reference in enumerate(ds["reference"].values):
         of_one = ds.sel(reference=reference)
         said = _verdict(of_one["p_value"].item(), of_one["direction"].item())
-        ax.plot(level, of_one["coverage"], label=f"about the {reference}: {said}")
+        ax.plot(level, of_one["coverage"], color=color(row), label=f"about the {reference}: {said}")
     ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="level of the guide's regions", ylabel="coverage of the truth", aspect=1)
     ax.legend(fontsize=8)
-    return figure
+    return shown_once(figure)
 
 
 def _verdict(p_value: float, direction: str) -> str:

@@ -35,6 +35,7 @@ from ppvae.views.decoding import (
     swept,
 )
 from ppvae.views.plots import GRID_POINTS, images, label_tiles
+from ppvae.views.style import GRAY, color, styled
 from ppvae.weights import weights_of
 
 SEED = 0
@@ -47,6 +48,7 @@ MASSES = (0.99, 0.9, 0.5)  # of the prior, within its contours
 
 
 @checked
+@styled
 def manifold(ax: Axes, pair: Pair, shape: Shape) -> None:
     """The images that a 2-D latent decodes to, `E[x | z]`, over the plane of latents.
 
@@ -81,6 +83,7 @@ def manifold(ax: Axes, pair: Pair, shape: Shape) -> None:
 
 
 @checked
+@styled
 def traversals(ax: Axes, pair: Pair, data: Any, shape: Shape, site: str | None = None) -> None:
     """What each scalar of a latent does to the image, `E[x | z]`: a row for each, the most active first.
 
@@ -128,6 +131,7 @@ def traversals(ax: Axes, pair: Pair, data: Any, shape: Shape, site: str | None =
 
 
 @checked
+@styled
 def reconstructions(ax: Axes, pair: Pair, data: Any, shape: Shape) -> None:
     """Data, and below them their reconstructions: `E[x' | z]` at one draw `z ~ q(z | x)` each.
 
@@ -160,6 +164,7 @@ def reconstructions(ax: Axes, pair: Pair, data: Any, shape: Shape) -> None:
 
 
 @checked
+@styled
 def samples(ax: Axes, pair: Pair, shape: Shape, rerun: Count = 1, seed: Seed = 0) -> None:
     """Samples of the model, and beside them the same after some passes through encoder and decoder.
 
@@ -207,6 +212,7 @@ def samples(ax: Axes, pair: Pair, shape: Shape, rerun: Count = 1, seed: Seed = 0
 
 
 @checked
+@styled
 def temperatures(
     ax: Axes, pair: Pair, shape: Shape, scales: Sequence[Real] = (0.4, 0.6, 0.8, 1.0), seed: Seed = 0
 ) -> None:
@@ -251,6 +257,7 @@ def temperatures(
 
 
 @checked
+@styled
 def resampled_layers(ax: Axes, pair: Pair, data: Any, shape: Shape, seed: Seed = 0) -> None:
     """What each layer of a hierarchy knows about the data: upper ones kept as the guide drew them, lower ones redrawn.
 
@@ -297,6 +304,7 @@ def resampled_layers(ax: Axes, pair: Pair, data: Any, shape: Shape, seed: Seed =
 
 
 @checked
+@styled
 def aggregated_posterior(axes: Axes | Sequence[Axes], pair: Pair, data: Any) -> None:
     """The aggregated posterior `q(z) = mean over data of q(z | x)` against the prior p(z).
 
@@ -342,11 +350,19 @@ def aggregated_posterior(axes: Axes | Sequence[Axes], pair: Pair, data: Any) -> 
     for ax, entry in zip(axes, shares.argsort(descending=True).tolist(), strict=False):
         both = torch.cat([q[:, entry], p[:, entry]])
         bins = torch.linspace(both.quantile(0.001).item(), both.quantile(0.999).item(), 41).tolist()
-        ax.hist(p[:, entry].numpy(), bins, density=True, color="gray", alpha=0.3, label="prior")
-        ax.hist(q[:, entry].numpy(), bins, density=True, histtype="step", lw=1.5, label="aggregated posterior")
+        ax.hist(p[:, entry].numpy(), bins, density=True, color=GRAY, alpha=0.3, label="prior")
+        ax.hist(
+            q[:, entry].numpy(),
+            bins,
+            density=True,
+            histtype="step",
+            lw=1.5,
+            color=color(0),
+            label="aggregated posterior",
+        )
         ax.set(title=names[entry], yticks=[])
     axes[0].set(ylabel="density", ylim=(0, 1.35 * axes[0].get_ylim()[1]))  # with room for the legend
-    axes[0].legend(frameon=False, loc="upper left")
+    axes[0].legend(loc="upper left")
 
 
 def _plane(ax: Axes, pair: Pair, batch: Batch, site: str, posterior: Tensor, prior: Tensor) -> None:
@@ -357,8 +373,8 @@ def _plane(ax: Axes, pair: Pair, batch: Batch, site: str, posterior: Tensor, pri
     log_p = log_prior(pair, batch, site, grid).reshape(GRID_POINTS, GRID_POINTS).T.cpu()
     levels = log_prior(pair, batch, site, prior).quantile(1 - torch.tensor(MASSES).to(prior)).tolist()
     across, up = posterior.T.numpy()
-    ax.scatter(across, up, s=3, alpha=0.3, lw=0, label="aggregated posterior")
+    ax.scatter(across, up, s=3, alpha=0.3, lw=0, color=color(0), label="aggregated posterior")
     ax.contour(line.cpu(), line.cpu(), log_p, levels, colors="black", linewidths=0.8, linestyles="solid")
     ax.plot([], [], color="black", lw=0.8, label="prior: 50, 90, 99%")
     ax.set(xlabel=f"{site}[0]", ylabel=f"{site}[1]", aspect="equal")
-    ax.legend(frameon=False, markerscale=4, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    ax.legend(markerscale=4, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)

@@ -87,7 +87,7 @@ def test_setup_maps_the_folders():
         if not {"models", "inference"} & set(path.parent.relative_to(ROOT / folder).parts)
     }
     assert set(config["options"]["packages"].split()) == rooms
-    assert config["options.package_data"]["*"] == "py.typed, *.pyi"
+    assert config["options.package_data"]["*"] == "py.typed, *.pyi, *.css"
 
 
 @pytest.mark.parametrize("folder", ["models", "inference"])

@@ -170,6 +170,7 @@ VIEWS = {
     "plots.expected_coverage": Call({"ds": instance(coverage)}),
     "plots.log_axes": Call({"ax": AXES, "K": instance(lambda: np.array([1, 2]), "array")}),
     "plots.ledger": Call({"report": instance(report)}),
+    "plots.style": Call({}),
     "plots.label_tiles": Call(
         {
             "ax": AXES,
