@@ -48,7 +48,7 @@ PAGES = [
 ]
 
 
-@pytest.mark.slow(80)
+@pytest.mark.slow(190)
 def test_every_public_name_has_a_page(site):
     pages = {path.stem.rpartition(".")[2] for path in (site / "reference/names").glob("*.html")}
     for package in (ppvae, ppvae.models, ppvae.inference):
