@@ -32,7 +32,7 @@ myst_heading_anchors = 3
 
 nb_execution_mode = "force"  # tutorials run anew in each build, in a folder of their own ...
 nb_execution_in_temp = True
-nb_execution_timeout = 120
+nb_execution_timeout = 600
 nb_execution_raise_on_error = True  # ... and one that fails ends it
 nb_merge_streams = True
 logging.getLogger("traitlets").setLevel(logging.WARNING)  # not a line for each notebook
