@@ -94,7 +94,8 @@ def _explanation(
     return (
         f"{found}; expected it to take latents of shape [particles, batch, *event] = [{num_particles}, {num_rows}, "
         "...], as it does [batch, *event]; a network in it cannot take leading dimensions: use `.flatten(-n)` rather "
-        "than `.view(len(x), ...)`, and wrap convolutions in ppvae.networks.Fold"
+        "than `.view(len(x), ...)`, expand x before `torch.cat` with z (`x.expand(*z.shape[:-1], -1)`), and wrap "
+        "convolutions in ppvae.networks.Fold"
     )
 
 

@@ -123,7 +123,7 @@ class NormalMixture(nn.Module):
     nearly all weight to one component, and a component that is never drawn does not learn: so a tenth of the weight is
     split equally, `pi = 0.9 softmax + 0.1 / M`. The weight of a mode is still learned, as components may share a mode.
 
-    Source: Morningstar et al. 2021 (arXiv:2003.10040).
+    Source: Morningstar et al. 2021 (arXiv:2003.01687).
 
     Args:
         network: `[*, H] -> [*, M (1 + 2 D)]`, with a bias at its output: M logits, the M mu, and the M sigma

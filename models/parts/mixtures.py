@@ -17,7 +17,7 @@ class Mixture(dist.MixtureSameFamily):
     which `score_parts` declares by Pyro's convention. As a guide it needs two particles or more; the gradient "dreg"
     refuses it. Within `to_event` or a transformed distribution its weights would get no gradient.
 
-    Source: Morningstar et al. 2021 (arXiv:2003.10040) for mixtures as guides.
+    Source: Morningstar et al. 2021 (arXiv:2003.01687) for mixtures as guides.
 
     Args:
         mixture_distribution: a Categorical, batch shape `[*]`, of M values.

@@ -125,6 +125,37 @@ def test_leading_dimensions_are_kept_where_they_are_right():
     assert pair.particles == "rows"  # as it was set
 
 
+def chain(join):
+    """z2 and z1 in plain Pyro, with a guide q(z2 | x) q(z1 | z2, x) that joins x and z2."""
+    first, second, output = linear(1, 6, 1), linear(2, 7, 1), linear(3, 1, 6)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z2 = pyro.sample("z2", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            z1 = pyro.sample("z1", dist.Normal(z2, 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(output(z1), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            z2 = pyro.sample("z2", dist.Normal(first(x), 1.0).to_event(1))
+            pyro.sample("z1", dist.Normal(second(join(x, z2)), 1.0).to_event(1))
+
+    return model, guide
+
+
+def test_the_remedy_for_data_that_are_joined_to_latents_is_right():
+    x = torch.randn(B, 6)
+    with pytest.warns(UserWarning, match=r"`x\.expand\(\*z\.shape\[:-1\], -1\)`"):
+        by_rows = Pair.of(*chain(lambda x, z: torch.cat([x, z], -1)), example=x)
+    mended = Pair.of(*chain(lambda x, z: torch.cat([x.expand(*z.shape[:-1], -1), z], -1)), example=x)
+    assert (by_rows.particles, mended.particles) == ("rows", "leading")
+    found = []
+    for pair in (by_rows, mended):
+        torch.manual_seed(7)
+        found.append(pair.log_weights(x, num_particles=9).log_w)
+    torch.testing.assert_close(*found)
+
+
 def test_an_encoder_sees_the_data_once():
     model, guide, x = pair_with(MIXING["softmax"])
     pair = made(model, guide, x)

@@ -21,6 +21,19 @@ def python_blocks(name):
     return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
 
 
+HOME = "https://github.com/ppvae/ppvae/blob/main/"
+PICTURES = "https://raw.githubusercontent.com/ppvae/ppvae/main/"
+
+
+def test_the_readmes_links_are_whole_and_lead_to_files():
+    """A package index shows the README without the repository."""
+    links = re.findall(r"\]\(([^)#]+)", (ROOT / "README.md").read_text())
+    assert [link for link in links if not link.startswith("https://")] == []
+    own = [link.removeprefix(HOME).removeprefix(PICTURES) for link in links if link.startswith((HOME, PICTURES))]
+    assert len(own) > 20
+    assert [path for path in own if not (ROOT / path).exists()] == []
+
+
 @pytest.mark.slow(11)
 def test_the_pair_of_the_guide_is_a_pair():
     names = {}

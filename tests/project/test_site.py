@@ -13,7 +13,7 @@ from support.browser import CHROMIUM, chromium
 import ppvae
 
 ROOT = Path(__file__).parents[2]
-NEEDED = [name for name in ("sphinx", "furo", "myst_parser", "websocket") if importlib.util.find_spec(name) is None]
+NEEDED = [name for name in ("sphinx", "furo", "myst_nb", "websocket") if importlib.util.find_spec(name) is None]
 pytestmark = pytest.mark.skipif(bool(NEEDED), reason=f"needs the packages of '.[docs]': {', '.join(NEEDED)} missing")
 
 
@@ -37,10 +37,18 @@ def page(tmp_path_factory):
         yield page
 
 
-PAGES = ["index", "ledger", "gallery/index", "gallery/gmm_vs_vae", "reference/names/ppvae.gap", "bibliography"]
+PAGES = [
+    "index",
+    "ledger",
+    "tutorials/first-pair",
+    "gallery/index",
+    "gallery/gmm_vs_vae",
+    "reference/names/ppvae.gap",
+    "bibliography",
+]
 
 
-@pytest.mark.slow(80)
+@pytest.mark.slow(190)
 def test_every_public_name_has_a_page(site):
     pages = {path.stem.rpartition(".")[2] for path in (site / "reference/names").glob("*.html")}
     for package in (ppvae, ppvae.models, ppvae.inference):
