@@ -44,12 +44,14 @@ from .hierarchies.hierarchical_posteriors import (
 )
 from .hierarchies.markov_hvae import MarkovHVAE as MarkovHVAE
 from .hierarchies.spectral import SpectralNorms as SpectralNorms
+from .parts.censored import RightCensored as RightCensored
 from .parts.conditionals import (
     DiagonalNormal as DiagonalNormal,
     FullNormal as FullNormal,
     LowRankNormal as LowRankNormal,
     NormalMixture as NormalMixture,
 )
+from .parts.counts import NegativeBinomial as NegativeBinomial, Poisson as Poisson
 from .parts.flow_posteriors import (
     CouplingFlow as CouplingFlow,
     InverseAutoregressiveFlow as InverseAutoregressiveFlow,
@@ -62,6 +64,7 @@ from .parts.likelihoods import (
     Likelihood as Likelihood,
     LogisticMixture as LogisticMixture,
 )
+from .parts.ordinal import Ordinal as Ordinal
 from .parts.priors import (
     FlowPrior as FlowPrior,
     MixturePrior as MixturePrior,
