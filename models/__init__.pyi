@@ -57,12 +57,14 @@ from .multimodal.fusions import (
 from .multimodal.linear_modalities import LinearModalities as LinearModalities
 from .multimodal.missing import batch_with_missing as batch_with_missing
 from .multimodal.multimodal_vae import MultimodalVAE as MultimodalVAE
+from .parts.censored import RightCensored as RightCensored
 from .parts.conditionals import (
     DiagonalNormal as DiagonalNormal,
     FullNormal as FullNormal,
     LowRankNormal as LowRankNormal,
     NormalMixture as NormalMixture,
 )
+from .parts.counts import NegativeBinomial as NegativeBinomial, Poisson as Poisson
 from .parts.flow_posteriors import (
     CouplingFlow as CouplingFlow,
     InverseAutoregressiveFlow as InverseAutoregressiveFlow,
@@ -75,6 +77,7 @@ from .parts.likelihoods import (
     Likelihood as Likelihood,
     LogisticMixture as LogisticMixture,
 )
+from .parts.ordinal import Ordinal as Ordinal
 from .parts.priors import (
     AR1Prior as AR1Prior,
     FlowPrior as FlowPrior,

@@ -3,14 +3,18 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ppvae.models.autoregressive.autoregressive_likelihood import AutoregressiveLikelihood
 from ppvae.models.autoregressive.gated_pixelcnn import GatedPixelCNN
 from ppvae.models.autoregressive.made import MADE
 from ppvae.models.autoregressive.masked_network import MaskedNetwork
+from ppvae.models.parts.censored import RightCensored
+from ppvae.models.parts.counts import CompressedCounts, NegativeBinomial, Poisson
 from ppvae.models.parts.likelihood import Likelihood
 from ppvae.models.parts.likelihoods import Bernoulli, Categorical, Gaussian, LogisticMixture
+from ppvae.models.parts.ordinal import Ordinal
 from ppvae.models.parts.registry import NamedPart, Registry
 
 
@@ -23,10 +27,16 @@ class NamedLikelihood(NamedPart):
             number of gray levels.
         make: makes the likelihood from a function that makes a network with that output, the shape of x, and the number
             of gray levels.
+        counts: whether data are counts, which may be large: `VAE`'s encoders see `asinh` of them.
     """
 
     num_outputs: Callable[[Sequence[int], int], int]
     make: Callable[[Callable[[], nn.Module], Sequence[int], int], Likelihood]
+    counts: bool = False
+
+    def seen(self, encoder: nn.Module) -> nn.Module:
+        """An encoder that sees the data as it can best take them."""
+        return nn.Sequential(CompressedCounts(), encoder) if self.counts else encoder
 
     def of(self, network: Callable[[int], nn.Module], event_shape: Sequence[int], levels: int = 256) -> Likelihood:
         """The likelihood on new networks.
@@ -100,7 +110,54 @@ LIKELIHOODS = Registry(
         num_outputs=lambda event_shape, levels: NUM_CONDITION,
         make=lambda network, event_shape, levels: AutoregressiveLikelihood(network(), masked(event_shape, levels)),
     ),
+    NamedLikelihood(
+        name="poisson",
+        module=Poisson,
+        summary="counts",
+        num_outputs=one_per_feature,
+        make=lambda network, event_shape, levels: Poisson(network(), len(event_shape)),
+        counts=True,
+    ),
+    NamedLikelihood(
+        name="negative_binomial",
+        module=NegativeBinomial,
+        summary="counts that vary more than a Poisson's, with one learned dispersion for each feature",
+        num_outputs=one_per_feature,
+        make=lambda network, event_shape, levels: NegativeBinomial(network(), event_shape),
+        counts=True,
+    ),
+    NamedLikelihood(
+        name="zero_inflated",
+        module=NegativeBinomial,
+        summary="the same, with extra zeros by a network of its own",
+        source="Eraslan et al. 2019",
+        num_outputs=one_per_feature,
+        make=lambda network, event_shape, levels: NegativeBinomial(network(), event_shape, gate=network()),
+        counts=True,
+    ),
+    NamedLikelihood(
+        name="ordinal",
+        module=Ordinal,
+        summary="ordered categories 0 ... `levels` - 1, by cumulative logits",
+        source="McCullagh 1980",
+        num_outputs=one_per_feature,
+        make=lambda network, event_shape, levels: Ordinal(network(), event_shape, levels),
+    ),
+    NamedLikelihood(
+        name="right_censored",
+        module=RightCensored,
+        summary="real data with a ceiling, the highest value that `init_from` sees",
+        source="Tobin 1958",
+        num_outputs=one_per_feature,
+        make=lambda network, event_shape, levels: RightCensored(
+            network(), no_limit(event_shape), event_dim=len(event_shape)
+        ),
+    ),
 )
+
+
+def no_limit(event_shape: Sequence[int]) -> Tensor:
+    return torch.full((event_shape[0], *(1,) * (len(event_shape) - 1)), torch.inf)
 
 
 def masked(event_shape: Sequence[int], levels: int) -> MaskedNetwork:

@@ -66,11 +66,12 @@ class VAE(Pair):
             num_latents: size of z.
             hidden: sizes of the encoder's hidden layers; the decoder's are the same, reversed.
             likelihood: a name in `ppvae.models.named_likelihoods.LIKELIHOODS`: "bernoulli", "gaussian" (one learned
-                sigma), "heteroscedastic" (sigma(z), a network), or another.
+                sigma), "heteroscedastic" (sigma(z), a network), "poisson", or another.
             posterior: a name in `ppvae.models.parts.posteriors.POSTERIOR_FAMILIES`: "diagonal", "full", "flow" or
                 another.
             activation: of the hidden layers.
-            levels: number of gray levels, for "logistic_mixture" and "categorical"; data are `k / (levels - 1)`.
+            levels: number of gray levels, for "logistic_mixture" and "categorical"; data are `k / (levels - 1)`. Or of
+                categories, for "ordinal"; data are k.
             prior: a name in `ppvae.models.parts.priors.PRIORS`: "normal", "mixture", "vamp" or another.
 
         Raises:
@@ -78,7 +79,7 @@ class VAE(Pair):
         """
 
         def encoder(num_outputs: int) -> nn.Module:
-            return mlp(num_features, hidden, num_outputs, activation)
+            return LIKELIHOODS[likelihood].seen(mlp(num_features, hidden, num_outputs, activation))
 
         def decoder(num_outputs: int) -> nn.Module:
             return mlp(num_latents, hidden[::-1], num_outputs, activation)
@@ -119,7 +120,7 @@ class VAE(Pair):
         """
 
         def encoder(num_outputs: int) -> nn.Module:
-            return convolutional_encoder(shape, channels, num_outputs)
+            return LIKELIHOODS[likelihood].seen(convolutional_encoder(shape, channels, num_outputs))
 
         def decoder(num_outputs: int) -> nn.Module:
             return convolutional_decoder(num_latents, channels[::-1], (num_outputs, *shape[1:]))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ppvae.arguments import checked
+from ppvae.sources import refuse_special
 from ppvae.wording import shown
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
@@ -55,6 +56,7 @@ def _entries(source: Any) -> Iterable[Any]:
         return files
     if isinstance(source, list | tuple):
         return source
+    refuse_special("source", source)
     if isinstance(source, Tensor | np.ndarray) and source.ndim in (3, 4):
         return source
     raise TypeError(
@@ -80,6 +82,8 @@ def _array(entry: Any) -> np.ndarray:
 
 def _channels_first(array: np.ndarray) -> np.ndarray:
     """`[C, H, W]`: where both ends have one to four entries, the first is taken for the channels."""
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"source: found an image of dtype {array.dtype}, expected numbers")
     if array.ndim == 2:
         return array[None]
     if array.ndim == 3 and array.shape[0] <= 4:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ppvae.arguments import File, checked
+from ppvae.files import check_target
 from ppvae.inference.training.result import Fit
 
 
@@ -31,7 +32,8 @@ class CSVLogger:
 
     Raises:
         TypeError: the path is no path.
-        OSError: at the end of an epoch, the file cannot be written.
+        ValueError: it leads to a folder, or to a device.
+        OSError: the file cannot be written there.
 
     Example:
         >>> import pathlib, tempfile, torch
@@ -46,6 +48,7 @@ class CSVLogger:
 
     @checked
     def __init__(self, path: File):
+        check_target(path)
         self.path = Path(path)
 
     def __call__(self, fit: Fit) -> None:

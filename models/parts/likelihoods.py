@@ -49,7 +49,7 @@ class Bernoulli(Likelihood):
     def init_from(self, x: Observed) -> None:
         """Sets the network's output bias to the logit of the data mean, clamped to [0.01, 0.99]."""
         bias = output_bias(self.network)
-        bias.data.copy_(_mean_per_output(x, bias, self.event_dim).clamp(0.01, 0.99).logit())
+        bias.data.copy_(mean_per_output(x, bias, self.event_dim).clamp(0.01, 0.99).logit())
 
 
 class Gaussian(Likelihood):
@@ -110,7 +110,7 @@ class Gaussian(Likelihood):
     def init_from(self, x: Spread) -> None:
         """Sets the mean network's output bias to the data mean, and a learned sigma to the data's spread."""
         bias = output_bias(self.network)
-        mean = _mean_per_output(x, bias, self.event_dim)
+        mean = mean_per_output(x, bias, self.event_dim)
         bias.data.copy_(mean)
         self.start_sigma(x.to(bias).std(0).square().mean().sqrt())
 
@@ -181,7 +181,7 @@ class LogisticMixture(GrayLevelLikelihood):
         """Spreads components of equal weight over two standard deviations about the data mean of each output; channels
         start independent of one another."""
         bias = output_bias(self.network)
-        values = 2 * _per_output(x.to(bias), len(self.event_shape), self.event_shape[0]) - 1
+        values = 2 * per_output(x.to(bias), len(self.event_shape), self.event_shape[0]) - 1
         C = 1 if len(self.event_shape) == 1 else self.event_shape[0]
         std = values.std(0).clamp(min=1 / (self.levels - 1)).view(C, -1)
         parameters = bias.data.zero_().view(-1, std.shape[1])
@@ -217,19 +217,19 @@ class Categorical(GrayLevelLikelihood):
         """Sets the output bias to the log frequencies of the levels in the data, with one added to each count."""
         GrayLevels(self.levels).refuse_outside(x)
         bias, top = output_bias(self.network), self.levels - 1
-        level = (_per_output(x, len(self.event_shape), self.event_shape[0]) * top).round().long()
+        level = (per_output(x, len(self.event_shape), self.event_shape[0]) * top).round().long()
         num = level.shape[1]
         cell = level * num + torch.arange(num, device=level.device)
         count = torch.bincount(cell.flatten(), minlength=self.levels * num) + 1
         bias.data.copy_((count / (len(level) + self.levels)).log())
 
 
-def _mean_per_output(x: Tensor, bias: Tensor, event_dim: int) -> Tensor:
+def mean_per_output(x: Tensor, bias: Tensor, event_dim: int) -> Tensor:
     """The data mean for each output unit: per feature, or per channel of images."""
-    return _per_output(x.to(bias), event_dim, len(bias)).mean(0)
+    return per_output(x.to(bias), event_dim, len(bias)).mean(0)
 
 
-def _per_output(x: Tensor, event_dim: int, num: int) -> Tensor:
+def per_output(x: Tensor, event_dim: int, num: int) -> Tensor:
     """The data of each output unit: `[N, features]`, or, for images, `[N H W, C]`."""
     is_image = event_dim == 3
     if (x.dim() != 4 or x.shape[1] != num) if is_image else x[0].numel() != num:

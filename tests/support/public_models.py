@@ -38,7 +38,10 @@ from ppvae.models import (
     StandardNormal,
     VampPrior,
 )
+from ppvae.models.parts.censored import RightCensored
+from ppvae.models.parts.counts import NegativeBinomial, Poisson
 from ppvae.models.parts.likelihoods import Bernoulli, Categorical, Gaussian, LogisticMixture
+from ppvae.models.parts.ordinal import Ordinal
 
 
 def chain():
@@ -96,6 +99,10 @@ def gray():
     return (torch.arange(24).reshape(6, 4) % 3) / 2
 
 
+def counted():
+    return (torch.arange(24).reshape(6, 4) % 3).float()
+
+
 def layer(num_in=2, num_out=4):
     return nn.Linear(num_in, num_out)
 
@@ -109,6 +116,7 @@ NO = flag(False)
 LIKELIHOOD, POSTERIOR, PRIOR = choice("bernoulli"), choice("diagonal"), choice("normal")
 BATCH = data(points)
 GRAY = data(gray, "one dimension more")
+COUNTED = data(counted, "one dimension more")
 PLANE = data(plane)
 LEADING = BATCH.besides("inf", "one dimension more")
 PLANE_LEADING = PLANE.besides("inf", "one dimension more")
@@ -137,6 +145,23 @@ MODELS = {
         }
     ),
     "Gaussian.init_from": Call({"x": data(images, "one dimension more")}, owner=lambda: Gaussian(layer())),
+    "NegativeBinomial": Call({"network": NETWORK, "event_shape": sizes(4), "gate": NETWORK.besides("None")}),
+    "NegativeBinomial.init_from": Call({"x": COUNTED}, owner=lambda: NegativeBinomial(layer(), [4])),
+    "Ordinal": Call({"network": NETWORK, "event_shape": sizes(4), "levels": LEVELS}),
+    "Ordinal.init_from": Call({"x": COUNTED}, owner=lambda: Ordinal(layer(), [4], 3)),
+    "Poisson": Call({"network": NETWORK, "event_dim": from_zero(1)}),
+    "Poisson.init_from": Call({"x": COUNTED}, owner=lambda: Poisson(layer())),
+    "RightCensored": Call(
+        {
+            "network": NETWORK,
+            "limit": instance(lambda: torch.ones(4), "tensor"),
+            "min_sigma": non_negative(0.01),
+            "event_dim": from_zero(1),
+        }
+    ),
+    "RightCensored.init_from": Call(
+        {"x": data(images, "one dimension more")}, owner=lambda: RightCensored(layer(), torch.ones(4))
+    ),
     "LogisticMixture": Call({"network": NETWORK, "event_shape": sizes(2), "levels": LEVELS}),
     "LogisticMixture.init_from": Call({"x": GRAY}, owner=lambda: LogisticMixture(layer(2, 24), [4], 3)),
     "LogisticMixture.num_outputs": Call({"event_shape": sizes(2), "num_components": COUNT}),

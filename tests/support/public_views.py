@@ -9,6 +9,7 @@ from support.malformed_values import (
     always,
     choice,
     count,
+    data,
     from_zero,
     function,
     instance,
@@ -108,6 +109,7 @@ VIEWS = {
             "generator": instance(torch.Generator, "None"),
         }
     ),
+    "datasets.images": Call({"source": data(lambda: torch.rand(3, 4, 4), "too wide", "too narrow", "two")}),
     "datasets.load": Call(
         {
             "name": choice("moons"),

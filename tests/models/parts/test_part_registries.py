@@ -101,7 +101,7 @@ def named(kind, name, module, **how):
 LAPLACE_PRIOR = named(NamedPrior, "laplace", LaplacePrior, make=lambda D, posterior, shape: LaplacePrior(D))
 POISSON = named(
     NamedLikelihood,
-    "poisson",
+    "rates",
     Poisson,
     num_outputs=one_per_feature,
     make=lambda network, shape, levels: Poisson(network(), len(shape)),
@@ -136,7 +136,7 @@ def trains(pair, x):
 def test_a_prior_a_likelihood_and_a_posterior_of_ones_own_are_known_by_their_names(added, make, shape):
     for registry, part in ((PRIORS, LAPLACE_PRIOR), (LIKELIHOODS, POISSON), (POSTERIOR_FAMILIES, LAPLACE)):
         added(registry, part)
-    vae = make(prior="laplace", likelihood="poisson", posterior="laplace")
+    vae = make(prior="laplace", likelihood="rates", posterior="laplace")
     assert [type(part) for part in (vae.prior, vae.likelihood, vae.posterior)] == [
         LaplacePrior,
         Poisson,
@@ -148,10 +148,10 @@ def test_a_prior_a_likelihood_and_a_posterior_of_ones_own_are_known_by_their_nam
 def test_hierarchies_know_them_too(added):
     added(LIKELIHOODS, POISSON)
     added(HIERARCHICAL_POSTERIORS, SAMPLED)
-    pair = MarkovHVAE.mlp(4, [3, 2], [5], likelihood="poisson", posterior="sampled")
+    pair = MarkovHVAE.mlp(4, [3, 2], [5], likelihood="rates", posterior="sampled")
     assert (type(pair.likelihood), type(pair.posterior)) == (Poisson, Sampled)
     trains(pair, counts(4))
-    images = ConvolutionalHVAE((1, 4, 4), [1], 1, channels=2, num_cells=1, likelihood="poisson").eval()
+    images = ConvolutionalHVAE((1, 4, 4), [1], 1, channels=2, num_cells=1, likelihood="rates").eval()
     assert images.log_weights(counts(1, 4, 4), 3).log_w.isfinite().all()
 
 
@@ -161,15 +161,15 @@ def test_diffusions_know_a_schedule_and_a_decoder_of_ones_own(added):
             return 12 * u - 6
 
     added(NOISE_SCHEDULES, named(NamedSchedule, "straight", Straight, make=Straight))
-    added(DECODERS, named(NamedDecoder, "poisson", Poisson, make=lambda event_dim: Poisson(nn.Identity(), event_dim)))
-    pair = DiffusionVAE(MLPDenoiser(4, [5]), [4], 3, likelihood="poisson", schedule="straight")
+    added(DECODERS, named(NamedDecoder, "rates", Poisson, make=lambda event_dim: Poisson(nn.Identity(), event_dim)))
+    pair = DiffusionVAE(MLPDenoiser(4, [5]), [4], 3, likelihood="rates", schedule="straight")
     torch.testing.assert_close(pair.levels(), torch.tensor([-2.0, 2.0, 6.0]))
     assert pair.log_weights(counts(4), 3).log_w.isfinite().all()
 
 
 def test_what_was_added_is_gone():
     """After the tests above, as their fixture says."""
-    mine = {"laplace", "poisson", "sampled", "straight"}
+    mine = {"laplace", "rates", "sampled", "straight"}
     assert all(mine.isdisjoint(registry) for registry in REGISTRIES.values())
 
 
