@@ -14,6 +14,7 @@ from .codes.boltzmann import IndependentBits as IndependentBits, RestrictedBoltz
 from .codes.code_level import CodeLevel as CodeLevel
 from .codes.code_priors import FactorizedCodes as FactorizedCodes, UniformCodes as UniformCodes
 from .codes.codebook import Codebook as Codebook
+from .codes.smoothed_bits import SmoothedBits as SmoothedBits, SmoothedBoltzmann as SmoothedBoltzmann
 from .codes.vqvae import VQVAE as VQVAE
 from .codes.vqvae2 import VQVAE2 as VQVAE2
 from .diffusion.denoisers import MLPDenoiser as MLPDenoiser, UNet as UNet

@@ -39,6 +39,7 @@ from ppvae.models import (
     Codebook,
     CodeLevel,
     PixelCNN,
+    RestrictedBoltzmann,
     UniformCodes,
 )
 from ppvae.models.autoregressive.autoregressive_likelihood import AutoregressiveLikelihood
@@ -224,5 +225,7 @@ DISCRETE = {
         for name in ("FactorizedCodes", "LinearCodes", "UniformCodes")
     },
     "IndependentBits": Call({"network": NETWORK}),
+    "SmoothedBits": Call({"network": NETWORK, "beta": positive(4.0)}),
+    "SmoothedBoltzmann": Call({"machine": instance(lambda: RestrictedBoltzmann(3, 2)), "beta": positive(4.0)}),
     "RestrictedBoltzmann": Call({"num_left": COUNT, "num_right": COUNT}),
 }

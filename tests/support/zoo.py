@@ -47,6 +47,8 @@ from ppvae.models import (
     RealNVP,
     ResidualFlow,
     RestrictedBoltzmann,
+    SmoothedBits,
+    SmoothedBoltzmann,
     StandardNormal,
     UNet,
 )
@@ -161,6 +163,11 @@ def boltzmann():
     return VAE(RestrictedBoltzmann(2, 1), Bernoulli(nn.Linear(3, 4)), IndependentBits(nn.Linear(4, 3)))
 
 
+def smoothed():
+    prior, posterior = SmoothedBoltzmann(RestrictedBoltzmann(2, 1), 3.0), SmoothedBits(nn.Linear(4, 3), 3.0)
+    return VAE(prior, Bernoulli(nn.Linear(3, 4)), posterior)
+
+
 def bit_diffusion():
     return DiffusionVAE(UNet((1, 2, 2), [2], 4), [1, 2, 2], 2, "bernoulli", "learned", "eps", "posterior")
 
@@ -228,6 +235,7 @@ ZOO = {
         on_bits(lambda: VQVAE2.convolutional((1, 4, 4), 3, 2, 2, 1), 1, 4, 4), quantized=True
     ),
     "Boltzmann bits": Member(on_bits(boltzmann, 4), {"z": "Bits"}, open_kl="z", exact=False),
+    "smoothed bits": Member(on_bits(smoothed, 4), open_kl="z", exact=False),
     "NICE": Member(on_normal(lambda: NICE(2, 2, [4]), 2), gap=False),
     "RealNVP": Member(on_normal(lambda: RealNVP(2, 2, [4]), 2), gap=False),
     "Glow": Member(on_normal(lambda: Glow((1, 4, 4), 2, 1, 2), 1, 4, 4), gap=False),
