@@ -24,13 +24,16 @@ from ppvae.models import (
     VAE,
     VQVAE,
     VQVAE2,
+    AutoregressiveFlowPrior,
     AutoregressiveLikelihood,
     AutoregressivePair,
     Bernoulli,
+    ConditionallyIndependent,
     ContinuousFlow,
     ConvolutionalHVAE,
     DeepMarkov,
     Dequantized,
+    DiagonalBiLSTM,
     DiagonalNormal,
     DiffusionVAE,
     GatedPixelCNN,
@@ -154,6 +157,21 @@ def pixel_vae():
     return VAE(StandardNormal(2), AutoregressiveLikelihood(decoder, network), DiagonalNormal(encoder))
 
 
+def lossy():
+    """A PixelVAE whose prior is autoregressive too."""
+    pair = pixel_vae()
+    pair.prior = AutoregressiveFlowPrior(2, [4])
+    return pair
+
+
+def hierarchical_pixel_vae():
+    """Autoregressive p(z1 | z2) and p(x | z1)."""
+    encoders = [DiagonalNormal(nn.Sequential(nn.Flatten(-3), nn.Linear(4, 2 * size))) for size in (2, 1)]
+    transition = AutoregressiveFlowPrior(2, [4], num_condition=1)
+    posterior = ConditionallyIndependent(encoders)
+    return MarkovHVAE(StandardNormal(1), [transition], pixel_vae().likelihood, posterior)
+
+
 def of_codes():
     """Maps of three codes."""
     return AutoregressivePair(GatedPixelCNN((2, 2), 3, 4, 1, 1)), torch.randint(3, (8, 2, 2))
@@ -244,7 +262,12 @@ ZOO = {
     "MADE": Member(on_bits(lambda: AutoregressivePair(MADE(4, 2, [6], [2, 0, 3, 1])), 4), gap=False),
     "PixelCNN": Member(on_levels(lambda: AutoregressivePair(PixelCNN((2, 2, 2), 3, 4, 1, 1)), 3, 2, 2, 2), gap=False),
     "Gated PixelCNN of codes": Member(of_codes, gap=False),
+    "diagonal BiLSTM": Member(
+        on_bits(lambda: AutoregressivePair(DiagonalBiLSTM((1, 2, 2), 2, 4, 1, 1)), 1, 2, 2), gap=False
+    ),
     "PixelVAE": Member(on_bits(pixel_vae, 1, 2, 2), exact=False),
+    "hierarchical PixelVAE": Member(on_bits(hierarchical_pixel_vae, 1, 2, 2), open_kl="z1", exact=False),
+    "lossy autoencoder": Member(on_bits(lossy, 1, 2, 2), open_kl="z", exact=False),
     "autoregressive likelihood": Member(
         on_levels(lambda: VAE.mlp(4, 2, [5], "autoregressive", levels=3), 3, 4), exact=False
     ),
