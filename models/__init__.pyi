@@ -1,6 +1,7 @@
 # The public names, and where each lives; they are imported when they are first used.
 from .autoencoder import Autoencoder as Autoencoder, DenoisingAutoencoder as DenoisingAutoencoder
 from .autoregressive.autoregressive import Autoregressive as Autoregressive
+from .autoregressive.autoregressive_flow_prior import AutoregressiveFlowPrior as AutoregressiveFlowPrior
 from .autoregressive.autoregressive_likelihood import AutoregressiveLikelihood as AutoregressiveLikelihood
 from .autoregressive.autoregressive_pair import AutoregressivePair as AutoregressivePair
 from .autoregressive.autoregressive_prior import AutoregressivePrior as AutoregressivePrior
@@ -9,11 +10,13 @@ from .autoregressive.linear_codes import LinearCodes as LinearCodes
 from .autoregressive.made import MADE as MADE
 from .autoregressive.masked_network import MaskedNetwork as MaskedNetwork
 from .autoregressive.pixelcnn import PixelCNN as PixelCNN
+from .autoregressive.pixelrnn import DiagonalBiLSTM as DiagonalBiLSTM, RowLSTM as RowLSTM
 from .autoregressive.pixelsnail import PixelSNAIL as PixelSNAIL
 from .codes.boltzmann import IndependentBits as IndependentBits, RestrictedBoltzmann as RestrictedBoltzmann
 from .codes.code_level import CodeLevel as CodeLevel
 from .codes.code_priors import FactorizedCodes as FactorizedCodes, UniformCodes as UniformCodes
 from .codes.codebook import Codebook as Codebook
+from .codes.smoothed_bits import SmoothedBits as SmoothedBits, SmoothedBoltzmann as SmoothedBoltzmann
 from .codes.vqvae import VQVAE as VQVAE
 from .codes.vqvae2 import VQVAE2 as VQVAE2
 from .diffusion.denoisers import MLPDenoiser as MLPDenoiser, UNet as UNet

@@ -3,6 +3,7 @@
 from ppvae.inference.ledger import amortization, approximation, trials
 from ppvae.inference.ledger.differences import less
 from ppvae.inference.ledger.lines import LINES, Bar, Line, finest, in_order, register, values
+from ppvae.inference.ledger.shared_error import shared_error
 
 __all__ = ["LINES", "finest", "in_order", "register", "values"]
 
@@ -29,6 +30,13 @@ register(
     amortization.AMORTIZATION_GAP,
     amortization.TRAINING_GAP,
     amortization.CAPACITY_GAP,
+    Line(
+        "shared_error",
+        label="standard error that all data points share",
+        about="of a normalizer that is estimated once for all data, as log Z of a large Boltzmann machine; "
+        "`log_evidence` and `elbo` are off by the same for each data point, the gap is not",
+        measure=shared_error,
+    ),
     approximation.ELBO_REFINED,
     approximation.ELBO_FULL_RANK,
     approximation.ELBO_FLOW,

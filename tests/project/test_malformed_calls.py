@@ -32,7 +32,7 @@ INNER = {
         "moved",
     ),  # torch and Pyro call them
     *("at", "besides", "bound", "draw", "exact_value", "parts", "prepared", "probe", "scheduled", "squared"),
-    *("features", "start_at", "step"),  # of masked networks
+    *("features", "of_each", "start_at", "step"),  # of masked networks
     *("surrogate", "weigh"),  # with those before the masked networks': what training asks of an objective
     *("m_step", "take_step", "set_state", "decoded", "denoised", "elbo_term", "sigma", "start_sigma"),
     *("assign", "best_elbo", "counts", "place", "scaled"),

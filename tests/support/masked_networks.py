@@ -2,7 +2,16 @@
 
 import torch
 
-from ppvae.models import MADE, Autoregressive, GatedPixelCNN, MaskedNetwork, PixelCNN, PixelSNAIL
+from ppvae.models import (
+    MADE,
+    Autoregressive,
+    DiagonalBiLSTM,
+    GatedPixelCNN,
+    MaskedNetwork,
+    PixelCNN,
+    PixelSNAIL,
+    RowLSTM,
+)
 
 ORDER = [4, 0, 8, 2, 6, 1, 7, 3, 5]
 BITS = {
@@ -10,6 +19,8 @@ BITS = {
     "MADE, ordered": lambda **k: MADE(9, 2, [9, 20], ORDER, **k),
     "PixelCNN": lambda **k: PixelCNN((1, 3, 3), 2, 8, 2, 1, **k),
     "Gated PixelCNN": lambda **k: GatedPixelCNN((1, 3, 3), 2, 8, 2, 1, **k),
+    "Row LSTM": lambda **k: RowLSTM((1, 3, 3), 2, 8, 2, 1, **k),
+    "Diagonal BiLSTM": lambda **k: DiagonalBiLSTM((1, 3, 3), 2, 8, 1, 1, **k),
     "PixelSNAIL": lambda **k: PixelSNAIL((1, 3, 3), 2, 8, 2, 2, 0, 0, **k),
 }
 """Nine bits: vectors, or images of 3x3."""
@@ -19,6 +30,8 @@ OTHERS = {
     "PixelCNN of codes": lambda **k: PixelCNN((2, 3), 3, 8, 1, 1, **k),
     "Gated PixelCNN of codes": lambda **k: GatedPixelCNN((3, 2), 3, 8, 2, 1, **k),
     "PixelSNAIL of codes": lambda **k: PixelSNAIL((3, 2), 3, 8, 1, 2, 1, **k),
+    "Row LSTM in color": lambda **k: RowLSTM((2, 2, 2), 2, 8, 1, 1, **k),
+    "Diagonal BiLSTM in color": lambda **k: DiagonalBiLSTM((2, 2, 2), 2, 8, 1, 1, **k),
     "PixelSNAIL in color": lambda **k: PixelSNAIL((2, 2, 2), 2, 8, 2, 2, 1, 1, **k),
     "PixelCNN in color": lambda **k: PixelCNN((3, 1, 2), 3, 12, 1, 1, **k),
     "Gated PixelCNN in color": lambda **k: GatedPixelCNN((2, 2, 2), 2, 8, 2, 1, **k),

@@ -39,6 +39,7 @@ from ppvae.models import (
     Codebook,
     CodeLevel,
     PixelCNN,
+    RestrictedBoltzmann,
     UniformCodes,
 )
 from ppvae.models.autoregressive.autoregressive_likelihood import AutoregressiveLikelihood
@@ -79,6 +80,7 @@ DISCRETE = {
     "Autoregressive": Call(
         {"network": instance(lambda: masked(2)), "h": tensor(lambda: torch.zeros(3, 2), "nan", "too many dimensions")}
     ),
+    "AutoregressiveFlowPrior": Call({"num_latents": COUNT, "hidden": sizes(5), "num_condition": from_zero(2)}),
     "AutoregressiveLikelihood": Call({"decoder": NETWORK, "network": instance(lambda: masked(2))}),
     "AutoregressiveLikelihood.init_from": Call(
         {"x": data(images, "one dimension more")}, owner=lambda: AutoregressiveLikelihood(layer(2, 2), masked(2))
@@ -114,6 +116,19 @@ DISCRETE = {
             "num_condition": from_zero(2),
         }
     ),
+    **{
+        name: Call(
+            {
+                "shape": IMAGE,
+                "levels": LEVELS,
+                "width": EVEN,
+                "num_layers": COUNT,
+                "radius": from_zero(2),
+                "num_condition": from_zero(2),
+            }
+        )
+        for name in ("DiagonalBiLSTM", "RowLSTM")
+    },
     "PixelSNAIL": Call(
         {
             "shape": IMAGE,
@@ -224,5 +239,7 @@ DISCRETE = {
         for name in ("FactorizedCodes", "LinearCodes", "UniformCodes")
     },
     "IndependentBits": Call({"network": NETWORK}),
+    "SmoothedBits": Call({"network": NETWORK, "beta": positive(4.0)}),
+    "SmoothedBoltzmann": Call({"machine": instance(lambda: RestrictedBoltzmann(3, 2)), "beta": positive(4.0)}),
     "RestrictedBoltzmann": Call({"num_left": COUNT, "num_right": COUNT}),
 }

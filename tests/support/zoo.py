@@ -27,14 +27,17 @@ from ppvae.models import (
     VAE,
     VQVAE,
     VQVAE2,
+    AutoregressiveFlowPrior,
     AutoregressiveLikelihood,
     AutoregressivePair,
     Bernoulli,
+    ConditionallyIndependent,
     ConditionalVAE,
     ContinuousFlow,
     ConvolutionalHVAE,
     DeepMarkov,
     Dequantized,
+    DiagonalBiLSTM,
     DiagonalNormal,
     DiffusionVAE,
     GatedPixelCNN,
@@ -53,6 +56,8 @@ from ppvae.models import (
     RealNVP,
     ResidualFlow,
     RestrictedBoltzmann,
+    SmoothedBits,
+    SmoothedBoltzmann,
     StandardNormal,
     TableVAE,
     UNet,
@@ -190,6 +195,21 @@ def pixel_vae():
     return VAE(StandardNormal(2), AutoregressiveLikelihood(decoder, network), DiagonalNormal(encoder))
 
 
+def lossy():
+    """A PixelVAE whose prior is autoregressive too."""
+    pair = pixel_vae()
+    pair.prior = AutoregressiveFlowPrior(2, [4])
+    return pair
+
+
+def hierarchical_pixel_vae():
+    """Autoregressive p(z1 | z2) and p(x | z1)."""
+    encoders = [DiagonalNormal(nn.Sequential(nn.Flatten(-3), nn.Linear(4, 2 * size))) for size in (2, 1)]
+    transition = AutoregressiveFlowPrior(2, [4], num_condition=1)
+    posterior = ConditionallyIndependent(encoders)
+    return MarkovHVAE(StandardNormal(1), [transition], pixel_vae().likelihood, posterior)
+
+
 def of_codes():
     """Maps of three codes."""
     return AutoregressivePair(GatedPixelCNN((2, 2), 3, 4, 1, 1)), torch.randint(3, (8, 2, 2))
@@ -197,6 +217,11 @@ def of_codes():
 
 def boltzmann():
     return VAE(RestrictedBoltzmann(2, 1), Bernoulli(nn.Linear(3, 4)), IndependentBits(nn.Linear(4, 3)))
+
+
+def smoothed():
+    prior, posterior = SmoothedBoltzmann(RestrictedBoltzmann(2, 1), 3.0), SmoothedBits(nn.Linear(4, 3), 3.0)
+    return VAE(prior, Bernoulli(nn.Linear(3, 4)), posterior)
 
 
 def bit_diffusion():
@@ -267,6 +292,7 @@ ZOO = {
         on_bits(lambda: VQVAE2.convolutional((1, 4, 4), 3, 2, 2, 1), 1, 4, 4), quantized=True
     ),
     "Boltzmann bits": Member(on_bits(boltzmann, 4), {"z": "Bits"}, open_kl="z", exact=False),
+    "smoothed bits": Member(on_bits(smoothed, 4), open_kl="z", exact=False),
     "NICE": Member(on_normal(lambda: NICE(2, 2, [4]), 2), gap=False),
     "RealNVP": Member(on_normal(lambda: RealNVP(2, 2, [4]), 2), gap=False),
     "Glow": Member(on_normal(lambda: Glow((1, 4, 4), 2, 1, 2), 1, 4, 4), gap=False),
@@ -275,7 +301,12 @@ ZOO = {
     "MADE": Member(on_bits(lambda: AutoregressivePair(MADE(4, 2, [6], [2, 0, 3, 1])), 4), gap=False),
     "PixelCNN": Member(on_levels(lambda: AutoregressivePair(PixelCNN((2, 2, 2), 3, 4, 1, 1)), 3, 2, 2, 2), gap=False),
     "Gated PixelCNN of codes": Member(of_codes, gap=False),
+    "diagonal BiLSTM": Member(
+        on_bits(lambda: AutoregressivePair(DiagonalBiLSTM((1, 2, 2), 2, 4, 1, 1)), 1, 2, 2), gap=False
+    ),
     "PixelVAE": Member(on_bits(pixel_vae, 1, 2, 2), exact=False),
+    "hierarchical PixelVAE": Member(on_bits(hierarchical_pixel_vae, 1, 2, 2), open_kl="z1", exact=False),
+    "lossy autoencoder": Member(on_bits(lossy, 1, 2, 2), open_kl="z", exact=False),
     "autoregressive likelihood": Member(
         on_levels(lambda: VAE.mlp(4, 2, [5], "autoregressive", levels=3), 3, 4), exact=False
     ),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from support.masked_networks import BITS, NETWORKS, moved
 
-from ppvae.models import GatedPixelCNN, PixelCNN
+from ppvae.models import DiagonalBiLSTM, GatedPixelCNN, PixelCNN, RowLSTM
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -39,7 +39,7 @@ def test_the_jacobian_is_strictly_lower_triangular_in_the_order(name, seed):
     assert found.any()
 
 
-@pytest.mark.parametrize("name", [name for name in BITS if name != "PixelCNN"])
+@pytest.mark.parametrize("name", [name for name in BITS if name not in ("PixelCNN", "Row LSTM")])
 def test_every_earlier_entry_is_seen(name):
     found = sees(open_(moved(name)))
     assert torch.equal(found, torch.ones_like(found).tril(-1))
@@ -51,9 +51,9 @@ def test_with_fewer_units_than_entries_some_are_missed():
     assert found.sum(1).tolist() == [0, 1, 2, 3, 3]
 
 
-@pytest.mark.parametrize("name", ["PixelCNN in color", "Gated PixelCNN in color", "PixelSNAIL in color"])
+@pytest.mark.parametrize("name", ["PixelCNN", "Gated PixelCNN", "Row LSTM", "Diagonal BiLSTM", "PixelSNAIL"])
 def test_of_its_own_pixel_a_channel_sees_the_earlier_ones(name):
-    network = open_(moved(name))
+    network = open_(moved(f"{name} in color"))
     C = network.event_shape[0]
     found = sees(network)
     for start in range(0, len(found), C):
@@ -86,6 +86,23 @@ def test_stacked_masks_leave_a_blind_spot():
     assert torch.equal(found, expected)
     gated = seen_by(open_(GatedPixelCNN((1, 6, 9), 2, 8, 6, 1)), 5, 2)
     assert gated[:5].all()
+
+
+def test_a_row_lstm_sees_a_triangle():
+    """One column more to the right for each row further up."""
+    found = seen_by(open_(RowLSTM((1, 6, 9), 2, 8, 1, 1)), 5, 2)
+    for row in range(5):
+        right = 2 + 5 - row  # the first convolution's radius, and one step for each row above the nearest
+        assert found[row, : right + 1].all()
+        assert not found[row, right + 1 :].any()
+    assert found[5].tolist() == [True] * 2 + [False] * 7
+
+
+def test_diagonals_see_all_earlier_pixels_of_a_wide_image():
+    found = seen_by(open_(DiagonalBiLSTM((1, 4, 9), 2, 8, 1, 1)), 3, 4)
+    assert found[:3].all()
+    assert found[3, :4].all()
+    assert not found[3, 4:].any()
 
 
 def test_without_reach_nothing_is_seen():

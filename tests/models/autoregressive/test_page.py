@@ -17,4 +17,5 @@ def test_the_page_runs():
         exec(block.replace("epochs=10", "epochs=1, progress=False"), names)
     assert names["log_p"].shape == (5,)
     assert names["x"].shape == (16, 1, 8, 8)
+    assert names["hierarchy"].sample(2).shape == (2, 1, 8, 8)
     assert names["vae"].eval().reconstruct(bits[:2]).unique().tolist() == [0.0, 1.0]

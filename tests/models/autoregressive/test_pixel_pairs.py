@@ -13,11 +13,14 @@ from ppvae.models import (
     MADE,
     VAE,
     Autoregressive,
+    AutoregressiveFlowPrior,
     AutoregressiveLikelihood,
     AutoregressivePair,
     AutoregressivePrior,
+    ConditionallyIndependent,
     DiagonalNormal,
     GatedPixelCNN,
+    MarkovHVAE,
     MaskedNetwork,
     PixelCNN,
     StandardNormal,
@@ -96,6 +99,78 @@ def test_a_pixel_vae_that_uses_a_bit_of_its_latents(assert_mean):
         weights = pair.log_weights(x, num_particles=4000).log_w
     assert pair.particles == "leading"
     assert_mean((weights - exact).exp(), 1.0)
+
+
+def flow_prior(num_latents, num_condition=0):
+    prior = AutoregressiveFlowPrior(num_latents, [7, 9], num_condition)
+    for p in prior.parameters():
+        p.data += 0.3 * torch.randn_like(p)
+    return prior
+
+
+def test_a_flow_prior_starts_as_the_standard_normal():
+    z = torch.randn(6, 3)
+    assert_close(AutoregressiveFlowPrior(3)().log_prob(z), StandardNormal(3)().log_prob(z))
+
+
+def test_a_flow_prior_is_a_change_of_variables():
+    """`log N(e) + log |det de/dz|`, `e = (z - mu) / sigma`, whose Jacobian is lower triangular; h moves it."""
+    prior = flow_prior(4, num_condition=2)
+    h = torch.randn(3, 2)
+
+    def noise(z, h):
+        each = prior.of_each(z, h)
+        return (z - each.loc) / each.scale
+
+    for one, z in zip(h, torch.randn(3, 4), strict=True):
+        jacobian = torch.autograd.functional.jacobian(lambda z, one=one: noise(z, one), z)
+        assert not jacobian.triu(1).any()
+        assert (jacobian.tril(-1) != 0).sum() == 6, "each depends on all before it"
+        log_normal = dist.Normal(0.0, 1.0).log_prob(noise(z, one)).sum()
+        assert_close(prior(one).log_prob(z), log_normal + torch.linalg.slogdet(jacobian).logabsdet)
+    assert prior(h).log_prob(z).unique().numel() == 3
+
+
+def test_a_flow_priors_draws_are_its_own(assert_mean):
+    """Undone, they are standard normal."""
+    prior = flow_prior(3, num_condition=2)
+    h = torch.randn(2)
+    z = prior(h).sample((20_000,))
+    each = prior.of_each(z, h)
+    e = ((z - each.loc) / each.scale).detach()
+    for power, moment in ((1, 0.0), (2, 1.0), (3, 0.0), (4, 3.0)):
+        assert_mean(e**power, torch.full((3,), moment), k=4.5)
+    products = torch.stack([e[:, 0] * e[:, 1], e[:, 0] * e[:, 2], e[:, 1] * e[:, 2]], -1)
+    assert_mean(products, torch.zeros(3), k=4.5)
+
+
+@pytest.mark.slow(8)
+def test_a_hierarchical_pixel_vae(assert_mean):
+    """Autoregressive p(z1 | z2) and p(x | z1): its evidence by integrating over both layers on a grid."""
+    network = moved("Gated PixelCNN", num_condition=2)
+    decoder = nn.Sequential(nn.Linear(2, 2), nn.Unflatten(-1, (2, 1, 1)))
+    encoders = [DiagonalNormal(nn.Sequential(nn.Flatten(-3), nn.Linear(9, 2 * size))) for size in (2, 1)]
+    for encoder in encoders:
+        encoder.network[1].bias.data[len(encoder.network[1].bias) // 2 :] += 1.0  # wide, so that no weight is large
+    pair = MarkovHVAE(
+        StandardNormal(1),
+        [flow_prior(2, num_condition=1)],
+        AutoregressiveLikelihood(decoder, network),
+        ConditionallyIndependent(encoders),
+    ).eval()
+    x = pair.sample(4)
+    top, axis = torch.linspace(-6, 6, 61), torch.linspace(-9, 9, 61)
+    z1 = torch.cartesian_prod(axis, axis)
+    with torch.no_grad():
+        log_prior = (
+            pair.transitions[0](top[:, None, None]).log_prob(z1) + dist.Normal(0.0, 1.0).log_prob(top)[:, None]
+        ).logsumexp(0)
+        assert log_prior.logsumexp(0).add(torch.tensor(12 / 60 * (18 / 60) ** 2).log()).abs() < 1e-3
+        log_p = pair.likelihood(z1[:, None]).log_prob(x) + log_prior[:, None]
+        exact = log_p.logsumexp(0) + torch.tensor(12 / 60 * (18 / 60) ** 2).log()
+        weights = pair.log_weights(x, num_particles=20_000).log_w
+    assert_mean((weights - exact).exp(), 1.0)
+    assert pair.particles == "leading"
 
 
 def test_reconstructions_are_means_of_draws(assert_mean):

@@ -7,6 +7,8 @@ from torch import nn
 
 import ppvae
 from ppvae.models import VAE, Bernoulli, IndependentBits, RestrictedBoltzmann
+from ppvae.models.codes import boltzmann
+from ppvae.models.codes.partition import annealed_log_partition, log_partition
 
 pytestmark = pytest.mark.usefixtures("float64")
 SIZES = [(3, 5), (5, 3)]
@@ -89,6 +91,110 @@ def test_the_discrete_vae_trains(objective):
     assert after.estimate > before.estimate + 1
 
 
-def test_two_large_layers_are_refused():
-    with pytest.raises(ValueError, match="found 21 and 30, expected one of 20 at most"):
-        RestrictedBoltzmann(21, 30)
+# Machines whose log Z is not a sum: small ones that are held to be large, so that the sum is there to compare with.
+
+
+@pytest.fixture
+def large(monkeypatch):
+    monkeypatch.setattr(boltzmann, "MOST_UNITS", 0)
+    prior = machine(3, 5)
+    assert not prior.is_exact
+    return prior
+
+
+def exact(prior):
+    return log_partition(prior.weight, prior.left, prior.right).detach()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_annealing_finds_log_z_within_its_error(seed):
+    prior = machine(6, 9)
+    found, error = annealed_log_partition(2 * prior.weight.detach(), prior.left, prior.right, seed)
+    assert 0 < error < 0.2
+    assert abs(found - log_partition(2 * prior.weight, prior.left, prior.right)) < 4 * error
+
+
+def test_without_weights_annealing_is_exact():
+    prior = machine(3, 5)
+    prior.weight.data.zero_()
+    found, error = annealed_log_partition(prior.weight, prior.left, prior.right)
+    torch.testing.assert_close(found, exact(prior))
+    assert error < 1e-12
+
+
+def test_in_evaluation_log_z_is_that_of_the_parameters_as_they_are(large):
+    for _ in range(2):
+        p = large.eval()()
+        assert 0 < large.shared_std_error < 0.2
+        assert abs(p.log_partition() - exact(large)) < 4 * large.shared_std_error
+        assert torch.equal(large().log_partition(), p.log_partition())
+        large.weight.data.mul_(0.5)
+
+
+def test_the_gradient_of_a_large_machine_is_the_moments_of_its_chains(large):
+    chains = large.train()().known[1]
+    u, v = chains.split([3, 5], -1)
+    found = torch.autograd.grad(large().log_partition(), [large.weight, large.left, large.right])
+    assert not torch.equal(large.chains, chains), "chains move"
+    u, v = large.chains.split([3, 5], -1)
+    for a, b in zip(found, (u.T @ v / 100, u.mean(0), v.mean(0)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_sweep_leaves_the_distribution_as_it_is(large, assert_mean):
+    probability = (-energies(large, states(8))).softmax(0).detach()
+    start = states(8)[torch.multinomial(probability, 20_000, replacement=True)]
+    swept = large._swept(start)
+    assert (swept != start).any(-1).double().mean() > 0.5
+    assert_mean(swept, probability @ states(8))
+    drawn = large.eval()().sample((20_000,))
+    assert_mean(drawn, probability @ states(8))
+
+
+@pytest.mark.slow(10)
+def test_persistent_chains_train_a_machine(large):
+    """To the distribution of data of its own kind: its divergence falls to a twentieth."""
+    truth, own = machine(3, 5), large
+    p = (-energies(truth, states(8))).softmax(0).detach()
+    own.weight.data.zero_()
+
+    def divergence():
+        return (p * (p.log() - (-energies(own, states(8))).log_softmax(0))).sum().item()
+
+    before = divergence()
+    optimizer = torch.optim.Adam(own.parameters(), lr=0.02)
+    for step in range(2000):
+        optimizer.param_groups[0]["lr"] = 0.02 * (1 - step / 2000)
+        optimizer.zero_grad()
+        (-(p @ own.train()().log_prob(states(8)))).backward()
+        optimizer.step()
+    assert 0 < divergence() < before / 20
+
+
+@pytest.mark.slow(12)
+def test_the_ledger_has_a_line_for_the_error_of_log_z(large):
+    """And evidence is off by no more than that and its own error; the gap does not know log Z at all."""
+    own = VAE(large, Bernoulli(nn.Linear(8, 6)), IndependentBits(nn.Linear(6, 8))).eval()
+    x = torch.rand(4, 6).round()
+    log_p = own.likelihood(states(8)[:, None]).log_prob(x) - energies(large, states(8))[:, None] - exact(large)
+    report = ppvae.gap(own, x, ppvae.Effort("iwae", 20_000, ascent=None), seed=0, progress=False)
+    error = report.shared_error.estimate
+    torch.testing.assert_close(error, torch.full((4,), large.log_z_error.item(), dtype=torch.float64))
+    assert "standard error that all data points share" in report.summary().index
+    off = report.log_evidence.estimate - log_p.logsumexp(0).detach()
+    assert (off.abs() < 4 * (error + report.log_evidence.std_error)).all()
+    assert ppvae.gap(VAE.mlp(6, 2, [4]), x, "quick", seed=0, progress=False).shared_error is None
+
+
+@pytest.mark.slow(3)
+def test_the_pair_of_a_large_machine_trains(large):
+    x = (torch.randn(200, 2) @ torch.randn(2, 6) > 0).to(torch.get_default_dtype())
+    own = VAE(large, Bernoulli(nn.Linear(8, 6)), IndependentBits(nn.Linear(6, 8)))
+
+    def evidence():
+        log_p = own.likelihood(states(8)[:, None]).log_prob(x) - energies(large, states(8))[:, None] - exact(large)
+        return log_p.logsumexp(0).mean().item()
+
+    before = evidence()
+    ppvae.fit(own, x, ppvae.ELBO(5), epochs=50, batch_size=50, lr=0.03, progress=False)
+    assert evidence() > before + 1

@@ -12,6 +12,7 @@ import ppvae
 from ppvae.models import (
     VAE,
     AR1Prior,
+    AutoregressiveFlowPrior,
     Bernoulli,
     DiagonalNormal,
     FlowPrior,
@@ -44,6 +45,7 @@ PRIORS = {
     "vamp of a flow": lambda: vamp("flow"),
     "flow": lambda: spread(FlowPrior(2), 0.05),
     "ar1": lambda: AR1Prior(2, 0.7),
+    "autoregressive flow": lambda: spread(AutoregressiveFlowPrior(2, [6])),
 }
 AXIS = torch.linspace(-9, 9, 301, dtype=torch.float64)
 GRID, CELL = torch.cartesian_prod(AXIS, AXIS), (AXIS[1] - AXIS[0]) ** 2
