@@ -15,9 +15,9 @@ class ProductOfExperts(nn.Module):
 
     The prior is one of the experts, so q is the prior where nothing is there. An expert stands for the likelihood of
     z, `p(x_m | z)` up to a factor. Where these are Gaussians with diagonal precisions, the product is exact for every
-    S. Elsewhere it is overconfident, as precisions add up whatever the experts agree or disagree on: measure it by
-    `ppvae.gap_by_pattern`. Train on subsets (`MultimodalVAE.hide_at_random`): from complete data alone, experts learn
-    to be right together, not each by itself.
+    S. Elsewhere it may be overconfident, as precisions add up whether experts agree or not: `ppvae.gap_by_pattern`
+    measures that. Train on subsets (`MultimodalVAE.hide_at_random`): from complete data alone, experts learn to be
+    right together, not each by itself.
 
     Source: Wu & Goodman 2018 (arXiv:1802.05335).
 

@@ -39,8 +39,8 @@ class MultimodalVAE(Pair):
     `sample(num)` draws all modalities together, `generate(batch)` draws them given those that are there (cross
     generation), and `reconstruct(batch)` has the means of all of them.
 
-    Weights scale the terms of single modalities in training, as a label's one nat needs beside an image's hundred.
-    They are a beta, no part of any bound: values that are reported leave them out.
+    Weights scale the terms of single modalities in training, as a label is worth two nats where an image is worth a
+    hundred. They are a beta, no part of any bound: values that are reported leave them out.
 
     Source: Suzuki et al. 2016 (arXiv:1611.01891); Wu & Goodman 2018 (arXiv:1802.05335) for missing modalities; Sutter
     et al. 2020 (arXiv:2006.08242) for private latents.

@@ -201,6 +201,18 @@ def test_batches_of_other_modalities_are_refused():
         ppvae.models.MixtureOfProducts({"a": nn.Linear(2, 2)}, [["c"]])
 
 
+def test_a_saved_pair_is_made_again(tmp_path):
+    pair, x = with_label(private={"image": 1}, weights={"label": 2.0}), batch([[True, False], [True, True]])
+    ppvae.save(pair, tmp_path / "pair.safetensors")
+    again = ppvae.load(tmp_path / "pair.safetensors")
+    found = []
+    for each in (pair, again):
+        torch.manual_seed(2)
+        found.append(each.log_weights(x, 3).log_w)
+    assert torch.equal(*found)
+    assert again.weights == {"label": 2.0}
+
+
 def test_likelihoods_start_from_the_rows_that_have_them():
     pair = with_label()
     x = {"image": torch.ones(4, 6), "label": torch.tensor([0, 1, 1, 2]), "has": torch.ones(4, 2, dtype=torch.bool)}
