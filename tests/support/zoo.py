@@ -269,6 +269,9 @@ ZOO = {
     "deep Markov, mean field": Member(
         of_lengths(lambda: DeepMarkov(2, 2, [4], "gaussian", "mean_field"), 3, 2), exact=False
     ),
+    "deep Markov, flow": Member(
+        of_lengths(lambda: DeepMarkov(2, 2, [4], "gaussian", "iaf"), 3, 2), exact=False, open_kl="z1"
+    ),
     "hidden Markov": Member(of_lengths(lambda: HiddenMarkov(2, 2), 3, 2), gap=False),
     "conditional": Member(
         lambda: (ConditionalVAE.mlp(3, 2, 3, [4], "gaussian"), (torch.randn(8, 3), torch.arange(8) % 3)), exact=False
