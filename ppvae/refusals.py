@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from pyro.distributions.torch_distribution import MaskedDistribution
 from torch import Tensor
 from torch.distributions import Independent
 
@@ -21,5 +22,6 @@ def refuse_shape(x: Tensor, event_shape: Sequence[int]) -> None:
 
 
 def family(fn: Any) -> str:
-    """The name of a distribution, without the declaration that dimensions are event dimensions."""
-    return family(fn.base_dist) if isinstance(fn, Independent | SplitDistribution) else type(fn).__name__
+    """The name of a distribution, without its mask and the declaration that dimensions are event dimensions."""
+    inside = isinstance(fn, Independent | SplitDistribution | MaskedDistribution)
+    return family(fn.base_dist) if inside else type(fn).__name__

@@ -10,11 +10,11 @@ from torch.nn.functional import softplus
 
 from ppvae.arguments import Size, checked
 from ppvae.models.named_likelihoods import LIKELIHOODS
-from ppvae.models.sequences.recurrent_posteriors import Combiner, MeanField
+from ppvae.models.sequences.recurrent_posteriors import Combiner, CombinerFlow, MeanField
 from ppvae.models.sequences.state_space import StateSpace
 from ppvae.networks import mlp
 
-POSTERIORS = {"combiner": Combiner, "mean_field": MeanField}
+POSTERIORS = {"combiner": Combiner, "iaf": CombinerFlow, "mean_field": MeanField}
 
 
 class GatedTransition(nn.Module):
@@ -85,7 +85,8 @@ class DeepMarkov(StateSpace):
             network.
         likelihood: "bernoulli", "gaussian" (one learned sigma), "heteroscedastic" (sigma(z), a network), or another
             name in `ppvae.models.named_likelihoods.LIKELIHOODS`.
-        posterior: "combiner", `q(z_t | z_{t-1}, x_t ... x_T)`, or "mean_field", `q(z_t | x)`.
+        posterior: "combiner", a Gaussian `q(z_t | z_{t-1}, x_t ... x_T)`; "iaf", a flow in its place; or "mean_field",
+            `q(z_t | x)`.
 
     Raises:
         ValueError: no hidden layers, or a likelihood or posterior of another name.
@@ -104,7 +105,7 @@ class DeepMarkov(StateSpace):
         num_latents: Size,
         hidden: Sequence[Size] = (64,),
         likelihood: str = "bernoulli",
-        posterior: Literal["combiner", "mean_field"] = "combiner",
+        posterior: Literal["combiner", "iaf", "mean_field"] = "combiner",
     ):
         super().__init__()
         if not hidden:

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
-from ppvae.arguments import Size, checked
+from ppvae.arguments import Few, Size, checked
+from ppvae.models.parts.conditionals import DiagonalNormal
+from ppvae.models.parts.flow_posteriors import InverseAutoregressiveFlow
 from ppvae.steps import Conditional
 
 
@@ -63,7 +63,7 @@ class Combiner(nn.Module):
         super().__init__()
         self.reader = BackwardGRU(num_features, num_hidden)
         self.from_latent = nn.Linear(num_latents, num_hidden)
-        self.head = nn.Linear(num_hidden, 2 * num_latents)
+        self.head: nn.Module = DiagonalNormal(nn.Linear(num_hidden, 2 * num_latents))
         self.before = nn.Parameter(torch.zeros(num_latents))
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Conditional:
@@ -71,9 +71,38 @@ class Combiner(nn.Module):
 
         def q(t: int, z: Tensor | None) -> Any:
             before = self.before if z is None else z
-            return _normal(self.head((self.from_latent(before).tanh() + hidden[:, t]) / 2))
+            return self.head((self.from_latent(before).tanh() + hidden[:, t]) / 2)
 
         return q
+
+
+class CombinerFlow(Combiner):
+    """A `Combiner` whose `q(z_t | z_{t-1}, x_t ... x_T)` is an inverse autoregressive flow in place of a Gaussian.
+
+    See `InverseAutoregressiveFlow`: the density of another guide's draws takes D passes in sequence, as the particle
+    filter's half from the prior does.
+
+    Source: Kingma et al. 2016 (arXiv:1606.04934).
+
+    Args:
+        num_features: F, size of x_t.
+        num_latents: D, size of z_t, at least 2.
+        num_hidden: H, of the recurrent network and of each map's, at least D.
+        num_maps: n.
+
+    Raises:
+        ValueError: fewer than two latents, or fewer hidden units than latents.
+
+    Example:
+        >>> q = CombinerFlow(3, 2, 8)(torch.zeros(5, 10, 3))
+        >>> q(1, torch.zeros(7, 5, 2)).batch_shape
+        torch.Size([7, 5])
+    """
+
+    @checked
+    def __init__(self, num_features: Size, num_latents: Size, num_hidden: Size, num_maps: Few = 2):
+        super().__init__(num_features, num_latents, num_hidden)
+        self.head = InverseAutoregressiveFlow(nn.Linear(num_hidden, 2 * num_latents), num_latents, num_maps, num_hidden)
 
 
 class MeanField(nn.Module):
@@ -98,13 +127,8 @@ class MeanField(nn.Module):
         super().__init__()
         self.forwards = nn.GRU(num_features, num_hidden, batch_first=True)
         self.backwards = BackwardGRU(num_features, num_hidden)
-        self.head = nn.Linear(2 * num_hidden, 2 * num_latents)
+        self.head = DiagonalNormal(nn.Linear(2 * num_hidden, 2 * num_latents))
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Conditional:
-        outputs = self.head(torch.cat([self.forwards(x)[0], self.backwards(x, lengths)], -1))
-        return lambda t, z: _normal(outputs[:, t])
-
-
-def _normal(outputs: Tensor) -> dist.TorchDistribution:
-    loc, unconstrained = outputs.chunk(2, -1)
-    return dist.Normal(loc, softplus(unconstrained)).to_event(1)
+        hidden = torch.cat([self.forwards(x)[0], self.backwards(x, lengths)], -1)
+        return lambda t, z: self.head(hidden[:, t])

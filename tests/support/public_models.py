@@ -291,6 +291,7 @@ MODELS = {
     ),
     "GatedTransition": Call({"num_latents": COUNT, "hidden": HIDDEN}),
     "Combiner": Call({"num_features": COUNT, "num_latents": COUNT, "num_hidden": COUNT}),
+    "CombinerFlow": Call({"num_features": COUNT, "num_latents": COUNT, "num_hidden": count(3), "num_maps": COUNT}),
     "MeanField": Call({"num_features": COUNT, "num_latents": COUNT, "num_hidden": COUNT}),
     "LinearVAE": Call({"num_features": EVEN, "num_latents": COUNT, "guide": choice("full")}),
     **{

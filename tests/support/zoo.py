@@ -318,6 +318,9 @@ ZOO = {
     "deep Markov, mean field": Member(
         of_lengths(lambda: DeepMarkov(2, 2, [4], "gaussian", "mean_field"), 3, 2), exact=False
     ),
+    "deep Markov, flow": Member(
+        of_lengths(lambda: DeepMarkov(2, 2, [4], "gaussian", "iaf"), 3, 2), exact=False, open_kl="z1"
+    ),
     "hidden Markov": Member(of_lengths(lambda: HiddenMarkov(2, 2), 3, 2), gap=False),
     "modalities": Member(of_modalities(lambda: LinearModalities({"a": 3, "b": 2}, 2), 3, 2)),
     "modalities, exact": Member(of_modalities(lambda: LinearModalities({"a": 3, "b": 2}, 2, "exact"), 3, 2), gap=False),

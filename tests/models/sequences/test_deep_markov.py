@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import softplus
 
 import ppvae
-from ppvae.models import DeepMarkov, GatedTransition
+from ppvae.models import CombinerFlow, DeepMarkov, GatedTransition
 from ppvae.models.sequences.recurrent_posteriors import BackwardGRU
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -26,7 +26,7 @@ def drawn(pair, batch):
     return pair.log_weights(batch, 5)
 
 
-@pytest.mark.parametrize("posterior", ["combiner", "mean_field"])
+@pytest.mark.parametrize("posterior", ["combiner", "iaf", "mean_field"])
 def test_padded_row_is_the_short_row(posterior):
     """With the same noise the weights are the same, whatever the padding."""
     pair, x = deep_markov(posterior), sequences()
@@ -60,6 +60,37 @@ def test_combiner_sees_what_is_to_come_alone():
     future[:, 5] += 1.0
     assert torch.equal(pair.posterior(past)(3, z).mean, here)
     assert not torch.allclose(pair.posterior(future)(3, z).mean, here)
+
+
+def test_flow_is_a_density():
+    """On a grid it adds up to one, has the draws' means, and is what a draw's own density says."""
+    torch.manual_seed(0)
+    posterior = CombinerFlow(3, 2, 8)
+    with torch.no_grad():
+        for parameter in posterior.head.layers.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    x, before = torch.randn(1, 4, 3), torch.randn(1, 2)
+    axis = torch.linspace(-12, 12, 801)
+    z = torch.cartesian_prod(axis, axis)
+    density = posterior(x)(2, before).log_prob(z).exp() * (axis[1] - axis[0]) ** 2
+    torch.testing.assert_close(density.sum(), torch.tensor(1.0), rtol=0, atol=1e-5)
+    q = posterior(x)(2, before)
+    draws = q.sample((20000,))
+    torch.testing.assert_close(q.log_prob(draws), posterior(x)(2, before).log_prob(draws))
+    error = (draws.std(0) / len(draws) ** 0.5).squeeze(0)
+    assert ((draws.mean(0).squeeze(0) - density @ z).abs() < 4 * error).all()
+
+
+def test_flow_that_moves_nothing_is_the_combiner():
+    gaussian, flow, x = deep_markov().posterior, deep_markov("iaf").posterior, sequences()
+    shared = {name: value for name, value in gaussian.state_dict().items() if not name.startswith("head")}
+    assert len(flow.load_state_dict(shared, strict=False).unexpected_keys) == 0
+    flow.head.base.load_state_dict(gaussian.head.state_dict())
+    for layer in flow.head.layers:
+        for parameter in layer.parameters():
+            parameter.data.zero_()
+    z, value = torch.randn(3, 2), torch.randn(3, 2)
+    torch.testing.assert_close(flow(x)(2, z).log_prob(value), gaussian(x)(2, z).log_prob(value))
 
 
 def test_transition_is_between_linear_and_nonlinear():
