@@ -35,6 +35,7 @@ INNER = {
     *("surrogate", "weigh"),  # with those before the masked networks': what training asks of an objective
     *("m_step", "take_step", "set_state", "decoded", "denoised", "elbo_term", "sigma", "start_sigma"),
     *("assign", "best_elbo", "counts", "place", "scaled"),
+    "generate",  # of pairs with an adversary
     *("transition", "likelihood", "time_steps"),  # of sequences
     *("log_prob", "exact_elbo", "sample"),  # of `Pair`, which are overridden, and of `Autoencoder`, which has none
 }
