@@ -30,7 +30,7 @@ LATENTS, TERMS = 6, ("KL", "mutual information", "total correlation", "KL of dim
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1500, help="of training of each model")
+    parser.add_argument("--steps", type=int, default=1000, help="of training of each model")
     parser.add_argument("--seeds", type=int, default=3, help="models of each objective")
     parser.add_argument("--points", type=int, default=500, help="images in each set that scores are taken of")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder for tables and picture")
@@ -104,11 +104,9 @@ def split(pairs: dict[str, VAE], x: torch.Tensor) -> list[str]:
     lines = [f"{'nats per data point':<14}{'ELBO':>18}" + "".join(f"{term:>20}" for term in TERMS)]
     for name, pair in pairs.items():
         if name.endswith(" 0"):
-            elbo, found = (
-                ppvae.elbo(pair, x, 10, seed=0, progress=False).mean(),
-                ppvae.kl_split(pair, x, "data", seed=0),
-            )
-            terms = "".join(f"{found.nats[term]:>12.3f} +- {found.std_error[term]:<4.3f}"[:20] for term in TERMS)
+            elbo = ppvae.elbo(pair, x, 10, seed=0, progress=False).mean()
+            found = ppvae.kl_split(pair, x, "data", seed=0)
+            terms = "".join(f"{found.nats[term]:>12.2f} +- {found.std_error[term]:.2f}" for term in TERMS)
             lines.append(f"{name[:-2]:<18}{elbo.estimate:>8.2f} +- {elbo.std_error:.2f}{terms}")
     return lines
 
@@ -138,7 +136,7 @@ def draw(pairs: dict[str, VAE], names: list[str], x: torch.Tensor, path: Path) -
     """Traversals of each latent, of one model of each objective."""
     figure, axes = plt.subplots(1, len(names), figsize=(4 * len(names), 3.6), layout="constrained")
     for ax, name in zip(axes, names, strict=True):
-        pictures.traversals(ax, pairs[f"{name} 0"], x[:1], (16, 16))
+        pictures.traversals(ax, pairs[f"{name} 0"], x[:100], (16, 16))
         ax.set_title(name)
     figure.savefig(path, dpi=110)
 
