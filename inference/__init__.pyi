@@ -18,6 +18,7 @@ from .ledger.decomposition import gap as gap
 from .ledger.effort import Effort as Effort
 from .ledger.report import GapReport as GapReport
 from .ledger.terms import ElboTerms as ElboTerms, elbo_terms as elbo_terms
+from .objectives.adversarial import AdversarialLoss as AdversarialLoss
 from .objectives.debiased import JVI as JVI, SUMO as SUMO
 from .objectives.disentangling import DIPVAE as DIPVAE, BetaTCVAE as BetaTCVAE
 from .objectives.divergence import kl_divergence as kl_divergence, separable_sites as separable_sites
@@ -52,6 +53,7 @@ from .runtime.records import (
 from .training.em import EMResult as EMResult, fit_em as fit_em, fit_streaming_em as fit_streaming_em
 from .training.fitting import fit as fit
 from .training.nonfinite import NonFiniteError as NonFiniteError
+from .training.optimizers import ParameterGroups as ParameterGroups
 from .training.result import Fit as Fit
 from .training.settings import Checkpoint as Checkpoint, HeldOut as HeldOut, StepOptions as StepOptions
 from .training.trainer import Trainer as Trainer

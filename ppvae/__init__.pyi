@@ -23,6 +23,7 @@ from .inference.ledger.decomposition import gap as gap
 from .inference.ledger.effort import Effort as Effort
 from .inference.ledger.report import GapReport as GapReport
 from .inference.ledger.terms import ElboTerms as ElboTerms, elbo_terms as elbo_terms
+from .inference.objectives.adversarial import AdversarialLoss as AdversarialLoss
 from .inference.objectives.debiased import JVI as JVI, SUMO as SUMO
 from .inference.objectives.disentangling import DIPVAE as DIPVAE, BetaTCVAE as BetaTCVAE
 from .inference.objectives.enumerated import EnumeratedELBO as EnumeratedELBO
@@ -60,6 +61,7 @@ from .inference.training.loggers import (
     WandbLogger as WandbLogger,
 )
 from .inference.training.nonfinite import NonFiniteError as NonFiniteError
+from .inference.training.optimizers import ParameterGroups as ParameterGroups
 from .inference.training.result import Fit as Fit
 from .inference.training.settings import Checkpoint as Checkpoint, HeldOut as HeldOut, StepOptions as StepOptions
 from .inference.training.trainer import Trainer as Trainer

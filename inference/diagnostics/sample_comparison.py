@@ -117,6 +117,7 @@ def compare_samples(
         except NotImplementedError as error:
             cells[name] = dict.fromkeys(QUANTITIES, Cell(undefined=str(error)))
             continue
+        x = x.to(held_out)
         _refuse_unlike(name, x, held_out)
         cells[name] = measure(x) | {"seconds_per_1000": seconds}
     ideal: dict[str, float | None] = dict.fromkeys(QUANTITIES)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ppvae.inference.objectives.adversarial import AdversarialLoss
 from ppvae.inference.objectives.debiased import JVI, SUMO
 from ppvae.inference.objectives.disentangling import DIPVAE, BetaTCVAE
 from ppvae.inference.objectives.enumerated import EnumeratedELBO
@@ -99,6 +100,12 @@ for _entry in (
     Entry(VRMax, "`max log w`", "reparameterized, score", "Li & Turner 2016"),
     Entry(CUBO, "`log mean w^n / n`, biased low", "its exponential's, normalized", "Dieng et al. 2017"),
     Entry(TVO, "thermodynamic lower or upper sum", "covariances, z fixed", "Masrani et al. 2019"),
+    Entry(
+        AdversarialLoss,
+        "no bound: minus a distance, as a critic sees it",
+        "of generator and critic, each by its own gain",
+        "Goodfellow et al. 2014; Gulrajani et al. 2017",
+    ),
     Entry(JVI, "log p(x), debiased by the jackknife", "none: evaluation only", "Nowozin 2018"),
     Entry(SUMO, "log p(x), unbiased by a random series", "none: evaluation only", "Luo et al. 2020"),
 ):

@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any, Literal, cast
 
 import torch
-from torch.optim import Optimizer
 
 from ppvae.arguments import Count, Device, File, NonNegative, Seed, checked
 from ppvae.batches import as_batch
@@ -16,6 +15,7 @@ from ppvae.inference.runtime.descriptions import training_described
 from ppvae.inference.runtime.distributed import group_for
 from ppvae.inference.training.intake import Intake, check_data
 from ppvae.inference.training.loop import Training
+from ppvae.inference.training.optimizers import AnyOptimizer
 from ppvae.inference.training.result import Fit
 from ppvae.inference.training.schedulers import RateSchedule, Scheduler, makes_scheduler, refuse_momentum
 from ppvae.inference.training.settings import Checkpoint, HeldOut, StepOptions
@@ -39,7 +39,7 @@ def fit(
     batch_size: Count = 128,
     drop_last: bool = False,
     weights: Any = None,
-    optimizer: str | Callable[..., Optimizer] = "adam",
+    optimizer: AnyOptimizer = "adam",
     lr: NonNegative = 1e-3,
     schedule: RateSchedule | None = None,
     seed: Seed = 0,
@@ -89,7 +89,7 @@ def fit(
         weights: of the data points, `[N]`, not negative: one of weight 2 counts as two alike. The surrogate and the
             bound of each step are means of weight times term, with weights scaled to a mean of one over all data.
         optimizer: "adam", "adamw" or "sgd"; or a function called with the list of parameters and `lr=lr`, such as
-            `functools.partial(torch.optim.AdamW, weight_decay=1e-2)`.
+            `functools.partial(torch.optim.AdamW, weight_decay=1e-2)`; or `ParameterGroups`, for rates of their own.
         lr: learning rate.
         schedule: from the fraction of steps done, in [0, 1), to a factor on the learning rate. Decay to a tenth is
             `lambda done: 0.1**done`. Or what makes a torch scheduler from an optimizer: its class, a `partial` of it,

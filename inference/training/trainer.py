@@ -11,7 +11,6 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from ppvae.arguments import Device, File, NonNegative, Seed, checked
 from ppvae.batches import Batch, as_batch, map_batch, num_rows, rows
@@ -32,11 +31,11 @@ from ppvae.inference.runtime.isolation import (
     set_random_state,
 )
 from ppvae.inference.runtime.pair_files import example_in, example_of
+from ppvae.inference.training import optimizers
 from ppvae.inference.training.compiled_step import CompiledStep
 from ppvae.inference.training.mixed_precision import networks, networks_in
 from ppvae.inference.training.nonfinite import NonFiniteError, explain
 from ppvae.inference.training.one_row import one_row_explained
-from ppvae.inference.training.optimizers import optimizer_for, rate_factor, refuse_nothing_learned, refuse_unknown
 from ppvae.inference.training.resuming import (
     State,
     check_trainer_state,
@@ -77,7 +76,7 @@ class Trainer:
         pair: its parameters with `requires_grad` are learned.
         objective: what to maximize: an objective, or a function `(pair, batch, step) -> (value, surrogate)`; `ELBO()`
             if not given.
-        optimizer: "adam", "adamw" or "sgd"; or a function called with the list of parameters and `lr=lr`.
+        optimizer: "adam", "adamw" or "sgd"; `ParameterGroups`; or a function called with the parameters and `lr=lr`.
         lr: learning rate.
         schedule: from the number of steps done, 0 at the first, to a factor on the learning rate. (That of `fit` goes
             from the fraction done: only it knows how many steps there will be.)
@@ -110,7 +109,7 @@ class Trainer:
         pair: Pair,
         objective: Maximized | None = None,
         *,
-        optimizer: str | Callable[..., Optimizer] = "adam",
+        optimizer: optimizers.AnyOptimizer = "adam",
         lr: NonNegative = 1e-3,
         schedule: Callable[[int], float] | None = None,
         seed: Seed = 0,
@@ -119,8 +118,8 @@ class Trainer:
         options: StepOptions | None = None,
     ):
         given = dict(locals())
-        refuse_unknown(optimizer)
-        refuse_nothing_learned(pair)
+        optimizers.refuse_unknown(optimizer)
+        optimizers.refuse_nothing_learned(pair)
         self.device = device_for(pair, device)
         self.pair, self.objective, self.schedule, self.seed = pair, objective or ELBO(), schedule, seed
         self.options = options or StepOptions()
@@ -130,7 +129,7 @@ class Trainer:
         self._buffers = list(pair.buffers())
         self.processes.copy_first([*pair.parameters(), *self._buffers])
         learned = {name: p for name, p in pair.named_parameters() if p.requires_grad}
-        self.optimizer = optimizer_for(optimizer, list(learned.values()), lr)
+        self.optimizer = optimizers.optimizer_for(optimizer, learned, lr)
         self.update = Update(self.optimizer, learned, self._buffers, self.options, self.processes)
         self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
 
@@ -268,7 +267,7 @@ class Trainer:
         rates = [group["lr"] for group in groups]
         try:
             if self.schedule:
-                factor = rate_factor(self.schedule, self.steps)
+                factor = optimizers.rate_factor(self.schedule, self.steps)
                 for group, rate in zip(groups, self._base_rates, strict=True):
                     group["lr"] = rate * factor
             batch = draw()

@@ -19,6 +19,7 @@ from ppvae.inference import (
     ELBO,
     IWAE,
     MIWAE,
+    AdversarialLoss,
     BetaTCVAE,
     EnumeratedELBO,
     GumbelSoftmaxELBO,
@@ -38,6 +39,8 @@ FINITE = {"Categorical", "OneHotCategorical", "Bernoulli"}
 def refusal(objective, member):
     """What is said where this objective is not to be trained on this pair; None where it is."""
     match objective:
+        case AdversarialLoss():
+            return "found no `critic` and `generate`, expected a pair with an adversary.*use ELBO\\(\\)"
         case Objective(evaluation_only=True):
             return "found gradients enabled.*under torch.no_grad.*train with IWAE"
         case SingleTermELBO() if not member.terms:

@@ -7,17 +7,21 @@ from support.malformed_values import (
     choice,
     count,
     data,
+    flag,
     function,
     instance,
     mapping,
+    module_class,
     non_negative,
     optional,
     positive,
     real,
+    sizes,
     tensor,
     text,
 )
 from support.public_arguments import COUNT, PAIR, SEED, checked_linear
+from torch import nn
 
 import ppvae
 from ppvae.datasets import Sprites
@@ -27,11 +31,23 @@ def modes():
     return ppvae.Modes.near(torch.zeros(1, 3), 1.0)
 
 
+def gan():
+    torch.manual_seed(0)
+    return ppvae.models.GAN(nn.Linear(2, 3), nn.Linear(3, 1), 2)
+
+
+def groups():
+    return ppvae.ParameterGroups({"critic": 2.0})
+
+
 def points(seed):
     return lambda: torch.randn(20, 3, generator=torch.Generator().manual_seed(seed))
 
 
 COMPARISON = {
+    "AdversarialLoss": Call(
+        {"num_particles": COUNT, "kind": choice("wasserstein"), "penalty": non_negative(10.0)},
+    ),
     "BetaTCVAE": Call({"num_particles": COUNT, "beta": non_negative(6.0), "num_data": optional(COUNT)}),
     "DIPVAE": Call(
         {
@@ -45,6 +61,34 @@ COMPARISON = {
     "Modes.floor": Call({"num_samples": count(3)}, owner=modes),
     "Modes.found": Call({"labels": instance(lambda: torch.tensor([0, -1]), "tensor")}, owner=modes),
     "Modes.near": Call({"centers": tensor(points(0), "too many dimensions"), "radius": positive(1.0)}),
+    "ParameterGroups": Call(
+        {"factors": mapping(non_negative(2.0), "critic", "empty dict"), "optimizer": choice("adam")},
+    ),
+    "ParameterGroups.of": Call(
+        {"lr": non_negative(1e-3)},
+        groups,
+        {"named": lambda: dict(gan().named_parameters())},
+    ),
+    "models.GAN": Call(
+        {
+            "generator": instance(lambda: nn.Linear(2, 3)),
+            "critic": instance(lambda: nn.Linear(3, 1)),
+            "num_latents": COUNT.besides("huge"),
+        }
+    ),
+    "models.GAN.mlp": Call(
+        {
+            "num_features": count(3),
+            "num_latents": COUNT,
+            "hidden": sizes(4).besides("empty list"),
+            "spectral": flag(False),
+            "activation": module_class(),
+        }
+    ),
+    "models.GAN.check": Call({"batch": data(points(0))}, gan),
+    "models.GAN.check_once": Call({"batch": data(points(0))}, gan),
+    "models.NoisyGenerator": Call({"gan": instance(gan), "sigma": positive(0.1)}),
+    "models.SpectralLinear": Call({}, fixed={"in_features": always(3), "out_features": always(2)}),
     "compare_samples": Call(
         {
             "sources": mapping(PAIR, "a", "empty dict", "{tensor}"),
