@@ -238,6 +238,15 @@ MODELS = {
         }
     ),
     "DiffusionVAE.init_from": Call({"x": data(images, "one dimension more")}, owner=diffusion),
+    "DRAW": Call(
+        {
+            "shape": sizes(8, 8),
+            "num_latents": COUNT,
+            "num_steps": COUNT,
+            "hidden": COUNT,
+            "window": optional(COUNT),
+        }
+    ),
     "AR1Prior": Call({"num_latents": COUNT, "alpha": fraction(0.5)}),
     "FlowPrior": Call({"num_latents": COUNT, "num_couplings": COUNT, "num_hidden": COUNT}),
     "MixturePrior": Call({"num_latents": COUNT, "num_components": COUNT}),

@@ -19,6 +19,7 @@ from torch import nn
 
 from ppvae import Pair
 from ppvae.models import (
+    DRAW,
     M1,
     M1M2,
     M2,
@@ -278,6 +279,7 @@ ZOO = {
     "hierarchy, upwards": Member(hierarchy("bottom_up"), exact=False, open_kl="z1"),
     "ladder": Member(hierarchy("ladder"), exact=False),
     "residual": Member(hierarchy("residual"), exact=False),
+    "DRAW": Member(on_bits(lambda: DRAW((2, 2), 1, 2, 3, 2), 1, 2, 2), exact=False),
     "diffusion": Member(on_normal(lambda: DiffusionVAE(MLPDenoiser(4, [5]), [4], 3), 4), exact=False, terms=True),
     "diffusion of bits": Member(on_bits(bit_diffusion, 1, 2, 2), exact=False, terms=True),
     "logistic mixture": Member(

@@ -1,0 +1,108 @@
+"""DRAW: a recurrent VAE that adds to a canvas step by step, and reads what is still missing."""
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from ppvae.arguments import Few, Shape, Size, checked
+from ppvae.models.hierarchies.glimpses import GaussianWindow, WholeImage
+from ppvae.models.parts.conditionals import DiagonalNormal
+from ppvae.models.parts.priors import StandardNormal
+from ppvae.pair import Pair
+
+
+class DRAW(Pair):
+    """`z_1 ... z_T ~ N(0, I)`; each moves a decoder's state and adds to a canvas; x is Bernoulli with the last one.
+
+    The guide draws z_t from what it reads of x and of the canvas's error, and from the decoder's state: it runs the
+    model's own decoder, so that these parameters belong to both. Each KL is in closed form given the steps before. With
+    one step and no attention that is a VAE.
+
+    Source: Gregor et al. 2015 (arXiv:1502.04623).
+
+    Args:
+        shape: `(H, W)` of images of bits, `[1, H, W]`.
+        num_latents: size of each z_t.
+        num_steps: T.
+        hidden: size of the encoder's and the decoder's state.
+        window: side N of the grids of filters by which it reads and writes; None for whole images, without attention.
+
+    Example:
+        >>> pair = DRAW((8, 8), num_latents=4, num_steps=3, hidden=20, window=3)
+        >>> x = pair.sample(5)
+        >>> list(pair.latents(x)), x.shape
+        (['z1', 'z2', 'z3'], torch.Size([5, 1, 8, 8]))
+    """
+
+    @checked
+    def __init__(
+        self, shape: Shape, num_latents: Size, num_steps: Few = 8, hidden: Size = 128, window: Few | None = None
+    ):
+        super().__init__()
+        size = (shape[0], shape[1])
+        self.num_steps = num_steps
+        self.prior = StandardNormal(num_latents)
+        self.glimpse = WholeImage(size, hidden) if window is None else GaussianWindow(size, hidden, window)
+        self.encoder = RecurrentCell(2 * self.glimpse.num_read + hidden, hidden)
+        self.decoder = RecurrentCell(num_latents, hidden)
+        self.posterior = DiagonalNormal(nn.Linear(hidden, 2 * num_latents))
+        self.example = torch.zeros(1, 1, *size)
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1):
+            canvas, state = torch.zeros_like(x), self.decoder.start(x)
+            for step in range(1, self.num_steps + 1):
+                z = pyro.sample(f"z{step}", self.prior())
+                canvas, state = self._written(canvas, state, z)
+            pyro.sample("x", dist.Bernoulli(logits=canvas).to_event(3), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0], dim=-1):
+            canvas, state, seen = torch.zeros_like(x), self.decoder.start(x), self.encoder.start(x)
+            for step in range(1, self.num_steps + 1):
+                seen = self.encoder(self._seen(x, canvas, state[0]), seen)
+                z = pyro.sample(f"z{step}", self.posterior(seen[0]))
+                canvas, state = self._written(canvas, state, z)
+
+    def _seen(self, x: Tensor, canvas: Tensor, state: Tensor) -> Tensor:
+        """What the encoder is told: glimpses of x and of what the canvas is off by, and the decoder's state."""
+        read = [self.glimpse.read(image, state) for image in (x, x - canvas.sigmoid())]
+        return joined(*read, state)
+
+    def _written(self, canvas: Tensor, state: "State", z: Tensor) -> tuple[Tensor, "State"]:
+        state = self.decoder(z, state)
+        return canvas + self.glimpse.write(state[0]), state
+
+
+State = tuple[Tensor, Tensor]
+
+
+class RecurrentCell(nn.Module):
+    """An LSTM's step, `[*, num_in]` and a state and cell `[*, hidden]` to the next ones, with any leading dimensions.
+
+    Args:
+        num_in: size of the input.
+        hidden: size of the state.
+    """
+
+    def __init__(self, num_in: int, hidden: int):
+        super().__init__()
+        self.hidden = hidden
+        self.gates = nn.Linear(num_in + hidden, 4 * hidden)
+
+    def start(self, x: Tensor) -> State:
+        """Zeros, for each row of x."""
+        zeros = x.new_zeros(len(x), self.hidden)
+        return zeros, zeros
+
+    def forward(self, inputs: Tensor, state: State) -> State:
+        i, f, o, g = self.gates(joined(inputs, state[0])).chunk(4, -1)
+        cell = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
+        return o.sigmoid() * cell.tanh(), cell
+
+
+def joined(*parts: Tensor) -> Tensor:
+    """Vectors one after another, their leading dimensions broadcast."""
+    leading = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+    return torch.cat([part.expand(*leading, -1) for part in parts], -1)
