@@ -20,7 +20,6 @@ from support.malformed_values import (
     positive,
     real,
     sequence,
-    sizes,
     text,
 )
 from support.public_arguments import (
@@ -53,7 +52,6 @@ from support.public_arguments import (
     saved_pair,
     saved_report,
     saved_trainer,
-    statistics,
     trainer,
     usage,
 )
@@ -186,15 +184,6 @@ CALLS = {
     ),
     "GapReport.load": Call({"path": path(saved_report)}),
     "GapReport.save": Call({"path": path(lambda: folder() / "new.nc")}, owner=report),
-    "GapReport.to_html": Call(
-        {
-            "path": path(lambda: folder() / "new.html"),
-            "data": optional(DATA.besides("nan", "inf", "one dimension more", "wrong keys", "two")),
-            "shape": optional(sizes(1, 3)),
-            "gradients": optional(instance(statistics)),
-        },
-        owner=report,
-    ),
     "GumbelSoftmaxELBO": Call({"num_particles": COUNT, "temperature": positive(0.5)}),
     "HeldOut": Call({"data": ANY_BATCH, "patience": optional(COUNT), "keep_best": NO}),
     "IWAE": Call({"num_particles": COUNT, "gradient": GRADIENT}),

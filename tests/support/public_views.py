@@ -17,6 +17,7 @@ from support.malformed_values import (
     module_class,
     non_negative,
     optional,
+    path,
     real,
     sequence,
     sizes,
@@ -42,6 +43,7 @@ from support.public_arguments import (
     axes,
     coverage,
     curve,
+    folder,
     image_pair,
     images,
     layered_pair,
@@ -57,6 +59,15 @@ from torch import nn
 import ppvae
 
 VIEWS = {
+    "GapReport.to_html": Call(
+        {
+            "path": path(lambda: folder() / "new.html"),
+            "data": optional(DATA.besides("nan", "inf", "one dimension more", "wrong keys", "two")),
+            "shape": optional(sizes(1, 3)),
+            "gradients": optional(instance(statistics)),
+        },
+        owner=report,
+    ),
     "TwoSides": Call(
         {
             "lower": EVIDENCE,
