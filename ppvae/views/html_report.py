@@ -54,7 +54,7 @@ def page(report: GapReport, data: Any, shape: tuple[int, int] | None, gradients:
         element("meta", charset="utf-8"),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("title", title),
-        element("style", resources.files("ppvae.views").joinpath("report.css").read_text()),
+        element("style", resources.files("ppvae.views").joinpath("report.css").read_text("utf-8")),
     ]
     body = [element("h1", title), element("p", about, class_="quiet"), _ends(report), *told]
     footer = element("footer", f"Written by ppvae {__version__}. ", "Gap: log p(x) - ELBO.")
@@ -128,7 +128,7 @@ def _distributions(report: GapReport) -> list[Element]:
         ("gap", "", report.gap.estimate),
     ]
     shown += [(step.label, _color_class(step), step.line.estimate) for step in steps(report) if step.label != "gap"]
-    cards = [_histogram(label, values.numpy(), color) for label, color, values in shown]
+    cards = [_histogram(label, values.numpy(), color) for label, color, values in shown if values.isfinite().any()]
     return [element("div", *cards, class_="cards")]
 
 

@@ -117,6 +117,7 @@ def density(ax: Axes, pair: Pair, limits: Limits, num_particles: Count = 200) ->
 
 def _square(ax: Axes, limits: tuple[float, float, float, float]) -> None:
     ax.set(xlim=limits[:2], ylim=limits[2:], xticks=[], yticks=[])
+    ax.spines[:].set_visible(True)
     ax.set_box_aspect(1)
 
 
@@ -153,7 +154,7 @@ def bounds(ax: Axes, gaps: Annotated[Mapping[str, GapReport], GAPS]) -> None:
         middle = (elbo.estimate + evidence.estimate) / 2
         ax.annotate(label, (middle, row), (0, 9), textcoords="offset points", ha="center", color=color(row))
     ax.set(ylim=(len(gaps) - 0.5, -0.8), yticks=range(len(gaps)), yticklabels=gaps)
-    ax.set_xlabel("nats per data point; whiskers: difference from the best")
+    ax.set_xlabel("nats per data point\nwhiskers: error of the difference from the best")
     ax.locator_params(axis="x", nbins=5)
     ax.margins(x=0.22)  # with room for the labels
 
