@@ -236,3 +236,21 @@ def test_the_page_on_scikit_learn_searches():
     names = {"x": torch.randn(30, 5).numpy()}
     exec(block, names)
     assert isinstance(names["density"].pair_, ppvae.Pair)
+
+
+def test_the_labels_of_their_page_are_learned():
+    torch.manual_seed(0)
+    names = {}
+    exec(python_blocks("docs/labels.md")[0], names)
+    probabilities, label = names["probabilities"], names["digits"].labels["test"]
+    assert names["sevens"].shape == (20, 64)
+    assert (probabilities.argmax(-1) == label).double().mean() > 0.5
+
+
+def test_the_table_of_the_page_is_completed():
+    names = {}
+    exec(python_blocks("docs/tables.md")[0], names)
+    completed, frame = names["completed"], names["frame"]
+    there = frame.notna()
+    assert (completed.astype(object)[there] == frame.astype(object)[there])[there].all(axis=None)
+    assert completed.notna().all(axis=None)
