@@ -122,8 +122,8 @@ class MultimodalVAE(Pair):
             ValueError: a likelihood or posterior that is not in its registry, or one of another modality.
         """
         kinds, private = dict.fromkeys(sizes, "bernoulli") | dict(likelihoods or {}), private or {}
-        if others := set(kinds) - set(sizes):
-            raise ValueError(f"likelihoods: found {sorted(others)}, expected some of {list(sizes)}")
+        if others := (set(kinds) | set(private)) - set(sizes):
+            raise ValueError(f"likelihoods, private: found {sorted(others)}, expected some of {list(sizes)}")
 
         def encoder(name: str, num_outputs: int) -> nn.Module:
             if kinds[name] == LABEL:

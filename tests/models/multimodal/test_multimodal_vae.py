@@ -131,6 +131,7 @@ def test_subsets_are_drawn_uniformly_from_what_is_there():
     assert not kept_at_random(torch.zeros(3, 2, dtype=torch.bool)).any()
 
 
+@pytest.mark.slow(4)
 def test_training_with_hidden_modalities_raises_the_bounds_of_single_ones():
     """From a pair trained on whole rows, on data of which either half tells the other."""
     torch.manual_seed(0)
@@ -195,8 +196,9 @@ def test_batches_of_other_modalities_are_refused():
         MultimodalVAE.mlp({"z": 3}, 2)
     with pytest.raises(ValueError, match=r"private, weights: found \['c'\], expected some of \['a'\]"):
         MultimodalVAE.mlp({"a": 3}, 2, weights={"c": 2.0})
-    with pytest.raises(ValueError, match=r"likelihoods: found \['c'\], expected some of \['a'\]"):
-        MultimodalVAE.mlp({"a": 3}, 2, likelihoods={"c": "label"})
+    for named in ({"likelihoods": {"c": "label"}}, {"private": {"c": 2}}):
+        with pytest.raises(ValueError, match=r"likelihoods, private: found \['c'\], expected some of \['a'\]"):
+            MultimodalVAE.mlp({"a": 3}, 2, **named)
     with pytest.raises(ValueError, match=r"subsets: found \[\['c'\]\], expected one or more, each of some of \['a'\]"):
         ppvae.models.MixtureOfProducts({"a": nn.Linear(2, 2)}, [["c"]])
 
