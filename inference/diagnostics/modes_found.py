@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from ppvae.arguments import Count, Finite, Positive, checked
+from ppvae.arguments import Count, Observed, Positive, checked
 
 
 @checked
@@ -34,7 +34,7 @@ class Modes:
 
     @staticmethod
     @checked
-    def near(centers: Finite, radius: Positive) -> "Modes":
+    def near(centers: Observed, radius: Positive) -> "Modes":
         """The modes at `centers`, `[K, D]`; what is further than `radius` from all of them lies in none."""
 
         def label(x: Tensor) -> Tensor:
@@ -47,6 +47,8 @@ class Modes:
     def found(self, labels: Tensor) -> dict[str, float]:
         """Of points with these labels: how many modes have a point, the share of points in any, and the KL divergence
         of the points' shares of the modes from equal ones, in nats."""
+        if labels.is_floating_point() or labels.is_complex():
+            raise ValueError(f"labels: found a tensor of {labels.dtype}, expected whole numbers; use -1 for no mode")
         counts = labels[labels >= 0].bincount(minlength=self.num).double()
         share = counts / counts.sum()
         return {

@@ -104,6 +104,11 @@ def compare_samples(
             f"nearest: found {nearest}, expected fewer than half of the {len(held_out)} held-out points, "
             "as errors are those of halves; take fewer neighbors"
         )
+    if train is not None and train.shape[1:] != held_out.shape[1:]:
+        raise ValueError(
+            f"train: found shape {list(train.shape)}, expected rows like the held-out ones, of shape "
+            f"{list(held_out.shape[1:])}"
+        )
     num = num_samples or len(held_out)
     generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())) if seed is None else seed)
     of_features = partial(_features, features)

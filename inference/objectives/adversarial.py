@@ -103,7 +103,6 @@ def observed(pair: Pair, batch: Batch) -> Tensor:
             f"{type(pair).__name__}: found no `critic` and `generate`, expected a pair with an adversary, such as "
             "ppvae.models.GAN; use ELBO()"
         )
-    pair.check_once(batch)
     (x,) = entries(batch).values()
     return x
 

@@ -45,7 +45,8 @@ class ParameterGroups:
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     settings: Mapping[str, Any] = field(default_factory=dict)
 
-    def of(self, named: Mapping[str, nn.Parameter], lr: float) -> Optimizer:
+    @checked
+    def of(self, named: Mapping[str, nn.Parameter], lr: NonNegative) -> Optimizer:
         """The optimizer of these parameters.
 
         Raises:

@@ -8,14 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.arguments import Size, checked
-from ppvae.batches import Batch
 from ppvae.conversion import data_for, to_pair
 from ppvae.models.adversarial.implicit import NO_DENSITY, Implicit
 from ppvae.models.adversarial.spectral_linear import SpectralLinear
 from ppvae.networks import mlp
 from ppvae.pair import Pair
 from ppvae.recipes import remembered
-from ppvae.refusals import refuse_shape
 
 
 class GAN(Pair):
@@ -91,14 +89,19 @@ class GAN(Pair):
     @checked
     def check(self, batch: Any) -> None:
         """Refuses data of another shape than the generator's draws; there is no density to check."""
-        self.check_once(to_pair(data_for(self, batch), self))
+        self.check_once(batch)
 
-    def check_once(self, batch: Batch) -> None:
+    def check_once(self, batch: Any) -> None:
         """As `check`."""
-        if not isinstance(batch, Tensor):
-            raise TypeError(f"data: found a {type(batch).__name__}, expected a tensor, as a GAN takes no covariates")
+        x = to_pair(data_for(self, batch), self)
         assert isinstance(self.example, Tensor)
-        refuse_shape(batch, self.example.shape[1:])
+        expected = list(self.example.shape[1:])
+        if not isinstance(x, Tensor) or list(x.shape[1:]) != expected:
+            found = f"shape {list(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+            raise ValueError(
+                f"data: found {found}, expected a tensor of shape [N, {', '.join(map(str, expected))}], as the "
+                "generator draws; give each data point that shape"
+            )
 
     def _noise(self, *shape: int) -> Tensor:
         like = self._like()

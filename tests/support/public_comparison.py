@@ -54,7 +54,7 @@ COMPARISON = {
             "num_particles": COUNT,
             "off_diagonal": non_negative(10.0),
             "diagonal": non_negative(10.0),
-            "kind": choice("II"),
+            "kind": choice("II").besides("capitals"),
         }
     ),
     "Modes": Call({"num": COUNT, "label": function(lambda x: x)}),
@@ -130,7 +130,7 @@ COMPARISON = {
     "inference.Table": Call(
         {
             "cells": mapping(mapping(instance(ppvae.inference.Cell), "q", "empty dict"), "a", "empty dict"),
-            "ideal": mapping(optional(real(1.0)), "q", "empty dict"),
+            "ideal": mapping(optional(real(1.0)), "q", "empty dict", "{nan}", "{inf}", "{-inf}"),
             "title": text(),
         },
         fixed={"cells": always({}), "ideal": always({})},

@@ -163,7 +163,7 @@ def test_what_a_gan_does_not_have_is_undefined():
             measure(gan, x)
     with pytest.raises(NotImplementedError, match=r"GAN\.log_prob: a generator's samples"):
         gan.log_prob(x)
-    with pytest.raises(ValueError, match=r"x: found shape \[5, 2\], expected \[N, 3\]"):
+    with pytest.raises(ValueError, match=r"data: found shape \[5, 2\], expected a tensor of shape \[N, 3\]"):
         ppvae.fit(gan, x[:, :2], AdversarialLoss(), steps=1, progress=False)
     with pytest.raises(ppvae.ContractError, match="VAE: found no `critic` and `generate`, expected a pair with an adv"):
         AdversarialLoss()(VAE.mlp(3, 2, [4], "gaussian"), x)
