@@ -6,6 +6,8 @@ All are trained alike, with the KL warming up over the first half of the steps. 
 digits, and what each layer pays; writes the table, and a figure.
 
 MNIST (`--data mnist`) is read from the folder that PPVAE_DATA names, or from a cache, or else downloaded.
+
+It takes several minutes on one core.
 """
 
 import argparse
