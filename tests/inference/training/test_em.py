@@ -227,7 +227,8 @@ def test_streaming_reseeds_empty_components():
     assert mixture.means.abs().max() < 100
 
 
-def test_progress_is_shown_on_request(capsys):
+def test_progress_is_shown_on_request(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     x = clusters()
     for progress in (False, True):
         fit_em(mixture_for(x, 4), x, progress=progress)

@@ -329,7 +329,8 @@ def test_denormals_are_flushed_in_all_threads_and_the_setting_restored(before):
     assert denormals_kept() == (1.0, 1.0)
 
 
-def test_bar_shows_bound_and_rate(capsys):
+def test_bar_shows_bound_and_rate(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     fit(Shift(), X, bound, epochs=1)
     shown = capsys.readouterr().err
     assert "bound -" in shown
