@@ -7,7 +7,7 @@ from torch.nn.functional import softplus
 MOST_UNITS = 20
 """Of the smaller layer, whose 2^n states are summed over."""
 
-NUM_PATHS, NUM_TEMPERATURES = 500, 1000
+ANNEALED_CHAINS, ANNEALING_STEPS = 500, 1000
 
 
 def all_states(num: int, like: Tensor) -> Tensor:
@@ -50,13 +50,13 @@ def annealed_log_partition(weight: Tensor, left: Tensor, right: Tensor, seed: in
     Source: Neal 2001; Salakhutdinov & Murray 2008.
     """
     generator = torch.Generator(weight.device).manual_seed(seed)
-    u = torch.bernoulli(left.sigmoid().expand(NUM_PATHS, -1), generator=generator)
+    u = torch.bernoulli(left.sigmoid().expand(ANNEALED_CHAINS, -1), generator=generator)
     log_w = torch.zeros_like(u[:, 0])
     before = softplus(right).sum(-1)
-    for beta in torch.linspace(0, 1, NUM_TEMPERATURES + 1)[1:].tolist():
+    for beta in torch.linspace(0, 1, ANNEALING_STEPS + 1)[1:].tolist():
         log_w += softplus(u @ (beta * weight) + right).sum(-1) - before
         u = gibbs(beta * weight, left, right, u, generator)[:, : len(left)]
         before = softplus(u @ (beta * weight) + right).sum(-1)
     w = (log_w - log_w.max()).exp()
     start = softplus(left).sum() + softplus(right).sum()
-    return start + log_w.max() + w.mean().log(), w.std() / w.mean() / NUM_PATHS**0.5
+    return start + log_w.max() + w.mean().log(), w.std() / w.mean() / ANNEALED_CHAINS**0.5

@@ -26,7 +26,16 @@ from ppvae import (
     VectorQuantizedELBO,
 )
 from ppvae.inference.training.compiled_step import CompiledStep
-from ppvae.models import VAE, VQVAE, GaussianMixture, LinearGaussianChain, LinearVAE, MarkovHVAE
+from ppvae.models import (
+    VAE,
+    VQVAE,
+    AutoregressivePrior,
+    GaussianMixture,
+    LinearCodes,
+    LinearGaussianChain,
+    LinearVAE,
+    MarkovHVAE,
+)
 
 
 @pytest.mark.slow(6)
@@ -46,6 +55,16 @@ def test_running_averages_of_codes(caplog):
         return VQVAE.mlp(4, 2, 3, 2, [5], "gaussian", decay=0.5)
 
     assert_same(quantized, VectorQuantizedELBO(), caplog)
+
+
+@pytest.mark.slow(8)
+def test_an_autoregressive_prior_of_codes(caplog):
+    """Whose one-hot inputs must not look at values."""
+
+    def second_stage():
+        return VQVAE.mlp(4, 2, 3, 2, [5], "gaussian").second_stage(AutoregressivePrior(LinearCodes([2], 3)))
+
+    assert_same(second_stage, ELBO(), caplog)
 
 
 def from_functions():
