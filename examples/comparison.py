@@ -97,7 +97,10 @@ def trained(data: Dataset, steps: int, seed: int) -> tuple[Models, dict[str, flo
         "VAE": (VAE.mlp(D, 8, [128], "heteroscedastic").init_from(x), {}),
         "GAN": (GAN(generator, critic, 16), {"objective": ppvae.AdversarialLoss(), "optimizer": groups, "lr": 1e-3}),
         "flow": (RealNVP(D, hidden=[64, 64]), {}),
-        "diffusion": (DiffusionVAE(MLPDenoiser(D, [128, 128]), [D], 50).init_from(x), {}),
+        "diffusion": (
+            DiffusionVAE(MLPDenoiser(D, [128, 128]), [D], 50).init_from(x),
+            {"objective": ppvae.SingleTermELBO()},
+        ),
     }
     seconds = {}
     for name, (pair, settings) in pairs.items():

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ppvae.arguments import Few, Shape, Size, checked
 from ppvae.models.hierarchies.glimpses import GaussianWindow, WholeImage
 from ppvae.models.parts.conditionals import DiagonalNormal
+from ppvae.models.parts.joining import joined
 from ppvae.models.parts.priors import StandardNormal
 from ppvae.pair import Pair
 
@@ -100,9 +101,3 @@ class RecurrentCell(nn.Module):
         i, f, o, g = self.gates(joined(inputs, state[0])).chunk(4, -1)
         cell = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
         return o.sigmoid() * cell.tanh(), cell
-
-
-def joined(*parts: Tensor) -> Tensor:
-    """Vectors one after another, their leading dimensions broadcast."""
-    leading = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
-    return torch.cat([part.expand(*leading, -1) for part in parts], -1)

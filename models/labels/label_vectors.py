@@ -1,6 +1,5 @@
-"""What networks of labels are given: labels as numbers, beside other vectors."""
+"""What networks of labels are given: labels as vectors."""
 
-import torch
 from torch import Tensor
 
 
@@ -18,9 +17,3 @@ def label_vectors(label: Tensor, num_classes: int, like: Tensor) -> Tensor:
             f"labels: found {label.dtype} from {label.min()} to {label.max()}, expected whole numbers from 0 to "
             f"{num_classes - 1}; number the classes from 0"
         ) from error
-
-
-def joined(*vectors: Tensor) -> Tensor:
-    """Vectors `[*, D_i]` side by side, `[*, sum_i D_i]`; their leading dimensions are broadcast."""
-    leading = torch.broadcast_shapes(*(vector.shape[:-1] for vector in vectors))
-    return torch.cat([vector.expand(*leading, vector.shape[-1]) for vector in vectors], -1)
