@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 
 from ppvae.refusals import ContractError, family
+from ppvae.sites import wrapped
 from ppvae.supports import is_circular, is_discrete, is_sphere
 
 
@@ -66,6 +67,34 @@ class Circle:
 
     def log_abs_det_jacobian(self, u: Tensor, z: Tensor) -> Tensor:
         return self._sphere.log_abs_det_jacobian(u, z)
+
+
+class Standardized:
+    """`z = loc + scale u`, for z of a family of location and scale, both of which may depend on the latents before it.
+
+    Where z follows these closely, or its scale varies with theirs, u does not: the view is then non-centered. Source:
+    Papaspiliopoulos, Roberts & Sköld 2007, Statistical Science 22(1) (arXiv:0708.3797).
+    """
+
+    def __init__(self, loc: Tensor, scale: Tensor):
+        self._loc, self._scale = loc, scale
+
+    def __call__(self, u: Tensor) -> Tensor:
+        return self._loc + self._scale * u
+
+    def inv(self, z: Tensor) -> Tensor:
+        return (z - self._loc) / self._scale
+
+    def log_abs_det_jacobian(self, u: Tensor, z: Tensor) -> Tensor:
+        return self._scale.log().expand_as(u)
+
+
+def location_and_scale(fn: Any) -> tuple[Tensor, Tensor] | None:
+    """Those of a distribution over the reals; None where it has none, or one for several entries."""
+    *_, inner = wrapped(fn)
+    if {"loc", "scale"} <= inner.arg_constraints.keys() and inner.support is constraints.real:
+        return inner.loc, inner.scale
+    return None
 
 
 def coordinates(name: str, fn: Any) -> Coordinates:

@@ -3,7 +3,9 @@
 Samplers, annealing, and guides fitted to one data point at a time stand on it, and know nothing of any model.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from copy import copy
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -16,13 +18,13 @@ from torch.distributions import Normal
 
 from ppvae.batches import Batch, num_rows
 from ppvae.contract import check_shapes
-from ppvae.coordinates import Coordinates, coordinates
+from ppvae.coordinates import Coordinates, Standardized, coordinates, location_and_scale
 from ppvae.pair import Pair
 from ppvae.particles import run
 from ppvae.refusals import ContractError
 from ppvae.sites import log_prob_terms, presence, sample_sites
 from ppvae.supports import refuse_unlike_support
-from ppvae.tracing import trace_model, trace_pair
+from ppvae.tracing import Joint, trace_model, trace_pair
 from ppvae.weights import sum_terms
 
 
@@ -49,6 +51,7 @@ class LatentView:
         pair: the model and guide.
         batch: data points like those to come.
         start: "guide" or "prior": what `draw` draws from, and whose density `log_start` is.
+        noncentered: sites that are given by `(z - loc) / scale` of the model, which depend on the latents before them.
 
     Raises:
         ppvae.ContractError: a latent is discrete, its support in the guide is not the model's, or its density is known
@@ -64,10 +67,11 @@ class LatentView:
         True
     """
 
-    def __init__(self, pair: Pair, batch: Batch, start: str = "guide"):
+    def __init__(self, pair: Pair, batch: Batch, start: str = "guide", noncentered: Collection[str] = ()):
         if start not in ("guide", "prior"):
             raise ValueError(f"start: found {start!r}, expected 'guide' or 'prior'")
-        self.start = start
+        self.start, self.noncentered = start, noncentered
+        self._at: Tensor | None = None
         self._shapes: dict[str, torch.Size] = {}
         with torch.no_grad():
             self.log_start(pair, batch, self.draw(pair, batch, 1))  # is there a density of any u?
@@ -85,18 +89,26 @@ class LatentView:
         ends = torch.tensor([0, *[shape.numel() for shape in self._shapes.values()]]).cumsum(0).tolist()
         return {name: slice(*ends[i : i + 2]) for i, name in enumerate(self._shapes)}
 
+    def at(self, rows: Tensor) -> "LatentView":
+        """The view that is non-centered at some data points of a batch alone, a mask `[B]`."""
+        view = copy(self)
+        view._at = rows
+        return view
+
     def draw(self, pair: Pair, batch: Batch, num_particles: int) -> Tensor:
         """Draws from the guide, or from the prior: u, `[K, B, D]`."""
-        pieces = self._draw(pair, batch, num_particles)
+        pieces, latents = self._draw(pair, batch, num_particles)
+        if self.noncentered:
+            return self.unconstrain(pair, batch, latents, renewed=True)
         return torch.cat([pieces[name].reshape(num_particles, num_rows(batch), -1) for name in self._shapes], -1)
 
     def unconstrain(self, pair: Pair, batch: Batch, latents: dict[str, Tensor], *, renewed: bool = False) -> Tensor:
         """Given latents by site, `[K, B, *event]`, as u; `renewed`: with fresh noise for those that are not there."""
         num_particles = next(iter(latents.values())).shape[0]
-        given = _Given(lambda name, own: (own.inv(latents[name]), latents[name]))
+        given = _Given(lambda name, own: (own.inv(latents[name]), latents[name]), self._standard)
         self._run(pair, batch, num_particles, given)
         there = given.there if renewed else dict.fromkeys(given.there)
-        pieces = [_with_noise(piece, there[name]) for name, piece in given.pieces.items()]
+        pieces = [_with_noise(given.pieces[name], there[name]) for name in self._shapes]
         return torch.cat([piece.reshape(num_particles, num_rows(batch), -1) for piece in pieces], -1)
 
     def densities(self, pair: Pair, batch: Batch, u: Tensor) -> Densities:
@@ -114,7 +126,7 @@ class LatentView:
 
     def log_start(self, pair: Pair, batch: Batch, u: Tensor) -> Tensor:
         """The first of the densities alone, `[K, B]`; where the view starts from the guide, the model is not run."""
-        if self.start == "prior":
+        if self.start == "prior" or self.noncentered:
             return self.densities(pair, batch, u).log_start
         given = self._given(u)
         with given:
@@ -127,17 +139,32 @@ class LatentView:
         self._run(pair, batch, len(u), given)
         return given.values
 
+    def _standard(self, name: str, fn: Any) -> Coordinates | None:
+        """Non-centered coordinates of a site; None where it has none, or is to have none."""
+        if name not in self.noncentered or (found := location_and_scale(fn)) is None:
+            return None
+        loc, scale = found
+        if self._at is not None:
+            at = self._at.reshape(-1, *(1,) * len(fn.event_shape))
+            loc, scale = torch.where(at, loc, 0.0), torch.where(at, scale, 1.0)
+        return Standardized(loc, scale)
+
     def _given(self, u: Tensor) -> "_Given":
         pieces = {name: u[..., where].reshape(*u.shape[:2], *self._shapes[name]) for name, where in self.sites.items()}
-        return _Given(lambda name, own: (pieces[name], own(pieces[name])))
+        return _Given(lambda name, own: (pieces[name], own(pieces[name])), self._standard)
 
-    def _run(self, pair: Pair, batch: Batch, num_particles: int, given: "_Given") -> Any:
+    def _run(self, pair: Pair, batch: Batch, num_particles: int, given: "_Given") -> Joint:
         with given:
-            if self.start == "guide":
+            if self.start == "guide" and not self.noncentered:
                 return trace_pair(pair, batch, num_particles)
-            return trace_model(pair, batch, num_particles=num_particles)
+            joint = trace_model(pair, batch, num_particles=num_particles)
+        if self.start == "prior":
+            return joint
+        with _Given(lambda name, own: (given.pieces[name], given.values[name])):  # which only the model could tell
+            return replace(joint, guide=run(pair, "guide", batch, num_particles))
 
-    def _draw(self, pair: Pair, batch: Batch, num_particles: int) -> dict[str, Tensor]:
+    def _draw(self, pair: Pair, batch: Batch, num_particles: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Draws by site, as pieces of u where no site is non-centered, and as latents."""
         role = "guide" if self.start == "guide" else "model"
         try:
             trace = run(pair, role, batch, num_particles)
@@ -147,9 +174,9 @@ class LatentView:
                 "be sampled; give it an `rsample` or a `sample` method"
             ) from error
         sites, shape = sample_sites(trace), (num_particles, num_rows(batch))
-        pieces = {}
+        pieces, latents = {}, {}
         for name, own in self._coordinates(trace).items():
-            value = sites[name]["value"].expand(*shape, *sites[name]["fn"].event_shape)
+            value = latents[name] = sites[name]["value"].expand(*shape, *sites[name]["fn"].event_shape)
             piece = own.inv(value)
             pieces[name] = _with_noise(piece, _there(sites[name], value, piece))
         if not pieces:
@@ -158,7 +185,7 @@ class LatentView:
                 "use method='exact'"
             )
         self._shapes = {name: piece.shape[2:] for name, piece in pieces.items()}
-        return pieces
+        return pieces, latents
 
     def _coordinates(self, trace: Trace) -> dict[str, Coordinates]:
         sites = sample_sites(trace, observed=False)
@@ -182,11 +209,18 @@ def _refuse_unlike_support(pair: Pair, batch: Batch) -> None:
 
 
 class _Given(Messenger):
-    """Gives each latent that is not enumerated a value: `value(name, its coordinates)` is (u, z)."""
+    """Gives each latent that is not enumerated a value: `value(name, its coordinates)` is (u, z).
 
-    def __init__(self, value: Callable[[str, Coordinates], tuple[Tensor, Tensor]]):
+    Its coordinates are `standard(name, fn)`, where that is something.
+    """
+
+    def __init__(
+        self,
+        value: Callable[[str, Coordinates], tuple[Tensor, Tensor]],
+        standard: Callable[[str, Any], Coordinates | None] = lambda name, fn: None,
+    ):
         super().__init__()
-        self._value = value
+        self._value, self._standard = value, standard
         self._coordinates: list[Coordinates] = []
         self.pieces: dict[str, Tensor] = {}
         self.values: dict[str, Tensor] = {}
@@ -196,7 +230,7 @@ class _Given(Messenger):
         if msg["is_observed"] or msg["done"] or site_is_subsample(msg):
             return
         name = str(msg["name"])
-        self._coordinates.append(coordinates(name, msg["fn"]))
+        self._coordinates.append(self._standard(name, msg["fn"]) or coordinates(name, msg["fn"]))
         self.pieces[name], self.values[name] = self._value(name, self._coordinates[-1])
         self.there[name] = _there(msg, self.values[name], self.pieces[name])
         msg["value"], msg["done"] = self.values[name], True

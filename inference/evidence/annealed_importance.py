@@ -6,7 +6,7 @@ keeps the weights unbiased.
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +21,7 @@ from ppvae.devices import gpus
 from ppvae.inference.compiling.repeated import Repeated
 from ppvae.inference.evidence import annealing, hmc
 from ppvae.inference.evidence.hmc import State
+from ppvae.inference.evidence.noncentering import better_noncentered, where_possible
 from ppvae.inference.evidence.pace import TIMED, UNTIMED, Pace, clock, in_time
 from ppvae.inference.runtime.chunks import over_data
 from ppvae.inference.runtime.distributed import processes
@@ -32,6 +33,9 @@ from ppvae.progress import progress_bar
 from ppvae.refusals import ContractError
 from ppvae.rules import OneOf
 from ppvae.tracing import draw_latents
+
+FEW = 4
+"""Data points by which is found whether latents follow one another closely."""
 
 START_STEPS, RATE = 30, 0.2
 SCALE_DRAWS = 64
@@ -98,6 +102,10 @@ class AIS:
         return f"{self.checkpoint}.{processes().rank}"
 
 
+PILOT = AIS(num_temperatures=50)
+"""By which a view is chosen for each data point, where there is a choice."""
+
+
 class Sampler:
     """AIS on one chunk of data: the warm-up, whose results are then frozen, and the passes.
 
@@ -108,16 +116,32 @@ class Sampler:
         pair: the model and guide.
         batch: B data points.
         advance: called before each transition.
+        at: at which data points the view is non-centered, `[B]`; None for a pilot to choose, if it can be.
     """
 
     def __init__(
-        self, settings: AIS, view: LatentView, evaluate: Repeated, pair: Pair, batch: Batch, advance: Callable[[], Any]
+        self,
+        settings: AIS,
+        view: LatentView,
+        evaluate: Repeated,
+        pair: Pair,
+        batch: Batch,
+        advance: Callable[[], Any],
+        at: Tensor | None = None,
     ):
-        self.settings, self._view, self._pair, self._batch, self._advance = settings, view, pair, batch, advance
-        self._evaluate = partial(_state, evaluate, batch)
+        self.settings, self._pair, self._batch, self._advance = settings, pair, batch, advance
+
+        def pilot(at: Tensor) -> Tensor:
+            short = replace(settings, num_chains=PILOT.num_chains, num_temperatures=PILOT.num_temperatures)
+            return Sampler(short, view, evaluate, pair, batch, lambda: None, at).forward()[1]
+
+        if at is None and view.noncentered:
+            at = better_noncentered(pair, num_rows(batch), pilot)
+        self._view = view if at is None else view.at(at)
+        self._evaluate = partial(_state, evaluate, batch, *(() if at is None else (at,)))
         self._precision = [
-            view.draw(pair, batch, SCALE_DRAWS).var(0) ** -1,
-            view.unconstrain(pair, batch, draw_latents(pair, batch, SCALE_DRAWS)).var(0) ** -1,
+            self._view.draw(pair, batch, SCALE_DRAWS).var(0) ** -1,
+            self._view.unconstrain(pair, batch, draw_latents(pair, batch, SCALE_DRAWS)).var(0) ** -1,
         ]
         self._warm_up()
 
@@ -223,7 +247,8 @@ def run_chains(
         result: what `passing` returns, in words; a checkpoint of something else is refused.
         deadline: when to end, by `pace.clock`; the result is then that of the data points reached, with their `index`.
     """
-    view = LatentView(pair, to_pair(rows_or_all(pair, batch, slice(1)), pair), settings.start)
+    one, few = (to_pair(rows_or_all(pair, batch, slice(num)), pair) for num in (1, FEW))
+    view = where_possible(LatentView(pair, one, settings.start), pair, few)
     evaluate = Repeated(pair, partial(_densities, view), _compile_after(settings, deadline))
 
     def one_evaluation(index: Any, num_particles: int, at_once: int) -> dict[str, Tensor]:
@@ -280,7 +305,9 @@ def weigh_both_ways(latents: dict[str, Tensor], sampler: Sampler, index: Tensor)
     return found | {"backward": sampler.backward(posterior)[1].T}
 
 
-def _densities(view: LatentView, pair: Pair, batch: Batch, u: Tensor) -> tuple[Tensor, ...]:
+def _densities(view: LatentView, pair: Pair, batch: Batch, u: Tensor, at: Tensor | None = None) -> tuple[Tensor, ...]:
+    if at is not None:
+        view = view.at(at)
     with torch.enable_grad():
         u = u.detach().requires_grad_()
         log_start, log_joint = view.densities(pair, batch, u)
@@ -289,5 +316,6 @@ def _densities(view: LatentView, pair: Pair, batch: Batch, u: Tensor) -> tuple[T
     return log_start.detach(), log_joint.detach(), gradient_start, gradient_joint
 
 
-def _state(evaluate: Repeated, batch: Batch, u: Tensor) -> State:
-    return State(u, *evaluate(batch, u))
+def _state(evaluate: Repeated, batch: Batch, *at_and_u: Tensor) -> State:
+    *at, u = at_and_u
+    return State(u, *evaluate(batch, u, *at))
