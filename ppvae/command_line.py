@@ -62,8 +62,12 @@ def datasets(asked: argparse.Namespace) -> None:
 
 def gap(asked: argparse.Namespace) -> None:
     """Prints the ledger of a pair, and its verdict."""
+    from ppvae.files import check_target
     from ppvae.inference.ledger.decomposition import gap as gap_of
 
+    for path in (asked.save, asked.html):
+        if path is not None:
+            check_target(path)  # before minutes of measuring
     pair, data = pair_named(asked.pair), data_in(asked.data)
     train = None if asked.train is None else data_in(asked.train)
     report = gap_of(pair, data, asked.effort, train=train, seed=asked.seed)
@@ -71,6 +75,8 @@ def gap(asked: argparse.Namespace) -> None:
     print(report.verdict())
     if asked.save is not None:
         report.save(asked.save)
+    if asked.html is not None:
+        report.to_html(asked.html, data)
 
 
 def compare(asked: argparse.Namespace) -> None:
@@ -104,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
         "--effort", default="default", help="quick (seconds), default (minutes), thorough (an hour); default: default"
     )
     one.add_argument("--save", metavar="FILE", help="keep the report, for ppvae.GapReport.load")
+    one.add_argument("--html", metavar="FILE", help="write the report as one page, for a browser")
 
     several = commands.add_parser("compare", help="rank pairs by their evidence on the same data")
     several.add_argument("pairs", nargs="+", metavar="pair", help=PAIR)

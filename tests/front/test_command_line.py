@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -45,7 +46,12 @@ def test_the_table_of_data_sets_is_that_of_load(capsys):
 
 @pytest.mark.parametrize("data", ["x.npy", "x.npz", "x.csv"])
 def test_gap_prints_and_keeps_the_report(folder, data, capsys):
-    assert main(["gap", "my_pairs.py:good", data, "--effort", "quick", "--save", "report.safetensors"]) == 0
+    assert (
+        main(
+            ["gap", "my_pairs.py:good", data, "--effort", "quick", "--save", "report.safetensors", "--html", "gap.html"]
+        )
+        == 0
+    )
     kept = ppvae.GapReport.load("report.safetensors")
     x = torch.as_tensor(np.load("x.npy"))
     own = ppvae.gap(good_pair(), x, "quick", seed=0, progress=False)
@@ -53,7 +59,16 @@ def test_gap_prints_and_keeps_the_report(folder, data, capsys):
     assert torch.equal(kept.log_evidence.estimate, own.log_evidence.estimate)
     printed = capsys.readouterr().out
     assert own.verdict() in printed
+    assert "which is exact" in Path("gap.html").read_text()
     assert f"{own.mean().estimate:.3f}" in printed
+
+
+def test_where_the_page_cannot_be_written_is_said_before_measuring(folder, capsys):
+    Path("gap.html").mkdir()
+    with pytest.raises(SystemExit) as ended:
+        main(["gap", "my_pairs.py:good", "x.npy", "--html", "gap.html"])
+    assert ended.value.code == 2
+    assert "found a directory" in capsys.readouterr().err
 
 
 def good_pair():
