@@ -82,7 +82,7 @@ def structure_of(pair: Pair, batch: Batch, ascent: Ascent, num_samples: int) -> 
 
 def _groups(blind: dict[str, Tensor]) -> Tensor:
     """The sets of numbers at which some argument does not look, the largest first: masks `[G, D]`."""
-    columns = torch.cat([each.flatten(1) for each in blind.values()], 1).T.unique(dim=0)
+    columns = torch.cat([each.reshape(len(each), -1) for each in blind.values()], 1).T.unique(dim=0)
     columns = columns[columns.any(1)]
     return columns[columns.sum(1).argsort(descending=True)]
 

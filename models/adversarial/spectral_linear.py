@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from ppvae.arguments import Size, checked
+
 
 class SpectralLinear(nn.Linear):
     """`W x / |W| + b`, with `|W|` the largest singular value. A network of these, and of activations whose slope is at
@@ -18,6 +20,10 @@ class SpectralLinear(nn.Linear):
         >>> torch.linalg.matrix_norm(layer.weight / layer.norm(), 2).round(decimals=5).item()
         1.0
     """
+
+    @checked
+    def __init__(self, in_features: Size, out_features: Size, bias: bool = True):
+        super().__init__(in_features, out_features, bias)
 
     def norm(self) -> Tensor:
         """The largest singular value of the weight."""

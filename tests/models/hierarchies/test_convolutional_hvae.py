@@ -129,7 +129,7 @@ def test_any_images_that_the_scales_divide(shape, groups, likelihood, sizes):
         ({"groups": []}, r"groups: found \[\], expected a number of latent groups, 1 or more, for each scale"),
         ({"groups": [2, 0]}, r"groups: found \[2, 0\]"),
         ({"num_cells": 0}, "num_cells: found 0, expected at least 1"),
-        ({"likelihood": "poisson"}, "likelihood: found 'poisson', expected one of"),
+        ({"likelihood": "gamma"}, "likelihood: found 'gamma', expected one of"),
     ],
 )
 def test_bad_settings_are_refused(change, message):
