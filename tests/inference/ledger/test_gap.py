@@ -326,7 +326,7 @@ def test_training_data_are_taken_from_all_over(monkeypatch):
     at_rest = ppvae.inference.ledger.decomposition._at_rest
     monkeypatch.setattr(
         "ppvae.inference.ledger.decomposition._at_rest",
-        lambda pair, data, *settings: (seen.append(data), at_rest(pair, data, *settings))[1],
+        lambda pair, data, *settings, **how: (seen.append(data), at_rest(pair, data, *settings, **how))[1],
     )
     ppvae.gap(pair, torch.randn(50, 4), "quick", train=train, **quiet)
     assert len(seen[1]) == 50
