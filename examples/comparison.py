@@ -62,7 +62,8 @@ def main() -> None:
     print(f"\n{text}")
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "comparison.txt").write_text(text + "\n")
-    draw(models, over_seeds(tables), args.out / "comparison.png")
+    with ppvae.plots.style():
+        draw(models, over_seeds(tables), args.out / "comparison.png")
     print(f"\nwrote comparison.txt and comparison.png to {args.out}/")
 
 
@@ -155,7 +156,7 @@ def draw(models: Models, table: Table, path: Path) -> None:
         axes[-1].errorbar(*point, density.std_error, coverage.std_error, fmt="o", color=f"C{i}", label=name)
     axes[-1].set(xlabel="coverage", ylabel="density")
     axes[-1].legend(fontsize=7)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path)
 
 
 if __name__ == "__main__":

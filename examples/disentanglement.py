@@ -62,7 +62,8 @@ def main() -> None:
     print(text)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "disentanglement.txt").write_text(text + "\n")
-    draw(pairs, list(objectives), x, args.out / "disentanglement.png")
+    with ppvae.plots.style():
+        draw(pairs, list(objectives), x, args.out / "disentanglement.png")
     print(f"\nwrote disentanglement.txt and disentanglement.png to {args.out}/")
 
 
@@ -138,7 +139,7 @@ def draw(pairs: dict[str, VAE], names: list[str], x: torch.Tensor, path: Path) -
     for ax, name in zip(axes, names, strict=True):
         pictures.traversals(ax, pairs[f"{name} 0"], x[:100], (16, 16))
         ax.set_title(name)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,8 @@ def main() -> None:
     print(f"measured in {time.perf_counter() - start:.0f} s\n\n{text}")
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "labels.txt").write_text(f"{text}\n")
-    draw(results, pairs["M2"], conditional, held_out, data.shape, args.out / "labels.png")
+    with ppvae.plots.style():
+        draw(results, pairs["M2"], conditional, held_out, data.shape, args.out / "labels.png")
     print(f"\nwrote labels.txt and .png to {args.out}/")
 
 
@@ -173,7 +174,7 @@ def draw(
     figure, axes = plt.subplots(2, 2, figsize=(12, 8), layout="constrained", height_ratios=[1, 1.3])
     bars(axes[0, 0], results, {"the guide's classifier": "guide", "Bayes' rule": "bayes"}, 100)
     axes[0, 0].axhline(100 / CLASSES, color="black", ls=":", label="chance")
-    axes[0, 0].set(ylabel="% right", ylim=(0, 130), title="labels of held-out digits")
+    axes[0, 0].set(ylabel="% right", ylim=(0, 130), yticks=range(0, 101, 20), title="labels of held-out digits")
     axes[0, 0].legend(frameon=False, ncols=3, loc="upper left")
     bars(axes[0, 1], results, {"without a label": "gap_without", "with one": "gap_with"}, 1)
     axes[0, 1].set(ylabel="nats per digit", title="gap, log p - ELBO")
@@ -186,7 +187,7 @@ def draw(
     axes[1, 0].set_title("conditional VAE: a latent for each row, a label for each column")
     plots.images(axes[1, 1], analogies(m2, *(values[:8] for values in held_out)), shape, columns=CLASSES + 1)
     axes[1, 1].set_title("M2: a digit, and its style with each label")
-    figure.savefig(path, dpi=110)
+    figure.savefig(path)
 
 
 @torch.no_grad()

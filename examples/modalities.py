@@ -82,7 +82,8 @@ def main() -> None:
             tell(f"coherent: {', '.join(f'{name} {share:.1%}' for name, share in shares.items())}")
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "modalities.txt").write_text("\n".join([*lines, ""]))
-    draw(found, digits, args.out / "modalities.png")
+    with ppvae.plots.style():
+        draw(found, digits, args.out / "modalities.png")
     print(f"\nwrote modalities.txt and .png to {args.out}/")
 
 
@@ -195,7 +196,7 @@ def draw(found: dict[tuple[str, str], Any], digits: ppvae.datasets.Dataset, path
         plots.images(row[2], images, digits.shape, columns=NUM_CLASSES)
         plots.label_tiles(row[2], digits.shape, {}, {2 * i + 0.5: name for i, name in enumerate(own)})
         row[2].set_title("given the upper half" if task == "halves" else "given the label")
-    figure.savefig(path, dpi=120)
+    figure.savefig(path)
 
 
 @torch.no_grad()

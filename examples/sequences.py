@@ -69,7 +69,8 @@ def main() -> None:
 
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "sequences.txt").write_text(f"{text}\n")
-    draw(by_length, table, pairs, held_out[:1], args.out / "sequences.png")
+    with ppvae.plots.style():
+        draw(by_length, table, pairs, held_out[:1], args.out / "sequences.png")
     print(f"\nwrote sequences.txt and .png to {args.out}/")
 
 
@@ -140,7 +141,7 @@ def draw(by_length: pd.DataFrame, table: pd.DataFrame, pairs: dict, row: Tensor,
         axes[2].plot(times, pairs[label].reconstruct(row, 500)[0, :, 0], label=label)
     axes[2].set(xlabel="step", ylabel="first feature", title="a held-out sequence, and its mean given z")
     axes[2].legend(frameon=False)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path)
 
 
 def evidence_and_gap(ax: Axes, table: pd.DataFrame) -> None:
@@ -151,6 +152,7 @@ def evidence_and_gap(ax: Axes, table: pd.DataFrame) -> None:
     ax.set_yticks(at, table.index)
     ax.invert_yaxis()
     ax.set_xlim(table["ELBO"].min() - 0.3, table["log p(x)"].max() + 0.3)
+    ax.locator_params(axis="x", nbins=5)
     ax.set(xlabel="nats per sequence", title="from the ELBO up to log p(x), held out")
     ax.legend(frameon=False, loc="lower left")
 

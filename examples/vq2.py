@@ -83,7 +83,8 @@ def main() -> None:
     print(text)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "vq2.txt").write_text(f"{text}\n")
-    draw(pair, best, curve, held_out, args.out / "vq2.png")
+    with ppvae.plots.style():
+        draw(pair, best, curve, held_out, args.out / "vq2.png")
     print(f"\nwrote vq2.txt and .png to {args.out}/")
 
 
@@ -159,7 +160,7 @@ def draw(pair: VQVAE2, after: VQVAE2, curve: Tensor, held_out: Tensor, path: Pat
         joined = torch.cat([each.bottom.laid_under(z["top"]), z["bottom"]], -1)
         plots.images(ax, each.likelihood(joined).mean.detach(), shape)
         ax.set_title(f"samples, {name}")
-    figure.savefig(path, dpi=130)
+    figure.savefig(path)
 
 
 if __name__ == "__main__":
