@@ -59,6 +59,7 @@ def test_every_public_name_has_a_page(site):
             "networks",
             "pictures",
             "plots",
+            "sklearn",
         }
 
 
