@@ -36,9 +36,9 @@ class Step:
 def steps(report: GapReport) -> list[Step]:
     """The measured parts of the gap that have no measured parts themselves, in the order of the way down."""
     lines = finest(report)
-    bars = sorted((bar.place, name, bar) for name in lines if (bar := LINES[name].bar) is not None)
+    drawn = [(name, bar) for name in lines if (bar := LINES[name].bar) is not None]
     found, level = [], report.log_evidence.mean().estimate
-    for _, name, bar in bars:
+    for name, bar in sorted(drawn, key=lambda each: each[1].place):
         mean = lines[name].mean()
         with style():
             found.append(Step(bar.label, to_hex(bar.color), lines[name], mean, level, level - mean.estimate))

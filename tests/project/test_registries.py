@@ -176,7 +176,8 @@ def test_a_new_ledger_line_shows_up_everywhere(blend, float64, tmp_path):
     left = report.plot().axes[0]
     labels = [label.get_text() for label in left.get_yticklabels()]
     assert labels[1:5] == ["family: correlation", "family: shape", "family: blend", "family: beyond"]
-    assert left.patches[2].get_facecolor()[:3] == to_rgba("C2")[:3]
+    with ppvae.plots.style():
+        assert left.patches[2].get_facecolor()[:3] == to_rgba("C2")[:3]
     assert left.patches[2].get_width() == pytest.approx(-0.5)
     assert sum(bar.get_width() for bar in left.patches) == pytest.approx(-report.mean().estimate)
     plt.close("all")

@@ -360,6 +360,7 @@ ZOO = {
 
 FACTORIZED = {
     *("linear", "bernoulli", "gaussian", "VampPrior", "convolutional", "logistic mixture", "categorical", "PixelVAE"),
-    *("autoregressive likelihood", "tied weights", "labeled", "unsteady", "pyro functions", "pyro tutorial"),
+    *("lossy autoencoder", "autoregressive likelihood", "modalities", "conditional", "M1", "table", "tied weights"),
+    *("labeled", "unsteady", "pyro functions", "pyro tutorial"),
 }
 """Those whose guide is one vector of independent Gaussian numbers."""
