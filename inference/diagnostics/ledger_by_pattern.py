@@ -155,6 +155,8 @@ def _present_patterns(has: Tensor) -> Iterator[Tensor]:
 
 
 def _chosen(patterns: Sequence[Sequence[str]], names: Collection[str]) -> Iterator[Tensor]:
+    if not patterns:
+        raise ValueError("patterns: found none, expected one or more; None takes those of the rows")
     for pattern in patterns:
         if others := set(pattern) - set(names):
             raise ValueError(f"patterns: found {sorted(others)}, expected some of {list(names)}")

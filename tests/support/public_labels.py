@@ -6,7 +6,6 @@ from support.malformed_values import DATA_NAMES, Call, count, data, fraction, in
 from support.public_arguments import ANY_TENSOR, images
 from support.public_models import (
     ACTIVATION,
-    BATCH,
     COUNT,
     EVEN,
     HIDDEN,
@@ -31,6 +30,13 @@ from ppvae.models import (
     TableVAE,
 )
 from ppvae.models.parts.likelihoods import Bernoulli
+
+
+def bits():
+    return torch.eye(4)[[0, 1, 2, 3, 0, 1]]
+
+
+BITS = data(bits).besides("one dimension more")
 
 
 def conditional():
@@ -111,7 +117,7 @@ LABELS = {
     "ConditionalVAE.init_from": Call(IMAGES, owner=conditional),
     "M1": Call({"vae": instance(lambda: VAE.mlp(4, 2, [3])), "classifier": instance(lambda: Classifier(layer()))}),
     "M1.mlp": Call(MLP | {"num_classes": COUNT, "activation": ACTIVATION}),
-    "M1.classify": Call({"x": BATCH.besides("one dimension more")} | SAMPLES, owner=m1),
+    "M1.classify": Call({"x": BITS} | SAMPLES, owner=m1),
     "M2": Call(
         {
             "label_prior": instance(lambda: LabelPrior(3)),
@@ -122,8 +128,8 @@ LABELS = {
         }
     ),
     "M2.mlp": Call(MLP | {"num_classes": COUNT, "activation": ACTIVATION}),
-    "M2.classify": Call({"x": BATCH.besides("one dimension more")}, owner=m2),
+    "M2.classify": Call({"x": BITS}, owner=m2),
     "M2.init_from": Call(IMAGES, owner=m2),
     "M1M2": Call({"vae": instance(lambda: VAE.mlp(4, 2, [3])), "m2": instance(lambda: m2(2, "gaussian"))}),
-    "M1M2.classify": Call({"x": BATCH.besides("one dimension more")} | SAMPLES, owner=m1_m2),
+    "M1M2.classify": Call({"x": BITS} | SAMPLES, owner=m1_m2),
 }

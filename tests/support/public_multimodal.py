@@ -50,7 +50,7 @@ LEDGERS = {
             "pair": instance(linear),
             "data": BATCH,
             "effort": instance(little_effort),
-            "patterns": optional(NAMES),
+            "patterns": optional(sequence(sequence(text("a"), 0), 1)),
             "train": BATCH.besides("None"),
             "num_simulations": optional(count(20)),
             "seed": MAYBE_SEED,
