@@ -166,8 +166,9 @@ class VQVAE2(CodedPair):
     @torch.no_grad()
     def init_from(self, x: Observed) -> "VQVAE2":
         """Initializes the likelihood from data, and the codes, the top's first, by k-means; returns self."""
+        to_top, _ = self._held_against(x)  # which refuses x of another shape before anything changes
         self.likelihood.init_from(x)
-        self.top.codebook.init_from(self._held_against(x)[0])
+        self.top.codebook.init_from(to_top)
         self.bottom.codebook.init_from(self._held_against(x)[1])
         return self
 

@@ -50,7 +50,7 @@ LEDGERS = {
             "pair": instance(linear),
             "data": BATCH,
             "effort": instance(little_effort),
-            "patterns": optional(sequence(sequence(text("a"), 0), 1)),
+            "patterns": optional(sequence(sequence(text("a"), 0), 1).besides("[empty list]")),
             "train": BATCH.besides("None"),
             "num_simulations": optional(count(20)),
             "seed": MAYBE_SEED,
@@ -103,5 +103,7 @@ MULTIMODAL = {
     "MultimodalVAE.hide_at_random": Call({"batch": BATCH}, owner=pair),
     "MultimodalVAE.init_from": Call({"batch": BATCH}, owner=pair),
     "MultimodalVAE.split": Call({"batch": BATCH}, owner=pair),
-    "batch_with_missing": Call({"modalities": mapping(instance(lambda: torch.zeros(3, 2), "tensor"), "a")}),
+    "batch_with_missing": Call(
+        {"modalities": mapping(instance(lambda: torch.zeros(3, 2), "tensor"), "a").besides("{array}", "{list}")}
+    ),
 }
