@@ -9,6 +9,11 @@ from torch import nn
 from ppvae.refusals import ContractError
 
 
+def is_within(name: str, prefix: str) -> bool:
+    """Whether a parameter has this name or is in the module of this name; the pair's own name is empty."""
+    return not prefix or name == prefix or name.startswith(f"{prefix}.")
+
+
 class OwnParameters(Messenger):
     """Refuses a `pyro.param` of another's, by name, before it is stored.
 

@@ -24,6 +24,7 @@ from ppvae.inference.runtime.isolation import denormals_flushed, own_randomness
 from ppvae.inference.runtime.sharing import measurement
 from ppvae.mode import mode
 from ppvae.pair import Pair
+from ppvae.parameters import is_within
 from ppvae.progress import progress_bar
 from ppvae.rules import Elements, Entries, Instance, Whole
 
@@ -198,18 +199,13 @@ def _members(pair: Pair, groups: Mapping[str, Sequence[str]]) -> dict[str, list[
     result = {}
     for group, prefixes in groups.items():
         for prefix in prefixes:
-            if not any(_within(name, prefix) for name in parameters):
+            if not any(is_within(name, prefix) for name in parameters):
                 raise ValueError(
                     f"groups: found '{prefix}' in '{group}', expected the name of a parameter or of a module that has "
                     f"some; there are {list(parameters)}"
                 )
-        result[group] = [p for name, p in parameters.items() if any(_within(name, prefix) for prefix in prefixes)]
+        result[group] = [p for name, p in parameters.items() if any(is_within(name, prefix) for prefix in prefixes)]
     return result
-
-
-def _within(name: str, prefix: str) -> bool:
-    """Whether a parameter has this name or is in the module of this name; the pair's own name is empty."""
-    return not prefix or name == prefix or name.startswith(f"{prefix}.")
 
 
 def _log_evidence(pair: Pair, batch: Batch, num_particles: int, seed: int, progress: bool) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Representations side by side: how far each latent stands for one factor of the data, by seven scores."""
+"""Representations side by side: how far each latent stands for one factor of the data, by eight scores."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -38,7 +38,7 @@ def compare_latents(
     *,
     seed: Seed | None = None,
 ) -> Table:
-    """Representations by how far each latent stands for one factor of the data, by seven scores, each from 0 to 1.
+    """Representations by how far each latent stands for one factor of the data, by eight scores, each from 0 to 1.
 
     | score                                               | what it asks                                         |
     |-----------------------------------------------------|------------------------------------------------------|

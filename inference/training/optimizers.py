@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ppvae.arguments import NonNegative, checked
+from ppvae.parameters import is_within
 from ppvae.rules import Number
 from ppvae.wording import shown
 
@@ -26,7 +27,8 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
 class ParameterGroups:
     """An optimizer with learning rates of their own for groups of parameters; give it to `fit` as `optimizer`.
 
-    A parameter learns at `lr` times the factor of the first prefix that its name starts with, or else at `lr`.
+    A parameter learns at `lr` times the factor of the first prefix that names it or a module that it is in, or else at
+    `lr`.
 
     Attributes:
         factors: of the learning rate, by prefix of the parameters' names, such as "critic".
@@ -54,7 +56,7 @@ class ParameterGroups:
         """
         groups: dict[str, list[nn.Parameter]] = {prefix: [] for prefix in (*self.factors, "")}
         for name, p in named.items():
-            groups[next(prefix for prefix in groups if name.startswith(prefix))].append(p)
+            groups[next(prefix for prefix in groups if is_within(name, prefix))].append(p)
         if idle := [prefix for prefix in self.factors if not groups[prefix]]:
             raise ValueError(
                 f"factors: found the prefixes {idle}, with which no parameter's name starts, expected beginnings of "

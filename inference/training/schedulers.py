@@ -50,7 +50,7 @@ class Scheduler:
         self._make, self._rates = make, [group["lr"] for group in optimizer.param_groups]
         before = copy.deepcopy([_others(group) for group in optimizer.param_groups])
         self._start(optimizer)
-        pairs = [(old, group) for old, group in zip(before, optimizer.param_groups, strict=True)]
+        pairs = zip(before, optimizer.param_groups, strict=True)
         self.moved = sorted({name for old, group in pairs for name in old if old[name] != group[name]})
         """The settings besides the learning rate that it changes, such as momentum."""
         self.each_step = isinstance(self._scheduler, STEPWISE)

@@ -167,3 +167,10 @@ def test_what_a_gan_does_not_have_is_undefined():
         ppvae.fit(gan, x[:, :2], AdversarialLoss(), steps=1, progress=False)
     with pytest.raises(ppvae.ContractError, match="VAE: found no `critic` and `generate`, expected a pair with an adv"):
         AdversarialLoss()(VAE.mlp(3, 2, [4], "gaussian"), x)
+
+
+def test_a_prefix_is_a_whole_name_or_that_of_a_module():
+    """So "critic" is not "critic2", as among the groups of `gradient_statistics`."""
+    named = {name: torch.nn.Parameter(torch.zeros(1)) for name in ("critic", "critic.a", "critic2.a")}
+    made = ParameterGroups({"critic": 4.0}, "sgd").of(named, lr=1.0)
+    assert [(group["lr"], len(group["params"])) for group in made.param_groups] == [(4.0, 2), (1.0, 1)]
