@@ -59,20 +59,16 @@ def looks(pair: Pair, batch: Batch) -> Looks:
         z, other = (draw_latents(pair, one, DRAWS) for _ in range(2))
         before, after = _arguments(pair, one, z), _arguments(pair, one, other)
         follows.append({name: _differ(after[name], a).any(0).any(0) for name, a in before.items()})
-        log_joint = _log_joint(pair, one, z)
+        log_joint, moves, looked = _log_joint(pair, one, z), [], []
         for block in numbers.split(AT_ONCE):
             copies, partners = (rows(points, torch.full((len(block),), r % num_rows(points))) for r in (row, row + 1))
             moved = exchanged(copies, partners, block[:, None])
             change = _log_joint(pair, moved, z) - log_joint
-            needed.append(_differ(change.amax(0), change.amin(0), log_joint.abs().max()))
-            seen.append({name: _differ(a, before[name]).any(0) for name, a in _arguments(pair, moved, z).items()})
-    blocks = len(needed) // num_rows(points)
-    return Looks(
-        numbers,
-        _any_of(needed, blocks),
-        {name: _any_of([each[name] for each in seen], blocks) for name in seen[0]},
-        {name: torch.stack([each[name] for each in follows]).any(0) for name in follows[0]},
-    )
+            moves.append(_differ(change.amax(0), change.amin(0), log_joint.abs().max()))
+            looked.append({name: _differ(a, before[name]).any(0) for name, a in _arguments(pair, moved, z).items()})
+        needed.append(torch.cat(moves))
+        seen.append({name: torch.cat([each[name] for each in looked]) for name in before})
+    return Looks(numbers, torch.stack(needed).any(0), _any(seen), _any(follows))
 
 
 def exchanged(batch: Batch, partners: Batch, numbers: Tensor) -> Batch:
@@ -90,9 +86,8 @@ def exchanged(batch: Batch, partners: Batch, numbers: Tensor) -> Batch:
     return with_entries(batch, found)
 
 
-def _any_of(found: list[Tensor], blocks: int) -> Tensor:
-    """Whether it is so for any data point, `[D, *]`, of so many blocks for each data point in turn."""
-    return torch.stack([torch.cat(found[i : i + blocks]) for i in range(0, len(found), blocks)]).any(0)
+def _any(found: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([each[name] for each in found]).any(0) for name in found[0]}
 
 
 def _differ(a: Tensor, b: Tensor, least: Tensor | float = 0.0) -> Tensor:

@@ -7,6 +7,7 @@ from torch.nn.functional import pad
 from ppvae.arguments import Count, Levels, Natural, Size, Sizes, checked
 from ppvae.models.autoregressive.pixel_network import FirstLayer, PixelNetwork
 from ppvae.models.autoregressive.rasters import MaskedConv2d, Strip
+from ppvae.models.parts.recurrence import lstm_update
 
 
 class RowLSTM(PixelNetwork):
@@ -88,13 +89,6 @@ class DiagonalBiLSTM(RowLSTM):
         return BothDiagonals(self.width, self.num_inputs, self.num_channels)
 
 
-def updated(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-    """An LSTM's state and cell: `c' = sigmoid(f) c + sigmoid(i) tanh(g)`, `sigmoid(o) tanh(c')`."""
-    i, f, o, g = gates.chunk(4, 1)
-    cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
-    return o.sigmoid() * cell.tanh(), cell
-
-
 class RowLayer(nn.Module):
     """An LSTM that runs down: a row's gates from its features to the left, and from the state of the row above.
 
@@ -113,7 +107,7 @@ class RowLayer(nn.Module):
         state = cell = torch.zeros_like(features[:, :, 0])
         rows = []
         for row in of_input.unbind(2):
-            state, cell = updated(row + self.from_above(state), cell)
+            state, cell = lstm_update(row + self.from_above(state), cell)
             rows.append(state)
         return torch.stack(rows, 2)
 
@@ -137,7 +131,7 @@ class DiagonalLayer(nn.Module):
         diagonals = []
         for column in of_input.unbind(3):
             # Beside it, in the shifted image, are the pixel to the left and, one row up, the pixel above.
-            state, cell = updated(column + self.from_left_and_above(pad(state, (1, 0))), cell)
+            state, cell = lstm_update(column + self.from_left_and_above(pad(state, (1, 0))), cell)
             diagonals.append(state)
         return unskewed(torch.stack(diagonals, 3), features.shape[-1])
 

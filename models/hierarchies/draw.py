@@ -10,6 +10,7 @@ from ppvae.models.hierarchies.glimpses import GaussianWindow, WholeImage
 from ppvae.models.parts.conditionals import DiagonalNormal
 from ppvae.models.parts.joining import joined
 from ppvae.models.parts.priors import StandardNormal
+from ppvae.models.parts.recurrence import lstm_update
 from ppvae.pair import Pair
 
 
@@ -98,6 +99,4 @@ class RecurrentCell(nn.Module):
         return zeros, zeros
 
     def forward(self, inputs: Tensor, state: State) -> State:
-        i, f, o, g = self.gates(joined(inputs, state[0])).chunk(4, -1)
-        cell = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
-        return o.sigmoid() * cell.tanh(), cell
+        return lstm_update(self.gates(joined(inputs, state[0])), state[1], dim=-1)

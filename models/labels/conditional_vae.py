@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from ppvae.arguments import Levels, Observed, Size, checked
 from ppvae.mode import mode
-from ppvae.models.labels.encoded_labels import label_vectors
 from ppvae.models.named_likelihoods import LIKELIHOODS
+from ppvae.models.parts.indices import label_vectors
 from ppvae.models.parts.joining import joined
 from ppvae.models.parts.likelihood import AnyLikelihood
 from ppvae.models.parts.posteriors import POSTERIOR_FAMILIES
