@@ -53,7 +53,7 @@ class Rule:
 
 
 MOST_INT = 2**63 - 1
-FLOATS, BOOLS = (float, np.floating), (bool, np.bool)
+FLOATS, BOOLS = (float, np.floating), (bool, np.bool_)
 
 
 class Unchecked(Rule):

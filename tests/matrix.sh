@@ -14,7 +14,7 @@ cd "$(dirname "$0")/.."
 # An environment's name, its Python, and which versions of the required packages it has.
 environments=(
     "oldest 3.11 --resolution=lowest-direct"
-    "pinned 3.11 --constraint=constraints.txt"
+    "pinned 3.12 --constraint=constraints.txt"
     "newest 3.13 --resolution=highest"
 )
 versions='import importlib.metadata as m, platform
