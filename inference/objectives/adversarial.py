@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,11 @@ from ppvae.pair import Pair
 from ppvae.refusals import ContractError
 
 
-@runtime_checkable
 class Adversarial(Protocol):
-    """A pair that draws data with gradients, and has a critic of them."""
+    """A pair that draws data with gradients, and has a critic of them.
+
+    `isinstance` would not find the critic: from Python 3.12 on it looks past a module's modules and parameters.
+    """
 
     critic: nn.Module
     """`[*, *event] -> [*, 1]`, larger for what looks like data."""
@@ -98,7 +100,7 @@ def observed(pair: Pair, batch: Batch) -> Tensor:
     Raises:
         ppvae.ContractError: it has none.
     """
-    if not isinstance(pair, Adversarial):
+    if not all(hasattr(pair, name) for name in get_type_hints(Adversarial)):
         raise ContractError(
             f"{type(pair).__name__}: found no `critic` and `generate`, expected a pair with an adversary, such as "
             "ppvae.models.GAN; use ELBO()"

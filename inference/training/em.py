@@ -47,10 +47,13 @@ class Statistics(Protocol):
 
 @runtime_checkable
 class EMMixture(Protocol):
-    """What EM needs of a mixture; `ppvae.models.GaussianMixture` says what each method does."""
+    """What EM needs of a mixture; `ppvae.models.GaussianMixture` says what each method does.
+
+    No parameter is named here: from Python 3.12 on `isinstance` looks past those of a module.
+    """
 
     num_components: int
-    means: Any
+    num_features: int
 
     def start(self, means: Tensor, variance: float) -> None: ...
     def e_step(self, x: Tensor, *, hard: bool = False, data_weights: Tensor | None = None) -> Any: ...
@@ -141,7 +144,7 @@ def fit_em(
                 [ 5.]])
     """
     refuse_without_numbers(mixture)
-    x = points_of(data, mixture.means.shape[1])
+    x = points_of(data, mixture.num_features)
     own_weights = None if weights is None else data_weights(weights, len(x)).to(x.device)
     warn_of_atoms(x, covariance_floor)
     _check_init(mixture, init)
@@ -189,6 +192,7 @@ def _climb(
 ) -> EMResult:
     """One restart, from the mixture as it is."""
     result = EMResult()
+    dtype = next(iter(mixture.state_dict().values())).dtype
     step = mixture.e_step(x, hard=hard, data_weights=weights)
     result.history.append(_mean(step.log_likelihood, weights))
     for iteration in range(1, max_iterations + 1):
@@ -202,7 +206,7 @@ def _climb(
         bar.set_postfix_str(f"{after:.4f} nats", refresh=False)
         bar.update()
         if not moved:
-            _check_climbed(iteration, before, after, least_gain, mixture.means.dtype)
+            _check_climbed(iteration, before, after, least_gain, dtype)
             if abs(after - before) <= tolerance:  # the floor's cost may hide a gain still to come
                 result.converged = True
                 break
@@ -269,7 +273,7 @@ def fit_streaming_em(
     refuse_without_numbers(mixture)
     _check_init(mixture, init)
     if isinstance(batches, Tensor | np.ndarray):
-        batches = _Shuffled(points_of(batches, mixture.means.shape[1]), batch_size, seed)
+        batches = _Shuffled(points_of(batches, mixture.num_features), batch_size, seed)
     elif batch_size is not None:
         raise ValueError(f"batch_size: found {batch_size} with an iterable of batches, expected None; it has its own")
     result, moments, first_size = EMResult(), None, 0
@@ -278,7 +282,7 @@ def fit_streaming_em(
             before = len(result.history)
             title = f"streaming EM {epoch}/{epochs}"
             for batch in progress_bar(iterable=batches, shown=progress, desc=title, unit="batch"):
-                x = points_of(batch[0] if isinstance(batch, tuple | list) else batch, mixture.means.shape[1])
+                x = points_of(batch[0] if isinstance(batch, tuple | list) else batch, mixture.num_features)
                 if moments is None:
                     warn_of_atoms(x, covariance_floor)
                     _start(mixture, x, init, seed, covariance_floor)
