@@ -20,14 +20,17 @@ from ppvae.weights import weights_of
 
 @dataclass(frozen=True)
 class LikelihoodScale:
-    """What rescaling the standard deviation of an observed Gaussian site, by one number, would gain.
+    """What rescaling the standard deviation of an observed Gaussian site, by one number, would gain on new data.
 
     With r the mean of `((x - mu) / sigma)^2` over its D dimensions, the data and the posterior, the factor `sqrt(r)` is
-    the EM algorithm's step: log p(x) rises by at least `D / 2 (r - 1 - log r)` nats. The posterior is the guide's
-    draws by their importance weights; a poor guide by itself makes r neither large nor small. All is NaN where these
-    weights are not to be trusted for most of the data.
+    the EM algorithm's step. On the data it is from, it gains at least `D / 2 (r - 1 - log r)` nats, by chance too where
+    sigma is right. So each data point is given the factor `sqrt(s_i)` that the others have, `s_i = mean_{j != i} r_j`,
+    by which its log p(x) rises by at least `D / 2 (r_i (1 - 1 / s_i) - log s_i)` nats, and the gain is the mean of
+    that: negative where there is nothing to gain. The posterior is the guide's draws by their importance weights; a
+    poor guide by itself makes r neither large nor small. All is NaN where these weights are not to be trusted for most
+    of the data.
 
-    Source: Dempster et al. 1977, JRSS B 39(1), for EM.
+    Source: Dempster et al. 1977, JRSS B 39(1), for EM; Stone 1974, JRSS B 36(2), for leaving one out.
 
     Attributes:
         factor: `sqrt(r)`; below 1 the likelihood is too wide.
@@ -83,10 +86,12 @@ def _of(found: Tensor, can_be_told: bool) -> LikelihoodScale:
         return LikelihoodScale(*[math.nan] * 4)
     means, variances, dims = found.unbind(-1)
     r, num, num_dims = means.mean(), len(means), dims[0].item()
+    of_others = (means.sum() - means) / (num - 1)
+    gains = num_dims / 2 * (means * (1 - 1 / of_others) - of_others.log())
     slope = num_dims / 2 * (1 - 1 / r).abs()
     return LikelihoodScale(
         factor=r.sqrt().item(),
-        gain=(num_dims / 2 * (r - 1 - r.log())).item(),
-        std_error=(slope * means.std() / math.sqrt(num)).item(),
+        gain=gains.mean().item(),
+        std_error=(gains.std() / math.sqrt(num)).item(),
         monte_carlo_error=(slope * variances.sum().sqrt() / num).item(),
     )

@@ -118,11 +118,11 @@ def _unmeasured(report: Measured) -> str:
 def _of_likelihood(report: Measured) -> list[Cause]:
     found = []
     for site, scale in report.likelihood.items():
-        if scale.gain > max(LEAST, SIGNIFICANT * scale.monte_carlo_error):  # never where they are NaN
+        if scale.gain > max(LEAST, SIGNIFICANT * scale.std_error):  # of a parameter, so other data count; never if NaN
             wide = "wide" if scale.factor < 1 else "narrow"
             says = (
                 f"The likelihood of '{site}' is too {wide}: with its standard deviation times {scale.factor:.2f}, log "
-                f"p(x) gains at least {scale.gain:.2f} nats."
+                f"p(x) of new data gains at least {scale.gain:.2f} nats."
             )
             errors = scale.std_error, scale.monte_carlo_error
             found.append(Cause("likelihood scale", scale.gain, *errors, says, "Learn sigma, or set it so."))
