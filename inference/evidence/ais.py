@@ -16,8 +16,8 @@ from ppvae.inference.runtime.records import Evidence
 MOST_STD_ERROR = 0.5
 """Nats of standard error above which AIS is not to be trusted: its weights are too uneven."""
 
-LEAST_LOG_WEIGHT, LARGEST_LOG_VARIANCE = -1000.0, 100.0
-"""Of logs of weights, as far as errors tell them apart."""
+LEAST_LOG_WEIGHT = -1000.0
+"""Of the largest, as far as errors tell them apart."""
 
 
 def std_error(log_weight: Tensor) -> Tensor:
@@ -26,8 +26,11 @@ def std_error(log_weight: Tensor) -> Tensor:
     `sd(w) / (mean(w) sqrt(K))`, the delta method's, is too small for skewed weights when K is small, as the largest are
     seldom among them. Logs of AIS weights are nearly normal, and if they are exactly, `sd(w) / mean(w)` is
     `sqrt(exp(var(log w)) - 1)`: the larger of the two is taken. Where log w is normal its variance is the same under
-    any power of w as a weight; with `w^(2/3)` chains that are stuck far below, and add nothing, do not count. The
-    factor is that of Student's quantiles to the normal ones.
+    any power of w as a weight; with `w^(2/3)` chains that are stuck far below, and add nothing, do not count. The log
+    of a mean of such weights varies no more than that of a single one, `sd(log w)`, by the Gaussian Poincare
+    inequality, so neither does the error. The factor is that of Student's quantiles to the normal ones.
+
+    Source: Chernoff 1981, Ann. Probab. 9(3), for the inequality.
 
     Args:
         log_weight: `[N, K]`.
@@ -45,10 +48,11 @@ def std_error(log_weight: Tensor) -> Tensor:
         return torch.full_like(log_weight[:, 0], math.nan)
     relative = log_weight - log_weight.amax(1, keepdim=True)
     w = relative.exp()
-    by_weights = w.std(1) / w.mean(1)
-    by_logs = _variance(relative.clamp(min=LEAST_LOG_WEIGHT), 2 / 3).clamp(max=LARGEST_LOG_VARIANCE).expm1().sqrt()
+    by_weights = w.std(1) / w.mean(1) / math.sqrt(num)
+    variance = _variance(relative.clamp(min=LEAST_LOG_WEIGHT), 2 / 3)
+    by_logs = torch.minimum((variance.expm1() / num).sqrt(), variance.sqrt())
     student = stdtrit(num - 1, 0.975) / ndtri(0.975)
-    return student * torch.maximum(by_weights, by_logs) / math.sqrt(num)
+    return student * torch.maximum(by_weights, by_logs)
 
 
 def _variance(log_w: Tensor, power: float) -> Tensor:
