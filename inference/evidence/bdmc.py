@@ -3,13 +3,12 @@
 from dataclasses import replace
 from functools import partial
 
-import torch
-
 from ppvae.conversion import to_pair
 from ppvae.inference.evidence.ais import MOST_STD_ERROR, AnnealedImportanceSampling
 from ppvae.inference.evidence.annealed_importance import run_chains, weigh_both_ways
 from ppvae.inference.evidence.method import EvidenceMethod, Task
-from ppvae.inference.runtime.records import Evidence, Measurement, Sandwich
+from ppvae.inference.runtime.differences import less
+from ppvae.inference.runtime.records import Evidence, Sandwich
 from ppvae.simulation import simulate
 
 
@@ -43,10 +42,4 @@ class BidirectionalMonteCarlo(EvidenceMethod):
         found = run_chains(pair, simulated, settings, both, task.progress, more_steps=reverse)
         below, above = (self._chains.record_of(settings, found[way], found) for way in ("forward", "backward"))
         upper = replace(above, estimate=-above.estimate, method=f"reverse {settings.name}")
-        width = Measurement(
-            estimate=upper.estimate - below.estimate,
-            std_error=torch.hypot(below.std_error, above.std_error),
-            num_particles=2 * settings.num_chains,
-            method=self.name,
-        )
-        return Sandwich(below, upper, width)
+        return Sandwich(below, upper, less(self.name, upper, below))

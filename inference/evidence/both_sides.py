@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import pandas as pd
-import torch
 from torch import Tensor
 
 from ppvae.arguments import Distributed, Seed, checked
@@ -15,6 +14,7 @@ from ppvae.conversion import to_pair
 from ppvae.inference.evidence.ais import MOST_STD_ERROR, AnnealedImportanceSampling, std_error
 from ppvae.inference.evidence.annealed_importance import AIS, Sampler, run_chains
 from ppvae.inference.evidence.long_runs import KINDS, long_run
+from ppvae.inference.runtime.differences import less
 from ppvae.inference.runtime.measuring import kind_of, measuring
 from ppvae.inference.runtime.records import Evidence, Mean, Measurement, Sandwich
 from ppvae.inference.runtime.sharing import measurement
@@ -149,7 +149,7 @@ def two_sides(
         kind = kind_of(pair, batch)
     lower = replace(ais.record_of(annealing, found["forward"], found), kind=kind)
     upper = replace(_upper(annealing, found["approximate"]), kind=kind)
-    width = _minus(upper, lower)
+    width = less("upper - lower", upper, lower)
     reliable = (
         (found["r_hat"] <= MOST_R_HAT)
         & (found["ess"] >= LEAST_ESS)
@@ -157,7 +157,7 @@ def two_sides(
         & (width.estimate >= -CROSSED * width.std_error)
     )
     own_lower, own_upper = ais.record_of(annealing, on_own["forward"], on_own), _upper(annealing, on_own["exact"])
-    shift = _minus(_upper(annealing, on_own["approximate"]), own_upper)
+    shift = less("approximate - exact", _upper(annealing, on_own["approximate"]), own_upper)
     return TwoSides(
         lower=lower,
         upper=replace(upper, warning=f"{_limits(reliable)}{_of_simulated(shift)}"),
@@ -165,7 +165,7 @@ def two_sides(
         r_hat=found["r_hat"],
         ess=found["ess"],
         reliable=reliable,
-        simulated=Sandwich(own_lower, own_upper, _minus(own_upper, own_lower)),
+        simulated=Sandwich(own_lower, own_upper, less("upper - lower", own_upper, own_lower)),
         shift=shift,
     )
 
@@ -190,15 +190,6 @@ def _upper(settings: AIS, log_weight: Tensor) -> Measurement:
     num = log_weight.shape[1]
     estimate = math.log(num) - log_weight.logsumexp(1)
     return Measurement(estimate, std_error(log_weight), num, f"reverse {settings.name}")
-
-
-def _minus(upper: Measurement, other: Measurement) -> Measurement:
-    return Measurement(
-        upper.estimate - other.estimate,
-        torch.hypot(upper.std_error, other.std_error),
-        upper.num_particles + other.num_particles,
-        f"{upper.method} - {other.method}",
-    )
 
 
 def _limits(reliable: Tensor) -> str:

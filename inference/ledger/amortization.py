@@ -3,10 +3,10 @@
 import math
 
 from ppvae.inference.ledger.cause import SIGNIFICANT, Cause, significant
-from ppvae.inference.ledger.differences import difference, less
 from ppvae.inference.ledger.lines import Bar, Line
 from ppvae.inference.ledger.measured import Measured
 from ppvae.inference.ledger.trials import gain
+from ppvae.inference.runtime.differences import difference, less
 from ppvae.inference.runtime.records import Mean, Measurement
 
 COLOR = "C1"

@@ -3,10 +3,10 @@
 import torch
 
 from ppvae.inference.ledger.cause import Cause, significant
-from ppvae.inference.ledger.differences import difference
 from ppvae.inference.ledger.lines import Bar, Line, richest
 from ppvae.inference.ledger.measured import Measured
 from ppvae.inference.ledger.trials import advice
+from ppvae.inference.runtime.differences import difference
 from ppvae.inference.runtime.records import Measurement
 
 COLOR = "C0"

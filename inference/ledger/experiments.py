@@ -13,7 +13,6 @@ from ppvae.batches import Batch, as_batch, num_rows, rows
 from ppvae.conversion import to_pair
 from ppvae.inference.evidence.estimates import elbo_of
 from ppvae.inference.ledger.cause import is_significant
-from ppvae.inference.ledger.differences import less
 from ppvae.inference.ledger.effort import Effort
 from ppvae.inference.ledger.likelihood_scale import LikelihoodScale, likelihood_scale
 from ppvae.inference.ledger.measured import Measured
@@ -21,6 +20,7 @@ from ppvae.inference.ledger.refinement import Refined, refine, unrefined
 from ppvae.inference.ledger.refit import refitted
 from ppvae.inference.ledger.richer_families import richer
 from ppvae.inference.runtime.chunks import over_data
+from ppvae.inference.runtime.differences import less
 from ppvae.inference.runtime.measuring import measuring
 from ppvae.inference.runtime.records import Measurement
 from ppvae.inference.training.nonfinite import NonFiniteError

@@ -1,9 +1,9 @@
 """The lines of the ledger, in the order of its table: one entry each."""
 
 from ppvae.inference.ledger import amortization, approximation, trials
-from ppvae.inference.ledger.differences import less
 from ppvae.inference.ledger.lines import LINES, Bar, Line, finest, in_order, register, values
 from ppvae.inference.ledger.shared_error import shared_error
+from ppvae.inference.runtime.differences import less
 
 __all__ = ["LINES", "finest", "in_order", "register", "values"]
 

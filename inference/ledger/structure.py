@@ -13,9 +13,9 @@ from ppvae.conversion import to_pair
 from ppvae.inference.evidence.estimates import elbo_of
 from ppvae.inference.ledger.ascent import Ascent
 from ppvae.inference.ledger.cause import LEAST, is_significant
-from ppvae.inference.ledger.differences import less
 from ppvae.inference.ledger.looks import Looks, exchanged, looks
 from ppvae.inference.ledger.refinement import refine
+from ppvae.inference.runtime.differences import less
 from ppvae.inference.runtime.records import Measurement
 from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair

@@ -13,7 +13,6 @@ from torch import Tensor
 from ppvae.batches import Batch, entries, is_rows, num_rows, rows, with_entries
 from ppvae.conversion import data_for, to_pair
 from ppvae.inference.ledger.cause import SIGNIFICANT, is_significant
-from ppvae.inference.ledger.differences import difference
 from ppvae.inference.ledger.experiments import ROUNDS, Bench, training_sample
 from ppvae.inference.ledger.head import Head, elbo_of_head
 from ppvae.inference.ledger.lines import LINES, Line
@@ -21,6 +20,7 @@ from ppvae.inference.ledger.measured import Measured
 from ppvae.inference.ledger.refit import refitted
 from ppvae.inference.ledger.second_encoder import SecondEncoder
 from ppvae.inference.runtime.chunks import evaluating, mean_with_error, over_data, sizes
+from ppvae.inference.runtime.differences import difference
 from ppvae.inference.runtime.measuring import measuring
 from ppvae.inference.runtime.records import Measurement
 from ppvae.inference.training.nonfinite import NonFiniteError

@@ -20,10 +20,10 @@ from ppvae.inference.evidence.method import EvidenceMethod
 from ppvae.inference.ledger import registry as ledger_registry
 from ppvae.inference.ledger.ascent import Ascent
 from ppvae.inference.ledger.cause import significant
-from ppvae.inference.ledger.differences import difference
 from ppvae.inference.ledger.lines import Bar, Line
 from ppvae.inference.ledger.posteriors import DRAWN_BY
 from ppvae.inference.ledger.verdicts import causes
+from ppvae.inference.runtime.differences import difference
 from ppvae.models import LinearVAE
 from ppvae.views.arviz_export import to_arviz
 
