@@ -48,6 +48,8 @@ def _whole(graph: GraphModule, put: Node) -> Node | None:
     into, indices, values = put.args[:3]
     if len(indices) != 1 or not _is_mask(indices[0]) or indices[0].meta["val"].shape != into.meta["val"].shape:
         return None
+    if not _unchanged_between(values, put):
+        return None
     if values.target is aten.index.Tensor:
         source, own_indices = values.args
         same = list(own_indices) == list(indices) and source.meta["val"].shape == into.meta["val"].shape
@@ -56,6 +58,16 @@ def _whole(graph: GraphModule, put: Node) -> Node | None:
         with graph.graph.inserting_before(put):
             return graph.graph.call_function(aten.zeros_like.default, (into,))
     return None
+
+
+def _unchanged_between(first: Node, last: Node) -> bool:
+    """Whether no operation between two writes into a tensor, as where `a[m]` and `b[m]` are exchanged."""
+    node = first.next
+    while node is not last:
+        if getattr(node.target, "_schema", None) is not None and node.target._schema.is_mutable:
+            return False
+        node = node.next
+    return True
 
 
 def _put(graph: GraphModule, put: Node, values: Node) -> None:

@@ -61,6 +61,13 @@ def traced(function, *args):
     return graph
 
 
+def exchange(a, b, mask):
+    kept = a[mask]
+    a[mask] = b[mask]
+    b[mask] = kept
+    return a - b
+
+
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_a_graph_is_right_for_other_masks(accumulate):
     def function(a, b):
@@ -80,8 +87,9 @@ def test_a_graph_is_right_for_other_masks(accumulate):
         lambda a, b: a.index_put((a > 0,), 2 * b[a > 0]),
         lambda a, b: a.index_put((a > 0,), b[b > 0]),
         lambda a, b: torch.nonzero(a),
+        lambda a, b: exchange(a.clone(), b.clone(), a > 0),
     ],
-    ids=["a sum", "a multiple", "another mask", "indices"],
+    ids=["a sum", "a multiple", "another mask", "indices", "an exchange"],
 )
 def test_what_else_depends_on_a_mask_is_refused(function):
     a = torch.randn(30)
