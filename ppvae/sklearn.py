@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-import sklearn
 import torch
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ppvae.inference.evidence.estimates import log_evidence
 from ppvae.inference.training.em import fit_em
@@ -14,15 +16,6 @@ from ppvae.models.exact.gaussian_mixture import GaussianMixture
 from ppvae.models.vae import VAE
 from ppvae.pair import Pair
 from ppvae.sources import as_tensor
-
-try:
-    from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
-    from sklearn.utils import check_random_state
-    from sklearn.utils.validation import check_is_fitted, validate_data
-except ImportError as old:
-    raise ImportError(
-        f"found scikit-learn {sklearn.__version__}, expected 1.6 or later; pip install 'ppvae[sklearn]'"
-    ) from old
 
 __all__ = ["MixtureDensity", "VAEDensity"]
 
@@ -108,7 +101,6 @@ class VAEDensity(_Density):
         n_features_in_: D.
 
     Raises:
-        ImportError: scikit-learn is older than 1.6.
         ValueError: in `fit`, a bad setting, by its name.
 
     Example:
@@ -191,7 +183,6 @@ class MixtureDensity(_Density):
         n_features_in_: D.
 
     Raises:
-        ImportError: scikit-learn is older than 1.6.
         ValueError: in `fit`, a bad setting, by its name.
 
     Example:

@@ -1,8 +1,6 @@
 """The densities pass scikit-learn's own checks, agree with exact values, and are searched over."""
 
-import importlib
 import pickle
-import sys
 
 import numpy as np
 import pytest
@@ -98,10 +96,3 @@ def test_a_grid_search_runs_over_a_pipeline(clusters):
 def test_a_bad_setting_is_named(clusters):
     with pytest.raises(ValueError, match="likelihood: found 'gausian', expected one of"):
         VAEDensity(likelihood="gausian").fit(clusters)
-
-
-def test_an_old_scikit_learn_is_named(monkeypatch):
-    monkeypatch.delitem(sys.modules, "ppvae.sklearn")
-    monkeypatch.setitem(sys.modules, "sklearn.utils.validation", None)
-    with pytest.raises(ImportError, match=r"found scikit-learn .*, expected 1.6 or later; pip install 'ppvae\[skl"):
-        importlib.import_module("ppvae.sklearn")
