@@ -8,8 +8,6 @@ radius, and writes the table, and a figure.
 MNIST (`--data mnist`) is read from the folder that PPVAE_DATA names, or from a cache, or else downloaded.
 
 It takes about two minutes on one core; on MNIST much longer.
-
-On digits it takes about two minutes on one core.
 """
 
 import argparse

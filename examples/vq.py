@@ -6,8 +6,6 @@ codes come to it; where the gap lies; and what priors that are learned over the 
 cross-entropy. Writes the figures, and a picture.
 
 It takes about a minute and a half on one core.
-
-It takes about a minute and a half on one core.
 """
 
 import argparse

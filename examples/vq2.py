@@ -5,6 +5,8 @@ PixelCNN of the top's codes, and one of the bottom's given the top's, by the ELB
 save in the codes' cross-entropy. Its data are the codes of the training digits, binarized once for all, so that it
 overfits before long: the ELBO of held-out digits says when. Prints both stages in nats, and writes the figures, and a
 picture.
+
+It takes about three minutes on one core.
 """
 
 import argparse
@@ -22,8 +24,6 @@ from torch import Tensor
 import ppvae
 from ppvae.models import VQVAE2
 from ppvae.views import plots
-
-BLUE, ORANGE = "#0072B2", "#D55E00"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -143,13 +143,13 @@ def log_prior(pair: VQVAE2, x: Tensor) -> tuple[Tensor, Tensor]:
 
 def draw(pair: VQVAE2, after: VQVAE2, curve: Tensor, held_out: Tensor, path: Path) -> None:
     """Gains by epoch, reconstructions, and samples from uniform and learned priors."""
-    figure, axes = plt.subplots(1, 4, figsize=(14, 3.6), layout="constrained", width_ratios=[1.4, 1, 1, 1])
+    figure, axes = plt.subplots(1, 4, figsize=(14, 3.8), layout="constrained", width_ratios=[1.4, 1, 1, 1])
     epochs = torch.arange(1, 1 + len(curve))
-    axes[0].plot(epochs, curve[:, 0], color=ORANGE, label="training digits")
-    axes[0].plot(epochs, curve[:, 1], color=BLUE, label="held-out digits")
-    axes[0].axvline(1 + int(curve[:, 1].argmax()), color="0.7", lw=1)
+    axes[0].plot(epochs, curve[:, 0], color="C1", label="training digits")
+    axes[0].plot(epochs, curve[:, 1], color="C0", label="held-out digits")
+    axes[0].axvline(1 + int(curve[:, 1].argmax()), color="0.7", lw=1, label="best epoch")
     axes[0].set(title="what the second stage gains", xlabel="epoch of the second stage", ylabel="nats of the ELBO")
-    axes[0].legend(frameon=False, loc="lower right")
+    axes[0].legend(loc="lower right")
     shape = tuple(held_out.shape[2:])
     both = torch.stack([held_out[:18], pair.reconstruct(held_out[:18])], 1).flatten(0, 1)
     plots.images(axes[1], both, shape)

@@ -6,6 +6,7 @@ numbers, strings, modules, tensors without dimensions) is no data, and is passed
 
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from functools import wraps
 from typing import Any, TypeAlias
 
 import torch
@@ -86,6 +87,17 @@ def call(function: Callable, batch: Batch) -> Any:
         if isinstance(batch, dict):
             return function(**batch)
         return function(*batch) if isinstance(batch, tuple) else function(batch)
+
+
+def of_batch(method: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Any], Tensor]:
+    """Decorates what a pair knows of x in closed form: it takes the pair's batches, x, `(x,)` or `{"x": x}`, alike."""
+
+    @wraps(method)
+    def called(self: Any, x: Any) -> Tensor:
+        alone = isinstance(x, tuple | dict) and len(x) == 1
+        return method(self, next(iter(entries(x).values())) if alone else x)
+
+    return called
 
 
 def named_batch(name: str, data: Any) -> Batch:

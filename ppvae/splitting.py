@@ -149,7 +149,7 @@ class SplitDistribution(TorchDistribution):
         return self._keep(self.base_dist.sample(torch.Size(sample_shape)))
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        return self._keep(self.base_dist.rsample(torch.Size(sample_shape)))
+        return self._keep(self.base_dist(torch.Size(sample_shape)))  # as Pyro calls it: some have nothing else
 
     def log_prob(self, value: Tensor) -> Tensor:
         return split(self.base_dist.log_prob(self._merged(value)), self.num_further, self.particles)

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from ppvae.arguments import Observed, Rows, checked
+from ppvae.batches import of_batch
 from ppvae.models.autoregressive.autoregressive import Autoregressive
 from ppvae.models.autoregressive.masked_network import MaskedNetwork
 from ppvae.pair import Pair
@@ -47,12 +48,14 @@ class AutoregressivePair(Pair):
     def guide(self, x: Tensor) -> None:
         """Nothing to infer: there are no latents."""
 
+    @of_batch
     @checked
     def log_prob(self, x: Rows) -> Tensor:
         """`log p(x)`, `[B]`, in nats."""
         refuse_shape(x, self.network.event_shape)
         return Autoregressive(self.network).log_prob(x)
 
+    @of_batch
     def exact_elbo(self, x: Tensor) -> Tensor:
         """`log p(x)`: without latents nothing is lost."""
         return self.log_prob(x)

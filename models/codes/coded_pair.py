@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ppvae.arguments import Positive, checked
+from ppvae.batches import of_batch
 from ppvae.mode import mode
 from ppvae.models.codes.code_search import Joint, best_codes, log_evidence_by_enumeration
 from ppvae.models.codes.code_vectors import CodeVectors
@@ -50,6 +51,7 @@ class CodedPair(Pair):
         """The indices of the guide's codes, `[B, P]`."""
         raise NotImplementedError
 
+    @of_batch
     def log_prob(self, x: Tensor) -> Tensor:
         """Exact `log p(x) = log sum_c p(x, c)`, `[B]`, in nats, over all codes.
 
@@ -58,10 +60,12 @@ class CodedPair(Pair):
         """
         return log_evidence_by_enumeration(self._joint(x))
 
+    @of_batch
     def exact_elbo(self, x: Tensor) -> Tensor:
         """`log p(x, c)` at the nearest codes, `[B]`, in nats."""
         return self._joint(x)(self._nearest(x)[None])[0]
 
+    @of_batch
     def best_elbo(self, x: Tensor) -> Tensor:
         """`log p(x, c)` at the best codes that a coordinate search finds from the nearest ones, `[B]`, in nats."""
         joint = self._joint(x)

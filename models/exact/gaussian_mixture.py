@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import transform_to
 
 from ppvae.arguments import Finite, Positive, RealTensor, Size, checked
+from ppvae.batches import of_batch
 from ppvae.models.exact.gaussian_moments import (
     ComponentMoments,
     DenseGaussians,
@@ -128,6 +129,7 @@ class GaussianMixture(Pair):
         scale = self._scale[:, None] if self.covariance == "spherical" else self._scale
         return torch.diag_embed(scale.expand(self.means.shape))
 
+    @of_batch
     @checked
     def log_prob(self, x: RealTensor) -> Tensor:
         """Exact `log p(x)` of x `[B, D]`: `[B]`, in nats."""
@@ -140,6 +142,7 @@ class GaussianMixture(Pair):
         self._check(x)
         return self._log_joint(x).log_softmax(-1).exp()
 
+    @of_batch
     @checked
     def exact_gap(self, x: RealTensor) -> Tensor:
         """`log p(x) - ELBO = KL(q(c | x) || p(c | x))`, exactly: `[B]`, in nats; 0 with the exact guide."""

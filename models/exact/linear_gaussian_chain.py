@@ -13,6 +13,7 @@ from torch.distributions import kl_divergence
 from torch.nn.functional import pad, softplus
 
 from ppvae.arguments import Observed, Size, checked
+from ppvae.batches import of_batch
 from ppvae.networks import inverse_softplus
 from ppvae.pair import Pair
 from ppvae.refusals import refuse_shape
@@ -110,6 +111,7 @@ class LinearGaussianChain(Pair):
         num_features = self.sizes[0]
         return dist.MultivariateNormal(self.mean, self.joint().covariance_matrix[:num_features, :num_features])
 
+    @of_batch
     @checked
     def log_prob(self, x: Observed) -> Tensor:
         """Exact `log p(x)`, `[B]`, in nats."""
@@ -168,11 +170,13 @@ class LinearGaussianChain(Pair):
             return [scale_tril.diagonal().log() for _, scale_tril in self.upwards()]
         return softplus(self.posterior_scale).log().split(self.sizes[1:])
 
+    @of_batch
     @checked
     def exact_elbo(self, x: Observed) -> Tensor:
         """Exact `log p(x) - KL(q(z | x) || p(z | x))`, `[B]`, in nats."""
         return self.log_prob(x) - self.exact_gap(x)
 
+    @of_batch
     @checked
     def exact_gap(self, x: Observed) -> Tensor:
         """Exact `KL(q(z | x) || p(z | x))` of the guide as it is, `[B]`, in nats."""

@@ -11,6 +11,7 @@ from torch.distributions import kl_divergence
 from torch.nn.functional import softplus
 
 from ppvae.arguments import Observed, Size, checked
+from ppvae.batches import of_batch
 from ppvae.networks import inverse_softplus
 from ppvae.pair import Pair
 from ppvae.refusals import refuse_shape
@@ -78,6 +79,7 @@ class LinearVAE(Pair):
         noise = (2 * self.log_sigma).exp().expand(self.mean.shape)
         return dist.LowRankMultivariateNormal(self.mean, self.weight, noise)
 
+    @of_batch
     @checked
     def log_prob(self, x: Observed) -> Tensor:
         """Exact `log p(x)`, `[B]`, in nats."""
@@ -92,11 +94,13 @@ class LinearVAE(Pair):
         loc = torch.linalg.solve(M, (x - self.mean) @ self.weight, left=False)
         return dist.MultivariateNormal(loc, precision_matrix=M * (-2 * self.log_sigma).exp())
 
+    @of_batch
     @checked
     def exact_elbo(self, x: Observed) -> Tensor:
         """Exact `log p(x) - KL(q(z | x) || p(z | x))`, `[B]`, in nats."""
         return self.log_prob(x) - self.exact_gap(x)
 
+    @of_batch
     @checked
     def exact_gap(self, x: Observed) -> Tensor:
         """Exact `KL(q(z | x) || p(z | x))` of the guide as it is, `[B]`, in nats."""

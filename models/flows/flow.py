@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 
 from ppvae.arguments import Observed, checked
+from ppvae.batches import of_batch
 from ppvae.models.flows.transforms import fresh, init_from
 from ppvae.pair import Pair
 from ppvae.refusals import refuse_shape
@@ -59,6 +60,7 @@ class Flow(Pair):
         """p(x). In training mode, a flow with a costly log-determinant may estimate it without bias."""
         return self._distribution(self.training)
 
+    @of_batch
     @checked
     def log_prob(self, x: Observed) -> Tensor:
         """`log p(x)`, `[B]`, in nats; exact in training mode too."""
@@ -66,6 +68,7 @@ class Flow(Pair):
         refuse_shape(x, distribution.event_shape)
         return distribution.log_prob(x)
 
+    @of_batch
     def exact_elbo(self, x: Tensor) -> Tensor:
         """`log p(x)`: without latents nothing is lost."""
         return self.log_prob(x)

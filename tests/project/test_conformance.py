@@ -10,7 +10,7 @@ from support.objectives import FEW, OBJECTIVES, Own, assert_conforms
 from support.slow import some_slow
 from support.zoo import FACTORIZED, ZOO, checked
 
-from ppvae import ContractError, fit, inference, models
+from ppvae import ContractError, fit, inference, log_evidence, models
 from ppvae.batches import map_batch, num_rows
 from ppvae.inference import (
     CIWAE,
@@ -172,6 +172,18 @@ def test_no_bound_exceeds_the_evidence(name):
     for objective, of in ALLOWED:
         if of == name and objective not in NO_BOUNDS:
             assert_at_most(values(OBJECTIVES[objective], pair, x, 300), evidence)
+
+
+@pytest.mark.parametrize("name", [name for name, member in ZOO.items() if member.exact])
+def test_exact_evidence_of_a_batch_in_any_form(name):
+    """Our closed forms are written for x, and take a tuple or a dict of it as models do."""
+    pair, x = ZOO[name].make()
+    if not isinstance(x, torch.Tensor) or not type(pair).__module__.startswith("ppvae"):
+        pytest.skip("its batch has several entries, or its closed form is not ours")
+    argument = next(iter(inspect.signature(pair.model).parameters))
+    exact = log_evidence(pair, x, "exact", progress=False).estimate
+    for form in ((x,), {argument: x}):
+        assert torch.equal(log_evidence(pair, form, "exact", progress=False).estimate, exact)
 
 
 def linear():
