@@ -24,6 +24,8 @@ from .objectives.disentangling import DIPVAE as DIPVAE, BetaTCVAE as BetaTCVAE
 from .objectives.divergence import kl_divergence as kl_divergence, separable_sites as separable_sites
 from .objectives.enumerated import EnumeratedELBO as EnumeratedELBO
 from .objectives.evidence_lower_bound import ELBO as ELBO
+from .objectives.factor_vae import FactorVAE as FactorVAE
+from .objectives.feature_elbo import FeatureELBO as FeatureELBO
 from .objectives.gumbel import GumbelSoftmaxELBO as GumbelSoftmaxELBO
 from .objectives.importance_weighted import (
     CIWAE as CIWAE,

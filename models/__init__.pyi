@@ -1,7 +1,9 @@
 # The public names, and where each lives; they are imported when they are first used.
 from .adversarial.gan import GAN as GAN
+from .adversarial.latent_critic import LatentCritic as LatentCritic
 from .adversarial.noisy_generator import NoisyGenerator as NoisyGenerator
 from .adversarial.spectral_linear import SpectralLinear as SpectralLinear
+from .adversarial.vae_gan import VAEGAN as VAEGAN
 from .autoencoder import Autoencoder as Autoencoder, DenoisingAutoencoder as DenoisingAutoencoder
 from .autoregressive.autoregressive import Autoregressive as Autoregressive
 from .autoregressive.autoregressive_flow_prior import AutoregressiveFlowPrior as AutoregressiveFlowPrior

@@ -28,6 +28,8 @@ from .inference.objectives.debiased import JVI as JVI, SUMO as SUMO
 from .inference.objectives.disentangling import DIPVAE as DIPVAE, BetaTCVAE as BetaTCVAE
 from .inference.objectives.enumerated import EnumeratedELBO as EnumeratedELBO
 from .inference.objectives.evidence_lower_bound import ELBO as ELBO
+from .inference.objectives.factor_vae import FactorVAE as FactorVAE
+from .inference.objectives.feature_elbo import FeatureELBO as FeatureELBO
 from .inference.objectives.gumbel import GumbelSoftmaxELBO as GumbelSoftmaxELBO
 from .inference.objectives.importance_weighted import (
     CIWAE as CIWAE,

@@ -87,7 +87,7 @@ class AdversarialLoss(Objective):
         critic = mean_over_data(gain(of_real)) + gain(-of_fake).mean()
         if self.penalty:
             critic = critic - self.penalty * gradient_penalty(pair, real, fake.detach()[0])
-        return value, critic + gain(frozen_scores(pair, fake)).mean()
+        return value, critic + gain(frozen(pair.critic, fake).squeeze(-1)).mean()  # type: ignore[arg-type]
 
     def probe(self, pair: Pair, batch: Batch) -> Tensor:
         """The critic's scores: what trains on data that it cannot be given."""
@@ -114,11 +114,9 @@ def scores(pair: Pair, x: Tensor) -> Tensor:
     return pair.critic(x).squeeze(-1)  # type: ignore[operator]
 
 
-def frozen_scores(pair: Pair, x: Tensor) -> Tensor:
-    """The critic's scores, `[*]`, whose gradients reach x and not the critic."""
-    critic: nn.Module = pair.critic  # type: ignore[assignment]
-    frozen = {name: p.detach() for name, p in critic.named_parameters()}
-    return functional_call(critic, frozen, (x,)).squeeze(-1)
+def frozen(network: nn.Module, x: Tensor) -> Tensor:
+    """What a network makes of x; gradients reach x and not the network."""
+    return functional_call(network, {name: p.detach() for name, p in network.named_parameters()}, (x,))
 
 
 def gradient_penalty(pair: Pair, real: Tensor, fake: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ from ppvae.inference.objectives.debiased import JVI, SUMO
 from ppvae.inference.objectives.disentangling import DIPVAE, BetaTCVAE
 from ppvae.inference.objectives.enumerated import EnumeratedELBO
 from ppvae.inference.objectives.evidence_lower_bound import ELBO
+from ppvae.inference.objectives.factor_vae import FactorVAE
+from ppvae.inference.objectives.feature_elbo import FeatureELBO
 from ppvae.inference.objectives.gumbel import GumbelSoftmaxELBO
 from ppvae.inference.objectives.importance_weighted import CIWAE, IWAE, MIWAE, PIWAE, VIMCO
 from ppvae.inference.objectives.protocol import Objective
@@ -90,6 +92,13 @@ for _entry in (
         "Chen et al. 2018",
     ),
     Entry(DIPVAE, "the ELBO", "less a price on the covariance of q(z)", "Kumar et al. 2018"),
+    Entry(FactorVAE, "the ELBO", "less `gamma` total correlation, as a critic sees it", "Kim & Mnih 2018"),
+    Entry(
+        FeatureELBO,
+        "the ELBO",
+        "reconstructions compared in a critic's features: [VAE/GAN](adversarial.md)",
+        "Larsen et al. 2016",
+    ),
     Entry(IWAE, "`log mean w`", "reparameterized, stl, dreg, score", "Burda et al. 2016; Tucker et al. 2019"),
     Entry(VIMCO, "that of IWAE", "score, leave-one-out", "Mnih & Rezende 2016"),
     Entry(RWS, "that of IWAE", "wake or sleep phase", "Bornschein & Bengio 2015"),

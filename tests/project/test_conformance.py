@@ -22,6 +22,8 @@ from ppvae.inference import (
     AdversarialLoss,
     BetaTCVAE,
     EnumeratedELBO,
+    FactorVAE,
+    FeatureELBO,
     GumbelSoftmaxELBO,
     Objective,
     SemiSupervisedELBO,
@@ -39,8 +41,12 @@ FINITE = {"Categorical", "OneHotCategorical", "Bernoulli"}
 def refusal(objective, member):
     """What is said where this objective is not to be trained on this pair; None where it is."""
     match objective:
-        case AdversarialLoss():
-            return "found no `critic` and `generate`, expected a pair with an adversary.*use ELBO\\(\\)"
+        case AdversarialLoss() if member.critic != "data":
+            return r"found no `critic` and `generate`, expected a pair with an adversary.*use ELBO\(\)"
+        case FeatureELBO() if member.critic != "data":
+            return r"found no `critic`, `features` and `decode`, expected a pair with a critic.*use ELBO\(\)"
+        case FactorVAE() if member.critic != "latents":
+            return r"found no `latent_critic`, expected a pair with a critic of its latents.*or BetaTCVAE\(\)"
         case Objective(evaluation_only=True):
             return "found gradients enabled.*under torch.no_grad.*train with IWAE"
         case SingleTermELBO() if not member.terms:

@@ -37,7 +37,7 @@ INNER = {
     *("m_step", "take_step", "set_state", "decoded", "denoised", "elbo_term", "sigma", "start_sigma"),
     *("assign", "best_elbo", "counts", "place", "scaled"),
     *("draw_codes", "indices", "laid_under", "vectors"),  # of codes, with those before
-    "generate",  # of pairs with an adversary
+    *("generate", "decode"),  # of pairs with an adversary
     *("transition", "likelihood", "time_steps"),  # of sequences
     "shared_posterior",  # of several modalities
     *("given_label", "of", "by_column"),  # of labels, of the objectives that sum them out, and of tables

@@ -18,7 +18,14 @@ WAYS = {"pickled": lambda thing: pickle.loads(pickle.dumps(thing)), "copied": co
 LOCAL = "pyro functions"
 """The pair of two functions inside a function, which Python does not pickle."""
 
-OF_OTHER_PAIRS = ("SingleTermELBO", "VectorQuantizedELBO", "SemiSupervisedELBO", "AdversarialLoss")
+OF_OTHER_PAIRS = (
+    "SingleTermELBO",
+    "VectorQuantizedELBO",
+    "SemiSupervisedELBO",
+    "AdversarialLoss",
+    "FactorVAE",
+    "FeatureELBO",
+)
 
 
 @pytest.fixture(params=WAYS)

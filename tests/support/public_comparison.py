@@ -36,6 +36,11 @@ def gan():
     return ppvae.models.GAN(nn.Linear(2, 3), nn.Linear(3, 1), 2)
 
 
+def vae():
+    torch.manual_seed(0)
+    return ppvae.models.VAE.mlp(3, 2, [4], "gaussian")
+
+
 def groups():
     return ppvae.ParameterGroups({"critic": 2.0})
 
@@ -55,6 +60,18 @@ COMPARISON = {
             "off_diagonal": non_negative(10.0),
             "diagonal": non_negative(10.0),
             "kind": choice("II").besides("capitals"),
+        }
+    ),
+    "FactorVAE": Call({"num_particles": COUNT, "gamma": non_negative(10.0)}),
+    "FeatureELBO": Call(
+        {
+            "num_particles": COUNT,
+            "kl": choice("auto"),
+            "beta": non_negative(1.0),
+            "free_bits": non_negative(0.0),
+            "balance": flag(False),
+            "gradient": choice("reparameterized"),
+            "weight": non_negative(1.0),
         }
     ),
     "Modes": Call({"num": COUNT, "label": function(lambda x: x)}),
@@ -87,6 +104,14 @@ COMPARISON = {
     ),
     "models.GAN.check": Call({"batch": data(points(0))}, gan),
     "models.GAN.check_once": Call({"batch": data(points(0))}, gan),
+    "models.LatentCritic": Call({"pair": instance(vae), "latent_critic": instance(lambda: nn.Linear(2, 1))}),
+    "models.VAEGAN": Call(
+        {
+            "vae": instance(vae),
+            "features": instance(lambda: nn.Linear(3, 4)),
+            "head": instance(lambda: nn.Linear(4, 1)),
+        }
+    ),
     "models.NoisyGenerator": Call({"gan": instance(gan), "sigma": positive(0.1)}),
     "models.SpectralLinear": Call({}, fixed={"in_features": always(3), "out_features": always(2)}),
     "compare_samples": Call(

@@ -26,6 +26,7 @@ from ppvae.models import (
     MADE,
     NICE,
     VAE,
+    VAEGAN,
     VQVAE,
     VQVAE2,
     AutoregressiveFlowPrior,
@@ -46,6 +47,7 @@ from ppvae.models import (
     Glow,
     HiddenMarkov,
     IndependentBits,
+    LatentCritic,
     LinearGaussianChain,
     LinearGaussianStateSpace,
     LinearModalities,
@@ -79,6 +81,7 @@ class Member:
         terms: the ELBO's terms can be drawn one by one.
         quantized: its guide is at the nearest codes: one value for each x, so more particles come no closer.
         partly_observed: a site is observed in part.
+        critic: what it has a critic of, "data" or "latents", if any.
     """
 
     make: Callable
@@ -90,6 +93,7 @@ class Member:
     terms: bool = False
     quantized: bool = False
     partly_observed: bool = False
+    critic: str = ""
 
 
 def on_normal(make, *shape):
@@ -225,6 +229,10 @@ def smoothed():
     return VAE(prior, Bernoulli(nn.Linear(3, 4)), posterior)
 
 
+def vae_gan():
+    return VAEGAN(VAE.mlp(4, 2, [5], "gaussian"), nn.Sequential(nn.Linear(4, 5), nn.Tanh()), nn.Linear(5, 1))
+
+
 def bit_diffusion():
     return DiffusionVAE(UNet((1, 2, 2), [2], 4), [1, 2, 2], 2, "bernoulli", "learned", "eps", "posterior")
 
@@ -340,6 +348,8 @@ ZOO = {
     "M1+M2": Member(partly_labeled(stacked), LABEL, open_kl="z1", exact=False, partly_observed=True),
     "table": Member(table, exact=False),
     "bottom-up": Member(on_normal(BottomUp, 3), open_kl="z1"),
+    "VAE/GAN": Member(on_normal(vae_gan, 4), exact=False, critic="data"),
+    "critic of latents": Member(on_normal(lambda: LatentCritic(LinearVAE(3, 2), nn.Linear(2, 1)), 3), critic="latents"),
     "tied weights": Member(on_normal(TiedWeights, 3)),
     "labeled": Member(labeled),
     "unsteady": Member(on_normal(Unsteady, 3)),
@@ -361,6 +371,6 @@ ZOO = {
 FACTORIZED = {
     *("linear", "bernoulli", "gaussian", "VampPrior", "convolutional", "logistic mixture", "categorical", "PixelVAE"),
     *("lossy autoencoder", "autoregressive likelihood", "modalities", "conditional", "M1", "table", "tied weights"),
-    *("labeled", "unsteady", "pyro functions", "pyro tutorial"),
+    *("labeled", "unsteady", "pyro functions", "pyro tutorial", "VAE/GAN", "critic of latents"),
 }
 """Those whose guide is one vector of independent Gaussian numbers."""

@@ -150,7 +150,8 @@ def test_a_schedule_multiplies_all_rates():
 def test_every_bound_of_a_gan_is_refused_by_name(name):
     gan, x = linear(), torch.randn(5, 3)
     objective = REGISTRY[name].objective(num_particles=3)
-    said = "no density of what a generator|found gradients enabled|no guide site|found no `num_terms`|latent sites none"
+    lacking = "no guide site|latent sites none|found no `(num_terms|critic|latent_critic)`"
+    said = f"no density of what a generator|found gradients enabled|{lacking}"
     for attempt in (lambda: objective(gan, x, 0), lambda: ppvae.fit(gan, x, objective, steps=1, progress=False)):
         with pytest.raises((NotImplementedError, ppvae.ContractError), match=said):
             attempt()
