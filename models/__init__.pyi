@@ -98,7 +98,9 @@ from .parts.residual_normal import ResidualNormal as ResidualNormal
 from .sequences.deep_markov import DeepMarkov as DeepMarkov, GatedTransition as GatedTransition
 from .sequences.hidden_markov import HiddenMarkov as HiddenMarkov
 from .sequences.linear_gaussian_state_space import LinearGaussianStateSpace as LinearGaussianStateSpace
+from .sequences.mixture_density_rnn import MixtureDensityRNN as MixtureDensityRNN
 from .sequences.recurrent_posteriors import Combiner as Combiner, CombinerFlow as CombinerFlow, MeanField as MeanField
+from .sequences.recurrent_state_space import RecurrentStateSpace as RecurrentStateSpace
 from .sequences.state_space import StateSpace as StateSpace
 from .tables.frames import read_table as read_table, table_columns as table_columns, write_table as write_table
 from .tables.mixed_columns import MixedColumns as MixedColumns

@@ -87,7 +87,7 @@ class _StraightThrough(Messenger):
     def _replacement(self, name: str, fn: dist.TorchDistribution) -> dist.TorchDistribution:
         base = fn.base_dist if isinstance(fn, dist.Independent) else fn
         if isinstance(base, dist.OneHotCategorical):
-            return _OneHot(self.temperature, base.logits)
+            return _OneHot(self.temperature, base.logits).to_event(len(fn.event_shape) - 1)
         if isinstance(base, dist.Bernoulli):
             return _Bernoulli(self.temperature, base.logits).to_event(len(fn.event_shape))
         if name in self.replaced:  # the model's, whose probability is taken as it is for softened draws

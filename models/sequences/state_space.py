@@ -39,7 +39,7 @@ class StateSpace(Pair):
             path: list[Tensor] = []
             for t in range(x.shape[1]):
                 fn = self.transition(path[-1]) if path else self.prior()
-                path.append(pyro.sample(f"z{t + 1}", _where_present(fn, present, t)))
+                path.append(pyro.sample(f"z{t + 1}", where_present(fn, present, t)))
             fn = self.likelihood(torch.stack(path, -2))
             pyro.sample("x", (fn if present is None else fn.mask(present)).to_event(1), obs=x)
 
@@ -47,19 +47,19 @@ class StateSpace(Pair):
         present, q, z = present_steps(x, lengths), self.posterior(x, lengths), None
         with pyro.plate("data", x.shape[0], dim=-1):
             for t in range(x.shape[1]):
-                z = pyro.sample(f"z{t + 1}", _where_present(q(t, z), present, t))
+                z = pyro.sample(f"z{t + 1}", where_present(q(t, z), present, t))
 
     def time_steps(self, x: Tensor, lengths: Tensor | None = None) -> Steps:
         present, q = present_steps(x, lengths), self.posterior(x, lengths)
 
         def prior(t: int, z: Tensor | None) -> Any:
-            return _where_present(self.prior() if z is None else self.transition(z), present, t)
+            return where_present(self.prior() if z is None else self.transition(z), present, t)
 
         def guide(t: int, z: Tensor | None) -> Any:
-            return _where_present(q(t, z), present, t)
+            return where_present(q(t, z), present, t)
 
         def log_likelihood(t: int, z: Tensor) -> Tensor:
-            return _where_present(self.likelihood(z), present, t).log_prob(x[:, t])
+            return where_present(self.likelihood(z), present, t).log_prob(x[:, t])
 
         return Steps(x.shape[1], prior, guide, log_likelihood)
 
@@ -69,5 +69,6 @@ def present_steps(x: Tensor, lengths: Tensor | None) -> Tensor | None:
     return None if lengths is None else torch.arange(x.shape[1], device=x.device) < lengths.unsqueeze(-1)
 
 
-def _where_present(fn: Any, present: Tensor | None, t: int) -> Any:
+def where_present(fn: Any, present: Tensor | None, t: int) -> Any:
+    """A distribution of step t, masked where a row has ended."""
     return fn if present is None else fn.mask(present[:, t])

@@ -34,7 +34,7 @@ from ppvae.inference.objectives.registry import REGISTRY
 
 NO_BOUNDS = {"VRMax", "CUBO", "JVI", "SUMO"}
 
-SOFTENED = {"OneHotCategorical", "Bernoulli", "Bits"}
+SOFTENED = {"OneHotCategorical", "Bernoulli", "Bits", "OneHots"}
 FINITE = {"Categorical", "OneHotCategorical", "Bernoulli"}
 
 

@@ -34,6 +34,7 @@ from support.public_discrete import DISCRETE
 from support.public_labels import LABELS
 from support.public_models import MODELS
 from support.public_multimodal import LEDGERS, MULTIMODAL
+from support.public_sequences import SEQUENCES
 from support.public_views import VIEWS
 from torch import nn
 
@@ -55,7 +56,7 @@ TABLE: dict[str, Call] = (
     | COMPARISON
     | VIEWS
     | LEDGERS
-    | {f"models.{name}": call for name, call in (MODELS | DISCRETE | MULTIMODAL | LABELS).items()}
+    | {f"models.{name}": call for name, call in (MODELS | DISCRETE | MULTIMODAL | LABELS | SEQUENCES).items()}
 )
 SECONDS = 20
 """After which a call is said to hang."""

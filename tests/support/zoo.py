@@ -53,10 +53,12 @@ from ppvae.models import (
     LinearModalities,
     LinearVAE,
     MarkovHVAE,
+    MixtureDensityRNN,
     MLPDenoiser,
     MultimodalVAE,
     PixelCNN,
     RealNVP,
+    RecurrentStateSpace,
     ResidualFlow,
     RestrictedBoltzmann,
     SmoothedBits,
@@ -73,7 +75,8 @@ class Member:
 
     Attributes:
         make: returns a pair and a batch, of the default dtype.
-        drawn: the distribution of each guide site that has no reparameterized gradient; "Bits" for a vector of coins.
+        drawn: the distribution of each guide site that has no reparameterized gradient; "Bits" for a vector of coins,
+            "OneHots" for several one-hot vectors.
         open_kl: a site without a KL in closed form, if any.
         tied: a guide site that an exact summation ties to the observation, if any.
         exact: log p(x) is known.
@@ -153,6 +156,12 @@ def deep_markov():
 def of_lengths(make, *shape):
     """A member's `make`: a pair from `make()` with eight standard normal sequences of several lengths."""
     return lambda: (make(), (torch.randn(8, *shape), 1 + torch.arange(8) % shape[0]))
+
+
+def with_actions(make, *shape):
+    """A member's `make`: such sequences, with two numbers as the action of each step."""
+    num, size = shape
+    return lambda: (make(), (torch.randn(8, num, size), 1 + torch.arange(8) % num, torch.randn(8, num, 2)))
 
 
 def of_modalities(make, *sizes):
@@ -332,6 +341,15 @@ ZOO = {
         of_lengths(lambda: DeepMarkov(2, 2, [4], "gaussian", "iaf"), 3, 2), exact=False, open_kl="z1"
     ),
     "hidden Markov": Member(of_lengths(lambda: HiddenMarkov(2, 2), 3, 2), gap=False),
+    "recurrent state space": Member(
+        with_actions(lambda: RecurrentStateSpace(2, 2, 2, num_state=3, hidden=[4]), 3, 2), exact=False
+    ),
+    "recurrent state space, one-hot": Member(
+        with_actions(lambda: RecurrentStateSpace(2, 2, 2, 3, num_state=3, hidden=[4]), 3, 2),
+        {f"z{t}": "OneHots" for t in (1, 2, 3)},
+        exact=False,
+    ),
+    "mixture density RNN": Member(with_actions(lambda: MixtureDensityRNN(2, 2, 2, num_state=3), 3, 2), gap=False),
     "modalities": Member(of_modalities(lambda: LinearModalities({"a": 3, "b": 2}, 2), 3, 2)),
     "modalities, exact": Member(of_modalities(lambda: LinearModalities({"a": 3, "b": 2}, 2, "exact"), 3, 2), gap=False),
     "modalities, mixture of products": Member(

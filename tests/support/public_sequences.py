@@ -1,0 +1,29 @@
+"""A valid call of each public pair of sequences with actions, with the kind of each argument."""
+
+import torch
+from support.malformed_values import Call, choice, count, from_zero, optional, positive, sizes, tensor
+
+from ppvae.models import MixtureDensityRNN
+
+COUNT = count(2)
+
+SEQUENCES = {
+    "RecurrentStateSpace": Call(
+        {
+            "num_features": COUNT,
+            "num_latents": COUNT,
+            "num_actions": from_zero(1),
+            "num_classes": optional(count(3)),
+            "num_state": COUNT,
+            "hidden": sizes(3, 3).besides("empty list"),
+            "likelihood": choice("gaussian"),
+        }
+    ),
+    "MixtureDensityRNN": Call(
+        {"num_features": COUNT, "num_actions": from_zero(1), "num_components": COUNT, "num_state": COUNT}
+    ),
+    "MixtureDensityRNN.forecast": Call(
+        {"h": tensor(lambda: torch.zeros(4, 2), "nan", "inf"), "temperature": positive(0.5)},
+        owner=lambda: MixtureDensityRNN(2, num_state=2),
+    ),
+}
