@@ -59,6 +59,8 @@ from ppvae.models import (
     RestrictedBoltzmann,
     SmoothedBits,
     SmoothedBoltzmann,
+    SpikedBits,
+    SpikedBoltzmann,
     StandardNormal,
     TableVAE,
     UNet,
@@ -225,6 +227,11 @@ def smoothed():
     return VAE(prior, Bernoulli(nn.Linear(3, 4)), posterior)
 
 
+def spiked():
+    prior, posterior = SpikedBoltzmann(RestrictedBoltzmann(2, 1), 3.0), SpikedBits(nn.Linear(4, 3), 3.0)
+    return VAE(prior, Bernoulli(nn.Linear(3, 4)), posterior)
+
+
 def bit_diffusion():
     return DiffusionVAE(UNet((1, 2, 2), [2], 4), [1, 2, 2], 2, "bernoulli", "learned", "eps", "posterior")
 
@@ -294,6 +301,7 @@ ZOO = {
         on_bits(lambda: VQVAE2.convolutional((1, 4, 4), 3, 2, 2, 1), 1, 4, 4), quantized=True
     ),
     "Boltzmann bits": Member(on_bits(boltzmann, 4), {"z": "Bits"}, open_kl="z", exact=False),
+    "spiked bits": Member(on_bits(spiked, 4), {"z": "IndependentSpikedBits"}, exact=False),
     "smoothed bits": Member(on_bits(smoothed, 4), open_kl="z", exact=False),
     "NICE": Member(on_normal(lambda: NICE(2, 2, [4]), 2), gap=False),
     "RealNVP": Member(on_normal(lambda: RealNVP(2, 2, [4]), 2), gap=False),
