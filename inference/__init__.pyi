@@ -41,6 +41,7 @@ from .objectives.reweighted import RWS as RWS
 from .objectives.schedules import LinearWarmup as LinearWarmup
 from .objectives.semi_supervised import SemiSupervisedELBO as SemiSupervisedELBO
 from .objectives.single_term import SingleTermELBO as SingleTermELBO
+from .objectives.spiked import SpikedELBO as SpikedELBO
 from .objectives.thermodynamic import TVO as TVO
 from .objectives.vector_quantized import VectorQuantizedELBO as VectorQuantizedELBO
 from .runtime.checkpoint import CheckpointError as CheckpointError

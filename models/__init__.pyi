@@ -22,6 +22,7 @@ from .codes.code_level import CodeLevel as CodeLevel
 from .codes.code_priors import FactorizedCodes as FactorizedCodes, UniformCodes as UniformCodes
 from .codes.codebook import Codebook as Codebook
 from .codes.smoothed_bits import SmoothedBits as SmoothedBits, SmoothedBoltzmann as SmoothedBoltzmann
+from .codes.spiked_bits import SpikedBits as SpikedBits, SpikedBoltzmann as SpikedBoltzmann
 from .codes.vqvae import VQVAE as VQVAE
 from .codes.vqvae2 import VQVAE2 as VQVAE2
 from .diffusion.denoisers import MLPDenoiser as MLPDenoiser, UNet as UNet

@@ -44,6 +44,7 @@ from .inference.objectives.reweighted import RWS as RWS
 from .inference.objectives.schedules import LinearWarmup as LinearWarmup
 from .inference.objectives.semi_supervised import SemiSupervisedELBO as SemiSupervisedELBO
 from .inference.objectives.single_term import SingleTermELBO as SingleTermELBO
+from .inference.objectives.spiked import SpikedELBO as SpikedELBO
 from .inference.objectives.thermodynamic import TVO as TVO
 from .inference.objectives.vector_quantized import VectorQuantizedELBO as VectorQuantizedELBO
 from .inference.runtime.checkpoint import CheckpointError as CheckpointError

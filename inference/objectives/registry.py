@@ -16,6 +16,7 @@ from ppvae.inference.objectives.renyi import CUBO, Renyi, VRMax
 from ppvae.inference.objectives.reweighted import RWS
 from ppvae.inference.objectives.semi_supervised import SemiSupervisedELBO
 from ppvae.inference.objectives.single_term import SingleTermELBO
+from ppvae.inference.objectives.spiked import SpikedELBO
 from ppvae.inference.objectives.thermodynamic import TVO
 from ppvae.inference.objectives.vector_quantized import VectorQuantizedELBO
 
@@ -78,6 +79,12 @@ for _entry in (
         "the ELBO, one-hot and Bernoulli sites drawn",
         "straight through, biased",
         "Jang et al. 2017",
+    ),
+    Entry(
+        SpikedELBO,
+        "the ELBO, KL in closed form",
+        "along the draws of [spiked bits](codes.md#bits-with-a-boltzmann-machine-for-a-prior)",
+        "Rolfe 2017",
     ),
     Entry(
         VectorQuantizedELBO,

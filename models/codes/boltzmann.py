@@ -35,7 +35,7 @@ class RestrictedBoltzmann(nn.Module):
     same. Draws are of chains that start at the persistent ones, and are no better than these have mixed.
 
     Source: Smolensky 1986; persistent chains: Tieleman 2008; log Z: Salakhutdinov & Murray 2008; as a prior, Rolfe 2017
-    (arXiv:1609.02200), whose bits are smoothed: see `SmoothedBoltzmann`; these are not.
+    (arXiv:1609.02200), whose bits are smoothed: see `SpikedBoltzmann`; these are not.
 
     Args:
         num_left: size of u.

@@ -28,6 +28,7 @@ from ppvae.inference import (
     Objective,
     SemiSupervisedELBO,
     SingleTermELBO,
+    SpikedELBO,
     VectorQuantizedELBO,
 )
 from ppvae.inference.objectives.registry import REGISTRY
@@ -57,7 +58,7 @@ def refusal(objective, member):
             return r"found no site that is observed in part.*use EnumeratedELBO\(\) or ELBO\(\)"
         case BetaTCVAE() | DIPVAE() if member not in (ZOO[name] for name in FACTORIZED):
             return r"found the latent sites .*expected one, with independent Gaussian.*use ELBO\(\)"
-        case ELBO(kl="analytic") if member.open_kl:
+        case ELBO(kl="analytic") | SpikedELBO() if member.open_kl:
             return f"site '{member.open_kl}': found no closed-form KL.*use kl='auto'"
         case ELBO() if member.tied and (objective.beta != 1 or objective.free_bits):
             return rf"latent sites \['{member.tied}'\]: found tied to the observation.*use beta=1 and free_bits=0"

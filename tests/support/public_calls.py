@@ -237,6 +237,7 @@ CALLS = {
     "Trainer.load": Call({"path": path(saved_trainer)}, owner=trainer),
     "Trainer.save": Call({"path": FILE}, owner=trainer),
     "SemiSupervisedELBO": Call({"num_particles": COUNT, "weight": non_negative(1.0)}),
+    "SpikedELBO": Call({"num_particles": COUNT}),
     "VIMCO": Call({"num_particles": COUNT, "gradient": choice("score")}),
     "VRMax": Call({"num_particles": COUNT, "gradient": choice("score")}),
     "VectorQuantizedELBO": Call(

@@ -241,5 +241,7 @@ DISCRETE = {
     "IndependentBits": Call({"network": NETWORK}),
     "SmoothedBits": Call({"network": NETWORK, "beta": positive(4.0)}),
     "SmoothedBoltzmann": Call({"machine": instance(lambda: RestrictedBoltzmann(3, 2)), "beta": positive(4.0)}),
+    "SpikedBits": Call({"network": NETWORK, "beta": positive(4.0)}),
+    "SpikedBoltzmann": Call({"machine": instance(lambda: RestrictedBoltzmann(3, 2)), "beta": positive(4.0)}),
     "RestrictedBoltzmann": Call({"num_left": COUNT, "num_right": COUNT}),
 }

@@ -63,6 +63,8 @@ from ppvae.models import (
     RestrictedBoltzmann,
     SmoothedBits,
     SmoothedBoltzmann,
+    SpikedBits,
+    SpikedBoltzmann,
     StandardNormal,
     TableVAE,
     UNet,
@@ -242,6 +244,11 @@ def vae_gan():
     return VAEGAN(VAE.mlp(4, 2, [5], "gaussian"), nn.Sequential(nn.Linear(4, 5), nn.Tanh()), nn.Linear(5, 1))
 
 
+def spiked():
+    prior, posterior = SpikedBoltzmann(RestrictedBoltzmann(2, 1), 3.0), SpikedBits(nn.Linear(4, 3), 3.0)
+    return VAE(prior, Bernoulli(nn.Linear(3, 4)), posterior)
+
+
 def bit_diffusion():
     return DiffusionVAE(UNet((1, 2, 2), [2], 4), [1, 2, 2], 2, "bernoulli", "learned", "eps", "posterior")
 
@@ -311,6 +318,7 @@ ZOO = {
         on_bits(lambda: VQVAE2.convolutional((1, 4, 4), 3, 2, 2, 1), 1, 4, 4), quantized=True
     ),
     "Boltzmann bits": Member(on_bits(boltzmann, 4), {"z": "Bits"}, open_kl="z", exact=False),
+    "spiked bits": Member(on_bits(spiked, 4), {"z": "IndependentSpikedBits"}, exact=False),
     "smoothed bits": Member(on_bits(smoothed, 4), open_kl="z", exact=False),
     "NICE": Member(on_normal(lambda: NICE(2, 2, [4]), 2), gap=False),
     "RealNVP": Member(on_normal(lambda: RealNVP(2, 2, [4]), 2), gap=False),
