@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_type_hints
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +15,12 @@ from ppvae.batches import Batch, entries
 from ppvae.inference.objectives.protocol import Objective
 from ppvae.inference.objectives.weighting import mean_over_data
 from ppvae.pair import Pair
+from ppvae.protocols import has_all_of
 from ppvae.refusals import ContractError
 
 
 class Adversarial(Protocol):
-    """A pair that draws data with gradients, and has a critic of them.
-
-    `isinstance` would not find the critic: from Python 3.12 on it looks past a module's modules and parameters.
-    """
+    """A pair that draws data with gradients, and has a critic of them."""
 
     critic: nn.Module
     """`[*, *event] -> [*, 1]`, larger for what looks like data."""
@@ -100,7 +98,7 @@ def observed(pair: Pair, batch: Batch) -> Tensor:
     Raises:
         ppvae.ContractError: it has none.
     """
-    if not all(hasattr(pair, name) for name in get_type_hints(Adversarial)):
+    if not has_all_of(pair, Adversarial):
         raise ContractError(
             f"{type(pair).__name__}: found no `critic` and `generate`, expected a pair with an adversary, such as "
             "ppvae.models.GAN; use ELBO()"

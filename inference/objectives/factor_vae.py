@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
@@ -15,10 +15,10 @@ from ppvae.inference.objectives.evidence_lower_bound import ELBO
 from ppvae.inference.objectives.protocol import MeanOverDraws
 from ppvae.inference.objectives.weighting import data_weights, mean_over_data
 from ppvae.pair import Pair
+from ppvae.protocols import has_all_of
 from ppvae.refusals import ContractError
 
 
-@runtime_checkable
 class WithLatentCritic(Protocol):
     """A pair with a critic of its latents."""
 
@@ -65,14 +65,14 @@ class FactorVAE(MeanOverDraws):
         return None
 
     def __call__(self, pair: Pair, batch: Batch, step: float | Tensor = math.inf) -> tuple[Tensor, Tensor]:
-        if not isinstance(pair, WithLatentCritic):
+        if not has_all_of(pair, WithLatentCritic):
             raise ContractError(
                 f"{type(pair).__name__}: found no `latent_critic`, expected a pair with a critic of its latents; use "
                 "ppvae.models.LatentCritic(pair, critic), or BetaTCVAE(), which needs none"
             )
         z = posteriors(pair, batch, self.num_particles).z
         value, surrogate = ELBO(self.num_particles)(pair, batch, step)
-        critic = pair.latent_critic
+        critic: Any = pair.latent_critic
         price = mean_over_data(frozen(critic, z).squeeze(-1))
         of_whole, of_margins = (critic(draws.detach()).squeeze(-1) for draws in (z, shuffled(z)))
         gain = mean_over_data(logsigmoid(of_whole)) + logsigmoid(-of_margins).mean()

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast
 
 import pyro.distributions as dist
 import torch
@@ -19,10 +19,10 @@ from ppvae.inference.objectives.adversarial import Adversarial, frozen, observed
 from ppvae.inference.objectives.evidence_lower_bound import ELBO
 from ppvae.inference.objectives.weighting import mean_over_data
 from ppvae.pair import Pair
+from ppvae.protocols import has_all_of
 from ppvae.refusals import ContractError
 
 
-@runtime_checkable
 class FeatureAdversarial(Adversarial, Protocol):
     """A pair with a critic of data, whose first layers are features to compare reconstructions in."""
 
@@ -78,21 +78,21 @@ class FeatureELBO(ELBO):
         raise NotImplementedError(f"{self}: the gradient of its exact value is not the surrogate's")
 
     def __call__(self, pair: Pair, batch: Batch, step: float | Tensor = math.inf) -> tuple[Tensor, Tensor]:
-        if not isinstance(pair, FeatureAdversarial):
+        if not has_all_of(pair, FeatureAdversarial):
             raise ContractError(
                 f"{type(pair).__name__}: found no `critic`, `features` and `decode`, expected a pair with a critic of "
                 "data, such as ppvae.models.VAEGAN; use ELBO()"
             )
-        x = observed(pair, batch)
+        x, adversarial = observed(pair, batch), cast(FeatureAdversarial, pair)
         with torch.no_grad():
             value, _ = super().__call__(pair, batch, step)
         if not torch.is_grad_enabled():
             return value, value.mean()
-        with _InFeatures(pair.features) as seen:
+        with _InFeatures(adversarial.features) as seen:
             _, elbo = super().__call__(pair, batch, step)
-        fakes = torch.cat([pair.decode(seen.z.detach()), pair.generate(self.num_particles, len(x))])
+        fakes = torch.cat([adversarial.decode(seen.z.detach()), adversarial.generate(self.num_particles, len(x))])
         critic = mean_over_data(logsigmoid(scores(pair, x))) + logsigmoid(-scores(pair, fakes.detach())).mean()
-        return value, elbo + critic + self.weight * logsigmoid(frozen(pair.critic, fakes)).mean()
+        return value, elbo + critic + self.weight * logsigmoid(frozen(adversarial.critic, fakes)).mean()
 
 
 class _InFeatures(Messenger):
