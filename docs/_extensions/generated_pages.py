@@ -104,7 +104,8 @@ def _gallery() -> Iterator[tuple[str, str]]:
         command = f"```sh\npython examples/{path.name} --help\n```"
         yield f"gallery/{path.stem}.md", f"# {title}\n\n{command}\n\n{image}{docstring}\n\n## The code\n\n{code}\n"
         shown = f"![{title}](../{picture.name}) " if picture.exists() else ""
-        entries.append(f"- {shown}[{title}]({path.stem}.md)")
+        said = "" if picture.exists() else f"\\\n  {' '.join(docstring.split(chr(10) * 2)[1].split())}"
+        entries.append(f"- {shown}[{title}]({path.stem}.md){said}")
         pages.append(path.stem)
     listed, toctree = "\n".join(entries), "\n".join(pages)
     yield (
