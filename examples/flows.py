@@ -5,8 +5,6 @@ digits` or `mnist`) RealNVP on the pixels as a vector, and Glow, dequantized uni
 each pair the held-out log p(x), the ELBO and the gap between them, in nats, and writes the table and one figure.
 
 It takes about two minutes on one core.
-
-It takes about two minutes on one core.
 """
 
 import argparse

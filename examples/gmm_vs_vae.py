@@ -5,8 +5,6 @@ prints for each the held-out log p(x), the ELBO and the gap between them, in nat
 figure, the table, and a netCDF file to open in ArviZ.
 
 It takes about four minutes on two cores.
-
-It takes about four minutes on two cores.
 """
 
 import argparse
@@ -193,9 +191,10 @@ def dtype_of(pair: ppvae.Pair) -> torch.dtype:
 
 
 def report(results: dict[str, Result], x: torch.Tensor, num_features: int, levels: int | None) -> list[str]:
-    """The table: held-out evidence, ELBO and gap with standard errors over data points; the gap in closed form."""
+    """The table: held-out evidence and ELBO; the gap, and in closed form where that is known."""
     lines = [
-        f"{len(x)} held-out data points; nats per data point, higher is better; +- standard error over data points",
+        f"{len(x)} held-out data points; nats per data point, higher is better; +- standard error over data points, "
+        "for the gap of the measurement",
         f"{'':<14}{'log p(x)':>19}{'':>6}{'bits/dim':>10}{'ELBO':>10}{'gap':>18}{'closed form':>13}"
         f"{'by chains':>11}{'train s':>9}",
     ]

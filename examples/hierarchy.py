@@ -7,7 +7,7 @@ digits, and what each layer pays; writes the table, and a figure.
 
 MNIST (`--data mnist`) is read from the folder that PPVAE_DATA names, or from a cache, or else downloaded.
 
-It takes several minutes on one core.
+It takes about five minutes on one core.
 """
 
 import argparse

@@ -58,7 +58,13 @@ def progress_bar(*, shown: bool, **settings: Any) -> Bar:
     """A bar with these settings of tqdm's, on a standard error that may be closed, or missing."""
     if sys.stderr is None or not (shown and _switch["shown"]):
         return Bar(**settings, disable=True)
-    return Bar(**settings, disable=None, file=_Lenient(sys.stderr))
+    disable = False if _is_notebook(sys.stderr) else None  # None: where it is no terminal
+    return Bar(**settings, disable=disable, file=_Lenient(sys.stderr))
+
+
+def _is_notebook(stream: Any) -> bool:
+    """Whether a stream is that of a notebook's kernel, which is no terminal and shows bars."""
+    return type(stream).__module__.partition(".")[0] == "ipykernel"
 
 
 @contextmanager

@@ -103,8 +103,9 @@ def _gallery() -> Iterator[tuple[str, str]]:
         code = f"```{{literalinclude}} ../../examples/{path.name}\n:language: python\n```"
         command = f"```sh\npython examples/{path.name} --help\n```"
         yield f"gallery/{path.stem}.md", f"# {title}\n\n{command}\n\n{image}{docstring}\n\n## The code\n\n{code}\n"
-        shown = f"![{title}](../{picture.name}) " if picture.exists() else ""
-        entries.append(f"- {shown}[{title}]({path.stem}.md)")
+        link = f"[{title}]({path.stem}.md)"
+        about = " ".join(docstring.partition("\n\n")[2].partition("\n\n")[0].split())
+        entries.append(f"- ![{title}](../{picture.name}) {link}" if picture.exists() else f"- {link}\\\n  {about}")
         pages.append(path.stem)
     listed, toctree = "\n".join(entries), "\n".join(pages)
     yield (

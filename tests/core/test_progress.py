@@ -49,6 +49,14 @@ def test_training_shows_a_bar_on_a_terminal(pair, monkeypatch):
     assert "4/4" in terminal.getvalue()
 
 
+def test_a_notebook_without_widgets_shows_text(pair, monkeypatch):
+    """Its standard error is no terminal; ipykernel's class is told by its module."""
+    stream = shown_to(monkeypatch, is_terminal=False)
+    stream.__class__ = type("OutStream", (Stream,), {"__module__": "ipykernel.iostream"})
+    train(pair)
+    assert "4/4" in stream.getvalue()
+
+
 @pytest.mark.parametrize("case", ["a log", "closed", "missing", "progress=False", "set_progress(False)"])
 def test_elsewhere_all_is_silent(pair, monkeypatch, case):
     stream = None if case == "missing" else Stream(case != "a log")
