@@ -43,6 +43,7 @@ from .flows.flow import Flow as Flow
 from .flows.glow import Glow as Glow
 from .flows.residual_flow import ResidualFlow as ResidualFlow
 from .flows.transforms import Bijection as Bijection
+from .hierarchies.convolutional_draw import ConvolutionalDRAW as ConvolutionalDRAW
 from .hierarchies.convolutional_hvae import ConvolutionalHVAE as ConvolutionalHVAE
 from .hierarchies.draw import DRAW as DRAW
 from .hierarchies.hierarchical_posteriors import (

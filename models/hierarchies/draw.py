@@ -1,20 +1,19 @@
 """DRAW: a recurrent VAE that adds to a canvas step by step, and reads what is still missing."""
 
-import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 from ppvae.arguments import Few, Shape, Size, checked
+from ppvae.models.hierarchies.canvas import CanvasPair, State
 from ppvae.models.hierarchies.glimpses import GaussianWindow, WholeImage
 from ppvae.models.parts.conditionals import DiagonalNormal
 from ppvae.models.parts.joining import joined
 from ppvae.models.parts.priors import StandardNormal
 from ppvae.models.parts.recurrence import lstm_update
-from ppvae.pair import Pair
 
 
-class DRAW(Pair):
+class DRAW(CanvasPair):
     """`z_1 ... z_T ~ N(0, I)`; each moves a decoder's state and adds to a canvas; x is Bernoulli with the last one.
 
     The guide draws z_t from what it reads of x and of the canvas's error, and from the decoder's state: it runs the
@@ -51,33 +50,17 @@ class DRAW(Pair):
         self.posterior = DiagonalNormal(nn.Linear(hidden, 2 * num_latents))
         self.example = torch.zeros(1, 1, *size)
 
-    def model(self, x: Tensor) -> None:
-        with pyro.plate("data", x.shape[0], dim=-1):
-            canvas, state = torch.zeros_like(x), self.decoder.start(x)
-            for step in range(1, self.num_steps + 1):
-                z = pyro.sample(f"z{step}", self.prior())
-                canvas, state = self._written(canvas, state, z)
-            pyro.sample("x", dist.Bernoulli(logits=canvas).to_event(3), obs=x)
+    def prior_given(self, state: State) -> dist.TorchDistribution:
+        return self.prior()  # whatever came before
 
-    def guide(self, x: Tensor) -> None:
-        with pyro.plate("data", x.shape[0], dim=-1):
-            canvas, state, seen = torch.zeros_like(x), self.decoder.start(x), self.encoder.start(x)
-            for step in range(1, self.num_steps + 1):
-                seen = self.encoder(self._seen(x, canvas, state[0]), seen)
-                z = pyro.sample(f"z{step}", self.posterior(seen[0]))
-                canvas, state = self._written(canvas, state, z)
-
-    def _seen(self, x: Tensor, canvas: Tensor, state: Tensor) -> Tensor:
-        """What the encoder is told: glimpses of x and of what the canvas is off by, and the decoder's state."""
+    def seen(self, x: Tensor, canvas: Tensor, state: Tensor) -> Tensor:
+        """Glimpses of x and of what the canvas is off by, and the decoder's state."""
         read = [self.glimpse.read(image, state) for image in (x, x - canvas.sigmoid())]
         return joined(*read, state)
 
-    def _written(self, canvas: Tensor, state: "State", z: Tensor) -> tuple[Tensor, "State"]:
+    def written(self, canvas: Tensor, state: State, z: Tensor) -> tuple[Tensor, State]:
         state = self.decoder(z, state)
         return canvas + self.glimpse.write(state[0]), state
-
-
-State = tuple[Tensor, Tensor]
 
 
 class RecurrentCell(nn.Module):

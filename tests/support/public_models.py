@@ -238,6 +238,7 @@ MODELS = {
         }
     ),
     "DiffusionVAE.init_from": Call({"x": data(images, "one dimension more")}, owner=diffusion),
+    "ConvolutionalDRAW": Call({"shape": sizes(1, 8, 8), "num_latents": COUNT, "num_steps": COUNT, "channels": COUNT}),
     "DRAW": Call(
         {
             "shape": sizes(8, 8),

@@ -36,6 +36,7 @@ from ppvae.models import (
     ConditionallyIndependent,
     ConditionalVAE,
     ContinuousFlow,
+    ConvolutionalDRAW,
     ConvolutionalHVAE,
     DeepMarkov,
     Dequantized,
@@ -304,6 +305,7 @@ ZOO = {
     "ladder": Member(hierarchy("ladder"), exact=False),
     "residual": Member(hierarchy("residual"), exact=False),
     "DRAW": Member(on_bits(lambda: DRAW((2, 2), 1, 2, 3, 2), 1, 2, 2), exact=False),
+    "convolutional DRAW": Member(on_bits(lambda: ConvolutionalDRAW((1, 2, 2), 1, 2, 2), 1, 2, 2), exact=False),
     "diffusion": Member(on_normal(lambda: DiffusionVAE(MLPDenoiser(4, [5]), [4], 3), 4), exact=False, terms=True),
     "diffusion of bits": Member(on_bits(bit_diffusion, 1, 2, 2), exact=False, terms=True),
     "logistic mixture": Member(
