@@ -114,11 +114,11 @@ def trained(
     single = frames.flatten(0, 1)
     vision = fitted(VAE.mlp(single.shape[-1], 2, [128], "gaussian").init_from(single), single, 1000, 100, 3e-3)
     encoded = {"x": windows(vision.posterior(frames).sample(), 15), "actions": windows(actions, 15)}
-    memory = fitted(MixtureDensityRNN(2, 1, num_state=32), encoded, 2000, 50, 1e-2)
-    space = RecurrentStateSpace(single.shape[-1], 4, 1, num_state=32, hidden=[64])
+    memory = fitted(MixtureDensityRNN(2, 1, num_state=32), encoded, 800, 50, 1e-2)
+    space = RecurrentStateSpace(single.shape[-1], 2, 1, num_state=32, hidden=[64])
     space.likelihood.init_from(single)
     whole = {"x": windows(frames, 15), "actions": windows(actions, 15)}
-    return vision, memory, fitted(space, whole, 800, 50, 8e-3)
+    return vision, memory, fitted(space, whole, 500, 50, 5e-3)
 
 
 def evidence(
