@@ -19,11 +19,12 @@ from torch import Tensor
 from ppvae.arguments import Levels, RealTensor, Seed, Size, checked
 from ppvae.files import write_file
 from ppvae.image_files import images as images
+from ppvae.pendulum import PixelPendulum
 from ppvae.progress import waiting
 from ppvae.rules import Whole
 from ppvae.sprites import Sprites
 
-__all__ = ["Dataset", "Sprites", "bits_per_dim", "dequantize", "images", "load"]
+__all__ = ["Dataset", "PixelPendulum", "Sprites", "bits_per_dim", "dequantize", "images", "load"]
 
 _MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",

@@ -182,7 +182,7 @@ def _quantile(share: Tensor, beta: float) -> Tensor:
 
 
 @register_kl(IndependentSpikedBits, SpikedBoltzmannBits)
-def _kl(q: IndependentSpikedBits, p: SpikedBoltzmannBits) -> Tensor:
+def _kl_of_spiked_bits(q: IndependentSpikedBits, p: SpikedBoltzmannBits) -> Tensor:
     """That of the bits; the machine's energy is linear in each of them, so that its mean is that at their means."""
     m = q.logits.sigmoid()
     return (m * q.logits - softplus(q.logits)).sum(-1) - p.bits.log_prob(m)

@@ -134,12 +134,11 @@ class RecurrentStateSpace(Pair):
         present = present_steps(x, lengths)
 
         def h_at(t: int, state: Tensor | None) -> Tensor:
-            return self.first if state is None else self.advance(state, action_at(actions, t - 1))
+            return self.first.expand(len(x), -1) if state is None else self.advance(state, action_at(actions, t - 1))
 
         def prior(t: int, state: Tensor | None) -> Any:
             h = h_at(t, state)
-            fn = self.prior(h)
-            return WithState(h, where_present(fn if fn.batch_shape else fn.expand((len(x),)), present, t))
+            return WithState(h, where_present(self.prior(h), present, t))
 
         def guide(t: int, state: Tensor | None) -> Any:
             h = h_at(t, state)

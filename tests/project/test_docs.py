@@ -230,6 +230,16 @@ def test_the_sequences_of_the_page_are_measured_by_a_filter():
     assert evidence.mean().estimate > elbo.mean().estimate
 
 
+def test_the_world_models_of_their_page_are_measured():
+    torch.manual_seed(0)
+    names = {}
+    exec(python_blocks("docs/world-model.md")[0], names)
+    exact, filtered = names["evidence"]
+    assert torch.equal(exact, names["memory"].exact_elbo(names["batch"]))
+    elbo = ppvae.elbo(names["space"], names["batch"], 100, seed=0, progress=False).mean()
+    assert filtered.mean().estimate > elbo.estimate
+
+
 @pytest.mark.slow(3)
 def test_the_page_on_scikit_learn_searches():
     block = python_blocks("docs/sklearn.md")[0].replace("epochs=100", "epochs=1")

@@ -34,7 +34,7 @@ from support.public_discrete import DISCRETE
 from support.public_labels import LABELS
 from support.public_models import MODELS
 from support.public_multimodal import LEDGERS, MULTIMODAL
-from support.public_sequences import SEQUENCES
+from support.public_sequences import ENVIRONMENTS, SEQUENCES
 from support.public_views import VIEWS
 from torch import nn
 
@@ -56,6 +56,7 @@ TABLE: dict[str, Call] = (
     | COMPARISON
     | VIEWS
     | LEDGERS
+    | ENVIRONMENTS
     | {f"models.{name}": call for name, call in (MODELS | DISCRETE | MULTIMODAL | LABELS | SEQUENCES).items()}
 )
 SECONDS = 20
