@@ -43,7 +43,7 @@ PER_CONTROLLER = 8
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--episodes", type=int, default=400, help="of random actions, to learn the models from")
-    parser.add_argument("--steps", type=int, default=30, help="of an episode")
+    parser.add_argument("--steps", type=int, default=30, help="of an episode, a multiple of 15")
     parser.add_argument("--training", type=float, default=1.0, help="a factor of all numbers of steps of training")
     parser.add_argument("--generations", type=int, default=30, help="of CMA-ES")
     parser.add_argument("--seeds", type=int, default=3, help="controllers of each kind")
@@ -108,7 +108,7 @@ def trained(
         return pair.eval().requires_grad_(False)
 
     def windows(sequences: Tensor, size: int) -> Tensor:
-        """Each sequence in pieces, as backpropagation through time need not go further."""
+        """Each sequence in pieces, learned from as sequences of their own: training is truncated there."""
         return sequences.unflatten(1, (-1, size)).flatten(0, 1)
 
     single = frames.flatten(0, 1)

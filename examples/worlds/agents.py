@@ -14,7 +14,7 @@ from ppvae.models import VAE, MixtureDensityRNN, RecurrentStateSpace
 class VisionAndMemory:
     """V encodes a frame, and M's state is what came before: the controller sees both, or V alone.
 
-    The classes of this file have the same five methods. `h` is a state of what came before, `z` the present.
+    The classes of this file have the same methods. `h` is a state of what came before, `z` the present.
     """
 
     def __init__(self, vision: VAE, memory: MixtureDensityRNN, with_memory: bool = True):

@@ -26,16 +26,16 @@ from ppvae.steps import Steps
 class RecurrentStateSpace(Pair):
     """`h_t = f(h_{t-1}, z_{t-1}, a_{t-1})`, `z_t ~ p(z_t | h_t)`, `x_t ~ p(x_t | h_t, z_t)`; guide `q(z_t | h_t, x_t)`.
 
-    Two paths run in time: f is a recurrent network, a GRU, that forgets nothing unless it has learned to, and the z_t
-    are drawn. The guide runs the model's own f on its own draws; it filters, and does not look ahead, so that it can be
-    used while x arrives, and pays for it where later data say something of z_t. With one step that is a VAE.
+    Two paths run in time: h, of a recurrent network, a GRU, remembers without noise; the z_t are drawn. The guide runs
+    the model's own network on its own draws. It filters, and does not look ahead, so that it can be used while x
+    arrives; it pays for that where later data say something of z_t. With one step that is a VAE.
 
     Takes `x`, `[B, T, F]`; `(x, lengths)`; or `(x, lengths, actions)` and a dict of these, with actions `[B, T, A]`:
     that of step t is taken after x_t. Lengths are as in `StateSpace`. To go on by hand, `state(h, z)` joins both paths,
     and `advance(state, action)` returns the next h.
 
     Categorical latents have no reparameterized gradient: train with `ppvae.GumbelSoftmaxELBO()`, which is straight
-    through as in DreamerV2, or with `ppvae.ELBO(num_particles=2)`.
+    through, as DreamerV2 is without Gumbel noise, or with `ppvae.ELBO(num_particles=2)`.
 
     Source: Hafner et al. 2019 (arXiv:1811.04551); categorical latents: Hafner et al. 2021 (arXiv:2010.02193).
 

@@ -169,6 +169,21 @@ def test_evidence_of_categorical_latents_is_the_sum_over_all_paths():
     assert (elbo.estimate < exact + 4 * elbo.std_error).all()
 
 
+@torch.no_grad()
+def test_straight_through_the_value_is_the_elbos():
+    """Vectors of one-hot latents are softened for the gradient alone; each of the pair's parameters has one."""
+    torch.manual_seed(0)
+    pair = RecurrentStateSpace(FEATURES, LATENTS, ACTIONS, 3, num_state=4, hidden=[5])
+    many = tuple(each.repeat(400, *(1,) * (each.dim() - 1)) for each in (data()[0], LENGTHS, data()[1]))
+    objectives = (ppvae.GumbelSoftmaxELBO(), ppvae.ELBO(kl="monte_carlo", num_particles=2))
+    straight, elbo = (objective(pair, many)[0].unflatten(0, (400, ROWS)) for objective in objectives)
+    error = ((straight.var(0) + elbo.var(0)) / 400).sqrt()
+    assert ((straight.mean(0) - elbo.mean(0)).abs() < 4.5 * error).all()
+    with torch.enable_grad():
+        gradients = torch.autograd.grad(objectives[0](pair, many)[1], list(pair.parameters()))
+    assert all(gradient.norm() > 0 for gradient in gradients)
+
+
 def test_an_action_tells_of_later_steps_alone():
     torch.manual_seed(0)
     pair, (x, actions) = RecurrentStateSpace(FEATURES, LATENTS, ACTIONS, num_state=4, hidden=[5]), data()
