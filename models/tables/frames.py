@@ -19,7 +19,8 @@ def table_columns(frame: Any) -> dict[str, str | list[Any]]:
     """What the columns of a pandas DataFrame are, by their types; change what is meant otherwise.
 
     Booleans, and whole numbers that are 0 or 1, are binary; other whole numbers from 0 on are counts; ordered
-    categories are ordinal; other numbers are real.
+    categories are ordinal; other numbers are real. Whole numbers with missing values are floats in pandas, and so real,
+    unless they are of its type Int64 (`frame.convert_dtypes()`).
 
     Args:
         frame: a DataFrame.
@@ -38,7 +39,8 @@ def table_columns(frame: Any) -> dict[str, str | list[Any]]:
 
 
 def _kind(name: Any, values: Any) -> str | list[Any]:
-    dtype, there = values.dtype, values.dropna()
+    there = values.dropna().infer_objects()  # booleans with missing values are objects, as pandas has it
+    dtype = there.dtype
     if getattr(dtype, "ordered", None):
         return list(dtype.categories)
     if dtype.kind == "b":

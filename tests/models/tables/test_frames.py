@@ -27,6 +27,15 @@ def test_a_data_frame_is_read_and_written():
     assert torch.equal(read_table(written, COLUMNS)[0], x)
 
 
+def test_a_hole_leaves_booleans_binary_and_nullable_integers_counts():
+    frame = pd.DataFrame({"owner": [True, None, False], "visits": pd.array([3, None, 0], dtype="Int64")})
+    columns = table_columns(frame)
+    assert columns == {"owner": "binary", "visits": "count"}
+    x, present = read_table(frame, columns)
+    assert x.tolist() == [[1.0, 3.0], [0.0, 0.0], [0.0, 0.0]]
+    assert present.tolist() == [[True, True], [False, False], [True, True]]
+
+
 def test_a_dict_is_read_as_a_data_frame():
     table = {"visits": [3, None], "age": np.array([1.0, np.nan]), "grade": [None, "middle"], "name": ["a", "b"]}
     x, present = read_table(table, {"visits": "count", "age": "real", "grade": LEVELS})
