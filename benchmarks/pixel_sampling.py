@@ -14,7 +14,7 @@ import torch
 from machine import machine
 from torch import Tensor
 
-from ppvae.models import MADE, Autoregressive, GatedPixelCNN, MaskedNetwork, PixelCNN
+from ppvae.models import MADE, Autoregressive, DiagonalBiLSTM, GatedPixelCNN, MaskedNetwork, PixelCNN, RowLSTM
 
 
 def networks(side: int) -> dict[type[MaskedNetwork], Callable[[type], MaskedNetwork]]:
@@ -22,6 +22,8 @@ def networks(side: int) -> dict[type[MaskedNetwork], Callable[[type], MaskedNetw
     return {
         PixelCNN: lambda cls: cls((1, side, side), 2, 32),
         GatedPixelCNN: lambda cls: cls((1, side, side), 2, 32),
+        RowLSTM: lambda cls: cls((1, side, side), 2, 32),
+        DiagonalBiLSTM: lambda cls: cls((1, side, side), 2, 32),
         MADE: lambda cls: cls(side * side, 2, [max(200, side * side)]),
     }
 
@@ -42,7 +44,8 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=16, help="images drawn at once")
     args = parser.parse_args()
     torch.set_default_dtype(torch.float64)
-    print(f"{machine()}\n{args.num} images of bits; PixelCNNs of width 32 and five layers, a MADE of one; seconds")
+    layers = "PixelCNNs of width 32 and five layers, PixelRNNs of three, a MADE of one"
+    print(f"{machine()}\n{args.num} images of bits; {layers}; seconds")
     print(f"{'':<15}{'pixels':>8}{'columns':>10}{'naive':>10}{'ratio':>8}")
     for side in args.sides:
         for cls, make in networks(side).items():

@@ -14,7 +14,7 @@ class RowLSTM(PixelNetwork):
     """Logits of each pixel given those above it and to its left, by LSTMs that run down, a row at a time.
 
     The state of a pixel comes from three pixels of the row above, and from near ones to its left: the view is a
-    triangle that widens upwards, and misses what lies outside. A draw takes a pass over the image for each pixel.
+    triangle that widens upwards, and misses what lies outside.
 
     Source: van den Oord et al. 2016 (arXiv:1601.06759).
 
@@ -56,10 +56,10 @@ class RowLSTM(PixelNetwork):
         return RowLayer(self.width, self.num_channels)
 
     def features(self, inputs: Tensor, h: Tensor | None, at: Strip | None = None) -> Tensor:
-        features = self.first(inputs, h, None)
+        features = self.first(inputs, h, at)
         for layer in self.layers:
-            features = features + layer(features, inputs)
-        return features if at is None else at.cut(features)
+            features = features + layer(features, inputs, at)
+        return features
 
 
 class DiagonalBiLSTM(RowLSTM):
@@ -67,8 +67,8 @@ class DiagonalBiLSTM(RowLSTM):
 
     The state of a pixel comes from that to its left and that above it, or, the other way, from that to its right and
     that above: so all of the image before it is seen, whatever its size. What runs from the right is read one row
-    lower, as its own row is not all known yet, and so may see the data at its own place. A draw takes a pass over the
-    image for each pixel.
+    lower, as its own row is not all known yet, and so may see the data at its own place. When drawing, it runs once for
+    each row.
 
     Source: van den Oord et al. 2016 (arXiv:1601.06759).
 
@@ -100,16 +100,26 @@ class RowLayer(nn.Module):
     def __init__(self, width: int, num_channels: int):
         super().__init__()
         self.to_gates = MaskedConv2d(width, 4 * width, 1, num_channels, own_row=True)
-        self.from_above = nn.Conv1d(width, 4 * width, 3, padding=1, bias=False)
+        self.from_above = nn.Conv1d(width, 4 * width, 3, bias=False)
 
-    def forward(self, features: Tensor, inputs: Tensor) -> Tensor:
-        of_input = self.to_gates(features)
+    def forward(self, features: Tensor, inputs: Tensor, at: Strip | None) -> Tensor:
+        of_input = self.to_gates(features, at)
+        if at is not None:
+            return self._strip(of_input, at)
         state = cell = torch.zeros_like(features[:, :, 0])
         rows = []
         for row in of_input.unbind(2):
-            state, cell = lstm_update(row + self.from_above(state), cell)
+            state, cell = lstm_update(row + self.from_above(pad(state, (1, 1))), cell)
             rows.append(state)
         return torch.stack(rows, 2)
+
+    def _strip(self, of_input: Tensor, at: Strip) -> Tensor:
+        """The states of a strip, from those of the row above, which are kept with their cells."""
+        above = at.window(at.known(self, of_input.chunk(2, 1)[0]), 1, 1, 1)[:, :, 0]
+        state, cell = above.chunk(2, 1)
+        state, cell = lstm_update(of_input.squeeze(2) + self.from_above(state), cell[:, :, 1:-1])
+        at.kept(self, torch.cat([state, cell], 1).unsqueeze(2))
+        return state.unsqueeze(2)
 
 
 class DiagonalLayer(nn.Module):
@@ -135,6 +145,21 @@ class DiagonalLayer(nn.Module):
             diagonals.append(state)
         return unskewed(torch.stack(diagonals, 3), features.shape[-1])
 
+    def strip(self, features: Tensor, at: Strip) -> Tensor:
+        """The states of a strip, one after another; those to the left and above are kept with their cells."""
+        of_input = self.to_gates(features)
+        seen = at.window(at.known(self, of_input.chunk(2, 1)[0]), 1, 1, 0)
+        above, _ = seen[:, :, 0, 1:].chunk(2, 1)
+        state, cell = seen[:, :, 1, 0].chunk(2, 1)
+        states = []
+        for gates, up in zip(of_input.squeeze(2).unbind(2), above.unbind(2), strict=True):
+            near = self.from_left_and_above(torch.stack([up, state], 2)).squeeze(2)
+            state, cell = lstm_update(gates + near, cell)
+            states.append(torch.cat([state, cell], 1))
+        found = torch.stack(states, 2).unsqueeze(2)
+        at.kept(self, found)
+        return found.chunk(2, 1)[0]
+
 
 class BothDiagonals(nn.Module):
     """A layer from the left, and one from the right, which is read one row lower.
@@ -150,9 +175,25 @@ class BothDiagonals(nn.Module):
         self.from_left = DiagonalLayer(width, MaskedConv2d(width, 4 * width, num_channels=num_channels))
         self.from_right = DiagonalLayer(width, nn.Conv2d(width + num_inputs, 4 * width, 1))
 
-    def forward(self, features: Tensor, inputs: Tensor) -> Tensor:
+    def forward(self, features: Tensor, inputs: Tensor, at: Strip | None) -> Tensor:
+        if at is not None:
+            return self.from_left.strip(features, at) + self._row_above(features, inputs, at)
         from_right = self.from_right(torch.cat([features, inputs], 1).flip(-1)).flip(-1)
         return self.from_left(features) + pad(from_right, (0, 0, 1, 0))[:, :, :-1]
+
+    def _row_above(self, features: Tensor, inputs: Tensor, at: Strip) -> Tensor:
+        """What the layer from the right has found a row higher, once for each row."""
+        known = at.kept(self, features)
+        if at.row == 0:
+            return torch.zeros_like(features)
+        row, found = at.memory.get((self, "row"), (None, features))
+        if row != at.row:
+            rows = slice(at.row - 1, at.row)
+            above = Strip(at.row - 1, 0, at.size[1], at.size, at.memory)
+            both = torch.cat([known[:, :, rows], inputs[:, :, rows]], 1)
+            found = self.from_right.strip(both.flip(-1), above).flip(-1)
+            at.memory[self, "row"] = at.row, found
+        return at.cut(found)
 
 
 def skewed(image: Tensor) -> Tensor:

@@ -37,11 +37,17 @@ class Strip:
         return features[:, :, rows, self.start : self.stop] if width > 1 else features[:, :, rows]
 
     def kept(self, layer: nn.Module, features: Tensor) -> Tensor:
-        """The map of a layer's inputs up to this strip, `[N, n, H, W]`, where those of the strip are kept."""
+        """The map of a layer's inputs, or states, `[N, n, H, W]`, where those of this strip are kept."""
+        known = self.known(layer, features)
+        known[:, :, self.row, self.start : self.stop] = features.squeeze(2)
+        return known
+
+    def known(self, layer: nn.Module, like: Tensor) -> Tensor:
+        """The map that is kept for a layer, with as many channels as `like`; zero where nothing is known yet."""
         if layer not in self.memory:
-            self.memory[layer] = features.new_zeros(*features.shape[:2], *self.size)
-        self.memory[layer][:, :, self.row, self.start : self.stop] = features.squeeze(2)
-        return self.memory[layer]
+            self.memory[layer] = like.new_zeros(*like.shape[:2], *self.size)
+        kept: Tensor = self.memory[layer]
+        return kept
 
     def window(self, features: Tensor, above: int, left: int, right: int) -> Tensor:
         """The part of a map that a convolution sees from the strip, with zeros beyond the image."""

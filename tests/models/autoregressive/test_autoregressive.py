@@ -6,7 +6,16 @@ from support.masked_networks import BITS, NETWORKS, condition, everything, moved
 from support.slow import some_slow
 from torch.testing import assert_close
 
-from ppvae.models import MADE, Autoregressive, GatedPixelCNN, LinearCodes, PixelCNN, PixelSNAIL
+from ppvae.models import (
+    MADE,
+    Autoregressive,
+    DiagonalBiLSTM,
+    GatedPixelCNN,
+    LinearCodes,
+    PixelCNN,
+    PixelSNAIL,
+    RowLSTM,
+)
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -71,6 +80,8 @@ def test_a_large_image_too():
         PixelCNN((1, 9, 7), 4, 8, 3, 2, num_condition=2),
         GatedPixelCNN((9, 7), 4, 8, 3, 2),
         PixelSNAIL((9, 7), 4, 8),
+        RowLSTM((1, 9, 7), 4, 8, 2, 2, num_condition=2),
+        DiagonalBiLSTM((9, 7), 4, 8, 2, 2),
     ):
         p = Autoregressive(network, torch.randn(2, 1, 1) if network.num_condition else None)
         torch.manual_seed(1)
