@@ -23,6 +23,7 @@ from ppvae.pendulum import PixelPendulum
 from ppvae.progress import waiting
 from ppvae.rules import Whole
 from ppvae.sprites import Sprites
+from ppvae.textures import textured
 
 __all__ = ["Dataset", "PixelPendulum", "Sprites", "bits_per_dim", "dequantize", "images", "load"]
 
@@ -83,14 +84,15 @@ def load(
 ) -> Dataset:
     """Load a data set by name, split into train, validation and test.
 
-    | name       | shape    | train / validation / test | values                                       |
-    |------------|----------|---------------------------|----------------------------------------------|
-    | "digits"   | (8, 8)   | 1197 / 300 / 300          | 17 gray levels in [0, 1]; comes with sklearn |
-    | "mnist"    | (28, 28) | 50000 / 10000 / 10000     | 256 gray levels in [0, 1]                    |
-    | "moons"    | (2,)     | 3000 / 1000 / 1000        | two half circles, noise 0.1                  |
-    | "pinwheel" | (2,)     | 3000 / 1000 / 1000        | five bent arms within about [-4, 4]          |
-    | "ring"     | (2,)     | 3000 / 1000 / 1000        | eight Gaussians on a circle of radius 2      |
-    | "grid"     | (2,)     | 3000 / 1000 / 1000        | 25 Gaussians on {-4, -2, 0, 2, 4} squared    |
+    | name       | shape       | train / validation / test | values                                       |
+    |------------|-------------|---------------------------|----------------------------------------------|
+    | "digits"   | (8, 8)      | 1197 / 300 / 300          | 17 gray levels in [0, 1]; comes with sklearn |
+    | "mnist"    | (28, 28)    | 50000 / 10000 / 10000     | 256 gray levels in [0, 1]                    |
+    | "textures" | (5, 28, 28) | 10000 / 2000 / 2000       | MNIST in black and white, on five patterns   |
+    | "moons"    | (2,)        | 3000 / 1000 / 1000        | two half circles, noise 0.1                  |
+    | "pinwheel" | (2,)        | 3000 / 1000 / 1000        | five bent arms within about [-4, 4]          |
+    | "ring"     | (2,)        | 3000 / 1000 / 1000        | eight Gaussians on a circle of radius 2      |
+    | "grid"     | (2,)        | 3000 / 1000 / 1000        | 25 Gaussians on {-4, -2, 0, 2, 4} squared    |
 
     Binarizing draws `b ~ Bernoulli(x)` for every gray value x. Validation and test are drawn once, and are
     the same for "dynamic" and "static". With "static" train is drawn once too; with "dynamic" it stays gray and
@@ -105,6 +107,8 @@ def load(
     and Murray (2011) published, so results on the two differ. Training on the gray `train` without its
     `transform` fits another distribution than that of validation and test.
 
+    A data point of "textures" is five digits of one class, each on a pattern of its own: five views of one thing.
+
     The Gaussians of "ring" and "grid" have a standard deviation of 0.05; their labels say which one a point is of.
 
     References: Alpaydin and Kaynak 1998 (digits); LeCun et al. 1998 (MNIST); Johnson et al. 2016,
@@ -115,7 +119,7 @@ def load(
         name: a name from the table.
         binarize: "dynamic", "static", or None to keep the gray values.
         dequantize: whether to spread the gray levels over [0, 1).
-        images: whether to keep images as such, `[N, C, H, W]` with one channel, rather than flatten them.
+        images: whether to keep images as such, `[N, C, H, W]`, rather than flatten them.
         seed: decides the random splits, the 2-D points and all draws made once; torch's and NumPy's own
             generators stay as they are. The MNIST splits do not depend on it.
 
@@ -145,9 +149,9 @@ def load(
             f"{x.max():.2f}, expected gray levels in [0, 1]; leave it out, or load 'digits' or 'mnist'"
         )
     if images:
-        if len(shape) != 2:
+        if len(shape) == 1:
             raise ValueError(f"images: found {name!r} of 2-D points, expected 'digits' or 'mnist'; leave it out")
-        shape = (1, *shape)
+        shape = shape if len(shape) == 3 else (1, *shape)
         x = x.unflatten(1, shape)
     sizes = [len(x) - 2 * held_out, held_out, held_out]
     train, validation, test = x.split(sizes)
@@ -325,6 +329,15 @@ def _mnist(seed: int, generator: torch.Generator) -> _Source:
     return _Source(x, classes.long(), (28, 28), 256, 10000)
 
 
+def _textures(seed: int, generator: torch.Generator) -> _Source:
+    digits = _mnist(seed, generator)
+    sizes = [len(digits.x) - 2 * digits.held_out, digits.held_out, digits.held_out]
+    splits = zip(digits.x.unflatten(1, digits.shape).split(sizes), digits.y.split(sizes), strict=True)
+    parts = [textured(x, y, len(x) // 5, generator) for x, y in splits]
+    x, y = (torch.cat(part) for part in zip(*parts, strict=True))
+    return _Source(x.flatten(1), y, (5, *digits.shape), 2, digits.held_out // 5)
+
+
 _SOURCES: dict[str, Callable[[int, torch.Generator], _Source]] = {
     "digits": _digits,
     "mnist": _mnist,
@@ -332,6 +345,7 @@ _SOURCES: dict[str, Callable[[int, torch.Generator], _Source]] = {
     "pinwheel": _pinwheel,
     "ring": _ring,
     "grid": _grid,
+    "textures": _textures,
 }
 
 

@@ -129,7 +129,7 @@ def test_loading_leaves_the_global_generators_alone(name):
         (
             "mnits",
             {},
-            r"name: found 'mnits', expected one of \['digits', 'grid', 'mnist', 'moons', 'pinwheel', 'ring'\]",
+            r"name: found 'mnits', expected one of \['digits', 'grid', 'mnist', 'moons', .*, 'ring', 'textures'\]",
         ),
         ("digits", {"binarize": True}, "binarize: found True, expected 'dynamic', 'static' or None"),
         ("digits", {"binarize": "static", "dequantize": True}, "expected at most one"),
