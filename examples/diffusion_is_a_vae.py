@@ -4,7 +4,7 @@ Trains a Markov-prior VAE and a denoising diffusion on points in the plane, and 
 p(x), the ELBO, the gap between them and what it is made of, and what each layer, or step of noise, costs. Prints the
 ledgers and what follows from them; writes the figure and the reports (`ppvae.GapReport.load` reads them).
 
-It takes about two minutes on one core.
+It takes more than ten minutes on one core, most of them for annealing.
 """
 
 import argparse

@@ -189,7 +189,7 @@ def draw(found: dict[tuple[str, str], Any], digits: ppvae.datasets.Dataset, path
         gaps = pd.DataFrame({name: report.summary()["gap"] for name, (_, report, _) in own.items()})
         errors = pd.DataFrame({name: report.summary()["gap_error"] for name, (_, report, _) in own.items()})
         gaps.plot.bar(ax=row[0], yerr=errors, rot=0, legend=task == tasks[0])
-        row[0].set(title=f"{task}: the gap by what is there", xlabel="", ylabel="nats")
+        row[0].set(title=f"{task}: the gap", xlabel="", ylabel="nats")
         pd.DataFrame({name: shares for name, (_, _, shares) in own.items()}).plot.bar(ax=row[1], rot=0, legend=False)
         row[1].set(title="coherent with what is given", ylabel="share of held-out digits", ylim=(0, 1))
         images = torch.cat([generated(task, pair, digits) for pair, _, _ in own.values()])

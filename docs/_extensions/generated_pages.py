@@ -104,7 +104,7 @@ def _gallery() -> Iterator[tuple[str, str]]:
         command = f"```sh\npython examples/{path.name} --help\n```"
         yield f"gallery/{path.stem}.md", f"# {title}\n\n{command}\n\n{image}{docstring}\n\n## The code\n\n{code}\n"
         link = f"[{title}]({path.stem}.md)"
-        about = " ".join(docstring.partition("\n\n")[2].partition("\n\n")[0].split())
+        about = re.split(r"(?<=\.)\s", " ".join(docstring.partition("\n\n")[2].split()))[0]
         entries.append(f"- ![{title}](../{picture.name}) {link}" if picture.exists() else f"- {link}\\\n  {about}")
         pages.append(path.stem)
     listed, toctree = "\n".join(entries), "\n".join(pages)
@@ -124,6 +124,6 @@ def _picture(example: str) -> Path:
 def _list_other_pages(app, docname, source) -> None:
     """Puts the pages that the start page does not name where it says `{other pages}`: a new page needs no entry."""
     if docname == "index":
-        named = set(re.findall(r"^[\w/]+$", source[0], re.MULTILINE))
+        named = set(re.findall(r"^[\w/-]+$", source[0], re.MULTILINE))
         others = sorted(path.stem for path in DOCS.glob("*.md") if path.stem not in named | {"index"})
         source[0] = source[0].replace("{other pages}", "\n".join(others))
