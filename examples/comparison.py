@@ -1,4 +1,4 @@
-"""The table of ticks and crosses, measured: mixture, VAE, GAN, flow and diffusion by their samples.
+"""The table of ticks and crosses, measured: mixture, VAE, GAN, VAE/GAN, flow and diffusion by their samples.
 
 Mode coverage, sampling speed, quality: each with a figure, and its error over seeds of training. All models are trained
 on dequantized handwritten digits and draw as many as there are held out. Quality and coverage are measured in the
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import ppvae
 from ppvae.datasets import Dataset
 from ppvae.inference import Cell, Table
-from ppvae.models import GAN, VAE, DiffusionVAE, GaussianMixture, MLPDenoiser, RealNVP
+from ppvae.models import GAN, VAE, VAEGAN, DiffusionVAE, GaussianMixture, MLPDenoiser, RealNVP
 from ppvae.views import plots
 
 D, FEATURES, TRAINING = 64, 16, "training data"
@@ -93,10 +93,16 @@ def trained(data: Dataset, steps: int, seed: int) -> tuple[Models, dict[str, flo
     generator = nn.Sequential(ppvae.networks.mlp(16, [128, 128], D, nn.LeakyReLU), nn.Sigmoid())
     critic = ppvae.networks.mlp(D, [128, 128], 1, nn.LeakyReLU)
     groups = ppvae.ParameterGroups({"critic": 2.0}, settings={"betas": (0.5, 0.9)})
+    features = ppvae.networks.hidden_layers(D, [128, 128], nn.LeakyReLU)
+    against = {"optimizer": groups, "lr": 1e-3}
     pairs: dict[str, tuple[ppvae.Pair, dict]] = {
         "mixture": (GaussianMixture(30, D, "diagonal").double(), {}),
         "VAE": (VAE.mlp(D, 8, [128], "heteroscedastic").init_from(x), {}),
-        "GAN": (GAN(generator, critic, 16), {"objective": ppvae.AdversarialLoss(), "optimizer": groups, "lr": 1e-3}),
+        "GAN": (GAN(generator, critic, 16), {"objective": ppvae.AdversarialLoss()} | against),
+        "VAE/GAN": (
+            VAEGAN(VAE.mlp(D, 8, [128], "gaussian").init_from(x), features, nn.Linear(128, 1)),
+            {"objective": ppvae.FeatureELBO(beta=0.1)} | against,
+        ),
         "flow": (RealNVP(D, hidden=[64, 64]), {}),
         "diffusion": (
             DiffusionVAE(MLPDenoiser(D, [128, 128]), [D], 50).init_from(x),
@@ -111,6 +117,8 @@ def trained(data: Dataset, steps: int, seed: int) -> tuple[Models, dict[str, flo
         else:
             options = {"lr": 3e-3, "schedule": lambda done: 0.1**done, "transform": data.transform} | settings
             ppvae.fit(pair, data.train, steps=steps, seed=seed, progress=False, **options)
+        if isinstance(pair, VAEGAN):  # sigma, which its training does not see
+            pair.pair.likelihood.start_sigma((x - pair.reconstruct(x, 10)).square().mean().sqrt())
         seconds[name] = time.perf_counter() - start
     models: Models = {name: pair for name, (pair, _) in pairs.items()}
     return models | {TRAINING: x[torch.randperm(len(x))[: len(data.test)]]}, seconds
@@ -126,7 +134,7 @@ def log_p(pair: ppvae.Pair | Tensor, x: Tensor, particles: int) -> Cell:
     if isinstance(pair, DiffusionVAE):
         found = ppvae.elbo(pair, x, max(2, particles // 50), seed=0, progress=False)
     else:
-        method = "iwae" if isinstance(pair, VAE) else "exact"
+        method = "iwae" if isinstance(pair, VAE | VAEGAN) else "exact"
         found = ppvae.log_evidence(pair, x, method, particles, seed=0, progress=False)
     return Cell(found.mean().estimate, found.mean().std_error)
 
