@@ -22,6 +22,7 @@ from ppvae.inference.compiling.formulas import FORMULAS
 from ppvae.inference.compiling.inputs import CannotCompileError, taken_apart
 from ppvae.inference.compiling.masked_entries import without_masked_shapes
 from ppvae.inference.compiling.reasons import reason
+from ppvae.inference.compiling.recorded import recorded
 from ppvae.inference.objectives.protocol import Objective, as_objective
 from ppvae.inference.runtime.isolation import random_state, set_random_state
 from ppvae.pair import Pair
@@ -65,6 +66,8 @@ def compiled(
     bound: Callable[[], Tensor],
     device: torch.device,
     num_held: int = 0,
+    *,
+    record: bool = False,
 ) -> Program:
     """`function` as a program for tensors like `inputs`; the first number of its first result is the bound.
 
@@ -73,6 +76,8 @@ def compiled(
     run once and compared with `bound` on the same noise. Random generators and the inputs' contents are left as they
     were.
 
+    With `record` it is not compiled: its operations run one by one, but without Python; see `recorded`.
+
     On a GPU, a program whose first `num_held` inputs are the same tensors at each call becomes a CUDA graph if it can.
 
     Raises:
@@ -80,7 +85,9 @@ def compiled(
     """
     before = random_state(device)
     try:
-        program = compiler.program(partial(_traced, function, inputs, device), inputs, device)
+        make = recorded if record else compiler.program
+        formulas = FORMULAS if device.type == "cpu" and not record else {}
+        program = make(partial(_traced, function, inputs, formulas), inputs, device)
         set_random_state(before, device)
         expected = bound().detach().flatten()[0].item()
 
@@ -128,12 +135,11 @@ def as_graph(
         return program
 
 
-def _traced(function: Program, inputs: Sequence[Tensor], device: torch.device) -> GraphModule:
+def _traced(function: Program, inputs: Sequence[Tensor], formulas: Mapping[Any, Any]) -> GraphModule:
     from torch.fx.experimental.proxy_tensor import make_fx
 
     with torch.enable_grad():
-        formulas = FORMULAS if device.type == "cpu" else {}
-        graph = make_fx(function, formulas)(*[t.clone() for t in inputs])  # tracing runs the function
+        graph = make_fx(function, dict(formulas))(*[t.clone() for t in inputs])  # tracing runs the function
     without_masked_shapes(graph)
     return graph
 

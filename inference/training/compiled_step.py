@@ -40,13 +40,22 @@ class CompiledStep:
         update: the end of the step; its optimizer must have taken a step, so that its state exists.
         batch: one of the shape that the program is for.
         weights: of its data points, where they are weighed.
+        record: run the operations one by one instead; ready at once, but slower.
 
     Raises:
         CannotCompileError: the step cannot be traced, there is no compiler, or the program's bound is not the eager
             one.
     """
 
-    def __init__(self, pair: Pair, objective: Maximized, update: Update, batch: Batch, weights: Tensor | None = None):
+    def __init__(
+        self,
+        pair: Pair,
+        objective: Maximized,
+        update: Update,
+        batch: Batch,
+        weights: Tensor | None = None,
+        record: bool = False,
+    ):
         self._objective, self._update = as_objective(objective).prepared(pair, batch), update
         self._call = Call(pair)
         self._parameters = {name: p for name, p in self._call.named_parameters() if p.requires_grad}
@@ -58,9 +67,10 @@ class CompiledStep:
         self._state_leaves = tree_leaves(state)  # the same tensors at each call; the program writes the buffers back
         inputs, self._put_together = taken_apart((state, self._changing(batch, weights, 0.0)))
         num_held = len(self._state_leaves)
-        self._program = compiled(self._step, inputs, lambda: self._eager_bound(batch, weights), self._device, num_held)
+        bound = partial(self._eager_bound, batch, weights)
+        self._program = compiled(self._step, inputs, bound, self._device, num_held, record=record)
         fused = all(group.get("fused") for group in update.optimizer.param_groups)
-        self._advance = self._fused_update() if fused and update.processes.size == 1 else None
+        self._advance = self._fused_update() if fused and update.processes.size == 1 and not record else None
         self._few = sum(p.numel() for p in self._parameters.values()) <= FEW
 
     def fits(self, batch: Batch) -> bool:

@@ -141,6 +141,7 @@ class Trainer:
         """The objective prepared for the pair; set it to None if more than parameters and modules may have changed."""
         self._modules: list[nn.Module] = []
         self._compile = compile
+        self.record_after = math.inf  # steps after which one that is not compiled is recorded
         self._compiled: CompiledStep | None = None
         self._said_other = False  # that some batches are not of the compiled kind
         self._running = False
@@ -321,26 +322,25 @@ class Trainer:
         return self.prepared
 
     def _program(self, batch: Batch, weights: Tensor | None, num_points: int) -> CompiledStep | None:
-        """The compiled step, where there is one for this batch.
-
-        The very first step is not compiled, as it creates the optimizer's state; nor are batches of another size.
-        """
-        if not self._compile or self.steps == 0 or num_points != self.compiled_size:
+        """The compiled step for this batch, if any; none at first, while the optimizer has no state to compile for."""
+        if self.steps < (1 if self._compile else self.record_after) or num_points != self.compiled_size:
             return None
         if self._compiled is None:
             start = time.perf_counter()
             try:
-                with waiting("compiling the step", self.progress):
-                    self._compiled = CompiledStep(self.pair, self.objective, self.update, batch, weights)
+                with waiting("compiling the step", self.progress and self._compile):
+                    step = self.objective, self.update, batch, weights
+                    self._compiled = CompiledStep(self.pair, *step, not self._compile)
             except CannotCompileError as reason:
-                logger.warning("training goes on uncompiled: %s", reason)
-                self._compile = False
+                level = logging.WARNING if self._compile else logging.INFO
+                logger.log(level, "training goes on uncompiled: %s", reason)
+                self._compile, self.record_after = False, math.inf
                 return None
             finally:
                 self.compile_seconds = time.perf_counter() - start
         if self._compiled.fits(batch):
             return self._compiled
-        if not self._said_other:
+        if self._compile and not self._said_other:
             logger.warning(
                 "only steps like step 2 are compiled: a batch has another shape, or another value of an argument that "
                 "is no data; pass a number that changes, such as an annealing factor, as torch.tensor(number)"

@@ -1,0 +1,119 @@
+"""A recorded step applies the operations of the eager one, so that no bit differs."""
+
+import sys
+
+import pytest
+import torch
+from support.compiled_runs import DATA, trained
+from support.small_pairs import Busy
+
+from ppvae import ELBO, IWAE, RWS, VIMCO, EnumeratedELBO, LinearWarmup, StepOptions
+from ppvae.inference.compiling.inputs import CannotCompileError
+from ppvae.inference.compiling.recorded import recorded
+from ppvae.inference.training.compiled_step import CompiledStep
+from ppvae.models import VAE, GaussianMixture, LinearVAE, MarkovHVAE
+
+SMOOTH = StepOptions(clip_norm=1.0, ema=0.8)
+CASES = {
+    "linear": (lambda: LinearVAE(4, 2), ELBO(), {}),
+    "busy": (Busy, ELBO(beta=LinearWarmup(8)), {"transform": lambda x: x + 0.1 * torch.randn_like(x)}),
+    "stl": (lambda: LinearVAE(4, 2, guide="full"), ELBO(3, gradient="stl"), {"options": SMOOTH}),
+    "vimco": (lambda: LinearVAE(4, 2, guide="full"), VIMCO(3), {"optimizer": torch.optim.RMSprop}),
+    "rws": (lambda: GaussianMixture(3, 4, guide="amortized"), RWS(4), {}),
+    "enumerated": (lambda: GaussianMixture(3, 4), EnumeratedELBO(), {}),
+    "vae": (lambda: VAE.mlp(4, 2, hidden=[5], likelihood="gaussian", posterior="mixture"), IWAE(3), {}),
+    "hierarchy": (lambda: MarkovHVAE.mlp(4, [2, 2], hidden=[5], likelihood="gaussian"), ELBO(), {}),
+}
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Records after three steps instead of a hundred; what is recorded, in a list."""
+    steps = []
+
+    def step(*args):
+        steps.append(CompiledStep(*args))
+        assert args[-1] is True, "recorded, not compiled"
+        return steps[-1]
+
+    monkeypatch.setattr(sys.modules["ppvae.inference.training.fitting"], "RECORD_AFTER", 3)
+    monkeypatch.setattr("ppvae.inference.training.trainer.CompiledStep", step)
+    return steps
+
+
+def assert_equal(one, other):
+    for (name, p), q in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
+        assert torch.equal(p, q), name
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_bit_differs(name, made):
+    make, objective, settings = CASES[name]
+    eager, a = trained(make, objective, False, **settings)
+    assert not made
+    pair, b = trained(make, objective, "auto", **settings)
+    assert len(made) == 1
+    assert_equal(eager, pair)
+    assert a.history["bound_per_step"].tolist() == b.history["bound_per_step"].tolist()
+
+
+@pytest.mark.parametrize("stop", [2, 3, 7])
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(stop, made, tmp_path):
+    """Before, at and after the step that is recorded."""
+    whole, _ = trained(Busy, ELBO(), "auto")
+    calls = iter(range(-2, 100))  # two of them when the data are checked
+
+    def interrupted(x):
+        if next(calls) == stop:
+            raise KeyboardInterrupt
+        return x
+
+    settings = {"checkpoint": tmp_path / "run.pt", "resume": True, "transform": interrupted}
+    _, first = trained(Busy, ELBO(), "auto", **settings)
+    assert first.steps == stop
+    pair, run = trained(Busy, ELBO(), "auto", **settings)
+    assert run.steps == 12
+    assert_equal(whole, pair)
+
+
+def test_callbacks_may_change_the_pair_so_nothing_is_recorded(made):
+    trained(lambda: LinearVAE(4, 2), ELBO(), "auto", callbacks=[lambda run: None])
+    assert not made
+
+
+def test_what_looks_at_values_stays_eager_without_a_warning(made, caplog):
+    caplog.set_level("WARNING")
+
+    def objective(pair, batch, step=None):
+        value, surrogate = ELBO()(pair, batch)
+        return (value, surrogate) if batch.sum() > 0 else (value, 0.5 * surrogate)
+
+    eager, _ = trained(lambda: LinearVAE(4, 2), objective, False)
+    pair, _ = trained(lambda: LinearVAE(4, 2), objective, "auto")
+    assert not made
+    assert not caplog.text
+    assert_equal(eager, pair)
+
+
+def test_a_record_without_all_random_numbers_is_refused():
+    def trace():
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        graph = make_fx(lambda x: [x + torch.randn(2)])(torch.zeros(2))
+        draw = next(node for node in graph.graph.nodes if "randn" in str(node.target))
+        with graph.graph.inserting_before(draw):
+            graph.graph.call_function(draw.target, draw.args, draw.kwargs)  # one more, which nothing depends on
+        graph.recompile()
+        return graph
+
+    with pytest.raises(CannotCompileError, match="random numbers are drawn that nothing depends on"):
+        recorded(trace, [torch.zeros(2)], torch.device("cpu"))
+
+
+def test_data_of_the_usual_size_are_recorded_at_the_hundredth_step(monkeypatch):
+    at = []
+    monkeypatch.setattr("ppvae.inference.training.trainer.CompiledStep", lambda *args: at.append(args) or 1 / 0)
+    trained(lambda: LinearVAE(4, 2), ELBO(), "auto", steps=100)
+    assert not at
+    with pytest.raises(ZeroDivisionError):
+        trained(lambda: LinearVAE(4, 2), ELBO(), "auto", steps=101, data=DATA[:60])
