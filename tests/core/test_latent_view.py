@@ -13,7 +13,7 @@ from ppvae.latent_view import LatentView
 WITHOUT = (
     *("summed", "hidden Markov", "quantized", "two-level quantized", "no latents", "NICE", "RealNVP", "Glow"),
     *("continuous flow", "residual flow", "MADE", "PixelCNN", "Gated PixelCNN of codes"),
-    "diagonal BiLSTM",
+    *("diagonal BiLSTM", "mixture density RNN"),
 )
 CONTINUOUS = [n for n, m in ZOO.items() if n not in WITHOUT and (not m.drawn or m.drawn == {"z": "Mixture"})]
 

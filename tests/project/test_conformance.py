@@ -187,7 +187,7 @@ def test_exact_evidence_of_a_batch_in_any_form(name):
     pair, x = ZOO[name].make()
     if not isinstance(x, torch.Tensor) or not type(pair).__module__.startswith("ppvae"):
         pytest.skip("its batch has several entries, or its closed form is not ours")
-    argument = next(iter(inspect.signature(pair.model).parameters))
+    argument = next(iter(inspect.signature(getattr(pair, "pair", pair).model).parameters))
     exact = log_evidence(pair, x, "exact", progress=False).estimate
     for form in ((x,), {argument: x}):
         assert torch.equal(log_evidence(pair, form, "exact", progress=False).estimate, exact)
