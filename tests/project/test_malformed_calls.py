@@ -39,6 +39,7 @@ INNER = {
     *("assign", "best_elbo", "counts", "place", "scaled"),
     *("draw_codes", "indices", "laid_under", "vectors"),  # of codes, with those before
     *("generate", "decode"),  # of pairs with an adversary
+    *("seen", "written", "prior_given"),  # of pairs with a canvas
     *("transition", "likelihood", "time_steps", "state", "advance"),  # of sequences
     "shared_posterior",  # of several modalities
     *("given_label", "of", "by_column"),  # of labels, of the objectives that sum them out, and of tables
