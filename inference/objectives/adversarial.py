@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_type_hints
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +100,7 @@ def observed(pair: Pair, batch: Batch) -> Tensor:
     Raises:
         ppvae.ContractError: it has none.
     """
-    if not all(hasattr(pair, name) for name in get_type_hints(Adversarial)):
+    if not all(hasattr(pair, name) for name in Adversarial.__annotations__):
         raise ContractError(
             f"{type(pair).__name__}: found no `critic` and `generate`, expected a pair with an adversary, such as "
             "ppvae.models.GAN; use ELBO()"
