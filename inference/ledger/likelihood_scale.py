@@ -28,7 +28,7 @@ class LikelihoodScale:
     by which its log p(x) rises by at least `D / 2 (r_i (1 - 1 / s_i) - log s_i)` nats, and the gain is the mean of
     that: negative where there is nothing to gain. The posterior is the guide's draws by their importance weights; a
     poor guide by itself makes r neither large nor small. All is NaN where these weights are not to be trusted for most
-    of the data.
+    of the data, and for a single data point.
 
     Source: Dempster et al. 1977, JRSS B 39(1), for EM; Stone 1974, JRSS B 36(2), for leaving one out.
 
@@ -63,7 +63,8 @@ def likelihood_scale(pair: Pair, batch: Batch, num_samples: int) -> dict[str, Li
 
     found = over_data(pair, batch, num_samples, measure, None)
     trusted = found.pop("") <= MOST_KHAT
-    return {name: _of(each[trusted], trusted.double().mean().item() > 0.5) for name, each in found.items()}
+    can_be_told = len(trusted) > 1 and trusted.double().mean().item() > 0.5
+    return {name: _of(each[trusted], can_be_told) for name, each in found.items()}
 
 
 def _squares(pair: Pair, points: Batch, num: int) -> dict[str, Tensor]:

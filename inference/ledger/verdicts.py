@@ -24,8 +24,9 @@ def causes(report: Measured) -> list[Cause]:
 def verdict(report: Measured) -> str:
     """A few sentences on what keeps the ELBO low.
 
-    A line is a cause if it exceeds two of its Monte Carlo errors, in however few data points. Causes within two Monte
-    Carlo errors of each other are not ranked, and where the evidence is unreliable that is said first. It does not say
+    A line is a cause if it exceeds two of its Monte Carlo errors, in however few data points; the likelihood's scale, a
+    parameter that the data set, if it exceeds two of its errors over data. Causes within two Monte Carlo errors of each
+    other are not ranked, and where the evidence is unreliable that is said first. It does not say
     whether another model would have more evidence.
     """
     evidence, elbo, gap = report.log_evidence.mean(), report.elbo.mean(), values(report)["gap"].mean()
@@ -107,10 +108,10 @@ def _tied(first: Cause, second: Cause) -> bool:
 
 def _unmeasured(report: Measured) -> str:
     missing = [f"{name} ({why})" for name, why in report.notes.items()]
+    single = len(report.elbo.estimate) == 1
+    why = "one data point cannot tell" if single else "the guide is too far from the posterior to tell"
     missing += [
-        f"likelihood scale of '{site}' (the guide is too far from the posterior to tell)"
-        for site, scale in report.likelihood.items()
-        if math.isnan(scale.gain)
+        f"likelihood scale of '{site}' ({why})" for site, scale in report.likelihood.items() if math.isnan(scale.gain)
     ]
     return f"\nTo note: {'; '.join(missing)}." if missing else ""
 
@@ -118,7 +119,7 @@ def _unmeasured(report: Measured) -> str:
 def _of_likelihood(report: Measured) -> list[Cause]:
     found = []
     for site, scale in report.likelihood.items():
-        if scale.gain > max(LEAST, SIGNIFICANT * scale.std_error):  # of a parameter, so other data count; never if NaN
+        if scale.gain > max(LEAST, SIGNIFICANT * scale.std_error):  # never where they are NaN
             wide = "wide" if scale.factor < 1 else "narrow"
             says = (
                 f"The likelihood of '{site}' is too {wide}: with its standard deviation times {scale.factor:.2f}, log "

@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.zoo import ZOO
 
-from ppvae import Pair
+from ppvae import Pair, gap
 from ppvae.inference.ledger.likelihood_scale import likelihood_scale
 from ppvae.inference.runtime.measuring import measuring
 from ppvae.models import LinearVAE
@@ -127,6 +127,13 @@ def test_one_data_point_far_out_is_no_reason_to_widen():
     found = measured(pair, x)["x"]
     assert found.factor > 1.5
     assert found.gain < 0
+
+
+def test_one_data_point_cannot_tell():
+    pair = LinearVAE(NUM_FEATURES, 2, guide="exact")
+    report = gap(pair, pair.sample(1), effort="quick", seed=0, progress=False)
+    assert math.isnan(report.likelihood["x"].gain)
+    assert "likelihood scale of 'x' (one data point cannot tell)" in report.verdict()
 
 
 def test_each_gaussian_site_has_its_own():
