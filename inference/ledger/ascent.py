@@ -54,8 +54,10 @@ def ascend(gradient: Gradient, start: dict[str, Tensor], settings: Ascent) -> tu
             average = {name: torch.zeros_like(t) for name, t in parameters.items()}
         value, gradients = gradient(parameters)
         window.append(value.mean())
+        rounding = 10 * torch.finfo(value.dtype).eps * value.abs().clamp(min=1)
         for p, g in zip(parameters.values(), gradients, strict=True):
-            p.grad = g
+            # Adam's steps have one size for gradients of any size: rounding errors would lead away from a maximum
+            p.grad = torch.where(g.abs() > like(rounding, g), g, 0)
         optimizer.step()
         for name, p in parameters.items():
             average[name] += p / WINDOW
@@ -73,3 +75,8 @@ def ascend(gradient: Gradient, start: dict[str, Tensor], settings: Ascent) -> tu
                     group["lr"] /= 3
         before = now
     return average if not window else parameters, False
+
+
+def like(points: Tensor, value: Tensor) -> Tensor:
+    """Something of each data point, `[B]`, in a shape that broadcasts against a value `[B, ...]`."""
+    return points.reshape(-1, *(1,) * (value.dim() - 1))

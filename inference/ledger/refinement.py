@@ -13,7 +13,7 @@ from ppvae.conversion import to_pair
 from ppvae.enumerable import guide_runs_enumerated
 from ppvae.inference.compiling.repeated import Repeated
 from ppvae.inference.evidence import streamed
-from ppvae.inference.ledger.ascent import COMPILE_ASCENT_AFTER, Ascent, ascend
+from ppvae.inference.ledger.ascent import COMPILE_ASCENT_AFTER, Ascent, ascend, like
 from ppvae.inference.ledger.local_guide import LocalGuide
 from ppvae.inference.objectives.enumerated import EnumeratedELBO
 from ppvae.inference.objectives.evidence_lower_bound import ELBO
@@ -124,8 +124,3 @@ def _gradient(
             surrogate * len(value), list(offsets.values()), allow_unused=True, materialize_grads=True
         )
     return value.detach(), list(gradients)
-
-
-def like(mask: Tensor, value: Tensor) -> Tensor:
-    """A mask `[B]` that broadcasts against a value `[B, ...]`."""
-    return mask.reshape(-1, *(1,) * (value.dim() - 1))

@@ -14,8 +14,8 @@ from torch import Tensor
 from ppvae.batches import Batch, num_rows, rows
 from ppvae.conversion import to_pair
 from ppvae.inference.compiling.repeated import Repeated
-from ppvae.inference.ledger.ascent import COMPILE_ASCENT_AFTER, Ascent, ascend
-from ppvae.inference.ledger.refinement import SELECTION_SAMPLES, Refined, like
+from ppvae.inference.ledger.ascent import COMPILE_ASCENT_AFTER, Ascent, ascend, like
+from ppvae.inference.ledger.refinement import SELECTION_SAMPLES, Refined
 from ppvae.inference.ledger.transport import Affine, Composition, Coupling, Parameters, SinhArcsinh, Transport
 from ppvae.inference.runtime.chunks import mean_with_error, over_data, sizes
 from ppvae.inference.runtime.records import Measurement

@@ -85,6 +85,21 @@ def test_it_settles_after_as_many_reductions_as_were_asked_for():
         assert quadratic.calls == (reductions + 1) * WINDOW
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rounding_errors_do_not_lead_away_from_the_optimum(dtype):
+    """Adam would take a step of its learning rate along each."""
+
+    def gradient(parameters):
+        value = -100 - parameters["a"].square().sum(-1)
+        rounding = value.abs().unsqueeze(-1) * torch.finfo(dtype).eps * torch.randn_like(parameters["a"])
+        return value, [rounding - 2 * parameters["a"]]
+
+    optimum = {"a": torch.zeros(NUM_POINTS, NUM_DIMS, dtype=dtype)}
+    found, settled = ascend(gradient, optimum, Ascent())
+    assert settled
+    assert torch.equal(found["a"], optimum["a"])
+
+
 @pytest.mark.parametrize("name", ["num_particles", "max_steps", "reductions"])
 @pytest.mark.parametrize("value", [0, -1, 1.5])
 def test_settings_out_of_range_are_refused(name, value):
