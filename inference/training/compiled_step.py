@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from ppvae.batches import Batch, entries, with_entries
+from ppvae.inference.compiling.attributes import attributes_stay
 from ppvae.inference.compiling.inputs import kind_of, taken_apart, tensors_in
-from ppvae.inference.compiling.programs import Call, compiled, operations
+from ppvae.inference.compiling.programs import Call, check_program, compiled, operations
 from ppvae.inference.objectives.protocol import Maximized, as_objective, with_penalty
 from ppvae.inference.training.update import Update, laid_out_as
 from ppvae.internals import tree_flatten, tree_leaves, tree_unflatten
@@ -44,7 +45,7 @@ class CompiledStep:
 
     Raises:
         CannotCompileError: the step cannot be traced, there is no compiler, or the program's bound is not the eager
-            one.
+            one, or a module's attribute changes from call to call.
     """
 
     def __init__(
@@ -67,8 +68,9 @@ class CompiledStep:
         self._state_leaves = tree_leaves(state)  # the same tensors at each call; the program writes the buffers back
         inputs, self._put_together = taken_apart((state, self._changing(batch, weights, 0.0)))
         num_held = len(self._state_leaves)
-        bound = partial(self._eager_bound, batch, weights)
-        self._program = compiled(self._step, inputs, bound, self._device, num_held, record=record)
+        bound = partial(self._eager_bound, batch, weights, 0.0)
+        with attributes_stay(pair):
+            self._program = compiled(self._step, inputs, bound, self._device, num_held, record=record)
         fused = all(group.get("fused") for group in update.optimizer.param_groups)
         self._advance = self._fused_update() if fused and update.processes.size == 1 and not record else None
         self._few = sum(p.numel() for p in self._parameters.values()) <= FEW
@@ -76,6 +78,16 @@ class CompiledStep:
     def fits(self, batch: Batch) -> bool:
         """Whether the program is for batches of this shape, and with these values of what is no data."""
         return kind_of(batch) == self._kind
+
+    def compare(self, batch: Batch, weights: Tensor | None, step: float) -> None:
+        """Compares the bound at this step with that of the eager step once more, and leaves all as it was.
+
+        Raises:
+            CannotCompileError: they differ.
+        """
+        inputs = [*self._state_leaves, *self._tensors(batch, weights, step)]
+        bound = partial(self._eager_bound, batch, weights, step)
+        check_program(self._program, inputs, bound, self._device, len(self._state_leaves))
 
     @torch.no_grad()
     def __call__(
@@ -160,9 +172,9 @@ class CompiledStep:
 
         return partial(operations(advance, inputs), *tree_leaves(state))
 
-    def _eager_bound(self, batch: Batch, weights: Tensor | None) -> Tensor:
+    def _eager_bound(self, batch: Batch, weights: Tensor | None, step: float) -> Tensor:
         buffers = {name: b.clone() for name, b in self._buffers.items()}
-        return self._call.with_tensors(buffers, partial(with_penalty, self._objective), batch, 0.0, weights)[0]
+        return self._call.with_tensors(buffers, partial(with_penalty, self._objective), batch, step, weights)[0]
 
 
 @contextmanager

@@ -107,11 +107,12 @@ def fit(
         callbacks: called after each epoch with the `Fit` so far. One that raises `StopIteration` ends training.
         progress: show a bar, on a terminal or in a notebook; see `ppvae.set_progress`.
         compile: run a step as one compiled program, the same estimator with the same noise several times faster, after
-            some seconds of compiling. "auto": for at least 10,000 steps on a CPU; in shorter runs there, without
-            callbacks and in one process, the operations of step 101 are recorded and repeated without Python, to the
-            same bits. What Python decides in the model or the guide (a branch, a loop) is decided once, when the step
-            is traced; with False it is decided at each step. What cannot be compiled runs uncompiled, with a warning
-            that says why. The first step, and smaller batches, are not compiled.
+            some seconds of compiling. "auto": for at least 10,000 steps on a CPU. In shorter runs there, in one process
+            and without callbacks, the operations of step 101 are recorded and repeated without Python, to the same
+            bits. What Python decides in the model or the guide (a branch, a loop) is decided once, when the step is
+            traced. The bounds are compared again after 2, 4, 8, 16, ... steps, and from a difference on training goes
+            on uncompiled; with False it is decided at each step. What cannot be compiled runs uncompiled, with a
+            warning that says why. The first step, and smaller batches, are not compiled.
         checkpoint: a file that keeps the state of training, written after each epoch, on Ctrl-C and on SIGTERM, in
             place of an old one; or `Checkpoint(path, every=...)`, to write it within epochs, too. Where it cannot be
             written, as the disk is full, training goes on, and the result's `warning` says so.
@@ -171,7 +172,7 @@ def fit(
         options=options,
     )
     if compile == "auto" and not compiles and not callbacks and where.type == "cpu" and processes.size == 1:
-        trainer.record_after = RECORD_AFTER
+        trainer.programs.record_after = RECORD_AFTER
     scheduler = None if by_torch is None else Scheduler(by_torch, trainer.optimizer)
     if scheduler is not None and compiles:
         refuse_momentum(scheduler)

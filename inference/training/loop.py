@@ -102,7 +102,7 @@ class Training:
     def __post_init__(self) -> None:
         names = ["bound", "learning_rate", "seconds", "bound_per_step"] + ["held_out"] * (self.held_out is not None)
         self.history = {name: [] for name in names}
-        self.trainer.compiled_size = self.source.batch_size
+        self.trainer.programs.size = self.source.batch_size
         self.settings = self._settings() if self.checkpoint else {}
 
     @property
@@ -170,7 +170,8 @@ class Training:
         trainer = self.trainer
         if self.callbacks:
             trainer.prepared = None  # they may have changed the pair
-        minibatches, compile_seconds = self.source.minibatches(self.epoch, len(self.sizes)), trainer.compile_seconds
+        minibatches = self.source.minibatches(self.epoch, len(self.sizes))
+        programs, compile_seconds = trainer.programs, trainer.programs.seconds
         while trainer.steps != self.num_steps:
             trainer.update.interrupted = self._signaled
             with interrupts_held():
@@ -183,10 +184,10 @@ class Training:
                     break
                 if self.checkpoint and self.checkpoint.every and trainer.steps % self.checkpoint.every == 0:
                     self._save()
-            compiled = f", {trainer.compile_seconds:.1f} s of compiling" if trainer.compile_seconds else ""
-            if trainer.compile_seconds != compile_seconds:
+            compiled = f", {programs.seconds:.1f} s of compiling" if programs.seconds else ""
+            if programs.seconds != compile_seconds:
                 bar.unpause()  # the forecast is of the steps to come
-                compile_seconds = trainer.compile_seconds
+                compile_seconds = programs.seconds
             bar.set_postfix_str(f"bound {self.history['bound_per_step'][-1]:.3f}{compiled}", refresh=False)
             bar.update()
             if trainer.update.interrupted:

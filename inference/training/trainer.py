@@ -1,9 +1,7 @@
 """The training step that `fit` takes, also for a loop of your own."""
 
 import contextlib
-import logging
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
@@ -16,7 +14,6 @@ from ppvae.arguments import Device, File, NonNegative, Seed, checked
 from ppvae.batches import Batch, as_batch, map_batch, num_rows, rows
 from ppvae.conversion import Conversion
 from ppvae.devices import device_for
-from ppvae.inference.compiling.inputs import CannotCompileError
 from ppvae.inference.objectives.evidence_lower_bound import ELBO
 from ppvae.inference.objectives.protocol import Maximized, Objective, as_objective, with_penalty
 from ppvae.inference.runtime.checkpoint import describe, layout
@@ -32,7 +29,6 @@ from ppvae.inference.runtime.isolation import (
 )
 from ppvae.inference.runtime.pair_files import example_in, example_of
 from ppvae.inference.training import optimizers
-from ppvae.inference.training.compiled_step import CompiledStep
 from ppvae.inference.training.mixed_precision import networks, networks_in
 from ppvae.inference.training.nonfinite import NonFiniteError, explain
 from ppvae.inference.training.one_row import one_row_explained
@@ -47,14 +43,12 @@ from ppvae.inference.training.resuming import (
     store,
 )
 from ppvae.inference.training.settings import StepOptions
+from ppvae.inference.training.step_programs import StepPrograms
 from ppvae.inference.training.update import Update
 from ppvae.mode import mode
 from ppvae.own_rows import refuse_other_rows, refuse_parts, rows_or_all
 from ppvae.pair import Pair
-from ppvae.progress import waiting
 from ppvae.threads import exclusive, undisturbed
-
-logger = logging.getLogger("ppvae")
 
 CHECK, STEPS, ORDER, HELD_OUT = range(4)
 """Streams of random numbers: one for each use, so that none disturbs another."""
@@ -134,16 +128,12 @@ class Trainer:
         self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
 
         self.steps = 0
-        self.compiled_size: int | None = None
-        """The number of data points in the batches that a step is compiled for; that of the first batch, unless set."""
-        self.compile_seconds, self.progress = 0.0, True  # `progress`: whether waits are shown
+        self.progress = True
+        """Whether waits are shown."""
+        self.programs = StepPrograms(self, compile)
         self.prepared: Objective | None = None
         """The objective prepared for the pair; set it to None if more than parameters and modules may have changed."""
         self._modules: list[nn.Module] = []
-        self._compile = compile
-        self.record_after = math.inf  # steps after which one that is not compiled is recorded
-        self._compiled: CompiledStep | None = None
-        self._said_other = False  # that some batches are not of the compiled kind
         self._running = False
         self._networks: list[nn.Module] | None = None  # found when the pair is checked, on the first batch
         self._random = seeded_state((self.seed, STEPS, self.processes.rank), self.device)
@@ -273,7 +263,7 @@ class Trainer:
                     group["lr"] = rate * factor
             batch = draw()
             drawn = random_state(self.device)
-            program, share = self._program(batch, weights, num_points), len(index) / num_points
+            program, share = self.programs.for_step(batch, weights, num_points), len(index) / num_points
             bound = program(batch, weights, self.steps, share, buffers) if program else None
             if bound is None:
                 set_random_state(drawn, self.device)
@@ -286,7 +276,7 @@ class Trainer:
                 buffer.copy_(before)
             self.optimizer.zero_grad()
             raise
-        self.compiled_size = self.compiled_size or num_points
+        self.programs.size = self.programs.size or num_points
         self.steps += 1
         return bound
 
@@ -321,33 +311,6 @@ class Trainer:
             self.prepared, self._modules = as_objective(self.objective).prepared(self.pair, batch), modules
         return self.prepared
 
-    def _program(self, batch: Batch, weights: Tensor | None, num_points: int) -> CompiledStep | None:
-        """The compiled step for this batch, if any; none at first, while the optimizer has no state to compile for."""
-        if self.steps < (1 if self._compile else self.record_after) or num_points != self.compiled_size:
-            return None
-        if self._compiled is None:
-            start = time.perf_counter()
-            try:
-                with waiting("compiling the step", self.progress and self._compile):
-                    step = self.objective, self.update, batch, weights
-                    self._compiled = CompiledStep(self.pair, *step, not self._compile)
-            except CannotCompileError as reason:
-                level = logging.WARNING if self._compile else logging.INFO
-                logger.log(level, "training goes on uncompiled: %s", reason)
-                self._compile, self.record_after = False, math.inf
-                return None
-            finally:
-                self.compile_seconds = time.perf_counter() - start
-        if self._compiled.fits(batch):
-            return self._compiled
-        if self._compile and not self._said_other:
-            logger.warning(
-                "only steps like step 2 are compiled: a batch has another shape, or another value of an argument that "
-                "is no data; pass a number that changes, such as an annealing factor, as torch.tensor(number)"
-            )
-            self._said_other = True
-        return None
-
     def _settings(self) -> dict[str, Any]:
         options = asdict(self.options)
         del options["distributed"]  # a run may go on with any number of processes
@@ -362,7 +325,7 @@ class Trainer:
                 "schedule": describe(self.schedule) if self.schedule else None,
                 "seed": self.seed,
                 "device": self.device.type,
-                "compile": self._compile,
+                "compile": self.programs.compiles,
                 "options": options,
             }
         )
@@ -374,7 +337,7 @@ class Trainer:
         example, kind = example_of(self.pair)
         tensors = {"pair": self.pair.state_dict(), "optimizer": slots, "average": self.update.averages}
         tensors |= {"example": example}
-        values = {"steps": self.steps, "compiled_size": self.compiled_size, "optimizer": optimizer, "example": kind}
+        values = {"steps": self.steps, "compiled_size": self.programs.size, "optimizer": optimizer, "example": kind}
         values |= {"recipe": self.pair.recipe}
         tensors |= {f"random{rank}": state for rank, state in enumerate(states)}
         return State(tensors, values | {"processes": len(states)})
@@ -390,8 +353,8 @@ class Trainer:
             self.pair.example = example
         for name, average in state.tensors["average"].items():
             self.update.averages[name].copy_(average)
-        self.steps, self.compiled_size = values["steps"], values["compiled_size"]
-        self._compiled = None  # it holds the tensors of the optimizer's old state
+        self.steps, self.programs.size = values["steps"], values["compiled_size"]
+        self.programs.forget()  # the program holds the tensors of the optimizer's old state
         rank = self.processes.rank
         if values["processes"] == self.processes.size:
             self._random = state.tensors[f"random{rank}"]

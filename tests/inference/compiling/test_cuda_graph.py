@@ -1,12 +1,13 @@
 """Programs as CUDA graphs: what goes in and out of them, with a recorder that runs on a CPU."""
 
 import logging
+from functools import partial
 
 import pytest
 import torch
 
 from ppvae.inference.compiling import cuda_graph
-from ppvae.inference.compiling.programs import as_graph, check_bound
+from ppvae.inference.compiling.programs import as_graph, check_program
 
 CPU = torch.device("cpu")
 
@@ -55,12 +56,7 @@ def test_a_graph_that_does_something_else_is_not_used(error, inputs, monkeypatch
         replay, found = on_a_cpu(run, rehearse, device)
         return lambda: (replay(), found[0].add_(error)), found
 
-    def check(run):
-        torch.manual_seed(1)
-        check_bound(run, inputs, 2, expected)
-
-    torch.manual_seed(1)
-    expected = (6 + torch.randn(())).item()
+    check = partial(check_program, inputs=inputs, bound=lambda: 6 + torch.randn(()), device=CPU, num_held=2)
     monkeypatch.setattr(cuda_graph, "recorded", recorded)
     with caplog.at_level(logging.WARNING):
         run = as_graph(program, inputs, 2, CPU, check)

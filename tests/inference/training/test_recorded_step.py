@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from support.compiled_runs import DATA, trained
+from support.compiled_runs import DATA, run_as_traced, trained
 from support.small_pairs import Busy
 
 from ppvae import ELBO, IWAE, RWS, VIMCO, EnumeratedELBO, LinearWarmup, StepOptions
@@ -37,7 +37,7 @@ def made(monkeypatch):
         return steps[-1]
 
     monkeypatch.setattr(sys.modules["ppvae.inference.training.fitting"], "RECORD_AFTER", 3)
-    monkeypatch.setattr("ppvae.inference.training.trainer.CompiledStep", step)
+    monkeypatch.setattr("ppvae.inference.training.step_programs.CompiledStep", step)
     return steps
 
 
@@ -95,6 +95,50 @@ def test_what_looks_at_values_stays_eager_without_a_warning(made, caplog):
     assert_equal(eager, pair)
 
 
+class Annealed(LinearVAE):
+    """Counts its calls, as those do who anneal by hand."""
+
+    def __init__(self):
+        super().__init__(4, 2)
+        self.calls = 0
+
+    def model(self, x):
+        self.calls += self.training
+        super().model(x * min(1.0, self.calls / 8))
+
+
+def test_a_count_that_a_module_keeps_stays_right_and_nothing_is_recorded(made, caplog):
+    caplog.set_level("INFO")
+    eager, _ = trained(Annealed, ELBO(), False)
+    pair, _ = trained(Annealed, ELBO(), "auto")
+    assert pair.calls == eager.calls
+    assert_equal(eager, pair)
+    assert "Annealed.calls: found 6 after 4, expected an attribute that stays" in caplog.text
+
+
+@pytest.mark.parametrize("compile", ["auto", True])
+def test_what_is_decided_elsewhere_is_found_at_the_next_power_of_two(compile, caplog, monkeypatch):
+    """The factor changes at step 9, and the comparison before that step finds it."""
+    run_as_traced(monkeypatch)
+    monkeypatch.setattr(sys.modules["ppvae.inference.training.fitting"], "RECORD_AFTER", 3)
+    batches = []
+
+    def counted(x):
+        batches.append(len(x))
+        return x
+
+    def annealed(pair, x, step=None):
+        return ELBO()(pair, x * (1.0 if len(batches) <= 10 else 0.5))  # two of them when the data are checked
+
+    eager, _ = trained(lambda: LinearVAE(4, 2), annealed, False, transform=counted)
+    assert not caplog.text
+    batches.clear()
+    pair, _ = trained(lambda: LinearVAE(4, 2), annealed, compile, transform=counted)
+    for (name, p), q in zip(eager.state_dict().items(), pair.state_dict().values(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5, msg=name)
+    assert "training goes on uncompiled from step 9: the compiled bound is" in caplog.text
+
+
 def test_a_record_without_all_random_numbers_is_refused():
     def trace():
         from torch.fx.experimental.proxy_tensor import make_fx
@@ -112,7 +156,7 @@ def test_a_record_without_all_random_numbers_is_refused():
 
 def test_data_of_the_usual_size_are_recorded_at_the_hundredth_step(monkeypatch):
     at = []
-    monkeypatch.setattr("ppvae.inference.training.trainer.CompiledStep", lambda *args: at.append(args) or 1 / 0)
+    monkeypatch.setattr("ppvae.inference.training.step_programs.CompiledStep", lambda *args: at.append(args) or 1 / 0)
     trained(lambda: LinearVAE(4, 2), ELBO(), "auto", steps=100)
     assert not at
     with pytest.raises(ZeroDivisionError):

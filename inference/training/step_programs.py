@@ -1,0 +1,110 @@
+"""The program that takes a trainer's steps, where there is one: when it is made, and whether it still says the same."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from ppvae.batches import Batch
+from ppvae.inference.compiling.inputs import CannotCompileError
+from ppvae.inference.training.compiled_step import CompiledStep
+from ppvae.progress import waiting
+
+if TYPE_CHECKING:
+    from ppvae.inference.training.trainer import Trainer
+
+logger = logging.getLogger("ppvae")
+
+
+class StepPrograms:
+    """Compiled or recorded steps of a trainer, all for batches of one kind.
+
+    The program is compared with the eager step when it is made, and again at each power of two: Python may have come to
+    decide something else since. From a difference on, training goes on uncompiled, with a warning.
+
+    Args:
+        trainer: whose steps these are.
+        compiles: whether steps are compiled, from the second on: the first creates the optimizer's state.
+
+    Attributes:
+        size: of the batches that the program is for, in data points; that of the first batch, unless set.
+        record_after: steps after which one is recorded, if they are not compiled.
+        seconds: that compiling took.
+    """
+
+    def __init__(self, trainer: Trainer, compiles: bool):
+        self._trainer, self.compiles = trainer, compiles
+        self.size: int | None = None
+        self.record_after, self.seconds = math.inf, 0.0
+        self._step: CompiledStep | None = None
+        self._compared_at = 0
+        self._said_other = False  # that some batches are not of the compiled kind
+
+    def for_step(self, batch: Batch, weights: Tensor | None, num_points: int) -> CompiledStep | None:
+        """The program for the trainer's next step, if there is one for this batch."""
+        number = self._trainer.steps
+        if number < (1 if self.compiles else self.record_after) or num_points != self.size:
+            return None
+        if self._step is None:
+            return self._made(batch, weights)
+        if not self._step.fits(batch):
+            self._warn_of_others()
+            return None
+        if _is_power_of_two(number) and not self._still_agrees(batch, weights, number):
+            return None
+        return self._step
+
+    def forget(self) -> None:
+        """Makes the program anew at the next step."""
+        self._step = None
+
+    def _made(self, batch: Batch, weights: Tensor | None) -> CompiledStep | None:
+        trainer, start = self._trainer, time.perf_counter()
+        try:
+            with waiting("compiling the step", trainer.progress and self.compiles):
+                step = trainer.objective, trainer.update, batch, weights
+                self._step, self._compared_at = CompiledStep(trainer.pair, *step, not self.compiles), trainer.steps
+        except CannotCompileError as reason:
+            level = logging.WARNING if self.compiles else logging.INFO
+            logger.log(level, "training goes on uncompiled: %s", reason)
+            self._give_up()
+        finally:
+            self.seconds = time.perf_counter() - start
+        return self._step
+
+    def _still_agrees(self, batch: Batch, weights: Tensor | None, number: int) -> bool:
+        assert self._step is not None
+        try:
+            self._step.compare(batch, weights, number)
+        except CannotCompileError as reason:
+            logger.warning(
+                "training goes on uncompiled from step %d: %s Steps %d to %d may have been taken with old values; to "
+                "decide at each step, give compile=False.",
+                number + 1,
+                reason,
+                self._compared_at + 2,
+                number,
+            )
+            self._give_up()
+            return False
+        self._compared_at = number
+        return True
+
+    def _give_up(self) -> None:
+        self.compiles, self.record_after, self._step = False, math.inf, None
+
+    def _warn_of_others(self) -> None:
+        if self.compiles and not self._said_other:
+            logger.warning(
+                "only steps like step 2 are compiled: a batch has another shape, or another value of an argument that "
+                "is no data; pass a number that changes, such as an annealing factor, as torch.tensor(number)"
+            )
+            self._said_other = True
+
+
+def _is_power_of_two(number: int) -> bool:
+    return number & (number - 1) == 0
