@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Example:
         >>> main(["datasets"])  # doctest: +ELLIPSIS
-        | name       | shape    | train / validation / test | values ...
+        | name       | shape       | train / validation / test | values ...
         0
     """
     parser = _parser()

@@ -49,6 +49,7 @@ class FactorVAE(MeanOverDraws):
             independent Gaussian numbers.
 
     Example:
+        >>> import torch
         >>> from ppvae.models import LatentCritic, LinearVAE
         >>> pair = LatentCritic(LinearVAE(num_features=5, num_latents=2), nn.Linear(2, 1))
         >>> value, surrogate = FactorVAE()(pair, torch.randn(3, 5))
