@@ -63,6 +63,7 @@ from .inference.training.loggers import (
     TensorBoardLogger as TensorBoardLogger,
     WandbLogger as WandbLogger,
 )
+from .inference.training.many import fit_many as fit_many
 from .inference.training.nonfinite import NonFiniteError as NonFiniteError
 from .inference.training.optimizers import ParameterGroups as ParameterGroups
 from .inference.training.result import Fit as Fit

@@ -87,7 +87,7 @@ def compiled(
     try:
         make = recorded if record else compiler.program
         formulas = FORMULAS if device.type == "cpu" and not record else {}
-        program = make(partial(_traced, function, inputs, formulas), inputs, device)
+        program = make(partial(traced, function, inputs, formulas), inputs, device)
         set_random_state(before, device)
         check = partial(check_program, inputs=inputs, bound=bound, device=device, num_held=num_held)
         check(program)
@@ -140,7 +140,8 @@ def as_graph(
         return program
 
 
-def _traced(function: Program, inputs: Sequence[Tensor], formulas: Mapping[Any, Any]) -> GraphModule:
+def traced(function: Program, inputs: Sequence[Tensor], formulas: Mapping[Any, Any] = FORMULAS) -> GraphModule:
+    """The tensor operations of a function of tensors like `inputs`, those that have formulas as these."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
     with torch.enable_grad():

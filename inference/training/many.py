@@ -1,0 +1,93 @@
+"""Many runs of one model at once: an ensemble of seeds as one batched program."""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, NamedTuple
+
+import torch
+
+from ppvae.arguments import Count, Seed, checked
+from ppvae.inference.objectives.evidence_lower_bound import ELBO
+from ppvae.inference.objectives.protocol import Maximized, as_objective
+from ppvae.inference.training.ensembles import Ensemble, OfAll
+from ppvae.inference.training.fitting import fit
+from ppvae.inference.training.result import Fit
+from ppvae.pair import Pair
+from ppvae.rules import Function
+from ppvae.threads import undisturbed
+
+
+class Runs(NamedTuple):
+    """What `fit_many` returns.
+
+    Attributes:
+        pairs: the trained pairs, one for each seed; `ppvae.to_arviz` takes them as chains.
+        fit: of all together: its bounds are means over the runs.
+    """
+
+    pairs: list[Pair]
+    fit: Fit
+
+
+@checked
+@undisturbed
+def fit_many(
+    make_pair: Annotated[Callable[[], Pair], Function("a function that makes a pair")],
+    data: Any,
+    objective: Maximized | None = None,
+    *,
+    seeds: Count | Sequence[Seed] = 8,
+    **settings: Any,
+) -> Runs:
+    """Trains several pairs of one structure on the same minibatches, all in one program.
+
+    `theta_s <- theta_s + lr * direction(gradient of pair s's surrogate)`: each pair starts where its seed puts it, and
+    draws noise of its own. Eight small networks take about as long as two, and are compiled once. The order of the data
+    is that of `seed`, the same for all.
+
+    It does not apply to objectives and pairs that cannot be traced (see `compile` of `ppvae.fit`), to weights, or where
+    an optimizer, clipping or mixed precision would mix the runs' gradients; `ppvae.fit` in a loop takes all these.
+
+    Source: runs as a further dimension of one program are vmap, as in Horace He & Richard Zou, functorch, 2021.
+
+    Args:
+        make_pair: makes an untrained pair; it is called after `torch.manual_seed(s)` for each seed s.
+        data: of N data points, as for `ppvae.fit`.
+        objective: `ELBO()` if not given.
+        seeds: the runs' seeds; a number S stands for 0 to S - 1.
+        settings: all other arguments of `ppvae.fit`, but `weights`.
+
+    Raises:
+        ppvae.ContractError: the pairs differ in more than their parameters, or cannot be run at once.
+        ValueError: a setting that would mix the runs.
+        NonFiniteError: a step gave NaN or infinity in one of the runs; none has taken it.
+
+    Example:
+        >>> from ppvae.models import LinearVAE
+        >>> x = torch.randn(200, 5, generator=torch.Generator().manual_seed(0))
+        >>> runs = fit_many(lambda: LinearVAE(num_features=5, num_latents=2), x, seeds=3, epochs=3, progress=False)
+        >>> len(runs.pairs), runs.fit.steps
+        (3, 6)
+    """
+    _refuse_mixing(settings)
+    numbers = range(seeds) if isinstance(seeds, int) else seeds
+    pairs = []
+    with torch.random.fork_rng():
+        for number in numbers:
+            torch.manual_seed(number)
+            pairs.append(make_pair())
+    ensemble = Ensemble(pairs)
+    run = fit(ensemble, data, OfAll(as_objective(objective or ELBO())), **settings)
+    return Runs(ensemble.pairs(), run)
+
+
+def _refuse_mixing(settings: dict[str, Any]) -> None:
+    """Refuses what has no meaning for each run by itself."""
+    options = settings.get("options")
+    mixing = {
+        "weights": settings.get("weights"),
+        "options.clip_norm": options and options.clip_norm,
+        "options.autocast": options and options.autocast,
+    }
+    for name, value in mixing.items():
+        if value is not None:
+            raise ValueError(f"{name}: found one, expected none, as it would mix the runs; train them by ppvae.fit")
