@@ -278,6 +278,14 @@ CALLS = {
             "progress": NO,
         }
     ),
+    "fit_many": Call(
+        {
+            "make_pair": function(linear, "None"),
+            **{name: FIT[name] for name in FIT if name != "weights"},
+            "seeds": count(2),
+            "steps": count(2),
+        }
+    ),
     "fit_streaming_em": Call(
         {
             "mixture": MIXTURE,

@@ -56,6 +56,11 @@ class Annealed(Objective):
 CASES = {
     "amortized": (lambda: GaussianMixture(3, 4, guide="amortized"), EnumeratedELBO(), {}),
     "schedules": (lambda: GaussianMixture(3, 4), Annealed(LinearWarmup(10)), {"schedule": lambda share: 1 - share / 2}),
+    "rates of their own": (
+        lambda: GaussianMixture(2, 4),
+        EnumeratedELBO(),
+        {"optimizer": ppvae.ParameterGroups({"means": 3.0}), "schedule": lambda share: 1 - share},
+    ),
     "decay and average": (
         lambda: GaussianMixture(2, 4),
         EnumeratedELBO(),
