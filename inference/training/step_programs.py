@@ -1,21 +1,18 @@
 """The program that takes a trainer's steps, where there is one: when it is made, and whether it still says the same."""
 
-from __future__ import annotations
-
 import logging
 import math
 import time
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from ppvae.batches import Batch
 from ppvae.inference.compiling.inputs import CannotCompileError
+from ppvae.inference.objectives.protocol import Maximized
 from ppvae.inference.training.compiled_step import CompiledStep
+from ppvae.inference.training.update import Update
+from ppvae.pair import Pair
 from ppvae.progress import waiting
-
-if TYPE_CHECKING:
-    from ppvae.inference.training.trainer import Trainer
 
 logger = logging.getLogger("ppvae")
 
@@ -27,7 +24,7 @@ class StepPrograms:
     decide something else since. From a difference on, training goes on uncompiled, with a warning.
 
     Args:
-        trainer: whose steps these are.
+        pair, objective, update: of the step.
         compiles: whether steps are compiled, from the second on: the first creates the optimizer's state.
 
     Attributes:
@@ -36,21 +33,22 @@ class StepPrograms:
         seconds: that compiling took.
     """
 
-    def __init__(self, trainer: Trainer, compiles: bool):
-        self._trainer, self.compiles = trainer, compiles
+    def __init__(self, pair: Pair, objective: Maximized, update: Update, compiles: bool):
+        self._of, self.compiles = (pair, objective, update), compiles
         self.size: int | None = None
         self.record_after, self.seconds = math.inf, 0.0
         self._step: CompiledStep | None = None
         self._compared_at = 0
         self._said_other = False  # that some batches are not of the compiled kind
 
-    def for_step(self, batch: Batch, weights: Tensor | None, num_points: int) -> CompiledStep | None:
-        """The program for the trainer's next step, if there is one for this batch."""
-        number = self._trainer.steps
+    def for_step(
+        self, number: int, batch: Batch, weights: Tensor | None, num_points: int, progress: bool
+    ) -> CompiledStep | None:
+        """The program for a step, if there is one for this batch; with `progress`, compiling shows."""
         if number < (1 if self.compiles else self.record_after) or num_points != self.size:
             return None
         if self._step is None:
-            return self._made(batch, weights)
+            return self._made(number, batch, weights, progress)
         if not self._step.fits(batch):
             self._warn_of_others()
             return None
@@ -62,12 +60,11 @@ class StepPrograms:
         """Makes the program anew at the next step."""
         self._step = None
 
-    def _made(self, batch: Batch, weights: Tensor | None) -> CompiledStep | None:
-        trainer, start = self._trainer, time.perf_counter()
+    def _made(self, number: int, batch: Batch, weights: Tensor | None, progress: bool) -> CompiledStep | None:
+        start = time.perf_counter()
         try:
-            with waiting("compiling the step", trainer.progress and self.compiles):
-                step = trainer.objective, trainer.update, batch, weights
-                self._step, self._compared_at = CompiledStep(trainer.pair, *step, not self.compiles), trainer.steps
+            with waiting("compiling the step", progress and self.compiles):
+                self._step, self._compared_at = CompiledStep(*self._of, batch, weights, not self.compiles), number
         except CannotCompileError as reason:
             level = logging.WARNING if self.compiles else logging.INFO
             logger.log(level, "training goes on uncompiled: %s", reason)

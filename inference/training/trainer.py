@@ -130,7 +130,7 @@ class Trainer:
         self.steps = 0
         self.progress = True
         """Whether waits are shown."""
-        self.programs = StepPrograms(self, compile)
+        self.programs = StepPrograms(pair, self.objective, self.update, compile)
         self.prepared: Objective | None = None
         """The objective prepared for the pair; set it to None if more than parameters and modules may have changed."""
         self._modules: list[nn.Module] = []
@@ -263,7 +263,8 @@ class Trainer:
                     group["lr"] = rate * factor
             batch = draw()
             drawn = random_state(self.device)
-            program, share = self.programs.for_step(batch, weights, num_points), len(index) / num_points
+            program = self.programs.for_step(self.steps, batch, weights, num_points, self.progress)
+            share = len(index) / num_points
             bound = program(batch, weights, self.steps, share, buffers) if program else None
             if bound is None:
                 set_random_state(drawn, self.device)
