@@ -55,7 +55,7 @@ from .runtime.records import (
 )
 from .training.em import EMResult as EMResult, fit_em as fit_em, fit_streaming_em as fit_streaming_em
 from .training.fitting import fit as fit
-from .training.many import Runs as Runs, fit_many as fit_many
+from .training.many import fit_many as fit_many
 from .training.nonfinite import NonFiniteError as NonFiniteError
 from .training.optimizers import ParameterGroups as ParameterGroups
 from .training.result import Fit as Fit

@@ -2,12 +2,12 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import pyro
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ppvae.batches import Batch
 from ppvae.inference.compiling.inputs import kind_of, taken_apart
@@ -37,10 +37,6 @@ class Ensemble(Pair):
         states = [tensors_of(pair) for pair in pairs]
         for name, t in tensors_of(self.run).items():
             t.data = torch.stack([state[name].detach() for state in states])
-
-    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
-        """Under the names that they have in each pair, as `ppvae.ParameterGroups` is told them."""
-        return self.run.named_parameters(*args, **kwargs)
 
     def check(self, batch: Any) -> None:
         """Checks the first pair."""

@@ -1,6 +1,7 @@
 """Many runs of one model at once: an ensemble of seeds as one batched program."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from ppvae.inference.objectives.evidence_lower_bound import ELBO
 from ppvae.inference.objectives.protocol import Maximized, as_objective
 from ppvae.inference.training.ensembles import Ensemble, OfAll
 from ppvae.inference.training.fitting import fit
+from ppvae.inference.training.optimizers import ParameterGroups
 from ppvae.inference.training.result import Fit
 from ppvae.pair import Pair
 from ppvae.rules import Function
@@ -76,6 +78,9 @@ def fit_many(
             torch.manual_seed(number)
             pairs.append(make_pair())
     ensemble = Ensemble(pairs)
+    if isinstance(groups := settings.get("optimizer"), ParameterGroups):
+        named = {f"run.{prefix}": factor for prefix, factor in groups.factors.items()}
+        settings["optimizer"] = replace(groups, factors=named)
     run = fit(ensemble, data, OfAll(as_objective(objective or ELBO())), **settings)
     return Runs(ensemble.pairs(), run)
 

@@ -127,9 +127,15 @@ def test_the_readmes_example_prints_what_it_says(capsys):
 def test_the_settings_of_the_guide_to_training_train():
     pair, data = ppvae.models.VAE.mlp(4, 2, [8], likelihood="gaussian"), torch.randn(50, 4)
     before = ppvae.elbo(pair, data, seed=0, progress=False).mean()
-    exec(python_blocks("docs/training.md")[3], {"ppvae": ppvae, "torch": torch, "pair": pair, "data": data})
+    exec(python_blocks("docs/training.md")[4], {"ppvae": ppvae, "torch": torch, "pair": pair, "data": data})
     after = ppvae.elbo(pair, data, seed=0, progress=False).mean()
     assert after.estimate > before.estimate + 3 * before.monte_carlo_error
+
+
+def test_the_runs_of_the_guide_to_training_become_chains():
+    names = {"ppvae": ppvae, "VAE": ppvae.models.VAE, "data": torch.randn(50, 2), "held_out": torch.randn(5, 2)}
+    exec(python_blocks("docs/training.md")[3].replace("20_000", "5, progress=False"), names)
+    assert len(names["runs"].pairs) == 8
 
 
 def test_logs_and_schedulers_of_the_guide_to_training(tmp_path, monkeypatch):

@@ -279,12 +279,7 @@ CALLS = {
         }
     ),
     "fit_many": Call(
-        {
-            "make_pair": function(linear, "None"),
-            **{name: FIT[name] for name in FIT if name != "weights"},
-            "seeds": count(2),
-            "steps": count(2),
-        }
+        {"make_pair": function(linear, "None"), **{n: FIT[n] for n in ("data", "lr", "seed")}, "steps": count(2)}
     ),
     "fit_streaming_em": Call(
         {
