@@ -17,7 +17,9 @@ def causes(report: Measured) -> list[Cause]:
     A line whose parts were measured gives way to their causes.
     """
     found = [cause for name, line in finest(report).items() for cause in LINES[name].causes(report, line)]
-    ranked = sorted([*found, *_of_likelihood(report)], key=lambda cause: cause.nats, reverse=True)
+    ranked = sorted(
+        [*found, *_of_likelihood(report), *_of_overfitting(report)], key=lambda cause: cause.nats, reverse=True
+    )
     return [*ranked, *_of_collapse(report)]
 
 
@@ -25,9 +27,9 @@ def verdict(report: Measured) -> str:
     """A few sentences on what keeps the ELBO low.
 
     A line is a cause if it exceeds two of its Monte Carlo errors, in however few data points; the likelihood's scale, a
-    parameter that the data set, if it exceeds two of its errors over data. Causes within two Monte Carlo errors of each
-    other are not ranked, and where the evidence is unreliable that is said first. It does not say
-    whether another model would have more evidence.
+    parameter that the data set, if it exceeds two of its errors over data, and overfitting if it exceeds three. Causes
+    within two Monte Carlo errors of each other are not ranked, and where the evidence is unreliable that is said first.
+    It does not say whether another model would have more evidence.
     """
     evidence, elbo, gap = report.log_evidence.mean(), report.elbo.mean(), values(report)["gap"].mean()
     said = [
@@ -128,6 +130,25 @@ def _of_likelihood(report: Measured) -> list[Cause]:
             errors = scale.std_error, scale.monte_carlo_error
             found.append(Cause("likelihood scale", scale.gain, *errors, says, "Learn sigma, or set it so."))
     return found
+
+
+def _of_overfitting(report: Measured) -> list[Cause]:
+    """How much less log p(x) is than on training data; of points that can be trusted, as too low a value would count.
+
+    Two samples of data differ by chance, so only three errors over data tell.
+    """
+    held_out, trusted = report.log_evidence.estimate, report.log_evidence.reliable
+    if report.train is None or trusted.sum() < 2:
+        return []
+    seen = report.train.log_evidence.mean()
+    nats = seen.estimate - held_out[trusted].mean().item()
+    error = math.hypot(seen.error, held_out[trusted].std().item() / math.sqrt(trusted.sum().item()))
+    if not nats > max(LEAST, 3 * error):
+        return []
+    says = f"log p(x) is {nats:.2f} nats higher on training data: the model has learned these by heart."
+    remedy = "Stop training earlier (held_out=HeldOut(data, patience=5)), shrink the decoder, or train on more data."
+    noise = math.hypot(seen.monte_carlo_error, report.log_evidence.mean().monte_carlo_error)
+    return [Cause("overfitting", nats, error, noise, says, remedy)]
 
 
 def _collapsed(report: Measured) -> list[str]:

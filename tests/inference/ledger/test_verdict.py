@@ -12,6 +12,7 @@ import ppvae
 from ppvae import AIS, Effort
 from ppvae.inference.ledger.ascent import Ascent
 from ppvae.inference.ledger.verdicts import causes
+from ppvae.models import GaussianMixture
 
 EFFORT = Effort("auto", 500, (AIS(num_temperatures=50),), 100, Ascent(max_steps=300), restarts=0, refit_steps=1000)
 WITHOUT_RICHER = replace(EFFORT, richer=False)
@@ -59,6 +60,28 @@ def test_a_layer_that_says_nothing_is_no_cause():
     report = ppvae.gap(pair, test, WITHOUT_RICHER, seed=0, progress=False)
     assert "collapse" not in [cause.name for cause in causes(report)]
     assert "Unused: z2; the guide is the prior there" in report.verdict()
+
+
+@pytest.mark.parametrize("num_train", [15, 2000])
+def test_a_model_that_knows_its_training_data_by_heart_overfits(num_train, float64):
+    """A mixture with a component for almost each data point, whose log p(x) is exact."""
+    torch.manual_seed(0)
+    truth = GaussianMixture(2, 3).assign(means=torch.tensor([[-2.0, 0.0, 0.0], [2.0, 0.0, 0.0]]))
+    train, test = truth.sample(num_train), truth.sample(200)
+    pair = GaussianMixture(12 if num_train < 100 else 2, 3)
+    ppvae.fit_em(pair, train, seed=0, progress=False)
+    effort = Effort("exact", num_samples=10, ascent=None)
+    report = ppvae.gap(pair, test, effort, train=train, seed=0, progress=False)
+    found = {cause.name: cause for cause in causes(report)}
+    expected = (pair.log_prob(train).mean() - pair.log_prob(test).mean()).item()
+    if num_train > 100:
+        assert abs(expected) < 0.2
+        assert not found
+        return
+    assert expected > 1
+    assert found["overfitting"].nats == pytest.approx(expected)
+    assert "log p(x) is" in report.verdict()
+    assert "higher on training data: the model has learned these by heart." in report.verdict()
 
 
 def test_one_dimension_has_no_correlations():
