@@ -15,7 +15,7 @@ from ppvae.sites import sample_sites, wrapped
 
 
 @checked
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Encoding:
     """The moments of a latent's posterior in the guide, per data point.
 
@@ -26,6 +26,9 @@ class Encoding:
 
     mean: Tensor
     std: Tensor
+
+    def __repr__(self) -> str:
+        return f"Encoding(mean and std, each {list(self.mean.shape)})"
 
 
 def moments(pair: ModelAndGuide, batch: Batch, num_samples: int) -> dict[str, Tensor]:

@@ -63,7 +63,7 @@ class EMMixture(Protocol):
 
 
 @checked
-@dataclass
+@dataclass(repr=False)
 class EMResult:
     """How EM went.
 
@@ -84,6 +84,11 @@ class EMResult:
     restart: Natural = 0
     final_log_likelihoods: list[float] = field(default_factory=list)
     reseeded: list[tuple[int, int]] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        last = f", log likelihood {self.history[-1]:.3f}" if self.history else ""
+        how = "converged" if self.converged else "stopped"
+        return f"EMResult({how} after {self.num_iterations} iterations{last})"
 
 
 @checked

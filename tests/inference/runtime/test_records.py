@@ -5,7 +5,7 @@ import torch
 
 import ppvae
 from ppvae.inference.runtime.records import Measurement
-from ppvae.models import LinearVAE
+from ppvae.models import GaussianMixture, LinearVAE
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +33,12 @@ def test_evidence_says_how_much_of_it_is_reliable(pair):
 def test_weights_say_their_sites(pair):
     weights = pair.log_weights(torch.randn(200, 4), 5)
     assert repr(weights) == "Weights(5 particles of 200 data points; model: z, x; guide: z)"
+
+
+def test_no_record_prints_its_numbers(pair):
+    assert repr(pair.encode(torch.randn(200, 4))) == "Encoding(mean and std, each [200, 2])"
+    run = ppvae.fit_em(GaussianMixture(2, 4), torch.randn(200, 4), max_iterations=3, tolerance=0.0, progress=False)
+    assert repr(run) == f"EMResult(stopped after 3 iterations, log likelihood {run.history[-1]:.3f})"
 
 
 def test_a_report_is_a_line_in_text_and_a_table_with_its_verdict_in_a_notebook(pair):
