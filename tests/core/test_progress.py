@@ -10,7 +10,7 @@ import torch
 import ppvae
 from ppvae import progress
 from ppvae.inference.compiling.inputs import CannotCompileError
-from ppvae.inference.training import loop, trainer
+from ppvae.inference.training import loop, step_programs
 from ppvae.models import LinearVAE
 
 
@@ -110,7 +110,7 @@ def test_compiling_is_said_and_is_not_in_the_forecast(pair, monkeypatch):
         bars.append(progress.progress_bar(**settings))
         return bars[0]
 
-    monkeypatch.setattr(trainer, "CompiledStep", Compiler)
+    monkeypatch.setattr(step_programs, "CompiledStep", Compiler)
     monkeypatch.setattr(loop, "progress_bar", kept)
     start = time.time()
     train(pair, compile=True)
