@@ -3,14 +3,15 @@
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import pyro
 import torch
 from torch import Tensor
 
 from ppvae.batches import Batch
-from ppvae.inference.compiling.inputs import kind_of, taken_apart
+from ppvae.inference.compiling.attributes import attributes_stay
+from ppvae.inference.compiling.inputs import CannotCompileError, kind_of, taken_apart
 from ppvae.inference.compiling.programs import Call, traced
 from ppvae.inference.compiling.reasons import reason
 from ppvae.inference.compiling.stacked import stacked
@@ -61,13 +62,6 @@ class Ensemble(Pair):
         return found
 
 
-class _Traced(NamedTuple):
-    """An objective's value and gradient for all runs at once, and which parameters it depends on."""
-
-    program: Callable[..., tuple[Tensor, ...]]
-    reached: list[bool]
-
-
 class OfAll(Objective):
     """An objective for each pair of an ensemble: the mean of their values, and each one's own gradient.
 
@@ -82,7 +76,7 @@ class OfAll(Objective):
     def __init__(
         self,
         objective: Objective,
-        traced: dict[Any, _Traced] | None = None,
+        traced: dict[Any, Callable[..., Any]] | None = None,
         held: Mapping[str, Any] | None = None,
     ):
         self.objective, self._held = objective, held
@@ -90,55 +84,50 @@ class OfAll(Objective):
 
     def __call__(self, pair: Pair, batch: Batch, step: float | Tensor = math.inf) -> tuple[Tensor, Tensor]:
         ensemble = cast(Ensemble, pair)
-        named = tensors_of(ensemble.run)
-        values = [torch.as_tensor(value) for value in (self._held or self.scheduled(cast(float, step))).values()]
-        changing, _ = taken_apart((values, torch.as_tensor(step), batch))
+        schedules = [torch.as_tensor(value) for value in (self._held or self.scheduled(cast(float, step))).values()]
+        changing, put_together = taken_apart((schedules, torch.as_tensor(step), batch))
         kind = (kind_of(batch), ensemble.training)
         if kind not in self._traced:
-            self._traced[kind] = self._trace(ensemble, batch)
-        program, reached = self._traced[kind]
+            self._traced[kind] = self._trace(ensemble, changing, put_together)
         with torch.no_grad():
-            value, *gradients = program(*[t.detach() for t in named.values()], *changing)
-        learned = [t for t, depends in zip(named.values(), reached, strict=True) if depends]
+            value, *gradients = self._traced[kind](*[t.detach() for t in tensors_of(ensemble.run).values()], *changing)
+        learned = [t for t in tensors_of(ensemble.run).values() if t.requires_grad]
         return value.mean(0), torch.stack([(p * g).sum() for p, g in zip(learned, gradients, strict=True)]).sum()
 
-    def _trace(self, ensemble: Ensemble, batch: Batch) -> _Traced:
-        call, named = Call(ensemble.run), tensors_of(ensemble.run)
-        learns, reached = [t.requires_grad for t in named.values()], [False] * len(named)
-        schedules = {name: torch.tensor(0.0) for name in self.schedules}
-        changing, put_together = taken_apart((list(schedules.values()), torch.tensor(0.0), batch))
+    def _trace(
+        self, ensemble: Ensemble, changing: Sequence[Tensor], put_together: Callable[..., Any]
+    ) -> Callable[..., Any]:
+        """Value and gradients, as a function of all runs' parameters and buffers, then of all that changes."""
+        call, run = Call(ensemble.run), ensemble.run
+        own = {f"pair.{name}": t.detach()[0] for name, t in tensors_of(run).items()}
+        learned = [name for name, t in zip(own, tensors_of(run).values(), strict=True) if t.requires_grad]
+
+        def of_one(pair: Pair, objective: Objective, batch: Batch, step: Tensor) -> tuple[Tensor, Tensor]:
+            value, surrogate = objective(pair, batch, step)
+            return value, surrogate - pair.penalty()
 
         def function(*leaves: Tensor) -> list[Tensor]:
-            values, step, data = put_together(leaves[len(named) :])
-            own = [t.requires_grad_() if wanted else t for t, wanted in zip(leaves, learns, strict=False)]
-            objective = self.objective.at(dict(zip(schedules, values, strict=True)))
+            schedules, step, batch = put_together(leaves[len(own) :])
+            named = dict(zip(own, leaves, strict=False))
+            parameters = [named[name].requires_grad_() for name in learned]
+            objective = self.objective.at(dict(zip(self.schedules, schedules, strict=True)))
+            value, surrogate = call.with_tensors(named, of_one, objective, batch, step)
+            return [value.detach(), *torch.autograd.grad(surrogate, parameters, materialize_grads=True)]
 
-            def of_one(pair: Pair) -> tuple[Tensor, Tensor]:
-                value, surrogate = objective(pair, data, step)
-                return value, surrogate - pair.penalty()
-
-            value, surrogate = call.with_tensors(
-                {f"pair.{name}": t for name, t in zip(named, own, strict=True)}, of_one
-            )
-            learned = [t for t in own if t.requires_grad]
-            gradients = iter(torch.autograd.grad(surrogate, learned, allow_unused=True))
-            found = [next(gradients) if wanted else None for wanted in learns]
-            reached[:] = [g is not None for g in found]
-            return [value.detach(), *[g for g in found if g is not None]]
-
-        inputs = [*[t.detach()[0] for t in named.values()], *changing]
+        inputs = [*own.values(), *[t.detach().clone() for t in changing]]
         before = random_state(inputs[0].device)
         try:
-            with pyro.validation_enabled(False):
+            with pyro.validation_enabled(False), attributes_stay(run):
                 graph = traced(function, inputs, {})
         except Exception as error:  # of any kind: users' code, the tracer
+            said = error if isinstance(error, CannotCompileError) else reason(error)
             raise ContractError(
-                f"{type(ensemble.run).__name__}: found what cannot be run for several pairs at once, {reason(error)}; "
-                "train them one by one, by ppvae.fit"
+                f"{type(run).__name__}: found what cannot be run for several pairs at once, {said}; train them one by "
+                "one, by ppvae.fit"
             ) from error
         finally:
             set_random_state(before, inputs[0].device)
-        return _Traced(stacked(graph, [0] * len(named) + [None] * len(changing)), reached)
+        return stacked(graph, [0] * len(own) + [None] * len(changing))
 
     @property
     def num_particles(self) -> int:  # type: ignore[override]

@@ -209,6 +209,21 @@ def test_what_looks_at_values_is_refused_with_the_line():
         ppvae.fit_many(lambda: Looking(4, 2), data(), **SETTINGS)
 
 
+class Counting(LinearVAE):
+    calls = 0
+
+    def model(self, x):
+        self.calls += 1
+        super().model(x)
+
+
+def test_a_count_that_a_module_keeps_is_refused():
+    with pytest.raises(
+        ContractError, match=r"Counting: .*calls: found \d+ after \d+, expected an attribute that stays"
+    ):
+        ppvae.fit_many(lambda: Counting(4, 2), data(), seeds=2, **SETTINGS)
+
+
 def test_a_step_that_is_not_finite_is_taken_by_no_run():
     with pytest.raises(NonFiniteError, match="mean") as caught:
         ppvae.fit_many(lambda: LinearVAE(4, 2), data(), seeds=2, optimizer="sgd", **SETTINGS | {"lr": 1e200})
