@@ -32,7 +32,7 @@ class ConvolutionalDRAW(CanvasPair):
     Example:
         >>> pair = ConvolutionalDRAW((1, 8, 8), num_latents=2, num_steps=3, channels=8)
         >>> {name: tuple(z.shape) for name, z in pair.latents(pair.sample(5)).items()}
-        {'z1': (5, 2, 4, 4), 'z2': (5, 2, 4, 4), 'z3': (5, 2, 4, 4)}
+        {'z1': (1, 5, 2, 4, 4), 'z2': (1, 5, 2, 4, 4), 'z3': (1, 5, 2, 4, 4)}
     """
 
     @checked

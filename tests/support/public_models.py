@@ -168,6 +168,7 @@ MODELS = {
     "Bijection": Call({"event_dim": from_zero(1), "noise_dim": optional(from_zero(1))}),
     "BottomUpPosterior": Call({"encoders": NETWORKS}),
     "ConditionallyIndependent": Call({"encoders": NETWORKS}),
+    "IAFPosterior": Call({"features": NETWORKS, "heads": NETWORKS, "maps": NETWORKS}),
     "LadderPosterior": Call({"features": NETWORKS, "heads": NETWORKS}),
     "ResidualPosterior": Call({"features": NETWORKS, "heads": NETWORKS}),
     "ContinuousFlow": Call({"num_features": COUNT, "hidden": HIDDEN, "tolerance": positive(1e-3)}),

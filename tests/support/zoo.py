@@ -157,6 +157,7 @@ ZOO = {
     "hierarchy, upwards": Member(hierarchy("bottom_up"), exact=False, open_kl="z1"),
     "ladder": Member(hierarchy("ladder"), exact=False),
     "residual": Member(hierarchy("residual"), exact=False),
+    "hierarchy, flow": Member(hierarchy("iaf"), exact=False, open_kl="z2"),
     "DRAW": Member(on_bits(lambda: DRAW((2, 2), 1, 2, 3, 2), 1, 2, 2), exact=False),
     "convolutional DRAW": Member(on_bits(lambda: ConvolutionalDRAW((1, 2, 2), 1, 2, 2), 1, 2, 2), exact=False),
     "diffusion": Member(on_normal(lambda: DiffusionVAE(MLPDenoiser(4, [5]), [4], 3), 4), exact=False, terms=True),
