@@ -196,6 +196,7 @@ MODELS = {
             "levels": LEVELS,
             "spectral_weight": non_negative(0.1),
             "recompute": NO,
+            "num_bottom_up": from_zero(1),
         }
     ),
     "ConvolutionalHVAE.init_from": Call({"x": data(square_images)}, owner=convolutional),

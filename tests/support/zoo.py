@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from support.small_pairs import Coins
 from support.zoo_makers import (
+    bidirectional,
     bit_diffusion,
     boltzmann,
     deep_markov,
@@ -169,6 +170,7 @@ ZOO = {
     "convolutional hierarchy": Member(
         on_bits(lambda: ConvolutionalHVAE((1, 4, 4), [1, 1], 1, channels=1, num_cells=1), 1, 4, 4), exact=False
     ),
+    "bidirectional hierarchy": Member(on_bits(bidirectional, 1, 4, 4), exact=False, open_kl="b1"),
     "quantized": Member(on_bits(lambda: VQVAE.mlp(4, 2, 3, 2, [5]), 4), quantized=True),
     "two-level quantized": Member(
         on_bits(lambda: VQVAE2.convolutional((1, 4, 4), 3, 2, 2, 1), 1, 4, 4), quantized=True
