@@ -28,7 +28,7 @@ scales of a thousandth, and carry no information of their own about x.
 class MarkovHVAE(Pair):
     """A chain of L latent layers, z_1 next to the data, and a guide over them; sites "z1" ... "zL" and "x".
 
-    With a guide whose layers are independent given x, or drawn downwards, the ELBO is
+    With a guide of Gaussian layers that are independent given x, or drawn downwards, the ELBO is
     `E log p(x | z_1) - sum_{l<L} E_q KL(q(z_l | z_{l+1}, x) || p(z_l | z_{l+1})) - KL(q(z_L | x) || p(z_L))`,
     each inner KL in closed form, which `ppvae.ELBO()` uses automatically. A guide that cannot express how layers depend
     on one another given x loses nats: `ppvae.gap` says how many, `ppvae.elbo_terms` what each layer's term is.
