@@ -49,6 +49,7 @@ from .hierarchies.draw import DRAW as DRAW
 from .hierarchies.hierarchical_posteriors import (
     BottomUpPosterior as BottomUpPosterior,
     ConditionallyIndependent as ConditionallyIndependent,
+    IAFPosterior as IAFPosterior,
     LadderPosterior as LadderPosterior,
     ResidualPosterior as ResidualPosterior,
 )

@@ -1,4 +1,4 @@
-"""A deep convolutional hierarchy of latent images (NVAE): top-down model, bottom-up encoder, residual posteriors."""
+"""A deep convolutional hierarchy of latent images (NVAE, BIVA): top-down model, bottom-up encoder."""
 
 from collections.abc import Callable, Sequence
 from typing import cast
@@ -29,6 +29,11 @@ class ConvolutionalHVAE(Pair):
     nothing. All KL terms are in closed form. The finest groups have half of x's height and width, each further scale
     half of the one before.
 
+    With `num_bottom_up` each group but the top one has a second latent image b_l (BIVA), sites "b1" ... In the model
+    `b_l ~ N(nu_l(h), tau_l(h)^2)`, independently of z_l given all that is above, and h gets `V_l b_l` too. The guide
+    draws it on the way up, `q(b_l | x, b_1 ... b_{l-1})`, and its features pass it on: so upper latents know of lower
+    ones, and the guide expresses dependence in both directions. The KL of b_l has no closed form.
+
     The guide runs the top-down path, and the model runs it again on the draws: a training step takes 1.4 to 1.6 times
     as long as with one run, more with more groups.
 
@@ -36,7 +41,8 @@ class ConvolutionalHVAE(Pair):
     and in all of ppvae's measurements) it uses running statistics, and data points are independent. These statistics
     lag behind the parameters, so a bound in evaluation is somewhat lower than in training.
 
-    Source: Vahdat & Kautz 2020 (arXiv:2007.03898); scales without cells of their own: Child 2021 (arXiv:2011.10650).
+    Source: Vahdat & Kautz 2020 (arXiv:2007.03898); scales without cells of their own: Child 2021 (arXiv:2011.10650);
+    latents that are drawn on the way up: Maaløe et al. 2019 (arXiv:1902.02102).
 
     Args:
         shape: `(C, H, W)` of the images; height and width are multiples of 2 to the number of scales.
@@ -50,6 +56,7 @@ class ConvolutionalHVAE(Pair):
         spectral_weight: weight of the training penalty, the sum of the layers' largest singular values
             (`ppvae.models.SpectralNorms`); NVAE uses 0.01 to 0.1.
         recompute: gradient checkpointing: feature maps within the cells are recomputed in the backward pass.
+        num_bottom_up: channels of each b_l; 0 for none.
 
     Raises:
         ValueError: a shape that the scales do not divide, or another setting out of range.
@@ -72,6 +79,7 @@ class ConvolutionalHVAE(Pair):
         levels: Levels = 256,
         spectral_weight: NonNegative = 0.0,
         recompute: bool = False,
+        num_bottom_up: Natural = 0,
     ):
         super().__init__()
         _check(shape, groups)
@@ -89,6 +97,7 @@ class ConvolutionalHVAE(Pair):
             for doubled in first[1:]
         )
         self.groups.append(LatentGroup(channels, num_latents, nn.Sequential()))  # nothing has been drawn above it
+        self.upwards = nn.ModuleList(UpwardLatent(channels, num_bottom_up) for _ in first[1:] if num_bottom_up)
         self.start = nn.Parameter(torch.zeros(channels, *(side // 2 ** len(groups) for side in shape[1:])))
 
         def decoder(num_outputs: int) -> nn.Module:
@@ -111,20 +120,35 @@ class ConvolutionalHVAE(Pair):
                 f"x: found {list(x.shape)}, expected images [batch, C, H, W] with (C, H, W) = {self.shape}; give flat "
                 "data that shape with x.reshape(-1, C, H, W)"
             )
-        features = [self.stem(x)]
-        for blocks in self.encoder:
-            features.append(blocks(features[-1]))
         with pyro.plate("data", x.shape[0], dim=-1):
-            self._top_down(features[1:])
+            self._top_down(*self._bottom_up(x))
 
-    def _top_down(self, features: Sequence[Tensor] = ()) -> Tensor:
-        """Draws all latents, from the model's conditionals or, given x's features, the guide's; returns the last h."""
+    def _bottom_up(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The guide's features for each group, and b_1 ..., which it draws on the way."""
+        features, drawn, f = [], [], self.stem(x)
+        for index, blocks in enumerate(self.encoder):
+            f = blocks(f)
+            features.append(f)
+            if index < len(self.upwards):
+                upward = cast(UpwardLatent, self.upwards[index])
+                b = pyro.sample(f"b{index + 1}", upward.posterior(f))
+                drawn.append(b)
+                f = f + upward.merge_up(b)
+        return features, drawn
+
+    def _top_down(self, features: Sequence[Tensor] = (), drawn: Sequence[Tensor] = ()) -> Tensor:
+        """Draws the latents, from the model's conditionals or, given x's features, the guide's; returns the last h."""
         h: Tensor = self.start
         for index in reversed(range(len(self.groups))):
             group = cast(LatentGroup, self.groups[index])
             h = group.cells(h)
             conditional = group.posterior(h, features[index]) if features else group.prior(h)
-            h = h + group.merge(pyro.sample(f"z{index + 1}", conditional))
+            added = group.merge(pyro.sample(f"z{index + 1}", conditional))
+            if index < len(self.upwards):
+                upward = cast(UpwardLatent, self.upwards[index])
+                b = drawn[index] if features else pyro.sample(f"b{index + 1}", upward.prior(h))
+                added = added + upward.merge(b)
+            h = h + added
         return h
 
     def penalty(self) -> Tensor | float:
@@ -164,6 +188,30 @@ class LatentGroup(nn.Module):
         """`q(z_l | z_>l, x)`, relative to the prior."""
         deltas = _loc_and_scale(self.posterior_head(features + self.query(h)))
         return ResidualNormal(*deltas, self.prior(h).base_dist).to_event(3)
+
+
+class UpwardLatent(nn.Module):
+    """The networks of one latent image b that the guide draws on the way up.
+
+    Args:
+        channels: of h and of the encoder's features.
+        num_latents: channels of b.
+    """
+
+    def __init__(self, channels: int, num_latents: int):
+        super().__init__()
+        self.prior_head = Fold(nn.Sequential(nn.SiLU(), nn.Conv2d(channels, 2 * num_latents, 1)), 3)
+        self.posterior_head = Fold(nn.Sequential(nn.SiLU(), nn.Conv2d(channels, 2 * num_latents, 3, padding=1)), 3)
+        self.merge = Fold(nn.Conv2d(num_latents, channels, 1), 3)
+        self.merge_up = Fold(nn.Conv2d(num_latents, channels, 1), 3)
+
+    def prior(self, h: Tensor) -> dist.TorchDistribution:
+        """`p(b_l | z_>l, b_>l)`"""
+        return dist.Normal(*_loc_and_scale(self.prior_head(h))).to_event(3)
+
+    def posterior(self, features: Tensor) -> dist.TorchDistribution:
+        """`q(b_l | x, b_<l)`"""
+        return dist.Normal(*_loc_and_scale(self.posterior_head(features))).to_event(3)
 
 
 def _loc_and_scale(out: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ Each is called with x and the model's transitions, on which the top-down guides 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Any
 
 import pyro
 import pyro.distributions as dist
@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from ppvae.arguments import checked
 from ppvae.models.parts.conditionals import DiagonalNormal
+from ppvae.models.parts.couplings import halves
+from ppvae.models.parts.flow_posteriors import autoregressive_map
+from ppvae.models.parts.joining import joined
 from ppvae.models.parts.registry import NamedPart, Registry
 from ppvae.models.parts.residual_normal import ResidualNormal
 from ppvae.networks import hidden_layers, mlp
@@ -108,7 +111,7 @@ class TopDownPosterior(nn.Module):
         for feature in self.features:
             d.append(feature(d[-1]))
         top = len(self.features)
-        z = pyro.sample(f"z{top}", self.heads[-1](d[top]))
+        z = pyro.sample(f"z{top}", self.mapped(top, self.heads[-1](d[top]), d[top]))
         for layer in range(top - 1, 0, -1):
             prior = transitions[layer - 1](z)
             if not isinstance(getattr(prior, "base_dist", None), dist.Normal):
@@ -116,11 +119,16 @@ class TopDownPosterior(nn.Module):
                     f"transitions[{layer - 1}]: found {family(prior)}, expected Normal(...).to_event(1), as "
                     f"{type(self).__name__} shifts and scales it; use BottomUpPosterior or ConditionallyIndependent"
                 )
-            z = pyro.sample(f"z{layer}", self.moved(prior.base_dist, self.heads[layer - 1], d[layer]).to_event(1))
+            q = self.moved(prior.base_dist, self.heads[layer - 1], d[layer]).to_event(1)
+            z = pyro.sample(f"z{layer}", self.mapped(layer, q, d[layer]))
 
     def moved(self, prior: dist.Normal, head: nn.Module, d: Tensor) -> ResidualNormal:
-        """`q(z_l | z_{l+1}, x)`, from `p(z_l | z_{l+1})`, the layer's head and `d_l`."""
+        """A Gaussian `q(z_l | z_{l+1}, x)`, from `p(z_l | z_{l+1})`, the layer's head and `d_l`."""
         raise NotImplementedError
+
+    def mapped(self, layer: int, q: dist.TorchDistribution, d: Tensor) -> dist.TorchDistribution:
+        """What z_l is drawn from: that Gaussian, or what a map makes of it."""
+        return q
 
 
 class LadderPosterior(TopDownPosterior):
@@ -179,9 +187,45 @@ class ResidualPosterior(TopDownPosterior):
     """
 
     def moved(self, prior: dist.Normal, head: nn.Module, d: Tensor) -> ResidualNormal:
-        d = d.expand(*prior.loc.shape[:-1], -1)
-        delta = head(torch.cat([d, prior.loc, prior.scale], -1)).base_dist
+        delta = head(joined(d, prior.loc, prior.scale)).base_dist
         return ResidualNormal(delta.loc, delta.scale, prior)
+
+
+class IAFPosterior(ResidualPosterior):
+    """`z_l = T_l(e_l; c_l)`, e_l from the residual guide's Gaussian, T_l a step of an inverse autoregressive flow.
+
+    T_l shifts and scales each latent by a masked network of those before it and of the context c_l: d_l, which comes
+    from x, and mean and log scale of that Gaussian, where both directions meet. So the latents of a layer may be
+    correlated given x and the layer above. No KL has a closed form; `InverseAutoregressiveFlow` says when densities are
+    slow. With maps that are the identity it is a `ResidualPosterior`: `MarkovHVAE.mlp` starts there.
+
+    Source: Kingma et al. 2016 (arXiv:1606.04934), whose hierarchy is convolutional and passes features downwards too.
+
+    Args:
+        features: as in `TopDownPosterior`.
+        heads: as in `ResidualPosterior`; the last one returns a factorized Normal.
+        maps: L conditional transforms, `maps[l - 1].condition(c_l)` is T_l.
+
+    Example:
+        >>> from ppvae.models import MarkovHVAE
+        >>> from ppvae.models.parts.flow_posteriors import autoregressive_map
+        >>> pair = MarkovHVAE.mlp(num_features=6, num_latents=[3, 2], hidden=[8])
+        >>> features = [nn.Linear(6, 8), nn.Linear(8, 8)]
+        >>> heads = [DiagonalNormal(nn.Linear(8 + 3 + 3, 6)), DiagonalNormal(nn.Linear(8, 4))]
+        >>> pair.posterior = IAFPosterior(features, heads, [autoregressive_map(n, 8 + n + n, 8) for n in (3, 2)])
+        >>> list(pair.latents(torch.zeros(4, 6)))
+        ['z2', 'z1']
+    """
+
+    @checked
+    def __init__(self, features: Modules, heads: Modules, maps: Modules):
+        super().__init__(features, heads)
+        self.maps = nn.ModuleList(maps)
+
+    def mapped(self, layer: int, q: dist.TorchDistribution, d: Tensor) -> dist.TorchDistribution:
+        step: Any = self.maps[layer - 1]
+        context = joined(d, q.base_dist.loc, q.base_dist.scale.log())
+        return dist.TransformedDistribution(q, [step.condition(context)])
 
 
 @dataclass(frozen=True)
@@ -238,6 +282,22 @@ def _residual(networks: LayerNetworks) -> ResidualPosterior:
     return ResidualPosterior(features, [*heads, networks.head(top)])
 
 
+def _iaf(networks: LayerNetworks) -> IAFPosterior:
+    residual, width = _residual(networks), networks.hidden[-1]
+    maps = [_identity_map(size, width + 2 * size, max(width, size)) for size in networks.num_latents]
+    return IAFPosterior(list(residual.features), list(residual.heads), maps)
+
+
+def _identity_map(size: int, num_context: int, num_hidden: int) -> nn.Module:
+    """A map that is the identity until it is trained."""
+    halves("num_latents", size)
+    step = autoregressive_map(size, num_context, num_hidden)
+    *_, last = (layer for layer in step.modules() if isinstance(layer, nn.Linear))
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return step
+
+
 def _residual_head(width: int, size: int) -> DiagonalNormal:
     """One linear layer on d_l, mu_l and sigma_l, which starts at `delta_mu = m_l(x) - mu_l / 2`."""
     layer = nn.Linear(width + 2 * size, 2 * size)
@@ -292,5 +352,13 @@ HIERARCHICAL_POSTERIORS = Registry(
         summary="from `p(z_l | z_{l+1})`, shifted and scaled by functions of x and of its mean and scale",
         source="Vahdat & Kautz 2020",
         make=_residual,
+    ),
+    NamedHierarchicalPosterior(
+        name="iaf",
+        module=IAFPosterior,
+        factorization="q(z_L | x) ... q(z_1 | z_2, x)",
+        summary='as by "residual", then moved by an inverse autoregressive flow, given x and the layer above',
+        source="Kingma et al. 2016",
+        make=_iaf,
     ),
 )

@@ -28,7 +28,7 @@ scales of a thousandth, and carry no information of their own about x.
 class MarkovHVAE(Pair):
     """A chain of L latent layers, z_1 next to the data, and a guide over them; sites "z1" ... "zL" and "x".
 
-    With a guide whose layers are independent given x, or drawn downwards, the ELBO is
+    With a guide of Gaussian layers that are independent given x, or drawn downwards, the ELBO is
     `E log p(x | z_1) - sum_{l<L} E_q KL(q(z_l | z_{l+1}, x) || p(z_l | z_{l+1})) - KL(q(z_L | x) || p(z_L))`,
     each inner KL in closed form, which `ppvae.ELBO()` uses automatically. A guide that cannot express how layers depend
     on one another given x loses nats: `ppvae.gap` says how many, `ppvae.elbo_terms` what each layer's term is.
@@ -41,7 +41,7 @@ class MarkovHVAE(Pair):
         transitions: L - 1 modules; `transitions[l - 1]`(z_{l+1}) returns p(z_l | z_{l+1}).
         likelihood: forward(z_1) returns p(x | z_1).
         posterior: a module whose forward(x, transitions) draws the sites "z1" ... "zL": `ConditionallyIndependent`,
-            `BottomUpPosterior`, `LadderPosterior` or `ResidualPosterior`.
+            `BottomUpPosterior`, `LadderPosterior`, `ResidualPosterior` or `IAFPosterior`.
 
     Example:
         >>> hvae = MarkovHVAE.mlp(num_features=64, num_latents=[8, 4], hidden=[50])
@@ -89,7 +89,8 @@ class MarkovHVAE(Pair):
                 sigma), "heteroscedastic" (sigma(z), a network), or another.
             posterior: a name in `ppvae.models.hierarchies.hierarchical_posteriors.HIERARCHICAL_POSTERIORS`:
                 "independent" (each layer given x), "bottom_up" (each given the one below), "ladder" (downwards,
-                messages from x combined with the prior), "residual" (downwards, relative to the prior), or another.
+                messages from x combined with the prior), "residual" (downwards, relative to the prior), "iaf" (the
+                same, then moved by a flow), or another.
             activation: of the hidden layers.
             levels: number of gray levels, for "logistic_mixture" and "categorical"; data are `k / (levels - 1)`.
             batch_norm: whether there is one before each activation. Training takes longer, and the ladder uses its

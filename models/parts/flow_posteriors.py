@@ -174,13 +174,14 @@ class InverseAutoregressiveFlow(FlowPosterior):
                 f"num_hidden: found {num_hidden}, expected at least {num_latents}, as many as latents, for each to "
                 "depend on all before it"
             )
-        layers = (_autoregressive(num_latents, num_hidden) for _ in range(num_maps))
+        layers = (autoregressive_map(num_latents, 2 * num_latents, num_hidden) for _ in range(num_maps))
         super().__init__(network, num_latents, layers)
 
 
-def _autoregressive(num_latents: int, num_hidden: int) -> ConditionalTransformModule:
+def autoregressive_map(num_latents: int, num_context: int, num_hidden: int) -> ConditionalTransformModule:
+    """`z_j -> exp(s_j) z_j + m_j`, with m_j and s_j from a masked network of `z_1 ... z_{j-1}` and a context."""
     order: Any = torch.arange(num_latents)
-    network = ConditionalAutoRegressiveNN(num_latents, 2 * num_latents, [num_hidden], permutation=order)
+    network = ConditionalAutoRegressiveNN(num_latents, num_context, [num_hidden], permutation=order)
     del network.permutation  # Pyro loops over this tensor, which cannot be compiled
     network.permutation = range(num_latents)  # type: ignore[assignment]
     return ConditionalAffineAutoregressive(network)

@@ -30,6 +30,7 @@ INNER = {
         "pull",
         "log_abs_det_jacobian",
         "expand",
+        "mapped",
         "moved",
     ),  # torch and Pyro call them
     *("at", "besides", "bound", "draw", "exact_value", "parts", "prepared", "probe", "scheduled", "squared"),

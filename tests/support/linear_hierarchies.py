@@ -2,11 +2,13 @@
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions.transforms import LowerCholeskyAffine
 from torch import nn
 
 from ppvae.models import (
     BottomUpPosterior,
     ConditionallyIndependent,
+    IAFPosterior,
     LadderPosterior,
     LinearGaussianChain,
     MarkovHVAE,
@@ -79,6 +81,43 @@ def exact_top_down(pair, kind):
         v = (v + variance) / W.square().squeeze()
     heads.append(LinearGaussian(1 / (1 + v) * torch.ones(1, 1), (v / (1 + v)).sqrt()))
     return kind(features, heads)
+
+
+class FromPrior(nn.Module):
+    """Given (d, mu, log s), the map that takes `N(mu, s^2 I)` to `N(P^-1 (d + mu / s^2), P^-1)`."""
+
+    def __init__(self, s, P):
+        super().__init__()
+        self.s, self.covariance = s, torch.linalg.inv(P)
+
+    def condition(self, context):
+        d, mu, _ = context.chunk(3, -1)
+        scale_tril = torch.linalg.cholesky(self.covariance) / self.s
+        mean = (d + mu / self.s**2) @ self.covariance
+        return LowerCholeskyAffine(mean - mu @ scale_tril.T, scale_tril)
+
+
+@torch.no_grad()
+def exact_flow(pair):
+    """Of a chain of vectors: Gaussians whose correlations the maps make, by messages from below.
+
+    `p(x | z_l)` is proportional to `exp(d_l'z_l - z_l'J_l z_l / 2)`, with `d_1 = W_0'(x - mean) / s_0^2`,
+    `J_1 = W_0'W_0 / s_0^2`; with `P_l = J_l + I / s_l^2`, `d_{l+1} = W_l'P_l^-1 d_l / s_l^2` and
+    `J_{l+1} = W_l'P_l^-1 J_l W_l / s_l^2`. The posterior of z_l given z_{l+1} has the precision P_l.
+    """
+    s, W = pair.log_sigmas.exp(), pair.weights
+    features = [linear(W[0].T / s[0] ** 2, -W[0].T @ pair.mean / s[0] ** 2)]
+    J, maps = W[0].T @ W[0] / s[0] ** 2, []
+    for W_l, s_l in zip(W[1:], s[1:], strict=True):
+        P = J + torch.eye(len(J)) / s_l**2
+        back = W_l.T @ torch.linalg.inv(P) / s_l**2
+        maps.append(FromPrior(s_l, P))
+        features.append(linear(back, torch.zeros(len(back))))
+        J = back @ J @ W_l
+    maps.append(FromPrior(1.0, J + torch.eye(len(J))))
+    *lower, top = pair.sizes[1:]
+    heads = [LinearGaussian(torch.zeros(n, 3 * n), 1.0) for n in lower] + [LinearGaussian(torch.zeros(top, top), 1.0)]
+    return IAFPosterior(features, heads, maps)
 
 
 def linear(weight, bias):

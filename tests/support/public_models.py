@@ -168,6 +168,7 @@ MODELS = {
     "Bijection": Call({"event_dim": from_zero(1), "noise_dim": optional(from_zero(1))}),
     "BottomUpPosterior": Call({"encoders": NETWORKS}),
     "ConditionallyIndependent": Call({"encoders": NETWORKS}),
+    "IAFPosterior": Call({"features": NETWORKS, "heads": NETWORKS, "maps": NETWORKS}),
     "LadderPosterior": Call({"features": NETWORKS, "heads": NETWORKS}),
     "ResidualPosterior": Call({"features": NETWORKS, "heads": NETWORKS}),
     "ContinuousFlow": Call({"num_features": COUNT, "hidden": HIDDEN, "tolerance": positive(1e-3)}),
@@ -195,6 +196,7 @@ MODELS = {
             "levels": LEVELS,
             "spectral_weight": non_negative(0.1),
             "recompute": NO,
+            "num_bottom_up": from_zero(1),
         }
     ),
     "ConvolutionalHVAE.init_from": Call({"x": data(square_images)}, owner=convolutional),

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from support.small_pairs import Coins
 from support.zoo_makers import (
+    bidirectional,
     bit_diffusion,
     boltzmann,
     deep_markov,
@@ -157,6 +158,7 @@ ZOO = {
     "hierarchy, upwards": Member(hierarchy("bottom_up"), exact=False, open_kl="z1"),
     "ladder": Member(hierarchy("ladder"), exact=False),
     "residual": Member(hierarchy("residual"), exact=False),
+    "hierarchy, flow": Member(hierarchy("iaf"), exact=False, open_kl="z2"),
     "DRAW": Member(on_bits(lambda: DRAW((2, 2), 1, 2, 3, 2), 1, 2, 2), exact=False),
     "convolutional DRAW": Member(on_bits(lambda: ConvolutionalDRAW((1, 2, 2), 1, 2, 2), 1, 2, 2), exact=False),
     "diffusion": Member(on_normal(lambda: DiffusionVAE(MLPDenoiser(4, [5]), [4], 3), 4), exact=False, terms=True),
@@ -168,6 +170,7 @@ ZOO = {
     "convolutional hierarchy": Member(
         on_bits(lambda: ConvolutionalHVAE((1, 4, 4), [1, 1], 1, channels=1, num_cells=1), 1, 4, 4), exact=False
     ),
+    "bidirectional hierarchy": Member(on_bits(bidirectional, 1, 4, 4), exact=False, open_kl="b1"),
     "quantized": Member(on_bits(lambda: VQVAE.mlp(4, 2, 3, 2, [5]), 4), quantized=True),
     "two-level quantized": Member(
         on_bits(lambda: VQVAE2.convolutional((1, 4, 4), 3, 2, 2, 1), 1, 4, 4), quantized=True

@@ -19,6 +19,7 @@ from ppvae.models import (
     AutoregressivePair,
     Bernoulli,
     ConditionallyIndependent,
+    ConvolutionalHVAE,
     Dequantized,
     DiagonalNormal,
     DiffusionVAE,
@@ -50,6 +51,10 @@ def on_bits(make, *shape):
 
 def hierarchy(posterior="independent"):
     return on_normal(lambda: MarkovHVAE.mlp(4, [2, 2], [4], "gaussian", posterior), 4)
+
+
+def bidirectional():
+    return ConvolutionalHVAE((1, 4, 4), [1, 1], 1, channels=1, num_cells=1, num_bottom_up=1)
 
 
 def on_levels(make, levels, *shape):

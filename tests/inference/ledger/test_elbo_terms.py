@@ -138,7 +138,7 @@ def test_information_near_what_the_data_can_show_is_said_to_be_so():
 @pytest.mark.parametrize("posterior", HIERARCHICAL_POSTERIORS)
 def test_layers_come_in_the_guides_order(posterior):
     pair = MarkovHVAE.mlp(5, [3, 2, 2], [8], "gaussian", posterior)
-    downwards = posterior in ("ladder", "residual")
+    downwards = posterior in ("ladder", "residual", "iaf")
     expected = ["z3", "z2", "z1"] if downwards else ["z1", "z2", "z3"]
     assert list(measured(pair, torch.randn(6, 5), 5).latents) == expected
 

@@ -46,10 +46,10 @@ def learned(prior):
     return prior
 
 
-def joint_of_all(pair, x):
+def joint_of_all(pair, x, num_codes=K, num_positions=P):
     """`log p(x, c)` for each of the K^P codes, `[K^P, B]`, one by one."""
     found = []
-    for c in itertools.product(range(K), repeat=P):
+    for c in itertools.product(range(num_codes), repeat=num_positions):
         z = torch.stack([pair.codebook.codes[0, k] for k in c])
         found.append(pair.likelihood(z).log_prob(x) + pair.prior().log_prob(torch.tensor(c)))
     return torch.stack(found).detach()
@@ -230,6 +230,30 @@ def test_vectors_of_no_code_have_no_probability():
     assert (z.log_prob(drawn + 1e-3) == -torch.inf).all()
     assert z.support.check(drawn).all()
     assert not z.support.check(drawn + 1e-3).any()
+
+
+@pytest.mark.slow(8)
+def test_on_digits_evidence_elbo_tempered_weights_and_ledger_agree():
+    """Of a trained pair: with the sum over all 8^3 codes, with the best of them, and with one another."""
+    digits = ppvae.datasets.load("digits", binarize="dynamic")
+    train, x = digits.transform(digits.train.double()), digits.test[:60].double()
+    torch.manual_seed(0)
+    pair = VQVAE.mlp(64, 3, 8, 4, [50], decay=0.99).init_from(train)
+    ppvae.fit(pair, train, VectorQuantizedELBO(), steps=600, batch_size=100, lr=3e-3, seed=0, progress=False)
+    pair.eval()
+    joint = joint_of_all(pair, x, 8, 3)
+    exact, best = joint.logsumexp(0), joint.amax(0)
+    report = ppvae.gap(pair, x, **quiet)
+    torch.testing.assert_close(report.log_evidence.estimate, exact)
+    torch.testing.assert_close(report.elbo.estimate, pair.exact_elbo(x).detach())
+    torch.testing.assert_close(report.gap.estimate, exact - pair.exact_elbo(x).detach())
+    refined = report.elbo_refined.estimate  # a search by single positions: it may miss the best code
+    assert (refined >= report.elbo.estimate - 1e-9).all()
+    assert (refined <= best + 1e-9).all()
+    torch.testing.assert_close(report.approximation_gap.estimate, exact - refined)
+    found = ppvae.log_evidence(pair.proposal(), x, "iwae", num_particles=5000, **quiet)
+    assert found.reliable.sum() > 30
+    assert ((found.estimate - exact).abs() < 4 * found.std_error)[found.reliable].all()
 
 
 @pytest.mark.parametrize("decay", [None, 0.9])

@@ -143,6 +143,60 @@ def test_data_of_another_shape_are_refused(shape):
         small().check(torch.zeros(3, *shape))
 
 
+@pytest.mark.usefixtures("float64")
+def test_with_upward_latents_too_it_is_a_density(assert_mean):
+    """The mean of the weights, over all images, sums to one."""
+    pair, x = small((1, 2, 2), [2], num_latents=1, num_bottom_up=1), all_images()
+    with torch.no_grad():
+        log_w = pair.log_weights(x, num_particles=3000).log_w
+    assert_mean(log_w.logsumexp(1).exp(), 1.0)
+
+
+@pytest.mark.usefixtures("float64")
+def test_upward_latents_that_say_nothing_leave_the_hierarchy_without():
+    """With all their networks at zero they are N(0, 1) in model and guide, and reach nothing."""
+    pair, plain, x = small(num_bottom_up=2), small(), torch.rand(5, 1, 4, 4).round()
+    plain.load_state_dict({name: t for name, t in pair.state_dict().items() if not name.startswith("upwards")})
+    for parameter in pair.upwards.parameters():
+        parameter.data.zero_()
+    found = pair.log_weights(x, 3)
+    z = {name: found.latents[name] for name in ("z1", "z2", "z3")}
+    traces = given(plain, x, z)
+    for trace in traces.values():
+        trace.compute_log_prob()
+    expected = sum(traces["model"].nodes[name]["log_prob"] for name in (*z, "x")) - sum(
+        traces["guide"].nodes[name]["log_prob"] for name in z
+    )
+    torch.testing.assert_close(found.log_w, expected)
+
+
+def given(pair, x, latents):
+    """Traces of model and guide, by Pyro itself, at latents `[K, B, ...]`."""
+    with pyro.plate("particles", len(latents["z1"]), dim=-2):
+        return {
+            role: poutine.trace(poutine.condition(getattr(pair, role), data=latents)).get_trace(x)
+            for role in ("model", "guide")
+        }
+
+
+def test_each_latent_depends_on_those_it_should():
+    """By gradients of its mean: in the model on all above it, in the guide on those below that were drawn upwards."""
+    pair, x = small(num_bottom_up=2), torch.rand(5, 1, 4, 4).round()
+    latents = {name: z.detach().requires_grad_() for name, z in pair.latents(x).items()}
+    above = {"z3": set(), "z2": {"z3"}, "b2": {"z3"}, "z1": {"z3", "z2", "b2"}, "b1": {"z3", "z2", "b2"}}
+    guided = {"b1": set(), "b2": {"b1"}, "z3": {"b1", "b2"}, "z2": {"b1", "z3"}, "z1": {"z3", "z2", "b2"}}
+    for (role, trace), expected in zip(given(pair, x, latents).items(), (above, guided), strict=True):
+        for name, parents in expected.items():
+            loc = trace.nodes[name]["fn"].base_dist.loc.sum() + 0 * sum(z.sum() for z in latents.values())
+            slopes = torch.autograd.grad(loc, list(latents.values()), retain_graph=True)
+            found = {other for other, slope in zip(latents, slopes, strict=True) if slope.abs().sum() > 0}
+            assert found == parents, (role, name)
+
+
+def test_a_single_group_has_none():
+    assert set(small((1, 2, 2), [1], num_bottom_up=2).state_dict()) == set(small((1, 2, 2), [1]).state_dict())
+
+
 DATA = torch.rand(24, 1, 1, 4, generator=torch.Generator().manual_seed(0)).round().expand(24, 1, 4, 4).contiguous()
 WARM = ELBO(beta=LinearWarmup(8), balance=True)
 

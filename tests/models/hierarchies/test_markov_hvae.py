@@ -3,12 +3,20 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.linear_hierarchies import EXACT, LinearGaussian, as_hierarchy, best_independent, chain, linear
+from support.linear_hierarchies import (
+    EXACT,
+    LinearGaussian,
+    as_hierarchy,
+    best_independent,
+    chain,
+    exact_flow,
+    linear,
+)
 from torch import nn
 
 import ppvae
 from ppvae.inference import ELBO, separable_sites
-from ppvae.models import FullNormal, LadderPosterior, MarkovHVAE
+from ppvae.models import FullNormal, LadderPosterior, MarkovHVAE, ResidualPosterior
 from ppvae.models.hierarchies.hierarchical_posteriors import HIERARCHICAL_POSTERIORS
 from ppvae.refusals import ContractError
 
@@ -37,6 +45,27 @@ def test_guides_over_dependent_layers_reach_the_posterior(posterior, sizes):
     log_w = pair.log_weights(x, 20).log_w
     torch.testing.assert_close(log_w, truth.log_prob(x).expand(20, 6))
     assert (truth.factorized_gap() > 0.01) == (len(sizes) > 1)
+
+
+@pytest.mark.parametrize("sizes", [[3], [3, 2], [2, 3, 3, 2]])
+def test_maps_give_the_posterior_of_vectors_its_correlations(sizes):
+    """No gap, whatever the sizes of layers, where independent scalars have one."""
+    truth = chain(sizes)
+    pair, x = as_hierarchy(truth, exact_flow(truth)), truth.sample(6)
+    torch.testing.assert_close(pair.log_weights(x, 20).log_w, truth.log_prob(x).expand(20, 6))
+    assert truth.factorized_gap() > 0.1
+
+
+def test_maps_that_do_nothing_leave_the_residual_guide():
+    """As they do at their start."""
+    pair, x = MarkovHVAE.mlp(6, [4, 3], [8], "gaussian", "iaf"), torch.randn(5, 6)
+    torch.manual_seed(0)
+    found = pair.log_weights(x, 7)
+    pair.posterior = ResidualPosterior(list(pair.posterior.features), list(pair.posterior.heads))
+    torch.manual_seed(0)
+    expected = pair.log_weights(x, 7)
+    torch.testing.assert_close(found.latents, expected.latents, rtol=0, atol=0)
+    torch.testing.assert_close(found.log_w, expected.log_w)
 
 
 def noises(pair, x, repeats):
@@ -109,7 +138,7 @@ def test_any_number_of_layers(num_latents, posterior):
     assert {name: tuple(z.shape) for name, z in latents.items()} == {
         f"z{i}": (3, 4, n) for i, n in enumerate(num_latents, 1)
     }
-    _, surrogate = ELBO(kl="monte_carlo" if posterior == "bottom_up" else "analytic")(pair, x)
+    _, surrogate = ELBO(kl="monte_carlo" if posterior in ("bottom_up", "iaf") else "analytic")(pair, x)
     surrogate.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in pair.parameters())
 
@@ -117,9 +146,10 @@ def test_any_number_of_layers(num_latents, posterior):
 @pytest.mark.parametrize("posterior", HIERARCHICAL_POSTERIORS)
 def test_training_closes_in_on_the_chains_evidence(posterior):
     """By two thirds of the way from where it starts."""
-    truth = chain([1, 1])
+    sizes = [2, 2] if posterior == "iaf" else [1, 1]
+    truth = chain(sizes)
     x = truth.sample(300)
-    pair, reachable = MarkovHVAE.mlp(4, [1, 1], [16], "gaussian", posterior).init_from(x), truth.log_prob(x).mean()
+    pair, reachable = MarkovHVAE.mlp(4, sizes, [16], "gaussian", posterior).init_from(x), truth.log_prob(x).mean()
     start = ppvae.elbo(pair, x, seed=0, progress=False).mean().estimate
     ppvae.fit(pair, x, epochs=40, batch_size=60, lr=0.01, progress=False)
     end = ppvae.elbo(pair, x, seed=0, progress=False).mean().estimate
@@ -164,7 +194,8 @@ def test_a_checkpoint_holds_every_tensor_once(posterior, tmp_path):
     pair = MarkovHVAE.mlp(6, [3, 2, 2], [8], "gaussian", posterior)
     ppvae.save(pair, tmp_path / "pair.safetensors")
     found = load_file(tmp_path / "pair.safetensors")
-    assert sum(t.numel() for t in found.values()) == sum(p.numel() for p in pair.parameters()) + pair.example.numel()
+    held = {t.data_ptr(): t.numel() for t in pair.state_dict().values()}
+    assert sum(t.numel() for t in found.values()) == sum(held.values()) + pair.example.numel()
     other = MarkovHVAE.mlp(6, [3, 2, 2], [8], "gaussian", posterior)
     ppvae.load(other, tmp_path / "pair.safetensors")
     x = torch.randn(4, 6)
@@ -179,6 +210,8 @@ def test_what_is_refused():
         MarkovHVAE.mlp(num_features=6, num_latents=[])
     with pytest.raises(ValueError, match="posterior: found 'flow', expected one of 'independent', 'bottom_up'"):
         MarkovHVAE.mlp(6, [2, 2], posterior="flow")
+    with pytest.raises(ValueError, match="num_latents: found 1, expected at least 2"):
+        MarkovHVAE.mlp(6, [2, 1], posterior="iaf")
     with pytest.raises(ValueError, match=r"hidden: found no layers.*features of 'ladder'"):
         MarkovHVAE.mlp(6, [2, 2], hidden=[], posterior="ladder")
     pair = MarkovHVAE.mlp(6, [2, 2], [4], posterior="residual")
