@@ -187,6 +187,8 @@ def draw(
     axes[1, 0].set_title("conditional VAE: a latent for each row, a label for each column")
     plots.images(axes[1, 1], analogies(m2, *(values[:8] for values in held_out)), shape, columns=CLASSES + 1)
     axes[1, 1].set_title("M2: a digit, and its style with each label")
+    for ax in axes[1]:
+        ax.set_anchor("N")  # so that the titles are level
     figure.savefig(path)
 
 

@@ -196,6 +196,7 @@ def draw(found: dict[tuple[str, str], Any], digits: ppvae.datasets.Dataset, path
         plots.images(row[2], images, digits.shape, columns=NUM_CLASSES)
         plots.label_tiles(row[2], digits.shape, {}, {2 * i + 0.5: name for i, name in enumerate(own)})
         row[2].set_title("given the upper half" if task == "halves" else "given the label")
+        row[2].set_anchor("N")  # so that the titles are level
     figure.savefig(path)
 
 

@@ -69,6 +69,7 @@ from .multimodal.fusions import (
 from .multimodal.linear_modalities import LinearModalities as LinearModalities
 from .multimodal.missing import batch_with_missing as batch_with_missing
 from .multimodal.multimodal_vae import MultimodalVAE as MultimodalVAE
+from .multimodal.sensor_fusion import SensorFusion as SensorFusion
 from .parts.censored import RightCensored as RightCensored
 from .parts.conditionals import (
     DiagonalNormal as DiagonalNormal,

@@ -18,8 +18,9 @@ class M1M2(Pair):
     """`p(y) p(z2) p(z1 | y, z2) p(x | z1)` with the guide `q(z1 | x) q(y | z1) q(z2 | y, z1)`.
 
     An M2 takes the place of a VAE's prior. In the source the VAE is trained first, then the M2 of its latents:
-    `ppvae.fit(vae, x)`, then `vae.requires_grad_(False)`, and `ppvae.fit(M1M2(vae, m2), ...)`. Both can be trained
-    at once, too. Takes what `M2` takes, and what is said of its labels and objectives holds here.
+    `ppvae.fit(vae, x)`, then `vae.requires_grad_(False)`, and `ppvae.fit(M1M2(vae, m2), ...)`. Its gradient is that of
+    `ppvae.fit(m2, ...)` on draws of z1 in place of x, which costs less. Both can be trained at once, too. Takes what
+    `M2` takes, and what is said of its labels and objectives holds here.
 
     Source: Kingma et al. 2014 (arXiv:1406.5298).
 

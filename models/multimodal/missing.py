@@ -1,6 +1,6 @@
 """Modalities that are missing: batches of data that lack some, and hiding some in training."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -50,3 +50,22 @@ def kept_at_random(has: Tensor) -> Tensor:
     num = 2 ** has.sum(-1, keepdim=True) - 1
     subset = 1 + (torch.rand(num.shape, device=has.device) * num).long()
     return has & ((subset >> place.clamp(min=0)) % 2 == 1)
+
+
+def which_are_there(x: Mapping[str, Tensor], has: Tensor | None, names: Sequence[str]) -> Tensor:
+    """Which of the modalities `names` each row of a batch has, bool `[B, M]`; all of them where `has` is None."""
+    if set(x) != set(names):
+        raise ValueError(
+            f"data: found modalities {list(x)}, expected {names}; give zeros for what is missing, and `has`"
+        )
+    first = x[names[0]]
+    if has is None:
+        return torch.ones(len(first), len(names), dtype=torch.bool, device=first.device)
+    if has.dim() != 2 or has.shape[1] != len(names):
+        raise ValueError(f"has: found shape {list(has.shape)}, expected [B, {len(names)}], columns for {names}")
+    return has.bool()
+
+
+def zero_where_missing(t: Tensor, there: Tensor) -> Tensor:
+    """A modality with zeros for what is missing, so that no network sees what stands in for it."""
+    return torch.where(there.reshape(-1, *(1,) * (t.dim() - 1)), t, torch.zeros_like(t))

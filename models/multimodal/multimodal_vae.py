@@ -13,10 +13,11 @@ from ppvae.arguments import Count, Positive, Size, checked
 from ppvae.batches import Batch
 from ppvae.mode import mode
 from ppvae.models.multimodal.class_labels import ClassLabel, OneHot
-from ppvae.models.multimodal.missing import kept_at_random
+from ppvae.models.multimodal.missing import kept_at_random, which_are_there, zero_where_missing
 from ppvae.models.multimodal.named_fusions import FUSIONS
 from ppvae.models.named_likelihoods import LIKELIHOODS
 from ppvae.models.parts.conditionals import DiagonalNormal
+from ppvae.models.parts.joining import joined
 from ppvae.models.parts.likelihood import AnyLikelihood, Likelihood
 from ppvae.models.parts.priors import StandardNormal
 from ppvae.networks import mlp
@@ -152,21 +153,21 @@ class MultimodalVAE(Pair):
         return list(self.likelihoods)
 
     def model(self, has: Tensor | None = None, **x: Tensor) -> None:
-        there = self._by_name(self._present(x, has))
+        there = self._by_name(which_are_there(x, has, self.modalities))
         with pyro.plate("data", _num_rows(x), dim=-1):
             z = pyro.sample("z", self.prior())
             for name, likelihood in self.likelihoods.items():
                 h = z
                 if name in self.private_priors:
                     w = pyro.sample(f"w_{name}", self.private_priors[name]().mask(there[name]))
-                    h = side_by_side(z, w)
+                    h = joined(z, w)
                 with poutine.scale(scale=self.weights.get(name, 1.0)):
                     pyro.sample(name, likelihood(h).mask(there[name]), obs=x[name])
 
     def guide(self, has: Tensor | None = None, **x: Tensor) -> None:
-        present = self._present(x, has)
+        present = which_are_there(x, has, self.modalities)
         there = self._by_name(present)
-        seen = {name: _zero_where_missing(x[name], there[name]) for name in there}
+        seen = {name: zero_where_missing(x[name], there[name]) for name in there}
         with pyro.plate("data", _num_rows(x), dim=-1):
             pyro.sample("z", self.shared_posterior(seen, present))
             for name, posterior in self.private_posteriors.items():
@@ -212,7 +213,7 @@ class MultimodalVAE(Pair):
                 h = z
                 if name in self.private_priors:
                     w = latents[f"w_{name}"].flatten(0, 1)
-                    h = side_by_side(z, w if private == "guide" else torch.randn_like(w))
+                    h = joined(z, w if private == "guide" else torch.randn_like(w))
                 found[name] = likelihood(h).sample().unflatten(0, (num_samples, -1))
         return found
 
@@ -229,19 +230,7 @@ class MultimodalVAE(Pair):
         if not isinstance(batch, dict):
             raise TypeError(f"batch: found {type(batch).__name__}, expected a dict of modalities, and `has`")
         x = {name: t for name, t in batch.items() if name != "has"}
-        return x, self._present(x, batch.get("has"))
-
-    def _present(self, x: Mapping[str, Tensor], has: Tensor | None) -> Tensor:
-        names = self.modalities
-        if set(x) != set(names):
-            raise ValueError(
-                f"data: found modalities {list(x)}, expected {names}; give zeros for what is missing, and `has`"
-            )
-        if has is None:
-            return torch.ones(_num_rows(x), len(names), dtype=torch.bool, device=x[names[0]].device)
-        if has.dim() != 2 or has.shape[1] != len(names):
-            raise ValueError(f"has: found shape {list(has.shape)}, expected [B, {len(names)}], columns for {names}")
-        return has.bool()
+        return x, which_are_there(x, batch.get("has"), self.modalities)
 
     def _by_name(self, present: Tensor) -> dict[str, Tensor]:
         return dict(zip(self.likelihoods, present.unbind(-1), strict=True))
@@ -249,17 +238,6 @@ class MultimodalVAE(Pair):
 
 def _num_rows(x: Mapping[str, Tensor]) -> int:
     return next(iter(x.values())).shape[0]
-
-
-def side_by_side(z: Tensor, w: Tensor) -> Tensor:
-    """Shared and private latents as one vector; either may lack leading dimensions of the other."""
-    leading = torch.broadcast_shapes(z.shape[:-1], w.shape[:-1])
-    return torch.cat([z.expand(*leading, -1), w.expand(*leading, -1)], -1)
-
-
-def _zero_where_missing(t: Tensor, there: Tensor) -> Tensor:
-    """A modality with zeros for what is missing, so that no network sees what stands in for it."""
-    return torch.where(there.reshape(-1, *(1,) * (t.dim() - 1)), t, torch.zeros_like(t))
 
 
 def _prior_where_missing(fn: Any, there: Tensor) -> dist.TorchDistribution:

@@ -17,7 +17,15 @@ from support.malformed_values import (
 from support.public_arguments import MAYBE_SEED, NO, little_effort, ranks, report
 from torch import nn
 
-from ppvae.models import Bernoulli, ClassLabel, DiagonalNormal, LinearModalities, MultimodalVAE, ProductOfExperts
+from ppvae.models import (
+    Bernoulli,
+    ClassLabel,
+    DiagonalNormal,
+    LinearModalities,
+    MultimodalVAE,
+    ProductOfExperts,
+    SensorFusion,
+)
 
 
 def expert():
@@ -32,6 +40,12 @@ def pair():
 def linear():
     torch.manual_seed(0)
     return LinearModalities({"a": 3, "b": 2}, 2)
+
+
+def fusion():
+    torch.manual_seed(0)
+    posterior = ProductOfExperts({"a": expert()})
+    return SensorFusion(2, 1, {"a": Bernoulli(nn.Linear(2, 3))}, {"y": Bernoulli(nn.Linear(3, 1))}, posterior)
 
 
 def batch():
@@ -103,6 +117,16 @@ MULTIMODAL = {
     "MultimodalVAE.hide_at_random": Call({"batch": BATCH}, owner=pair),
     "MultimodalVAE.init_from": Call({"batch": BATCH}, owner=pair),
     "MultimodalVAE.split": Call({"batch": BATCH}, owner=pair),
+    "SensorFusion": Call(
+        {
+            "num_latents": COUNT,
+            "num_actions": count(1),
+            "sensors": mapping(instance(lambda: Bernoulli(nn.Linear(2, 3))), "a"),
+            "targets": mapping(instance(lambda: Bernoulli(nn.Linear(3, 1))), "y"),
+            "posterior": instance(lambda: ProductOfExperts({"a": expert()})),
+        }
+    ),
+    "SensorFusion.hide_at_random": Call({"batch": instance(lambda: fusion().sample(4))}, owner=fusion),
     "batch_with_missing": Call(
         {"modalities": mapping(instance(lambda: torch.zeros(3, 2), "tensor"), "a").besides("{array}", "{list}")}
     ),

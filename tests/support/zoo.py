@@ -31,6 +31,7 @@ from support.zoo_makers import (
     partly_labeled,
     pixel_vae,
     positive,
+    sensors_and_targets,
     smoothed,
     spiked,
     stacked,
@@ -224,6 +225,7 @@ ZOO = {
         open_kl="z",
     ),
     "image and label": Member(image_and_label, exact=False),
+    "sensors and targets": Member(sensors_and_targets, exact=False),
     "conditional": Member(
         lambda: (ConditionalVAE.mlp(3, 2, 3, [4], "gaussian"), (torch.randn(8, 3), torch.arange(8) % 3)), exact=False
     ),

@@ -24,12 +24,15 @@ from ppvae.models import (
     DiagonalNormal,
     DiffusionVAE,
     GatedPixelCNN,
+    Gaussian,
     IndependentBits,
     MarkovHVAE,
     MultimodalVAE,
     PixelCNN,
+    ProductOfExperts,
     RealNVP,
     RestrictedBoltzmann,
+    SensorFusion,
     SmoothedBits,
     SmoothedBoltzmann,
     SpikedBits,
@@ -119,6 +122,14 @@ def image_and_label():
     pair = MultimodalVAE.mlp({"image": 4, "label": 3}, 2, [5], {"label": "label"}, "joint", {"image": 1})
     has = torch.tensor([[True, False], [False, True], [True, True], [True, True]] * 2)
     return pair, {"image": torch.rand(8, 4).round(), "label": torch.arange(8) % 3, "has": has}
+
+
+def sensors_and_targets():
+    posterior = ProductOfExperts({"a": DiagonalNormal(nn.Linear(4, 4))})
+    targets = {"y": Bernoulli(nn.Linear(3, 1))}
+    pair = SensorFusion(2, 1, {"a": Gaussian(nn.Linear(2, 4))}, targets, posterior)
+    has = torch.tensor([[True, False], [False, True], [True, True], [True, True]] * 2)
+    return pair, {"a": torch.randn(8, 4), "y": torch.rand(8, 1).round(), "action": torch.randn(8, 1), "has": has}
 
 
 def labeled():

@@ -163,6 +163,19 @@ def test_semi_supervised_gradient_through_codes_of_m1_and_m2():
     torch.testing.assert_close(surrogate - of_bound, 2.0 * torch.where(known, log_q, 0.0).mean())
 
 
+def test_above_a_frozen_vae_the_gradient_is_that_of_an_m2_of_drawn_codes():
+    """So M1+M2 can be trained on codes, without data."""
+    pair, (_, y, known) = stacked(), batch()
+    x, objective = torch.randn(6, 4), ppvae.SemiSupervisedELBO(weight=2.0)
+    pair.vae.requires_grad_(False)
+    torch.manual_seed(1)
+    expected = gradient(pair, objective(pair, (x, y, known))[1])
+    torch.manual_seed(1)
+    z1 = pair.vae.posterior(x).sample()
+    found = gradient(pair.m2, objective(pair.m2, (z1, y, known))[1])
+    torch.testing.assert_close(found, expected)
+
+
 def test_labels_without_an_exact_guide_leave_a_bound():
     """A wrong classifier costs its divergence from the responsibilities, in rows without a label alone."""
     pair, data = partly_labeled_mixture(), batch()
