@@ -156,7 +156,7 @@ def classifier() -> nn.Module:
         *(nn.Flatten(), nn.Linear(32 * 49, 64), nn.ReLU(), nn.Linear(64, 10)),
     )
     optimizer = torch.optim.Adam(network.parameters(), 1e-3)
-    for index in torch.randint(len(digits.train), (3000, 100)):
+    for index in torch.randint(len(digits.train), (1500, 100)):
         x = digits.transform(digits.train[index])
         loss = nn.functional.cross_entropy(network(x), digits.labels["train"][index])
         optimizer.zero_grad()
