@@ -153,17 +153,19 @@ def over_seeds(tables: list[Table]) -> Table:
 
 def draw(models: Models, table: Table, path: Path) -> None:
     """Samples of each model; and quality against coverage, with errors over seeds."""
-    figure, axes = plt.subplots(1, 1 + len(models), figsize=(2.5 * (1 + len(models)), 2.9), layout="constrained")
-    for ax, (name, source) in zip(axes, models.items(), strict=False):
+    rows = -(-(1 + len(models)) // 4)
+    figure, grid = plt.subplots(rows, 4, figsize=(10, 2.6 * rows), layout="constrained")
+    *axes, last = grid.flat
+    for ax, (name, source) in zip(axes, models.items(), strict=True):
         x = source[:36] if isinstance(source, Tensor) else source.sample(36)
         plots.images(ax, x.float(), (8, 8))
         ax.set_title(name)
     for i, (name, cells) in enumerate(table.cells.items()):
         coverage, density = cells["coverage"], cells["density"]
         point = (coverage.estimate, density.estimate)
-        axes[-1].errorbar(*point, density.std_error, coverage.std_error, fmt="o", color=f"C{i}", label=name)
-    axes[-1].set(xlabel="coverage", ylabel="density")
-    axes[-1].legend(fontsize=7)
+        last.errorbar(*point, density.std_error, coverage.std_error, fmt="osD^vPX"[i % 7], color=f"C{i}", label=name)
+    last.set(xlabel="coverage", ylabel="density", xlim=(0, 1.05), ylim=0)
+    last.legend(fontsize=7)
     figure.savefig(path)
 
 

@@ -49,7 +49,7 @@ def main() -> None:
         "beta-VAE": ELBO(beta=4.0),
         "beta-TCVAE": BetaTCVAE(beta=6.0, num_data=len(x)),
         "DIP-VAE": DIPVAE(),
-        "FactorVAE": FactorVAE(gamma=10.0),
+        "FactorVAE": FactorVAE(gamma=20.0),
     }
     pairs = {
         f"{name} {seed}": trained(o, x, args.steps, seed)
@@ -74,7 +74,7 @@ def trained(objective: ppvae.Objective, x: torch.Tensor, steps: int, seed: int) 
     settings: dict = {"schedule": lambda done: 0.1**done, "seed": seed, "progress": False}
     if isinstance(objective, FactorVAE):
         pair = LatentCritic(pair, ppvae.networks.mlp(LATENTS, [64, 64], 1, torch.nn.LeakyReLU))
-        settings["optimizer"] = ppvae.ParameterGroups({"latent_critic": 0.3}, settings={"betas": (0.5, 0.9)})
+        settings["optimizer"] = ppvae.ParameterGroups({"latent_critic": 3.0}, settings={"betas": (0.5, 0.9)})
     ppvae.fit(pair, x, objective, steps=steps, batch_size=200, lr=3e-3, **settings)
     return pair
 
@@ -139,8 +139,8 @@ def theorem() -> list[str]:
 
 def draw(pairs: dict[str, Pair], names: list[str], scores: Table, x: torch.Tensor, path: Path) -> None:
     """Traversals of each latent, of one model of each objective; and the scores, with errors over seeds."""
-    figure = plt.figure(figsize=(3 * len(names), 6.4), layout="constrained")
-    upper, lower = figure.subfigures(2, 1)
+    figure = plt.figure(figsize=(3 * len(names), 5.4), layout="constrained")
+    upper, lower = figure.subfigures(2, 1, height_ratios=[2, 3])
     for ax, name in zip(upper.subplots(1, len(names)), names, strict=True):
         pictures.traversals(ax, pairs[f"{name} 0"], x[:100], (16, 16))
         ax.set_title(name)
@@ -152,7 +152,7 @@ def draw(pairs: dict[str, Pair], names: list[str], scores: Table, x: torch.Tenso
         ax.errorbar(places, [cell.estimate for cell in found], errors, fmt="osD^vPX"[i % 7], label=name)
     ax.set_xticks(ticks, list(scores.ideal))
     ax.set(ylabel="score", ylim=(0, 1.05))
-    ax.legend(ncols=2, loc="upper left", bbox_to_anchor=(1, 1))
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     figure.savefig(path)
 
 

@@ -1,42 +1,24 @@
 """Small standard data sets, their binarization and dequantization, and bits per dimension."""
 
-import gzip
-import hashlib
-import http.client
 import math
-import os
-import urllib.request
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from ppvae.arguments import Levels, RealTensor, Seed, Size, checked
-from ppvae.files import write_file
 from ppvae.image_files import images as images
+from ppvae.mnist_files import mnist_bytes
 from ppvae.pendulum import PixelPendulum
-from ppvae.progress import waiting
 from ppvae.rules import Whole
 from ppvae.sprites import Sprites
+from ppvae.stacks import stacked
 from ppvae.textures import textured
 
 __all__ = ["Dataset", "PixelPendulum", "Sprites", "bits_per_dim", "dequantize", "images", "load"]
-
-_MIRRORS = (
-    "https://ossci-datasets.s3.amazonaws.com/mnist/",
-    "https://storage.googleapis.com/cvdf-datasets/mnist/",
-)
-_MNIST_MD5 = {  # of the decompressed bytes: two mirrors may compress the same file differently
-    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
-    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
-    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
-    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
-}
 
 
 @checked
@@ -89,6 +71,7 @@ def load(
     | "digits"   | (8, 8)      | 1197 / 300 / 300          | 17 gray levels in [0, 1]; comes with sklearn |
     | "mnist"    | (28, 28)    | 50000 / 10000 / 10000     | 256 gray levels in [0, 1]                    |
     | "textures" | (5, 28, 28) | 10000 / 2000 / 2000       | MNIST in black and white, on five patterns   |
+    | "stacked"  | (3, 28, 28) | 20000 / 5000 / 5000       | three MNIST digits, as the channels of one   |
     | "moons"    | (2,)        | 3000 / 1000 / 1000        | two half circles, noise 0.1                  |
     | "pinwheel" | (2,)        | 3000 / 1000 / 1000        | five bent arms within about [-4, 4]          |
     | "ring"     | (2,)        | 3000 / 1000 / 1000        | eight Gaussians on a circle of radius 2      |
@@ -109,11 +92,15 @@ def load(
 
     A data point of "textures" is five digits of one class, each on a pattern of its own: five views of one thing.
 
+    A data point of "stacked" is three digits of classes that are all equally probable: 1000 modes. Its label reads them
+    as one number, from 0 to 999. Each split is made of the same split of "mnist".
+
     The Gaussians of "ring" and "grid" have a standard deviation of 0.05; their labels say which one a point is of.
 
     References: Alpaydin and Kaynak 1998 (digits); LeCun et al. 1998 (MNIST); Johnson et al. 2016,
-    arXiv:1603.06277 (pinwheel); Lin et al. 2018, arXiv:1712.04086 (ring and grid); Salakhutdinov and Murray 2008
-    (static binarization); Burda et al. 2016, arXiv:1509.00519 (dynamic binarization).
+    arXiv:1603.06277 (pinwheel); Lin et al. 2018, arXiv:1712.04086 (ring and grid); Metz et al. 2017, arXiv:1611.02163
+    (stacked); Salakhutdinov and Murray 2008 (static binarization); Burda et al. 2016, arXiv:1509.00519 (dynamic
+    binarization).
 
     Args:
         name: a name from the table.
@@ -319,7 +306,7 @@ def _mnist(seed: int, generator: torch.Generator) -> _Source:
     pixels, classes = (
         torch.cat(
             [
-                torch.frombuffer(bytearray(_mnist_bytes(f"{part}-{kind}")), dtype=torch.uint8, offset=header)
+                torch.frombuffer(bytearray(mnist_bytes(f"{part}-{kind}")), dtype=torch.uint8, offset=header)
                 for part in ("train", "t10k")
             ]
         )
@@ -330,12 +317,27 @@ def _mnist(seed: int, generator: torch.Generator) -> _Source:
 
 
 def _textures(seed: int, generator: torch.Generator) -> _Source:
+    return _of_mnist(seed, generator, textured, (10000, 2000, 2000), levels=2)
+
+
+def _stacked(seed: int, generator: torch.Generator) -> _Source:
+    return _of_mnist(seed, generator, stacked, (20000, 5000, 5000), levels=256)
+
+
+def _of_mnist(
+    seed: int,
+    generator: torch.Generator,
+    make: Callable[[Tensor, Tensor, int, torch.Generator], tuple[Tensor, Tensor]],
+    sizes: tuple[int, int, int],
+    levels: int,
+) -> _Source:
+    """Images of several digits, the splits made of those of MNIST."""
     digits = _mnist(seed, generator)
-    sizes = [len(digits.x) - 2 * digits.held_out, digits.held_out, digits.held_out]
-    splits = zip(digits.x.unflatten(1, digits.shape).split(sizes), digits.y.split(sizes), strict=True)
-    parts = [textured(x, y, len(x) // 5, generator) for x, y in splits]
+    of_mnist = [len(digits.x) - 2 * digits.held_out, digits.held_out, digits.held_out]
+    splits = zip(digits.x.unflatten(1, digits.shape).split(of_mnist), digits.y.split(of_mnist), sizes, strict=True)
+    parts = [make(x, y, num, generator) for x, y, num in splits]
     x, y = (torch.cat(part) for part in zip(*parts, strict=True))
-    return _Source(x.flatten(1), y, (5, *digits.shape), 2, digits.held_out // 5)
+    return _Source(x.flatten(1), y, tuple(x.shape[1:]), levels, sizes[-1])
 
 
 _SOURCES: dict[str, Callable[[int, torch.Generator], _Source]] = {
@@ -346,47 +348,5 @@ _SOURCES: dict[str, Callable[[int, torch.Generator], _Source]] = {
     "ring": _ring,
     "grid": _grid,
     "textures": _textures,
+    "stacked": _stacked,
 }
-
-
-def _mnist_bytes(name: str) -> bytes:
-    """The checked, decompressed bytes of one MNIST file: from a folder, or else from a mirror."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ppvae" / "mnist"
-    given = os.environ.get("PPVAE_DATA")
-    folders = [Path(given) / "mnist", Path(given), cache] if given else [cache]
-    for path in (folder / file for folder in folders for file in (f"{name}.gz", name)):
-        if path.is_file():
-            return _verified(path.read_bytes(), name, str(path))
-    failures = []
-    for url in (f"{mirror}{name}.gz" for mirror in _MIRRORS):
-        try:
-            with waiting(f"downloading {url}"), urllib.request.urlopen(url, timeout=30) as response:
-                packed = response.read()
-            content = _verified(packed, name, url)
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            failures.append(f"{url}: {error}")
-            continue
-        write_file(cache / f"{name}.gz", packed)
-        return content
-    raise ConnectionError(
-        f"mnist: no file {name}.gz in {', '.join(map(str, folders))}, and no mirror delivered it "
-        f"({'; '.join(failures)}). Set PPVAE_DATA to a folder which holds the four MNIST files "
-        f"({', '.join(f'{file}.gz' for file in _MNIST_MD5)}), or try again with a network connection"
-    )
-
-
-def _verified(packed: bytes, name: str, origin: str) -> bytes:
-    """Decompress the content if it is gzip, and check its MD5."""
-    try:
-        content = gzip.decompress(packed) if packed.startswith(b"\x1f\x8b") else packed
-    except (EOFError, OSError, zlib.error) as error:
-        raise ValueError(
-            f"{origin}: found a damaged or truncated gzip file ({error}), expected {name}; get another copy"
-        ) from error
-    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if found != _MNIST_MD5[name]:
-        raise ValueError(
-            f"{origin}: found {len(content)} bytes with MD5 {found}, expected {name} of MNIST with MD5 "
-            f"{_MNIST_MD5[name]}; get another copy"
-        )
-    return content

@@ -9,6 +9,7 @@ from scipy import stats
 from torch import Tensor
 
 from ppvae.arguments import Count, Observed, Positive, checked
+from ppvae.stacks import mode_of
 
 
 @checked
@@ -43,10 +44,28 @@ class Modes:
 
         return Modes(len(centers), label)
 
+    @staticmethod
+    @checked
+    def stacked(classify: Callable[[Tensor], Tensor], num_classes: Count = 10, num_channels: Count = 3) -> "Modes":
+        """The modes of images whose channels have a class each, such as `load("stacked")`: as many as combinations.
+
+        Args:
+            classify: of one channel as a vector, `[M, D]`; returns scores of the classes, `[M, num_classes]`.
+            num_classes: of each channel.
+            num_channels: of each image.
+        """
+
+        def label(x: Tensor) -> Tensor:
+            with torch.no_grad():
+                classes = classify(x.reshape(len(x) * num_channels, -1)).argmax(1)
+            return mode_of(classes.view(len(x), num_channels), num_classes)
+
+        return Modes(num_classes**num_channels, label)
+
     @checked
     def found(self, labels: Tensor) -> dict[str, float]:
         """Of points with these labels: how many modes have a point, the share of points in any, and the KL divergence
-        of the points' shares of the modes from equal ones, in nats."""
+        of the points' shares of the modes from equal ones, in nats; NaN where no point is in any."""
         if labels.is_floating_point() or labels.is_complex():
             raise ValueError(f"labels: found a tensor of {labels.dtype}, expected whole numbers; use -1 for no mode")
         counts = labels[labels >= 0].bincount(minlength=self.num).double()

@@ -197,6 +197,8 @@ def _measured(
         found |= dict.fromkeys(("modes_found", "in_modes", "modes_kl"), Cell(undefined="no modes were given"))
     else:
         add(modes.found, modes.label(x).cpu())
+        if found["in_modes"].estimate == 0:
+            found["modes_kl"] = Cell(undefined="no draw lies in any mode")
     if seen is None or len(seen) < len(real):
         fewer = Cell(undefined="fewer training points were given than held-out ones")
         return found | dict.fromkeys(("nearest_train", "nearest_train_p"), fewer)

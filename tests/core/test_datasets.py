@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ppvae import datasets
+from ppvae import datasets, mnist_files
 from ppvae.datasets import bits_per_dim, dequantize, load
 
 SIZES = {
@@ -129,7 +129,7 @@ def test_loading_leaves_the_global_generators_alone(name):
         (
             "mnits",
             {},
-            r"name: found 'mnits', expected one of \['digits', 'grid', 'mnist', 'moons', .*, 'ring', 'textures'\]",
+            r"name: found 'mnits', expected one of \['digits', 'grid', 'mnist', 'moons', .*, 'stacked', 'textures'\]",
         ),
         ("digits", {"binarize": True}, "binarize: found True, expected 'dynamic', 'static' or None"),
         ("digits", {"binarize": "static", "dequantize": True}, "expected at most one"),
@@ -282,10 +282,10 @@ def tiny_mnist(monkeypatch):
     pixels = bytes(range(256)) * 10
     content = {
         name: bytes(16) + pixels[: 3 * 784] if "images" in name else bytes(8) + b"\x07\x00\x09"
-        for name in datasets._MNIST_MD5
+        for name in mnist_files.MD5
     }
     for name, part in content.items():
-        monkeypatch.setitem(datasets._MNIST_MD5, name, hashlib.md5(part).hexdigest())
+        monkeypatch.setitem(mnist_files.MD5, name, hashlib.md5(part).hexdigest())
     return content
 
 
@@ -294,7 +294,7 @@ def test_offline_says_how_to_set_ppvae_data(offline):
         load("mnist")
     assert str(offline / "data" / "mnist") in str(e.value)
     assert str(offline / "cache" / "ppvae" / "mnist") in str(e.value)
-    assert str(e.value).count("no network") == len(datasets._MIRRORS)
+    assert str(e.value).count("no network") == len(mnist_files.MIRRORS)
 
 
 def test_without_ppvae_data_only_the_cache_is_searched(offline, monkeypatch):
@@ -307,7 +307,7 @@ def test_without_ppvae_data_only_the_cache_is_searched(offline, monkeypatch):
 def test_wrong_bytes_fail_the_checksum(offline, name):
     content = gzip.compress(b"not MNIST") if name.endswith(".gz") else b"not MNIST"
     (offline / "data" / "mnist" / name).write_bytes(content)
-    found, expected = hashlib.md5(b"not MNIST").hexdigest(), datasets._MNIST_MD5[IMAGES]
+    found, expected = hashlib.md5(b"not MNIST").hexdigest(), mnist_files.MD5[IMAGES]
     with pytest.raises(ValueError, match=rf"{name}: found 9 bytes with MD5 {found}, expected .* MD5 {expected}"):
         load("mnist")
 
@@ -348,7 +348,7 @@ def test_download_passes_over_a_bad_mirror_and_fills_the_cache(offline, tiny_mni
         asked.append(url)
         content = tiny_mnist[url.rsplit("/", 1)[1].removesuffix(".gz")]
         packed = gzip.compress(content)
-        return io.BytesIO(packed[:-9] if url.startswith(datasets._MIRRORS[0]) else packed)
+        return io.BytesIO(packed[:-9] if url.startswith(mnist_files.MIRRORS[0]) else packed)
 
     monkeypatch.setattr(urllib.request, "urlopen", mirror)
     first = datasets._mnist(0, torch.Generator())

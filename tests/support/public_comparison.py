@@ -78,6 +78,7 @@ COMPARISON = {
     "Modes.floor": Call({"num_samples": count(3)}, owner=modes),
     "Modes.found": Call({"labels": instance(lambda: torch.tensor([0, -1]), "tensor")}, owner=modes),
     "Modes.near": Call({"centers": tensor(points(0), "too many dimensions"), "radius": positive(1.0)}),
+    "Modes.stacked": Call({"classify": function(lambda x: x), "num_classes": COUNT, "num_channels": COUNT}),
     "ParameterGroups": Call(
         {"factors": mapping(non_negative(2.0), "critic", "empty dict"), "optimizer": choice("adam")},
     ),

@@ -68,7 +68,7 @@ def test_the_frechet_distance_of_samples_is_biased_and_its_limit_is_not(assert_m
     assert_mean(limit, exact)
 
 
-@pytest.mark.parametrize(("num_modes", "num"), [(10, 25), (25, 60)])
+@pytest.mark.parametrize(("num_modes", "num"), [(10, 25), (25, 60), (1000, 5000)])
 def test_the_floor_of_modes_is_what_a_perfect_sampler_finds(num_modes, num, assert_mean):
     modes = Modes(num_modes, lambda x: x)
     found = [modes.found(torch.randint(num_modes, (num,))) for _ in range(1000)]
@@ -173,6 +173,9 @@ def test_what_cannot_be_measured_is_undefined_and_says_why():
     assert table["frechet_limit"].undefined == "a quarter of the points, 10, is no more than the 30 features"
     assert table["modes_found"].undefined == "no modes were given"
     assert table["nearest_train"].undefined == "fewer training points were given than held-out ones"
+    far = compare_samples({"far": torch.randn(40, 3) + 9}, torch.randn(40, 3), modes=Modes.near(torch.zeros(1, 3), 1.0))
+    assert (far["far"]["modes_found"].estimate, far["far"]["in_modes"].estimate) == (0, 0)
+    assert far["far"]["modes_kl"].undefined == "no draw lies in any mode"
 
 
 def test_refusals():

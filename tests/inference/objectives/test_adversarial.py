@@ -97,36 +97,6 @@ def test_training_matches_the_law_of_the_data():
     assert distance() < before / 4
 
 
-@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow(20))])
-def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, compiled):
-    x = torch.randn(60, 3)
-    groups = ParameterGroups({"critic": 3.0}, "adamw", {"weight_decay": 0.01})
-    settings = dict(batch_size=20, optimizer=groups, lr=1e-3, progress=False, compile=compiled)
-    objective = AdversarialLoss(kind="wasserstein", penalty=10.0)
-    ends = []
-    for stops in ([4], [2, 4]):
-        torch.manual_seed(0)
-        gan = GAN.mlp(3, 2, [4], spectral=True)
-        for epochs in stops:
-            ppvae.fit(gan, x, objective, epochs=epochs, checkpoint=tmp_path / str(stops), resume=True, **settings)
-        ends.append([p.clone() for p in gan.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
-
-
-@pytest.mark.slow(15)
-def test_a_compiled_step_is_the_eager_one(caplog):
-    x = torch.randn(60, 3)
-    ends = []
-    for compiled in (False, True):
-        torch.manual_seed(0)
-        gan = GAN.mlp(3, 2, [4], spectral=True)
-        ppvae.fit(gan, x, AdversarialLoss(penalty=10.0), steps=6, batch_size=20, progress=False, compile=compiled)
-        ends.append(list(gan.parameters()))
-    assert [record.getMessage() for record in caplog.records if record.name == "ppvae"] == []
-    for a, b in zip(*ends, strict=True):
-        torch.testing.assert_close(a, b)
-
-
 def test_rates_of_their_own():
     gan = linear()
     groups = ParameterGroups({"critic": 0.0}, "sgd")
