@@ -42,6 +42,7 @@ class Task:
         num_latents: of both.
         finish: what is done to a GAN's draws.
         rate: of training, of the VAE; that of GANs is half of it.
+        penalty: of the gradient, for the Wasserstein GAN.
     """
 
     data: Dataset
@@ -53,6 +54,7 @@ class Task:
     num_latents: int
     finish: Callable[[Tensor], Tensor]
     rate: float
+    penalty: float
 
 
 def main() -> None:
@@ -89,7 +91,8 @@ def measured(name: str, task: Task, steps: int, seed: int) -> dict[str, dict[str
     ppvae.fit(vae, task.data.train, transform=task.data.transform, lr=task.rate, **settings)
     samplers = {"VAE": lambda num: vae.sample(num)}
     groups = ppvae.ParameterGroups({"critic": 2.0}, settings={"betas": (0.5, 0.9)})
-    for kind, loss in LOSSES.items():
+    wasserstein = ppvae.AdversarialLoss(kind="wasserstein", penalty=task.penalty)
+    for kind, loss in {"GAN": ppvae.AdversarialLoss(), "Wasserstein GAN": wasserstein}.items():
         gan = GAN(task.generator(), task.critic(), task.num_latents)
         ppvae.fit(gan, task.data.train, loss, lr=task.rate / 2, optimizer=groups, **settings)
         samplers[kind] = lambda num, gan=gan: task.finish(gan.sample(num))
@@ -121,6 +124,7 @@ def gaussians(name: str, centers: Tensor) -> Task:
         4,
         lambda x: x,
         4e-3,
+        0.1,
     )
 
 
@@ -147,6 +151,7 @@ def stacked() -> Task:
         64,
         data.transform,
         1e-3,
+        10.0,
     )
 
 
@@ -172,7 +177,6 @@ def classifier() -> nn.Module:
     return network
 
 
-LOSSES = {"GAN": ppvae.AdversarialLoss(), "Wasserstein GAN": ppvae.AdversarialLoss(kind="wasserstein", penalty=10.0)}
 TASKS = {"ring": ring, "grid": grid, "stacked": stacked}
 
 if __name__ == "__main__":
