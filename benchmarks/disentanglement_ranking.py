@@ -53,11 +53,8 @@ def main() -> None:
     print("\n".join(ranking(of_models, torch.tensor(over_sets).double() * args.sets**0.5, scores)))
     means = of_models.mean(1)
     agreement = [stats.spearmanr(a, b).statistic for a, b in combinations(means.T, 2)]
-    print(
-        f"\ncorrelation of two scores' rankings of the models: {min(agreement):.2f} to {max(agreement):.2f}, mean ",
-        end="",
-    )
-    print(f"{sum(agreement) / len(agreement):.2f}")
+    least, most, mean = min(agreement), max(agreement), sum(agreement) / len(agreement)
+    print(f"\ncorrelation of two scores' rankings of the models: {least:.2f} to {most:.2f}, mean {mean:.2f}")
 
 
 def objectives(num_data: int) -> dict[str, Objective]:

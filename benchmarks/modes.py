@@ -41,6 +41,8 @@ class Task:
         generator, critic: make those of a GAN.
         num_latents: of both.
         finish: what is done to a GAN's draws.
+        rate: of training, of the VAE; that of GANs is half of it.
+        penalty: of the gradient, for the Wasserstein GAN.
     """
 
     data: Dataset
@@ -51,6 +53,8 @@ class Task:
     critic: Callable[[], nn.Module]
     num_latents: int
     finish: Callable[[Tensor], Tensor]
+    rate: float
+    penalty: float
 
 
 def main() -> None:
@@ -83,13 +87,14 @@ def measured(name: str, task: Task, steps: int, seed: int) -> dict[str, dict[str
     """What each sampler finds, once trained from this seed."""
     torch.manual_seed(seed)
     settings = {"steps": steps, "schedule": lambda done: 0.1**done, "seed": seed, "progress": False}
-    vae = task.vae().init_from(task.data.train)
-    ppvae.fit(vae, task.data.train, transform=task.data.transform, lr=1e-3, **settings)
+    vae = task.vae()
+    ppvae.fit(vae, task.data.train, transform=task.data.transform, lr=task.rate, **settings)
     samplers = {"VAE": lambda num: vae.sample(num)}
     groups = ppvae.ParameterGroups({"critic": 2.0}, settings={"betas": (0.5, 0.9)})
-    for kind, loss in LOSSES.items():
+    wasserstein = ppvae.AdversarialLoss(kind="wasserstein", penalty=task.penalty)
+    for kind, loss in {"GAN": ppvae.AdversarialLoss(), "Wasserstein GAN": wasserstein}.items():
         gan = GAN(task.generator(), task.critic(), task.num_latents)
-        ppvae.fit(gan, task.data.train, loss, lr=5e-4, optimizer=groups, **settings)
+        ppvae.fit(gan, task.data.train, loss, lr=task.rate / 2, optimizer=groups, **settings)
         samplers[kind] = lambda num, gan=gan: task.finish(gan.sample(num))
     found = {kind: task.modes.found(labels(task, sample)) for kind, sample in samplers.items()}
     fresh = load(name, seed=1 + seed, **({"binarize": "static"} if name == "stacked" else {}))
@@ -118,6 +123,8 @@ def gaussians(name: str, centers: Tensor) -> Task:
         lambda: ppvae.networks.mlp(2, [64, 64], 1, nn.LeakyReLU),
         4,
         lambda x: x,
+        4e-3,
+        0.1,
     )
 
 
@@ -138,11 +145,13 @@ def stacked() -> Task:
         data,
         ppvae.Modes.stacked(classifier()),
         10_000,
-        lambda: VAE.mlp(data.num_features, 32, [400], activation=nn.ReLU),
+        lambda: VAE.mlp(data.num_features, 32, [400], activation=nn.ReLU).init_from(data.train),
         lambda: nn.Sequential(ppvae.networks.mlp(64, [256, 512], data.num_features, nn.LeakyReLU), nn.Sigmoid()),
         lambda: ppvae.networks.mlp(data.num_features, [256, 256], 1, nn.LeakyReLU),
         64,
         data.transform,
+        1e-3,
+        10.0,
     )
 
 
@@ -168,7 +177,6 @@ def classifier() -> nn.Module:
     return network
 
 
-LOSSES = {"GAN": ppvae.AdversarialLoss(), "Wasserstein GAN": ppvae.AdversarialLoss(kind="wasserstein", penalty=10.0)}
 TASKS = {"ring": ring, "grid": grid, "stacked": stacked}
 
 if __name__ == "__main__":
