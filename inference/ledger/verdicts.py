@@ -145,7 +145,7 @@ def _of_overfitting(report: Measured) -> list[Cause]:
     error = math.hypot(seen.error, held_out[trusted].std().item() / math.sqrt(trusted.sum().item()))
     if not nats > max(LEAST, 3 * error):
         return []
-    says = f"log p(x) is {nats:.2f} nats higher on training data: the model has learned these by heart."
+    says = f"log p(x) is {nats:.2f} nats higher on training data: the model does not generalize."
     remedy = "Stop training earlier (held_out=HeldOut(data, patience=5)), shrink the decoder, or train on more data."
     noise = math.hypot(seen.monte_carlo_error, report.log_evidence.mean().monte_carlo_error)
     return [Cause("overfitting", nats, error, noise, says, remedy)]
