@@ -3,7 +3,7 @@
     python benchmarks/pixel_sampling.py
 
 The two give the same images, bit for bit, in double precision, which is checked. Prints the seconds of one core's time
-that each takes, which other programs on the machine hardly change, and their ratio, for images of three sizes.
+that each takes, which depend less on what else runs than the clock's, and their ratio, for images of three sizes.
 """
 
 import argparse
