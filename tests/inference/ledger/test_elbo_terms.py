@@ -15,6 +15,7 @@ from ppvae.models import Autoencoder, Gaussian, LinearVAE, MarkovHVAE
 from ppvae.models.hierarchies.hierarchical_posteriors import HIERARCHICAL_POSTERIORS
 
 NO_KL = {
+    "bidirectional hierarchy": ["b1"],  # drawn first, and given what is above it in the model
     "bottom-up": ["z1"],
     "chain, exact": ["z1"],
     "hierarchy, upwards": ["z1"],
