@@ -81,20 +81,25 @@ def test_the_best_critic_sees_twice_the_jensen_shannon_divergence(assert_mean):
     assert_mean(value, -twice)
 
 
-@pytest.mark.slow(8)
-def test_training_matches_the_law_of_the_data():
-    """A generator of one number, which can be exact: its mean and spread come four times closer, and more."""
-    torch.manual_seed(0)
+@pytest.mark.slow(3)
+@pytest.mark.parametrize("seed", range(3))
+def test_training_matches_the_law_of_the_data(seed):
+    """A generator of one number, which can be exact: averaged over steps, its mean and spread come ten times closer.
+
+    By itself it circles about them, as critic and generator follow each other: the penalty is small, so that the
+    critic's slope may change its sign soon.
+    """
+    torch.manual_seed(seed)
     gan, x = GAN(nn.Linear(1, 1), ppvae.networks.mlp(1, [16], 1, nn.Softplus), 1), 1 + 0.5 * torch.randn(2000, 1)
-    groups = ParameterGroups({"critic": 4.0}, settings={"betas": (0.0, 0.9)})
-    objective = AdversarialLoss(kind="wasserstein", penalty=1.0)
+    groups = ParameterGroups({"critic": 10.0}, settings={"betas": (0.0, 0.9)})
+    objective, options = AdversarialLoss(kind="wasserstein", penalty=0.1), ppvae.StepOptions(ema=0.995)
 
     def distance():
         return abs(gan.generator.bias.item() - 1) + abs(gan.generator.weight.abs().item() - 0.5)
 
-    before, settings = distance(), {"schedule": lambda done: 0.01**done, "progress": False}
-    ppvae.fit(gan, x, objective, steps=800, batch_size=100, lr=1e-2, optimizer=groups, **settings)
-    assert distance() < before / 4
+    before, settings = distance(), {"steps": 2000, "batch_size": 100, "lr": 4e-3, "progress": False}
+    ppvae.fit(gan, x, objective, optimizer=groups, options=options, **settings)
+    assert distance() < before / 10
 
 
 def test_rates_of_their_own():
