@@ -22,7 +22,8 @@ import ppvae
 from ppvae.inference.ledger.ascent import Ascent
 from ppvae.models import DiffusionVAE, MarkovHVAE, MLPDenoiser, sample_ddim
 
-EFFORT = ppvae.Effort("auto", 1000, (ppvae.AIS(num_chains=4, num_temperatures=50),), 100, Ascent(max_steps=200), 0, False)
+ANNEALING = ppvae.AIS(num_chains=4, num_temperatures=50)
+EFFORT = ppvae.Effort("auto", 1000, (ANNEALING,), 100, Ascent(max_steps=200), 0, False)
 DDIM_STEPS = 8
 
 
