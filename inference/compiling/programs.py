@@ -140,7 +140,7 @@ def as_graph(
         return program
 
 
-def traced(function: Program, inputs: Sequence[Tensor], formulas: Mapping[Any, Any] = FORMULAS) -> GraphModule:
+def traced(function: Program, inputs: Sequence[Tensor], formulas: Mapping[Any, Any]) -> GraphModule:
     """The tensor operations of a function of tensors like `inputs`, those that have formulas as these."""
     from torch.fx.experimental.proxy_tensor import make_fx
 

@@ -1,7 +1,7 @@
 """A traced function as its tensor operations, run one by one by TorchScript's interpreter instead of by Python.
 
-That is ready in half a second, where a compiler takes several, and saves what Pyro's handlers, autograd and Python
-cost. The operations are those of the function itself, so that the results are the same to the last bit.
+That is ready sooner than what a compiler makes, and saves what Pyro's handlers, autograd and Python cost. The
+operations are those of the function itself, so that the results are the same to the last bit.
 """
 
 import warnings

@@ -43,8 +43,7 @@ def fit_many(
     """Trains several pairs of one structure on the same minibatches, all in one program.
 
     `theta_s <- theta_s + lr * direction(gradient of pair s's surrogate)`: each pair starts where its seed puts it, and
-    draws noise of its own. Eight small networks take about as long as two, and are compiled once. The order of the data
-    is that of `seed`, the same for all.
+    draws noise of its own. All are compiled at once. The order of the data is that of `seed`, the same for all.
 
     It does not apply to objectives and pairs that cannot be traced (see `compile` of `ppvae.fit`), to weights, or where
     an optimizer, clipping or mixed precision would mix the runs' gradients; `ppvae.fit` in a loop takes all these.
