@@ -7,6 +7,7 @@ numbers, strings, modules, tensors without dimensions) is no data, and is passed
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from functools import wraps
+from inspect import signature
 from typing import Any, TypeAlias
 
 import torch
@@ -91,11 +92,15 @@ def call(function: Callable, batch: Batch) -> Any:
 
 def of_batch(method: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Any], Tensor]:
     """Decorates what a pair knows of x in closed form: it takes the pair's batches, x, `(x,)` or `{"x": x}`, alike."""
+    _, name = signature(method).parameters
 
     @wraps(method)
     def called(self: Any, x: Any) -> Tensor:
-        alone = isinstance(x, tuple | dict) and len(x) == 1
-        return method(self, next(iter(entries(x).values())) if alone else x)
+        if isinstance(x, tuple) and len(x) == 1:
+            (x,) = x
+        elif isinstance(x, dict) and list(x) == [name]:
+            x = x[name]
+        return method(self, x)
 
     return called
 

@@ -257,6 +257,6 @@ ZOO = {
 FACTORIZED = {
     *("linear", "bernoulli", "gaussian", "VampPrior", "convolutional", "logistic mixture", "categorical", "PixelVAE"),
     *("lossy autoencoder", "autoregressive likelihood", "modalities", "conditional", "M1", "table", "tied weights"),
-    *("labeled", "unsteady", "pyro functions", "pyro tutorial", "VAE/GAN", "critic of latents"),
+    *("sensors and targets", "labeled", "unsteady", "pyro functions", "pyro tutorial", "VAE/GAN", "critic of latents"),
 }
 """Those whose guide is one vector of independent Gaussian numbers."""
