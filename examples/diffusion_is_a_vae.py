@@ -134,7 +134,7 @@ def draw(
     right.set(xlabel="T", ylabel="nats per data point", title="more layers, no more parameters")
     right.set_xscale("log", base=2)
     right.set_xticks(list(bounds), labels=[str(T) for T in bounds])
-    right.legend(fontsize=9)
+    right.legend(fontsize=9, loc="lower right")
     figure.savefig(path)
 
 

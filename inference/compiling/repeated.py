@@ -1,4 +1,4 @@
-"""Functions of a pair, called over and over: through Pyro at first, as a compiled program once that pays off."""
+"""Functions of a pair, called over and over: through Pyro at first, then as programs, once these pay off."""
 
 import logging
 from collections import Counter
@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
+from ppvae.devices import device_of
+from ppvae.inference.compiling.attributes import attributes_stay
 from ppvae.inference.compiling.inputs import CannotCompileError, kind_of, taken_apart, tensors_in
 from ppvae.inference.compiling.programs import Call, compiled
 from ppvae.pair import Pair
@@ -18,12 +20,15 @@ COMPILE_AFTER = 100
 """Calls on chunks of one shape before compiling: they take about as long as compiling does, so the total is at most
 twice the optimum."""
 
+RECORD_AFTER = 100
+"""Calls before recording, on a CPU, where compiling comes later or never."""
+
 
 class Repeated:
     """`function(pair, *args)` for many arguments, while the pair's parameters stay as they are.
 
-    Compiled or not, the same noise gives the same results up to rounding. What cannot be compiled keeps running through
-    Pyro, with a warning.
+    Compiled or not, the same noise gives the same results up to rounding; recorded or not, to the last bit. What cannot
+    be compiled keeps running as it did, with a warning.
 
     Args:
         pair: the model and guide.
@@ -33,25 +38,32 @@ class Repeated:
 
     def __init__(self, pair: Pair, function: Callable[..., Any], after: float | None = None):
         self._call, self._function = Call(pair), function
-        self._after = COMPILE_AFTER if after is None else after
+        compile_after = COMPILE_AFTER if after is None else after
+        records = compile_after > RECORD_AFTER and device_of(pair).type == "cpu"
+        self._records_at = {RECORD_AFTER: True} if records else {}
+        self._records_at[compile_after] = False
         self._seen: Counter[Any] = Counter()
         self._programs: dict[Any, Callable[..., Any]] = {}
-        self._compile = True
 
     def __call__(self, *args: Any) -> Any:
         kind = kind_of(args)
         self._seen[kind] += 1
-        if self._compile and self._seen[kind] == self._after:
-            try:
-                self._programs[kind] = self._program(args)
-            except CannotCompileError as reason:
-                logger.warning("measuring goes on uncompiled: %s", reason)
-                self._compile = False
+        if self._seen[kind] in self._records_at:
+            self._make_program(kind, args)
         if kind in self._programs:
             return self._programs[kind](args)
         return self._function(self._call.pair, *args)
 
-    def _program(self, args: Any) -> Callable[..., Any]:
+    def _make_program(self, kind: Any, args: Any) -> None:
+        record = self._records_at[self._seen[kind]]
+        try:
+            with attributes_stay(self._call):
+                self._programs[kind] = self._program(args, record)
+        except CannotCompileError as reason:
+            logger.log(logging.INFO if record else logging.WARNING, "measuring goes on uncompiled: %s", reason)
+            del self._records_at[self._seen[kind]]  # nor is it tried for arguments of other shapes
+
+    def _program(self, args: Any, record: bool) -> Callable[..., Any]:
         state = {name: t.detach() for name, t in [*self._call.named_parameters(), *self._call.named_buffers()]}
         held = tree_leaves(state)
         changing, put_together = taken_apart(args)
@@ -66,7 +78,11 @@ class Repeated:
 
         inputs = held + changing
         program = compiled(
-            function, inputs, lambda: tree_leaves(self._function(self._call.pair, *args))[0], inputs[0].device
+            function,
+            inputs,
+            lambda: tree_leaves(self._function(self._call.pair, *args))[0],
+            inputs[0].device,
+            record=record,
         )
 
         def run(args: Any) -> Any:

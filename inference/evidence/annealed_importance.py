@@ -103,7 +103,7 @@ class AIS:
 
 
 PILOT = AIS(num_temperatures=50)
-"""By which a view is chosen for each data point, where there is a choice."""
+"""By which, at most, a view is chosen for each data point, where there is a choice."""
 
 
 class Sampler:
@@ -132,7 +132,8 @@ class Sampler:
         self.settings, self._pair, self._batch, self._advance = settings, pair, batch, advance
 
         def pilot(at: Tensor) -> Tensor:
-            short = replace(settings, num_chains=PILOT.num_chains, num_temperatures=PILOT.num_temperatures)
+            most = min(settings.num_chains, PILOT.num_chains), min(settings.num_temperatures, PILOT.num_temperatures)
+            short = replace(settings, num_chains=most[0], num_temperatures=most[1])
             return Sampler(short, view, evaluate, pair, batch, lambda: None, at).forward()[1]
 
         if at is None and view.noncentered:

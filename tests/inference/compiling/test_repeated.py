@@ -32,8 +32,8 @@ class Programs:
         self.made = 0
         plain = repeated.compiled
 
-        def counting(*args):
-            program = plain(*args)
+        def counting(*args, **options):
+            program = plain(*args, **options)
             self.made += 1
             return program
 
@@ -114,6 +114,52 @@ def test_structures_need_no_hash(compile_soon, monkeypatch):
     with torch.no_grad():
         assert [run({"a": x}).tolist() for _ in range(3)] == [[2.0] * 3] * 3
     assert programs.made == 1
+
+
+def test_recorded_it_is_the_same_to_the_bit(monkeypatch):
+    monkeypatch.setattr(repeated, "RECORD_AFTER", 2)
+    programs, pair, x = Programs(monkeypatch), VAE.mlp(6, 2, [8]), torch.randn(8, 6).gt(0).float()
+    draws = repeated.Repeated(pair, lambda pair, batch, num: pair.log_weights(batch, num).log_w, after=4)
+    found = []
+    with torch.no_grad(), pyro.validation_enabled(False):
+        for _ in range(3):
+            torch.manual_seed(1)
+            found.append(draws(x, 5))
+    assert programs.made == 1
+    assert torch.equal(found[0], found[2])
+    assert not torch.equal(draws(x, 5), found[0])  # other noise
+
+
+class Counting(ppvae.Pair):
+    """Changes what it computes, from call to call, by a number that no program sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def model(self, x):
+        self.calls += 1
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0 if self.calls < 50 else 2.0), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 1.0))
+
+
+def test_a_pair_that_counts_its_calls_is_not_recorded(monkeypatch, caplog):
+    monkeypatch.setattr(repeated, "RECORD_AFTER", 2)
+    pair, x = Counting(), torch.randn(8)
+    draws = repeated.Repeated(pair, lambda pair, batch, num: pair.log_weights(batch, num).log_w, after=1000)
+    with caplog.at_level(logging.INFO, "ppvae"), torch.no_grad(), pyro.validation_enabled(False):
+        draws(x, 5)
+        calls = pair.calls
+        draws(x, 5)
+        assert draws(x, 5).isfinite().all()
+    assert pair.calls == calls  # also after tracing
+    (record,) = caplog.records
+    assert record.message.startswith(f"measuring goes on uncompiled: Counting.calls: found {calls + 2} after {calls}")
 
 
 class Branching(ppvae.Pair):
