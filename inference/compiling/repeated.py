@@ -20,8 +20,8 @@ COMPILE_AFTER = 100
 """Calls on chunks of one shape before compiling: they take about as long as compiling does, so the total is at most
 twice the optimum."""
 
-RECORD_AFTER = 100
-"""Calls before recording, on a CPU, where compiling comes later or never."""
+RECORD_AFTER = 200
+"""The same for recording, on a CPU, where compiling comes later or never."""
 
 
 class Repeated:
