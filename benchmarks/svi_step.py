@@ -2,19 +2,25 @@
 
     pip install numpyro && python benchmarks/svi_step.py
 
-The loads are those of `loads.py`; Adam at 1e-3, one fixed batch. Each peer takes blocks of steps in turn with the
-others; printed are medians over blocks of the time per step, in microseconds, as a Markdown table. Denormals are
-flushed for all torch peers. The losses of each peer's first and fiftieth step are printed, that they can be seen to do
-the same (but Pyro's and NumPyro's IWAE, whose weights are joint over the data points).
+The loads are those of `loads.py`; Adam at 1e-3. Each peer takes blocks of steps in turn with the others; printed are
+medians over blocks of the time per step, in microseconds, as a Markdown table. Denormals are flushed for all torch
+peers. The losses of each peer's first and fiftieth step are printed, that they can be seen to do the same (but Pyro's
+and NumPyro's IWAE, whose weights are joint over the data points).
+
+`ppvae.fit` is the whole of training, minibatches drawn from shuffled data included: its blocks are epochs, and the
+others take theirs in its callback. All others take steps on one fixed batch, NumPyro's scan those of a block in one
+call.
 """
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyro
 import torch
@@ -69,15 +75,22 @@ def pyro_step(load: Load) -> Callable[[], object]:
     return lambda: svi.step(x) / len(x)
 
 
-def numpyro_step(load: Load) -> Callable[[], object]:
+def numpyro_update(load: Load) -> tuple[Any, Any, Any]:
+    """The function that takes a step, the state before the first, and the batch."""
     import jax
     import jax.numpy as jnp
     import numpyro
 
     model, guide, elbo = load.numpyro()
     svi, x = numpyro.infer.SVI(model, guide, numpyro.optim.Adam(1e-3), elbo), jnp.asarray(load.x.numpy())
-    state = svi.init(jax.random.PRNGKey(0), x)
-    update = jax.jit(svi.update, donate_argnums=0)
+    return svi.update, svi.init(jax.random.PRNGKey(0), x), x
+
+
+def numpyro_step(load: Load) -> Callable[[], object]:
+    import jax
+
+    update, state, x = numpyro_update(load)
+    update = jax.jit(update, donate_argnums=0)
 
     def step():
         nonlocal state
@@ -87,33 +100,71 @@ def numpyro_step(load: Load) -> Callable[[], object]:
     return step
 
 
-PEERS: dict[str, Callable[[Load], Callable[[], object]]] = {
-    "ppvae, compiled": lambda load: ppvae_step(load, True),
-    "ppvae, eager": lambda load: ppvae_step(load, False),
-    "torch, by hand": lambda load: torch_step(load, False),
-    "torch.compile, by hand": lambda load: torch_step(load, True),
-    "NumPyro, jit": numpyro_step,
-    "Pyro": pyro_step,
+def numpyro_scan(load: Load) -> Callable[[int], object]:
+    import jax
+
+    update, state, x = numpyro_update(load)
+    run = jax.jit(
+        lambda state, num: jax.lax.scan(lambda state, _: update(state, x), state, None, num),
+        static_argnums=1,
+        donate_argnums=0,
+    )
+
+    def steps(num: int) -> float:
+        nonlocal state
+        state, losses = run(state, num)
+        return float(losses[-1]) / len(x)
+
+    return steps
+
+
+def repeated(step: Callable[[], object]) -> Callable[[int], object]:
+    return lambda num: [step() for _ in range(num)][-1]
+
+
+FIT = "ppvae.fit"
+PEERS: dict[str, Callable[[Load], Callable[[int], object]]] = {
+    "ppvae, compiled": lambda load: repeated(ppvae_step(load, True)),
+    "ppvae, eager": lambda load: repeated(ppvae_step(load, False)),
+    "torch, by hand": lambda load: repeated(torch_step(load, False)),
+    "torch.compile, by hand": lambda load: repeated(torch_step(load, True)),
+    "NumPyro, jit": lambda load: repeated(numpyro_step(load)),
+    "NumPyro, scan": numpyro_scan,
+    "Pyro": lambda load: repeated(pyro_step(load)),
 }
+NAMES = [FIT, *PEERS]
+
+
+def timed(steps: Callable[[int], object], num: int) -> float:
+    """Seconds a step, over so many."""
+    start = time.perf_counter()
+    steps(num)
+    return (time.perf_counter() - start) / num
 
 
 def measure(load: Load, blocks: int, seconds: float) -> dict[str, float]:
-    """Median microseconds per step of each peer; a block lasts about so many seconds."""
-    steps = {name: make(load) for name, make in PEERS.items()}
-    sizes, times = {}, {name: [] for name in steps}
-    for name, step in steps.items():
-        losses = [step() for _ in range(50)]
-        print(f"{load.name}: {name}: loss {losses[0]:.2f}, then {losses[-1]:.2f}", file=sys.stderr)
+    """Median microseconds per step of each way to train; a block lasts about so many seconds."""
+    peers, sizes = {name: make(load) for name, make in PEERS.items()}, {}
+    for name, steps in peers.items():
+        first, fiftieth = steps(1), [steps(1) for _ in range(49)][-1]
+        print(f"{load.name}: {name}: loss {first:.2f}, then {fiftieth:.2f}", file=sys.stderr)
+        sizes[name] = max(3, int(seconds / timed(steps, 10)))
+        steps(sizes[name])  # a scan of another length is compiled anew
+    times = {name: [] for name in NAMES}
+    start = math.nan
+
+    def take_turns(_: ppvae.Fit) -> None:
+        nonlocal start
+        times[FIT].append((time.perf_counter() - start) / num)
+        for name, steps in peers.items():
+            times[name].append(timed(steps, sizes[name]))
         start = time.perf_counter()
-        step()
-        sizes[name] = max(3, int(seconds / (time.perf_counter() - start)))
-    for _ in range(blocks):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            for _ in range(sizes[name]):
-                step()
-            times[name].append((time.perf_counter() - start) / sizes[name])
-    return {name: 1e6 * statistics.median(taken) for name, taken in times.items()}
+
+    pair, num = ppvae.Pair.of(*load.pyro(), example=load.x), sizes["ppvae, compiled"]
+    data = load.x.repeat(num, 1)
+    settings = {"batch_size": len(load.x), "lr": 1e-3, "compile": True, "progress": False}
+    ppvae.fit(pair, data, load.objective, epochs=1 + blocks, callbacks=[take_turns], **settings)
+    return {name: 1e6 * statistics.median(taken[1:]) for name, taken in times.items()}  # the first compiles
 
 
 def main() -> None:
@@ -126,14 +177,14 @@ def main() -> None:
     torch.set_flush_denormal(True)
     pyro.enable_validation(False)
     print(f"{machine()}; medians of {args.blocks} blocks, microseconds per step\n")
-    print("| load |", " | ".join(PEERS), "|\n|---|" + "---|" * len(PEERS))
+    print("| load |", " | ".join(NAMES), "|\n|---|" + "---|" * len(NAMES))
     results = {}
     for load in LOADS:
         found = results[load.name] = measure(load, args.blocks, args.seconds)
-        print(f"| {load.name} |", " | ".join(f"{found[name]:.0f}" for name in PEERS), "|", flush=True)
-    print("\nours, compiled, as a fraction of the others:\n")
+        print(f"| {load.name} |", " | ".join(f"{found[name]:.0f}" for name in NAMES), "|", flush=True)
+    print("\n`ppvae.fit` as a fraction of the others:\n")
     for load, found in results.items():
-        print(f"| {load} |", " | ".join(f"{found['ppvae, compiled'] / found[name]:.2f}" for name in PEERS), "|")
+        print(f"| {load} |", " | ".join(f"{found[FIT] / found[name]:.2f}" for name in NAMES), "|")
     if args.json:
         args.json.write_text(json.dumps({"machine": machine(), "microseconds": results}, indent=2))
 
