@@ -40,7 +40,7 @@ class Repeated:
         self._call, self._function = Call(pair), function
         compile_after = COMPILE_AFTER if after is None else after
         records = compile_after > RECORD_AFTER and device_of(pair).type == "cpu"
-        self._records_at = {RECORD_AFTER: True} if records else {}
+        self._records_at: dict[float, bool] = {RECORD_AFTER: True} if records else {}
         self._records_at[compile_after] = False
         self._seen: Counter[Any] = Counter()
         self._programs: dict[Any, Callable[..., Any]] = {}

@@ -6,7 +6,7 @@ A chunk holds few data points with many particles each, because encoders see a d
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
 import pyro
 import torch
@@ -16,8 +16,8 @@ from ppvae.batches import Batch, num_rows, rows
 from ppvae.conversion import to_pair
 from ppvae.inference.runtime.descriptions import described
 from ppvae.inference.runtime.distributed import processes
+from ppvae.inference.runtime.element_count import ElementCount
 from ppvae.inference.runtime.isolation import derived_seed
-from ppvae.internals import TorchDispatchMode, tree_leaves
 from ppvae.mode import mode
 from ppvae.pair import Pair
 from ppvae.progress import progress_bar
@@ -138,7 +138,7 @@ def chunk_rows(pair: Pair, batch: Batch, measure: Measure, cpu_elements: int, gp
     counts = []
     for num in (1, 2):
         points, num_particles = (rows(two_rows, slice(num)), 1) if pair.own_rows is None else (batch, num)
-        with _ElementCount() as counter:
+        with ElementCount() as counter:
             found = measure(to_pair(points, pair), num_particles, num_particles)
         counts.append(counter.total)
     one_more = counts[1] - counts[0]
@@ -146,17 +146,6 @@ def chunk_rows(pair: Pair, batch: Batch, measure: Measure, cpu_elements: int, gp
         one_more = (one_more or counts[0]) // num_rows(batch)
     on_gpu = any(t.device.type == "cuda" for t in found.values())
     return max(1, (gpu_elements if on_gpu else cpu_elements) // max(1, one_more))
-
-
-class _ElementCount(TorchDispatchMode):
-    """Counts the elements of all tensors made under it."""
-
-    total = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self.total += sum(leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
-        return result
 
 
 def _out_of_memory(error: Exception) -> bool:

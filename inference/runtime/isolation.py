@@ -88,6 +88,19 @@ def interrupts_held(number: int = signal.SIGINT) -> Iterator[list[int]]:
 
 
 @contextlib.contextmanager
+def one_thread(wanted: bool) -> Iterator[None]:
+    """Runs torch's operations on one thread, if wanted: where there is little to do, waking others takes longer."""
+    number = torch.get_num_threads()
+    if wanted:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if wanted:
+            torch.set_num_threads(number)
+
+
+@contextlib.contextmanager
 def denormals_flushed() -> Iterator[None]:
     """Flushes denormal numbers to zero on the CPU, where they make arithmetic several times slower.
 

@@ -6,8 +6,7 @@ or four loops for each parameter, and take half of the compiling time.
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,12 +18,10 @@ from ppvae.inference.compiling.attributes import attributes_stay
 from ppvae.inference.compiling.inputs import kind_of, taken_apart, tensors_in
 from ppvae.inference.compiling.programs import Call, check_program, compiled, operations
 from ppvae.inference.objectives.protocol import Maximized, as_objective, with_penalty
+from ppvae.inference.runtime.isolation import one_thread
 from ppvae.inference.training.update import Update, laid_out_as
 from ppvae.internals import tree_flatten, tree_leaves, tree_unflatten
 from ppvae.pair import Pair
-
-FEW = 100_000
-"""Parameters up to which one thread updates faster than several, as a fused optimizer wakes them for each tensor."""
 
 
 class CompiledStep:
@@ -73,7 +70,6 @@ class CompiledStep:
             self._program = compiled(self._step, inputs, bound, self._device, num_held, record=record)
         fused = all(group.get("fused") for group in update.optimizer.param_groups)
         self._advance = self._fused_update() if fused and update.processes.size == 1 and not record else None
-        self._few = sum(p.numel() for p in self._parameters.values()) <= FEW
 
     def fits(self, batch: Batch) -> bool:
         """Whether the program is for batches of this shape, and with these values of what is no data."""
@@ -102,7 +98,7 @@ class CompiledStep:
             return None
         for rate, group in zip(self._rates, self._update.optimizer.param_groups, strict=True):
             rate.fill_(group["lr"])
-        with _one_thread(self._few):
+        with one_thread(self._update.few):
             self._advance(*found)
         return bound
 
@@ -175,14 +171,3 @@ class CompiledStep:
     def _eager_bound(self, batch: Batch, weights: Tensor | None, step: float) -> Tensor:
         buffers = {name: b.clone() for name, b in self._buffers.items()}
         return self._call.with_tensors(buffers, partial(with_penalty, self._objective), batch, step, weights)[0]
-
-
-@contextmanager
-def _one_thread(wanted: bool) -> Iterator[None]:
-    number = torch.get_num_threads()
-    if wanted:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(number)

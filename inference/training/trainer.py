@@ -19,9 +19,11 @@ from ppvae.inference.objectives.protocol import Maximized, Objective, as_objecti
 from ppvae.inference.runtime.checkpoint import describe, layout
 from ppvae.inference.runtime.descriptions import training_described
 from ppvae.inference.runtime.distributed import group_for
+from ppvae.inference.runtime.element_count import ElementCount
 from ppvae.inference.runtime.isolation import (
     denormals_flushed,
     interrupts_held,
+    one_thread,
     own_randomness,
     random_state,
     seeded_state,
@@ -53,6 +55,9 @@ from ppvae.threads import exclusive, undisturbed
 CHECK, STEPS, ORDER, HELD_OUT = range(4)
 """Streams of random numbers: one for each use, so that none disturbs another."""
 
+LITTLE = 300_000
+"""Elements of all tensors made for a batch's bound up to which a step runs on one thread."""
+
 
 class Trainer:
     """Takes the steps of `fit`, one at a time, in a loop of your own.
@@ -60,7 +65,8 @@ class Trainer:
     `theta <- theta + lr * schedule(steps done) * direction(gradient of the surrogate on a batch)`.
 
     A step runs the pair in training mode, with random numbers from generators seeded by `seed`, on a CPU with denormals
-    flushed; the caller's generators, denormal setting and the pair's mode are restored after it. Given the batches of
+    flushed, and on one thread where there is little to compute; the caller's generators, settings and the pair's mode
+    are restored after it. Given the batches of
     `fit`, untransformed, and its seed, n steps give the same parameters as `fit`, bit for bit. A transform draws its
     random numbers from the caller's generators here, in `fit` from the step's.
 
@@ -139,6 +145,7 @@ class Trainer:
         self._random = seeded_state((self.seed, STEPS, self.processes.rank), self.device)
         self.converted = Conversion(pair)
         self.first_bound = math.nan  # of the batch that the pair was checked on
+        self._elements = math.inf  # of the tensors made for a data point's bound
         self.settings = self._settings()
 
     @undisturbed
@@ -235,7 +242,9 @@ class Trainer:
         with denormals_flushed(), own_randomness((self.seed, CHECK), self.device):
             with mode(self.pair, training=False), pyro.validation_enabled(True):
                 self.pair.check(batch)
-                bound, _ = self.objective(self.pair, batch, math.inf)  # so that it refuses before the first step
+                with ElementCount() as made:
+                    bound, _ = self.objective(self.pair, batch, math.inf)  # so that it refuses before the first step
+                self._elements = made.total / num_rows(batch)
                 self.first_bound = bound.detach().double().mean().item()
             if self._networks is None:
                 self._networks = (
@@ -253,6 +262,10 @@ class Trainer:
             num_points: in the whole batch.
             weights: of the data points in that part, where they are weighed.
         """
+        with one_thread(self._elements * num_points <= LITTLE):
+            return self._take_step(draw, index, num_points, weights)
+
+    def _take_step(self, draw: Callable[[], Batch], index: Tensor, num_points: int, weights: Tensor | None) -> float:
         randomness, buffers = random_state(self.device), [b.clone() for b in self._buffers]
         groups = self.optimizer.param_groups
         rates = [group["lr"] for group in groups]

@@ -13,9 +13,13 @@ from torch.optim import Optimizer
 from ppvae.batches import Batch
 from ppvae.inference.runtime.checkpoint import checksum, fingerprint
 from ppvae.inference.runtime.distributed import Processes
+from ppvae.inference.runtime.isolation import one_thread
 from ppvae.inference.runtime.meeting import ProcessesError, refuse_differences, refuse_failure
 from ppvae.inference.training.settings import StepOptions
 from ppvae.threads import outermost
+
+FEW = 100_000
+"""Parameters up to which one thread updates faster than several, as a fused optimizer wakes them for each tensor."""
 
 
 @dataclass
@@ -44,6 +48,7 @@ class Update:
 
     def __post_init__(self) -> None:
         self._exchanged = True
+        self.few = sum(p.numel() for p in self.parameters.values()) <= FEW
         if self.options.ema is not None:
             self.averages = {name: p.detach().clone() for name, p in self.parameters.items()}
 
@@ -70,7 +75,8 @@ class Update:
             return None
         for p, g in zip(self.parameters.values(), gradients, strict=True):
             p.grad = None if g is None else laid_out_as(p, g)
-        self.advance(self.optimizer, list(self.parameters.values()), list(self.averages.values()), step)
+        with one_thread(self.few):
+            self.advance(self.optimizer, list(self.parameters.values()), list(self.averages.values()), step)
         self.optimizer.zero_grad()
         return value
 
