@@ -250,7 +250,7 @@ def run_chains(
     """
     one, few = (to_pair(rows_or_all(pair, batch, slice(num)), pair) for num in (1, FEW))
     view = where_possible(LatentView(pair, one, settings.start), pair, few)
-    evaluate = Repeated(pair, partial(_densities, view), _compile_after(settings, deadline))
+    evaluate = Repeated(pair, partial(_densities, view), _compile_after(settings, deadline), _enough_time(deadline))
 
     def one_evaluation(index: Any, num_particles: int, at_once: int) -> dict[str, Tensor]:
         points = to_pair(rows(batch, index.cpu()), pair)
@@ -276,11 +276,14 @@ def run_chains(
     return run(torch.arange(num)) if deadline is None else in_time(run, num, deadline)
 
 
+def _enough_time(deadline: float | None) -> bool:
+    return deadline is None or deadline - clock() >= COMPILE_SECONDS
+
+
 def _compile_after(settings: AIS, deadline: float | None) -> float:
     """Evaluations before compiling; where there is a deadline, blocks that are too long are given up before."""
     evaluations = settings.num_leapfrog * (settings.num_temperatures + settings.num_warm_up)
-    enough_time = deadline is None or deadline - clock() >= COMPILE_SECONDS
-    if evaluations < COMPILE_EVALUATIONS or not enough_time:
+    if evaluations < COMPILE_EVALUATIONS or not _enough_time(deadline):
         return math.inf
     return 2 if deadline is None else 2 + (UNTIMED + TIMED) * settings.num_leapfrog
 

@@ -44,14 +44,14 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch):
-    clock, plain = Clock(), annealed_importance._densities
+    clock, plain = Clock(), annealed_importance._state
 
-    def timed(view, pair, batch, u):
+    def timed(evaluate, batch, u):
         clock.seconds += SECONDS * u.shape[1]
-        return plain(view, pair, batch, u)
+        return plain(evaluate, batch, u)
 
     monkeypatch.setattr(pace, "clock", clock)
-    monkeypatch.setattr(annealed_importance, "_densities", timed)
+    monkeypatch.setattr(annealed_importance, "_state", timed)
     return clock
 
 
