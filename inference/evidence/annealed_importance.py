@@ -132,8 +132,9 @@ class Sampler:
         self.settings, self._pair, self._batch, self._advance = settings, pair, batch, advance
 
         def pilot(at: Tensor) -> Tensor:
-            most = min(settings.num_chains, PILOT.num_chains), min(settings.num_temperatures, PILOT.num_temperatures)
-            short = replace(settings, num_chains=most[0], num_temperatures=most[1])
+            num_chains = min(settings.num_chains, PILOT.num_chains)
+            num_temperatures = min(settings.num_temperatures, PILOT.num_temperatures)
+            short = replace(settings, num_chains=num_chains, num_temperatures=num_temperatures)
             return Sampler(short, view, evaluate, pair, batch, lambda: None, at).forward()[1]
 
         if at is None and view.noncentered:

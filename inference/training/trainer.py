@@ -66,9 +66,9 @@ class Trainer:
 
     A step runs the pair in training mode, with random numbers from generators seeded by `seed`, on a CPU with denormals
     flushed, and on one thread where there is little to compute; the caller's generators, settings and the pair's mode
-    are restored after it. Given the batches of
-    `fit`, untransformed, and its seed, n steps give the same parameters as `fit`, bit for bit. A transform draws its
-    random numbers from the caller's generators here, in `fit` from the step's.
+    are restored after it. Given the batches of `fit`, untransformed, and its seed, n steps give the same parameters as
+    `fit`, bit for bit. A transform draws its random numbers from the caller's generators here, in `fit` from the
+    step's.
 
     Source: Kingma & Welling 2014 (arXiv:1312.6114); Kingma & Ba 2015 (arXiv:1412.6980) for Adam.
 
