@@ -108,7 +108,7 @@ class Auto(EvidenceMethod):
         light = replace(
             given, num_chains=AUDIT.num_chains, num_temperatures=num_temperatures, start=start, checkpoint=None
         )
-        audit = replace(task, batch=rows_or_all(task.pair, task.batch, at), annealing=(light,), progress=False)
+        audit = replace(task, batch=rows_or_all(task.pair, task.batch, at), annealing=(light,))
         annealed = found.with_rows(at, self._chains(audit.with_share(AUDIT_SHARE)))
         at = at & ~annealed.estimate.isnan()
         return shortfall(found, annealed, at), int(at.sum())

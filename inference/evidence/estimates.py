@@ -188,35 +188,31 @@ def evidence_of(
     for path in (each.kept_in for each in settings):
         if path is not None:
             check_target(path)
-    deadline = None if max_seconds is None else _deadline(max_seconds, pair, chosen, settings)
+    if max_seconds is not None and (why := why_unbounded(pair, chosen, settings)):
+        raise ValueError(f"max_seconds: found {max_seconds} {why}")
+    deadline = None if max_seconds is None else pace.clock() + max_seconds
     found = chosen.run(Task(pair, batch, num_particles, settings, progress, deadline))
     return replace(found, kind=kind_of(pair, batch))
 
 
-def _deadline(max_seconds: float, pair: Pair, method: EvidenceMethod, annealing: Sequence[AIS]) -> float:
-    """When to end, by `pace.clock`, where that can be kept."""
+def why_unbounded(pair: Pair, method: EvidenceMethod, annealing: Sequence[AIS]) -> str:
+    """Why `max_seconds` cannot be kept: what was found, expected, and a remedy; empty if it can."""
     if not method.bounded:
         bounded = tuple(name for name, each in METHODS.items() if each.bounded)
-        raise ValueError(
-            f"max_seconds: found {max_seconds} for method={method.name!r}, expected None, or one of {bounded}, which "
-            "have an estimate of what they do not anneal"
+        return (
+            f"for method={method.name!r}, expected None, or one of {bounded}, which have an estimate of what they do "
+            "not anneal"
         )
     if (num := processes().size) > 1:
-        raise ValueError(
-            f"max_seconds: found {max_seconds} in {num} processes, expected None, as their clocks differ; measure in "
-            "one process"
-        )
+        return f"in {num} processes, expected None, as their clocks differ; measure in one process"
     if pair.own_rows is not None:
-        raise ValueError(
-            f"max_seconds: found {max_seconds} for a guide with parameters of its own rows, expected None, as such "
-            "rows are annealed all at once; take fewer temperatures (`annealing=`), or an amortized guide"
+        return (
+            "for a guide with parameters of its own rows, expected None, as such rows are annealed all at once; take "
+            "fewer temperatures (`annealing=`), or an amortized guide"
         )
     if any(settings.checkpoint is not None for settings in annealing):
-        raise ValueError(
-            f"max_seconds: found {max_seconds} and a checkpoint, expected one of them: a run with a checkpoint may be "
-            "stopped at any time, and goes on from there"
-        )
-    return pace.clock() + max_seconds
+        return "and a checkpoint, expected one of them: a run with a checkpoint may be stopped at any time, and goes on"
+    return ""
 
 
 def elbo_of(pair: Pair, batch: Batch, num_samples: int, progress: bool) -> Measurement:

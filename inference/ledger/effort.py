@@ -1,12 +1,14 @@
 """How much work goes into a ledger: which lines are measured, and how precisely."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from ppvae.arguments import Count, Natural, Positive, checked
 from ppvae.inference.evidence.annealed_importance import AIS
-from ppvae.inference.evidence.registry import METHODS
+from ppvae.inference.evidence.estimates import why_unbounded
+from ppvae.inference.evidence.registry import METHODS, method_named
 from ppvae.inference.ledger.ascent import Ascent
+from ppvae.pair import Pair
 from ppvae.rules import OneOf
 
 
@@ -43,7 +45,7 @@ class Effort:
 
 
 EFFORTS = {
-    "quick": Effort("auto", 1000, (AIS(num_temperatures=100),), 100, None, 0, False, 0),
+    "quick": Effort("auto", 1000, (AIS(num_temperatures=100),), 100, None, 0, False, 0, max_seconds=60),
     "default": Effort(),
     "thorough": Effort(
         num_particles=50_000,
@@ -56,8 +58,8 @@ EFFORTS = {
 }
 
 
-def effort_of(effort: "str | Effort") -> Effort:
-    """The settings of that name, or the given ones.
+def effort_of(effort: "str | Effort", pair: Pair) -> Effort:
+    """The settings of that name, without a bound on time where none can be kept; or the given ones.
 
     Raises:
         ValueError: an unknown name.
@@ -66,4 +68,6 @@ def effort_of(effort: "str | Effort") -> Effort:
         return effort
     if effort not in EFFORTS:
         raise ValueError(f"effort: found {effort!r}, expected one of {sorted(EFFORTS)}, or Effort(...)")
-    return EFFORTS[effort]
+    named = EFFORTS[effort]
+    unbounded = why_unbounded(pair, method_named(named.evidence), named.annealing)
+    return replace(named, max_seconds=None) if unbounded else named

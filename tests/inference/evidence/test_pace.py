@@ -70,6 +70,18 @@ def narrow(num_points, offset=-0.9):
     return pair, x, LinearVAE.log_prob(pair, x).detach()
 
 
+def with_own_rows(num_points):
+    """A pair whose guide has parameters of its own for each data point, and these."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", pyro.distributions.Normal(0.0, 1.0))
+            pyro.sample("x", pyro.distributions.Normal(z, 1.0), obs=x)
+
+    x = torch.randn(num_points)
+    return Pair.of(model, pyro.infer.autoguide.AutoNormal(model), x), x
+
+
 def two_starts():
     return SHORT, replace(SHORT, start="prior")
 
@@ -258,6 +270,29 @@ def test_a_ledger_in_bounded_time(float64, clock):
     assert 0 < int(candidates.sel(candidate="ais").isnull().sum()) < 30
 
 
+@pytest.mark.slow(10)
+def test_a_quick_ledger_takes_a_minute_for_each_data_set(float64, clock):
+    """However long an evaluation takes. AIS of all data points would take three minutes here."""
+    pair, x, _ = narrow(20)
+    report = ppvae.gap(pair, x, "quick", **quiet)
+    assert clock.seconds < 60 + 20 * SECONDS * AIS().num_leapfrog
+    assert 0 < report.log_evidence.reliable.sum() < 20
+    assert NOT_REACHED in report.log_evidence.limits
+    once = clock.seconds
+    with_training_data = ppvae.gap(pair, x, "quick", train=x, **quiet)
+    assert torch.equal(with_training_data.log_evidence.estimate, report.log_evidence.estimate)
+    assert clock.seconds - once < 2 * (60 + 20 * SECONDS * AIS().num_leapfrog)
+
+
+@pytest.mark.slow(10)
+def test_a_quick_ledger_of_a_guide_with_own_rows_has_no_bound(float64, clock):
+    """As all of its rows are annealed at once."""
+    pair, x = with_own_rows(20)
+    report = ppvae.gap(pair, x, "quick", **quiet)
+    assert NOT_REACHED not in report.log_evidence.limits
+    assert clock.seconds > 60
+
+
 @pytest.mark.slow(5)
 def test_a_run_without_a_bound_does_not_depend_on_the_clock(float64, clock):
     pair, x, _ = narrow(12)
@@ -349,12 +384,6 @@ def test_a_bound_and_a_checkpoint_are_refused(tmp_path):
 
 
 def test_a_bound_for_rows_that_go_together_is_refused():
-    def model(x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", pyro.distributions.Normal(0.0, 1.0))
-            pyro.sample("x", pyro.distributions.Normal(z, 1.0), obs=x)
-
-    x = torch.randn(6)
-    guide = pyro.infer.autoguide.AutoNormal(model)
+    pair, x = with_own_rows(6)
     with pytest.raises(ValueError, match="max_seconds: found 9 for a guide with parameters of its own rows"):
-        ppvae.log_evidence(Pair.of(model, guide, x), x, max_seconds=9)
+        ppvae.log_evidence(pair, x, max_seconds=9)
