@@ -45,7 +45,7 @@ class Effort:
 
 
 EFFORTS = {
-    "quick": Effort("auto", 1000, (AIS(num_temperatures=100),), 100, None, 0, False, 0, max_seconds=60),
+    "quick": Effort("auto", 1000, (AIS(num_temperatures=100),), 100, None, 0, False, 0),
     "default": Effort(),
     "thorough": Effort(
         num_particles=50_000,
@@ -57,9 +57,12 @@ EFFORTS = {
     ),
 }
 
+MAX_SECONDS = {"quick": 60.0}
+"""Of the evidence of each data set, where that can be kept."""
+
 
 def effort_of(effort: "str | Effort", pair: Pair) -> Effort:
-    """The settings of that name, without a bound on time where none can be kept; or the given ones.
+    """The settings of that name for the pair, or the given ones.
 
     Raises:
         ValueError: an unknown name.
@@ -70,4 +73,4 @@ def effort_of(effort: "str | Effort", pair: Pair) -> Effort:
         raise ValueError(f"effort: found {effort!r}, expected one of {sorted(EFFORTS)}, or Effort(...)")
     named = EFFORTS[effort]
     unbounded = why_unbounded(pair, method_named(named.evidence), named.annealing)
-    return replace(named, max_seconds=None) if unbounded else named
+    return named if unbounded else replace(named, max_seconds=MAX_SECONDS.get(effort))
