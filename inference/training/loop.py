@@ -171,28 +171,36 @@ class Training:
         if self.callbacks:
             trainer.prepared = None  # they may have changed the pair
         minibatches = self.source.minibatches(self.epoch, len(self.sizes))
+        while self._goes_on(minibatches, bar):
+            pass
+        self._end_epoch()
+
+    def _goes_on(self, minibatches: Iterator[Minibatch], bar: tqdm) -> bool:
+        """Takes steps until Ctrl-C, which has its effect between two of them; whether there are more in this epoch."""
+        trainer = self.trainer
         programs, compile_seconds = trainer.programs, trainer.programs.seconds
-        while trainer.steps != self.num_steps:
-            trainer.update.interrupted = self._signaled
-            with interrupts_held():
+        with interrupts_held() as interrupts:
+            while trainer.steps != self.num_steps and not interrupts:
+                trainer.update.interrupted = self._signaled
                 with trainer.update.shared():
                     if (minibatch := next(minibatches, None)) is not None:
                         self._take_step(minibatch)
                     elif not self.source.agreed:
                         trainer.update.no_more_batches()
                 if minibatch is None:
-                    break
+                    return False
                 if self.checkpoint and self.checkpoint.every and trainer.steps % self.checkpoint.every == 0:
                     self._save()
-            compiled = f", {programs.seconds:.1f} s of compiling" if programs.seconds else ""
-            if programs.seconds != compile_seconds:
-                bar.unpause()  # the forecast is of the steps to come
-                compile_seconds = programs.seconds
-            bar.set_postfix_str(f"bound {self.history['bound_per_step'][-1]:.3f}{compiled}", refresh=False)
-            bar.update()
-            if trainer.update.interrupted:
-                raise KeyboardInterrupt
-        self._end_epoch()
+                if programs.seconds != compile_seconds:
+                    bar.unpause()  # the forecast is of the steps to come
+                    compile_seconds = programs.seconds
+                if not bar.disable:
+                    compiled = f", {programs.seconds:.1f} s of compiling" if programs.seconds else ""
+                    bar.set_postfix_str(f"bound {self.history['bound_per_step'][-1]:.3f}{compiled}", refresh=False)
+                bar.update()
+                if trainer.update.interrupted:
+                    raise KeyboardInterrupt
+        return trainer.steps != self.num_steps
 
     def _take_step(self, minibatch: Minibatch) -> None:
         def draw() -> Batch:
