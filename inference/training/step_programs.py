@@ -61,16 +61,16 @@ class StepPrograms:
         self._step = None
 
     def _made(self, number: int, batch: Batch, weights: Tensor | None, progress: bool) -> CompiledStep | None:
-        start = time.perf_counter()
+        start, compiles = time.perf_counter(), self.compiles
         try:
-            with waiting("compiling the step", progress and self.compiles):
+            with waiting("compiling the step", progress and compiles):
                 self._step, self._compared_at = CompiledStep(*self._of, batch, weights, not self.compiles), number
         except CannotCompileError as reason:
             level = logging.WARNING if self.compiles else logging.INFO
             logger.log(level, "training goes on uncompiled: %s", reason)
             self._give_up()
         finally:
-            self.seconds = time.perf_counter() - start
+            self.seconds = time.perf_counter() - start if compiles else 0.0
         return self._step
 
     def _still_agrees(self, batch: Batch, weights: Tensor | None, number: int) -> bool:

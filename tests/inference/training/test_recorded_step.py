@@ -7,7 +7,7 @@ import torch
 from support.compiled_runs import DATA, run_as_traced, trained
 from support.small_pairs import Busy
 
-from ppvae import ELBO, IWAE, RWS, VIMCO, EnumeratedELBO, LinearWarmup, StepOptions
+from ppvae import ELBO, IWAE, RWS, VIMCO, EnumeratedELBO, LinearWarmup, StepOptions, Trainer
 from ppvae.inference.compiling.inputs import CannotCompileError
 from ppvae.inference.compiling.recorded import recorded
 from ppvae.inference.training.compiled_step import CompiledStep
@@ -161,3 +161,12 @@ def test_data_of_the_usual_size_are_recorded_at_the_hundredth_step(monkeypatch):
     assert not at
     with pytest.raises(ZeroDivisionError):
         trained(lambda: LinearVAE(4, 2), ELBO(), "auto", steps=101, data=DATA[:60])
+
+
+def test_the_bar_does_not_call_it_compiling():
+    trainer = Trainer(LinearVAE(4, 2))
+    trainer.programs.record_after = 1
+    for _ in range(3):
+        trainer.step(DATA[:8])
+    assert trainer.programs._step is not None
+    assert trainer.programs.seconds == 0
