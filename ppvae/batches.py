@@ -84,10 +84,24 @@ def call(function: Callable, batch: Batch) -> Any:
     Tensors that the function makes without naming a device, as by `torch.zeros(8)`, are where the batch is.
     """
     device = next((t.device for t in tensors(batch).values()), CPU)
-    with nullcontext() if device == CPU else device:
-        if isinstance(batch, dict):
-            return function(**batch)
-        return function(*batch) if isinstance(batch, tuple) else function(batch)
+    try:
+        with nullcontext() if device == CPU else device:
+            if isinstance(batch, dict):
+                return function(**batch)
+            return function(*batch) if isinstance(batch, tuple) else function(batch)
+    except IndexError as error:
+        _note_indices(error, batch)
+        raise
+
+
+def _note_indices(error: IndexError, batch: Batch) -> None:
+    """Notes which whole numbers there are in a batch: one of them may be the index that is out of range."""
+    whole = {name: t for name, t in tensors(batch).items() if t.numel() and not t.is_floating_point()}
+    found = [f"data[{name}]: found whole numbers from {t.min()} to {t.max()}" for name, t in whole.items()]
+    if found and not getattr(error, "__notes__", None):
+        error.add_note(
+            "; ".join(found) + "; where they are indices, expected fewer than there are entries; do they count from 0?"
+        )
 
 
 def of_batch(method: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Any], Tensor]:

@@ -7,13 +7,12 @@ not (a network takes none), they become floating, or 64-bit integers (an embeddi
 
 import itertools
 import warnings
-from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import pyro
 import torch
 from pyro import poutine
-from torch import Tensor, nn
+from torch import nn
 
 from ppvae.batches import (
     Batch,
@@ -113,10 +112,12 @@ def types_for(pair: Any, batch: Batch) -> Types:
         return types
     few = to_pair(rows_or_all(pair, batch, slice(ROWS)), pair)
     floating = own or next((t.dtype for t in named.values() if t.is_floating_point()), torch.get_default_dtype())
-    for choice in itertools.product((None, floating, torch.long), repeat=len(whole)):
-        chosen = types | {name: t for name, t in zip(whole, choice, strict=True) if t is not None}
-        if _runs(pair, converted(few, chosen)):
-            return chosen
+    choices = list(itertools.product((None, floating, torch.long), repeat=len(whole)))
+    for with_densities in (True, False):  # which data outside a site's support have not, for a check to say
+        for choice in choices:
+            chosen = types | {name: t for name, t in zip(whole, choice, strict=True) if t is not None}
+            if _runs(pair, converted(few, chosen), with_densities):
+                return chosen
     return types | {name: floating for name, t in named.items() if t.dtype == torch.uint8}  # bytes of an image
 
 
@@ -124,8 +125,8 @@ def _is_whole(value: Any) -> bool:
     return is_rows(value) and not value.is_floating_point()
 
 
-def _runs(pair: Any, batch: Batch) -> bool:
-    """Whether guide and model run on a batch and have densities; nothing is left changed."""
+def _runs(pair: Any, batch: Batch, with_densities: bool) -> bool:
+    """Whether guide and model run on a batch, and have densities if asked for; nothing is left changed."""
     devices = [t.device for t in tensors(batch).values() if t.is_cuda][:1]
     with (
         warnings.catch_warnings(),
@@ -137,15 +138,17 @@ def _runs(pair: Any, batch: Batch) -> bool:
     ):
         warnings.filterwarnings("error", "indexing with dtype torch.uint8")  # by bytes, which torch takes for a mask
         try:
-            _densities(pair, batch)
+            model, guide = _traced(pair, batch)
+            if with_densities:
+                log_prob_terms(guide), log_prob_terms(model)
             return True
         except Exception:  # of any kind: users' code
             return False
 
 
-def _densities(pair: Any, batch: Batch) -> Iterable[Tensor]:
+def _traced(pair: Any, batch: Batch) -> tuple[poutine.Trace, poutine.Trace]:
     with poutine.trace() as guide:
         call(pair.guide, batch)
     with poutine.trace() as model, poutine.replay(trace=guide.trace):
         call(pair.model, batch)
-    return [*log_prob_terms(guide.trace).values(), *log_prob_terms(model.trace).values()]
+    return model.trace, guide.trace

@@ -31,10 +31,10 @@ class ExistingFunctions(nn.Module):
     """A Pyro model and guide written elsewhere, of which `ppvae.Pair.of(model, guide, example=batch)` makes a pair.
 
     Both are run once on the example. What they announce by `pyro.module` and `pyro.param` becomes the pair's own:
-    modules are shared with the caller, while a copy of the pair has copies of them; a `pyro.param` becomes an
-    unconstrained leaf of its own. Values already in the global parameter store (from earlier training) are taken over;
-    the store itself is left as it was found (where it holds the parameters of a module, they are that module's own, and
-    move with it).
+    modules, under the names given, are shared with the caller, while a copy of the pair has copies of them; a
+    `pyro.param` becomes an unconstrained leaf of its own. Values already in the global parameter store (from earlier
+    training) are taken over; the store itself is left as it was found (where it holds the parameters of a module, they
+    are that module's own, and move with it).
 
     Args:
         model: p(x, z), a Pyro function or a method of a module.
@@ -103,13 +103,21 @@ class ExistingFunctions(nn.Module):
         return {name: getattr(self, buffer) for name, buffer in self._given.items()}
 
     def _own_modules(self, modules: list[nn.Module], announced: dict[str, Any]) -> None:
-        learned = {id(value) for value in announced.values()}
+        names = {id(value): name for name, value in reversed(announced.items())}  # the first, of several
         self._places: dict[str, int] = {}  # of each own module, its place among those that the functions refer to
         for place, module in enumerate(modules):
-            if not learned.isdisjoint(id(parameter) for parameter in module.parameters()):
-                name = f"module{len(self._places)}"
+            learned = {path: names[id(p)] for path, p in module.named_parameters() if id(p) in names}
+            if learned:
+                name = self._free_name(learned)
                 self.add_module(name, module)
                 self._places[name] = place
+
+    def _free_name(self, learned: dict[str, str]) -> str:
+        """A module's own: that which pyro.module gave it as a whole, by its parameters' paths; else a number."""
+        given = {name.removesuffix(_DIVIDER + path) for path, name in learned.items() if name.endswith(_DIVIDER + path)}
+        whole = all(name.endswith(_DIVIDER + path) for path, name in learned.items()) and len(given) == 1
+        name = given.pop().replace(".", "/") if whole else ""
+        return name if name and not hasattr(self, name) else f"module{len(self._places)}"
 
     @property
     def unlearned(self) -> list[nn.Module]:

@@ -130,6 +130,9 @@ REMEDIES = {
 }
 """What to do, by what an error says."""
 
+MOST_CATEGORIES = 100
+"""Whole numbers from 1 up to this are taken for categories rather than gray levels."""
+
 
 def _remedy(error: str) -> str:
     for pattern, remedy in REMEDIES.items():
@@ -166,6 +169,8 @@ def refuse_unlike_example(batch: Batch, example: Batch | None, error: ContractEr
 def _reshaping(batch: Batch, expected: Any) -> str:
     """What makes the data of the expected shape, where it can be told."""
     found = list(tensors(batch).values())
+    if isinstance(expected, dict) and (missing := [name for name in expected if name not in tensors(batch)]):
+        return f"pass a tensor with a value for each data point as {' and '.join(map(repr, missing))}"
     if not isinstance(expected, list) or not found:
         return "reshape them"
     if len(found) > 1 and all(list(t.shape[1:]) == expected[1:] for t in found):
@@ -181,10 +186,13 @@ def _reshaping(batch: Batch, expected: Any) -> str:
 def into_support(x: Any) -> str:
     """What brings data into the support of their likelihood, where it can be told from the data."""
     if isinstance(x, Tensor) and x.numel() and x.isfinite().all() and x.min() >= 0:
-        highest = x.max()
-        if 1 < highest <= 255 and (x == x.round()).all():
+        lowest, highest = x.min(), x.max()
+        whole = bool((x == x.round()).all())
+        if whole and lowest >= 1 and highest <= MOST_CATEGORIES:
+            return "if these are categories or grades, number them from 0; or rescale the data"
+        if 1 < highest <= 255 and whole:
             return "if these are images of bytes, pass x / 255; or rescale or binarize the data"
-        if highest <= 1 and (x != x.round()).any():
+        if highest <= 1 and not whole:
             return "if these are gray levels, binarize them, as transform=torch.bernoulli of ppvae.fit does"
     return "rescale or binarize the data"
 

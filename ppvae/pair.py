@@ -1,5 +1,6 @@
 """The contract: a pair is a model p(x, z) and a guide q(z | x) over one plate at dim -1, the data plate."""
 
+import logging
 import warnings
 from collections.abc import Callable, Mapping
 from numbers import Integral, Number
@@ -29,8 +30,10 @@ from ppvae.rules import Problem, Whole
 from ppvae.sites import deterministic_values, is_enumerated, is_factor, sample_sites
 from ppvae.steps import Steps
 from ppvae.threads import exclusive, undisturbed
-from ppvae.unconditioned import Unconditioned
+from ppvae.unconditioned import Unconditioned, only_read
 from ppvae.weights import Weights, draw_weights, expected_log_weight, sum_terms
+
+logger = logging.getLogger("ppvae")
 
 Value = TypeVar("Value")
 
@@ -237,7 +240,7 @@ class Pair(nn.Module):
 
         Args:
             at: how many, N; what the model only reads (lengths, labels, covariates) is then that of `example`. Or a
-                batch of N rows, whose covariates are taken, and whose data are not looked at.
+                batch of N rows, whose covariates are taken, and whose data may be anything, such as zeros.
         """
         return _only(self.sample_joint(at, observed=True))
 
@@ -254,6 +257,7 @@ class Pair(nn.Module):
             with poutine.trace() as tracer, Unconditioned():
                 call(self.model, few)
             sites, shape = sample_sites(tracer.trace), (num_rows(few),)
+            read.update(only_read(sites, few))
             named = deterministic_values(tracer.trace, shape) if observed is None else {}
             return named | {
                 name: site["value"].expand(*shape, *site["fn"].event_shape)
@@ -261,7 +265,13 @@ class Pair(nn.Module):
                 if (observed is None or site["infer"].get("was_observed", False) == observed) and not is_factor(site)
             }
 
-        return over_rows(self, batch, 1, draws)
+        read: set[str] = set()
+        drawn = over_rows(self, batch, 1, draws)
+        if isinstance(at, Integral) and read:
+            logger.warning(
+                "sample: all %d share %s of pair.example; give a batch for others", at, ", ".join(sorted(read))
+            )
+        return drawn
 
     @checked
     def examples(self, num: Count, batch: Batch | None = None) -> Batch:
@@ -287,8 +297,8 @@ class Pair(nn.Module):
         """`E[x' | z]` averaged over `z ~ q(z | x)`: the mean of the likelihood, `[B, *event]`.
 
         Discrete sites that only the model has are averaged over their posterior given x and the other latents. Of a
-        Categorical likelihood, the probabilities of its classes, `[B, *event, classes]`; of an autoregressive one, with
-        no mean in closed form, draws of x, one for each of z. One without a mean is left out, with a warning.
+        categorical or ordinal likelihood, the classes' probabilities, `[B, *event, classes]`; of an autoregressive one,
+        with no mean in closed form, draws of x, one for each z. One without a mean is left out, with a warning.
 
         Raises:
             NotImplementedError: no likelihood has a mean (the site is named).

@@ -157,15 +157,17 @@ def _table(where: str, value: Any) -> np.ndarray:
     """A pandas DataFrame, Series or the like, as an array of numbers."""
     dtypes = dict(value.dtypes) if hasattr(value, "columns") else {getattr(value, "name", None): value.dtype}
     if other := {str(name): str(dtype) for name, dtype in dtypes.items() if dtype.kind not in "biuf"}:
+        found = f"columns {other}" if hasattr(value, "columns") else f"a column of {value.dtype}"
         raise TypeError(
-            f"{where}: found columns {other}, expected numbers in all; drop them, or turn categories into integers "
+            f"{where}: found {found}, expected numbers in all; drop them, or turn categories into integers "
             "(.cat.codes) or indicators (pandas.get_dummies), and pass those that are no data by themselves"
         )
     kinds = [getattr(dtype, "numpy_dtype", dtype) for dtype in dtypes.values()]  # of pandas' own nullable types, too
     if missing := [str(name) for name in dtypes if _column(value, name).isna().any()]:
         raise ValueError(
             f"{where}: found missing values in columns {missing}, expected none; remove or impute those rows first, or "
-            "fill them and pass a mask as another argument, for pyro.poutine.mask or obs_mask"
+            "fill them, pass which are there as another argument, and mask the others in the model, as with "
+            ".mask(present).to_event(1) of their distribution"
         )
     return value.to_numpy(dtype=np.result_type(*kinds))
 

@@ -173,10 +173,11 @@ class Bench:
         """
         if self.report.amortization_undefined:
             return None
+        if not self.settings.refit_steps:
+            self.notes["training_gap"] = "not asked for"
+            return None
         if self.train is None:
             self.notes["training_gap"] = "pass train= to measure it"
-            return None
-        if not self.settings.refit_steps:
             return None
         best, note = Refitted(self.report.elbo, dict(self.pair.state_dict())), ""
         for number in range(ROUNDS):

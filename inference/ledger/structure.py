@@ -8,7 +8,7 @@ best depends on. Where one does not, no network in its place closes the gap, how
 import torch
 from torch import Tensor
 
-from ppvae.batches import Batch, entries, is_rows, num_rows, rows, with_entries
+from ppvae.batches import Batch, entries, is_rows, num_rows, rows, tensors, with_entries
 from ppvae.conversion import to_pair
 from ppvae.inference.evidence.estimates import elbo_of
 from ppvae.inference.ledger.ascent import Ascent
@@ -61,6 +61,9 @@ def structure_of(pair: Pair, batch: Batch, ascent: Ascent, num_samples: int) -> 
     if not found.seen:
         return "", False
     unseen = {name: found.needed.reshape(-1, *(1,) * (s.dim() - 1)) & ~s for name, s in found.seen.items()}
+    index = _whole(batch)[found.numbers] & ~found.needed
+    if any(bool((each.any(0) & found.seen[name][index].any(0)).any()) for name, each in unseen.items()):
+        return "", False  # they look up a data point by its number, which tells all of it
     blind = {name: each & ~found.follows[name] for name, each in unseen.items()}
     groups = _groups(blind)
     if not len(groups):
@@ -78,6 +81,11 @@ def structure_of(pair: Pair, batch: Batch, ascent: Ascent, num_samples: int) -> 
         f"the best for one costs another {most.estimate:.2f} +- {most.monte_carlo_error:.2f} nats: no "
         "network of what they look at closes the amortization gap, however wide. Let them see the whole data point."
     ), True
+
+
+def _whole(batch: Batch) -> Tensor:
+    """Which numbers of a data point are integers or booleans."""
+    return torch.cat([torch.full((t[0].numel(),), not t.is_floating_point()) for t in tensors(batch).values()])
 
 
 def _groups(blind: dict[str, Tensor]) -> Tensor:

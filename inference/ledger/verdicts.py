@@ -8,6 +8,12 @@ from ppvae.inference.ledger.measured import Measured
 from ppvae.inference.ledger.registry import LINES, finest, values
 from ppvae.inference.runtime.records import NOT_REACHED
 
+HARDLY = 0.995
+"""The share of an error from which what is left of it is hardly less."""
+
+LEAST_SHOWN = 0.0005
+"""Nats below which three decimals show none."""
+
 NOT_LOOKED_FOR = 'No cause was looked for: that takes more effort than this; effort="default" looks.'
 
 
@@ -54,7 +60,9 @@ def verdict(report: Measured) -> str:
     trusted = report.log_evidence.reliable.any()
     # a part may be surer than the whole
     if trusted and not (seen or any(cause.per_point is not None for cause in found)):
-        said.append("The guide is not what keeps it low: no gap is seen beyond its error.")
+        size = f"the gap is less than the {LEAST} nats from which causes are looked for"
+        beyond = gap.estimate > SIGNIFICANT * gap.monte_carlo_error
+        said.append(f"The guide is not what keeps it low: {size if beyond else 'no gap is seen beyond its error'}.")
     if not found:
         none = "No cause was found." if report.measured else NOT_LOOKED_FOR
         return "\n".join([*said, none, *last]) + _unmeasured(report)
@@ -85,13 +93,13 @@ def _more(report: Measured) -> str:
 def _more_time(report: Measured) -> str:
     """What endless draws would change: the error's Monte Carlo part, and half the variance, the logarithm's bias."""
     gap, evidence = values(report)["gap"].mean(), report.log_evidence
-    noise = gap.monte_carlo_error
-    left = math.sqrt(max(0.0, gap.error**2 - noise**2))
+    left, raised = math.sqrt(max(0.0, gap.error**2 - gap.monte_carlo_error**2)), evidence.std_error.square().mean() / 2
     said = f"More time for measuring would take the error of the gap from {gap.error:.3f} to {left:.3f}"
-    if not evidence.reliable.all():
-        return f"{said}; how far up it would take log p(x) cannot be known from here."
-    raised = evidence.std_error.square().mean().item() / 2
-    return f"{said}, and log p(x) up by {raised:.3f} nats."
+    up = f", and log p(x) up by {raised:.3f} nats."
+    if left > HARDLY * gap.error:
+        said = f"The error of the gap, {gap.error:.3f}, is the spread over data points; more time would not lower it"
+        up = f", but take log p(x) up by {raised:.3f} nats." if raised >= LEAST_SHOWN else "."
+    return said + (up if evidence.reliable.all() else "; how far up it would take log p(x) cannot be known from here.")
 
 
 def _title(cause: Cause) -> str:

@@ -113,8 +113,8 @@ def _remade(path: str | Path, recipe: Recipe | None, state: dict[str, Tensor]) -
     """A new pair as the file has it, of the precision of its tensors."""
     if recipe is None:
         raise CheckpointError(
-            f"{path}: found a pair whose making it does not tell, as modules or functions were passed to it, expected "
-            "plain arguments alone; make the pair as before and read into it, with ppvae.load(pair, path)"
+            f"{path}: found a pair whose making it does not tell, as modules, functions or tensors were passed to it, "
+            "expected plain arguments alone; make the pair as before and read into it, with ppvae.load(pair, path)"
         )
     require(path, recipe, {"class": str, "method": str, "args": list, "kwargs": dict})
     cls = _class(path, recipe["class"])

@@ -55,9 +55,11 @@ class Ordinal(Likelihood):
         bias = output_bias(self.network)
         values = per_output(x, self.event_dim, len(bias))
         if not ((values >= 0) & (values < self.levels) & (values == values.round())).all():
+            lowest, highest = values.min().item(), values.max().item()
+            shifted = lowest == round(lowest) and 0 < highest - lowest < self.levels
             raise ValueError(
-                f"x: found values from {values.min().item():g} to {values.max().item():g}, expected whole numbers from "
-                f"0 to {self.levels - 1}; set levels= to the number of categories"
+                f"x: found values from {lowest:g} to {highest:g}, expected whole numbers from 0 to {self.levels - 1}; "
+                + (f"pass x - {lowest:g}" if shifted else "set levels= to the number of categories")
             )
         bias.data.zero_()
         counts = torch.stack([(values == k).sum(0) + 1 for k in range(self.levels)], -1).to(bias)

@@ -229,3 +229,54 @@ def test_the_callers_data_stay_as_they_are(kind, batch_size):
     pair.reconstruct(x)
     assert torch.equal(x, before)
     assert np.array_equal(array, before.numpy())
+
+
+# Covariates and categories, a little off
+
+
+@pytest.mark.parametrize("embedding", [True, False])
+def test_a_label_out_of_range_is_named(embedding):
+    x, y = torch.randn(20, 6), torch.arange(20) % 4
+    pair = Labeled(embedding)
+    pair.check((x, y))
+    with pytest.raises(IndexError) as error:
+        ppvae.elbo(pair, (x, y + 1), progress=False)
+    assert error.value.__notes__[0].startswith("data[1]: found whole numbers from 1 to 4; where they are indices")
+
+
+def test_a_label_that_is_left_out_or_one_for_all_is_named():
+    x, y = torch.randn(20, 6), torch.arange(20) % 4
+    pair = Labeled(True)
+    pair.check((x, y))
+    for data in (x, (x, 1)):
+        with pytest.raises(ppvae.ContractError, match="pass a tensor with a value for each data point as '1'"):
+            ppvae.elbo(pair, data, progress=False)
+
+
+def test_draws_of_a_number_say_whose_labels_they_have(caplog):
+    x, y = torch.randn(20, 6), torch.arange(20) % 4
+    pair = Labeled(True)
+    pair.check((x, y))
+    pair.sample((torch.zeros_like(x), y))
+    assert not caplog.messages
+    pair.sample(5)
+    assert caplog.messages == ["sample: all 5 share data[1] of pair.example; give a batch for others"]
+    LinearVAE(6, 2).sample(5)
+    assert len(caplog.messages) == 1
+
+
+def test_grades_from_one_to_five():
+    """They are integers where the pair takes floating numbers, and outside its support: that is what is said."""
+    grades = torch.arange(60).reshape(20, 3) % 5 + 1
+    vae = VAE.mlp(3, 2, likelihood="ordinal", levels=5)
+    with pytest.raises(ppvae.ContractError, match="if these are categories or grades, number them from 0"):
+        ppvae.fit(vae, grades, epochs=1, progress=False)
+    with pytest.raises(ValueError, match="from 1 to 5, expected whole numbers from 0 to 4; pass x - 1"):
+        vae.init_from(grades)
+    with pytest.raises(ValueError, match="set levels= to the number of categories"):
+        vae.init_from(grades * 2)
+
+
+def test_arrays_where_only_tensors_are_taken():
+    with pytest.raises(TypeError, match=r"found a ndarray.*; pass torch\.as_tensor"):
+        VAE.mlp(3, 2).init_from(np.zeros((20, 3)))

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from support.pyro_tutorials import DMM, PlainVAE, TutorialVAE, sequences, written_out_log_w
 from torch import nn
 
+import ppvae
 from ppvae import ContractError, Pair
 
 
@@ -158,7 +159,7 @@ def free_guide(x):
 def test_free_functions_with_constrained_parameters(tmp_path):
     x = torch.randn(6, 4)
     pair = Pair.of(free_model, free_guide, example=x)
-    leaves = {n: p for n, p in pair.named_parameters() if not n.startswith("module0.")}
+    leaves = {n: p for n, p in pair.named_parameters() if not n.startswith("network.")}
     assert {n: tuple(p.shape) for n, p in leaves.items()} == {
         "guide/tril": (3, 3),
         "scale": (),
@@ -167,8 +168,8 @@ def test_free_functions_with_constrained_parameters(tmp_path):
     }
     torch.testing.assert_close(leaves["scale"], torch.tensor(0.5).log())
     torch.testing.assert_close(leaves["loading"], torch.eye(3, 4))
-    assert {id(p) for p in pair.module0.parameters()} == {id(p) for p in NETWORK.parameters()}
-    assert "module0.0.running_mean" in pair.state_dict()  # a helper's global module, with its buffers
+    assert {id(p) for p in pair.network.parameters()} == {id(p) for p in NETWORK.parameters()}
+    assert "network.0.running_mean" in pair.state_dict()  # a helper's global module, with its buffers
     assert_trains(pair, x)
     assert_saves(pair, tmp_path / "pair.safetensors")
     pair.eval()
@@ -212,7 +213,7 @@ def test_modules_are_found_where_functions_keep_them(wrap):
             pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=x[:, 0])
 
     pair = Pair.of(model, function, example=x)
-    assert set(pair.state_dict()) == {f"module0.{name}" for name in net.state_dict()}
+    assert set(pair.state_dict()) == {f"network.{name}" for name in net.state_dict()}
     assert {id(p) for p in pair.parameters()} == {id(p) for p in net.parameters()}
 
 
@@ -290,7 +291,7 @@ def test_values_trained_before_are_taken_over(assert_mean):
     torch.testing.assert_close(pair.get_parameter("scale").exp(), values["scale"])
     torch.testing.assert_close(pair.get_parameter("spread").exp(), values["spread"])
     torch.testing.assert_close(pair.get_parameter("loading"), values["loading"])
-    assert {n.split(".")[0] for n, _ in pair.named_parameters()} == {"scale", "spread", "loading", "module0"}
+    assert {n.split(".")[0] for n, _ in pair.named_parameters()} == {"scale", "spread", "loading", "network"}
     assert_agrees_with_pyro(pair, model, guide, x, assert_mean)
     assert_unchanged(before)
     assert_trains(pair, x)
@@ -318,10 +319,10 @@ def test_values_loaded_into_a_module_are_taken_over(tmp_path):
     pyro.module("network", first)
     before = snapshot()
     pair = Pair.of(*functions(second), example=x)
-    torch.testing.assert_close(pair.get_parameter("module0.weight"), first.weight)
+    torch.testing.assert_close(pair.get_parameter("network.weight"), first.weight)
     assert_unchanged(before)
     assert_trains(pair, x)
-    torch.testing.assert_close(pair.get_parameter("module0.weight"), second.weight)
+    torch.testing.assert_close(pair.get_parameter("network.weight"), second.weight)
 
 
 def test_the_store_is_left_alone_after_an_error():
@@ -391,3 +392,25 @@ def test_precision_follows_the_parameters():
     pair = Pair.of(model, guide, example=x)
     log_p = pair.to(torch.float64).log_weights(x.double()).log_p
     assert {p.dtype for p in pair.parameters()} == {log_p.dtype} == {torch.float64}
+
+
+def test_modules_keep_the_names_that_they_were_given():
+    """But one that the pair has a use for itself, and parts of an object that is found whole."""
+    encoder, decoder, taken = nn.Linear(4, 3), nn.Linear(3, 4), nn.Linear(3, 3)
+
+    def guide(x):
+        pyro.module("encoder", encoder)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(encoder(x), 1.0).to_event(1))
+
+    def model(x):
+        pyro.module("decoder", decoder)
+        pyro.module("reconstruct", taken)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decoder(taken(z)), 1.0).to_event(1), obs=x)
+
+    pair, x = Pair.of(model, guide, example=torch.randn(6, 4)), torch.randn(20, 4)
+    assert {name.rsplit(".", 1)[0] for name, _ in pair.named_parameters()} == {"encoder", "decoder", "module2"}
+    run = ppvae.fit(pair, x, steps=2, optimizer=ppvae.ParameterGroups({"encoder": 3.0}), progress=False)
+    assert run.steps == 2

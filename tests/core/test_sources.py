@@ -129,6 +129,7 @@ def test_containers_are_opened(name):
             "who",
         ),
         (pd.DataFrame({"a": [1.0, 2.0], "c": pd.Categorical(["x", "y"])}), TypeError, "'c': 'category'.*cat.codes"),
+        (pd.Series(pd.Categorical(["x", "y"])), TypeError, "found a column of category, .*cat.codes"),
         (pd.DataFrame({"a": [1.0, None], "b": [1, 2]}), ValueError, r"missing values in columns \['a'\]"),
         (pd.Series([1, None], dtype="Int64", name="n"), ValueError, r"columns \['n'\]"),
         (np.ma.masked_array(X, mask=X > 9), ValueError, "found 2 masked entries.*filled.*poutine.mask.*obs_mask"),

@@ -371,3 +371,20 @@ def test_a_part_may_be_surer_than_the_gap(float64):
     assert unsure.gap.mean().estimate < 2 * unsure.gap.mean().std_error
     assert "The guide is not what keeps it low" not in verdict(unsure)
     assert "The main cause is amortization (0.20" in verdict(unsure)
+
+
+def test_it_says_where_more_time_buys_nothing(float64):
+    report = ppvae.gap(rotated(), torch.randn(20, 8), QUICK, **quiet)
+    level = report.elbo.estimate + torch.linspace(1, 3, 20)
+    exact = replace(report.log_evidence, estimate=level, std_error=torch.zeros(20), reliable=torch.ones(20) > 0)
+    said = verdict(replace(report, log_evidence=exact, elbo=replace(report.elbo, std_error=torch.zeros(20))))
+    assert "is the spread over data points; more time would not lower it.\n" in said
+
+
+def test_a_small_gap_is_told_from_none(float64):
+    """What is below the least cost of a cause, but beyond its error, is no error."""
+    report = ppvae.gap(rotated(), torch.randn(20, 8), QUICK, **quiet)
+    for size, said in ((0.03, "the gap is less than the 0.05 nats"), (0.0, "no gap is seen beyond its error")):
+        near = replace(report.log_evidence, estimate=report.elbo.estimate + size, std_error=torch.full((20,), 0.001))
+        near = replace(near, reliable=torch.ones(20) > 0)
+        assert said in verdict(replace(report, log_evidence=near, elbo=replace(report.elbo, std_error=torch.zeros(20))))

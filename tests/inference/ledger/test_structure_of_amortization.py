@@ -73,6 +73,21 @@ class Forward(LinearGaussianStateSpace):
         return lambda t, z: dist.Normal(self.gain * x[:, : t + 1].mean(1), 0.5).to_event(1)
 
 
+class ByNumber(Linear):
+    """A guide with a mean for each data point, in a table, which it looks up by the data point's number."""
+
+    def __init__(self):
+        super().__init__([[1.0]], [[1.0]])
+        self.table = nn.Embedding(40, 1)
+
+    def model(self, x, number):
+        super().model(x)
+
+    def guide(self, x, number):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.table(number), 1.0).to_event(1))
+
+
 def found(pair, x):
     with measuring(pair, x, 0) as batch:
         return structure_of(pair, batch, Ascent(), 500)
@@ -94,6 +109,11 @@ def test_nothing_is_out_of_reach(pair, says):
     pair = pair()
     x = torch.randn(40, 2)
     assert found(pair, x) == (says, False)
+
+
+def test_nothing_is_said_of_a_table_with_an_entry_for_each_data_point():
+    """It looks at no number that the posterior depends on, and may still be right for each data point."""
+    assert found(ByNumber(), (torch.randn(40, 1), torch.arange(40))) == ("", False)
 
 
 def test_a_part_of_x_that_the_encoder_does_not_see():
