@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,6 +25,20 @@ def mode(module: nn.Module, *, training: bool) -> Iterator[None]:
     finally:
         for m, was in before.items():
             m.training = was
+
+
+@contextmanager
+def settled_if_it_passes(pair: Any) -> Iterator[None]:
+    """What the block's checks find out about a pair, its example and how it is run, stays only if none fails."""
+    before = {name: getattr(pair, name) for name in ("example", "particles", "guide_leads")}
+    kinds = set(pair.checked_kinds)
+    try:
+        yield
+    except BaseException:
+        for name, value in before.items():
+            setattr(pair, name, value)
+        pair.checked_kinds = kinds
+        raise
 
 
 @contextmanager

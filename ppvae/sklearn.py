@@ -16,6 +16,7 @@ from ppvae.models.exact.gaussian_mixture import GaussianMixture
 from ppvae.models.vae import VAE
 from ppvae.pair import Pair
 from ppvae.sources import as_tensor
+from ppvae.threads import turn
 
 __all__ = ["MixtureDensity", "VAEDensity"]
 
@@ -39,7 +40,7 @@ class _Density(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, 
         """
         x = as_tensor("X", validate_data(self, X, dtype=np.float64, ensure_min_samples=2))
         self._seed = check_random_state(self.random_state).randint(MOST_SEED)
-        with torch.random.fork_rng(devices=[]):
+        with turn(f"{type(self).__name__}.fit"), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
             self.pair_ = self._trained(x)
         return self
@@ -56,7 +57,7 @@ class _Density(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, 
     def sample(self, n_samples: int = 1, random_state: Any = None) -> np.ndarray:
         """New data points, `[n_samples, D]`."""
         check_is_fitted(self)
-        with torch.random.fork_rng(devices=[]):
+        with turn(f"{type(self).__name__}.sample"), torch.random.fork_rng(devices=[]):
             torch.manual_seed(check_random_state(random_state).randint(MOST_SEED))
             return self.pair_.sample(n_samples).numpy()
 

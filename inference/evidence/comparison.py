@@ -61,8 +61,8 @@ def compare(evidences: Mapping[str, Measurement]) -> pd.DataFrame:
         said = ", ".join(f"{name!r} has a {kind}" for name, kind in kinds.items())
         raise ValueError(
             f"evidences: found unlike kinds ({said}), expected one kind in all, as a density is no rival of a "
-            "probability; give all models a likelihood of the same kind, on the same numbers: a density becomes a "
-            "probability by dequantization (ppvae.models.Dequantized)"
+            "probability; give all models a likelihood of the same kind, on the same numbers: gray levels have a "
+            "probability by a VAE's likelihood='categorical' or 'logistic_mixture', or by ppvae.models.Dequantized"
         )
     ranked = sorted(evidences.items(), key=lambda item: item[1].estimate.sum().item(), reverse=True)
     best = ranked[0][1].estimate

@@ -85,7 +85,7 @@ def _more(report: Measured) -> str:
     """What would make log p(x) surer where it is not to be trusted."""
     if NOT_REACHED in report.log_evidence.limits:
         return "More seconds"
-    if "does not apply" in report.log_evidence.reason:
+    if not any("ais" in name for name in report.log_evidence.methods):
         return "More particles, or a better proposal,"
     return "AIS with more temperatures"
 

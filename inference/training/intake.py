@@ -17,7 +17,7 @@ from ppvae.inference.training.data_weights import data_weights
 from ppvae.inference.training.feeding import Shuffled, Source, Stream, placed
 from ppvae.inference.training.one_row import refuse_one_row
 from ppvae.inference.training.trainer import CHECK, ORDER, Trainer
-from ppvae.mode import mode
+from ppvae.mode import mode, settled_if_it_passes
 from ppvae.own_rows import refuse_other_rows, refuse_parts
 from ppvae.pair import Pair
 from ppvae.progress import Bar, progress_bar
@@ -146,7 +146,8 @@ def check_data(
         return trainer.converted(transform(points) if transform else points)
 
     randomness = own_randomness((trainer.seed, CHECK), trainer.device)
-    with denormals_flushed(), randomness, mode(trainer.pair, training=False), pyro.validation_enabled(True):
+    evaluation, settled = mode(trainer.pair, training=False), settled_if_it_passes(trainer.pair)
+    with denormals_flushed(), randomness, evaluation, settled, pyro.validation_enabled(True):
         if contract:
             try:
                 trainer.check(chunk(0, batch_size))

@@ -1,6 +1,7 @@
 """The densities pass scikit-learn's own checks, agree with exact values, and are searched over."""
 
 import pickle
+import threading
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 import ppvae
 from ppvae.sklearn import MixtureDensity, VAEDensity
+from ppvae.threads import turn
 
 NOISY = "score_samples has a Monte Carlo error, and a data point's draws depend on its place in the data"
 DO_NOT_APPLY = {
@@ -96,3 +98,24 @@ def test_a_grid_search_runs_over_a_pipeline(clusters):
 def test_a_bad_setting_is_named(clusters):
     with pytest.raises(ValueError, match="likelihood: found 'gausian', expected one of"):
         VAEDensity(likelihood="gausian").fit(clusters)
+
+
+@pytest.mark.parametrize("make", [lambda: MixtureDensity(2, random_state=0), lambda: VAEDensity(**SMALL)])
+def test_other_threads_wait_before_they_touch_torchs_generator(clusters, make):
+    """And find it as it was: each run has the result that it has alone."""
+    alone, others, drawn = make().fit(clusters), [make() for _ in range(3)], []
+    torch.manual_seed(0)
+    expected = torch.rand(4)
+    torch.manual_seed(0)
+    with turn("this test"):
+        threads = [threading.Thread(target=each.fit, args=(clusters,)) for each in others]
+        for thread in threads:
+            thread.start()
+        threads[0].join(0.3)
+        drawn.append(torch.rand(2))
+    for thread in threads:
+        thread.join()
+    assert torch.equal(torch.cat([*drawn, torch.rand(2)]), expected)
+    for each in others:
+        for p, q in zip(alone.pair_.parameters(), each.pair_.parameters(), strict=True):
+            assert torch.equal(p, q)

@@ -44,6 +44,18 @@ def test_data_outside_the_support_are_refused_before_training(name):
     assert pair.logit.item() == 0.0
 
 
+def test_a_pair_whose_data_are_refused_stays_as_it_was():
+    """Its example, how it is run, and that it passed."""
+    pair, good = Coins(), torch.ones(40)
+    quiet(pair, good, epochs=1)
+    pair.checked(good)
+    before = (pair.example, pair.particles, set(pair.checked_kinds))
+    with pytest.raises(ValueError, match=r"outside .*support"):
+        quiet(pair, torch.cat([torch.zeros(8), torch.full((32,), 0.5)]), epochs=1, batch_size=8)
+    assert pair.example is before[0]
+    assert (pair.particles, pair.checked_kinds) == before[1:]
+
+
 def test_broken_pairs_are_refused():
     class NoPlate(Shift):
         def guide(self, x):
