@@ -8,12 +8,16 @@ import torch
 from torch import Tensor
 
 from ppvae.batches import Batch, call, num_rows
+from ppvae.conversion import to_pair
+from ppvae.devices import gpus
 from ppvae.inference.evidence.ais import MOST_STD_ERROR, std_error
 from ppvae.inference.evidence.method import EvidenceMethod, Task
 from ppvae.inference.runtime.chunks import over_data, sizes
 from ppvae.inference.runtime.measuring import finite
 from ppvae.inference.runtime.records import Evidence
+from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
+from ppvae.refusals import ContractError
 
 NUM_FILTERS = 16
 """Independent filters, whose spread is the measure of their error."""
@@ -21,6 +25,10 @@ NUM_FILTERS = 16
 GUIDED_SHARE = 0.5
 """Of a guided filter's particles. The rest come from the prior, so that no weight is more than twice the likelihood,
 however narrow the guide is: without them, a guide narrower than the posterior deceives the estimate and its error."""
+
+
+FEW, DRAWS, CLOSE = 8, 2, 1e-3
+"""Data points and draws by which steps are compared with the model, and how near they are to be: nats, or a share."""
 
 
 class ParticleFilter(EvidenceMethod):
@@ -59,12 +67,40 @@ class ParticleFilter(EvidenceMethod):
         def probe(batch: Batch, num_particles: int, at_once: int) -> dict[str, Tensor]:
             return {"estimate": estimates(task.pair, batch, 1, num_particles, self.guided)[0]}
 
+        refuse_other_steps(task.pair, task.batch)
         title = "log evidence" if task.progress else None
         found = over_data(task.pair, task.batch, task.num_particles, measure, title, probe)
         return self.record(task.num_particles, finite(found))
 
     def reliable(self, found: Mapping[str, Tensor]) -> Tensor:
         return found["std_error"] <= MOST_STD_ERROR
+
+
+def refuse_other_steps(pair: Pair, batch: Batch) -> None:
+    """Refuses steps whose product is not p(x, z), where the model's latents are one site for each step.
+
+    Raises:
+        ppvae.ContractError: they differ, by so many nats.
+    """
+    few = to_pair(rows_or_all(pair, batch, slice(FEW)), pair)
+    steps = call(pair.time_steps, few)
+    with torch.random.fork_rng(gpus(pair)):
+        weights = pair.log_weights(few, DRAWS)
+    latents = [weights.latents[name] for name in weights.log_p_sites if name in weights.latents]
+    before, total = None, torch.zeros_like(weights.log_p)
+    if len(latents) != steps.num:
+        return
+    for t, z in enumerate(latents):
+        prior = steps.prior(t, before)
+        if prior.event_shape != z.shape[2:]:  # steps may carry more than the latents, such as a state
+            return
+        total, before = total + prior.log_prob(z) + steps.log_likelihood(t, z), z
+    if not torch.allclose(total, weights.log_p, rtol=CLOSE, atol=CLOSE):
+        raise ContractError(
+            f"time_steps: found factors whose log probabilities sum to {(total - weights.log_p).abs().max():.3g} nats "
+            "more or less than those of the model at the same latents, expected the same sum; mask in a step what the "
+            "model masks, such as steps past a sequence's length"
+        )
 
 
 def estimates(pair: Pair, batch: Batch, num_filters: int, size: int, guided: bool) -> Tensor:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import ppvae
+from ppvae import ContractError
 from ppvae.inference.evidence.particle_filter import estimates, resampled
 from ppvae.models import LinearGaussianStateSpace, LinearVAE
 
@@ -112,3 +113,29 @@ def test_chunks_of_data_and_filters_make_no_difference_in_kind(monkeypatch):
 def test_pair_without_steps_is_refused_by_name():
     with pytest.raises(NotImplementedError, match=r"LinearVAE has no `time_steps`.*use method='ais'"):
         ppvae.log_evidence(LinearVAE(4, 2), torch.zeros(2, 4), "particle filter", **quiet)
+
+
+class Endless(LinearGaussianStateSpace):
+    """Its steps go on past the sequences' lengths."""
+
+    def time_steps(self, x, lengths=None):
+        return super().time_steps(x)
+
+
+@pytest.mark.parametrize("method", ["particle filter", "bootstrap filter"])
+def test_steps_that_are_not_the_models_are_refused(method):
+    pair = Endless(2, 2).requires_grad_(False)
+    x, lengths = torch.randn(10, 6, 2), 1 + torch.arange(10) % 6
+    with pytest.raises(
+        ContractError, match=r"time_steps: found factors whose log probabilities sum to .* nats more or"
+    ):
+        ppvae.log_evidence(pair, (x, lengths), method, 160, **quiet)
+    assert ppvae.log_evidence(pair, x, method, 160, **quiet).estimate.isfinite().all()
+
+
+def test_comparing_steps_with_the_model_leaves_the_draws_as_they_are(monkeypatch):
+    pair = state_space()
+    x = pair.sample(pair.examples(12))
+    compared = ppvae.log_evidence(pair, x, "particle filter", 160, **quiet)
+    monkeypatch.setattr("ppvae.inference.evidence.particle_filter.refuse_other_steps", lambda *_: None)
+    assert torch.equal(ppvae.log_evidence(pair, x, "particle filter", 160, **quiet).estimate, compared.estimate)
