@@ -116,7 +116,7 @@ def test_what_a_file_cannot_tell(tmp_path):
     parts = VAE.mlp(6, 2, [8])
     pair = VAE(parts.prior, parts.likelihood, parts.posterior)
     ppvae.save(pair, tmp_path / "pair")
-    with pytest.raises(CheckpointError, match=r"modules or functions were passed.*ppvae\.load\(pair, path\)"):
+    with pytest.raises(CheckpointError, match=r"modules, functions or tensors were passed.*ppvae\.load\(pair, path\)"):
         ppvae.load(tmp_path / "pair")
     other = VAE.mlp(6, 2, [8])
     assert ppvae.load(other, tmp_path / "pair") is other
