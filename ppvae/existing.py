@@ -114,9 +114,9 @@ class ExistingFunctions(nn.Module):
 
     def _free_name(self, learned: dict[str, str]) -> str:
         """A module's own: that which pyro.module gave it as a whole, by its parameters' paths; else a number."""
-        given = {name.removesuffix(_DIVIDER + path) for path, name in learned.items() if name.endswith(_DIVIDER + path)}
-        whole = all(name.endswith(_DIVIDER + path) for path, name in learned.items()) and len(given) == 1
-        name = given.pop().replace(".", "/") if whole else ""
+        parts = ((name, _DIVIDER + path) for path, name in learned.items())
+        given = {name.removesuffix(end) if name.endswith(end) else "" for name, end in parts}
+        name = given.pop().replace(".", "/") if len(given) == 1 else ""
         return name if name and not hasattr(self, name) else f"module{len(self._places)}"
 
     @property

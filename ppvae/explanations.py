@@ -168,8 +168,9 @@ def refuse_unlike_example(batch: Batch, example: Batch | None, error: ContractEr
 
 def _reshaping(batch: Batch, expected: Any) -> str:
     """What makes the data of the expected shape, where it can be told."""
-    found = list(tensors(batch).values())
-    if isinstance(expected, dict) and (missing := [name for name in expected if name not in tensors(batch)]):
+    named = tensors(batch)
+    found = list(named.values())
+    if isinstance(expected, dict) and (missing := [name for name in expected if name not in named]):
         return f"pass a tensor with a value for each data point as {' and '.join(map(repr, missing))}"
     if not isinstance(expected, list) or not found:
         return "reshape them"

@@ -252,6 +252,7 @@ class Pair(nn.Module):
         All are those two, and what `pyro.deterministic` names.
         """
         batch = self.examples(int(at)) if isinstance(at, Integral) else data_for(self, at)
+        read: set[str] = set()
 
         def draws(few: Batch) -> dict[str, Tensor]:
             with poutine.trace() as tracer, Unconditioned():
@@ -265,7 +266,6 @@ class Pair(nn.Module):
                 if (observed is None or site["infer"].get("was_observed", False) == observed) and not is_factor(site)
             }
 
-        read: set[str] = set()
         drawn = over_rows(self, batch, 1, draws)
         if isinstance(at, Integral) and read:
             logger.warning(

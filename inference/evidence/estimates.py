@@ -104,7 +104,8 @@ def log_evidence(
         EvidenceUndefined: the pair declares that it has no evidence.
         NotImplementedError: method="exact" for a pair with no closed form, a particle filter for one that has no
             `time_steps`.
-        ppvae.ContractError: "ais" or "bdmc" for a pair whose guide has discrete sites, or no continuous latents.
+        ppvae.ContractError: "ais" or "bdmc" for a pair whose guide has discrete sites, or no continuous latents; a
+            particle filter for one whose `time_steps` are not the factors of its model.
         ValueError: K < 1, an unknown method, or data that are not finite or outside the likelihood's support (the row
             is named); `max_seconds` that is not positive and finite, or with another method, a checkpoint, a guide with
             parameters of its own rows, or several processes.
@@ -211,7 +212,10 @@ def why_unbounded(pair: Pair, method: EvidenceMethod, annealing: Sequence[AIS]) 
             "fewer temperatures (`annealing=`), or an amortized guide"
         )
     if any(settings.checkpoint is not None for settings in annealing):
-        return "and a checkpoint, expected one of them: a run with a checkpoint may be stopped at any time, and goes on"
+        return (
+            "and a checkpoint, expected one of them: a run with a checkpoint may be stopped at any time, and goes on "
+            "from there"
+        )
     return ""
 
 

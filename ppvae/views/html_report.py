@@ -151,7 +151,7 @@ def _evidence(report: GapReport) -> list[Element]:
         rows.append([name, str(number), reliable, f"{record.std_error.numpy()[at].mean():.3f}"])
     head = ["method", "data points", "reliable", "mean Monte Carlo error of one"]
     parts.append(_scrolled(table(head, rows)))
-    khat = (record.candidates or {}).get("iwae", record).khat.numpy()  # of all data points, where AIS replaced some
+    khat = record.candidates.get("iwae", record).khat.numpy()  # of all data points, where AIS replaced some
     known, finite = khat[~np.isnan(khat)], khat[np.isfinite(khat)]
     if len(known):
         shares, lower = [], -np.inf
