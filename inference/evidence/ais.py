@@ -4,63 +4,14 @@ import math
 from collections.abc import Mapping
 
 import torch
-from scipy.special import ndtri, stdtrit
 from torch import Tensor
 
 from ppvae.batches import num_rows
 from ppvae.inference.evidence.annealed_importance import AIS, run_chains, weigh
+from ppvae.inference.evidence.few_weights import MOST_STD_ERROR, std_error
 from ppvae.inference.evidence.method import EvidenceMethod, Halves, Task
 from ppvae.inference.runtime.measuring import finite
 from ppvae.inference.runtime.records import Evidence
-
-MOST_STD_ERROR = 0.5
-"""Nats of standard error above which AIS is not to be trusted: its weights are too uneven."""
-
-LEAST_LOG_WEIGHT = -1000.0
-"""Of the largest, as far as errors tell them apart."""
-
-
-def std_error(log_weight: Tensor) -> Tensor:
-    """Of the log of the mean of K weights, by few of them; plus and minus 1.96 of it cover 95%.
-
-    `sd(w) / (mean(w) sqrt(K))`, the delta method's, is too small for skewed weights when K is small, as the largest are
-    seldom among them. Logs of AIS weights are nearly normal, and if they are exactly, `sd(w) / mean(w)` is
-    `sqrt(exp(var(log w)) - 1)`: the larger of the two is taken. Where log w is normal its variance is the same under
-    any power of w as a weight; with `w^(2/3)` chains that are stuck far below, and add nothing, do not count. The log
-    of a mean of such weights varies no more than that of a single one, `sd(log w)`, by the Gaussian Poincare
-    inequality, so neither does the error. The factor is that of Student's quantiles to the normal ones.
-
-    Source: Chernoff 1981, Ann. Probab. 9(3), for the inequality.
-
-    Args:
-        log_weight: `[N, K]`.
-
-    Returns:
-        `[N]`, in nats; NaN for K = 1.
-
-    Example:
-        >>> log_w = torch.randn(1, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        >>> std_error(log_w)
-        tensor([0.4687], dtype=torch.float64)
-    """
-    num = log_weight.shape[1]
-    if num == 1:
-        return torch.full_like(log_weight[:, 0], math.nan)
-    relative = log_weight - log_weight.amax(1, keepdim=True)
-    w = relative.exp()
-    by_weights = w.std(1) / w.mean(1) / math.sqrt(num)
-    variance = _variance(relative.clamp(min=LEAST_LOG_WEIGHT), 2 / 3)
-    by_logs = torch.minimum((variance.expm1() / num).sqrt(), variance.sqrt())
-    student = stdtrit(num - 1, 0.975) / ndtri(0.975)
-    return student * torch.maximum(by_weights, by_logs)
-
-
-def _variance(log_w: Tensor, power: float) -> Tensor:
-    """Of log w, `[N, K]`, under weights `w^power`, unbiased where all are the same; `[N]`."""
-    share = (power * log_w).softmax(1)
-    mean = (share * log_w).sum(1, keepdim=True)
-    lost = share.square().sum(1)  # degrees of freedom, as a share
-    return (share * (log_w - mean).square()).sum(1) / (1 - lost).clamp(min=torch.finfo(lost.dtype).eps)
 
 
 class AnnealedImportanceSampling(EvidenceMethod):

@@ -4,8 +4,9 @@ from dataclasses import replace
 from functools import partial
 
 from ppvae.conversion import to_pair
-from ppvae.inference.evidence.ais import MOST_STD_ERROR, AnnealedImportanceSampling
+from ppvae.inference.evidence.ais import AnnealedImportanceSampling
 from ppvae.inference.evidence.annealed_importance import run_chains, weigh_both_ways
+from ppvae.inference.evidence.few_weights import MOST_STD_ERROR
 from ppvae.inference.evidence.method import EvidenceMethod, Task
 from ppvae.inference.runtime.differences import less
 from ppvae.inference.runtime.records import Evidence, Sandwich

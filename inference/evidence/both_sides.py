@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ppvae.arguments import Distributed, Seed, checked
 from ppvae.conversion import to_pair
-from ppvae.inference.evidence.ais import MOST_STD_ERROR, AnnealedImportanceSampling, std_error
+from ppvae.inference.evidence.ais import AnnealedImportanceSampling
 from ppvae.inference.evidence.annealed_importance import AIS, Sampler, run_chains
+from ppvae.inference.evidence.few_weights import MOST_STD_ERROR, std_error
 from ppvae.inference.evidence.long_runs import KINDS, long_run
 from ppvae.inference.runtime.differences import less
 from ppvae.inference.runtime.measuring import kind_of, measuring

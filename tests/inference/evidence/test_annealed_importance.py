@@ -76,7 +76,7 @@ def test_uneven_chains_are_announced(float64):
     pair = poor()
     x = 4 * torch.randn(20, 6)
     found = ppvae.log_evidence(
-        pair, x, "ais", annealing=AIS(num_temperatures=10, start="prior", num_leapfrog=1), **quiet
+        pair, x, "ais", annealing=AIS(num_temperatures=20, start="prior", num_leapfrog=1), **quiet
     )
     assert torch.equal(found.reliable, found.std_error <= 0.5)
     assert 0 < found.reliable.sum() < 20
