@@ -20,6 +20,12 @@ LONG = 30.0
 UNTIMED, TIMED = 1, 4
 """Of the first transitions, those that are not timed, as they may be slow, and those that are."""
 
+LATER = 10
+"""Times as many transitions after which a forecast is made again, as the machine may have been busy at first."""
+
+OFF = 2.0
+"""The factor by which a forecast must be off to be corrected."""
+
 SHARE = 0.8
 """Of the time that is left, what a block of data points may be expected to take."""
 
@@ -58,17 +64,22 @@ class Pace:
         self._title, self._total, self._bar, self._gpus, self._deadline = title, total, bar, gpus, deadline
         self._calls = self._done = 0
         self._start = (0.0, 0)
+        self._forecast_at, self._forecast = UNTIMED + TIMED, 0.0
 
     def __call__(self, num_points: int) -> None:
         """Before a transition of so many data points."""
         if self._calls == UNTIMED:
             self._start = now(self._gpus), self._done
-        elif self._calls == UNTIMED + TIMED:
+        elif self._calls == self._forecast_at:
             start, before = self._start
             seconds = (now(self._gpus) - start) / (self._done - before) * self._total
-            if (factor := seconds / (SHARE * (self._deadline - start))) > 1:
+            factor = seconds / (SHARE * (self._deadline - start))
+            if not self._forecast and factor > 1:
                 raise TooLong(factor)
-            self._say(seconds)
+            if not self._forecast or not 1 / OFF < seconds / self._forecast < OFF:
+                self._say(seconds)
+                self._forecast = seconds
+            self._forecast_at *= LATER
         if clock() > self._deadline:
             raise Late
         self._calls += 1
