@@ -16,6 +16,9 @@ from ppvae.refusals import ContractError
 AUDITED, AUDIT = 64, AIS(num_chains=16, num_temperatures=50)
 """How many data points are annealed to audit what was measured, and how, at most."""
 
+FILTERED = 4
+"""Times as many particles as weights: filters still take far less time than AIS."""
+
 AUDIT_SHARE = 0.25
 """Of the time that is left, what an audit may take."""
 
@@ -26,7 +29,8 @@ class Auto(EvidenceMethod):
     A guide narrower than the posterior seldom draws latents whose weights are large; where it has drawn none, weights,
     standard error and k-hat all look fine. So what k-hat accepts is audited: some of it is annealed as well. And a mode
     that the guide leaves out is found neither by weights nor by annealing from the guide, but may be by annealing from
-    the prior: so that is tried on some of the data points.
+    the prior: so that is tried on some of the data points. Of sequences that declare their steps, a particle filter
+    comes before AIS.
 
     Args:
         methods: the registry.
@@ -34,9 +38,10 @@ class Auto(EvidenceMethod):
 
     name = "auto"
     about = (
-        "exact where possible; else importance weights, and AIS for the data points whose k-hat is bad. A few of the "
-        "others are annealed too, and if their importance weights are found to fall short, all are. If AIS from the "
-        'prior then finds more on a few data points, as where the guide leaves out a mode, "best" measures all'
+        "exact where possible; else importance weights; where k-hat is bad a particle filter, if the pair declares its "
+        "steps in time, and then AIS. A few of the other data points are annealed too, and if they are found to fall "
+        "short, all are. If AIS from the prior then finds more on a few data points, as where the guide leaves out a "
+        'mode, "best" measures all'
     )
     bounded = True
     trusted = "the method taken for the data point says so; `methods` and `reason` say which, and why"
@@ -47,11 +52,12 @@ class Auto(EvidenceMethod):
     def run(self, task: Task) -> Evidence:
         if found := exactly(self._methods, task):
             return found
-        weighted = self._methods["iwae"].run(task)
+        weighed = self._weighed(task)
         try:
-            found, whole = self._annealed(task, weighted)
+            found, whole = self._annealed(task, weighed)
         except ContractError as error:
-            return replace(weighted, reason=f"iwae, as annealing does not apply: {error}")
+            first = f"{weighed.reason}; " if weighed.reason else "iwae, as "
+            return replace(weighed, reason=f"{first}annealing does not apply: {error}")
         if any(settings.start == "prior" for settings in task.annealing):
             return found
         if not whole or task.is_over():
@@ -70,33 +76,58 @@ class Auto(EvidenceMethod):
             f"{best.reason}",
         )
 
-    def _annealed(self, task: Task, weighted: Evidence) -> tuple[Evidence, bool]:
-        """Importance weights, and AIS where k-hat is bad, or for all data points where it finds more.
+    def _weighed(self, task: Task) -> Evidence:
+        """Importance weights; and a particle filter where k-hat is bad, if the pair declares its steps."""
+        found = self._methods["iwae"].run(task)
+        bad, steps = ~found.reliable, self._methods["particle filter"]
+        if not (bad.any() and steps.is_candidate(task)):
+            return found
+        try:
+            few = rows_or_all(task.pair, task.batch, bad)
+            filtered = steps.run(replace(task, batch=few, num_particles=FILTERED * task.num_particles))
+        except ContractError as error:
+            return replace(found, reason=f"{steps.name} does not apply: {error}")
+        return replace(
+            found.with_rows(bad, filtered),
+            method=self.name,
+            reason=f"{steps.name} for the {int(bad.sum())} of {len(bad)} data points whose k-hat is bad",
+            candidates={"iwae": found},
+        )
+
+    def _annealed(self, task: Task, weighed: Evidence) -> tuple[Evidence, bool]:
+        """What was weighed, and AIS where that is not reliable, or for all data points where it finds more.
 
         And whether there was time for all of these.
         """
-        some = _some(weighted.reliable)
-        more, num = self._shortfall(task, weighted, some, "guide") if some.any() else (0.0, 0)
-        bad = ~weighted.reliable | bool(more)
+        some = _some(weighed.reliable)
+        more, num = self._shortfall(task, weighed, some, "guide") if some.any() else (0.0, 0)
+        bad = ~weighed.reliable | bool(more)
         if not bad.any():
-            reason = f"iwae, as k-hat is good for all data points, and AIS finds no more on {num} of them"
-            return replace(weighted, reason=reason), True
+            first = weighed.reason or "iwae, as k-hat is good for all data points"
+            return replace(weighed, reason=f"{first}, and AIS finds no more on {num} of them"), True
         chains = self._chains(replace(task, batch=rows_or_all(task.pair, task.batch, bad)))
-        found = weighted.with_rows(bad, chains)
+        found = weighed.with_rows(bad, chains)
         late = found.estimate.isnan()
+        weights, trouble = "iwae", "k-hat is bad"
+        if weighed.candidates:
+            weights, trouble = "particle filter or iwae", "particle filter is too noisy"
         if more:
             reason = (
-                f"{chains.method} for all data points, as importance weights fall short of AIS by {more:.2f} nats in "
-                f"the mean over {num} of those whose k-hat is good"
+                f"{chains.method} for all data points, as {weights} falls short of AIS by {more:.2f} nats in the mean "
+                f"over {num} of those where it seems reliable"
             )
         else:
-            others = f", iwae for the others, on {num} of which AIS finds no more" if num else ""
-            reason = f"{chains.method} for the {int(bad.sum())} of {len(bad)} data points whose k-hat is bad{others}"
+            others = f", {weights} for the others, on {num} of which AIS finds no more" if num else ""
+            reason = f"{chains.method} for the {int(bad.sum())} of {len(bad)} data points whose {trouble}{others}"
         if late.any():
-            found = found.with_rows(late, unreached(weighted))
-            reason += f"; in the time there was, it reached {int((bad & ~late).sum())}, and iwae stands for the rest"
-        found = replace(found, method=self.name, reason=reason, candidates={"iwae": weighted})
-        return found, not late.any()
+            found = found.with_rows(late, unreached(weighed))
+            reason += (
+                f"; in the time there was, it reached {int((bad & ~late).sum())}, and {weights} stands for the rest"
+            )
+        if weighed.reason:
+            reason += f"; {weighed.reason}"
+        candidates = weighed.candidates or {"iwae": weighed}
+        return replace(found, method=self.name, reason=reason, candidates=candidates), not late.any()
 
     def _shortfall(self, task: Task, found: Evidence, at: Tensor, start: str) -> tuple[float, int]:
         """Nats by which some data points fall short of a short AIS, in the mean; zero where that may be noise.

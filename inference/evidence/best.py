@@ -20,9 +20,10 @@ class Best(EvidenceMethod):
 
     name = "best"
     about = (
-        "exact where possible; else importance weights and AIS from both starts: the most precise of them, or one that "
-        "is larger by two joint standard errors. As the largest of noisy bounds would be too large, each half of the "
-        "draws is taken from the method that the other half chooses, and the average has the mean p(x)"
+        "exact where possible; else importance weights, AIS from both starts, and, if the pair declares its steps in "
+        "time, a particle filter: the most precise of them, or one that is larger by two joint standard errors. As "
+        "the largest of noisy bounds would be too large, each half of the draws is taken from the method that the "
+        "other half chooses, and the average has the mean p(x)"
     )
     trusted = "the methods taken for the data point say so"
     several_annealings = True

@@ -56,7 +56,7 @@ def log_evidence(
     the weights of annealed importance sampling ("ais", see `ppvae.AIS`). It is a stochastic *lower* bound: its mean
     falls short of log p(x) by about `std_error^2 / 2`, so models with a poor guide look worse than they are, never
     better. The standard error is the delta method's, `sqrt((K sum w^2 / (sum w)^2 - 1) / (K - 1))`; that of AIS, whose
-    weights are few, is at least what normal logs of weights imply, times Student's factor. Neither is to be trusted
+    weights are few, is at least what normal logs of weights of typical variance imply. Neither is to be trusted
     where the record's `reliable` is false: k-hat above 0.7, or typically above 0.45 over the data, or an AIS standard
     error above 0.5 nats. Where it is true, plus and minus 1.96 standard errors cover log p(x) 19 times in 20
     (`benchmarks/coverage.py`). A mode that neither guide nor prior leads to leaves no trace.
@@ -64,15 +64,17 @@ def log_evidence(
     - "exact": `pair.log_prob`, where the pair knows it.
     - "iwae": importance weights of draws from the guide.
     - "ais", "ais from prior": annealed importance sampling, by default from the guide and from the prior.
-    - "auto": exact where possible; else IWAE, and AIS for the data points whose k-hat is bad. A guide narrower than the
-      posterior deceives k-hat, so 64 of the other data points are annealed too, shortly; if IWAE falls short of that in
-      the mean, AIS measures all. A guide may leave out a mode, so 64 are annealed from the prior as well; if that finds
-      more, "best" measures all. The record's `methods` says which was taken for each, its `reason` why.
-    - "best": exact where possible; else IWAE and AIS, from the guide and from the prior, and of them, for each data
-      point, the most precise, or one that exceeds it by two joint standard errors. The largest of noisy bounds would be
-      too large, so each is split in two halves. One half's estimate is taken from the method that the other half
-      chooses, and the two are averaged (before the log): whichever is chosen, the average has the mean p(x). A method
-      that falls short of another in the mean over the data is left out. The record's `candidates` holds all of them.
+    - "auto": exact where possible; else IWAE, and AIS for the data points whose k-hat is bad, after a particle filter
+      if the pair declares its steps. A guide narrower than the posterior deceives k-hat, so 64 of the other data points
+      are annealed too, shortly; if IWAE falls short of that in the mean, AIS measures all. A guide may leave out a
+      mode, so 64 are annealed from the prior as well; if that finds more, "best" measures all. The record's `methods`
+      says which was taken for each, its `reason` why.
+    - "best": exact where possible; else IWAE, AIS from the guide and from the prior, and a particle filter where it
+      applies; and of them, for each data point, the most precise, or one that exceeds it by two joint standard errors.
+      The largest of noisy bounds would be too large, so each is split in two halves. One half's estimate is taken from
+      the method that the other half chooses, and the two are averaged (before the log): whichever is chosen, the
+      average has the mean p(x). A method that falls short of another in the mean over the data is left out. The
+      record's `candidates` holds all of them.
     - "bdmc": AIS; and, on as many data points simulated from the model, the sandwich of AIS and reverse AIS, in the
       record's `certificate`. It certifies the evaluator on the model's own data, not the estimate on yours.
     - "particle filter", "bootstrap filter": for sequences, such as `ppvae.models.DeepMarkov`; half of each step's

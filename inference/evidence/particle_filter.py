@@ -10,7 +10,7 @@ from torch import Tensor
 from ppvae.batches import Batch, call, num_rows
 from ppvae.conversion import to_pair
 from ppvae.devices import gpus
-from ppvae.inference.evidence.ais import MOST_STD_ERROR, std_error
+from ppvae.inference.evidence.few_weights import MOST_STD_ERROR, std_error
 from ppvae.inference.evidence.method import EvidenceMethod, Task
 from ppvae.inference.runtime.chunks import over_data, sizes
 from ppvae.inference.runtime.measuring import finite
@@ -62,7 +62,7 @@ class ParticleFilter(EvidenceMethod):
             size = math.ceil(num_particles / NUM_FILTERS)
             groups = sizes(NUM_FILTERS, max(1, at_once // size))
             log_z = torch.cat([estimates(task.pair, batch, num, size, self.guided) for num in groups])
-            return {"estimate": log_z.logsumexp(0) - math.log(NUM_FILTERS), "std_error": std_error(log_z.T)}
+            return {"estimate": log_z.logsumexp(0) - math.log(NUM_FILTERS), "log_z": log_z.T}
 
         def probe(batch: Batch, num_particles: int, at_once: int) -> dict[str, Tensor]:
             return {"estimate": estimates(task.pair, batch, 1, num_particles, self.guided)[0]}
@@ -70,10 +70,15 @@ class ParticleFilter(EvidenceMethod):
         refuse_other_steps(task.pair, task.batch)
         title = "log evidence" if task.progress else None
         found = over_data(task.pair, task.batch, task.num_particles, measure, title, probe)
-        return self.record(task.num_particles, finite(found))
+        error = std_error(found.pop("log_z"))
+        return self.record(task.num_particles, finite(found | {"std_error": error}))
 
     def reliable(self, found: Mapping[str, Tensor]) -> Tensor:
         return found["std_error"] <= MOST_STD_ERROR
+
+    def is_candidate(self, task: Task) -> bool:
+        """Where the pair declares its steps, and the guide has a share: the other filter seldom is more precise."""
+        return self.guided and type(task.pair).time_steps is not Pair.time_steps
 
 
 def refuse_other_steps(pair: Pair, batch: Batch) -> None:

@@ -1,10 +1,12 @@
 """Particle filters against Kalman: unbiased, errors that cover, and variance that grows with time as it should."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 import ppvae
-from ppvae import ContractError
+from ppvae import ContractError, Pair
 from ppvae.inference.evidence.particle_filter import estimates, resampled
 from ppvae.models import LinearGaussianStateSpace, LinearVAE
 
@@ -54,6 +56,66 @@ def test_error_bars_cover(method):
     assert len(z) > 390
     assert (z.abs() < 1.96).double().mean() > 0.95 - 3 * (0.05 * 0.95 / 400) ** 0.5
     assert (record.method, record.num_particles) == (method, 1600)
+
+
+@pytest.mark.slow(10)
+@pytest.mark.parametrize(("num_particles", "trusted"), [(800, False), (6400, True)])
+def test_few_particles_on_long_sequences_are_not_trusted(num_particles, trusted):
+    """Where filters are too small, some agree by chance: those intervals covered 49% of 400 sequences of 100 steps."""
+    pair = state_space()
+    x = pair.sample(pair.examples(200)[:, :1].expand(-1, 100, -1))
+    record = ppvae.log_evidence(pair, x, "particle filter", num_particles, **quiet)
+    error = record.estimate - pair.log_prob(x)
+    if not trusted:
+        assert record.reliable.double().mean() < 0.02
+        return
+    assert record.reliable.double().mean() > 0.9
+    z = (error / record.std_error)[record.reliable]
+    assert (z.abs() < 1.96).double().mean() > 0.95 - 3 * (0.05 * 0.95 / len(z)) ** 0.5
+
+
+class Endless(LinearGaussianStateSpace):
+    """Its steps go on past the sequences' lengths."""
+
+    def time_steps(self, x, lengths=None):
+        return super().time_steps(x)
+
+
+class Hidden(LinearGaussianStateSpace):
+    """It does not say that it knows its evidence."""
+
+    def log_prob(self, *batch):
+        return Pair.log_prob(self, *batch)
+
+
+SHORT = ppvae.AIS(num_temperatures=20, num_leapfrog=2)
+
+
+@pytest.mark.slow(30)
+@pytest.mark.parametrize("method", ["auto", "best"])
+def test_sequences_are_filtered_where_weights_fail(method):
+    """Thirty steps, whose guide leaves out what the latents share: so short an AIS is nats too low."""
+    pair, hidden = state_space(), Hidden(2, 2).requires_grad_(False)
+    hidden.load_state_dict(pair.state_dict())
+    x = pair.sample(pair.examples(12)[:, :1].expand(-1, 30, -1))
+    starts = (SHORT, replace(SHORT, start="prior"))
+    found = ppvae.log_evidence(hidden, x, method, 2000, annealing=starts[0] if method == "auto" else starts, **quiet)
+    assert set(found.methods) == {"particle filter"}
+    assert found.reliable.all()
+    assert (((found.estimate - pair.log_prob(x)) / found.std_error).abs() < 4).all()
+    assert (found.candidates["iwae"].estimate < pair.log_prob(x) - 1).any()
+    said = "particle filter for the 12 of 12 data points whose k-hat is bad, and AIS finds no more on 12 of them"
+    assert found.reason == said if method == "auto" else "particle filter for 12" in found.reason
+
+
+def test_auto_anneals_where_steps_do_not_apply():
+    """And says why they do not."""
+    pair = Endless(2, 2).requires_grad_(False)
+    pair.log_prob = lambda *batch: Pair.log_prob(pair, *batch)
+    x, lengths = torch.randn(4, 6, 2), torch.tensor([2, 3, 6, 6])
+    found = ppvae.log_evidence(pair, (x, lengths), "auto", 100, annealing=SHORT, **quiet)
+    assert "particle filter" not in found.methods
+    assert "particle filter does not apply: time_steps: found factors" in found.reason
 
 
 @pytest.mark.slow(10)
@@ -113,13 +175,6 @@ def test_chunks_of_data_and_filters_make_no_difference_in_kind(monkeypatch):
 def test_pair_without_steps_is_refused_by_name():
     with pytest.raises(NotImplementedError, match=r"LinearVAE has no `time_steps`.*use method='ais'"):
         ppvae.log_evidence(LinearVAE(4, 2), torch.zeros(2, 4), "particle filter", **quiet)
-
-
-class Endless(LinearGaussianStateSpace):
-    """Its steps go on past the sequences' lengths."""
-
-    def time_steps(self, x, lengths=None):
-        return super().time_steps(x)
 
 
 @pytest.mark.parametrize("method", ["particle filter", "bootstrap filter"])
