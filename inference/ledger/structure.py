@@ -16,12 +16,12 @@ from ppvae.inference.ledger.cause import LEAST, is_significant
 from ppvae.inference.ledger.looks import Looks, exchanged, looks
 from ppvae.inference.ledger.refinement import refine
 from ppvae.inference.runtime.differences import less
-from ppvae.inference.runtime.records import Measurement
+from ppvae.inference.runtime.records import Mean, Measurement
 from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
 
 REFINED, MOST_GROUPS = 32, 3
-"""Data points by which is found whether a best guide moves, and groups of arguments for which that is tried."""
+"""Data points by which is found whether a best guide moves, and groups of arguments that are tried one by one."""
 
 ALL_SEEN = (
     "Structure: each factor of the guide looks at all of a data point that the posterior depends on, so there is a "
@@ -69,18 +69,22 @@ def structure_of(pair: Pair, batch: Batch, ascent: Ascent, num_samples: int) -> 
     if not len(groups):
         relayed = any(bool(each.any()) for each in unseen.values())
         return (RELAYED if relayed else ALL_SEEN), False
-    costs = [_cost(pair, batch, found, blind, group, ascent, num_samples) for group in groups[:MOST_GROUPS]]
-    moved = [(cost.mean(), group) for cost, group in zip(costs, groups, strict=False) if is_significant(cost)]
-    if not moved:
-        return UNMOVED, False
-    most, group = max(moved, key=lambda each: each[0].estimate)
+    for group in groups[:MOST_GROUPS]:
+        cost = _cost(pair, batch, found, blind, group, ascent, num_samples)
+        if is_significant(cost):
+            return _said(blind, group, found.needed, cost.mean()), True
+    return UNMOVED, False
+
+
+def _said(blind: dict[str, Tensor], group: Tensor, needed: Tensor, cost: Mean) -> str:
+    """In words, what some arguments do not look at, and what that costs."""
     where = ", ".join(f"'{name}'" for name, each in blind.items() if _same(each, group).any())
     return (
-        f"Structure: the guide's {where} look at {int((found.needed & ~group).sum())} of the {int(found.needed.sum())} "
+        f"Structure: the guide's {where} look at {int((needed & ~group).sum())} of the {int(needed.sum())} "
         "numbers of a data point that the posterior depends on. Among data points that differ only in the others, "
-        f"the best for one costs another {most.estimate:.2f} +- {most.monte_carlo_error:.2f} nats: no "
+        f"the best for one costs another {cost.estimate:.2f} +- {cost.monte_carlo_error:.2f} nats: no "
         "network of what they look at closes the amortization gap, however wide. Let them see the whole data point."
-    ), True
+    )
 
 
 def _whole(batch: Batch) -> Tensor:
