@@ -7,6 +7,7 @@ and protocols are not checked, nor is what several arguments must be together: t
 
 import functools
 import inspect
+from collections import abc
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
@@ -77,7 +78,25 @@ def checked(function: Checked) -> Checked:
                 _hold(name, rule, value)
         return function(*args, **kwargs)
 
+    call.__signature__ = _readable(inspect.signature(function))  # type: ignore[attr-defined]
     return cast(Checked, call)
+
+
+def _readable(signature: inspect.Signature) -> inspect.Signature:
+    """The signature as `help` is to show it: types without the rules."""
+    parameters = [p.replace(annotation=_plain(p.annotation)) for p in signature.parameters.values()]
+    return signature.replace(parameters=parameters, return_annotation=_plain(signature.return_annotation))
+
+
+def _plain(hint: Any) -> Any:
+    """An annotation without `Annotated`."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _plain(inner[0])
+    if not inner or origin in (Literal, abc.Callable):
+        return hint
+    plain = tuple(map(_plain, inner))
+    return Union[plain] if origin in (Union, UnionType) else origin[plain]  # noqa: UP007 (of a tuple)
 
 
 def _hold(name: str, rule: Rule, value: Any) -> None:

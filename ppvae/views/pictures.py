@@ -206,7 +206,7 @@ def samples(ax: Axes, pair: Pair, shape: Shape, rerun: Count = 1, seed: Seed = 0
     left, right = (mosaic.reshape(MOSAIC, MOSAIC, -1) for mosaic in (before, after))
     tiles = torch.cat([left, torch.zeros_like(left[:, :1]), right], dim=1)
     images(ax, tiles.flatten(end_dim=1), shape, columns=2 * MOSAIC + 1)
-    passes = f"after {rerun} pass{'es' * (rerun > 1)} through encoder and decoder"
+    passes = f"after {rerun} pass{'es' * (rerun > 1)} through\nencoder and decoder"
     label_tiles(ax, shape, {(MOSAIC - 1) / 2: "samples", MOSAIC + (MOSAIC + 1) / 2: passes}, {})
     ax.xaxis.tick_top()
 

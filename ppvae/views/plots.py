@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, overload
+from typing import Annotated, Any, cast, overload
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ppvae.arguments import Count, Few, Real, Rows, Shape, checked
 from ppvae.inference.evidence.curve import BoundCurve
@@ -241,40 +242,63 @@ def bound_curve(ax: Axes, curve: BoundCurve, evidence: Evidence | None = None) -
 
 
 @overload
-def training(ax: Axes, curves: Curve | Mapping[str, Curve], /) -> None: ...
+def training(ax: Axes, curves: Curve | Mapping[str, Curve], /) -> Figure: ...
 @overload
-def training(ax: Curve | Mapping[str, Curve], /) -> None: ...
+def training(ax: Curve | Mapping[str, Curve], /) -> Figure: ...
 @checked
 @styled
-def training(ax: Axes | Curve | Mapping[str, Curve], curves: Curve | Mapping[str, Curve] | None = None) -> None:
+def training(ax: Axes | Curve | Mapping[str, Curve], curves: Curve | Mapping[str, Curve] | None = None) -> Figure:
     """Bounds over training, each run's length scaled to one so that EM and SVI fit the same axis.
 
-    `training(curves)` draws into a new figure.
+    `training(curves)` draws into a new figure, with a legend. Bounds on held-out data, where `ppvae.fit` was given
+    some, are dashed.
 
     Args:
         ax: where to draw.
         curves: what `ppvae.fit` or `ppvae.fit_em` returned, or the bound per epoch or iteration, in nats per data
             point; one, or several by name.
 
+    Returns:
+        The figure that holds `ax`.
+
     Example:
         >>> import ppvae
         >>> pair = ppvae.models.LinearVAE(num_features=5, num_latents=2)
-        >>> training(ppvae.fit(pair, pair.sample(20), epochs=3, progress=False))
+        >>> figure = training(ppvae.fit(pair, pair.sample(20), epochs=3, progress=False))
+        >>> figure.axes[0].get_ylabel()
+        'bound on training data [nats]'
     """
     given: Any = curves if isinstance(ax, Axes) else ax
     named = given if isinstance(given, Mapping) else {"": given}
     bounds = {name: _bounds(curve) for name, curve in named.items()}
     if not any(curve.size for curve in bounds.values()):
         raise ValueError(f"curves: found {shown(given)} without any bound, expected one curve or more")
+    held_out = {name: found for name, curve in named.items() if len(found := _held_out(curve))}
+    alone = not isinstance(ax, Axes)
     if not isinstance(ax, Axes):
         ax = plt.figure().subplots()
     for row, (name, curve) in enumerate(bounds.items()):
-        ax.plot(np.linspace(0, 1, len(curve) + 1)[1:], curve, color=color(row), label=name or None)
-    settled = np.concatenate([curve[len(curve) // 20 :] for curve in bounds.values()])
+        ax.plot(_done(curve), curve, color=color(row), label=name or ("training" if held_out else None))
+        if name in held_out:
+            label = f"{name}, held out" if name else "held out"
+            ax.plot(_done(held_out[name]), held_out[name], "--", color=color(row), label=label)
+    settled = np.concatenate([curve[len(curve) // 20 :] for curve in [*bounds.values(), *held_out.values()]])
     settled = settled[np.isfinite(settled)]
     low = np.quantile(settled, 0.02)
     ax.set_ylim(low, settled.max() + 0.05 * (settled.max() - low) + 1e-6)
-    ax.set(xlabel="fraction of training", ylabel="bound on training data [nats]")
+    ax.set(xlabel="fraction of training", ylabel="bound [nats]" if held_out else "bound on training data [nats]")
+    if alone and ax.get_legend_handles_labels()[0]:
+        ax.legend()
+    return cast(Figure, ax.get_figure(root=True))
+
+
+def _done(curve: np.ndarray) -> np.ndarray:
+    """The share of training that was done at each entry."""
+    return np.linspace(0, 1, len(curve) + 1)[1:]
+
+
+def _held_out(curve: Any) -> np.ndarray:
+    return curve.history.get("held_out", np.empty(0)) if isinstance(curve, Fit) else np.empty(0)
 
 
 def _bounds(curve: Any) -> np.ndarray:

@@ -188,6 +188,13 @@ def test_a_checked_function_looks_and_pickles_like_itself():
     assert draw(1, "b", 2, seed=3, other=4) == "1 b (2,) 3 {'other': 4}"
 
 
+def test_help_shows_types_and_not_the_rules():
+    assert "Annotated" not in str(inspect.signature(ppvae.fit))
+    parameters = inspect.signature(ppvae.log_evidence).parameters
+    assert parameters["num_particles"].annotation is int
+    assert parameters["max_seconds"].annotation == (float | None)
+
+
 def test_missing_and_unexpected_arguments_are_pythons_own_errors():
     with pytest.raises(TypeError, match=r"draw\(\) missing 1 required positional argument"):
         draw()

@@ -159,7 +159,8 @@ def test_samples_pass_through_encoder_and_decoder(ax, rerun):
     assert 8 < (left[..., 0] > 0.5).sum() < 28
     assert (gap == 0).all()
     torch.testing.assert_close(right, 1 - left if rerun % 2 else left)
-    assert labels(ax.xaxis) == ["samples", f"after {rerun} pass{'es' if rerun > 1 else ''} through encoder and decoder"]
+    passes = f"after {rerun} pass{'es' if rerun > 1 else ''} through\nencoder and decoder"
+    assert labels(ax.xaxis) == ["samples", passes]
 
 
 def test_samples_are_those_of_their_seed(ax, vae):

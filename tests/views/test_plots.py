@@ -56,6 +56,19 @@ def test_gap_distribution_leaves_exact_guides_out(ax, gaps):
     assert ax.get_legend_handles_labels()[1] == ["linear"]
 
 
+def test_bounds_on_held_out_data_are_dashed():
+    pair = ppvae.models.LinearVAE(5, 2)
+    x = torch.randn(40, 5)
+    run = ppvae.fit(pair, x, epochs=4, held_out=x[:10], progress=False)
+    figure = plots.training({"linear": run, "by hand": [-9.0, -8.0]})
+    (ax,) = figure.axes
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["linear", "linear, held out", "by hand"]
+    shown, held_out, _ = ax.lines
+    assert (shown.get_linestyle(), held_out.get_linestyle()) == ("-", "--")
+    np.testing.assert_array_equal(held_out.get_ydata(), run.history["held_out"])
+    assert ax.get_ylim()[0] < run.history["held_out"].min()
+
+
 def test_training_curves_end_at_one(ax):
     plots.training(ax, {"a": np.arange(10.0), "b": np.arange(40.0)})
     assert [line.get_xdata()[-1] for line in ax.lines] == [1.0, 1.0]
