@@ -24,7 +24,7 @@ from ppvae.model_and_guide import ModelAndGuide
 from ppvae.own_rows import refuse_other_number, rows_or_all
 from ppvae.parameters import OwnParameters
 from ppvae.particles import LEADING, ROWS, layout_of, run
-from ppvae.refusals import ContractError, family
+from ppvae.refusals import ContractError, SupportError, family
 from ppvae.sites import sample_sites
 from ppvae.tracing import Joint, trace_guide, with_model
 
@@ -273,11 +273,11 @@ def _check_values(joint: Joint) -> None:
             try:
                 fn.log_prob(site["value"])
             except (ValueError, RuntimeError) as error:
-                said = without_tensors(str(error))
-                raise ContractError(
+                said, outside = without_tensors(str(error)), "invalid values" in str(error)
+                raise (SupportError if outside else ContractError)(
                     f"{role} site '{name}': found a value that {family(fn)} refuses ({said}), expected one inside its "
                     f"support; {into_support(site['value'])}, or choose another distribution"
-                ) from error
+                ) from (None if outside else error)  # which prints all values
 
 
 def _check_finite(joint: Joint, in_vain: bool) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ppvae.batches import Batch, tensors
 from ppvae.particles import LEADING, PARTICLES, ROWS
-from ppvae.refusals import ContractError
+from ppvae.refusals import ContractError, SupportError
 
 
 @contextmanager
@@ -156,7 +156,7 @@ def without_tensors(error: str) -> str:
 
 def refuse_unlike_example(batch: Batch, example: Batch | None, error: ContractError) -> None:
     """Says that data on which a pair does not run are not like its example, if they are not."""
-    if example is None:
+    if example is None or isinstance(error, SupportError):
         return
     found, expected = ({name: list(t.shape[1:]) for name, t in tensors(data).items()} for data in (batch, example))
     if found != expected:

@@ -14,6 +14,10 @@ class ContractError(ValueError):
     """A pair, or what it was given, breaks the contract."""
 
 
+class SupportError(ContractError):
+    """A value to which a distribution gives no density."""
+
+
 def refuse_shape(x: Tensor, event_shape: Sequence[int]) -> None:
     """Refuses data whose rows are not of this shape."""
     if tuple(x.shape[x.dim() - len(event_shape) :]) != tuple(event_shape):

@@ -104,7 +104,8 @@ class Auto(EvidenceMethod):
         bad = ~weighed.reliable | bool(more)
         if not bad.any():
             first = weighed.reason or "iwae, as k-hat is good for all data points"
-            return replace(weighed, reason=f"{first}, and AIS finds no more on {num} of them"), True
+            audit = f", and AIS finds no more on {num} of them" if num else "; there was no time to anneal any"
+            return replace(weighed, reason=first + audit), True
         chains = self._chains(replace(task, batch=rows_or_all(task.pair, task.batch, bad)))
         found = weighed.with_rows(bad, chains)
         late = found.estimate.isnan()

@@ -1,5 +1,7 @@
 """The check refuses networks that take no particles, and values that have no finite log probability."""
 
+import traceback
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -8,6 +10,7 @@ from pyro.poutine.runtime import _PYRO_STACK
 from support.functions import Functions, assert_says, refusal, scalar_guide, scalar_model
 
 from ppvae import ContractError
+from ppvae.models import DeepMarkov
 
 
 @pytest.fixture(autouse=True)
@@ -151,3 +154,12 @@ def test_weights_of_an_unchecked_pair_never_have_another_shape():
         ContractError, match=r"site 'z': found size 5 at dim -3 of its batch shape, expected batch shape \[batch\]"
     ):
         Functions(scalar_model, guide).log_weights(torch.randn(3), num_particles=2)
+
+
+def test_values_outside_the_support_are_not_said_to_be_of_another_shape():
+    """Sequences of another length than the example's are fine; and the values are not printed, not even by torch."""
+    pair = DeepMarkov(3, 2)
+    with pytest.raises(ContractError, match="model site 'x': found a value that Bernoulli refuses") as refused:
+        pair.check(0.5 * torch.ones(4, 7, 3))
+    assert "shape [7, 3]" not in str(refused.value)
+    assert "0.5000" not in "".join(traceback.format_exception(refused.value))
