@@ -61,7 +61,7 @@ def test_error_bars_cover(method):
 @pytest.mark.slow(10)
 @pytest.mark.parametrize(("num_particles", "trusted"), [(800, False), (6400, True)])
 def test_few_particles_on_long_sequences_are_not_trusted(num_particles, trusted):
-    """Where filters are too small, some agree by chance: those intervals covered 49% of 400 sequences of 100 steps."""
+    """Where filters are too small, some agree by chance, all of them too low."""
     pair = state_space()
     x = pair.sample(pair.examples(200)[:, :1].expand(-1, 100, -1))
     record = ppvae.log_evidence(pair, x, "particle filter", num_particles, **quiet)
