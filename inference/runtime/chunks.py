@@ -29,6 +29,9 @@ CPU_ELEMENTS, GPU_ELEMENTS = 22_000_000, 4_000_000_000
 LEAST_POINTS = 10
 """The fewest data points in a chunk, so that they share the work done once per chunk."""
 
+MORE = 0.25
+"""The share by which chunks may be larger than they should, for the sake of the last one."""
+
 
 class Kept(Protocol):
     """A store for the results of finished chunks."""
@@ -103,13 +106,19 @@ def _in_chunks(
     title: str | None,
     kept: Kept | None,
 ) -> dict[str, Tensor]:
-    """Measures `budget` rows at a time; a chunk that runs out of memory is halved and tried again."""
+    """Measures some `budget` rows at a time; a chunk that runs out of memory is halved and tried again.
+
+    All chunks are of nearly one size, as a program is for one size, and a small chunk takes hardly less time.
+    """
     before = kept.load() if kept else {}
     parts = [before] if before else []
     start, end = len(next(iter(before.values()))) if before else 0, num_rows(batch)
+    least = LEAST_POINTS
     with progress_bar(total=end, desc=title, unit="point", shown=title is not None, delay=1, leave=False) as bar:
         while start < end:
-            num_points = min(max(LEAST_POINTS, budget // num_particles), end - start) if pair.own_rows is None else end
+            size = max(least, budget // num_particles)
+            num_chunks = max(1, math.ceil((end - start) / size - MORE))
+            num_points = math.ceil((end - start) / num_chunks) if pair.own_rows is None else end
             at_once = min(num_particles, max(1, budget // num_points))
             try:
                 piece = to_pair(rows(batch, slice(start, start + num_points)), pair)
@@ -118,7 +127,7 @@ def _in_chunks(
                 smallest = 1 if pair.own_rows is None else end
                 if num_points * at_once == smallest or not _out_of_memory(error):
                     raise
-                budget = num_points * at_once // 2
+                budget, least = num_points * at_once // 2, max(1, least // 2)
                 continue
             parts.append({name: t.cpu() for name, t in found.items()})
             start += num_points

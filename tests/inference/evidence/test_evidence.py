@@ -11,7 +11,6 @@ from torch import nn
 
 from ppvae import Pair
 from ppvae.inference.evidence.estimates import elbo, log_evidence
-from ppvae.inference.evidence.pareto import pareto_khat, tail_size
 from ppvae.inference.ledger.decomposition import gap
 from ppvae.inference.ledger.effort import Effort
 from ppvae.inference.runtime import chunks
@@ -57,39 +56,6 @@ class Mixture(Pair):
     def guide(self, x):
         with pyro.plate("data", len(x)):
             pyro.sample("c", dist.Categorical(logits=self.encoder(x)))
-
-
-class Table(Pair):
-    """log w read from a table `[K, N]`, cyclically: any chunks of K particles give the same K weights.
-
-    A batch is the column numbers. `largest` is the largest chunk asked for; more than `memory` rows fail.
-    """
-
-    def __init__(self, log_w, memory=math.inf, error=MemoryError):
-        super().__init__()
-        self.log_w, self.memory, self.error = log_w, memory, error
-        self.read = torch.zeros(log_w.shape[1], dtype=torch.long)
-        self.largest = 0
-
-    def model(self, x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            pyro.factor("weight", self.next_rows(z, x))
-
-    def guide(self, x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(0.0, 1.0))
-
-    def check_once(self, batch):
-        """Not at all: it counts what it is asked for."""
-
-    def next_rows(self, z, x):
-        self.largest = max(self.largest, z.numel())
-        if z.numel() > self.memory:
-            raise self.error
-        index = self.read[x] + torch.arange(len(z)).unsqueeze(-1)
-        self.read[x] += len(z)
-        return self.log_w[index % len(self.log_w), x]
 
 
 @pytest.fixture
@@ -258,53 +224,6 @@ def test_an_exact_guide_is_not_warned_of():
 
 
 # Chunks
-
-
-def test_streaming_equals_the_formulas(small_chunks):
-    log_w = torch.randn(1001, 3) * 2
-    pair = Table(log_w)
-    found = log_evidence(pair, torch.arange(3), "iwae", num_particles=1001)
-    assert pair.largest < 1001
-    ess = (2 * log_w.logsumexp(0) - (2 * log_w).logsumexp(0)).exp()
-    w = (log_w - log_w.logsumexp(0)).exp() * 1001
-    torch.testing.assert_close(found.estimate, log_w.logsumexp(0) - math.log(1001))
-    torch.testing.assert_close(found.ess, ess)
-    torch.testing.assert_close(found.std_error, w.std(0) / 1001**0.5)
-    torch.testing.assert_close(found.khat, pareto_khat(log_w.topk(tail_size(1001) + 1, 0).values))
-    bound = elbo(Table(log_w), torch.arange(3), num_samples=1001)
-    torch.testing.assert_close(bound.estimate, log_w.mean(0))
-    torch.testing.assert_close(bound.std_error, log_w.std(0) / 1001**0.5)
-
-
-def test_memory_grows_neither_with_particles_nor_with_data(small_chunks):
-    largest = []
-    for num_particles, num_points in ((1, 5000), (100, 50), (3000, 2), (20000, 1)):
-        pair = Table(torch.zeros(1, num_points))
-        log_evidence(pair, torch.arange(num_points), "iwae", num_particles)
-        largest.append(pair.largest)
-    assert 100 < max(largest) < 1000
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        MemoryError(),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
-        torch.cuda.OutOfMemoryError("CUDA out of memory"),
-    ],
-)
-def test_chunks_are_halved_when_memory_runs_out(error):
-    log_w = torch.randn(500, 3)
-    pair = Table(log_w, memory=60, error=error)
-    found = log_evidence(pair, torch.arange(3), "iwae", num_particles=500)
-    torch.testing.assert_close(found.estimate, log_w.logsumexp(0) - math.log(500))
-
-
-def test_memory_too_small_for_one_row_and_other_errors_are_raised():
-    with pytest.raises(MemoryError):
-        log_evidence(Table(torch.zeros(1, 3), memory=0), torch.arange(3), "iwae", 10)
-    with pytest.raises(RuntimeError, match="a bug"):
-        log_evidence(Table(torch.zeros(1, 3), memory=5, error=RuntimeError("a bug")), torch.arange(3), "iwae", 10)
 
 
 @pytest.mark.slow(8)
