@@ -1,5 +1,6 @@
 """Stochastic gradient ascent on each data point's own parameters, until all have settled."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -7,12 +8,15 @@ import torch
 from torch import Tensor
 
 from ppvae.arguments import Count, NonNegative, Positive, checked
+from ppvae.devices import device_of
+from ppvae.pair import Pair
 
 Gradient = Callable[[dict[str, Tensor]], tuple[Tensor, list[Tensor]]]
 """Parameters `[B, ...]` by name -> an unbiased estimate of the bound, `[B]`, and of its gradients."""
 
-COMPILE_ASCENT_AFTER = 1000
-"""Gradients of one shape before compiling: most ascents are over by then, and a flow's take some 20 s to compile."""
+COMPILE_ASCENT_AFTER = {"cpu": 10_000, "cuda": 1000}
+"""Gradients of one shape before compiling: a flow's take some 20 s to compile, and on a CPU, where they are recorded
+before, that saves but 3 ms a step. Most ascents are over by then."""
 
 WINDOW = 50
 """Steps whose mean bound is compared with that of the same number before."""
@@ -45,7 +49,7 @@ class Ascent:
 def ascend(gradient: Gradient, start: dict[str, Tensor], settings: Ascent) -> tuple[dict[str, Tensor], bool]:
     """The parameters that maximize the bound, averaged over the last window, and whether they have settled."""
     parameters = {name: t.clone() for name, t in start.items()}
-    optimizer = torch.optim.Adam(list(parameters.values()), lr=settings.lr, maximize=True)
+    optimizer = torch.optim.Adam(list(parameters.values()), lr=settings.lr, maximize=True, fused=True)
     window: list[Tensor] = []
     before: Tensor | None = None
     reductions = 0
@@ -75,6 +79,11 @@ def ascend(gradient: Gradient, start: dict[str, Tensor], settings: Ascent) -> tu
                     group["lr"] /= 3
         before = now
     return average if not window else parameters, False
+
+
+def compile_after(pair: Pair) -> float:
+    """`COMPILE_ASCENT_AFTER` for the pair's device."""
+    return COMPILE_ASCENT_AFTER.get(device_of(pair).type, math.inf)
 
 
 def like(points: Tensor, value: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from ppvae.conversion import to_pair
 from ppvae.enumerable import guide_runs_enumerated
 from ppvae.inference.compiling.repeated import Repeated
 from ppvae.inference.evidence import streamed
-from ppvae.inference.ledger.ascent import COMPILE_ASCENT_AFTER, Ascent, ascend, like
+from ppvae.inference.ledger.ascent import Ascent, ascend, compile_after, like
 from ppvae.inference.ledger.local_guide import LocalGuide
 from ppvae.inference.objectives.enumerated import EnumeratedELBO
 from ppvae.inference.objectives.evidence_lower_bound import ELBO
@@ -62,7 +62,7 @@ def refine(pair: Pair, batch: Batch, settings: Ascent, restarts: int, progress: 
     if not local.shapes:
         nowhere = torch.zeros(num_rows(batch), dtype=torch.bool)
         return Refined(local, local.with_offsets(batch, {}), nowhere, 1.0, local.fixed)
-    gradient = Repeated(local, partial(_gradient, _objective(local, two, settings.num_particles)), COMPILE_ASCENT_AFTER)
+    gradient = Repeated(local, partial(_gradient, _objective(local, two, settings.num_particles)), compile_after(pair))
     values = Repeated(local, streamed.terms_of_the_elbo(pair, two))
 
     def one_step(index: Any, num_particles: int, at_once: int) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ppvae.batches import Batch, num_rows, rows
 from ppvae.conversion import to_pair
 from ppvae.inference.compiling.repeated import Repeated
-from ppvae.inference.ledger.ascent import COMPILE_ASCENT_AFTER, Ascent, ascend, like
+from ppvae.inference.ledger.ascent import Ascent, ascend, compile_after, like
 from ppvae.inference.ledger.refinement import SELECTION_SAMPLES, Refined
 from ppvae.inference.ledger.transport import Affine, Composition, Coupling, Parameters, SinhArcsinh, Transport
 from ppvae.inference.runtime.chunks import mean_with_error, over_data, sizes
@@ -127,7 +127,7 @@ class _Fit:
 
     def __init__(self, pair: Pair, view: LatentView, family: Transport, settings: Ascent):
         self._family, self._settings = family, settings
-        self.gradient = Repeated(pair, partial(_gradient, view, family), after=COMPILE_ASCENT_AFTER)
+        self.gradient = Repeated(pair, partial(_gradient, view, family), after=compile_after(pair))
         self.log_weights = Repeated(pair, partial(log_weights_of_images, view, family))
 
     def start(self, standard: Standard) -> Parameters:
