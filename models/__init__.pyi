@@ -100,6 +100,7 @@ from .parts.priors import (
 )
 from .parts.residual_normal import ResidualNormal as ResidualNormal
 from .sequences.deep_markov import DeepMarkov as DeepMarkov, GatedTransition as GatedTransition
+from .sequences.generated_polyphony import polyphony as polyphony
 from .sequences.hidden_markov import HiddenMarkov as HiddenMarkov
 from .sequences.linear_gaussian_state_space import LinearGaussianStateSpace as LinearGaussianStateSpace
 from .sequences.mixture_density_rnn import MixtureDensityRNN as MixtureDensityRNN
