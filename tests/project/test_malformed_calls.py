@@ -20,6 +20,7 @@ NOT_CALLED = {
     *("Objective", "Pair", "inference.WeightObjective"),  # to be subclassed, as are the next
     *("models.Likelihood", "models.MaskedNetwork", "models.StateSpace"),
     *("MLflowLogger", "TensorBoardLogger", "WandbLogger"),  # of packages that may not be there
+    "models.polyphony",  # takes nothing
 }
 INNER = {
     *(

@@ -133,9 +133,9 @@ def test_a_first_block_that_is_late_leaves_nothing(clock):
     assert pace.in_time(run, 30, deadline=20.0) == {}
 
 
-def told(clock, seconds, deadline):
+def told(clock, seconds, deadline, shown=True):
     """A pace that is told of 60 transitions of 10 data points, each of which takes `seconds(number)`."""
-    pace_ = pace.Pace("ais", 600, tqdm(total=600, file=io.StringIO()), [], deadline=deadline)
+    pace_ = pace.Pace("ais", 600, tqdm(total=600, file=io.StringIO(), disable=not shown), [], deadline)
     for number in range(60):
         pace_(10)
         clock.seconds += seconds(number)
@@ -149,24 +149,12 @@ def test_a_block_that_is_too_long_is_given_up_at_once(clock):
     told(clock, lambda number: 10.0, deadline=1000.0)
 
 
-def test_a_forecast_made_while_the_machine_was_busy_is_corrected(clock, caplog):
-    """Of sixty transitions the first five take 100 seconds each: of all, 100 minutes, then 9 or so."""
-    bar = tqdm(total=600, disable=True)
-    paced = pace.Pace("ais", 600, bar, [])
-    for number in range(60):
-        paced(10)
-        clock.seconds += 100.0 if number < 5 else 1.0
-    hundred = 60 * 100.0
-    later = 60 * (4 * 100 + 45 * 1) / 49
-    assert caplog.messages == [f"ais takes about {pace.spoken(seconds)}" for seconds in (hundred, later)]
-
-
-def test_a_forecast_that_holds_is_made_once(clock, caplog):
-    paced = pace.Pace("ais", 600, tqdm(total=600, disable=True), [])
-    for _ in range(60):
-        paced(10)
-        clock.seconds += 1.0
-    assert caplog.messages == ["ais takes about 60 seconds"]
+def test_a_forecast_that_was_far_off_is_corrected(clock, caplog):
+    """Of sixty transitions the first five take a hundred seconds each, as on a busy machine, or one, as the others."""
+    for slow in (100.0, 1.0):
+        told(clock, lambda number, slow=slow: slow if number < 5 else 1.0, math.inf, shown=False)
+    seconds = [60 * 100.0, 60 * (4 * 100 + 45) / 49, 60.0]
+    assert caplog.messages == [f"ais takes about {pace.spoken(each)}" for each in seconds]
 
 
 def test_a_block_ends_at_the_deadline(clock):
