@@ -107,6 +107,7 @@ from .sequences.mixture_density_rnn import MixtureDensityRNN as MixtureDensityRN
 from .sequences.recurrent_posteriors import Combiner as Combiner, CombinerFlow as CombinerFlow, MeanField as MeanField
 from .sequences.recurrent_state_space import RecurrentStateSpace as RecurrentStateSpace
 from .sequences.state_space import StateSpace as StateSpace
+from .sequences.windows import Windows as Windows
 from .tables.frames import read_table as read_table, table_columns as table_columns, write_table as write_table
 from .tables.mixed_columns import MixedColumns as MixedColumns
 from .tables.table_vae import Imputation as Imputation, TableVAE as TableVAE

@@ -290,6 +290,7 @@ MODELS = {
     "LinearGaussianStateSpace.smoothed": Call({"batch": data(sequences)}, owner=state_space),
     "LinearGaussianStateSpace.posterior": Call({"x": data(sequences).besides("nan", "inf")}, owner=state_space),
     "LinearGaussianStateSpace.factorized_gap": Call({"num_steps": COUNT}, owner=state_space),
+    "Windows": Call({"length": COUNT}),
     "HiddenMarkov": Call({"num_states": COUNT, "num_features": COUNT, "likelihood": choice("gaussian")}),
     "HiddenMarkov.init_from": Call({"x": data(sequences, "one dimension more")}, owner=lambda: HiddenMarkov(2, 2)),
     "DeepMarkov": Call(

@@ -1,0 +1,57 @@
+"""Windows of sequences: pieces of what is there, from anywhere, on which a model learns its transition."""
+
+import pytest
+import torch
+
+import ppvae
+from ppvae.models import LinearGaussianStateSpace, Windows
+
+LENGTHS = torch.tensor([12, 3, 7, 12])
+
+
+def counting(num_rows=4, num_steps=12):
+    """Each row counts its steps; -1 past its length."""
+    x = torch.arange(float(num_steps)).expand(num_rows, num_steps)
+    return torch.where(x < LENGTHS[:, None], x, -1.0)[..., None]
+
+
+def test_windows_are_runs_of_steps_within_each_length():
+    torch.manual_seed(0)
+    starts = []
+    for _ in range(300):
+        x, lengths = Windows(5)((counting(), LENGTHS))
+        assert lengths.tolist() == [5, 3, 5, 5]
+        for row, length in zip(x[..., 0], lengths, strict=True):
+            assert torch.equal(row[:length], row[0] + torch.arange(float(length)))
+            assert row[0] >= 0
+        starts.append(x[:, 0, 0])
+    seen = [set(column.tolist()) for column in torch.stack(starts).T]
+    assert seen == [set(map(float, range(n))) for n in (8, 1, 3, 8)]
+
+
+def test_without_lengths_and_where_they_are_short_sequences_are_whole():
+    x = torch.randn(3, 6, 2)
+    assert torch.equal(Windows(9)(x), x)
+    assert Windows(4)(x).shape == (3, 4, 2)
+    whole, lengths = Windows(12)((counting(), LENGTHS))
+    assert torch.equal(whole, counting())
+    assert torch.equal(lengths, LENGTHS)
+
+
+def test_no_length_is_refused_by_name():
+    with pytest.raises(ValueError, match="length: found 0, expected at least 1"):
+        Windows(0)
+
+
+@pytest.mark.slow(20)
+def test_a_transition_is_learned_from_windows(float64):
+    """Of sequences in their stationary state, by windows of a tenth: nearly as well as the truth explains new ones."""
+    torch.manual_seed(0)
+    truth = LinearGaussianStateSpace(2, 1, "exact").requires_grad_(False)
+    x = truth.sample(truth.examples(200)[:, :1].expand(-1, 100, -1))
+    train, test = x[:150], x[150:]
+    pair = LinearGaussianStateSpace(2, 1, "exact")
+    before = pair.log_prob(test).mean().item()
+    ppvae.fit(pair, train, steps=400, batch_size=50, lr=0.02, transform=Windows(10), seed=0, progress=False)
+    after, best = pair.log_prob(test).mean().item(), truth.log_prob(test).mean().item()
+    assert best - after < 0.05 * (best - before)
