@@ -5,7 +5,7 @@ Each refusal names the site, what was found, what was expected, and the usual re
 
 import math
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -203,12 +203,12 @@ def _check_size(where: str, fn: Any, plate: Any, num_rows: int) -> None:
 def check_shapes(joint: Joint) -> None:
     """Batch shapes are `[K, B]`, and model and guide agree on each latent's event shape."""
     enumerated: set[int] = set()
-    for role, trace in (("guide", joint.guide), ("model", joint.model)):
-        sites = sample_sites(trace)
+    drawn = sample_sites(joint.guide)
+    for role, sites in (("guide", drawn), ("model", sample_sites(joint.model))):
         enumerated |= {dim for site in sites.values() if (dim := enumeration_dim(site)) is not None}
         for name, site in sites.items():
-            if role == "model" and name in joint.guide.nodes:
-                _check_event_shapes(name, joint.guide, joint.model)
+            if role == "model" and name in drawn:
+                _check_event_shapes(name, drawn[name], site)
             found = list(site["fn"].batch_shape)
             extra = [dim for dim in range(-len(found), -2) if found[dim] > 1 and dim not in enumerated]
             if tuple(found[-2:]) != joint.shape or extra:
@@ -219,8 +219,8 @@ def check_shapes(joint: Joint) -> None:
                 )
 
 
-def _check_event_shapes(name: str, guide: Trace, model: Trace) -> None:
-    in_guide, in_model = (list(sample_sites(trace)[name]["fn"].event_shape) for trace in (guide, model))
+def _check_event_shapes(name: str, drawn: Mapping[str, Any], site: Mapping[str, Any]) -> None:
+    in_guide, in_model = list(drawn["fn"].event_shape), list(site["fn"].event_shape)
     if in_guide != in_model:
         raise ContractError(
             f"site '{name}': found event shape {in_guide} in the guide and {in_model} in the model, expected the same; "
@@ -247,7 +247,7 @@ def _check_match(guide: Trace, model: Trace) -> None:
                 f"guide site '{name}': found {kind} in the model, expected a latent there; rename it, or leave it out; "
                 f"the model's latents are {[n for n, s in sites.items() if not s['is_observed']]}"
             )
-        _check_event_shapes(name, guide, model)
+        _check_event_shapes(name, drawn[name], sites[name])
     for name, site in sites.items():
         if not site["is_observed"] and name not in drawn and not site["fn"].has_enumerate_support:
             raise ContractError(

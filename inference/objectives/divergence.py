@@ -105,10 +105,11 @@ def separable_in(joint: Joint) -> frozenset[str] | None:
     if not all(is_sample_site(site) for site in drawn.values()):
         return None  # a Delta, through which dependencies pass unseen
     summed_out = {name for name in drawn if len(latent[name]["fn"].batch_shape) > len(joint.shape)}
-    place, order = {name: i for i, name in enumerate(drawn)}, list(latent)
-    for name in drawn.keys() - summed_out:
-        if any(place.get(other, -1) > place[name] for other in order[: order.index(name)]):
+    place, latest = {name: i for i, name in enumerate(drawn)}, -1
+    for name in latent:
+        if name in drawn and name not in summed_out and place[name] < latest:
             return None
+        latest = max(latest, place.get(name, -1))
     return frozenset(drawn.keys() - summed_out)
 
 

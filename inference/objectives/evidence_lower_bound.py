@@ -15,7 +15,7 @@ from ppvae.inference.objectives.divergence import separable, separable_in, site_
 from ppvae.inference.objectives.gradients import Draw
 from ppvae.inference.objectives.importance_weighted import gain
 from ppvae.inference.objectives.protocol import MeanOverDraws
-from ppvae.inference.objectives.scales import is_pair_scaled, is_scaled, same_scale, scaled
+from ppvae.inference.objectives.scales import is_pair_scaled, is_scaled, scaled, unlike_scales
 from ppvae.inference.objectives.weighting import mean_over_data
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError
@@ -161,14 +161,14 @@ class ELBO(MeanOverDraws):
 
     def _minus_analytic_kl(self, draw: Draw, separable: frozenset[str]) -> dict[str, Tensor]:
         """Minus the KL of each site that has a closed form, `[K, B]`."""
-        result = {}
+        result, unlike = {}, unlike_scales(draw.joint)
         for name in sample_sites(draw.joint.guide, observed=False):
             q: Any = draw.joint.guide.nodes[name]
             p: Any = draw.joint.model.nodes[name]
             try:
                 if name not in separable:
                     raise NotImplementedError("a parent in the model is a descendant in the guide, or not in the guide")
-                if not same_scale(draw.joint, name):
+                if name in unlike:
                     raise NotImplementedError("poutine.scale scales it differently in guide and model")
                 result[name] = -site_kl(q, p).expand(draw.joint.shape)
             except NotImplementedError as reason:

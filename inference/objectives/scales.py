@@ -58,9 +58,11 @@ def _same(a: Any, b: Any) -> bool:
     return a is b or (not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b)
 
 
-def same_scale(joint: Joint, name: str) -> bool:
-    """Whether a latent has the same scale in model and guide."""
-    return _same(handler_scales(joint.model).get(name, 1.0), handler_scales(joint.guide).get(name, 1.0))
+def unlike_scales(joint: Joint) -> set[str]:
+    """The sites that have other scales in the model than in the guide."""
+    in_model, in_guide = handler_scales(joint.model), handler_scales(joint.guide)
+    names = in_model.keys() | in_guide.keys()
+    return {name for name in names if not _same(in_model.get(name, 1.0), in_guide.get(name, 1.0))}
 
 
 def refuse_scales(joint: Joint, objective: Any) -> None:
