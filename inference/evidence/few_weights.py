@@ -46,7 +46,7 @@ def std_error(log_weight: Tensor) -> Tensor:
     Example:
         >>> log_w = torch.randn(1, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         >>> std_error(log_w)
-        tensor([0.4687], dtype=torch.float64)
+        tensor([0.5027], dtype=torch.float64)
     """
     num = log_weight.shape[1]
     if num == 1:
