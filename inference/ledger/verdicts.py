@@ -143,19 +143,22 @@ def _of_likelihood(report: Measured) -> list[Cause]:
 def _of_overfitting(report: Measured) -> list[Cause]:
     """How much less log p(x) is than on training data; of points that can be trusted, as too low a value would count.
 
-    Two samples of data differ by chance, so only three errors over data tell.
+    What is trusted may be unlike the rest, so like is compared with like; and training data as a whole must have more,
+    too. Two samples of data differ by chance, so only three errors over data tell.
     """
-    held_out, trusted = report.log_evidence.estimate, report.log_evidence.reliable
-    if report.train is None or trusted.sum() < 2:
+    if report.train is None:
         return []
-    seen = report.train.log_evidence.mean()
-    nats = seen.estimate - held_out[trusted].mean().item()
-    error = math.hypot(seen.error, held_out[trusted].std().item() / math.sqrt(trusted.sum().item()))
+    seen, held_out = report.train.log_evidence, report.log_evidence
+    trusted = [record.estimate[record.reliable] for record in (seen, held_out)]
+    if min(map(len, trusted)) < 2:
+        return []
+    nats = min(trusted[0].mean().item(), seen.estimate.mean().item()) - trusted[1].mean().item()
+    error = math.hypot(*((each.std() / len(each) ** 0.5).item() for each in trusted))
     if not nats > max(LEAST, 3 * error):
         return []
     says = f"log p(x) is {nats:.2f} nats higher on training data: the model does not generalize."
     remedy = "Stop training earlier (held_out=HeldOut(data, patience=5)), shrink the decoder, or train on more data."
-    noise = math.hypot(seen.monte_carlo_error, report.log_evidence.mean().monte_carlo_error)
+    noise = math.hypot(*(record.mean().monte_carlo_error for record in (seen, held_out)))
     return [Cause("overfitting", nats, error, noise, says, remedy)]
 
 

@@ -84,6 +84,24 @@ def test_a_model_that_knows_its_training_data_by_heart_overfits(num_train, float
     assert "higher on training data: the model does not generalize." in report.verdict()
 
 
+def test_trusting_unlike_data_points_alone_is_no_overfitting(float64):
+    """As where a poor guide leaves the evidence of the least likely ones alone to be trusted, seen or not."""
+    torch.manual_seed(0)
+    pair = GaussianMixture(2, 3)
+    x = pair.sample(400)
+    report = ppvae.gap(pair, x[200:], Effort("exact", num_samples=10, ascent=None), train=x[:200], progress=False)
+
+    def of_the_least(record):
+        return replace(record, reliable=record.estimate < record.estimate.quantile(0.1))
+
+    assert report.train is not None
+    seen = replace(report.train, log_evidence=of_the_least(report.train.log_evidence))
+    report = replace(report, log_evidence=of_the_least(report.log_evidence), train=seen)
+    low = report.log_evidence.estimate[report.log_evidence.reliable].mean()
+    assert low < seen.log_evidence.estimate.mean() - 1
+    assert not causes(report)
+
+
 def test_one_dimension_has_no_correlations():
     """A failed refinement once gave one latent 9.66 nats of correlation; what is gained there is the shape's."""
     pair, x = ZOO["positive"].make()
