@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ppvae.arguments import Count, NonNegative, Positive, checked
 from ppvae.devices import device_of
+from ppvae.inference.training.update import laid_out_as
 from ppvae.pair import Pair
 
 Gradient = Callable[[dict[str, Tensor]], tuple[Tensor, list[Tensor]]]
@@ -61,7 +62,7 @@ def ascend(gradient: Gradient, start: dict[str, Tensor], settings: Ascent) -> tu
         rounding = 10 * torch.finfo(value.dtype).eps * value.abs().clamp(min=1)
         for p, g in zip(parameters.values(), gradients, strict=True):
             # Adam's steps have one size for gradients of any size: rounding errors would lead away from a maximum
-            p.grad = torch.where(g.abs() > like(rounding, g), g, 0)
+            p.grad = laid_out_as(p, torch.where(g.abs() > like(rounding, g), g, 0))
         optimizer.step()
         for name, p in parameters.items():
             average[name] += p / WINDOW

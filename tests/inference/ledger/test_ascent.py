@@ -105,3 +105,15 @@ def test_rounding_errors_do_not_lead_away_from_the_optimum(dtype):
 def test_settings_out_of_range_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name}: found {value}, expected at least 1"):
         Ascent(**{name: value})
+
+
+def test_gradients_may_lie_in_memory_as_they_like():
+    """Transposed ones, as of products with a transposed matrix, lead where others do."""
+    target = torch.arange(6.0).reshape(1, 2, 3)
+
+    def gradient(parameters):
+        off = target - parameters["a"]
+        return -off.square().sum((1, 2)), [2 * off.mT.contiguous().mT]
+
+    found, _ = ascend(gradient, {"a": torch.zeros(1, 2, 3)}, Ascent(max_steps=400))
+    torch.testing.assert_close(found["a"], target, rtol=0, atol=1e-3)
