@@ -17,6 +17,7 @@ from torch.fx import GraphModule
 
 from ppvae.batches import Batch
 from ppvae.inference.compiling import compiler
+from ppvae.inference.compiling.counters import advance_at_once
 from ppvae.inference.compiling.cuda_graph import Program, captured
 from ppvae.inference.compiling.formulas import FORMULAS
 from ppvae.inference.compiling.inputs import CannotCompileError, taken_apart
@@ -151,10 +152,14 @@ def traced(function: Program, inputs: Sequence[Tensor], formulas: Mapping[Any, A
 
 
 def operations(function: Program, inputs: Sequence[Tensor]) -> Program:
-    """`function` as the tensor operations that it applies to tensors like `inputs`, one by one, without compilation."""
+    """`function` as the tensor operations that it applies to tensors like `inputs`, one by one, without compilation.
+
+    Counters among the inputs that it advances together come to share memory, and are advanced by one operation.
+    """
     from torch.fx.experimental.proxy_tensor import make_fx
 
     graph = make_fx(function)(*[t.clone() for t in inputs])
+    advance_at_once(graph, inputs)
     for node in reversed(graph.graph.nodes):
         name = getattr(node.target, "__name__", "")
         if name.startswith("_record_function"):

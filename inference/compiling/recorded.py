@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from ppvae.inference.compiling.idle_views import without_idle_views
 from ppvae.inference.compiling.inputs import CannotCompileError
 from ppvae.inference.runtime.isolation import random_state, set_random_state
 
@@ -28,6 +29,7 @@ def recorded(
         CannotCompileError: it draws other random numbers than what it was recorded from.
     """
     graph, before = trace(), random_state(device)
+    without_idle_views(graph)
 
     def copies() -> tuple[Tensor, ...]:
         return tuple(t.clone() for t in inputs)

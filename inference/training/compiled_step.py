@@ -59,7 +59,9 @@ class CompiledStep:
         self._parameters = {name: p for name, p in self._call.named_parameters() if p.requires_grad}
         self._buffers = dict(self._call.named_buffers())
         self._device = next(pair.parameters()).device
-        self._rates, self._at = [self._number(0.0) for _ in update.optimizer.param_groups], self._number(0.0)
+        self._at, self._done = self._number(0.0), torch.zeros((), dtype=torch.float64, device=self._device)
+        precise = torch.float64 if self._device.type == "cpu" else torch.float32  # as fused optimizers read rates
+        self._rates = [self._number(0.0).to(precise) for _ in update.optimizer.param_groups]
         self._kind = kind_of(batch)
         state = [[p.detach() for p in self._parameters.values()], list(self._buffers.values())]
         self._state_leaves = tree_leaves(state)  # the same tensors at each call; the program writes the buffers back
@@ -69,7 +71,7 @@ class CompiledStep:
         with attributes_stay(pair):
             self._program = compiled(self._step, inputs, bound, self._device, num_held, record=record)
         fused = all(group.get("fused") for group in update.optimizer.param_groups)
-        self._advance = self._fused_update() if fused and update.processes.size == 1 and not record else None
+        self._advance = self._fused_update() if fused and update.processes.size == 1 else None
 
     def fits(self, batch: Batch) -> bool:
         """Whether the program is for batches of this shape, and with these values of what is no data."""
@@ -98,6 +100,7 @@ class CompiledStep:
             return None
         for rate, group in zip(self._rates, self._update.optimizer.param_groups, strict=True):
             rate.fill_(group["lr"])
+        self._done.fill_(step)
         with one_thread(self._update.few):
             self._advance(*found)
         return bound
@@ -148,7 +151,7 @@ class CompiledStep:
         """`Update.advance`, recorded once, as a function of the gradients that updates these same tensors."""
         update, parameters = self._update, list(self._parameters.values())
         moments = [update.optimizer.state.get(p, {}) for p in parameters]
-        state = [[p.detach() for p in parameters], moments, list(update.averages.values()), self._rates, self._at]
+        state = [[p.detach() for p in parameters], moments, list(update.averages.values()), self._rates, self._done]
         gradients = [p.detach() for p, has_gradient in zip(parameters, self._reached, strict=True) if has_gradient]
         inputs, structure = tree_flatten((state, gradients))
 

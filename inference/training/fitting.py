@@ -171,11 +171,12 @@ def fit(
         compile=compiles,
         options=options,
     )
-    if compile == "auto" and not compiles and not callbacks and where.type == "cpu" and processes.size == 1:
-        trainer.programs.record_after = RECORD_AFTER
     scheduler = None if by_torch is None else Scheduler(by_torch, trainer.optimizer)
     if scheduler is not None and compiles:
         refuse_momentum(scheduler)
+    steady = not callbacks and (scheduler is None or not scheduler.moved)
+    if compile == "auto" and not compiles and steady and where.type == "cpu" and processes.size == 1:
+        trainer.programs.record_after = RECORD_AFTER
     trainer.progress = progress and processes.rank == 0
     with processes.together(lambda: source.described() | {"bound at the start": trainer.first_bound}):
         source = intake.source(trainer, transform)

@@ -178,7 +178,7 @@ class Update:
         optimizer.step()
         if self.options.ema is not None:
             with torch.no_grad():
-                decay = torch.as_tensor((1 + step) / (10 + step)).clamp(max=self.options.ema)
+                decay = torch.as_tensor((1 + step) / (10 + step), dtype=torch.float64).clamp(max=self.options.ema)
                 for average, p in zip(averages, parameters, strict=True):
                     average.lerp_(p, (1 - decay).to(average))
 

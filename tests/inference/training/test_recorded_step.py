@@ -1,6 +1,7 @@
 """A recorded step applies the operations of the eager one, so that no bit differs."""
 
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from ppvae.models import VAE, GaussianMixture, LinearVAE, MarkovHVAE
 SMOOTH = StepOptions(clip_norm=1.0, ema=0.8)
 CASES = {
     "linear": (lambda: LinearVAE(4, 2), ELBO(), {}),
+    "decay": (lambda: LinearVAE(4, 2), ELBO(), {"schedule": lambda done: 0.1**done, "optimizer": "adamw"}),
     "busy": (Busy, ELBO(beta=LinearWarmup(8)), {"transform": lambda x: x + 0.1 * torch.randn_like(x)}),
     "stl": (lambda: LinearVAE(4, 2, guide="full"), ELBO(3, gradient="stl"), {"options": SMOOTH}),
     "vimco": (lambda: LinearVAE(4, 2, guide="full"), VIMCO(3), {"optimizer": torch.optim.RMSprop}),
@@ -79,6 +81,14 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(stop, made, tmp_path):
 def test_callbacks_may_change_the_pair_so_nothing_is_recorded(made):
     trained(lambda: LinearVAE(4, 2), ELBO(), "auto", callbacks=[lambda run: None])
     assert not made
+
+
+def test_a_record_would_hold_momentum_fixed_so_where_it_is_cycled_nothing_is_recorded(made):
+    cycle = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=12)
+    eager, _ = trained(lambda: LinearVAE(4, 2), ELBO(), False, schedule=cycle)
+    pair, _ = trained(lambda: LinearVAE(4, 2), ELBO(), "auto", schedule=cycle)
+    assert not made
+    assert_equal(eager, pair)
 
 
 def test_what_looks_at_values_stays_eager_without_a_warning(made, caplog):
