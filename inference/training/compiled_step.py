@@ -5,7 +5,6 @@ or four loops for each parameter, and take half of the compiling time.
 """
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -22,6 +21,10 @@ from ppvae.inference.runtime.isolation import one_thread
 from ppvae.inference.training.update import Update, laid_out_as
 from ppvae.internals import tree_flatten, tree_leaves, tree_unflatten
 from ppvae.pair import Pair
+
+MASKED = ("cuda",)
+"""Devices on which an update that is not finite changes nothing even before that is seen: from NaN, a kernel there may
+end the process."""
 
 
 class CompiledStep:
@@ -59,6 +62,7 @@ class CompiledStep:
         self._parameters = {name: p for name, p in self._call.named_parameters() if p.requires_grad}
         self._buffers = dict(self._call.named_buffers())
         self._device = next(pair.parameters()).device
+        self._scheduled = {name: self._number(value) for name, value in self._objective.scheduled(0.0).items()}
         self._at, self._done = self._number(0.0), torch.zeros((), dtype=torch.float64, device=self._device)
         precise = torch.float64 if self._device.type == "cpu" else torch.float32  # as fused optimizers read rates
         self._rates = [self._number(0.0).to(precise) for _ in update.optimizer.param_groups]
@@ -70,6 +74,7 @@ class CompiledStep:
         bound = partial(self._eager_bound, batch, weights, 0.0)
         with attributes_stay(pair):
             self._program = compiled(self._step, inputs, bound, self._device, num_held, record=record)
+        self._masks = self._device.type in MASKED
         fused = all(group.get("fused") for group in update.optimizer.param_groups)
         self._advance = self._fused_update() if fused and update.processes.size == 1 else None
 
@@ -87,6 +92,18 @@ class CompiledStep:
         bound = partial(self._eager_bound, batch, weights, step)
         check_program(self._program, inputs, bound, self._device, len(self._state_leaves))
 
+    @property
+    def updates(self) -> bool:
+        """Whether the optimizer's update is a part of it, so that it can be launched."""
+        return self._advance is not None
+
+    @torch.no_grad()
+    def launch(self, batch: Batch, weights: Tensor | None, step: float) -> Tensor:
+        """Takes the step without a look at its bound: that is returned, with a one if anything is not finite."""
+        report, *found = self._program(*self._state_leaves, *self._tensors(batch, weights, step))
+        self._apply(report, found, step)
+        return report.clone()  # a CUDA graph overwrites it
+
     @torch.no_grad()
     def __call__(
         self, batch: Batch, weights: Tensor | None, step: float, share: float, before: Sequence[Tensor]
@@ -95,38 +112,49 @@ class CompiledStep:
         report, *found = self._program(*self._state_leaves, *self._tensors(batch, weights, step))
         if self._advance is None:
             return self._update(report[0], self._per_parameter(found), step, share, before)
-        bound, total = report.tolist()
-        if not math.isfinite(total):
+        bound, bad = report.tolist()
+        if bad:
             return None
+        self._apply(report, found, step)
+        return bound
+
+    def _apply(self, report: Tensor, found: Sequence[Tensor], step: float) -> None:
+        """The optimizer's update with these gradients."""
+        assert self._advance is not None
         for rate, group in zip(self._rates, self._update.optimizer.param_groups, strict=True):
             rate.fill_(group["lr"])
         self._done.fill_(step)
         with one_thread(self._update.few):
-            self._advance(*found)
-        return bound
+            self._advance(*found, *([report[1].float()] if self._masks else []))
 
     def _changing(self, batch: Batch, weights: Tensor | None, step: float) -> list[Any]:
         """The program's inputs besides the state: values of schedules, the step, the batch and its weights."""
-        schedules = {name: self._number(value) for name, value in self._objective.scheduled(step).items()}
-        # A CUDA graph would not read a number, or a tensor on the host, again.
+        self._set_numbers(step)
+        # A CUDA graph would not read a tensor on the host again.
         placed = [v.to(self._device) if isinstance(v, Tensor) else v for v in entries(batch).values()]
-        return [schedules, self._at.fill_(step), with_entries(batch, placed), weights]
+        return [self._scheduled, self._at, with_entries(batch, placed), weights]
 
     def _tensors(self, batch: Batch, weights: Tensor | None, step: float) -> list[Tensor]:
         """Those of `_changing`, in the same order: a tree takes longer to walk than small programs to run."""
-        numbers = [self._number(value) for value in self._objective.scheduled(step).values()]
+        self._set_numbers(step)
         data = [
             tensor
             for value in entries(batch).values()
             for tensor in ([value.to(self._device)] if isinstance(value, Tensor) else tensors_in(value))
         ]
-        return [*numbers, self._at.fill_(step), *data, *([] if weights is None else [weights])]
+        return [*self._scheduled.values(), self._at, *data, *([] if weights is None else [weights])]
+
+    def _set_numbers(self, step: float) -> None:
+        """Values of schedules and the step, in tensors that stay: to make one on a GPU, the host would wait for it."""
+        for name, value in self._objective.scheduled(step).items():
+            self._scheduled[name].fill_(value)
+        self._at.fill_(step)
 
     def _number(self, value: float) -> Tensor:
-        return torch.tensor(value, device=self._device)
+        return torch.tensor(float(value), device=self._device)
 
     def _step(self, *leaves: Tensor) -> list[Tensor]:
-        """What is compiled: returns the mean bound with a sum that shows whether all is finite, and the gradients."""
+        """What is compiled: returns the mean bound with a one if anything is not finite, and the gradients."""
         (parameters, buffers), (schedules, at, batch, weights) = self._put_together(leaves)
         learned, running = [p.detach().requires_grad_() for p in parameters], [b.clone() for b in buffers]
         objective = self._objective.at(schedules)
@@ -136,11 +164,10 @@ class CompiledStep:
         self._reached = [g is not None for g in gradients]
         found = [laid_out_as(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
         bound = bound.detach()
-        total = torch.stack([bound, *[g.sum() for g in found]]).sum().detach()
-        finite = total.isfinite()
+        finite = torch.stack([bound, *[g.sum() for g in found]]).sum().detach().isfinite()
         for old, new in zip(buffers, running, strict=True):
             old.copy_(torch.where(finite, new.detach(), old))
-        return [torch.stack([bound, total]), *found]
+        return [torch.stack([bound, finite.logical_not().to(bound.dtype)]), *found]
 
     def _per_parameter(self, found: Sequence[Tensor]) -> list[Tensor | None]:
         """A gradient for each parameter; None where the objective does not depend on it."""
@@ -153,13 +180,16 @@ class CompiledStep:
         moments = [update.optimizer.state.get(p, {}) for p in parameters]
         state = [[p.detach() for p in parameters], moments, list(update.averages.values()), self._rates, self._done]
         gradients = [p.detach() for p, has_gradient in zip(parameters, self._reached, strict=True) if has_gradient]
-        inputs, structure = tree_flatten((state, gradients))
+        bad = [torch.zeros((), device=self._device)] if self._masks else []
+        inputs, structure = tree_flatten((state, gradients, bad))
 
         def advance(*leaves: Tensor) -> list[Tensor]:
-            (copies, moments, averages, rates, step), found = tree_unflatten(list(leaves), structure)
+            (copies, moments, averages, rates, step), found, bad = tree_unflatten(list(leaves), structure)
             copy_of = dict(zip(parameters, copies, strict=True))
-            optimizer = copy.copy(update.optimizer)
-            optimizer.state = dict(zip(copies, moments, strict=True))  # type: ignore[assignment]
+            optimizer: Any = copy.copy(update.optimizer)
+            if bad:
+                (optimizer.found_inf,) = bad
+            optimizer.state = dict(zip(copies, moments, strict=True))
             optimizer.param_groups = [
                 group | {"params": [copy_of[p] for p in group["params"]], "lr": rate}
                 for group, rate in zip(update.optimizer.param_groups, rates, strict=True)

@@ -51,12 +51,14 @@ class Source(Protocol):
     Attributes:
         steps_per_epoch: how many there are in an epoch, where that is known.
         batch_size: of all but the last, where that is known.
+        whole_steps: how many of an epoch's first steps are of that size, and can be taken anew.
         description: as JSON can hold it, to tell whether a run goes on with the same data.
         agreed: whether processes with the same `described` have the same minibatches.
     """
 
     steps_per_epoch: int | None
     batch_size: int | None
+    whole_steps: int
     agreed: bool
 
     @property
@@ -90,6 +92,7 @@ class Shuffled:
         self.data, self._weights = data, weights
         self.batch_size: int | None = batch_size
         self.steps_per_epoch: int | None = steps_per_epoch
+        self.whole_steps = min(steps_per_epoch, num_rows(data) // batch_size)
         self._starts = range(0, steps_per_epoch * batch_size, batch_size)
         self._in_order = in_order
         self._seed, self._processes, self._feed = seed, processes, feed(data, device)
@@ -136,6 +139,7 @@ class Stream:
     """
 
     batch_size: int | None = None
+    whole_steps = 0
     agreed = False
 
     def __init__(

@@ -25,6 +25,7 @@ from ppvae.pair import Pair
 from ppvae.threads import undisturbed
 
 AUTO_COMPILE_STEPS = 10_000
+RECORDED = ("cpu", "cuda")
 RECORD_AFTER = 100
 """Steps that take about as long as recording one, so that a run takes at most twice the optimum."""
 
@@ -107,12 +108,12 @@ def fit(
         callbacks: called after each epoch with the `Fit` so far. One that raises `StopIteration` ends training.
         progress: show a bar, on a terminal or in a notebook; see `ppvae.set_progress`.
         compile: run a step as one compiled program, the same estimator with the same noise several times faster, after
-            some seconds of compiling. "auto": for at least 10,000 steps on a CPU. In shorter runs there, in one process
-            and without callbacks, the operations of step 101 are recorded and repeated without Python, to the same
-            bits. What Python decides in the model or the guide (a branch, a loop) is decided once, when the step is
-            traced. The bounds are compared again after 2, 4, 8, 16, ... steps, and from a difference on training goes
-            on uncompiled; with False it is decided at each step. What cannot be compiled runs uncompiled, with a
-            warning that says why. The first step, and smaller batches, are not compiled.
+            some seconds of compiling. "auto": for at least 10,000 steps on a CPU. In other runs, in one process and
+            without callbacks, the operations of step 101 are recorded and repeated without Python, on a GPU as a CUDA
+            graph, to the same bits. What Python decides in the model or the guide (a branch, a loop) is decided once,
+            when the step is traced. The bounds are compared again after 2, 4, 8, 16, ... steps, and from a difference
+            on training goes on uncompiled; with False it is decided at each step. What cannot be compiled runs
+            uncompiled, with a warning that says why. The first step, and smaller batches, are not compiled.
         checkpoint: a file that keeps the state of training, written after each epoch, on Ctrl-C and on SIGTERM, in
             place of an old one; or `Checkpoint(path, every=...)`, to write it within epochs, too. Where it cannot be
             written, as the disk is full, training goes on, and the result's `warning` says so.
@@ -175,7 +176,7 @@ def fit(
     if scheduler is not None and compiles:
         refuse_momentum(scheduler)
     steady = not callbacks and (scheduler is None or not scheduler.moved)
-    if compile == "auto" and not compiles and steady and where.type == "cpu" and processes.size == 1:
+    if compile == "auto" and not compiles and steady and where.type in RECORDED and processes.size == 1:
         trainer.programs.record_after = RECORD_AFTER
     trainer.progress = progress and processes.rank == 0
     with processes.together(lambda: source.described() | {"bound at the start": trainer.first_bound}):

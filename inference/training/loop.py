@@ -16,7 +16,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ppvae.batches import Batch, num_rows, rows
-from ppvae.conversion import floating_converted
 from ppvae.inference.runtime.checkpoint import (
     CheckpointError,
     check_layout,
@@ -28,12 +27,13 @@ from ppvae.inference.runtime.checkpoint import (
 )
 from ppvae.inference.runtime.distributed import Processes
 from ppvae.inference.runtime.isolation import interrupts_held, own_randomness
-from ppvae.inference.training.feeding import Minibatch, Source
+from ppvae.inference.training.feeding import Source
 from ppvae.inference.training.nonfinite import NonFiniteError
 from ppvae.inference.training.result import Fit
 from ppvae.inference.training.resuming import State, plain, restore, store
 from ppvae.inference.training.schedulers import Scheduler
 from ppvae.inference.training.settings import Checkpoint, HeldOut
+from ppvae.inference.training.steps import MOST, Steps
 from ppvae.inference.training.trainer import HELD_OUT, Trainer
 from ppvae.mode import mode
 from ppvae.progress import progress_bar
@@ -103,6 +103,7 @@ class Training:
         names = ["bound", "learning_rate", "seconds", "bound_per_step"] + ["held_out"] * (self.held_out is not None)
         self.history = {name: [] for name in names}
         self.trainer.programs.size = self.source.batch_size
+        self._steps = Steps(self.trainer, self.source, self.transform, self.scheduler)
         self.settings = self._settings() if self.checkpoint else {}
 
     @property
@@ -170,25 +171,23 @@ class Training:
         trainer = self.trainer
         if self.callbacks:
             trainer.prepared = None  # they may have changed the pair
-        minibatches = self.source.minibatches(self.epoch, len(self.sizes))
-        while self._goes_on(minibatches, bar):
+        self._steps.begin(self.epoch, len(self.sizes))
+        while self._goes_on(bar):
             pass
         self._end_epoch()
 
-    def _goes_on(self, minibatches: Iterator[Minibatch], bar: tqdm) -> bool:
+    def _goes_on(self, bar: tqdm) -> bool:
         """Takes steps until Ctrl-C, which has its effect between two of them; whether there are more in this epoch."""
         trainer = self.trainer
         programs, compile_seconds = trainer.programs, trainer.programs.seconds
         with interrupts_held() as interrupts:
             while trainer.steps != self.num_steps and not interrupts:
                 trainer.update.interrupted = self._signaled
-                with trainer.update.shared():
-                    if (minibatch := next(minibatches, None)) is not None:
-                        self._take_step(minibatch)
-                    elif not self.source.agreed:
-                        trainer.update.no_more_batches()
-                if minibatch is None:
+                if not (taken := self._steps.take(self._most())):
                     return False
+                self.history["bound_per_step"] += [bound for bound, _ in taken]
+                self.sizes += [num_points for _, num_points in taken]
+                self.seconds = time.perf_counter() - self._resumed_at
                 if self.checkpoint and self.checkpoint.every and trainer.steps % self.checkpoint.every == 0:
                     self._save()
                 if programs.seconds != compile_seconds:
@@ -196,31 +195,22 @@ class Training:
                     compile_seconds = programs.seconds
                 if not bar.disable:
                     compiled = f", {programs.seconds:.1f} s of compiling" if programs.seconds else ""
-                    bar.set_postfix_str(f"bound {self.history['bound_per_step'][-1]:.3f}{compiled}", refresh=False)
-                bar.update()
+                    bar.set_postfix_str(f"bound {taken[-1][0]:.3f}{compiled}", refresh=False)
+                bar.update(len(taken))
                 if trainer.update.interrupted:
                     raise KeyboardInterrupt
         return trainer.steps != self.num_steps
 
-    def _take_step(self, minibatch: Minibatch) -> None:
-        def draw() -> Batch:
-            batch = minibatch.data
-            if self.transform and len(minibatch.index):
-                batch = self.transform(floating_converted(batch, self.trainer.pair))
-            return self.trainer.converted(batch)
-
-        if self.scheduler:
-            self.scheduler.before_step(self.trainer.steps)
-        self.trainer.update.whole = minibatch.whole
-        bound = self.trainer.take_step(draw, minibatch.index, minibatch.num_points, minibatch.weights)
-        self.history["bound_per_step"].append(bound)
-        self.sizes.append(minibatch.num_points)
-        self.seconds = time.perf_counter() - self._resumed_at
+    def _most(self) -> int:
+        """How many steps may be taken before something else is to be done."""
+        steps, every = self.trainer.steps, self.checkpoint and self.checkpoint.every
+        left = MOST if self.num_steps is None else self.num_steps - steps
+        return min(left, every - steps % every) if every else left
 
     def _end_epoch(self) -> None:
         """History, held-out bound, best state, checkpoint, callbacks, and whether to go on."""
         row = {
-            "bound": np.average(self.history["bound_per_step"][-len(self.sizes) :], weights=self.sizes),
+            "bound": np.dot(self.history["bound_per_step"][-len(self.sizes) :], self.sizes) / sum(self.sizes),
             "learning_rate": self.trainer.optimizer.param_groups[0]["lr"],
         }
         if self.held_out is not None:

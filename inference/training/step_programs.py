@@ -17,6 +17,10 @@ from ppvae.progress import waiting
 logger = logging.getLogger("ppvae")
 
 
+class OtherBatchError(Exception):
+    """A batch that the program is not for."""
+
+
 class StepPrograms:
     """Compiled or recorded steps of a trainer, all for batches of one kind.
 
@@ -55,6 +59,22 @@ class StepPrograms:
         if _is_power_of_two(number) and not self._still_agrees(batch, weights, number):
             return None
         return self._step
+
+    def unseen(self, number: int) -> int:
+        """How many steps from this one on can be launched: up to the next comparison with the eager step."""
+        if self._step is None or not self._step.updates or _is_power_of_two(number):
+            return 0
+        return (1 << number.bit_length()) - number
+
+    def launch(self, number: int, batch: Batch, weights: Tensor | None) -> Tensor:
+        """Launches a step; see `CompiledStep.launch`.
+
+        Raises:
+            OtherBatchError: the program is not for this batch.
+        """
+        if self._step is None or not self._step.fits(batch):
+            raise OtherBatchError
+        return self._step.launch(batch, weights, number)
 
     def forget(self) -> None:
         """Makes the program anew at the next step."""

@@ -262,19 +262,9 @@ class Trainer:
             num_points: in the whole batch.
             weights: of the data points in that part, where they are weighed.
         """
-        with one_thread(self._elements * num_points <= LITTLE):
-            return self._take_step(draw, index, num_points, weights)
-
-    def _take_step(self, draw: Callable[[], Batch], index: Tensor, num_points: int, weights: Tensor | None) -> float:
-        randomness, buffers = random_state(self.device), [b.clone() for b in self._buffers]
-        groups = self.optimizer.param_groups
-        rates = [group["lr"] for group in groups]
-        try:
-            if self.schedule:
-                factor = optimizers.rate_factor(self.schedule, self.steps)
-                for group, rate in zip(groups, self._base_rates, strict=True):
-                    group["lr"] = rate * factor
-            batch = draw()
+        buffers = [b.clone() for b in self._buffers]
+        with one_thread(self._elements * num_points <= LITTLE), self._undone_on_error(buffers):
+            batch = self._drawn(draw)
             drawn = random_state(self.device)
             program = self.programs.for_step(self.steps, batch, weights, num_points, self.progress)
             share = len(index) / num_points
@@ -282,17 +272,39 @@ class Trainer:
             if bound is None:
                 set_random_state(drawn, self.device)
                 bound = self._eager_step(batch, weights, share, index, buffers, drawn)
-        except BaseException:
-            set_random_state(randomness, self.device)
-            for group, rate in zip(groups, rates, strict=True):
-                group["lr"] = rate
-            for buffer, before in zip(self._buffers, buffers, strict=True):
-                buffer.copy_(before)
-            self.optimizer.zero_grad()
-            raise
         self.programs.size = self.programs.size or num_points
         self.steps += 1
         return bound
+
+    def launch_step(self, draw: Callable[[], Batch], num_points: int, weights: Tensor | None) -> Tensor:
+        """The same with the program alone, whatever the bound is; see `CompiledStep.launch`."""
+        with one_thread(self._elements * num_points <= LITTLE), self._undone_on_error([]):
+            report = self.programs.launch(self.steps, self._drawn(draw), weights)
+        self.steps += 1
+        return report
+
+    @contextlib.contextmanager
+    def _undone_on_error(self, buffers: list[Tensor]) -> Iterator[None]:
+        """On an error, puts back generators, learning rates, and the pair's buffers as these were."""
+        randomness, rates = random_state(self.device), [group["lr"] for group in self.optimizer.param_groups]
+        try:
+            yield
+        except BaseException:
+            set_random_state(randomness, self.device)
+            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+            for buffer, before in zip(self._buffers, buffers, strict=False):
+                buffer.copy_(before)
+            self.optimizer.zero_grad()
+            raise
+
+    def _drawn(self, draw: Callable[[], Batch]) -> Batch:
+        """The batch of the next step, for which the learning rates are set before."""
+        if self.schedule:
+            factor = optimizers.rate_factor(self.schedule, self.steps)
+            for group, rate in zip(self.optimizer.param_groups, self._base_rates, strict=True):
+                group["lr"] = rate * factor
+        return draw()
 
     def _eager_step(
         self,

@@ -99,6 +99,11 @@ class Update:
         if self.processes.size > 1:
             self._sums([], [])
 
+    def changing(self) -> list[Tensor]:
+        """All tensors that a step may change: parameters, buffers, averages and the optimizer's state."""
+        slots = [t for slot in self.optimizer.state.values() for t in slot.values() if isinstance(t, Tensor)]
+        return [*self.parameters.values(), *self.buffers, *self.averages.values(), *slots]
+
     def swap_averages(self) -> None:
         """Swaps the pair's parameters with their averages, if there are any."""
         for name, average in self.averages.items():

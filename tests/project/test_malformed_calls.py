@@ -37,7 +37,7 @@ INNER = {
     *("at", "besides", "bound", "draw", "exact_value", "parts", "prepared", "probe", "scheduled", "squared"),
     *("features", "of_each", "start_at", "step"),  # of masked networks
     *("surrogate", "weigh"),  # with those before the masked networks': what training asks of an objective
-    *("m_step", "take_step", "set_state", "decoded", "denoised", "elbo_term", "sigma", "start_sigma"),
+    *("m_step", "take_step", "launch_step", "set_state", "decoded", "denoised", "elbo_term", "sigma", "start_sigma"),
     *("assign", "best_elbo", "counts", "place", "scaled"),
     *("draw_codes", "indices", "laid_under", "vectors"),  # of codes, with those before
     *("generate", "decode"),  # of pairs with an adversary

@@ -1,6 +1,7 @@
 """What only a GPU can show: the same results there, from CUDA graphs and from data that stay on the host."""
 
 import logging
+import sys
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from support.small_pairs import Busy
 import ppvae
 from ppvae.inference.compiling import programs
 from ppvae.inference.training import feeding
+from ppvae.inference.training.steps import Steps
+from ppvae.inference.training.trainer import Trainer
 from ppvae.models import LinearVAE
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU")
@@ -44,6 +47,47 @@ def test_a_program_that_cannot_be_recorded_is_run_all_the_same(caplog, monkeypat
         compiled = trained(compile=True)
     assert "not as a CUDA graph: operation not permitted" in caplog.text
     assert_same(trained(compile=False), compiled, rtol=1e-3, atol=1e-4)
+
+
+def test_recorded_steps_are_the_eager_ones_in_a_cuda_graph(caplog, monkeypatch):
+    monkeypatch.setattr(sys.modules["ppvae.inference.training.fitting"], "RECORD_AFTER", 3)
+    with caplog.at_level(logging.WARNING):
+        eager, recorded = (trained(compile=compile) for compile in (False, "auto"))
+    assert not caplog.records, caplog.text
+    assert_same(eager, recorded, rtol=1e-4, atol=1e-5)
+
+
+def test_the_host_waits_for_no_step_of_a_stretch(monkeypatch):
+    launch, launched = Trainer.launch_step, []
+
+    def launch_step(self, *args):
+        launched.append(self.steps)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return launch(self, *args)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(Trainer, "launch_step", launch_step)
+    found = trained(compile=True)
+    assert launched
+    monkeypatch.setattr(Steps, "_room", lambda self, most: 0)
+    assert_same(trained(compile=True), found, rtol=0, atol=0)
+
+
+def test_a_step_that_is_not_finite_is_not_applied():
+    def objective(pair, batch, step=None):
+        value, surrogate = ppvae.ELBO()(pair, batch)
+        return value, surrogate * torch.where(torch.as_tensor(step) == 26, torch.nan, 1.0).to(value.device)
+
+    pairs = []
+    for compile in (False, True):
+        pairs.append(Busy())
+        torch.manual_seed(1)
+        with pytest.raises(ppvae.NonFiniteError) as caught:
+            ppvae.fit(pairs[-1], X, objective, epochs=4, batch_size=20, progress=False, device="cuda", compile=compile)
+        assert caught.value.fit.steps == 26
+        assert all(p.isfinite().all() for p in pairs[-1].parameters())
 
 
 @pytest.mark.parametrize("compile", [False, True])
