@@ -129,7 +129,7 @@ class HandWrittenVAE(nn.Module):
     def forward(self, x):
         loc, scale = self.encoder(x).chunk(2, -1)
         scale, K = softplus(scale), self.load.particles
-        eps = torch.randn(K, *loc.shape)
+        eps = torch.randn(K, *loc.shape, device=loc.device)
         z = loc + scale * eps
         out = self.decoder(z)
         if self.load.features == 784:

@@ -313,7 +313,7 @@ class Training:
         held_out = self.held_out and {"data": fingerprint(self.held_out.data), "keep_best": self.held_out.keep_best}
         return self.trainer.settings | plain(
             {
-                "schedule": [self.schedule(i / 8) for i in range(9)] if self.schedule else None,
+                "schedule": [self.schedule(i / 8) for i in range(8)] if self.schedule else None,
                 "transform": describe(self.transform) if self.transform else None,
                 "data": self.source.description,
                 "steps_per_epoch": self.source.steps_per_epoch,
