@@ -1,7 +1,7 @@
 """The first table of "Importance weighted autoencoders", one stochastic layer, dynamically binarized MNIST.
 
-    PPVAE_DATA=... python benchmarks/iwae_table.py --device cuda --minutes 60 --folder runs     # not run yet on a GPU
-    PPVAE_DATA=... python benchmarks/iwae_table.py --epochs 40 --points 200 --folder runs       # two CPU cores, an hour
+    PPVAE_DATA=... python benchmarks/iwae_table.py --device cuda --minutes 60 --folder runs        # not run yet
+    PPVAE_DATA=... python benchmarks/iwae_table.py --only VAE --epochs 40 --points 200 --folder runs  # five CPU minutes
 
 Source: Burda, Grosse & Salakhutdinov 2016 (arXiv:1509.00519). 784-200-200-50 with tanh, all 60,000 training digits,
 binarized anew at each step, Adam with eps 1e-4. The rate is 1e-3 * 10^(-i/7) for 3^i epochs, i = 0 to 7: 3,280 in all,

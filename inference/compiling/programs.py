@@ -30,6 +30,8 @@ from ppvae.pair import Pair
 
 logger = logging.getLogger("ppvae")
 
+GRAPHED = ("cuda",)
+"""Devices on which programs become CUDA graphs."""
 AGREEMENT = 1e-3
 """The largest relative difference between a compiled value and the eager one, which sums in another order."""
 
@@ -92,7 +94,7 @@ def compiled(
         set_random_state(before, device)
         check = partial(check_program, inputs=inputs, bound=bound, device=device, num_held=num_held)
         check(program)
-        return as_graph(program, inputs, num_held, device, check) if num_held and device.type == "cuda" else program
+        return as_graph(program, inputs, num_held, device, check) if num_held and device.type in GRAPHED else program
     except CannotCompileError:
         raise
     except Exception as error:  # of any kind: users' code, the tracer, the compiler

@@ -5,20 +5,12 @@ from functools import partial
 
 import pytest
 import torch
+from support.compiled_runs import graph_on_a_cpu
 
 from ppvae.inference.compiling import cuda_graph
 from ppvae.inference.compiling.programs import as_graph, check_program
 
 CPU = torch.device("cpu")
-
-
-def on_a_cpu(run, rehearse, device):
-    """A recorder whose results, like a graph's, are always in the same place."""
-    before = torch.get_rng_state()
-    for _ in range(cuda_graph.WARM_UP):
-        rehearse()
-    torch.set_rng_state(before)
-    return lambda: [kept.copy_(new) for kept, new in zip(found, run(), strict=True)], (found := rehearse())
 
 
 def program(count, x, y):
@@ -32,7 +24,7 @@ def inputs():
 
 
 def test_results_are_the_programs_and_held_tensors_are_written_in_place(inputs, monkeypatch):
-    monkeypatch.setattr(cuda_graph, "recorded", on_a_cpu)
+    monkeypatch.setattr(cuda_graph, "recorded", graph_on_a_cpu)
     run = cuda_graph.captured(program, inputs, 2, CPU)
     count, x, _ = inputs
     assert count == 0  # as before
@@ -53,7 +45,7 @@ def test_results_are_the_programs_and_held_tensors_are_written_in_place(inputs, 
 @pytest.mark.parametrize("error", [0.0, 1.0])
 def test_a_graph_that_does_something_else_is_not_used(error, inputs, monkeypatch, caplog):
     def recorded(run, rehearse, device):
-        replay, found = on_a_cpu(run, rehearse, device)
+        replay, found = graph_on_a_cpu(run, rehearse, device)
         return lambda: (replay(), found[0].add_(error)), found
 
     check = partial(check_program, inputs=inputs, bound=lambda: 6 + torch.randn(()), device=CPU, num_held=2)

@@ -8,12 +8,13 @@ from functools import partial
 
 import pytest
 import torch
-from support.compiled_runs import DATA, run_as_traced
+from support.compiled_runs import DATA, graph_on_a_cpu, run_as_traced
 from support.small_pairs import Busy
 from torch import Tensor
 
 import ppvae
 from ppvae import ELBO, Checkpoint, LinearWarmup, NonFiniteError, StepOptions
+from ppvae.inference.compiling import cuda_graph, programs
 from ppvae.inference.training import compiled_step, loop, steps
 from ppvae.inference.training.trainer import Trainer
 from ppvae.models import LinearVAE
@@ -95,6 +96,21 @@ def test_no_bit_differs(name, launched, one_by_one):
     found = train(**CASES[name])
     assert bool(launched) == (name != "one batch")
     assert_equal(one_by_one(**CASES[name]), found)
+
+
+@pytest.mark.parametrize("compile", [True, "auto"])
+@pytest.mark.parametrize("name", ["busy", "smooth", "weighted"])
+def test_no_bit_differs_from_a_graph(name, compile, launched, one_by_one, monkeypatch, caplog):
+    """With a stand-in for CUDA graphs: each result is where the one before it was, and updates are masked."""
+    monkeypatch.setattr(sys.modules["ppvae.inference.training.fitting"], "RECORD_AFTER", 3)
+    alone = one_by_one(**CASES[name], compile=compile)
+    monkeypatch.setattr(programs, "GRAPHED", ("cpu",))
+    monkeypatch.setattr(compiled_step, "MASKED", ("cpu",))
+    monkeypatch.setattr(cuda_graph, "recorded", graph_on_a_cpu)
+    found = train(**CASES[name], compile=compile)
+    assert len(launched) > 20
+    assert "not as a CUDA graph" not in caplog.text
+    assert_equal(alone, found)
 
 
 def test_recorded_steps_are_launched_too(launched, one_by_one, monkeypatch):
