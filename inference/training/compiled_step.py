@@ -14,17 +14,14 @@ from torch import Tensor
 
 from ppvae.batches import Batch, entries, with_entries
 from ppvae.inference.compiling.attributes import attributes_stay
+from ppvae.inference.compiling.cuda_graph import Program
 from ppvae.inference.compiling.inputs import kind_of, taken_apart, tensors_in
-from ppvae.inference.compiling.programs import Call, check_program, compiled, operations
+from ppvae.inference.compiling.programs import GRAPHED, Call, as_graph, check_program, compiled, operations
 from ppvae.inference.objectives.protocol import Maximized, as_objective, with_penalty
-from ppvae.inference.runtime.isolation import one_thread
+from ppvae.inference.runtime.isolation import one_thread, random_state, set_random_state
 from ppvae.inference.training.update import Update, laid_out_as
 from ppvae.internals import tree_flatten, tree_leaves, tree_unflatten
 from ppvae.pair import Pair
-
-MASKED = ("cuda",)
-"""Devices on which an update that is not finite changes nothing even before that is seen: from NaN, a kernel there may
-end the process."""
 
 
 class CompiledStep:
@@ -72,11 +69,13 @@ class CompiledStep:
         inputs, self._put_together = taken_apart((state, self._changing(batch, weights, 0.0)))
         num_held = len(self._state_leaves)
         bound = partial(self._eager_bound, batch, weights, 0.0)
+        fused = all(group.get("fused") for group in update.optimizer.param_groups) and update.processes.size == 1
+        self._graphed = fused and self._device.type in GRAPHED
         with attributes_stay(pair):
-            self._program = compiled(self._step, inputs, bound, self._device, num_held, record=record)
-        self._masks = self._device.type in MASKED
-        fused = all(group.get("fused") for group in update.optimizer.param_groups)
-        self._advance = self._fused_update() if fused and update.processes.size == 1 else None
+            program_held = 0 if self._graphed else num_held  # it becomes a part of the graph of the whole step
+            self._program = compiled(self._step, inputs, bound, self._device, program_held, record=record)
+        self._advance = self._fused_update() if fused else None
+        self._whole = self._whole_step(inputs, bound) if self._graphed else None
 
     def fits(self, batch: Batch) -> bool:
         """Whether the program is for batches of this shape, and with these values of what is no data."""
@@ -100,32 +99,66 @@ class CompiledStep:
     @torch.no_grad()
     def launch(self, batch: Batch, weights: Tensor | None, step: float) -> Tensor:
         """Takes the step without a look at its bound: that is returned, with a one if anything is not finite."""
-        report, *found = self._program(*self._state_leaves, *self._tensors(batch, weights, step))
-        self._apply(report, found, step)
-        return report.clone()  # a CUDA graph overwrites it
+        inputs = [*self._state_leaves, *self._tensors(batch, weights, step)]
+        self._set_rates(step)
+        if self._whole is not None:
+            return self._whole(*inputs)[0].clone()  # a CUDA graph overwrites it
+        report, *found = self._program(*inputs)
+        self._apply(found)
+        return report
 
     @torch.no_grad()
     def __call__(
         self, batch: Batch, weights: Tensor | None, step: float, share: float, before: Sequence[Tensor]
     ) -> float | None:
         """Takes the step; arguments and result as for `Update`."""
+        if self._whole is not None:
+            bound, bad = self.launch(batch, weights, step).tolist()
+            return None if bad else bound
         report, *found = self._program(*self._state_leaves, *self._tensors(batch, weights, step))
         if self._advance is None:
             return self._update(report[0], self._per_parameter(found), step, share, before)
         bound, bad = report.tolist()
         if bad:
             return None
-        self._apply(report, found, step)
+        self._set_rates(step)
+        self._apply(found)
         return bound
 
-    def _apply(self, report: Tensor, found: Sequence[Tensor], step: float) -> None:
+    def _apply(self, found: Sequence[Tensor]) -> None:
         """The optimizer's update with these gradients."""
         assert self._advance is not None
+        with one_thread(self._update.few):
+            self._advance(*found)
+
+    def _set_rates(self, step: float) -> None:
         for rate, group in zip(self._rates, self._update.optimizer.param_groups, strict=True):
             rate.fill_(group["lr"])
         self._done.fill_(step)
-        with one_thread(self._update.few):
-            self._advance(*found, *([report[1].float()] if self._masks else []))
+
+    def _whole_step(self, inputs: Sequence[Tensor], bound: Callable[[], Tensor]) -> Program:
+        """The program and the update as one CUDA graph, or one after the other where it cannot be recorded.
+
+        An update that is not finite changes nothing: from NaN, kernels of later steps may draw what ends the process.
+        """
+
+        @torch.no_grad()
+        def whole(*tensors: Tensor) -> list[Tensor]:
+            report, *found = self._program(*tensors)
+            self._apply([*found, report[1].float()])
+            return [report]
+
+        num_held, device = len(self._state_leaves), self._device
+        before, changing = random_state(device), self._update.changing()
+        contents = [t.detach().clone() for t in changing]
+        check = partial(check_program, inputs=inputs, bound=bound, device=device, num_held=num_held)
+        try:
+            return as_graph(whole, inputs, num_held, device, check)
+        finally:
+            set_random_state(before, device)
+            with torch.no_grad():
+                for t, content in zip(changing, contents, strict=True):
+                    t.copy_(content)
 
     def _changing(self, batch: Batch, weights: Tensor | None, step: float) -> list[Any]:
         """The program's inputs besides the state: values of schedules, the step, the batch and its weights."""
@@ -180,7 +213,7 @@ class CompiledStep:
         moments = [update.optimizer.state.get(p, {}) for p in parameters]
         state = [[p.detach() for p in parameters], moments, list(update.averages.values()), self._rates, self._done]
         gradients = [p.detach() for p, has_gradient in zip(parameters, self._reached, strict=True) if has_gradient]
-        bad = [torch.zeros((), device=self._device)] if self._masks else []
+        bad = [torch.zeros((), device=self._device)] if self._graphed else []
         inputs, structure = tree_flatten((state, gradients, bad))
 
         def advance(*leaves: Tensor) -> list[Tensor]:
