@@ -220,8 +220,6 @@ class CompiledStep:
             (copies, moments, averages, rates, step), found, bad = tree_unflatten(list(leaves), structure)
             copy_of = dict(zip(parameters, copies, strict=True))
             optimizer: Any = copy.copy(update.optimizer)
-            if bad:
-                (optimizer.found_inf,) = bad
             optimizer.state = dict(zip(copies, moments, strict=True))
             optimizer.param_groups = [
                 group | {"params": [copy_of[p] for p in group["params"]], "lr": rate}
@@ -229,7 +227,7 @@ class CompiledStep:
             ]
             for p, g in zip(copies, self._per_parameter(found), strict=True):
                 p.grad = g
-            update.advance(optimizer, copies, averages, step)
+            update.advance(optimizer, copies, averages, step, *bad)
             return []
 
         return partial(operations(advance, inputs), *tree_leaves(state))

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -171,19 +171,34 @@ class Update:
         raise AssertionError("batches of one checksum in all processes")
 
     def advance(
-        self, optimizer: Optimizer, parameters: Sequence[Tensor], averages: Sequence[Tensor], step: float | Tensor
+        self,
+        optimizer: Any,
+        parameters: Sequence[Tensor],
+        averages: Sequence[Tensor],
+        step: float | Tensor,
+        bad: Tensor | None = None,
     ) -> None:
         """Clips the parameters' `grad`, takes the optimizer's step and updates the averages; a compiled step traces it.
 
         The average's decay after t steps is the smaller of `ema` and `(1 + t) / (10 + t)`, so that it soon forgets the
         start.
+
+        Args:
+            optimizer: torch's; a fused one, if `bad` is given.
+            parameters: what it updates.
+            averages: of each of them.
+            step: how many steps were taken before.
+            bad: one if nothing is to change, else zero.
         """
         if self.options.clip_norm is not None:
             nn.utils.clip_grad_norm_(parameters, self.options.clip_norm)
+        if bad is not None:
+            optimizer.found_inf = bad
         optimizer.step()
         if self.options.ema is not None:
             with torch.no_grad():
                 decay = torch.as_tensor((1 + step) / (10 + step), dtype=torch.float64).clamp(max=self.options.ema)
+                decay = decay if bad is None else torch.maximum(decay, bad.double())
                 for average, p in zip(averages, parameters, strict=True):
                     average.lerp_(p, (1 - decay).to(average))
 
