@@ -1,13 +1,10 @@
 """Views that show a tensor as it already is, in a traced graph: left out, as each takes a microsecond to make."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-Node = Any
-"""A `torch.fx.Node`, whose arguments have types too wide to be of use."""
+from ppvae.inference.compiling.masked_entries import Node
 
 
 def without_idle_views(graph: GraphModule) -> None:

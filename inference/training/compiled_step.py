@@ -18,7 +18,7 @@ from ppvae.inference.compiling.cuda_graph import Program
 from ppvae.inference.compiling.inputs import kind_of, taken_apart, tensors_in
 from ppvae.inference.compiling.programs import GRAPHED, Call, as_graph, check_program, compiled, operations
 from ppvae.inference.objectives.protocol import Maximized, as_objective, with_penalty
-from ppvae.inference.runtime.isolation import one_thread, random_state, set_random_state
+from ppvae.inference.runtime.isolation import one_thread
 from ppvae.inference.training.update import Update, laid_out_as
 from ppvae.internals import tree_flatten, tree_leaves, tree_unflatten
 from ppvae.pair import Pair
@@ -148,17 +148,12 @@ class CompiledStep:
             self._apply([*found, report[1].float()])
             return [report]
 
-        num_held, device = len(self._state_leaves), self._device
-        before, changing = random_state(device), self._update.changing()
-        contents = [t.detach().clone() for t in changing]
+        num_held, device, put_back = len(self._state_leaves), self._device, self._update.snapshot()
         check = partial(check_program, inputs=inputs, bound=bound, device=device, num_held=num_held)
         try:
             return as_graph(whole, inputs, num_held, device, check)
         finally:
-            set_random_state(before, device)
-            with torch.no_grad():
-                for t, content in zip(changing, contents, strict=True):
-                    t.copy_(content)
+            put_back()
 
     def _changing(self, batch: Batch, weights: Tensor | None, step: float) -> list[Any]:
         """The program's inputs besides the state: values of schedules, the step, the batch and its weights."""

@@ -16,7 +16,6 @@ import torch
 
 from ppvae.batches import Batch
 from ppvae.conversion import floating_converted
-from ppvae.inference.runtime.isolation import random_state, set_random_state
 from ppvae.inference.training.feeding import Minibatch, Source
 from ppvae.inference.training.schedulers import Scheduler
 from ppvae.inference.training.step_programs import OtherBatchError
@@ -92,7 +91,8 @@ class Steps:
         """Launches so many steps, then reads their bounds; returns none where all are to be taken one by one."""
         if num < 2:
             return []
-        trainer, start, put_back = self.trainer, time.perf_counter(), _snapshot(self.trainer)
+        trainer, start = self.trainer, time.perf_counter()
+        steps, put_back = trainer.steps, trainer.update.snapshot()
         reports, num_points = [], self.source.batch_size or 0
         try:
             for minibatch in itertools.islice(self._minibatches, num):
@@ -102,7 +102,8 @@ class Steps:
         found = torch.stack(reports).tolist() if reports else []
         if any(bad for _, bad in found):
             put_back()
-            self._alone_until, self._error, found = trainer.steps + len(found), None, []
+            trainer.steps, self._alone_until = steps, steps + len(found)
+            self._error, found = None, []
         elif isinstance(self._error, OtherBatchError):
             self._alone_until, self._error = math.inf, None  # there may be more of them
         self._length = min(MOST, int(SECONDS * num / (time.perf_counter() - start)))
@@ -120,19 +121,3 @@ class Steps:
             return self.trainer.converted(batch)
 
         return draw
-
-
-@torch.no_grad()
-def _snapshot(trainer: Trainer) -> Callable[[], None]:
-    """What puts back all that steps change, as it is now."""
-    steps, randomness = trainer.steps, random_state(trainer.device)
-    copies = [t.clone() for t in trainer.update.changing()]
-
-    @torch.no_grad()
-    def put_back() -> None:
-        trainer.steps = steps
-        set_random_state(randomness, trainer.device)
-        for t, before in zip(trainer.update.changing(), copies, strict=True):
-            t.copy_(before)
-
-    return put_back

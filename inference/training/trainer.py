@@ -264,7 +264,7 @@ class Trainer:
         """
         buffers = [b.clone() for b in self._buffers]
         with one_thread(self._elements * num_points <= LITTLE), self._undone_on_error(buffers):
-            batch = self._drawn(draw)
+            batch = self._next_batch(draw)
             drawn = random_state(self.device)
             program = self.programs.for_step(self.steps, batch, weights, num_points, self.progress)
             share = len(index) / num_points
@@ -278,8 +278,8 @@ class Trainer:
 
     def launch_step(self, draw: Callable[[], Batch], num_points: int, weights: Tensor | None) -> Tensor:
         """The same with the program alone, whatever the bound is; see `CompiledStep.launch`."""
-        with one_thread(self._elements * num_points <= LITTLE), self._undone_on_error([]):
-            report = self.programs.launch(self.steps, self._drawn(draw), weights)
+        with one_thread(self._elements * num_points <= LITTLE), self._undone_on_error(self._buffers):
+            report = self.programs.launch(self.steps, self._next_batch(draw), weights)
         self.steps += 1
         return report
 
@@ -293,12 +293,12 @@ class Trainer:
             set_random_state(randomness, self.device)
             for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
-            for buffer, before in zip(self._buffers, buffers, strict=False):
+            for buffer, before in zip(self._buffers, buffers, strict=True):
                 buffer.copy_(before)
             self.optimizer.zero_grad()
             raise
 
-    def _drawn(self, draw: Callable[[], Batch]) -> Batch:
+    def _next_batch(self, draw: Callable[[], Batch]) -> Batch:
         """The batch of the next step, for which the learning rates are set before."""
         if self.schedule:
             factor = optimizers.rate_factor(self.schedule, self.steps)

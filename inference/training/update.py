@@ -1,10 +1,10 @@
 """The update that ends a training step: gradients summed over processes, clipped, applied, and parameters averaged."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from ppvae.batches import Batch
 from ppvae.inference.runtime.checkpoint import checksum, fingerprint
 from ppvae.inference.runtime.distributed import Processes
-from ppvae.inference.runtime.isolation import one_thread
+from ppvae.inference.runtime.isolation import one_thread, random_state, set_random_state
 from ppvae.inference.runtime.meeting import ProcessesError, refuse_differences, refuse_failure
 from ppvae.inference.training.settings import StepOptions
 from ppvae.threads import outermost
@@ -104,6 +104,21 @@ class Update:
         slots = [t for slot in self.optimizer.state.values() for t in slot.values() if isinstance(t, Tensor)]
         return [*self.parameters.values(), *self.buffers, *self.averages.values(), *slots]
 
+    @torch.no_grad()
+    def snapshot(self) -> Callable[[], None]:
+        """What puts back all that steps change, generators included, as it is now."""
+        tensors = self.changing()
+        device, copies = tensors[0].device, [t.clone() for t in tensors]
+        randomness = random_state(device)
+
+        @torch.no_grad()
+        def put_back() -> None:
+            set_random_state(randomness, device)
+            for t, before in zip(tensors, copies, strict=True):
+                t.copy_(before)
+
+        return put_back
+
     def swap_averages(self) -> None:
         """Swaps the pair's parameters with their averages, if there are any."""
         for name, average in self.averages.items():
@@ -172,7 +187,7 @@ class Update:
 
     def advance(
         self,
-        optimizer: Any,
+        optimizer: Optimizer,
         parameters: Sequence[Tensor],
         averages: Sequence[Tensor],
         step: float | Tensor,
@@ -193,7 +208,7 @@ class Update:
         if self.options.clip_norm is not None:
             nn.utils.clip_grad_norm_(parameters, self.options.clip_norm)
         if bad is not None:
-            optimizer.found_inf = bad
+            optimizer.found_inf = bad  # type: ignore[attr-defined]
         optimizer.step()
         if self.options.ema is not None:
             with torch.no_grad():

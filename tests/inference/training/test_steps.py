@@ -132,9 +132,8 @@ def test_other_optimizers_schedulers_and_sources_take_steps_one_by_one(launched)
     cycle = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=60, cycle_momentum=False)
     train(schedule=cycle)
     train(optimizer=torch.optim.RMSprop)
-    ppvae.fit(
-        LINEAR(), torch.utils.data.DataLoader(DATA, 10), epochs=3, compile=True, progress=False
-    )  # which cannot be read anew
+    stream = torch.utils.data.DataLoader(DATA, 10)  # whose batches cannot be taken anew
+    ppvae.fit(LINEAR(), stream, epochs=3, compile=True, progress=False)
     assert not launched
 
 
