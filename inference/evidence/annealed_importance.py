@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,8 +37,18 @@ from ppvae.tracing import draw_latents
 FEW = 4
 """Data points by which is found whether latents follow one another closely."""
 
-START_STEPS, RATE = 30, 0.2
+START_STEPS, RATE = 10, 0.2
 SCALE_DRAWS = 64
+FIRST_SIZE = 2.0
+"""In many dimensions D, steps of this size over D^(1/4) are accepted two times in three where the density is Gaussian,
+which is near enough to start from; the power is that of Beskos et al. 2013, Bernoulli 19(5A)."""
+
+LEAST_WARM_UP = 50
+"""Temperatures of a warm-up, at least."""
+
+PILOT_CHAINS = 16
+"""Of a pilot, at most."""
+
 COMPILE_EVALUATIONS = 2000
 """The number of evaluations from which compiling pays off for any pair."""
 
@@ -87,7 +97,7 @@ class AIS:
     @property
     def num_warm_up(self) -> int:
         """Temperatures of the warm-up."""
-        return max(50, self.num_temperatures // 4)
+        return max(LEAST_WARM_UP, self.num_temperatures // 4)
 
     @property
     def num_transitions(self) -> int:
@@ -102,8 +112,20 @@ class AIS:
         return f"{self.checkpoint}.{processes().rank}"
 
 
-PILOT = AIS(num_temperatures=50)
-"""By which, at most, a view is chosen for each data point, where there is a choice."""
+class WarmUp(NamedTuple):
+    """What a first pass along the sigmoid schedule finds; the chains that are weighed take it as it is."""
+
+    precision: Tensor
+    """Of u at the start, and of what the guide draws, `[2, B, D]`."""
+    log_size: Tensor
+    """Of the steps, `[S + 1, B]`."""
+    spread: Tensor
+    """Standard deviation of log joint - log start over the chains, `[S + 1, B]`."""
+
+    def where(self, at: Tensor, other: "WarmUp") -> "WarmUp":
+        """This one at the data points of the mask `[B]`, and the other elsewhere."""
+        precision = torch.where(at[:, None], self.precision, other.precision)
+        return WarmUp(precision, *(torch.where(at, a, b) for a, b in zip(self[1:], other[1:], strict=True)))
 
 
 class Sampler:
@@ -115,7 +137,7 @@ class Sampler:
         evaluate: gives log start, log joint and their gradients at a batch and u.
         pair: the model and guide.
         batch: B data points.
-        advance: called before each transition.
+        advance: called before each transition, with the number of chains.
         at: at which data points the view is non-centered, `[B]`; None for a pilot to choose, if it can be.
     """
 
@@ -126,48 +148,58 @@ class Sampler:
         evaluate: Repeated,
         pair: Pair,
         batch: Batch,
-        advance: Callable[[], Any],
+        advance: Callable[[int], Any],
         at: Tensor | None = None,
     ):
         self.settings, self._pair, self._batch, self._advance = settings, pair, batch, advance
 
-        def pilot(at: Tensor) -> Tensor:
-            num_chains = min(settings.num_chains, PILOT.num_chains)
-            num_temperatures = min(settings.num_temperatures, PILOT.num_temperatures)
-            short = replace(settings, num_chains=num_chains, num_temperatures=num_temperatures)
-            return Sampler(short, view, evaluate, pair, batch, lambda: None, at).forward()[1]
-
+        self._view, self._evaluate = view, partial(_state, evaluate, batch)
+        warm_up = None
         if at is None and view.noncentered:
-            at = better_noncentered(pair, num_rows(batch), pilot)
-        self._view = view if at is None else view.at(at)
-        self._evaluate = partial(_state, evaluate, batch, *(() if at is None else (at,)))
-        self._precision = [
-            self._view.draw(pair, batch, SCALE_DRAWS).var(0) ** -1,
-            self._view.unconstrain(pair, batch, draw_latents(pair, batch, SCALE_DRAWS)).var(0) ** -1,
-        ]
-        self._warm_up()
+            at, warm_up = self._piloted(evaluate)
+        if at is not None:
+            self._view, self._evaluate = view.at(at), partial(_state, evaluate, batch, at)
+        self._warm_up = warm_up or self._warmed_up()
+        _, log_size, spread = self._warm_up
+        seen_at = annealing.sigmoid(len(spread) - 1).to(spread)
+        schedule = annealing.SCHEDULES[settings.schedule]
+        self.betas = schedule(settings.num_temperatures, seen_at.cpu(), spread.cpu()).to(spread)
+        self._sizes = annealing.along(self.betas, seen_at, log_size).exp()
 
-    def _warm_up(self) -> None:
-        """Finds step sizes and, if it is adaptive, the schedule, by a pass along the sigmoid schedule."""
-        settings = self.settings
+    def _piloted(self, evaluate: Repeated) -> tuple[Tensor, WarmUp | None]:
+        """Where the non-centered view is the better; and the pilots' warm-up, if it serves the passes, too."""
+        short, pilots = _pilot(self.settings), []
+
+        def pilot(at: Tensor) -> Tensor:
+            pilots.append(Sampler(short, self._view, evaluate, self._pair, self._batch, self._advance, at))
+            return pilots[-1].forward()[1]
+
+        at = better_noncentered(self._pair, num_rows(self._batch), pilot)
+        as_it_is, noncentered = pilots
+        serves = short.num_warm_up == self.settings.num_warm_up
+        return at, noncentered._warm_up.where(at, as_it_is._warm_up) if serves else None
+
+    def _warmed_up(self) -> WarmUp:
+        settings, pair, batch = self.settings, self._pair, self._batch
+        from_start = self._view.draw(pair, batch, SCALE_DRAWS)
+        from_guide = self._view.unconstrain(pair, batch, draw_latents(pair, batch, SCALE_DRAWS))
+        precision = torch.stack([u.var(0) ** -1 for u in (from_start, from_guide)])
         state = self.start()
         if settings.start == "prior" and not state.log_joint.isfinite().all():
             raise ContractError(
                 "start: found draws from the prior under which x has no probability, expected some everywhere between "
                 "prior and posterior, as AIS passes there; use AIS(start='guide')"
             )
-        log_size = torch.zeros_like(state.log_joint)
-        seen_at = annealing.sigmoid(settings.num_warm_up).to(log_size)
+        first_size = min(1.0, FIRST_SIZE * state.position.shape[-1] ** -0.25)
+        log_size = torch.full_like(state.log_joint, math.log(first_size))
+        betas = annealing.sigmoid(settings.num_warm_up).to(log_size)
         sizes, spread = [], []
-        for t in [0] * START_STEPS + list(range(len(seen_at))):
-            state, info = self._step(state, seen_at[t], log_size.exp())
+        for t in [0] * START_STEPS + list(range(1, len(betas))):
+            state, info = self._step(state, betas[t], log_size.exp(), precision)
             log_size = hmc.adapt(log_size, info.acceptance, RATE)
             sizes.append(log_size.mean(0))
             spread.append(state.log_ratio().std(0) if settings.num_chains > 1 else torch.ones_like(sizes[-1]))
-        sizes, spread = sizes[START_STEPS:], spread[START_STEPS:]
-        schedule = annealing.SCHEDULES[settings.schedule]
-        self.betas = schedule(settings.num_temperatures, seen_at.cpu(), torch.stack(spread).cpu()).to(log_size)
-        self._sizes = annealing.along(self.betas, seen_at, torch.stack(sizes)).exp()
+        return WarmUp(precision, *(torch.stack(found[START_STEPS - 1 :]) for found in (sizes, spread)))
 
     def start(self) -> State:
         """Draws from the start."""
@@ -182,7 +214,7 @@ class Sampler:
         u = self._view.unconstrain(self._pair, self._batch, latents, renewed=True)
         state = self._evaluate(u.expand(self.settings.num_chains, -1, -1).contiguous())
         for _ in range(self.settings.num_warm_up):
-            state, _ = self._step(state, self.betas[-1], self._sizes[-1])
+            state, _ = self.at_posterior(state, self._sizes[-1])
         return state
 
     def guide_and_prior(self, num: int) -> tuple[Tensor, Tensor]:
@@ -199,7 +231,7 @@ class Sampler:
 
     def at_posterior(self, state: State, step_size: Tensor) -> tuple[State, hmc.Info]:
         """A transition that leaves the posterior invariant, with step sizes `[K, B]`."""
-        return self._step(state, self.betas[-1], step_size)
+        return self._step(state, self.betas[-1], step_size, self._warm_up.precision)
 
     def latents(self, state: State) -> dict[str, Tensor]:
         """The chains' positions as latents by site, `[K, B, *event]`."""
@@ -218,17 +250,17 @@ class Sampler:
         self.divergences = torch.zeros_like(self.acceptance)
 
         def transition(state: State, t: int) -> State:
-            state, info = self._step(state, self.betas[t], self._sizes[t])
+            state, info = self._step(state, self.betas[t], self._sizes[t], self._warm_up.precision)
             self.acceptance += info.acceptance.mean(0) / self.settings.num_temperatures
             self.divergences += info.divergent.sum(0)
             return state
 
         return direction(state, self.betas, transition)
 
-    def _step(self, state: State, beta: Tensor, step_size: Tensor) -> tuple[State, hmc.Info]:
-        start, end = self._precision
+    def _step(self, state: State, beta: Tensor, step_size: Tensor, precision: Tensor) -> tuple[State, hmc.Info]:
+        start, end = precision
         scale = torch.lerp(start, end, beta[..., None]) ** -0.5
-        self._advance()
+        self._advance(self.settings.num_chains)
         return hmc.step(state, beta, self._evaluate, step_size, scale, self.settings.num_leapfrog)
 
 
@@ -245,7 +277,7 @@ def run_chains(
     """`passing(sampler, index of its data points)` for all data points, as many at once as memory allows.
 
     Args:
-        more_steps: that `passing` takes for each data point, besides those to the posterior.
+        more_steps: that `passing` takes with each chain, besides those to the posterior.
         result: what `passing` returns, in words; a checkpoint of something else is refused.
         deadline: when to end, by `pace.clock`; the result is then that of the data points reached, with their `index`.
     """
@@ -258,7 +290,7 @@ def run_chains(
         return {"log_start": _densities(view, pair, points, view.draw(pair, points, settings.num_chains))[0][0]}
 
     def run(index: Tensor) -> dict[str, Tensor]:
-        steps = settings.num_transitions + more_steps
+        steps = _num_steps(settings, bool(view.noncentered), more_steps)
         title = f"{settings.name} of {len(index)} data points"
         with progress_bar(
             total=len(index) * steps, desc=title, unit="step", shown=progress, delay=1, leave=False
@@ -268,13 +300,30 @@ def run_chains(
 
             def measure(index: Any, num_particles: int, at_once: int) -> dict[str, Tensor]:
                 points = to_pair(rows(batch, index.cpu()), pair)
-                return passing(Sampler(settings, view, evaluate, pair, points, lambda: pace(len(index))), index)
+                sampler = Sampler(settings, view, evaluate, pair, points, lambda chains: pace(len(index) * chains))
+                return passing(sampler, index)
 
             kept = _kept(pair, batch, settings, result)
             return over_data(pair, index, 1, measure, None, probe=one_evaluation, kept=kept)
 
     num = num_rows(batch)
     return run(torch.arange(num)) if deadline is None else in_time(run, num, deadline)
+
+
+def _pilot(settings: AIS) -> AIS:
+    """A short run, by which a view is chosen for each data point, where there is a choice."""
+    num_chains, num_temperatures = min(settings.num_chains, PILOT_CHAINS), min(settings.num_temperatures, LEAST_WARM_UP)
+    return replace(settings, num_chains=num_chains, num_temperatures=num_temperatures)
+
+
+def _num_steps(settings: AIS, piloted: bool, more_steps: int) -> int:
+    """Transitions for each data point, of all its chains together."""
+    own, pilots, short = settings.num_transitions, 0, _pilot(settings)
+    if piloted:
+        pilots = 2 * short.num_chains * short.num_transitions
+        if short.num_warm_up == settings.num_warm_up:
+            own = settings.num_temperatures
+    return pilots + settings.num_chains * (own + more_steps)
 
 
 def _enough_time(deadline: float | None) -> bool:

@@ -50,7 +50,7 @@ class Pace:
 
     Args:
         title: what runs, and on how many data points.
-        total: transitions of this process, summed over data points.
+        total: transitions of this process, summed over data points and chains.
         bar: to be moved.
         gpus: whose work is waited for when time is taken.
         deadline: when it ends in any case.
@@ -66,8 +66,8 @@ class Pace:
         self._start = (0.0, 0)
         self._forecast_at, self._forecast = UNTIMED + TIMED, 0.0
 
-    def __call__(self, num_points: int) -> None:
-        """Before a transition of so many data points."""
+    def __call__(self, num: int) -> None:
+        """Before so many transitions at once."""
         if self._calls == UNTIMED:
             self._start = now(self._gpus), self._done
         elif self._calls == self._forecast_at:
@@ -83,8 +83,8 @@ class Pace:
         if clock() > self._deadline:
             raise Late
         self._calls += 1
-        self._done += num_points
-        self._bar.update(num_points)
+        self._done += num
+        self._bar.update(num)
 
     def _say(self, seconds: float) -> None:
         self._bar.set_description(f"{self._title}, about {spoken(seconds)}", refresh=False)

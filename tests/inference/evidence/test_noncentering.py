@@ -11,8 +11,10 @@ from torch import nn
 
 import ppvae
 from ppvae import AIS
+from ppvae.inference.evidence import annealed_importance
 from ppvae.inference.evidence.noncentering import better_noncentered, closely_following, where_possible
 from ppvae.latent_view import LatentView
+from ppvae.models import LinearVAE
 
 QUIET = {"seed": 0, "progress": False}
 
@@ -144,3 +146,22 @@ def test_a_funnel_agrees_with_quadrature_where_data_say_much():
     z = ((found.estimate - pair.log_evidence(x)) / found.std_error)[found.reliable]
     assert found.reliable.double().mean() > 0.8
     assert z.square().mean() < 1 + 4 * (2 / len(z)) ** 0.5
+
+
+@pytest.mark.parametrize("make", [lambda: Close(1.0), lambda: LinearVAE(5, 2)], ids=["a choice of views", "none"])
+@pytest.mark.parametrize("settings", [AIS(20, 40), AIS(4, 60), AIS(4, 240)], ids=str)
+def test_the_forecast_counts_the_transitions_that_are_taken(make, settings, monkeypatch):
+    taken, totals = [], []
+
+    class Counts(annealed_importance.Pace):
+        def __init__(self, title, total, *others):
+            super().__init__(title, total, *others)
+            totals.append(total)
+
+        def __call__(self, num):
+            super().__call__(num)
+            taken.append(num)
+
+    monkeypatch.setattr(annealed_importance, "Pace", Counts)
+    ppvae.log_evidence(make(), torch.randn(3, 5), method="ais", annealing=settings, **QUIET)
+    assert sum(taken) == sum(totals)
