@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from ppvae.inference.compiling.constants import with_constants
 from ppvae.inference.compiling.idle_views import without_idle_views
 from ppvae.inference.compiling.inputs import CannotCompileError
 from ppvae.inference.runtime.isolation import random_state, set_random_state
@@ -30,6 +31,7 @@ def recorded(
     """
     graph, before = trace(), random_state(device)
     without_idle_views(graph)
+    with_constants(graph)
 
     def copies() -> tuple[Tensor, ...]:
         return tuple(t.clone() for t in inputs)
