@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ppvae.batches import Batch, num_rows, rows
 from ppvae.inference.runtime.checkpoint import (
     CheckpointError,
     check_layout,
@@ -26,16 +25,16 @@ from ppvae.inference.runtime.checkpoint import (
     require,
 )
 from ppvae.inference.runtime.distributed import Processes
-from ppvae.inference.runtime.isolation import interrupts_held, own_randomness
+from ppvae.inference.runtime.isolation import interrupts_held
 from ppvae.inference.training.feeding import Source
+from ppvae.inference.training.held_out import HeldOutBound
 from ppvae.inference.training.nonfinite import NonFiniteError
 from ppvae.inference.training.result import Fit
 from ppvae.inference.training.resuming import State, plain, restore, store
 from ppvae.inference.training.schedulers import Scheduler
 from ppvae.inference.training.settings import Checkpoint, HeldOut
 from ppvae.inference.training.steps import MOST, Steps
-from ppvae.inference.training.trainer import HELD_OUT, Trainer
-from ppvae.mode import mode
+from ppvae.inference.training.trainer import Trainer
 from ppvae.progress import progress_bar
 from ppvae.threads import users_own
 
@@ -104,6 +103,7 @@ class Training:
         self.history = {name: [] for name in names}
         self.trainer.programs.size = self.source.batch_size
         self._steps = Steps(self.trainer, self.source, self.transform, self.scheduler)
+        self._bound = self.held_out and HeldOutBound(self.trainer, self.held_out.data, self.batch_size)
         self.settings = self._settings() if self.checkpoint else {}
 
     @property
@@ -170,7 +170,9 @@ class Training:
     def _run_epoch(self, bar: tqdm) -> None:
         trainer = self.trainer
         if self.callbacks:
-            trainer.prepared = None  # they may have changed the pair
+            trainer.prepared.forget()  # they may have changed the pair
+            if self._bound:
+                self._bound.prepared.forget()
         self._steps.begin(self.epoch, len(self.sizes))
         while self._goes_on(bar):
             pass
@@ -213,8 +215,8 @@ class Training:
             "bound": np.dot(self.history["bound_per_step"][-len(self.sizes) :], self.sizes) / sum(self.sizes),
             "learning_rate": self.trainer.optimizer.param_groups[0]["lr"],
         }
-        if self.held_out is not None:
-            row["held_out"] = self._held_out_bound(self.held_out.data)
+        if self._bound:
+            row["held_out"] = self._bound(lambda: self._signaled)
         with interrupts_held():
             row["seconds"] = self.seconds = time.perf_counter() - self._resumed_at
             for name, entry in row.items():
@@ -259,24 +261,6 @@ class Training:
 
     def _epochs_since_best(self) -> int:
         return self.epoch - 1 - int(np.argmax(np.nan_to_num(self.history["held_out"], nan=-math.inf)))
-
-    @torch.no_grad()
-    def _held_out_bound(self, held_out: Batch) -> float:
-        """Mean value of the objective; the same draws at each epoch, so that only the parameters differ."""
-        trainer = self.trainer
-        total = torch.zeros(1, dtype=torch.float64, device=trainer.device)
-        own = self.processes.share(torch.arange(num_rows(held_out), device=trainer.device))
-        seed = (trainer.seed, HELD_OUT, self.processes.rank)
-        randomness, evaluation = own_randomness(seed, trainer.device), mode(trainer.pair, training=False)
-        with self.processes.together(busy=True), randomness, evaluation, trainer.averaged():
-            for index in own.split(self.batch_size):
-                if self._signaled and self.processes.size == 1:
-                    raise KeyboardInterrupt
-                with interrupts_held():
-                    if len(index):
-                        points = trainer.converted(rows(held_out, index))
-                        total += trainer.objective(trainer.pair, points)[0].sum()
-        return self.processes.sum(total).item() / num_rows(held_out)
 
     def _save(self) -> None:
         """Writes the checkpoint. Where that fails training goes on, so that it is not lost, and the result says so."""

@@ -15,7 +15,7 @@ from ppvae.batches import Batch, as_batch, map_batch, num_rows, rows
 from ppvae.conversion import Conversion
 from ppvae.devices import device_for
 from ppvae.inference.objectives.evidence_lower_bound import ELBO
-from ppvae.inference.objectives.protocol import Maximized, Objective, as_objective, with_penalty
+from ppvae.inference.objectives.protocol import Maximized, with_penalty
 from ppvae.inference.runtime.checkpoint import describe, layout
 from ppvae.inference.runtime.descriptions import training_described
 from ppvae.inference.runtime.distributed import group_for
@@ -34,6 +34,7 @@ from ppvae.inference.training import optimizers
 from ppvae.inference.training.mixed_precision import networks, networks_in
 from ppvae.inference.training.nonfinite import NonFiniteError, explain
 from ppvae.inference.training.one_row import one_row_explained
+from ppvae.inference.training.prepared import Prepared
 from ppvae.inference.training.resuming import (
     State,
     check_trainer_state,
@@ -137,9 +138,7 @@ class Trainer:
         self.progress = True
         """Whether waits are shown."""
         self.programs = StepPrograms(pair, self.objective, self.update, compile)
-        self.prepared: Objective | None = None
-        """The objective prepared for the pair; set it to None if more than parameters and modules may have changed."""
-        self._modules: list[nn.Module] = []
+        self.prepared = Prepared(self.objective, pair)
         self._running = False
         self._networks: list[nn.Module] | None = None  # found when the pair is checked, on the first batch
         self._random = seeded_state((self.seed, STEPS, self.processes.rank), self.device)
@@ -321,7 +320,7 @@ class Trainer:
         mean = torch.zeros((), device=self.device)
         if share:
             with one_row_explained():
-                mean, surrogate = with_penalty(self._prepared(batch), self.pair, batch, self.steps, weights)
+                mean, surrogate = with_penalty(self.prepared(batch), self.pair, batch, self.steps, weights)
             gradients = list(torch.autograd.grad(surrogate.neg(), list(parameters.values()), allow_unused=True))
         bound = self.update(mean.detach(), gradients, self.steps, share, buffers)
         if bound is None:
@@ -329,13 +328,6 @@ class Trainer:
             named = dict(zip(parameters, gradients, strict=True))
             raise NonFiniteError(explain(lambda: self.objective(self.pair, batch, self.steps), named, index))
         return bound
-
-    def _prepared(self, batch: Batch) -> Objective:
-        """The objective prepared for the pair, and prepared again when one of the pair's modules is replaced."""
-        modules = list(self.pair.modules())
-        if self.prepared is None or [id(m) for m in modules] != [id(m) for m in self._modules]:
-            self.prepared, self._modules = as_objective(self.objective).prepared(self.pair, batch), modules
-        return self.prepared
 
     def _settings(self) -> dict[str, Any]:
         options = asdict(self.options)
