@@ -74,7 +74,7 @@ class Source(Protocol):
 
 
 class Shuffled:
-    """Data in memory, each epoch in an order of its own that the seed decides, or in their own (`in_order`)."""
+    """Data in memory, each epoch in an order of its own that the seed decides; as they are, if one step takes all."""
 
     agreed = True
 
@@ -87,14 +87,14 @@ class Shuffled:
         seed: tuple[int, ...],
         device: torch.device,
         processes: Processes,
-        in_order: bool,
     ):
+        num = num_rows(data)
         self.data, self._weights = data, weights
-        self.batch_size: int | None = batch_size
+        self.batch_size: int | None = min(batch_size, num)
         self.steps_per_epoch: int | None = steps_per_epoch
-        self.whole_steps = min(steps_per_epoch, num_rows(data) // batch_size)
+        self.whole_steps = num // self.batch_size
         self._starts = range(0, steps_per_epoch * batch_size, batch_size)
-        self._in_order = in_order
+        self._in_order = self.batch_size == num
         self._seed, self._processes, self._feed = seed, processes, feed(data, device)
 
     @property

@@ -124,8 +124,7 @@ class Intake:
             _check_one_row(trainer, batch, transform)
         weights = None if self.weights is None else self.weights.to(trainer.device, floating_type(trainer.pair))
         size = self.batch_size
-        in_order = pair.own_rows is not None
-        return Shuffled(batch, weights, size, steps_per_epoch or 0, seed, trainer.device, trainer.processes, in_order)
+        return Shuffled(batch, weights, size, steps_per_epoch or 0, seed, trainer.device, trainer.processes)
 
 
 def _check_one_row(trainer: Trainer, data: Batch, transform: Transform | None) -> None:

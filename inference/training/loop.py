@@ -33,7 +33,7 @@ from ppvae.inference.training.result import Fit
 from ppvae.inference.training.resuming import State, plain, restore, store
 from ppvae.inference.training.schedulers import Scheduler
 from ppvae.inference.training.settings import Checkpoint, HeldOut
-from ppvae.inference.training.steps import MOST, Steps
+from ppvae.inference.training.steps import MOST, Steps, Taken
 from ppvae.inference.training.trainer import Trainer
 from ppvae.progress import progress_bar
 from ppvae.threads import users_own
@@ -102,7 +102,10 @@ class Training:
         names = ["bound", "learning_rate", "seconds", "bound_per_step"] + ["held_out"] * (self.held_out is not None)
         self.history = {name: [] for name in names}
         self.trainer.programs.size = self.source.batch_size
-        self._steps = Steps(self.trainer, self.source, self.transform, self.scheduler)
+        between = (self.held_out, self.checkpoint, self.scheduler, *self.callbacks)
+        alike = self.source.whole_steps == self.source.steps_per_epoch
+        joined = alike and all(each is None for each in between)
+        self._steps = Steps(self.trainer, self.source, self.transform, self.scheduler, joined)
         self._bound = self.held_out and HeldOutBound(self.trainer, self.held_out.data, self.batch_size)
         self.settings = self._settings() if self.checkpoint else {}
 
@@ -114,6 +117,7 @@ class Training:
     def run(self, progress: bool) -> Fit:
         """Trains to the end, or until interrupted."""
         self._resumed_at = time.perf_counter() - self.seconds
+        self._rate = self.trainer.optimizer.param_groups[0]["lr"]
         with self.trainer.running(), self._signals_held():
             try:
                 self._run_epochs(progress)
@@ -176,7 +180,8 @@ class Training:
         self._steps.begin(self.epoch, len(self.sizes))
         while self._goes_on(bar):
             pass
-        self._end_epoch()
+        if self.sizes:
+            self._end_epoch()
 
     def _goes_on(self, bar: tqdm) -> bool:
         """Takes steps until Ctrl-C, which has its effect between two of them; whether there are more in this epoch."""
@@ -187,8 +192,7 @@ class Training:
                 trainer.update.interrupted = self._signaled
                 if not (taken := self._steps.take(self._most())):
                     return False
-                self.history["bound_per_step"] += [bound for bound, _ in taken]
-                self.sizes += [num_points for _, num_points in taken]
+                self._note(taken)
                 self.seconds = time.perf_counter() - self._resumed_at
                 if self.checkpoint and self.checkpoint.every and trainer.steps % self.checkpoint.every == 0:
                     self._save()
@@ -197,11 +201,20 @@ class Training:
                     compile_seconds = programs.seconds
                 if not bar.disable:
                     compiled = f", {programs.seconds:.1f} s of compiling" if programs.seconds else ""
-                    bar.set_postfix_str(f"bound {taken[-1][0]:.3f}{compiled}", refresh=False)
+                    bar.set_postfix_str(f"bound {taken[-1].bound:.3f}{compiled}", refresh=False)
                 bar.update(len(taken))
                 if trainer.update.interrupted:
                     raise KeyboardInterrupt
         return trainer.steps != self.num_steps
+
+    def _note(self, taken: Taken) -> None:
+        """Steps in the history, and where epochs are joined, each that they complete."""
+        for step in taken:
+            self.history["bound_per_step"].append(step.bound)
+            self.sizes.append(step.num_points)
+            self._rate = step.rate
+            if self._steps.joined and len(self.sizes) == self.source.steps_per_epoch:
+                self._end_epoch()
 
     def _most(self) -> int:
         """How many steps may be taken before something else is to be done."""
@@ -213,7 +226,7 @@ class Training:
         """History, held-out bound, best state, checkpoint, callbacks, and whether to go on."""
         row = {
             "bound": np.dot(self.history["bound_per_step"][-len(self.sizes) :], self.sizes) / sum(self.sizes),
-            "learning_rate": self.trainer.optimizer.param_groups[0]["lr"],
+            "learning_rate": self._rate,
         }
         if self._bound:
             row["held_out"] = self._bound(lambda: self._signaled)

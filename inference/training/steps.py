@@ -1,4 +1,4 @@
-"""The steps of an epoch: one by one, or several of a program's before their bounds are looked at.
+"""The steps of a run: one by one, or several of a program's before their bounds are looked at.
 
 To read a bound, Python waits for the step to end; on a GPU nothing runs while it then prepares the next one. So a
 stretch of steps is launched first. If one of its bounds turns out not to be finite, all is put back as it was before
@@ -8,9 +8,9 @@ the stretch, and its steps are taken anew, one by one, up to the one to blame.
 import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
@@ -21,9 +21,18 @@ from ppvae.inference.training.schedulers import Scheduler
 from ppvae.inference.training.step_programs import OtherBatchError
 from ppvae.inference.training.trainer import Trainer
 
-Taken: TypeAlias = list[tuple[float, int]]
-"""Of each step, the mean bound and the number of data points."""
 
+class Step(NamedTuple):
+    """A step that was taken."""
+
+    bound: float
+    """The batch's mean."""
+    num_points: int
+    rate: float
+    """The learning rate, of the first group of parameters."""
+
+
+Taken: TypeAlias = list[Step]
 SECONDS = 0.1
 """Of a stretch: how long Ctrl-C may wait."""
 MOST = 100
@@ -32,19 +41,21 @@ MOST = 100
 
 @dataclass
 class Steps:
-    """Takes a run's steps, in the epoch that `begin` has named.
+    """Takes a run's steps, from the epoch on that `begin` has named.
 
     Attributes:
         trainer: takes each of them.
         source: of the data points.
         transform: applied to each minibatch.
         scheduler: one of torch's, moved before each step.
+        joined: whether one epoch follows another in a stretch, as all steps are alike and nothing is done between them.
     """
 
     trainer: Trainer
     source: Source
     transform: Callable[[Any], Any] | None
     scheduler: Scheduler | None
+    joined: bool
 
     def __post_init__(self) -> None:
         self._length, self._alone_until = 0, 0.0  # of the next stretch, and steps up to which there is none
@@ -53,16 +64,27 @@ class Steps:
     def begin(self, epoch: int, done: int) -> None:
         """Starts an epoch, of which so many steps are done."""
         self._epoch, self._done, self._length = epoch, done, max(self._length, 2)
-        self._minibatches = self.source.minibatches(epoch, done)
+        self._minibatches = self._following(0)
 
     def take(self, most: int) -> Taken:
-        """Takes at least one step, and not more than `most`; none if the epoch is over."""
+        """Takes at least one step, and not more than `most`; none if the epoch is over and the next one not joined."""
         if self._error:
             error, self._error = self._error, None
             raise error
         taken = self._stretch(self._room(most)) or self._one()
         self._done += len(taken)
         return taken
+
+    def _following(self, num: int) -> Iterator[Minibatch]:
+        """The minibatches after those of the steps that are done, and of so many more."""
+        done = self._done + num
+        if not self.joined:
+            return self.source.minibatches(self._epoch, done)
+        assert self.source.steps_per_epoch is not None
+        epochs, done = divmod(done, self.source.steps_per_epoch)
+        later = itertools.count(self._epoch + epochs + 1)
+        rest = self.source.minibatches(self._epoch + epochs, done)
+        return itertools.chain(rest, itertools.chain.from_iterable(self.source.minibatches(e, 0) for e in later))
 
     def _one(self) -> Taken:
         trainer = self.trainer
@@ -77,14 +99,14 @@ class Steps:
             trainer.update.whole = minibatch.whole
             num_points = minibatch.num_points
             bound = trainer.take_step(self._drawn(minibatch), minibatch.index, num_points, minibatch.weights)
-        return [(bound, num_points)]
+        return [Step(bound, num_points, self._rate())]
 
     def _room(self, most: int) -> int:
         """How many steps may be launched now."""
         steps = self.trainer.steps
         if steps < self._alone_until or (self.scheduler and self.scheduler.each_step):
             return 0
-        whole = self.source.whole_steps - self._done
+        whole = most if self.joined else self.source.whole_steps - self._done
         return min(self._length, most, whole, self.trainer.programs.unseen(steps))
 
     def _stretch(self, num: int) -> Taken:
@@ -93,10 +115,11 @@ class Steps:
             return []
         trainer, start = self.trainer, time.perf_counter()
         steps, put_back = trainer.steps, trainer.update.snapshot()
-        reports, num_points = [], self.source.batch_size or 0
+        reports, rates, num_points = [], [], self.source.batch_size or 0
         try:
             for minibatch in itertools.islice(self._minibatches, num):
                 reports.append(trainer.launch_step(self._drawn(minibatch), num_points, minibatch.weights))
+                rates.append(self._rate())
         except BaseException as error:  # the steps before it are taken all the same
             self._error = error
         found = torch.stack(reports).tolist() if reports else []
@@ -108,10 +131,13 @@ class Steps:
             self._alone_until, self._error = math.inf, None  # there may be more of them
         self._length = min(MOST, int(SECONDS * num / (time.perf_counter() - start)))
         if len(found) < num:
-            self._minibatches = self.source.minibatches(self._epoch, self._done + len(found))
+            self._minibatches = self._following(len(found))
         if self._error and not found:
             return self.take(1)
-        return [(bound, num_points) for bound, _ in found]
+        return [Step(bound, num_points, rate) for (bound, _), rate in zip(found, rates, strict=False)]
+
+    def _rate(self) -> float:
+        return self.trainer.optimizer.param_groups[0]["lr"]
 
     def _drawn(self, minibatch: Minibatch) -> Callable[[], Batch]:
         def draw() -> Batch:

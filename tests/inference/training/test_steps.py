@@ -6,6 +6,7 @@ import signal
 import sys
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from support.compiled_runs import DATA, graph_on_a_cpu, run_as_traced
@@ -67,20 +68,22 @@ def train(make=LINEAR, compile=True, **settings):
 
 
 def assert_equal(one, other):
-    assert one.steps == other.steps
+    assert (one.steps, one.epochs, one.stopped) == (other.steps, other.epochs, other.stopped)
     assert one.history["bound_per_step"].tolist() == other.history["bound_per_step"].tolist()
-    assert one.history["bound"].tolist() == other.history["bound"].tolist()
+    for name in ("bound", "learning_rate"):
+        assert one.history[name].tolist() == other.history[name].tolist(), name
     for (name, p), q in zip(one.pair.state_dict().items(), other.pair.state_dict().values(), strict=True):
         assert torch.equal(p, q), name
 
 
 @pytest.fixture
 def one_by_one(monkeypatch):
-    """Trains without launching anything."""
+    """Trains without launching anything, each epoch by itself."""
 
     def run(*args, **settings):
         with monkeypatch.context() as patch:
             patch.setattr(steps.Steps, "_room", lambda self, most: 0)
+            patch.setattr(loop, "Steps", lambda *of: steps.Steps(*of[:-1], joined=False))
             return train(*args, **settings)
 
     return run
@@ -92,19 +95,22 @@ CASES = {
     "smooth": {"options": SMOOTH, "optimizer": "adamw", "schedule": lambda done: 0.1**done},
     "weighted": {"weights": torch.arange(1.0, 66.0)},
     "whole batches": {"drop_last": True},
+    "joined epochs": {"batch_size": 13, "schedule": lambda done: 0.1**done},
+    "joined epochs, the last cut short": {"batch_size": 13, "steps": 58},
     "one batch": {"batch_size": 65},
+    "less than one batch": {"batch_size": 100},
 }
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_no_bit_differs(name, launched, one_by_one):
     found = train(**CASES[name])
-    assert bool(launched) == (name != "one batch")
+    assert len(launched) > 20
     assert_equal(one_by_one(**CASES[name]), found)
 
 
 @pytest.mark.parametrize("compile", [True, "auto"])
-@pytest.mark.parametrize("name", ["busy", "smooth", "weighted"])
+@pytest.mark.parametrize("name", ["busy", "smooth", "weighted", "joined epochs"])
 def test_no_bit_differs_from_a_graph(name, compile, launched, one_by_one, monkeypatch, caplog):
     """With a stand-in for CUDA graphs: each result is where the one before it was, and updates are masked."""
     monkeypatch.setattr(sys.modules["ppvae.inference.training.fitting"], "RECORD_AFTER", 3)
@@ -137,12 +143,17 @@ def test_other_optimizers_schedulers_and_sources_take_steps_one_by_one(launched)
     assert not launched
 
 
+BATCHES = pytest.mark.parametrize("batch_size", [12, 13])
+"""With the smaller one, epochs end in a batch that is smaller still; with the other they are joined."""
+
+
+@BATCHES
 @pytest.mark.parametrize("graphs", [False, True])
-@pytest.mark.parametrize("bad", [20, 26, 28])
+@pytest.mark.parametrize("bad", [20, 24, 26, 28])
 def test_a_step_that_is_not_finite_ends_training_as_if_it_had_been_seen_at_once(
-    bad, graphs, launched, one_by_one, monkeypatch
+    bad, graphs, batch_size, launched, one_by_one, monkeypatch
 ):
-    """In the middle of a stretch, at its start and at its end; in a graph its update changes nothing, too."""
+    """In the middle of a stretch or an epoch, at its start and at its end; in a graph its update changes nothing."""
 
     def objective(pair, batch, step=None):
         value, surrogate = ELBO()(pair, batch)
@@ -153,7 +164,7 @@ def test_a_step_that_is_not_finite_ends_training_as_if_it_had_been_seen_at_once(
     errors = []
     for run in (train, one_by_one):
         with pytest.raises(NonFiniteError) as caught:
-            run(Busy, objective=objective, options=SMOOTH)
+            run(Busy, objective=objective, options=SMOOTH, batch_size=batch_size)
         errors.append(caught.value)
     assert bad in launched
     assert str(errors[0]) == str(errors[1])
@@ -194,16 +205,19 @@ class Refusing:
         return x + torch.randn_like(x)
 
 
+@BATCHES
 @pytest.mark.parametrize("call", [24, 29, 30])
-def test_a_transform_that_interrupts_ends_training_at_its_step(call, launched, one_by_one):
-    found, alone = (run(transform=Refusing(call, KeyboardInterrupt())) for run in (train, one_by_one))
+def test_a_transform_that_interrupts_ends_training_at_its_step(call, batch_size, launched, one_by_one):
+    settings = {"batch_size": batch_size}
+    found, alone = (run(transform=Refusing(call, KeyboardInterrupt()), **settings) for run in (train, one_by_one))
     assert found.stopped == "interrupted"
     assert found.steps == call - FIRST
     assert_equal(alone, found)
 
 
+@BATCHES
 @pytest.mark.parametrize("call", [24, 29, 30])
-def test_a_transform_that_raises_leaves_the_pair_as_before_its_step(call, launched, one_by_one):
+def test_a_transform_that_raises_leaves_the_pair_as_before_its_step(call, batch_size, launched, one_by_one):
     pairs = []
 
     def make():
@@ -212,7 +226,7 @@ def test_a_transform_that_raises_leaves_the_pair_as_before_its_step(call, launch
 
     for run in (train, one_by_one):
         with pytest.raises(OSError, match="no such image"):
-            run(make, transform=Refusing(call, OSError("no such image")))
+            run(make, transform=Refusing(call, OSError("no such image")), batch_size=batch_size)
     for p, q in zip(*(pair.parameters() for pair in pairs), strict=True):
         assert torch.equal(p, q)
 
@@ -277,3 +291,19 @@ def test_a_stretch_lasts_a_tenth_of_a_second(launched, monkeypatch):
     monkeypatch.setattr(steps.Steps, "_stretch", lambda self, num: lengths.append(num) or stretch(self, num))
     train(transform=slow, batch_size=1, steps=64)
     assert max(lengths) == 3
+
+
+def test_nothing_is_launched_over_what_is_done_between_epochs(launched, tmp_path):
+    """Each epoch has an end of its own then; of joined epochs, some end at the same time."""
+    seen = []
+    for settings in (
+        {"held_out": DATA[:8]},
+        {"checkpoint": tmp_path / "run"},
+        {"callbacks": [lambda fit: seen.append(fit.steps)]},
+        {"schedule": partial(torch.optim.lr_scheduler.StepLR, step_size=1)},
+    ):
+        found = train(batch_size=13, **settings)
+        assert (np.diff(found.history["seconds"]) > 0).all()
+    assert seen == list(range(5, 61, 5))
+    assert launched
+    assert not (np.diff(train(batch_size=13).history["seconds"]) > 1e-4).all()
