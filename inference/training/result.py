@@ -20,8 +20,8 @@ class Fit:
         pair: the trained pair.
         objective: what was maximized.
         history: arrays. Per epoch: `bound` (mean value of the objective over the epoch's steps) and, if asked for,
-            `held_out`, both in nats per data point; `learning_rate` (of its last step); `seconds` (since the start).
-            Per step: `bound_per_step`.
+            `held_out`, both in nats per data point; `learning_rate` (of its last step); `seconds` (since the start; a
+            tenth of one may be shared by several epochs). Per step: `bound_per_step`.
         epochs: how many were done, including a last one cut short by `steps`.
         steps: how many were done.
         seconds: how long they took.
