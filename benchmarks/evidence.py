@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from machine import in_new_process, machine
@@ -50,31 +51,39 @@ def by_hand(pair: VAE, x: Tensor, K: int) -> list[float]:
     return found
 
 
+def in_jax_layers(layers: list[torch.nn.Linear]) -> list[tuple[Any, Any]]:
+    """Their weights and biases as JAX's arrays."""
+    import jax.numpy as jnp
+
+    return [(jnp.asarray(m.weight.detach().numpy().T), jnp.asarray(m.bias.detach().numpy())) for m in layers]
+
+
+def jax_network(weights: list[tuple[Any, Any]], h: Any) -> Any:
+    """A network of tanh, of these layers."""
+    import jax.numpy as jnp
+
+    for W, b in weights[:-1]:
+        h = jnp.tanh(h @ W + b)
+    return h @ weights[-1][0] + weights[-1][1]
+
+
 def in_jax(pair: VAE) -> Callable[[Tensor, int], list[float]]:
     """The same in JAX, compiled whole."""
     import jax
     import jax.numpy as jnp
 
-    def layers(network):
-        return [(jnp.asarray(m.weight.detach().numpy().T), jnp.asarray(m.bias.detach().numpy())) for m in network]
-
-    parameters = layers(linears(pair.posterior)), layers(linears(pair.likelihood))
-
-    def network(weights, h):
-        for W, b in weights[:-1]:
-            h = jnp.tanh(h @ W + b)
-        return h @ weights[-1][0] + weights[-1][1]
+    parameters = in_jax_layers(linears(pair.posterior)), in_jax_layers(linears(pair.likelihood))
 
     def evidence(parameters, key, x, K):
         encoder, decoder = parameters
 
         def of_point(key_and_point):
             key, point = key_and_point
-            loc, scale = jnp.split(network(encoder, point), 2, -1)
+            loc, scale = jnp.split(jax_network(encoder, point), 2, -1)
             scale = jax.nn.softplus(scale)
             eps = jax.random.normal(key, (K, len(loc)))
             z = loc + scale * eps
-            out = network(decoder, z)
+            out = jax_network(decoder, z)
             log_lik = (point * out - jax.nn.softplus(out)).sum(-1)
             log_w = log_lik + (-jnp.square(z) / 2 + jnp.square(eps) / 2 + jnp.log(scale)).sum(-1)
             return jax.nn.logsumexp(log_w) - math.log(K)

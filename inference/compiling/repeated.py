@@ -34,14 +34,21 @@ class Repeated:
         pair: the model and guide.
         function: of the pair, batches, tensors and plain numbers, to a tensor or a tuple of tensors without gradients.
         after: calls with arguments of one shape after which to compile; infinity for never.
-        record: whether there is time for recording.
+        record_after: the same for recording, where it comes first.
     """
 
-    def __init__(self, pair: Pair, function: Callable[..., Any], after: float | None = None, record: bool = True):
+    def __init__(
+        self,
+        pair: Pair,
+        function: Callable[..., Any],
+        after: float | None = None,
+        record_after: float | None = None,
+    ):
         self._call, self._function = Call(pair), function
         compile_after = COMPILE_AFTER if after is None else after
-        records = record and compile_after > RECORD_AFTER and device_of(pair).type == "cpu"
-        self._records_at: dict[float, bool] = {RECORD_AFTER: True} if records else {}
+        record_after = RECORD_AFTER if record_after is None else record_after
+        records = compile_after > record_after and device_of(pair).type == "cpu"
+        self._records_at: dict[float, bool] = {record_after: True} if records else {}
         self._records_at[compile_after] = False
         self._seen: Counter[Any] = Counter()
         self._programs: dict[Any, Callable[..., Any]] = {}

@@ -18,7 +18,7 @@ from ppvae.arguments import Count, File, checked
 from ppvae.batches import Batch, num_rows, rows
 from ppvae.conversion import to_pair
 from ppvae.devices import gpus
-from ppvae.inference.compiling.repeated import Repeated
+from ppvae.inference.compiling.repeated import RECORD_AFTER, Repeated
 from ppvae.inference.evidence import annealing, hmc
 from ppvae.inference.evidence.hmc import State
 from ppvae.inference.evidence.noncentering import better_noncentered, where_possible
@@ -283,7 +283,7 @@ def run_chains(
     """
     one, few = (to_pair(rows_or_all(pair, batch, slice(num)), pair) for num in (1, FEW))
     view = where_possible(LatentView(pair, one, settings.start), pair, few)
-    evaluate = Repeated(pair, partial(_densities, view), _compile_after(settings, deadline), _enough_time(deadline))
+    evaluate = Repeated(pair, partial(_densities, view), *_program_after(settings, deadline))
 
     def one_evaluation(index: Any, num_particles: int, at_once: int) -> dict[str, Tensor]:
         points = to_pair(rows(batch, index.cpu()), pair)
@@ -330,12 +330,17 @@ def _enough_time(deadline: float | None) -> bool:
     return deadline is None or deadline - clock() >= COMPILE_SECONDS
 
 
-def _compile_after(settings: AIS, deadline: float | None) -> float:
-    """Evaluations before compiling; where there is a deadline, blocks that are too long are given up before."""
-    evaluations = settings.num_leapfrog * (settings.num_temperatures + settings.num_warm_up)
-    if evaluations < COMPILE_EVALUATIONS or not _enough_time(deadline):
-        return math.inf
-    return 2 if deadline is None else 2 + (UNTIMED + TIMED) * settings.num_leapfrog
+def _program_after(settings: AIS, deadline: float | None) -> tuple[float, float | None]:
+    """Evaluations before compiling, and before recording.
+
+    Where there is a deadline, blocks that are too long are given up before they are compiled.
+    """
+    if not _enough_time(deadline):
+        return math.inf, math.inf
+    evaluations = settings.num_leapfrog * settings.num_transitions
+    if evaluations >= COMPILE_EVALUATIONS:
+        return (2 if deadline is None else 2 + (UNTIMED + TIMED) * settings.num_leapfrog), math.inf
+    return math.inf, 2 if evaluations >= 2 * RECORD_AFTER else None
 
 
 def _kept(pair: Pair, batch: Batch, settings: AIS, result: str) -> KeptChunks | None:
