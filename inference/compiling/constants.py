@@ -39,7 +39,7 @@ def with_constants(graph: GraphModule) -> None:
 
 
 def _is_constant(node: Node, known: dict[Node, Any]) -> bool:
-    if node.op == "get_attr" or node.target in OF_SHAPE:
+    if node.target in OF_SHAPE or _is_literal(node):
         return True
     if node.op != "call_function" or not all(given in known for given in node.all_input_nodes):
         return False
@@ -47,13 +47,17 @@ def _is_constant(node: Node, known: dict[Node, Any]) -> bool:
     return schema is None or not (schema.is_mutable or torch.Tag.nondeterministic_seeded in tags)
 
 
-def _value(graph: GraphModule, node: Node, known: dict[Node, Any]) -> Any:
-    if node.op == "get_attr":
-        return getattr(graph, node.target)
+def _is_literal(node: Node) -> bool:
+    """Whether it is a tensor that is made from numbers; others from outside of the function may come to change."""
+    return node.target is aten.lift_fresh_copy.default and node.args[0].op == "get_attr"
 
+
+def _value(graph: GraphModule, node: Node, known: dict[Node, Any]) -> Any:
     def given(other: Node) -> Any:
         if other in known:
             return known[other]
+        if other.op == "get_attr":
+            return getattr(graph, other.target)
         like = other.meta["val"]  # of which only the shape counts
         return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=like.device)
 

@@ -6,6 +6,10 @@ from torch.fx import GraphModule
 
 from ppvae.inference.compiling.masked_entries import Node
 
+aten = torch.ops.aten
+OTHERS = (aten.as_strided.default, aten._conj.default, aten._neg_view.default)
+"""What the first shows depends on how its tensor lies in memory; the others show other numbers in the same memory."""
+
 
 def without_idle_views(graph: GraphModule) -> None:
     """Replaces each view that has the shape and the layout of a tensor that it shows, as `t(t(x))` has, by that one."""
@@ -30,8 +34,8 @@ def _shown(view: Node) -> list[Node]:
 
 def _is_view(node: Node) -> bool:
     schema = getattr(node.target, "_schema", None)
-    if schema is None or len(schema.returns) != 1 or node.target is torch.ops.aten.as_strided.default:
-        return False  # what `as_strided` shows depends on how its tensor lies in memory
+    if schema is None or len(schema.returns) != 1 or node.target in OTHERS:
+        return False
     aliased = schema.returns[0].alias_info
     return aliased is not None and not aliased.is_write and isinstance(node.meta.get("val"), Tensor)
 

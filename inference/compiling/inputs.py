@@ -42,7 +42,7 @@ def taken_apart(arguments: Any) -> tuple[list[Tensor], Callable[[Iterable[Tensor
 
 
 def kind_of(arguments: Any) -> tuple[Any, ...]:
-    """What arguments of one program share: the containers' types and keys, the tensors' shapes, all other values.
+    """What arguments of one program share: the containers' types and keys, the tensors' layouts, all other values.
 
     A structure is known by its text, as not every torch hashes one that has a dictionary in it. Values are known by
     their types and texts: 1, 1.0 and True are equal, and so are 0.0 and -0.0.
@@ -53,5 +53,6 @@ def kind_of(arguments: Any) -> tuple[Any, ...]:
 
 def _kind(leaf: Any) -> tuple[Any, ...]:
     if isinstance(leaf, Tensor):
-        return leaf.shape, leaf.dtype, leaf.device
+        strides = tuple(stride for size, stride in zip(leaf.shape, leaf.stride(), strict=True) if size > 1)
+        return leaf.shape, strides, leaf.dtype, leaf.device
     return type(leaf), repr(leaf) if isinstance(leaf, PLAIN) else id(leaf)

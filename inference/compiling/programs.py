@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
+from torch.overrides import TorchFunctionMode
 
 from ppvae.batches import Batch
 from ppvae.inference.compiling import compiler
@@ -21,6 +22,7 @@ from ppvae.inference.compiling.counters import advance_at_once
 from ppvae.inference.compiling.cuda_graph import Program, captured
 from ppvae.inference.compiling.formulas import FORMULAS
 from ppvae.inference.compiling.inputs import CannotCompileError, taken_apart
+from ppvae.inference.compiling.kept_state import state_stays
 from ppvae.inference.compiling.masked_entries import without_masked_shapes
 from ppvae.inference.compiling.reasons import reason
 from ppvae.inference.compiling.recorded import recorded
@@ -44,7 +46,15 @@ class Call(nn.Module):
         self.pair = pair
 
     def forward(self, function: Callable[..., Any], *args: Any) -> Any:
-        return function(self.pair, *args)
+        before = dict(self.named_buffers())
+        result = function(self.pair, *args)
+        for name, buffer in self.named_buffers():
+            if buffer is not before.get(name):
+                raise CannotCompileError(
+                    f"{name.removeprefix('pair.')}: found a buffer that is assigned in a call, expected one that is "
+                    "changed in place, as by copy_ or add_"
+                )
+        return result
 
     def with_tensors(self, tensors: Mapping[str, Tensor], *args: Any) -> Any:
         """`self(*args)` with these in place of the parameters and buffers of their names.
@@ -68,6 +78,7 @@ def compiled(
     inputs: Sequence[Tensor],
     bound: Callable[[], Tensor],
     device: torch.device,
+    owners: Sequence[Any],
     num_held: int = 0,
     *,
     record: bool = False,
@@ -83,17 +94,26 @@ def compiled(
 
     On a GPU, a program whose first `num_held` inputs are the same tensors at each call becomes a CUDA graph if it can.
 
+    Args:
+        owners: modules, functions and objects that `function` runs, which are to stay as they are.
+
     Raises:
-        CannotCompileError: `function` cannot be traced, there is no compiler, or the bounds differ.
+        CannotCompileError: `function` cannot be traced, there is no compiler, the bounds differ, or an owner changes.
     """
     before = random_state(device)
+    formulas = FORMULAS if device.type == "cpu" and not record else {}
+
+    def trace() -> GraphModule:
+        graph = traced(function, inputs, formulas)
+        met.extend(getattr(graph, node.target) for node in graph.graph.find_nodes(op="get_attr"))
+        return graph
+
     try:
-        make = recorded if record else compiler.program
-        formulas = FORMULAS if device.type == "cpu" and not record else {}
-        program = make(partial(traced, function, inputs, formulas), inputs, device)
-        set_random_state(before, device)
-        check = partial(check_program, inputs=inputs, bound=bound, device=device, num_held=num_held)
-        check(program)
+        with state_stays(*owners) as met:
+            program = (recorded if record else compiler.program)(trace, inputs, device)
+            set_random_state(before, device)
+            check = partial(check_program, inputs=inputs, bound=bound, device=device, num_held=num_held)
+            check(program)
         return as_graph(program, inputs, num_held, device, check) if num_held and device.type in GRAPHED else program
     except CannotCompileError:
         raise
@@ -116,13 +136,20 @@ def check_program(
         contents = [t.clone() for t in held]
     try:
         expected = bound().detach().flatten()[0].item()
+        drawn = random_state(device)["cpu"]
         set_random_state(before, device)
         with torch.no_grad():
             found = program(*held, *[t.clone() for t in inputs[num_held:]])[0].flatten()[0].item()
+        draws_alike = torch.equal(drawn, random_state(device)["cpu"])
     finally:
         set_random_state(before, device)
         for t, content in zip(held, contents, strict=True):
             t.copy_(content)
+    if not draws_alike:
+        raise CannotCompileError(
+            "the program draws other random numbers than the model and the guide: is a part run again for its "
+            "gradient, as by torch.utils.checkpoint, or is a draw not used?"
+        )
     if math.isfinite(expected) and not abs(found - expected) <= AGREEMENT * (1 + abs(expected)):
         raise CannotCompileError(
             f"the compiled bound is {found}, the eager one {expected}: does the model or the guide decide something in "
@@ -147,10 +174,19 @@ def traced(function: Program, inputs: Sequence[Tensor], formulas: Mapping[Any, A
     """The tensor operations of a function of tensors like `inputs`, those that have formulas as these."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    with torch.enable_grad():
+    with torch.enable_grad(), _Unseen():
         graph = make_fx(function, dict(formulas))(*[t.clone() for t in inputs])  # tracing runs the function
     without_masked_shapes(graph)
     return graph
+
+
+class _Unseen(TorchFunctionMode):
+    """Refuses to show values to Python and NumPy, in the ways that torch's tracer does not see."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.tolist, Tensor.numpy, Tensor.__array__):
+            raise RuntimeError("data-dependent: numbers of Python or NumPy are made of a tensor's")
+        return func(*args, **(kwargs or {}))
 
 
 def operations(function: Program, inputs: Sequence[Tensor]) -> Program:
@@ -191,7 +227,8 @@ def compiled_gradient(
         value, surrogate = call.with_tensors(named, objective, data, math.inf)
         return [value.detach(), flat_gradient(surrogate, copies)]
 
-    program = compiled(function, inputs, lambda: objective(pair, batch)[0], parameters[0].device)
+    owners = (pair, objective)
+    program = compiled(function, inputs, lambda: objective(pair, batch)[0], parameters[0].device, owners)
 
     @torch.no_grad()
     def run() -> tuple[Tensor, Tensor]:

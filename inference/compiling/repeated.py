@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from ppvae.devices import device_of
-from ppvae.inference.compiling.attributes import attributes_stay
 from ppvae.inference.compiling.inputs import CannotCompileError, kind_of, taken_apart, tensors_in
 from ppvae.inference.compiling.programs import Call, compiled
 from ppvae.pair import Pair
@@ -65,8 +64,7 @@ class Repeated:
     def _make_program(self, kind: Any, args: Any) -> None:
         record = self._records_at[self._seen[kind]]
         try:
-            with attributes_stay(self._call):
-                self._programs[kind] = self._program(args, record)
+            self._programs[kind] = self._program(args, record)
         except CannotCompileError as reason:
             logger.log(logging.INFO if record else logging.WARNING, "measuring goes on uncompiled: %s", reason)
             del self._records_at[self._seen[kind]]  # nor is it tried for arguments of other shapes
@@ -90,6 +88,7 @@ class Repeated:
             inputs,
             lambda: tree_leaves(self._function(self._call.pair, *args))[0],
             inputs[0].device,
+            (self._call.pair, self._function),
             record=record,
         )
 

@@ -5,7 +5,7 @@ or four loops for each parameter, and take half of the compiling time.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from ppvae.batches import Batch, entries, with_entries
-from ppvae.inference.compiling.attributes import attributes_stay
+from ppvae.conversion import floating_type
 from ppvae.inference.compiling.cuda_graph import Program
-from ppvae.inference.compiling.inputs import kind_of, taken_apart, tensors_in
+from ppvae.inference.compiling.inputs import CannotCompileError, kind_of, taken_apart, tensors_in
+from ppvae.inference.compiling.kept_state import state_stays
 from ppvae.inference.compiling.programs import GRAPHED, Call, as_graph, check_program, compiled, operations
 from ppvae.inference.objectives.protocol import Maximized, as_objective, with_penalty
 from ppvae.inference.runtime.isolation import one_thread
+from ppvae.inference.training.optimizers import is_plainly_fused
 from ppvae.inference.training.update import Update, laid_out_as
 from ppvae.internals import tree_flatten, tree_leaves, tree_unflatten
 from ppvae.pair import Pair
@@ -54,11 +56,14 @@ class CompiledStep:
         weights: Tensor | None = None,
         record: bool = False,
     ):
-        self._objective, self._update = as_objective(objective).prepared(pair, batch), update
+        with state_stays(pair, objective):
+            self._objective, self._update = as_objective(objective).prepared(pair, batch), update
         self._call = Call(pair)
         self._parameters = {name: p for name, p in self._call.named_parameters() if p.requires_grad}
         self._buffers = dict(self._call.named_buffers())
+        _refuse_hooks(self._parameters)
         self._device = next(pair.parameters()).device
+        self._precise = torch.float64 if floating_type(pair) == torch.float64 else torch.float32
         self._scheduled = {name: self._number(value) for name, value in self._objective.scheduled(0.0).items()}
         self._at, self._done = self._number(0.0), torch.zeros((), dtype=torch.float64, device=self._device)
         precise = torch.float64 if self._device.type == "cpu" else torch.float32  # as fused optimizers read rates
@@ -69,11 +74,11 @@ class CompiledStep:
         inputs, self._put_together = taken_apart((state, self._changing(batch, weights, 0.0)))
         num_held = len(self._state_leaves)
         bound = partial(self._eager_bound, batch, weights, 0.0)
-        fused = all(group.get("fused") for group in update.optimizer.param_groups) and update.processes.size == 1
+        fused = is_plainly_fused(update.optimizer) and update.processes.size == 1
         self._graphed = fused and self._device.type in GRAPHED
-        with attributes_stay(pair):
-            program_held = 0 if self._graphed else num_held  # it becomes a part of the graph of the whole step
-            self._program = compiled(self._step, inputs, bound, self._device, program_held, record=record)
+        program_held = 0 if self._graphed else num_held  # it becomes a part of the graph of the whole step
+        owners = (pair, objective)
+        self._program = compiled(self._step, inputs, bound, self._device, owners, program_held, record=record)
         self._advance = self._fused_update() if fused else None
         self._whole = self._whole_step(inputs, bound) if self._graphed else None
 
@@ -179,7 +184,7 @@ class CompiledStep:
         self._at.fill_(step)
 
     def _number(self, value: float) -> Tensor:
-        return torch.tensor(float(value), device=self._device)
+        return torch.tensor(float(value), dtype=self._precise, device=self._device)
 
     def _step(self, *leaves: Tensor) -> list[Tensor]:
         """What is compiled: returns the mean bound with a one if anything is not finite, and the gradients."""
@@ -230,3 +235,13 @@ class CompiledStep:
     def _eager_bound(self, batch: Batch, weights: Tensor | None, step: float) -> Tensor:
         buffers = {name: b.clone() for name, b in self._buffers.items()}
         return self._call.with_tensors(buffers, partial(with_penalty, self._objective), batch, step, weights)[0]
+
+
+def _refuse_hooks(parameters: Mapping[str, Tensor]) -> None:
+    """Refuses hooks on parameters' gradients, which those of a program do not pass."""
+    for name, p in parameters.items():
+        if p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None):
+            raise CannotCompileError(
+                f"{name.removeprefix('pair.')}: found a hook on a parameter's gradient, expected none, as a program "
+                "would not call it; to learn a part of a parameter, use p * mask + p.detach() * (1 - mask) in the model"
+            )

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ppvae.batches import Batch
-from ppvae.inference.compiling.attributes import attributes_stay
 from ppvae.inference.compiling.inputs import CannotCompileError, kind_of, taken_apart
+from ppvae.inference.compiling.kept_state import state_stays
 from ppvae.inference.compiling.programs import Call, traced
 from ppvae.inference.compiling.reasons import reason
 from ppvae.inference.compiling.stacked import stacked
@@ -117,7 +117,7 @@ class OfAll(Objective):
         inputs = [*own.values(), *[t.detach().clone() for t in changing]]
         before = random_state(inputs[0].device)
         try:
-            with pyro.validation_enabled(False), attributes_stay(run):
+            with pyro.validation_enabled(False), state_stays(run):
                 graph = traced(function, inputs, {})
         except Exception as error:  # of any kind: users' code, the tracer
             said = error if isinstance(error, CannotCompileError) else reason(error)

@@ -124,6 +124,13 @@ def can_be_fused(learned: list[nn.Parameter]) -> bool:
     return learned[0].device.type in ("cpu", "cuda") and all(p.is_contiguous() for p in learned)
 
 
+def is_plainly_fused(optimizer: Optimizer) -> bool:
+    """Whether it is a fused one of torch's, without hooks: its step is the same at each call, and can be recorded."""
+    own = type(optimizer).__module__.startswith("torch.optim.") and "step" not in vars(optimizer)
+    hooks = [hooks for name, hooks in vars(optimizer).items() if name.startswith("_optimizer_step_")]
+    return own and not any(hooks) and all(group.get("fused") for group in optimizer.param_groups)
+
+
 def rate_factor(schedule: Callable[[int], float], step: int) -> float:
     """What the learning rate is multiplied with at a step.
 

@@ -99,12 +99,11 @@ class StepPrograms:
             self._step.compare(batch, weights, number)
         except CannotCompileError as reason:
             logger.warning(
-                "training goes on uncompiled from step %d: %s Steps %d to %d may have been taken with old values; to "
-                "decide at each step, give compile=False.",
+                "training goes on uncompiled from step %d: %s The steps after step %d may have been taken with old "
+                "values; to decide at each step, give compile=False.",
                 number + 1,
                 reason,
-                self._compared_at + 2,
-                number,
+                self._compared_at + 1,
             )
             self._give_up()
             return False
@@ -117,8 +116,9 @@ class StepPrograms:
     def _warn_of_others(self) -> None:
         if self.compiles and not self._said_other:
             logger.warning(
-                "only steps like step 2 are compiled: a batch has another shape, or another value of an argument that "
-                "is no data; pass a number that changes, such as an annealing factor, as torch.tensor(number)"
+                "only steps like step 2 are compiled: a batch has another shape or layout, or another value of an "
+                "argument that is no data; pass a number that changes, such as an annealing factor, as "
+                "torch.tensor(number)"
             )
             self._said_other = True
 

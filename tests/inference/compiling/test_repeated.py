@@ -157,7 +157,7 @@ def test_a_pair_that_counts_its_calls_is_not_recorded(monkeypatch, caplog):
         calls = pair.calls
         draws(x, 5)
         assert draws(x, 5).isfinite().all()
-    assert pair.calls == calls  # also after tracing
+    assert pair.calls == calls + 2  # tracing does not count
     (record,) = caplog.records
     assert record.message.startswith(f"measuring goes on uncompiled: Counting.calls: found {calls + 2} after {calls}")
 

@@ -339,7 +339,7 @@ class Picking(LinearVAE):
         (Picking, "aten.index.Tensor: found a shape that depends on values"),
         (Branching, "`if self.encoder.weight.abs().max() > -1:`: found data-dependent control flow"),
         (OneHot, "`signs = nn.functional.one_hot((x[:, 0] > 0).long(), 4)`: found data-dependent control flow"),
-        (Alternating, "Alternating.calls: found 3 after 1, expected an attribute that stays"),
+        (Alternating, "Alternating.calls: found 3 after 1, expected what stays from call to call"),
     ],
 )
 def test_what_cannot_be_compiled_goes_on_uncompiled_and_says_why(make, reason, caplog):

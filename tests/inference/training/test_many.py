@@ -219,7 +219,7 @@ class Counting(LinearVAE):
 
 def test_a_count_that_a_module_keeps_is_refused():
     with pytest.raises(
-        ContractError, match=r"Counting: .*calls: found \d+ after \d+, expected an attribute that stays"
+        ContractError, match=r"Counting: .*calls: found \d+ after \d+, expected what stays from call to call"
     ):
         ppvae.fit_many(lambda: Counting(4, 2), data(), seeds=2, **SETTINGS)
 

@@ -123,7 +123,7 @@ def test_a_count_that_a_module_keeps_stays_right_and_nothing_is_recorded(made, c
     pair, _ = trained(Annealed, ELBO(), "auto")
     assert pair.calls == eager.calls
     assert_equal(eager, pair)
-    assert "Annealed.calls: found 6 after 4, expected an attribute that stays" in caplog.text
+    assert "Annealed.calls: found 6 after 4, expected what stays from call to call" in caplog.text
 
 
 @pytest.mark.parametrize("compile", ["auto", True])
