@@ -57,18 +57,21 @@ class Best(EvidenceMethod):
         return replace(best, reason=f"{best.reason}; {refused}") if refused else best
 
     def _in_time(self, candidates: Mapping[str, Halves]) -> Evidence:
-        """The larger bound where all candidates have one; elsewhere, for want of time, the first of them: weights."""
-        estimates = [half.estimate for halves in candidates.values() for half in halves]
-        reached = torch.stack(estimates).isfinite().all(0)
+        """The larger bound where all candidates have one; elsewhere, for want of time, of those that have ended."""
+        by_name = {name: torch.stack([half.estimate for half in halves]) for name, halves in candidates.items()}
+        reached = torch.cat(list(by_name.values())).isfinite().all(0)
         if reached.all():
             return larger_bound(candidates, self._methods)
         whole = {name: pooled(halves, self._methods) for name, halves in candidates.items()}
-        rest = unreached(next(iter(whole.values())))
+        ended = {name: halves for name, halves in candidates.items() if by_name[name].isfinite().all()}
+        names = list(ended) or list(candidates)[:1]
+        rest = unreached(larger_bound(ended, self._methods) if len(names) > 1 else whole[names[0]])
+        stand_in = " or ".join(names)
         of_all = f"in the time there was, AIS reached {int(reached.sum())} of {len(reached)} data points"
-        found, reason = rest, f"{of_all}; {rest.method} stands for all"
+        found, reason = rest, f"{of_all}; {stand_in} stands for all"
         if reached.any():
             both = {name: (first.rows(reached), second.rows(reached)) for name, (first, second) in candidates.items()}
             best = larger_bound(both, self._methods)
             found = rest.with_rows(reached, best)
-            reason = f"{of_all}, and {rest.method} stands for the rest. Of those: {best.reason}"
+            reason = f"{of_all}, and {stand_in} stands for the rest. Of those: {best.reason}"
         return replace(found, method=self.name, reason=reason, candidates=whole)

@@ -48,7 +48,7 @@ class M1M2(Pair):
     def model(self, x: Tensor, y: Tensor, known: Tensor) -> None:
         m2 = self.m2
         with pyro.plate("data", x.shape[0], dim=-1):
-            label = pyro.sample("y", m2.label_prior(), obs=y, obs_mask=cast(BoolTensor, known))
+            label = pyro.sample("y", m2.label_prior(), obs=y, obs_mask=cast(BoolTensor, known.bool()))
             z2 = pyro.sample("z2", m2.prior())
             z1 = pyro.sample("z1", m2.given_label(m2.likelihood, z2, label))
             pyro.sample("x", self.vae.likelihood(z1), obs=x)
@@ -57,7 +57,7 @@ class M1M2(Pair):
         m2 = self.m2
         with pyro.plate("data", x.shape[0], dim=-1):
             z1 = pyro.sample("z1", self.vae.posterior(x))
-            label = torch.where(known, y, pyro.sample("y_unobserved", m2.classifier(z1).mask(~known)))
+            label = torch.where(known.bool(), y, pyro.sample("y_unobserved", m2.classifier(z1).mask(~known.bool())))
             pyro.sample("z2", m2.given_label(m2.posterior, z1, label))
 
     @checked

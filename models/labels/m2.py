@@ -117,13 +117,13 @@ class M2(Pair):
 
     def model(self, x: Tensor, y: Tensor, known: Tensor) -> None:
         with pyro.plate("data", x.shape[0], dim=-1):
-            label = pyro.sample("y", self.label_prior(), obs=y, obs_mask=cast(BoolTensor, known))
+            label = pyro.sample("y", self.label_prior(), obs=y, obs_mask=cast(BoolTensor, known.bool()))
             z = pyro.sample("z", self.prior())
             pyro.sample("x", self.given_label(self.likelihood, z, label), obs=x)
 
     def guide(self, x: Tensor, y: Tensor, known: Tensor) -> None:
         with pyro.plate("data", x.shape[0], dim=-1):
-            label = torch.where(known, y, pyro.sample("y_unobserved", self.classifier(x).mask(~known)))
+            label = torch.where(known.bool(), y, pyro.sample("y_unobserved", self.classifier(x).mask(~known.bool())))
             pyro.sample("z", self.given_label(self.posterior, x, label))
 
     def given_label(self, part: nn.Module, vector: Tensor, label: Tensor) -> dist.TorchDistribution:

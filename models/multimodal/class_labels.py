@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.arguments import Size, checked
+from ppvae.models.parts.indices import label_vectors
 from ppvae.models.parts.likelihood import Likelihood
 from ppvae.networks import output_bias
 
@@ -56,4 +57,4 @@ class OneHot(nn.Module):
         self.register_buffer("rows", torch.eye(num_classes), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.rows[x]
+        return label_vectors(x.long(), len(self.rows), self.rows)

@@ -33,7 +33,7 @@ class BackwardGRU(nn.Module):
         if lengths is None:
             return self.network(x.flip(1))[0].flip(1)
         t = torch.arange(x.shape[1], device=x.device)
-        from_end = lengths.unsqueeze(-1) - 1 - t
+        from_end = lengths.long().unsqueeze(-1) - 1 - t
         turned = torch.where(from_end >= 0, from_end, t).unsqueeze(-1)
         hidden = self.network(x.gather(1, turned.expand_as(x)))[0]
         return hidden.gather(1, turned.expand_as(hidden))

@@ -65,8 +65,22 @@ class StateSpace(Pair):
 
 
 def present_steps(x: Tensor, lengths: Tensor | None) -> Tensor | None:
-    """Which steps of `[B, T, F]` lie within the rows' lengths, a mask `[B, T]`; None where all do."""
-    return None if lengths is None else torch.arange(x.shape[1], device=x.device) < lengths.unsqueeze(-1)
+    """Which steps of `[B, T, F]` lie within the rows' lengths, a mask `[B, T]`; None where all do.
+
+    Raises:
+        ValueError: not one length for each row, or one that is not from 0 to T; on a GPU torch's own error.
+    """
+    if lengths is None:
+        return None
+    num_rows, num_steps = x.shape[:2]
+    expected = f"expected [B], for each row a whole number from 0 to {num_steps}"
+    if lengths.shape != (num_rows,):
+        raise ValueError(f"lengths: found the shape {list(lengths.shape)}, {expected}")
+    try:  # the values cannot be looked at while a step is compiled
+        ends = x.new_zeros(num_rows, num_steps + 1).scatter(-1, lengths.long().unsqueeze(-1), 1.0)
+    except RuntimeError as error:
+        raise ValueError(f"lengths: found {lengths.min():g} to {lengths.max():g}, {expected}") from error
+    return ends.flip(-1).cumsum(-1).flip(-1)[:, 1:] > 0
 
 
 def where_present(fn: Any, present: Tensor | None, t: int) -> Any:

@@ -1,11 +1,13 @@
 """Windows of long sequences to train on, so that a step costs as much as a window, not a sequence."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ppvae.arguments import Size, checked
+from ppvae.batches import entries, with_entries
 
 
 @checked
@@ -33,12 +35,25 @@ class Windows:
 
     length: Size
 
-    def __call__(self, batch: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
-        """Of `x`, `[B, T, F]`, or a tuple `(x, lengths)`."""
-        x, *others = batch if isinstance(batch, tuple) else (batch,)
-        num_steps = min(self.length, x.shape[1])
-        lengths = others[0] if others else x.new_full((len(x),), x.shape[1], dtype=torch.long)
-        starts = (torch.rand(len(x), device=x.device) * (lengths - num_steps + 1).clamp(min=1)).long()
-        steps = starts[:, None] + torch.arange(num_steps, device=x.device)
-        windows = x.gather(1, steps.clamp(max=x.shape[1] - 1)[..., None].expand(-1, -1, x.shape[2]))
-        return (windows, lengths.clamp(max=num_steps)) if others else windows
+    def __call__(self, batch: Any) -> Any:
+        """Of a batch `x`, `[B, T, F]`; `(x, lengths)`; `(x, lengths, actions)`; or a dict of these.
+
+        Whatever has a row for each step of each sequence, `[B, T, ...]`, is cut to the same windows.
+        """
+        given = entries(batch)
+        x: Tensor = given["x" if "x" in given else next(iter(given))]
+        lengths: Tensor | None = given.get("lengths", given.get("1"))
+        total, device = x.shape[1], x.device
+        num_steps = min(self.length, total)
+        ends = x.new_full((len(x),), total, dtype=torch.long) if lengths is None else lengths
+        starts = (torch.rand(len(x), device=device) * (ends - num_steps + 1).clamp(min=1)).long()
+        steps = (starts[:, None] + torch.arange(num_steps, device=device)).clamp(max=total - 1)
+        row = torch.arange(len(x), device=device)[:, None]
+
+        def cut(value: Any) -> Any:
+            if lengths is not None and value is lengths:
+                return lengths.clamp(max=num_steps)
+            by_step = isinstance(value, Tensor) and value.shape[:2] == x.shape[:2]
+            return value[row, steps] if by_step else value
+
+        return with_entries(batch, [cut(value) for value in entries(batch).values()])

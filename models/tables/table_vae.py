@@ -103,10 +103,10 @@ class TableVAE(Pair):
     def model(self, x: Tensor, present: Tensor) -> None:
         with pyro.plate("data", x.shape[0], dim=-1):
             z = pyro.sample("z", self.prior())
-            pyro.sample("x", self.likelihood.by_column(z).mask(present).to_event(1), obs=x)
+            pyro.sample("x", self.likelihood.by_column(z).mask(present.bool()).to_event(1), obs=x)
 
     def guide(self, x: Tensor, present: Tensor) -> None:
-        seen = torch.where(present, self.likelihood.scaled(x), 0.0)
+        seen = torch.where(present.bool(), self.likelihood.scaled(x), 0.0)
         with pyro.plate("data", x.shape[0], dim=-1):
             pyro.sample("z", self.posterior(torch.cat([seen, present.to(seen)], -1)))
 
@@ -133,7 +133,7 @@ class TableVAE(Pair):
         z = weights.latents["z"].gather(0, index.unsqueeze(-1).expand_as(weights.latents["z"]))
         draws = self.likelihood(z).sample()
         found = draws.quantile(at.to(draws), 0, interpolation="nearest")
-        return dict(zip(("median", "lower", "upper"), torch.where(present, x, found), strict=True))
+        return dict(zip(("median", "lower", "upper"), torch.where(present.bool(), x, found), strict=True))
 
     @checked
     def init_from(self, x: Observed, present: Tensor | None = None) -> "TableVAE":

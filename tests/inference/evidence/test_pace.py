@@ -351,7 +351,7 @@ def test_short_runs_are_silent(float64, clock, caplog):
     pair, x, _ = narrow(6)
     ppvae.log_evidence(pair, x, "ais", annealing=SHORT, **quiet)
     assert clock.seconds < pace.LONG
-    assert not caplog.records
+    assert not [record for record in caplog.records if record.name == "ppvae"]  # torch's tracer keeps a log of its own
 
 
 def test_a_bar_says_it_instead(clock, caplog):

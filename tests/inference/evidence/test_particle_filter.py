@@ -108,6 +108,19 @@ def test_sequences_are_filtered_where_weights_fail(method):
     assert found.reason == said if method == "auto" else "particle filter for 12" in found.reason
 
 
+def test_in_no_time_best_keeps_what_the_filter_found():
+    pair, hidden = state_space(), Hidden(2, 2).requires_grad_(False)
+    hidden.load_state_dict(pair.state_dict())
+    x = pair.sample(pair.examples(12)[:, :1].expand(-1, 30, -1))
+    found = ppvae.log_evidence(hidden, x, "best", 2000, annealing=SHORT, max_seconds=1e-6, **quiet)
+    assert (
+        found.reason == "in the time there was, AIS reached 0 of 12 data points; iwae or particle filter stands for all"
+    )
+    assert not found.reliable.any()
+    filtered = found.candidates["particle filter"]
+    assert (((found.estimate - pair.log_prob(x)) / filtered.std_error).abs() < 4).all()
+
+
 def test_auto_anneals_where_steps_do_not_apply():
     """And says why they do not."""
     pair = Endless(2, 2).requires_grad_(False)

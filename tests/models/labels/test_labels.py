@@ -187,3 +187,14 @@ def test_labels_without_an_exact_guide_leave_a_bound():
     exact = ppvae.log_evidence(partly_labeled_mixture(), data, "iwae", 1, seed=0, progress=False).estimate
     bound = ppvae.EnumeratedELBO()(pair, data)[0]
     torch.testing.assert_close(exact - bound, torch.where(known, 0.0, divergence))
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float32])
+def test_a_mask_of_labels_may_be_ones_and_zeros(dtype):
+    torch.manual_seed(0)
+    pair, x, y, known = M2.mlp(5, 2, 3), torch.rand(4, 5).round(), torch.tensor([0, 1, 2, 0]), torch.arange(4) < 3
+    found = []
+    for mask in (known, known.to(dtype)):
+        torch.manual_seed(0)
+        found.append(ppvae.EnumeratedELBO()(pair, (x, y, mask))[0])
+    assert torch.equal(*found)

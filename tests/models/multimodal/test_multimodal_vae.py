@@ -223,3 +223,11 @@ def test_likelihoods_start_from_the_rows_that_have_them():
     torch.testing.assert_close(pair.likelihoods["image"].network[-1].bias, torch.full((6,), 0.99).logit())
     expected = torch.tensor([2.0, 3.0, 1.0]) / 6
     torch.testing.assert_close(pair.likelihoods["label"].network[-1].bias.softmax(-1), expected)
+
+
+def test_labels_may_be_floating_as_they_are_where_some_were_nan():
+    x = batch([[True, True], [True, False], [False, True]])
+    pair = with_label()
+    floating = x | {"label": x["label"].double()}
+    found = [ppvae.elbo(pair, data, seed=0, progress=False).estimate for data in (x, floating)]
+    assert torch.equal(*found)

@@ -1,10 +1,11 @@
 """Windows of sequences: pieces of what is there, from anywhere, on which a model learns its transition."""
 
+import numpy as np
 import pytest
 import torch
 
 import ppvae
-from ppvae.models import LinearGaussianStateSpace, Windows
+from ppvae.models import LinearGaussianStateSpace, RecurrentStateSpace, Windows
 
 LENGTHS = torch.tensor([12, 3, 7, 12])
 
@@ -36,6 +37,30 @@ def test_without_lengths_and_where_they_are_short_sequences_are_whole():
     whole, lengths = Windows(12)((counting(), LENGTHS))
     assert torch.equal(whole, counting())
     assert torch.equal(lengths, LENGTHS)
+
+
+def test_all_that_has_steps_is_cut_alike_in_a_batch_of_any_kind():
+    """Actions and other arguments; what has no steps, and None, stay."""
+    x, actions, row = counting(), counting().expand(-1, -1, 3), torch.arange(4)
+    windows = Windows(5)({"x": x, "lengths": LENGTHS, "actions": actions, "row": row, "none": None})
+    assert list(windows) == ["x", "lengths", "actions", "row", "none"]
+    assert windows["lengths"].tolist() == [5, 3, 5, 5]
+    assert torch.equal(windows["actions"], windows["x"].expand(-1, -1, 3))
+    assert windows["row"] is row
+    cut, none, acted = Windows(5)((x[[0, 3]], None, actions[[0, 3]]))
+    assert none is None
+    assert cut.shape == (2, 5, 1)
+    assert torch.equal(acted, cut.expand(-1, -1, 3))
+
+
+@pytest.mark.parametrize("dict_of", [True, False])
+def test_pairs_with_actions_train_on_windows(dict_of):
+    names = ("x", "lengths", "actions")
+    batch = (torch.randn(8, 7, 3), torch.full((8,), 6), torch.randn(8, 7, 2))
+    pair = RecurrentStateSpace(3, 2, num_actions=2)
+    data = dict(zip(names, batch, strict=True)) if dict_of else batch
+    found = ppvae.fit(pair, data, steps=3, transform=Windows(4), progress=False)
+    assert np.isfinite(found.history["bound"]).all()
 
 
 def test_no_length_is_refused_by_name():

@@ -212,3 +212,12 @@ def test_an_impossible_filler_and_a_column_without_values_are_refused():
         pair.init_from(x, present & (torch.arange(F) != 1))
     with pytest.raises(ValueError, match=r"data\[0\]: found nan"):
         pair.log_weights((torch.where(present, x, torch.nan), present))
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float32])
+def test_a_mask_of_values_may_be_ones_and_zeros(dtype):
+    torch.manual_seed(0)
+    pair = TableVAE.mlp({"a": "real", "b": "binary"}, 2, [5])
+    x, present = torch.rand(4, 2).round(), torch.tensor([[True, False], [True, True], [False, True], [False, False]])
+    found = [ppvae.elbo(pair, (x, mask), seed=0, progress=False).estimate for mask in (present, present.to(dtype))]
+    assert torch.equal(*found)
