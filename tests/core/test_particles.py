@@ -202,7 +202,7 @@ def test_compiled_steps_by_rows_agree_with_eager_ones(objective, caplog):
         history = fit(pair, x, objective, steps=4, seed=0, progress=False, compile=compile).history["bound"]
         fits.append((history, list(pair.parameters())))
     (eager, before), (compiled, after) = fits
-    assert not caplog.records  # of going on uncompiled
+    assert not [record for record in caplog.records if record.name == "ppvae"]  # of going on uncompiled
     torch.testing.assert_close(compiled, eager)
     torch.testing.assert_close(after, before)
 
