@@ -23,6 +23,8 @@ MOST = 10_000
 """Places that are watched: enough for what changes, and not all of a data set that is an attribute."""
 
 NUMBERS = (*PLAIN, np.generic)
+OTHERS = LIBRARIES - {"ppvae"} | {"numpy"}
+"""Libraries whose own objects are not looked into; those of this one may hold users' functions."""
 OF_MODULES = set(vars(nn.Module())) - {"training"}
 """What each module keeps for torch; parameters, buffers and modules are looked at by themselves."""
 
@@ -80,9 +82,7 @@ class _Watch:
         self._seen[id(value)] = value
         if isinstance(value, nn.Module):
             for part in value.modules():
-                self._add_methods(type(part))
-                attributes = {name: v for name, v in vars(part).items() if name not in OF_MODULES}
-                self._add_attributes(part, attributes, type(part).__name__)
+                self._add_attributes(part)
                 for name, p in part._parameters.items():
                     if p is not None and not p.requires_grad:
                         self.add(p, f"{type(part).__name__}.{name}")
@@ -110,21 +110,17 @@ class _Watch:
         elif isinstance(value, types.FunctionType):
             self._add_function(value)
         elif hasattr(value, "__dict__") and not isinstance(value, (type, types.ModuleType)) and _is_users(type(value)):
-            self._add_methods(type(value))
-            self._add_attributes(value, vars(value), type(value).__name__)
+            self._add_attributes(value)
 
-    def _add_methods(self, kind: type) -> None:
-        for base in kind.__mro__:
-            if _is_users(base):
-                for name, member in vars(base).items():
-                    if isinstance(member, types.FunctionType):
-                        self.add(member, f"{base.__name__}.{name}")
-
-    def _add_attributes(self, owner: Any, attributes: dict[str, Any], where: str) -> None:
-        names = set(attributes) | {"training"}
-        skipped = set(vars(owner)) - names
-        own = vars(owner)
-        self._add_names(where, own, lambda: {n: v for n, v in own.items() if n not in skipped}, ".")
+    def _add_attributes(self, owner: Any) -> None:
+        """And what the owner's methods keep."""
+        own, skipped = vars(owner), OF_MODULES if isinstance(owner, nn.Module) else ()
+        where = type(owner).__name__
+        self._add_names(where, own, lambda: {name: v for name, v in own.items() if name not in skipped}, ".")
+        for base in filter(_is_users, type(owner).__mro__):
+            for name, member in vars(base).items():
+                if isinstance(member, types.FunctionType):
+                    self.add(member, f"{base.__name__}.{name}")
 
     def _add_function(self, function: types.FunctionType) -> None:
         if not _is_users(function):
@@ -141,7 +137,7 @@ class _Watch:
         self._add_place(function.__name__, contents, refill, ", ")
         used = set(function.__code__.co_names)
         known = function.__globals__
-        if not function.__module__.startswith("ppvae."):
+        if not (function.__module__ or "").startswith("ppvae."):
             self._add_names("global", known, lambda: {n: known[n] for n in used if n in known}, " ")
 
     def _add_names(self, where: str, names: dict[Any, Any], now: Callable[[], dict[Any, Any]], mark: str) -> None:
@@ -171,11 +167,12 @@ class _Watch:
         for place in self._places:
             now = place.now()
             found = {name: value for name, value in now.items() if _differs(place.before, name, value, met)}
-            if found or place.before.keys() - now.keys():
-                name, value = next(iter(found.items()), ("", "less"))
+            for name, value in found.items():
                 old = f" after {place.before[name]!r}" if isinstance(place.before.get(name), PLAIN[1:]) else ""
                 shown = repr(value) if isinstance(value, NUMBERS) else f"a {type(value).__name__}"
                 changes.append(f"{place.where}{name}: found {shown}{old}")
+            changes += [f"{place.where}{name}: found nothing" for name in place.before.keys() - now.keys()]
+            if found or place.before.keys() - now.keys():
                 place.put(place.before)
         return changes
 
@@ -222,5 +219,5 @@ def _is_filled(cell: types.CellType) -> bool:
 
 
 def _is_users(code: Any) -> bool:
-    """Whether a class or a function is not a library's; this one's may hold users' functions."""
-    return code.__module__.partition(".")[0] not in LIBRARIES - {"ppvae"} | {"numpy"}
+    """Whether a class or a function may be a user's."""
+    return (code.__module__ or "").partition(".")[0] not in OTHERS

@@ -61,6 +61,8 @@ CHANGES = {
     "mode": lambda m: m.eval(),
     "dict": lambda m: m.mapping.update(t=1),
     "list": lambda m: m.list.append(2),
+    "shorter list": lambda m: m.list.pop(),
+    "attribute that is deleted": lambda m: delattr(m, "number"),
     "another list": lambda m: setattr(m, "list", [2]),
     "deque": lambda m: m.queue.append(2),
     "set": lambda m: m.set.add(2),
@@ -84,7 +86,7 @@ STAYS = {
 
 
 def kept(module):
-    return repr({name: value for name, value in vars(module).items() if name not in ("function", "part")}), (
+    return repr(sorted((name, repr(v)) for name, v in vars(module).items() if name not in ("function", "part"))), (
         [vars(module.helper), vars(module.part.args[0]), module.function.__closure__[0].cell_contents, count],
         [module.array.tolist(), module.tensor.tolist(), module.frozen.tolist()],
     )
