@@ -196,6 +196,8 @@ def into_support(x: Any) -> str:
             return "if these are images of bytes, pass x / 255; or rescale or binarize the data"
         if highest <= 1 and not whole:
             return "if these are gray levels, binarize them, as transform=torch.bernoulli of ppvae.fit does"
+    if isinstance(x, Tensor) and not x.is_floating_point():
+        return "if these are labels, number them from 0, and put any of them where one is missing"
     return "rescale or binarize the data"
 
 

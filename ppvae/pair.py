@@ -126,7 +126,7 @@ class Pair(nn.Module):
         """The pair's factors step by step, where it is a sequence in time: what a particle filter runs."""
         raise NotImplementedError(
             f"{type(self).__name__} has no `time_steps`; a particle filter needs the factors of a sequence one after "
-            "another (ppvae.steps.Steps): write this method, or use method='ais'"
+            "another (ppvae.steps.Steps): write this method, or use method='auto'"
         )
 
     @staticmethod

@@ -186,7 +186,7 @@ def test_chunks_of_data_and_filters_make_no_difference_in_kind(monkeypatch):
 
 
 def test_pair_without_steps_is_refused_by_name():
-    with pytest.raises(NotImplementedError, match=r"LinearVAE has no `time_steps`.*use method='ais'"):
+    with pytest.raises(NotImplementedError, match=r"LinearVAE has no `time_steps`.*use method='auto'"):
         ppvae.log_evidence(LinearVAE(4, 2), torch.zeros(2, 4), "particle filter", **quiet)
 
 

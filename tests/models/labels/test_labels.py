@@ -198,3 +198,9 @@ def test_a_mask_of_labels_may_be_ones_and_zeros(dtype):
         torch.manual_seed(0)
         found.append(ppvae.EnumeratedELBO()(pair, (x, y, mask))[0])
     assert torch.equal(*found)
+
+
+def test_a_missing_label_is_no_number_of_its_own():
+    y, known = torch.tensor([0, 1, 2, -1]), torch.arange(4) < 3
+    with pytest.raises(ValueError, match="if these are labels, number them from 0, and put any of them where one is"):
+        ppvae.elbo(M2.mlp(5, 2, 3), (torch.rand(4, 5).round(), y, known), progress=False)
