@@ -27,6 +27,7 @@ def table_columns(frame: Any) -> dict[str, str | list[Any]]:
 
     Raises:
         TypeError: no DataFrame, or a column that is none of these, such as text or unordered categories.
+        ValueError: two columns of one name.
 
     Example:
         >>> import pandas as pd
@@ -35,6 +36,9 @@ def table_columns(frame: Any) -> dict[str, str | list[Any]]:
     """
     if isinstance(frame, type) or not hasattr(frame, "dtypes"):
         raise TypeError(f"frame: found {type(frame).__name__}, expected a DataFrame; write the dict of columns by hand")
+    names = [str(name) for name in frame.columns]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"frame: found several columns '{twice[0]}', expected one of each name; rename or drop them")
     return {str(name): _kind(name, frame[name]) for name in frame.columns}
 
 

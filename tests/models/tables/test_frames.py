@@ -72,3 +72,9 @@ def test_columns_without_a_kind_are_refused():
 def test_another_number_of_columns_is_not_written():
     with pytest.raises(ValueError, match=r"x: found shape \[2, 3\], expected \[N, 4\]"):
         write_table(torch.zeros(2, 3), COLUMNS)
+
+
+def test_two_columns_of_one_name_are_refused():
+    twice = pd.DataFrame([[1.0, 2.0]], columns=["a", "a"])
+    with pytest.raises(ValueError, match="found several columns 'a', expected one of each name"):
+        table_columns(twice)
