@@ -6,6 +6,7 @@ Samplers, annealing, and guides fitted to one data point at a time stand on it, 
 from collections.abc import Callable, Collection, Mapping
 from copy import copy
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -86,7 +87,7 @@ class LatentView:
     @property
     def sites(self) -> dict[str, slice]:
         """Which of u's entries belong to each site."""
-        ends = torch.tensor([0, *[shape.numel() for shape in self._shapes.values()]]).cumsum(0).tolist()
+        ends = [0, *accumulate(shape.numel() for shape in self._shapes.values())]
         return {name: slice(*ends[i : i + 2]) for i, name in enumerate(self._shapes)}
 
     def at(self, rows: Tensor) -> "LatentView":

@@ -81,11 +81,12 @@ class _Watch:
             return
         self._seen[id(value)] = value
         if isinstance(value, nn.Module):
+            given = [*value.buffers(), *(p for p in value.parameters() if p.requires_grad)]
+            self._seen |= {id(t): t for t in given}  # they are a program's inputs
             for part in value.modules():
                 self._add_attributes(part)
                 for name, p in part._parameters.items():
-                    if p is not None and not p.requires_grad:
-                        self.add(p, f"{type(part).__name__}.{name}")
+                    self.add(p, f"{type(part).__name__}.{name}")
         elif isinstance(value, Tensor):
             if not value.is_inference():
                 self._written.append((where, value, value.detach().clone(), _version_stays(value)))

@@ -30,6 +30,8 @@ class Module(nn.Module):
         self.array, self.tensor = np.zeros(2), torch.zeros(2)
         self.frozen = nn.Parameter(torch.zeros(2), requires_grad=False)
         self.learned = nn.Parameter(torch.zeros(2))
+        self.register_buffer("buffer", torch.zeros(2))
+        self.all = [self.learned, self.buffer]  # as recurrent networks keep them
         self.helper = Counter()
         self.part = functools.partial(self._counted, Counter())
         self.function = closure()
@@ -77,7 +79,8 @@ CHANGES = {
 }
 STAYS = {
     "nothing": lambda m: None,
-    "learned parameter": lambda m: m.learned.data.add_(1),
+    "learned parameter": lambda m: m.learned.add_(1),
+    "buffer": lambda m: m.buffer.add_(1),
     "tensor that is new": lambda m: setattr(m, "last", torch.ones(2)),
     "label that is set once": lambda m: setattr(m, "label", torch.ones(2)),
     "equal list": lambda m: setattr(m, "list", [1]),

@@ -1,5 +1,6 @@
 """Evidence by annealed chains: unbiased weights, two sides of a known truth, modes that a guide leaves out."""
 
+import logging
 import math
 from dataclasses import replace
 from functools import partial
@@ -10,10 +11,11 @@ from support.oracle_pairs import Bimodal
 
 import ppvae
 from ppvae import AIS, ContractError
+from ppvae.inference.compiling import repeated
 from ppvae.inference.evidence import ais, annealed_importance, hmc, larger_bound
 from ppvae.inference.evidence.method import EvidenceMethod
 from ppvae.inference.evidence.registry import METHODS
-from ppvae.models import GaussianMixture, LinearVAE
+from ppvae.models import GaussianMixture, LinearVAE, MarkovHVAE
 
 quiet = {"progress": False, "seed": 0}
 
@@ -359,3 +361,25 @@ def test_a_checkpoint_of_another_measurement_is_refused(float64, tmp_path):
     pair.mean.data += 1
     with pytest.raises(ppvae.CheckpointError, match=r"pair.mean"):
         measured(pair, x, path)
+
+
+@pytest.mark.parametrize("start", ["guide", "prior"])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: LinearVAE(5, 2), lambda: MarkovHVAE.mlp(5, [2, 2], hidden=[4], likelihood="gaussian")],
+    ids=["one layer", "two"],
+)
+def test_densities_are_recorded(make, start, monkeypatch, caplog):
+    """At the second evaluation, as hundreds follow."""
+    recorded, compiled = [], repeated.compiled
+
+    def counted(*args, **kwargs):
+        recorded.append(compiled(*args, **kwargs))
+        return recorded[-1]
+
+    monkeypatch.setattr(repeated, "compiled", counted)
+    settings = AIS(num_chains=4, num_temperatures=50, start=start)
+    with caplog.at_level(logging.INFO, "ppvae"):
+        ppvae.log_evidence(make(), torch.randn(3, 5), "ais", annealing=settings, seed=0, progress=False)
+    assert len(recorded) == 1
+    assert "uncompiled" not in caplog.text
