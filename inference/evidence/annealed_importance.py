@@ -97,7 +97,7 @@ class AIS:
     @property
     def num_warm_up(self) -> int:
         """Temperatures of the warm-up."""
-        return max(LEAST_WARM_UP, self.num_temperatures // 8)
+        return max(LEAST_WARM_UP, self.num_temperatures // 4)
 
     @property
     def num_transitions(self) -> int:
