@@ -176,7 +176,7 @@ class Sampler:
 
         at = better_noncentered(self._pair, num_rows(self._batch), pilot)
         as_it_is, noncentered = pilots
-        serves = short.num_warm_up == self.settings.num_warm_up
+        serves = _is_warmed_up_by(short, self.settings)
         return at, noncentered._warm_up.where(at, as_it_is._warm_up) if serves else None
 
     def _warmed_up(self) -> WarmUp:
@@ -316,12 +316,17 @@ def _pilot(settings: AIS) -> AIS:
     return replace(settings, num_chains=num_chains, num_temperatures=num_temperatures)
 
 
+def _is_warmed_up_by(short: AIS, settings: AIS) -> bool:
+    """Whether the pilot's warm-up is as long as the chains' own would be, and serves them in its place."""
+    return short.num_warm_up == settings.num_warm_up
+
+
 def _num_steps(settings: AIS, piloted: bool, more_steps: int) -> int:
     """Transitions for each data point, of all its chains together."""
     own, pilots, short = settings.num_transitions, 0, _pilot(settings)
     if piloted:
         pilots = 2 * short.num_chains * short.num_transitions
-        if short.num_warm_up == settings.num_warm_up:
+        if _is_warmed_up_by(short, settings):
             own = settings.num_temperatures
     return pilots + settings.num_chains * (own + more_steps)
 

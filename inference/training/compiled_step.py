@@ -63,7 +63,7 @@ class CompiledStep:
         self._buffers = dict(self._call.named_buffers())
         _refuse_hooks(self._parameters)
         self._device = next(pair.parameters()).device
-        self._precise = torch.float64 if floating_type(pair) == torch.float64 else torch.float32
+        self._dtype = torch.float64 if floating_type(pair) == torch.float64 else torch.float32
         self._scheduled = {name: self._number(value) for name, value in self._objective.scheduled(0.0).items()}
         self._at, self._done = self._number(0.0), torch.zeros((), dtype=torch.float64, device=self._device)
         precise = torch.float64 if self._device.type == "cpu" else torch.float32  # as fused optimizers read rates
@@ -184,7 +184,7 @@ class CompiledStep:
         self._at.fill_(step)
 
     def _number(self, value: float) -> Tensor:
-        return torch.tensor(float(value), dtype=self._precise, device=self._device)
+        return torch.tensor(float(value), dtype=self._dtype, device=self._device)
 
     def _step(self, *leaves: Tensor) -> list[Tensor]:
         """What is compiled: returns the mean bound with a one if anything is not finite, and the gradients."""

@@ -54,10 +54,10 @@ class M1M2(Pair):
             pyro.sample("x", self.vae.likelihood(z1), obs=x)
 
     def guide(self, x: Tensor, y: Tensor, known: Tensor) -> None:
-        m2 = self.m2
+        m2, known = self.m2, known.bool()
         with pyro.plate("data", x.shape[0], dim=-1):
             z1 = pyro.sample("z1", self.vae.posterior(x))
-            label = torch.where(known.bool(), y, pyro.sample("y_unobserved", m2.classifier(z1).mask(~known.bool())))
+            label = torch.where(known, y, pyro.sample("y_unobserved", m2.classifier(z1).mask(~known)))
             pyro.sample("z2", m2.given_label(m2.posterior, z1, label))
 
     @checked

@@ -122,8 +122,9 @@ class M2(Pair):
             pyro.sample("x", self.given_label(self.likelihood, z, label), obs=x)
 
     def guide(self, x: Tensor, y: Tensor, known: Tensor) -> None:
+        known = known.bool()
         with pyro.plate("data", x.shape[0], dim=-1):
-            label = torch.where(known.bool(), y, pyro.sample("y_unobserved", self.classifier(x).mask(~known.bool())))
+            label = torch.where(known, y, pyro.sample("y_unobserved", self.classifier(x).mask(~known)))
             pyro.sample("z", self.given_label(self.posterior, x, label))
 
     def given_label(self, part: nn.Module, vector: Tensor, label: Tensor) -> dist.TorchDistribution:

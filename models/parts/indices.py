@@ -22,7 +22,7 @@ def label_vectors(label: Tensor, num_classes: int, like: Tensor) -> Tensor:
     except RuntimeError as error:
         raise ValueError(
             f"labels: found {label.dtype} from {label.min()} to {label.max()}, expected whole numbers from 0 to "
-            f"{num_classes - 1}; number the classes from 0, pass labels.long(), and where a label is missing any class"
+            f"{num_classes - 1}; number the classes from 0, pass labels.long(), with any class where one is missing"
         ) from error
 
 

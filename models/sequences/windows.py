@@ -56,4 +56,4 @@ class Windows:
             by_step = isinstance(value, Tensor) and value.shape[:2] == x.shape[:2]
             return value[row, steps] if by_step else value
 
-        return with_entries(batch, [cut(value) for value in entries(batch).values()])
+        return with_entries(batch, [cut(value) for value in given.values()])

@@ -113,7 +113,14 @@ def test_a_change_is_refused_and_set_back(name):
 
 @pytest.mark.parametrize("name", STAYS)
 def test_what_no_later_call_depends_on_may_change(name):
-    call(STAYS[name], Module(), [torch.zeros(2)])
+    module, seen = Module(), []
+
+    def change(module):
+        STAYS[name](module)
+        seen.append(repr(kept(module)))
+
+    call(change, module, [torch.zeros(2)])
+    assert seen == [repr(kept(module))]
 
 
 def test_a_tensor_assigned_anew_is_refused_where_the_trace_met_the_old_one():
