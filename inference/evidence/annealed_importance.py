@@ -49,7 +49,7 @@ LEAST_WARM_UP = 50
 PILOT_CHAINS = 16
 """Of a pilot, at most."""
 
-COMPILE_EVALUATIONS = 2000
+COMPILE_EVALUATIONS = 4000
 """The number of evaluations from which compiling pays off for any pair."""
 
 COMPILE_SECONDS = 45.0
