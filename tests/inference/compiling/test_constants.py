@@ -25,7 +25,7 @@ CONSTANT = {
     "of its shape": (lambda x: x * (torch.ones_like(x) * 3).exp(), ["mul"]),
     "of its shape alone": (lambda x: (torch.full_like((x + 1).sin(), 2.0).expand(4, 2, 3) * x).sum(), ["mul", "sum"]),
     "split": (lambda x: x[0] * torch.arange(4.0).chunk(2)[1][0], ["select", "mul"]),
-    "its own, and the start of a gradient": (gradient_of_a_mean, ["detach", "pow", "mul", "mul"]),
+    "its own, and the start of a gradient": (gradient_of_a_mean, ["pow", "mul", "mul"]),
 }
 CHANGING = {
     "filled, then written to": (half_filled, ["zeros", "slice", "add_", "mul"]),
@@ -35,11 +35,11 @@ CHANGING = {
 
 
 def left(function):
-    """A function's graph, and the operations that are left of it."""
+    """A function's graph, and the operations that are left of it, but for `detach`, of which versions have more."""
     graph = make_fx(function)(X)
     with_constants(graph)
     names = [node.target.__name__.partition(".")[0] for node in graph.graph.nodes if node.op == "call_function"]
-    return graph, names
+    return graph, [name for name in names if name != "detach"]
 
 
 @pytest.mark.parametrize("name", CONSTANT | CHANGING)
