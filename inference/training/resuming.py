@@ -98,6 +98,17 @@ def restore(run: Resumable, path: str | Path) -> None:
     run.set_state(run.processes.first(lambda: _read(path, run.settings)))
 
 
+def setting_in(path: str | Path, name: str) -> Any:
+    """A setting of the run that wrote a file; None if it has none of that name.
+
+    Raises:
+        FileNotFoundError: no such file.
+        CheckpointError: the file is damaged or foreign.
+    """
+    settings = read(path)[1].get("settings")
+    return settings.get(name) if isinstance(settings, dict) else None
+
+
 def _read(path: str | Path, settings: dict[str, Any]) -> State:
     """The state in a file, which has the same settings and all the tensors that were written to it."""
     tensors, about = read(path)

@@ -42,14 +42,14 @@ class StepPrograms:
         self.size: int | None = None
         self.record_after, self.seconds = math.inf, 0.0
         self._step: CompiledStep | None = None
-        self._compared_at = 0
+        self._compared_at, self._given_up = 0, False
         self._said_other = False  # that some batches are not of the compiled kind
 
     def for_step(
         self, number: int, batch: Batch, weights: Tensor | None, num_points: int, progress: bool
     ) -> CompiledStep | None:
         """The program for a step, if there is one for this batch; with `progress`, compiling shows."""
-        if number < (1 if self.compiles else self.record_after) or num_points != self.size:
+        if self._given_up or number < (1 if self.compiles else self.record_after) or num_points != self.size:
             return None
         if self._step is None:
             return self._made(number, batch, weights, progress)
@@ -111,7 +111,7 @@ class StepPrograms:
         return True
 
     def _give_up(self) -> None:
-        self.compiles, self.record_after, self._step = False, math.inf, None
+        self._given_up, self._step = True, None
 
     def _warn_of_others(self) -> None:
         if self.compiles and not self._said_other:

@@ -144,8 +144,8 @@ class Trainer:
         self._random = seeded_state((self.seed, STEPS, self.processes.rank), self.device)
         self.converted = Conversion(pair)
         self.first_bound = math.nan  # of the batch that the pair was checked on
-        self._elements = math.inf  # of the tensors made for a data point's bound
-        self.settings = self._settings()
+        self.elements, self._points = math.inf, 1  # of tensors made for the bound of so many, which were checked
+        self._settings = self._at_the_start()
 
     @undisturbed
     def step(self, batch: Any) -> float:
@@ -243,7 +243,7 @@ class Trainer:
                 self.pair.check(batch)
                 with ElementCount() as made:
                     bound, _ = self.objective(self.pair, batch, math.inf)  # so that it refuses before the first step
-                self._elements = made.total / num_rows(batch)
+                self.elements, self._points = made.total, num_rows(batch)
                 self.first_bound = bound.detach().double().mean().item()
             if self._networks is None:
                 self._networks = (
@@ -262,7 +262,7 @@ class Trainer:
             weights: of the data points in that part, where they are weighed.
         """
         buffers = [b.clone() for b in self._buffers]
-        with one_thread(self._elements * num_points <= LITTLE), self._undone_on_error(buffers):
+        with one_thread(self._is_little(num_points)), self._undone_on_error(buffers):
             batch = self._next_batch(draw)
             drawn = random_state(self.device)
             program = self.programs.for_step(self.steps, batch, weights, num_points, self.progress)
@@ -277,7 +277,7 @@ class Trainer:
 
     def launch_step(self, draw: Callable[[], Batch], num_points: int, weights: Tensor | None) -> Tensor:
         """The same with the program alone, whatever the bound is; see `CompiledStep.launch`."""
-        with one_thread(self._elements * num_points <= LITTLE), self._undone_on_error(self._buffers):
+        with one_thread(self._is_little(num_points)), self._undone_on_error(self._buffers):
             report = self.programs.launch(self.steps, self._next_batch(draw), weights)
         self.steps += 1
         return report
@@ -329,7 +329,16 @@ class Trainer:
             raise NonFiniteError(explain(lambda: self.objective(self.pair, batch, self.steps), named, index))
         return bound
 
-    def _settings(self) -> dict[str, Any]:
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a checkpoint must be of, that this may go on from it."""
+        return self._settings | {"compile": self.programs.compiles}
+
+    def _is_little(self, num_points: int) -> bool:
+        """Whether a step of so many data points is best run on one thread."""
+        return self.elements / self._points * num_points <= LITTLE
+
+    def _at_the_start(self) -> dict[str, Any]:
         options = asdict(self.options)
         del options["distributed"]  # a run may go on with any number of processes
         return plain(
@@ -343,7 +352,6 @@ class Trainer:
                 "schedule": describe(self.schedule) if self.schedule else None,
                 "seed": self.seed,
                 "device": self.device.type,
-                "compile": self.programs.compiles,
                 "options": options,
             }
         )

@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import sys
 
 import pyro
 import pyro.distributions as dist
@@ -372,20 +371,6 @@ def test_a_step_that_is_not_finite_is_not_applied_and_names_the_site():
         errors[compile] = caught.value
         assert all(p.isfinite().all() for p in pair.parameters())
     assert errors[True].fit.steps == errors[False].fit.steps > 2
-
-
-def test_compile_is_auto_on_long_runs_only(monkeypatch):
-    compiled = []
-    monkeypatch.setattr(
-        "ppvae.inference.training.step_programs.CompiledStep", lambda *args: compiled.append(args) or 1 / 0
-    )
-    trained(lambda: LinearVAE(4, 2), ELBO(), "auto")
-    assert not compiled
-    monkeypatch.setattr(sys.modules["ppvae.inference.training.fitting"], "AUTO_COMPILE_STEPS", 12)
-    with pytest.raises(ZeroDivisionError):
-        trained(lambda: LinearVAE(4, 2), ELBO(), "auto")
-    with pytest.raises(ValueError, match="compile: found 'yes', expected 'auto', True or False"):
-        trained(lambda: LinearVAE(4, 2), ELBO(), "yes")
 
 
 @pytest.mark.slow(25)
