@@ -25,7 +25,7 @@ from ppvae.own_rows import refuse_other_number, rows_or_all
 from ppvae.parameters import OwnParameters
 from ppvae.particles import LEADING, ROWS, layout_of, run
 from ppvae.refusals import ContractError, SupportError, family
-from ppvae.sites import sample_sites
+from ppvae.sites import presence, sample_sites
 from ppvae.tracing import Joint, trace_guide, with_model
 
 MAX_ROWS = 7
@@ -126,6 +126,7 @@ def _check_run(pair: ModelAndGuide, batch: Batch, summed: Collection[str], in_va
     with explained("model", summed):
         joint = with_model(guide, pair, batch, num_particles)
     check_shapes(joint)
+    check_masks(joint)
     _check_values(joint)
     _check_finite(joint, in_vain)
 
@@ -217,6 +218,22 @@ def check_shapes(joint: Joint) -> None:
                     f"{list(joint.shape)}; put it in the data plate at dim -1 and declare event dimensions with "
                     "`.to_event(n)`"
                 )
+
+
+def check_masks(joint: Joint) -> None:
+    """A latent is there for the same data points in model and guide."""
+    for name in sample_sites(joint.guide):
+        masks = [presence(trace.nodes[name]) for trace in (joint.guide, joint.model)]
+        if all(mask is None for mask in masks):
+            continue
+        there, other = (torch.as_tensor(True) if mask is None else mask.cpu() for mask in masks)
+        if (there != other).any():
+            one, two = ("guide", "model") if (other & ~there).any() else ("model", "guide")
+            raise ContractError(
+                f"site '{name}': found masked in the {one} for data points where it is not in the {two}, expected the "
+                "same mask in both, as a masked latent is not there; put the mask around the site in both, or around "
+                "the observations alone"
+            )
 
 
 def _check_event_shapes(name: str, drawn: Mapping[str, Any], site: Mapping[str, Any]) -> None:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
+from ppvae.kinds import is_circular, is_discrete, is_given, is_sphere
 from ppvae.refusals import ContractError, family
 from ppvae.sites import wrapped
-from ppvae.supports import is_circular, is_discrete, is_sphere
 
 
 class Coordinates(Protocol):
@@ -105,7 +105,7 @@ def coordinates(name: str, fn: Any) -> Coordinates:
         fn: its distribution.
 
     Raises:
-        ppvae.ContractError: it is discrete, or its support has no coordinates.
+        ppvae.ContractError: it is discrete or given, or its support has no coordinates.
 
     Example:
         >>> import pyro.distributions as dist
@@ -113,6 +113,11 @@ def coordinates(name: str, fn: Any) -> Coordinates:
         >>> angle(torch.tensor([0.0, 5.0]))
         tensor(1.5708)
     """
+    if is_given(fn):
+        raise ContractError(
+            f"site '{name}': found {family(fn)}, whose value is given, expected a latent with a density of any value; "
+            "name what model and guide compute alike by pyro.deterministic in the model alone, or use method='iwae'"
+        )
     if is_discrete(fn):
         raise ContractError(
             f"site '{name}': found {family(fn)}, which is discrete, expected a continuous latent; leave it out of the "

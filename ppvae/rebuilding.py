@@ -24,12 +24,16 @@ def arguments(fn: Any) -> list[str]:
     return [name for name in fn.arg_constraints if SAID_TWICE.get(name) not in fn.arg_constraints]
 
 
+def further_arguments(fn: Any) -> dict[str, Any]:
+    """What a distribution is made of besides, such as a temperature, or a distribution that it changes."""
+    names = signature(type(fn)).parameters
+    return {name: getattr(fn, name) for name in names if name not in fn.arg_constraints and hasattr(fn, name)}
+
+
 def with_arguments(fn: Any, changed: Mapping[str, Tensor]) -> Any:
     """A distribution of the same family with some arguments changed, the others as they were; nothing is validated."""
-    parameters = signature(type(fn)).parameters
-    further = [name for name in parameters if name not in fn.arg_constraints and hasattr(fn, name)]  # a temperature
-    kept = {name: getattr(fn, name) for name in [*arguments(fn), *further]}
-    if "validate_args" in parameters:
+    kept = {name: getattr(fn, name) for name in arguments(fn)} | further_arguments(fn)
+    if "validate_args" in signature(type(fn)).parameters:
         kept["validate_args"] = False
     return type(fn)(**{**kept, **changed})
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints, kl_divergence, register_kl
 
 from ppvae.internals import with_validation_of
-from ppvae.rebuilding import arguments, with_arguments, with_parts
+from ppvae.rebuilding import arguments, further_arguments, with_arguments, with_parts
 
 Shape = tuple[int, int]
 """`(K, B)`"""
@@ -62,11 +62,16 @@ def _split_part(fn: Any, dim: int, shape: Shape) -> Any:
     if type(fn).__module__.startswith(("torch.distributions.", "pyro.distributions.")):
         old = {name: getattr(fn, name) for name in arguments(fn)}
         num_dims = {name: len(fn.batch_shape) + _event_dim(fn, name) for name in old}
-        if old and all(isinstance(value, Tensor) and value.dim() == num_dims[name] for name, value in old.items()):
+        known = all(isinstance(value, Tensor) and value.dim() == num_dims[name] for name, value in old.items())
+        if old and known and not any(map(_may_differ_by_row, further_arguments(fn).values())):
             result = with_arguments(fn, {name: _split_at(value, dim, shape) for name, value in old.items()})
             if (result.batch_shape, result.event_shape) == (_split_shape(fn.batch_shape, dim, shape), fn.event_shape):
                 return with_validation_of(fn, result)
     return SplitDistribution(fn, dim, shape)
+
+
+def _may_differ_by_row(argument: Any) -> bool:
+    return isinstance(argument, Distribution) or (isinstance(argument, Tensor) and argument.dim() > 0)
 
 
 def _split_at(t: Any, dim: int, shape: Shape) -> Any:

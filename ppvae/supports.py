@@ -10,11 +10,23 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
-from pyro.distributions import constraints
 from torch import Tensor
-from torch.distributions import MixtureSameFamily, TransformedDistribution, VonMises, biject_to
+from torch.distributions import TransformedDistribution, biject_to
 
 from ppvae.batches import Batch
+from ppvae.contract import check_masks
+from ppvae.kinds import (
+    Image,
+    has_atom,
+    innermost,
+    is_circular,
+    is_discrete,
+    is_given,
+    is_moved_angle,
+    is_point,
+    is_sphere,
+    support_of,
+)
 from ppvae.model_and_guide import ModelAndGuide
 from ppvae.refusals import ContractError, family
 from ppvae.sites import presence, sample_sites, wrapped
@@ -22,61 +34,22 @@ from ppvae.tracing import Joint, trace_model
 from ppvae.weights import sum_terms
 
 TURN = 2 * math.pi
-CIRCULAR = (VonMises, dist.SineBivariateVonMises, dist.SineSkewed)
 REACH = (-30.0, -3.0, -0.3, 0.0, 0.3, 3.0, 30.0)
 """Numbers on the line that stand for all of a support, once mapped onto it."""
 MOST_DRAWS = 64
 ROUNDING = 1e-3
 
 
-def innermost(fn: Any) -> Any:
-    """The distribution inside masks, expansions, transforms and mixtures."""
-    *_, inner = wrapped(fn)
-    if isinstance(inner, TransformedDistribution):
-        return innermost(inner.base_dist)
-    return innermost(inner.component_distribution) if isinstance(inner, MixtureSameFamily) else inner
-
-
-def is_point(fn: Any) -> bool:
-    """Whether a distribution is a Delta without a density of its own (`log_density`)."""
-    inner = innermost(fn)
-    return isinstance(inner, dist.Delta) and not bool(inner.log_density.any())
-
-
-def is_discrete(fn: Any) -> bool:
-    """Whether a distribution gives probabilities, not densities, to its values."""
-    support = support_of(inner := innermost(fn))
-    return isinstance(inner, dist.Empirical) or (support is not None and support.is_discrete)
-
-
-def is_circular(fn: Any) -> bool:
-    """Whether a distribution's values are angles."""
-    *_, inner = wrapped(fn)
-    return isinstance(inner, CIRCULAR)
-
-
-def is_sphere(fn: Any) -> bool:
-    """Whether a distribution's values are vectors of length one."""
-    return support_of(fn) is constraints.sphere
-
-
-def support_of(fn: Any) -> Any:
-    """The support of a distribution, one turn for an angle; None if it names none."""
-    if is_circular(fn):
-        return constraints.independent(constraints.interval(-math.pi, math.pi), len(fn.event_shape))
-    try:
-        return fn.support
-    except NotImplementedError:
-        return None
-
-
 def refuse_unlike(joint: Joint) -> None:
-    """Refuses, by name, a guide site whose density is of another kind than the model's.
+    """Refuses, by name, a guide site whose density is of another kind than the model's, or there for other data points.
 
     Raises:
         ppvae.ContractError: with the site, and what to put in its place.
     """
+    check_masks(joint)
     for name, (q, p) in _latents(joint).items():
+        for role, fn in (("guide", q), ("model", p)):
+            _refuse_without_density(f"{role} site '{name}'", fn)
         if is_point(q) and not (is_point(p) or is_discrete(p)):
             raise ContractError(
                 f"guide site '{name}': found Delta, a point without a density, for a latent that has one in the model "
@@ -100,6 +73,35 @@ def refuse_unlike(joint: Joint) -> None:
                 f"guide site '{name}': found {family(q)}, which is on the line, for an angle ({family(p)} in the "
                 "model), expected one turn of the circle, as z and z + 2 pi are the same angle and count twice; take "
                 "VonMises in the guide"
+            )
+
+
+def _refuse_without_density(where: str, fn: Any) -> None:
+    """Refuses a distribution of a latent that has no density that could be held against another's."""
+    if has_atom(fn):
+        raise ContractError(
+            f"{where}: found {family(fn)}, which gives a probability to one value and a density to all others, "
+            "expected one of the two, as log q and log p of such draws make no weight; draw what decides, a Bernoulli, "
+            "and the value as two latents"
+        )
+    if is_moved_angle(fn):
+        raise ContractError(
+            f"{where}: found transforms of an angle ({family(innermost(fn))}), expected the angle itself, as z and "
+            "z + 2 pi have one density there and count twice; draw the angle, and apply the transforms to it in the "
+            "model"
+        )
+
+
+def refuse_fixed(joint: Joint) -> None:
+    """Refuses, by name, a guide's Delta that says it has a density, and has one value for all particles."""
+    for name, (q, p) in _latents(joint).items():
+        value = _site(joint, name)["value"].expand(*joint.shape, *q.event_shape)
+        of_its_own = is_given(q) and not (is_point(q) or is_given(p) or is_discrete(p))
+        if of_its_own and (value == value[:1]).all():
+            raise ContractError(
+                f"guide site '{name}': found Delta with a log_density, and one value for all particles, expected draws "
+                "of that density; draw its noise for each particle, or take a distribution about the point, such as "
+                "Normal(point, scale)"
             )
 
 
@@ -225,11 +227,25 @@ def _values(fn: Any, like: Tensor) -> Tensor | None:
     if support.is_discrete:
         with torch.random.fork_rng(range(torch.cuda.device_count())):
             return fn.sample((MOST_DRAWS,))
+    if isinstance(support, Image):
+        return _of_image(fn, like)
     try:
         bijection = biject_to(support)
     except NotImplementedError:
         return None
     return torch.stack([bijection(like.new_full(bijection.inverse_shape(shape), u)) for u in REACH])
+
+
+def _of_image(fn: Any, like: Tensor) -> Tensor | None:
+    """Values that stand for all that transforms make of those of their base."""
+    *_, inner = wrapped(fn)
+    assert isinstance(inner, TransformedDistribution)
+    points = _values(inner.base_dist, like)
+    if points is None:
+        return None
+    for transform in inner.transforms:
+        points = transform(points)
+    return points.expand(len(points), *fn.batch_shape, *fn.event_shape)
 
 
 def _spread(fn: Any, like: Tensor) -> float:

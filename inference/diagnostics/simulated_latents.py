@@ -10,6 +10,7 @@ from ppvae.batches import Batch
 from ppvae.devices import gpus
 from ppvae.inference.runtime.chunks import sizes
 from ppvae.inference.runtime.records import EvidenceUndefined
+from ppvae.kinds import is_discrete
 from ppvae.latent_view import LatentView
 from ppvae.own_rows import refuse_simulated_rows
 from ppvae.pair import Pair
@@ -17,7 +18,7 @@ from ppvae.refusals import ContractError, family
 from ppvae.rules import Whole
 from ppvae.simulation import simulate
 from ppvae.sites import sample_sites
-from ppvae.supports import is_discrete, refuse_unlike, refuse_unlike_support
+from ppvae.supports import refuse_unlike, refuse_unlike_support
 from ppvae.tracing import trace_pair
 
 Simulations = Annotated[

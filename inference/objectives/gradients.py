@@ -22,6 +22,7 @@ from ppvae.batches import Batch
 from ppvae.contract import check_shapes
 from ppvae.devices import gpus
 from ppvae.inference.objectives.weighting import mean_over_data
+from ppvae.kinds import is_point
 from ppvae.mode import mode
 from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
@@ -29,7 +30,6 @@ from ppvae.particles import run
 from ppvae.refusals import ContractError, family
 from ppvae.sites import sample_sites
 from ppvae.splitting import SplitDistribution
-from ppvae.supports import is_point
 from ppvae.tracing import trace_pair
 from ppvae.weights import log_weight, sum_terms
 

@@ -18,12 +18,13 @@ from ppvae.inference.runtime.chunks import evaluating, over_data
 from ppvae.inference.runtime.distributed import processes
 from ppvae.inference.runtime.isolation import own_randomness
 from ppvae.inference.runtime.records import EvidenceUndefined
+from ppvae.kinds import is_discrete, is_point
 from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
 from ppvae.refusals import family
 from ppvae.sites import handler_scales, sample_sites
-from ppvae.supports import is_discrete, is_point, refuse_unlike
-from ppvae.tracing import trace_pair
+from ppvae.supports import refuse_fixed, refuse_unlike
+from ppvae.tracing import Joint, trace_pair
 from ppvae.weights import sum_terms
 
 
@@ -34,16 +35,22 @@ def measuring(pair: Pair, data: Any, seed: int | None) -> Iterator[Batch]:
         raise EvidenceUndefined(f"{type(pair).__name__} has no evidence: {pair.evidence_undefined}")
     batch = pair.checked(data)
     with evaluating(pair, seed):
-        processes().agree(lambda: {"log p(x, z) of the first data points": _log_joint(pair, batch)})
+        processes().agree(lambda: {"log p(x, z) of the first data points": _log_joint(_run_on_few(pair, batch))})
+        refuse_fixed(_run_on_few(pair, batch))
         _refuse_outside_support(pair, batch)
         yield batch
 
 
-def _log_joint(pair: Pair, batch: Batch) -> float:
-    """The mean log p(x, z) of a few data points, by which processes tell whether their pairs are the same."""
+def _run_on_few(pair: Pair, batch: Batch) -> Joint:
+    """The pair on a few data points, with two particles."""
     few = to_pair(rows_or_all(pair, batch, slice(2)), pair)
     with own_randomness((0,), device_of(pair)):
-        return sum_terms(trace_pair(pair, few, 1).log_p_terms()).double().mean().item()
+        return trace_pair(pair, few, 2)
+
+
+def _log_joint(joint: Joint) -> float:
+    """The mean log p(x, z), by which processes tell whether their pairs are the same."""
+    return sum_terms(joint.log_p_terms()).double().mean().item()
 
 
 def _refuse_outside_support(pair: Pair, batch: Batch) -> None:
