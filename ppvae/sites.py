@@ -109,8 +109,8 @@ def handler_scales(trace: Trace) -> dict[str, Any]:
 
 
 def plate_scale(site: Mapping[str, Any]) -> Any:
-    """The scale that subsampled plates give a site."""
-    frames = [frame for frame in site["cond_indep_stack"] if frame.full_size is not None]
+    """The scale that the data plate gives a site, where it is subsampled; that of a plate over features is no part."""
+    frames = [frame for frame in site["cond_indep_stack"] if frame.vectorized and frame.full_size is not None]
     return math.prod(frame.full_size / frame.size for frame in frames)
 
 

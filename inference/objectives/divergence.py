@@ -84,8 +84,12 @@ def separable_sites(pair: Pair, batch: Batch) -> frozenset[str]:
 
 def separable(pair: Pair, batch: Batch) -> frozenset[str]:
     """`separable_sites` of a pair that was checked, on a batch of its own: what a step asks."""
-    with mode(pair, training=False):  # to keep these two rows out of batch norm's running statistics
-        guide, model = (_parents(function, rows_or_all(pair, batch, slice(2))) for function in (pair.guide, pair.model))
+    try:
+        with mode(pair, training=False):  # to keep these two rows out of batch norm's running statistics
+            two = rows_or_all(pair, batch, slice(2))
+            guide, model = (_parents(function, two) for function in (pair.guide, pair.model))
+    except NotImplementedError:  # a prior without draws, such as ImproperUniform
+        return frozenset()
     ancestors: dict[str, set[str]] = {}
     for site, parents in guide.items():  # in sampling order, so that parents come first
         ancestors[site] = parents.union(*(ancestors[parent] for parent in parents))
