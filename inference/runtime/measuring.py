@@ -64,8 +64,8 @@ def _refuse_outside_support(pair: Pair, batch: Batch) -> None:
             )
     if scaled:
         warnings.warn(
-            f"sites {sorted(scaled)}: the scale that poutine.scale or a subsampled plate of features gives them acts in "
-            "training alone, and is left out of what is measured",
+            f"sites {sorted(scaled)}: the scale that poutine.scale or a subsampled plate of features gives them acts "
+            "in training alone, and is left out of what is measured",
             stacklevel=4,
         )
 
