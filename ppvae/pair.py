@@ -22,6 +22,7 @@ from ppvae.existing import ExistingFunctions, example_for
 from ppvae.explanations import refuse_unlike_example
 from ppvae.mode import mode
 from ppvae.own_rows import has_own_rows, refuse_other_rows, rows_or_all
+from ppvae.parameters import refuse_hidden
 from ppvae.particles import LEADING
 from ppvae.recipes import Recipe, recipe_of
 from ppvae.reconstruction import reconstructions
@@ -107,9 +108,14 @@ class Pair(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, nn.Module | nn.Parameter):
-            _refuse_hidden(type(self), name, value)
+            refuse_hidden(type(self), name, value)
             self.__dict__.get("checked_kinds", CheckedKinds()).clear()
         super().__setattr__(name, value)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As any module's; the pair is then checked again, with these weights."""
+        self.checked_kinds.clear()
+        return super().load_state_dict(*args, **kwargs)
 
     def model(self, *args: Any, **kwargs: Any) -> Any:
         """p(x, z): a Pyro function of the batch, with the data given as `obs`."""
@@ -204,7 +210,7 @@ class Pair(nn.Module):
             batch = to_pair(data_for(self, batch), self)
         refuse_other_rows(self, batch)
         if not self.checked_kinds.cover(batch, look=own_call):
-            self._settle(batch, in_vain=True)
+            self.check_once(batch)
         return draw_weights(self, batch, num_particles)
 
     @checked
@@ -381,16 +387,6 @@ class ExistingPair(ExistingFunctions, Pair):
             if has_own_rows(self.guide, batch):
                 self.own_rows = map_batch(torch.clone, batch)
         self.check(batch)
-
-
-def _refuse_hidden(cls: type, name: str, value: nn.Module | nn.Parameter) -> None:
-    """PyTorch looks for modules and parameters last: one named as a method of the class is never found."""
-    if hasattr(cls, name):
-        kind = "parameter" if isinstance(value, nn.Parameter) else "module"
-        raise ContractError(
-            f"{name}: found a {kind} of this name, which {cls.__name__}.{name} would hide, expected another name, "
-            f"such as self.own_{name}"
-        )
 
 
 def _only(values: dict[str, Value]) -> Value | dict[str, Value]:

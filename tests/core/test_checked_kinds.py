@@ -10,7 +10,8 @@ import torch
 from support.functions import Functions, scalar_guide
 from torch import nn
 
-from ppvae import ContractError, Pair, contract, elbo
+from ppvae import ContractError, Pair, contract, elbo, fit
+from ppvae.inference import Objective
 
 X = torch.tensor([0.5, -1.0, 1.5, 0.1, 2.0])
 
@@ -140,6 +141,16 @@ def test_other_weights_are_checked(change):
             measure(pair)
 
 
+def test_all_weights_that_are_loaded_are_checked():
+    pair, state = Weighted(), Weighted().state_dict()
+    for loc in range(6):
+        pair.load_state_dict(state | {"loc": torch.tensor(float(loc))})
+        pair.log_weights(X)
+    pair.load_state_dict(state | {"weight": torch.tensor(2.0)})
+    with pytest.raises(ContractError, match="depends on the other rows"):
+        pair.log_weights(X)
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_loop_of_ones_own_is_checked(fused):
     pair = Weighted()
@@ -202,3 +213,28 @@ def test_copies_measure_as_the_pair_does():
     pair.log_weights(X)
     for other in (copy.deepcopy(pair), pickle.loads(pickle.dumps(pair))):
         assert other.log_weights(X).log_w.shape == (1, 5)
+
+
+def test_an_objective_that_asks_for_weights_is_traced_as_ever(caplog):
+    """Though rows that were alike when the pair was checked are not looked at, nor weights that stand in for others."""
+
+    class Mean(Objective):
+        def __call__(self, pair, batch, step=0):
+            value = pair.log_weights(batch, 2).log_w.mean(0)
+            return value, value.mean()
+
+    def model(x, y):
+        pyro.module("net", net)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(net(z[..., None])[..., 0] + y, 1.0), obs=x)
+
+    fits = []
+    for compile in (False, True):
+        torch.manual_seed(0)
+        net = nn.Linear(1, 1)
+        pair = Pair.of(model, lambda x, y: scalar_guide(x), example=(X, torch.ones(5)))
+        history = fit(pair, (X, torch.ones(5)), Mean(), steps=3, seed=0, progress=False, compile=compile).history
+        fits.append(history["bound"])
+    assert not [record for record in caplog.records if record.name == "ppvae"]  # of going on uncompiled
+    torch.testing.assert_close(*fits)
