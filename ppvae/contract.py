@@ -84,7 +84,8 @@ def _settled(pair: ModelAndGuide, few: list[Batch], summed: Collection[str], in_
     by_rows = InLayout(pair.model, pair.guide, ROWS, own_rows=pair.own_rows)
     for part in few:
         _check_run(by_rows, part, summed, in_vain)
-    drawn = refuse_mixed_rows(by_rows, few[0])
+    most = max(few, key=num_rows)
+    drawn = refuse_mixed_rows(by_rows, most)
 
     def unlike(other: InLayout) -> str:
         """Why the pair is not right in another layout than by rows; empty if it is."""
@@ -93,7 +94,7 @@ def _settled(pair: ModelAndGuide, few: list[Batch], summed: Collection[str], in_
                 _check_run(other, part, summed, in_vain)
         except ContractError as error:
             return str(error)
-        return difference_from(drawn, other, few[0])
+        return difference_from(drawn, other, most)
 
     reason = ""
     if pair.particles == LEADING:
@@ -153,6 +154,7 @@ def _check_plates(role: str, trace: Trace, num_rows: int) -> None:
     for name, site in sample_sites(trace).items():
         frames = [f for f in site["cond_indep_stack"] if f.vectorized]
         where = f"{role} site '{name}'"
+        _refuse_random_choice(where, site, trace)
         if len(frames) > 1 or (frames and frames[0].dim != -1):
             raise ContractError(
                 f"{where}: found in plates {{{', '.join(f'{f.name!r}: dim {f.dim}' for f in frames)}}}, expected only "
@@ -179,6 +181,19 @@ def _check_plates(role: str, trace: Trace, num_rows: int) -> None:
                     f"{where}: found size {size} at dim {dim - 1} of its batch shape, expected batch shape [batch] = "
                     f"[{num_rows}]; declare event dimensions with `.to_event(n)`"
                 )
+
+
+def _refuse_random_choice(where: str, site: Mapping[str, Any], trace: Trace) -> None:
+    """A loop over some of a plate's indices, drawn at each run, has other sites each time."""
+    for frame in site["cond_indep_stack"]:
+        plate: Any = trace.nodes.get(frame.name, {}).get("fn")
+        drawn = getattr(plate, "subsample_size", None)  # none where the indices are passed, as `subsample=`
+        if not frame.vectorized and drawn is not None and drawn < plate.size:
+            raise ContractError(
+                f"{where}: found in a loop over {drawn} of the {plate.size} indices of plate '{frame.name}', "
+                "drawn at random in each run, expected the same sites in each run; leave out its subsample_size, "
+                "and loop over all"
+            )
 
 
 def _check_size(where: str, fn: Any, plate: Any, num_rows: int) -> None:

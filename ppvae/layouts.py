@@ -20,6 +20,8 @@ NUM_PARTICLES = 3
 SPREAD = 3e-3
 """Two log probabilities differ if by more than this part of their range over particles and rows, and rounding."""
 ROUNDING = 100.0
+MOST_PARTS = 4
+"""The number of small batches in which rows are tried."""
 
 Terms = dict[tuple[str, str], Tensor]
 """Log probability by role and site, `[K, B]`."""
@@ -49,31 +51,44 @@ def refuse_mixed_rows(by_rows: ModelAndGuide, batch: Batch) -> Drawn:
     Returns:
         What it was found with.
     """
-    latents, num = _drawn(by_rows, batch), num_rows(batch)
-    terms_of = _terms
+    latents, terms_of = _drawn(by_rows, batch), _terms
     if by_rows.own_rows is not None:
         terms_of = _model_terms
         _refuse_mixed_particles(by_rows, batch, latents)
     terms = _terms(by_rows, batch, latents)
-    again = _terms(by_rows, batch, latents)
-    if differing := _first_difference(terms, again):
+    if differing := _first_difference(terms, _terms(by_rows, batch, latents)):
         (role, site), a, b = differing
         raise ContractError(
             f"{role} site '{site}': found log probability {a:.6g}, then {b:.6g}, of the same values, expected one "
             "number; draw all that is random by `pyro.sample`, and give functional dropout `training=self.training`"
         )
-    for other in (torch.arange(num).flip(0), torch.arange(max(1, num - 1))):
-        moved = terms_of(by_rows, rows(batch, other), {name: z[:, other] for name, z in latents.items()})
-        expected = {key: terms[key][:, other] for key in moved}
-        if differing := _first_difference(expected, moved):
+    num = num_rows(batch)
+    for particles, part in _parts(num):
+        moved = {name: z[particles][:, part] for name, z in latents.items()}
+        found = terms_of(by_rows, rows(batch, part), moved)
+        if differing := _first_difference(terms, found, particles, part):
             (role, site), a, b = differing
             raise ContractError(
-                f"{role} site '{site}': found that a row's log probability depends on the other rows of its batch "
+                f"{role} site '{site}': found that a row's log probability depends on "
+                f"{'the other rows of its batch' if num > 1 else 'other draws for it'} "
                 f"({a:.6g} and {b:.6g} for the same row in two batches), expected each row to stand for itself; "
-                "normalize over features rather than over the batch (`softmax(-1)`), and let batch norm keep running "
-                "statistics"
+                "normalize over features rather than over the batch (`softmax(-1)`), take no mean or maximum over its "
+                "rows (`x.max()`), and let batch norm keep running statistics"
             )
     return Drawn(latents, terms)
+
+
+def _parts(num: int) -> list[tuple[slice, Tensor]]:
+    """Particles and rows that are to be the same among themselves as among all: in another order, and with few others.
+
+    Each batch has one row or two, far apart: the largest row, the smallest, any one, is missing in most of them. Where
+    there is one row alone, its particles are rows, which are tried one by one.
+    """
+    if num == 1:
+        return [(slice(k, k + 1), torch.arange(1)) for k in range(NUM_PARTICLES)]
+    num_parts = min(MOST_PARTS, max(2, (num + 1) // 2))
+    few = [torch.arange(first, num, num_parts)[:2] for first in range(num_parts)]
+    return [(slice(None), part) for part in (torch.arange(num).flip(0), *few)]
 
 
 def difference_from(drawn: Drawn, other: ModelAndGuide, batch: Batch) -> str:
@@ -114,14 +129,21 @@ def _terms(pair: ModelAndGuide, batch: Batch, latents: dict[str, Tensor]) -> Ter
 
 
 def _model_terms(pair: ModelAndGuide, batch: Batch, latents: dict[str, Tensor]) -> Terms:
-    terms = trace_model(pair, batch, latents, NUM_PARTICLES).log_p_terms()
-    return {("model", name): term.expand(NUM_PARTICLES, num_rows(batch)) for name, term in terms.items()}
+    shape = _shape(batch, latents)
+    terms = trace_model(pair, batch, latents, shape[0]).log_p_terms()
+    return {("model", name): term.expand(shape) for name, term in terms.items()}
 
 
 def _guide_terms(pair: ModelAndGuide, batch: Batch, latents: dict[str, Tensor]) -> Terms:
+    shape = _shape(batch, latents)
     with poutine.condition(data=latents):
-        terms = _log_q(run(pair, "guide", batch, NUM_PARTICLES))
-    return {("guide", name): term.expand(NUM_PARTICLES, num_rows(batch)) for name, term in terms.items()}
+        terms = _log_q(run(pair, "guide", batch, shape[0]))
+    return {("guide", name): term.expand(shape) for name, term in terms.items()}
+
+
+def _shape(batch: Batch, latents: dict[str, Tensor]) -> tuple[int, int]:
+    """`(K, B)`."""
+    return len(next(iter(latents.values()))) if latents else NUM_PARTICLES, num_rows(batch)
 
 
 def _log_q(trace: Trace) -> dict[str, Tensor]:
@@ -131,13 +153,39 @@ def _log_q(trace: Trace) -> dict[str, Tensor]:
         return {}
 
 
-def _first_difference(expected: Terms, found: Terms) -> tuple[tuple[str, str], float, float] | None:
-    for key, a in expected.items():
+def _first_difference(
+    expected: Terms, found: Terms, particles: slice = slice(None), part: Tensor | slice = slice(None)
+) -> tuple[tuple[str, str], float, float] | None:
+    """The first site found with other log probabilities than those particles and rows of the expected, and both."""
+    expected, found = _of_same_sites(expected, found)
+    for key, whole in expected.items():
         b = found[key]
-        finite = a[a.isfinite()] if a.isfinite().any() else a.new_zeros(1)
+        a = whole[particles][:, part]
+        finite = whole[whole.isfinite()] if whole.isfinite().any() else whole.new_zeros(1)
         rounding = ROUNDING * torch.finfo(a.dtype).eps * (1 + finite.abs().max())
         differs = ~((a - b).abs() <= SPREAD * (finite.max() - finite.min()) + rounding) & (a != b)
         if differs.any():
             first: Any = differs.nonzero()[0].tolist()
             return key, a[tuple(first)].item(), b[tuple(first)].item()
     return None
+
+
+def _of_same_sites(*both: Terms) -> tuple[Terms, ...]:
+    """Two runs' terms by the same keys: what only one of them has is summed up in each.
+
+    A model that goes up to the longest row of a batch has fewer sites in a batch of short rows, and no less log
+    probability, as the others are masked. A guide may have no terms at all, and then is not compared.
+    """
+    result: tuple[Terms, ...] = ({}, {})
+    for role in ("model", "guide"):
+        of_role = [{name: term for (r, name), term in terms.items() if r == role} for terms in both]
+        if not all(of_role):
+            continue
+        common = of_role[0].keys() & of_role[1].keys()
+        alone = sorted((of_role[0].keys() | of_role[1].keys()) - common)
+        for own, terms in zip(of_role, result, strict=True):
+            terms |= {(role, name): term for name, term in own.items() if name in common}
+            if alone:
+                zero = torch.zeros_like(next(iter(own.values())))
+                terms[role, alone[0]] = sum((own[name] for name in alone if name in own), zero)
+    return result

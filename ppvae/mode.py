@@ -1,5 +1,6 @@
 """Training and evaluation mode, for a while."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -31,7 +32,7 @@ def mode(module: nn.Module, *, training: bool) -> Iterator[None]:
 def settled_if_it_passes(pair: Any) -> Iterator[None]:
     """What the block's checks find out about a pair, its example and how it is run, stays only if none fails."""
     before = {name: getattr(pair, name) for name in ("example", "particles", "guide_leads")}
-    kinds = set(pair.checked_kinds)
+    kinds = copy.deepcopy(pair.checked_kinds)
     try:
         yield
     except BaseException:

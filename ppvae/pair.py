@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ppvae import contract, tracing
 from ppvae.arguments import Count, checked
-from ppvae.batches import Batch, call, entries, is_rows, map_batch, num_rows, rows
+from ppvae.batches import Batch, call, map_batch, num_rows, rows
+from ppvae.checked_kinds import CheckedKinds
 from ppvae.conversion import data_for, to_pair
 from ppvae.devices import gpus
 from ppvae.encoding import Encoding, moments
@@ -21,6 +22,7 @@ from ppvae.existing import ExistingFunctions, example_for
 from ppvae.explanations import refuse_unlike_example
 from ppvae.mode import mode
 from ppvae.own_rows import has_own_rows, refuse_other_rows, rows_or_all
+from ppvae.parameters import refuse_hidden
 from ppvae.particles import LEADING
 from ppvae.recipes import Recipe, recipe_of
 from ppvae.reconstruction import reconstructions
@@ -29,7 +31,7 @@ from ppvae.row_chunks import over_rows
 from ppvae.rules import Problem, Whole
 from ppvae.sites import deterministic_values, is_enumerated, is_factor, sample_sites
 from ppvae.steps import Steps
-from ppvae.threads import exclusive, undisturbed
+from ppvae.threads import exclusive, outermost, undisturbed
 from ppvae.unconditioned import Unconditioned, only_read
 from ppvae.weights import Weights, draw_weights, expected_log_weight, sum_terms
 
@@ -61,7 +63,7 @@ class Pair(nn.Module):
 
     Attributes:
         example: one row of data, for `sample`; set by `check`, or by the subclass.
-        checked_kinds: the kinds of batches that have passed the check since the pair was last changed or trained.
+        checked_kinds: the kinds of batches that have passed the check since the pair's weights last changed.
         particles: "leading" or "rows": how many particles are run. `check` sets the latter where the former fails or
             gives other numbers.
         guide_leads: whether the guide runs with particles leading, and so sees the data once, where the model runs by
@@ -102,13 +104,18 @@ class Pair(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.checked_kinds: set[str] = set()
+        self.checked_kinds = CheckedKinds()
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, nn.Module | nn.Parameter):
-            _refuse_hidden(type(self), name, value)
-            self.__dict__.get("checked_kinds", set()).clear()
+            refuse_hidden(type(self), name, value)
+            self.__dict__.get("checked_kinds", CheckedKinds()).clear()
         super().__setattr__(name, value)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As any module's; the pair is then checked again, with these weights."""
+        self.checked_kinds.clear()
+        return super().load_state_dict(*args, **kwargs)
 
     def model(self, *args: Any, **kwargs: Any) -> Any:
         """p(x, z): a Pyro function of the batch, with the data given as `obs`."""
@@ -151,13 +158,14 @@ class Pair(nn.Module):
 
     @exclusive
     def check_once(self, batch: Batch) -> None:
-        """`check`, unless a batch of this kind has passed since the pair was last changed or trained; keeps nothing.
+        """`check`, unless a batch of this kind has passed since the pair's weights last changed; keeps nothing.
 
         Draws of the guide to which the model gives no density have weight zero here, and are no breach. Of a guide that
         has parameters for its own rows, these are recognized.
         """
         refuse_other_rows(self, batch)
-        if _kind(batch) not in self.checked_kinds:
+        self.checked_kinds.clear_if_changed(self)
+        if not self.checked_kinds.cover(batch):
             self._settle(batch, in_vain=True)
 
     @torch.inference_mode(False)
@@ -168,8 +176,7 @@ class Pair(nn.Module):
             except ContractError as error:
                 refuse_unlike_example(batch, self.example, error)
                 raise
-        if num_rows(batch) > 1:  # one row does not tell whether rows are independent
-            self.checked_kinds.add(_kind(batch))
+        self.checked_kinds.add(self, batch)
         before, self.particles, self.guide_leads = self.particles, found.particles, found.guide_leads
         if found.particles != before:
             warnings.warn(
@@ -196,9 +203,14 @@ class Pair(nn.Module):
         Returns:
             Weights with tensors `[K, B]`, in nats.
         """
-        if _kind(batch) not in self.checked_kinds:
+        own_call = outermost() == "Pair.log_weights"  # not an objective's in training, which may be traced
+        if own_call:
+            self.checked_kinds.clear_if_changed(self, in_training=torch.is_grad_enabled())
+        if not self.checked_kinds.cover(batch, look=own_call):
             batch = to_pair(data_for(self, batch), self)
-        self.check_once(batch)
+        refuse_other_rows(self, batch)
+        if not self.checked_kinds.cover(batch, look=own_call):
+            self.check_once(batch)
         return draw_weights(self, batch, num_particles)
 
     @checked
@@ -375,25 +387,6 @@ class ExistingPair(ExistingFunctions, Pair):
             if has_own_rows(self.guide, batch):
                 self.own_rows = map_batch(torch.clone, batch)
         self.check(batch)
-
-
-def _kind(batch: Batch) -> str:
-    """What batches that a pair takes alike have in common."""
-    kinds = {
-        name: (value.dtype, value.device, list(value.shape[1:])) if is_rows(value) else type(value).__name__
-        for name, value in entries(batch).items()
-    }
-    return f"{type(batch).__name__} {kinds}"
-
-
-def _refuse_hidden(cls: type, name: str, value: nn.Module | nn.Parameter) -> None:
-    """PyTorch looks for modules and parameters last: one named as a method of the class is never found."""
-    if hasattr(cls, name):
-        kind = "parameter" if isinstance(value, nn.Parameter) else "module"
-        raise ContractError(
-            f"{name}: found a {kind} of this name, which {cls.__name__}.{name} would hide, expected another name, "
-            f"such as self.own_{name}"
-        )
 
 
 def _only(values: dict[str, Value]) -> Value | dict[str, Value]:

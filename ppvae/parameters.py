@@ -1,4 +1,7 @@
-"""What a pair learns is its own: a `pyro.param` that no parameter of the pair stands behind is refused."""
+"""What a pair learns is its own: a `pyro.param` that no parameter of the pair stands behind is refused.
+
+So is a parameter or a module that a method of the pair would hide.
+"""
 
 from typing import Any
 
@@ -42,3 +45,13 @@ class OwnParameters(Messenger):
                 "nn.Parameter in __init__, or use Pair.of(model, guide, example) with plain functions, and an example "
                 "that reaches it"
             )
+
+
+def refuse_hidden(cls: type, name: str, value: nn.Module | nn.Parameter) -> None:
+    """PyTorch looks for modules and parameters last: one named as a method of the class is never found."""
+    if hasattr(cls, name):
+        kind = "parameter" if isinstance(value, nn.Parameter) else "module"
+        raise ContractError(
+            f"{name}: found a {kind} of this name, which {cls.__name__}.{name} would hide, expected another name, "
+            f"such as self.own_{name}"
+        )

@@ -236,3 +236,35 @@ def test_a_plate_opened_twice_under_one_name():
 def test_no_model_or_guide_at_all():
     with pytest.raises(ContractError, match=r"guide, before its first site.*Pair has no `guide`; write it as a method"):
         Pair().check(torch.randn(3))
+
+
+def test_a_loop_over_some_features_drawn_at_random():
+    def model(x):
+        features = pyro.plate("features", 3, subsample_size=2)
+        with pyro.plate("data", len(x)):
+            for i in features:
+                pyro.sample(f"y{i}", dist.Normal(0.0, 1.0), obs=x[:, i])
+
+    message = refusal(Functions(model, lambda x: None), torch.randn(5, 3))
+    assert_says(message, "model site 'y", "a loop over 2 of the 3 indices of plate 'features'", "expected the same")
+    assert_says(message, "leave out its subsample_size")
+
+
+@pytest.mark.parametrize("which", [{}, {"subsample": torch.tensor([0, 2])}])
+def test_a_loop_over_features(which):
+    def model(x):
+        features = pyro.plate("features", 3, **which)
+        with pyro.plate("data", len(x)):
+            for i in features:
+                pyro.sample(f"y{i}", dist.Normal(0.0, 1.0), obs=x[:, int(i)])
+
+    Functions(model, lambda x: None).check(torch.randn(5, 3))
+
+
+def test_sites_chosen_at_random():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample(f"y{int(torch.randint(100, ()))}", dist.Normal(0.0, 1.0 + torch.rand(())), obs=x)
+
+    message = refusal(Functions(model, lambda x: None), torch.randn(5))
+    assert_says(message, "model site 'y", "of the same values", "draw all that is random by `pyro.sample`")

@@ -1,5 +1,6 @@
 """What `fit` refuses, before the first step, and how it says so."""
 
+import copy
 import math
 
 import pyro
@@ -49,7 +50,7 @@ def test_a_pair_whose_data_are_refused_stays_as_it_was():
     pair, good = Coins(), torch.ones(40)
     quiet(pair, good, epochs=1)
     pair.checked(good)
-    before = (pair.example, pair.particles, set(pair.checked_kinds))
+    before = (pair.example, pair.particles, copy.deepcopy(pair.checked_kinds))
     with pytest.raises(ValueError, match=r"outside .*support"):
         quiet(pair, torch.cat([torch.zeros(8), torch.full((32,), 0.5)]), epochs=1, batch_size=8)
     assert pair.example is before[0]
