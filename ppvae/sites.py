@@ -66,7 +66,9 @@ def is_stated(site: Mapping[str, Any]) -> bool:
 
 def has_own_term(site: Mapping[str, Any]) -> bool:
     """Whether the site is a term of the density that is not zero and has no draws, as that of `pyro.factor`."""
-    *_, inner = wrapped(site["fn"])
+    *wrappers, inner = wrapped(site["fn"])
+    if any(isinstance(fn, MaskedDistribution) and mask_of(fn) is False for fn in wrappers):
+        return False  # pyro.deterministic
     return isinstance(inner, Unit) or (is_stated(site) and bool(inner.log_density.any()))
 
 

@@ -41,7 +41,7 @@ def x():
     return torch.randn(20) * 2**0.5
 
 
-@pytest.mark.parametrize("effort", [AT_REST, pytest.param(WITH_FAMILIES, marks=pytest.mark.slow(10))])
+@pytest.mark.parametrize("effort", [AT_REST, pytest.param(WITH_FAMILIES, marks=pytest.mark.slow(15))])
 @pytest.mark.parametrize("name", HEAVY)
 def test_the_verdict_says_it_first(name, effort, x):
     report = ppvae.gap(pair_of(HEAVY[name], x), x, effort, **QUIET)
