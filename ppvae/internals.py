@@ -27,6 +27,7 @@ __all__ = [
     "fresh_transform",
     "handlers_kept",
     "is_deterministic",
+    "is_same_memory",
     "mask_of",
     "tree_flatten",
     "tree_leaves",
@@ -44,6 +45,11 @@ def enumeration_dim(site: Mapping[str, Any]) -> int | None:
 def is_deterministic(site: Mapping[str, Any]) -> bool:
     """Whether the site is a `pyro.deterministic` statement."""
     return bool((site["infer"] or {}).get("_deterministic", False))
+
+
+def is_same_memory(t: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are views of one memory, also while a program is traced."""
+    return t.untyped_storage()._cdata == other.untyped_storage()._cdata
 
 
 def mask_of(masked: Any) -> Any:

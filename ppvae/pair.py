@@ -8,12 +8,11 @@ from typing import Annotated, Any, Self, TypeVar
 
 import pyro
 import torch
-from pyro import poutine
 from torch import Tensor, nn
 
 from ppvae import contract, tracing
 from ppvae.arguments import Count, checked
-from ppvae.batches import Batch, call, map_batch, num_rows, rows
+from ppvae.batches import Batch, map_batch, rows
 from ppvae.checked_kinds import CheckedKinds
 from ppvae.conversion import data_for, to_pair
 from ppvae.devices import gpus
@@ -29,10 +28,10 @@ from ppvae.reconstruction import reconstructions
 from ppvae.refusals import ContractError
 from ppvae.row_chunks import over_rows
 from ppvae.rules import Problem, Whole
-from ppvae.sites import deterministic_values, is_enumerated, is_factor, sample_sites
+from ppvae.sites import is_enumerated, sample_sites
 from ppvae.steps import Steps
 from ppvae.threads import exclusive, outermost, undisturbed
-from ppvae.unconditioned import Unconditioned, only_read
+from ppvae.unconditioned import draw_jointly
 from ppvae.weights import Weights, draw_weights, expected_log_weight, sum_terms
 
 logger = logging.getLogger("ppvae")
@@ -265,24 +264,21 @@ class Pair(nn.Module):
         """
         batch = self.examples(int(at)) if isinstance(at, Integral) else data_for(self, at)
         read: set[str] = set()
+        stale: set[str] = set()
 
         def draws(few: Batch) -> dict[str, Tensor]:
-            with poutine.trace() as tracer, Unconditioned():
-                call(self.model, few)
-            sites, shape = sample_sites(tracer.trace), (num_rows(few),)
-            read.update(only_read(sites, few))
-            named = deterministic_values(tracer.trace, shape) if observed is None else {}
-            return named | {
-                name: site["value"].expand(*shape, *site["fn"].event_shape)
-                for name, site in sites.items()
-                if (observed is None or site["infer"].get("was_observed", False) == observed) and not is_factor(site)
-            }
+            drawn = draw_jointly(self, few)
+            read.update(drawn.only_read())
+            stale.update(drawn.stale())
+            return drawn.values(observed)
 
         drawn = over_rows(self, batch, 1, draws)
         if isinstance(at, Integral) and read:
             logger.warning(
                 "sample: all %d share %s of pair.example; give a batch for others", at, ", ".join(sorted(read))
             )
+        for problem in stale:
+            logger.warning("sample: %s", problem)
         return drawn
 
     @checked

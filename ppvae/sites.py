@@ -1,6 +1,7 @@
 """What a sample site means: whether it counts, its log probability, its mask, its scale, its enumeration.
 
 - A masked site is not there for that row: it adds nothing to log p or log q.
+- A value that the model computes and then names (`pyro.deterministic`, and what `poutine.reparam` leaves) is no data.
 - The values of an enumerated latent sum to one, masked or not, as in `pyro.infer.TraceEnum_ELBO`: one that is not there
   is summed out to nothing.
 - The scale of a subsampled plate never enters: a pair's weights are per data point.
@@ -13,14 +14,14 @@ from functools import reduce
 from typing import Any
 
 import torch
-from pyro.distributions import Unit
+from pyro.distributions import Delta, Unit
 from pyro.distributions.torch_distribution import ExpandedDistribution, MaskedDistribution
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Independent
 
-from ppvae.internals import enumeration_dim, is_deterministic, mask_of
+from ppvae.internals import enumeration_dim, is_deterministic, is_same_memory, mask_of
 from ppvae.refusals import ContractError, family
 
 ROUNDING = 1e-6
@@ -41,25 +42,45 @@ def sample_sites(trace: Trace, *, observed: bool | None = None) -> dict[str, dic
 
 
 def data_sites(trace: Trace) -> dict[str, dict[str, Any]]:
-    """The observed sites of a trace that hold data: those of `pyro.factor` do not."""
-    return {name: site for name, site in sample_sites(trace, observed=True).items() if not is_factor(site)}
+    """The observed sites of a trace that hold data: those of `pyro.factor`, and what the model states, do not."""
+    return {name: site for name, site in sample_sites(trace, observed=True).items() if not is_term(site)}
 
 
-def is_factor(site: Mapping[str, Any]) -> bool:
-    """Whether the site is a `pyro.factor` statement: a term of the density without a value."""
+def is_term(site: Mapping[str, Any]) -> bool:
+    """Whether the site is at most a term of the density, and holds no data: `pyro.factor`, or what the model states."""
     *_, inner = wrapped(site["fn"])
-    return isinstance(inner, Unit)
+    return isinstance(inner, Unit) or is_stated(site)
+
+
+def is_stated(site: Mapping[str, Any]) -> bool:
+    """Whether the site names what the model computes: `pyro.deterministic`, or a Delta observed at its own point.
+
+    Such a Delta is what `poutine.reparam` leaves of a site: its term is zero, or a density that was left over.
+    """
+    if is_deterministic(site):
+        return True
+    *_, inner = wrapped(site["fn"])
+    value = site["value"]
+    return site["is_observed"] and isinstance(inner, Delta) and value is not None and is_same_memory(value, inner.v)
+
+
+def has_own_term(site: Mapping[str, Any]) -> bool:
+    """Whether the site is a term of the density that is not zero and has no draws, as that of `pyro.factor`."""
+    *wrappers, inner = wrapped(site["fn"])
+    if any(isinstance(fn, MaskedDistribution) and mask_of(fn) is False for fn in wrappers):
+        return False  # pyro.deterministic
+    return isinstance(inner, Unit) or (is_stated(site) and bool(inner.log_density.any()))
 
 
 def deterministic_values(trace: Trace, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
-    """What `pyro.deterministic` names, `[*batch, *event]`.
+    """What the model states by name, `[*batch, *event]`: `pyro.deterministic`, and what `poutine.reparam` leaves.
 
     Where a statement does not say its `event_dim`, the dimensions that fit the batch's are taken for these.
     """
     nodes: dict[str, Any] = trace.nodes
     found = {}
     for name, site in nodes.items():
-        if site["type"] == "sample" and is_deterministic(site):
+        if site["type"] == "sample" and not site_is_subsample(site) and is_stated(site):
             value, num = site["value"], len(batch_shape)
             leading = value.dim() - site["fn"].event_dim
             if leading == 0:  # as it is where it is not said

@@ -9,8 +9,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from torch import Tensor
-
 from ppvae.arguments import Count, Distributed, Positive, Seed, checked
 from ppvae.batches import Batch
 from ppvae.conversion import to_pair
@@ -18,8 +16,8 @@ from ppvae.files import check_target
 from ppvae.inference.compiling.repeated import Repeated
 from ppvae.inference.evidence import pace, streamed
 from ppvae.inference.evidence.annealed_importance import AIS
+from ppvae.inference.evidence.heavy_tails import warning_of_heavy_tails
 from ppvae.inference.evidence.method import EvidenceMethod, Task
-from ppvae.inference.evidence.pareto import FINITE_VARIANCE, drawn_together
 from ppvae.inference.evidence.registry import METHODS, method_named
 from ppvae.inference.runtime.chunks import over_data
 from ppvae.inference.runtime.distributed import processes
@@ -28,12 +26,6 @@ from ppvae.inference.runtime.records import Evidence, Measurement
 from ppvae.inference.runtime.sharing import measurement
 from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
-
-BY_CHANCE = 0.02
-"""The share of data points that may seem to have heavy tails without a word."""
-
-NEGLIGIBLE_ERROR = 0.01
-"""Nats of standard error below which heavy tails do not matter: near an exact guide log w hardly varies."""
 
 
 @checked
@@ -226,18 +218,5 @@ def elbo_of(pair: Pair, batch: Batch, num_samples: int, progress: bool) -> Measu
     terms = streamed.terms_of_the_elbo(pair, to_pair(rows_or_all(pair, batch, slice(2)), pair))
     measure = partial(streamed.mean_log_weight, Repeated(pair, terms))
     found = finite(over_data(pair, batch, num_samples, measure, "elbo" if progress else None))
-    estimate, std_error = found["estimate"], found["std_error"]
-    warning = _of_heavy_tails(drawn_together(found["khat"], num_samples)[std_error > NEGLIGIBLE_ERROR], len(estimate))
-    return Measurement(estimate, std_error, num_samples, "elbo", warning, kind_of(pair, batch))
-
-
-def _of_heavy_tails(khat: Tensor, num_points: int) -> str:
-    """What is wrong with an ELBO whose log weights have no finite variance; a few of N points seem so by chance."""
-    bad = int((khat[khat.isfinite()] > FINITE_VARIANCE).sum())
-    if bad <= BY_CHANCE * num_points:
-        return ""
-    return (
-        f"the log weights of {bad} of {num_points} data points have heavy tails (k-hat > {FINITE_VARIANCE}): their "
-        "mean and its standard error are not to be trusted, and the ELBO may be minus infinity; take a guide with "
-        "lighter tails, or more samples, to see whether it falls"
-    )
+    warning = warning_of_heavy_tails(found["khat"], found["std_error"], num_samples)
+    return Measurement(found["estimate"], found["std_error"], num_samples, "elbo", warning, kind_of(pair, batch))

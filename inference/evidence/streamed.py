@@ -10,7 +10,8 @@ from ppvae.batches import Batch, tensors
 from ppvae.contract import check_shapes
 from ppvae.enumerable import guide_runs_enumerated
 from ppvae.inference.compiling.repeated import Repeated
-from ppvae.inference.evidence.pareto import EQUAL_WITHIN, pareto_khat, tail_size
+from ppvae.inference.evidence.heavy_tails import lower_khat
+from ppvae.inference.evidence.pareto import pareto_khat, tail_size
 from ppvae.inference.runtime.chunks import sizes
 from ppvae.pair import Pair
 from ppvae.tracing import trace_pair
@@ -61,7 +62,7 @@ def expected_log_weights(pair: Pair, batch: Batch, num_particles: int) -> Tensor
 def mean_log_weight(draws: Repeated, batch: Batch, num_particles: int, at_once: int) -> dict[str, Tensor]:
     """Keeps the running mean and sum of squared deviations (Chan et al. 1983), and the least log weights.
 
-    k-hat here is of the lower tail of log w, not of w: above 1/2 the variance of log w is infinite.
+    k-hat here is of the lower tail of log w, not of w.
     """
     count, mean, squares = 0, _row_vector(batch, 0.0), _row_vector(batch, 0.0)
     least, greatest = _row_vector(batch, math.inf).expand(tail_size(num_particles) + 1, -1), mean - math.inf
@@ -73,11 +74,10 @@ def mean_log_weight(draws: Repeated, batch: Batch, num_particles: int, at_once: 
         shift = log_w.mean(0) - mean
         squares = squares + (log_w - log_w.mean(0)).square().sum(0) + shift.square() * size * (count - size) / count
         mean = mean + shift * size / count
-    depth = (greatest - least).clamp(min=torch.finfo(torch.float64).tiny)
     return {
         "estimate": mean,
         "std_error": (squares / (count - 1) / count).sqrt(),
-        "khat": torch.where(greatest - least[-1] > EQUAL_WITHIN, pareto_khat(depth.log()), -math.inf),
+        "khat": lower_khat(least, greatest),
     }
 
 

@@ -165,7 +165,8 @@ class GapReport(Measured):
     def __repr__(self) -> str:
         lines = {"log p(x)": self.log_evidence, "ELBO": self.elbo, "gap": self.gap}
         told = ", ".join(f"{name} {line.mean().estimate:.3f}" for name, line in lines.items())
-        return f"GapReport({self.pair}, {len(self.elbo.estimate)} data points: {told} nats)"
+        warning = f"; {self.elbo.warning}" if self.elbo.warning else ""
+        return f"GapReport({self.pair}, {len(self.elbo.estimate)} data points: {told} nats{warning})"
 
     def _repr_html_(self) -> str:
         return present("notebook", self)

@@ -14,6 +14,8 @@ from torch import Tensor
 from ppvae.arguments import Count, Distributed, Seed, checked
 from ppvae.batches import Batch, num_rows
 from ppvae.conversion import to_pair
+from ppvae.inference.evidence.heavy_tails import lower_khat, warning_of_heavy_tails
+from ppvae.inference.evidence.pareto import tail_size
 from ppvae.inference.ledger.latent_usage import MOST_POINTS, LatentUsage, active_units, mutual_information
 from ppvae.inference.objectives.divergence import separable
 from ppvae.inference.runtime.chunks import mean_with_error, over_data, sizes
@@ -88,6 +90,8 @@ class ElboTerms:
         said = [table.round(dict.fromkeys(table.select_dtypes("number"), 3)).to_string(na_rep="")]
         if self.collapsed:
             said.append(f"Collapsed: {', '.join(self.collapsed)}.")
+        if self.elbo.warning:
+            said.append(f"To note: {self.elbo.warning}.")
         near = [usage for usage in self.latents.values() if usage.mutual_information > usage.most_information - 1]
         if near:
             most = near[0].most_information
@@ -156,7 +160,7 @@ def elbo_terms_of(pair: Pair, batch: Batch, num_samples: int, progress: bool) ->
 
     return ElboTerms(
         pair=type(pair).__name__,
-        elbo=record(ELBO, "elbo"),
+        elbo=record(ELBO, "elbo", warning_of_heavy_tails(found["khat"], found[f"{ELBO}/error"], num_samples)),
         expected_log_likelihood=record(LIKELIHOOD, "expected log likelihood", tied),
         latents={
             ",".join(sites): LatentUsage(
@@ -209,6 +213,9 @@ def _measured(
     for key, pieces in draws.items():
         of_key = mean_with_error(torch.cat(pieces))
         found |= {key: of_key["estimate"], f"{key}/error": of_key["std_error"]}
+    log_w = torch.cat(draws[ELBO])
+    least = log_w.topk(min(len(log_w), tail_size(num_draws) + 1), dim=0, largest=False).values
+    found["khat"] = lower_khat(least, log_w.amax(0))
     for term, total in sums.items():
         mean, square = total / num_draws
         found |= {f"{term}/z": mean, f"{term}/noise": (square - mean.square()) / (num_draws - 1)}

@@ -6,7 +6,7 @@ from ppvae.inference.evidence.registry import METHODS
 from ppvae.inference.ledger.cause import LEAST, SIGNIFICANT, Cause
 from ppvae.inference.ledger.measured import Measured
 from ppvae.inference.ledger.registry import LINES, finest, values
-from ppvae.inference.runtime.records import NOT_REACHED
+from ppvae.inference.runtime.records import NOT_REACHED, Mean
 
 HARDLY = 0.995
 """The share of an error from which what is left of it is hardly less."""
@@ -34,13 +34,14 @@ def verdict(report: Measured) -> str:
 
     A line is a cause if it exceeds two of its Monte Carlo errors, in however few data points; the likelihood's scale, a
     parameter that the data set, if it exceeds two of its errors over data, and overfitting if it exceeds three. Causes
-    within two Monte Carlo errors of each other are not ranked, and where the evidence is unreliable that is said first.
-    It does not say whether another model would have more evidence.
+    within two Monte Carlo errors of each other are not ranked, and where the evidence is unreliable, or the ELBO has
+    heavy tails, that is said first. It does not say whether another model would have more evidence.
     """
     evidence, elbo, gap = report.log_evidence.mean(), report.elbo.mean(), values(report)["gap"].mean()
     said = [
+        *_heavy_tails(report),
         f"The ELBO is {elbo.estimate:.2f} nats, {gap.estimate:.2f} +- {gap.std_error:.2f} below log p(x), "
-        f"{evidence.estimate:.2f}, which is {_how(report)}."
+        f"{evidence.estimate:.2f}, which is {_how(report)}.",
     ]
     if report.amortization_undefined:
         rest = "The whole gap counts as that of its family."
@@ -57,14 +58,12 @@ def verdict(report: Measured) -> str:
     structure = [report.structure] if report.structure else []
     found, last = causes(report), [*structure, *_unused(report), _more_time(report)]
     seen = gap.estimate >= max(LEAST, SIGNIFICANT * gap.monte_carlo_error)
-    trusted = report.log_evidence.reliable.any()
+    trusted = report.log_evidence.reliable.any() and not report.elbo.warning
     # a part may be surer than the whole
     if trusted and not (seen or any(cause.per_point is not None for cause in found)):
-        size = f"the gap is less than the {LEAST} nats from which causes are looked for"
-        beyond = gap.estimate > SIGNIFICANT * gap.monte_carlo_error
-        said.append(f"The guide is not what keeps it low: {size if beyond else 'no gap is seen beyond its error'}.")
+        said.append(_unseen(gap))
     if not found:
-        none = "No cause was found." if report.measured else NOT_LOOKED_FOR
+        none = f"No {'other ' if report.elbo.warning else ''}cause was found." if report.measured else NOT_LOOKED_FOR
         return "\n".join([*said, none, *last]) + _unmeasured(report)
     first, *others = found
     if others and _tied(first, others[0]):
@@ -73,6 +72,31 @@ def verdict(report: Measured) -> str:
         said.append(f"The main cause is {_title(first)}.")
     said += [f"- {_title(cause)}: {cause.says} {cause.remedy}" for cause in found]
     return "\n".join([*said, *last]) + _unmeasured(report)
+
+
+def _heavy_tails(report: Measured) -> list[str]:
+    """That the ELBO is a mean of what has no finite variance, if so: then no line that it is in is to be trusted."""
+    if not report.elbo.warning:
+        return []
+    return [
+        f"The ELBO is not sure: {report.elbo.warning}. The gap, its parts and their errors are no "
+        "surer. It comes of a guide with heavier tails than the posterior, such as Student's t for a Gaussian: rare "
+        "draws where log p(x, z) is very low decide the mean."
+    ]
+
+
+def _unseen(gap: Mean) -> str:
+    """What a gap that is not significant says: that the guide is not the cause only where its error is small."""
+    if gap.estimate > SIGNIFICANT * gap.monte_carlo_error:
+        why = f"the gap is less than the {LEAST} nats from which causes are looked for"
+    elif gap.monte_carlo_error <= LEAST:
+        why = "no gap is seen beyond its error"
+    else:
+        return (
+            "Whether the guide keeps it low cannot be told: the Monte Carlo error of the gap is "
+            f"{gap.monte_carlo_error:.2f} nats, and a cause counts from {LEAST} nats on. More samples would tell."
+        )
+    return f"The guide is not what keeps it low: {why}."
 
 
 def _how(report: Measured) -> str:
@@ -93,6 +117,8 @@ def _more(report: Measured) -> str:
 def _more_time(report: Measured) -> str:
     """What endless draws would change: the error's Monte Carlo part, and half the variance, the logarithm's bias."""
     gap, evidence = values(report)["gap"].mean(), report.log_evidence
+    if report.elbo.warning:
+        return "More time for measuring need not lower the error of the gap, but shows whether the ELBO falls."
     left, raised = math.sqrt(max(0.0, gap.error**2 - gap.monte_carlo_error**2)), evidence.std_error.square().mean() / 2
     said = f"More time for measuring would take the error of the gap from {gap.error:.3f} to {left:.3f}"
     up = f", and log p(x) up by {raised:.3f} nats."

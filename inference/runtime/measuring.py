@@ -21,8 +21,7 @@ from ppvae.inference.runtime.records import EvidenceUndefined
 from ppvae.kinds import is_discrete, is_point
 from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
-from ppvae.refusals import family
-from ppvae.sites import handler_scales, sample_sites
+from ppvae.sites import data_sites, handler_scales, sample_sites
 from ppvae.supports import refuse_fixed, refuse_unlike
 from ppvae.tracing import Joint, trace_pair
 from ppvae.weights import sum_terms
@@ -95,8 +94,7 @@ def kind_of(pair: Pair, batch: Batch) -> str:
     """
     with torch.random.fork_rng(gpus(pair)):
         joint = trace_pair(pair, to_pair(rows_or_all(pair, batch, slice(1)), pair), 1)
-    observed = sample_sites(joint.model, observed=True).values()
-    fns = [site["fn"] for site in observed if family(site["fn"]) != "Unit"]  # those are of pyro.factor
+    fns = [site["fn"] for site in data_sites(joint.model).values()]
     numbers = sum(fn.event_shape.numel() for fn in fns if not (is_discrete(fn) or is_point(fn)))
     kinds = [f"density of {numbers} numbers"] if numbers else []
     return " and ".join(kinds + ["probability"] * any(is_discrete(fn) or is_point(fn) for fn in fns))

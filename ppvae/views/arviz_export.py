@@ -1,6 +1,7 @@
 """The export to ArviZ: a pair's draws with named dimensions and coordinates, training runs as chains."""
 
 import datetime
+import logging
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, cast
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from ppvae._version import __version__
 from ppvae.arguments import Count, Seed, checked
-from ppvae.batches import Batch, call, num_rows, tensors
+from ppvae.batches import Batch, call, num_rows, repeated, tensors
 from ppvae.conversion import data_for, to_pair
 from ppvae.devices import gpus, refuse_without_autograd
 from ppvae.inference.evidence.annealed_importance import AIS
@@ -28,13 +29,15 @@ from ppvae.pair import Pair
 from ppvae.particles import run
 from ppvae.refusals import ContractError
 from ppvae.rules import Elements, Entries, Instance, OneOf
-from ppvae.sites import data_sites, deterministic_values, is_factor, log_prob_terms, sample_sites
+from ppvae.sites import data_sites, deterministic_values, is_term, log_prob_terms, sample_sites
 from ppvae.supports import refuse_unlike
 from ppvae.threads import undisturbed
 from ppvae.tracing import FIRST_ENUMERATION_DIM, trace_model, trace_pair
-from ppvae.unconditioned import Unconditioned
+from ppvae.unconditioned import draw_jointly
 from ppvae.weights import sum_terms
 from ppvae.wording import shown
+
+logger = logging.getLogger("ppvae")
 
 ROWS_AT_ONCE = 5000
 GIVEN = ("observed_data", "constant_data")
@@ -250,26 +253,36 @@ def _posterior_groups(pair: Pair, batch: Batch, draws: Draws, at: slice) -> Grou
     """The groups of a slice of the draws, and of as many from the prior."""
     log_q = draws.log_q[at]
     drawn = cast(dict[str, Tensor], to_pair({name: z[at] for name, z in draws.latents.items()}, pair))
-    num, shape = len(log_q), tuple(log_q.shape)
+    num, shape, flat = len(log_q), tuple(log_q.shape), (log_q.numel(),)
     log_p = sum_terms(trace_model(pair, batch, drawn, num).log_p_terms()).cpu()
     complete = completed(pair, batch, drawn, num)
     observed = data_sites(complete).keys() - drawn.keys()
     latents = _values(complete, sample_sites(complete, observed=False).keys() | drawn.keys(), shape)
-    with poutine.condition(data=latents), Unconditioned():
-        replicate = run(pair, "model", batch, num)
-    with Unconditioned():
-        prior = run(pair, "model", batch, num)
-    unknown = {name for name, site in sample_sites(prior).items() if not is_factor(site)} - observed
+    replicate = _drawn(pair, batch, num, {name: z.flatten(end_dim=1) for name, z in latents.items()})
+    prior = _drawn(pair, batch, num, {})
+    unknown = {name for name, site in sample_sites(prior).items() if not is_term(site)} - observed
     densities = log_prob_terms(complete)
     weighed = {"log_q": log_q, "log_w": log_p - log_q} if _has_density(pair, batch) else {}
     return {
         "posterior": _arrays(latents | deterministic_values(complete, shape)),
         "sample_stats": _arrays({"log_p": log_p} | weighed),
         "log_likelihood": _arrays({name: densities[name].expand(shape) for name in sorted(observed)}),
-        "posterior_predictive": _arrays(_values(replicate, observed, shape)),
-        "prior": _arrays(_values(prior, unknown, shape) | deterministic_values(prior, shape)),
-        "prior_predictive": _arrays(_values(prior, observed, shape)),
+        "posterior_predictive": _by_draw(_values(replicate, observed, flat), shape),
+        "prior": _by_draw(_values(prior, unknown, flat) | deterministic_values(prior, flat), shape),
+        "prior_predictive": _by_draw(_values(prior, observed, flat), shape),
     }
+
+
+def _drawn(pair: Pair, batch: Batch, num: int, given: dict[str, Tensor]) -> Trace:
+    """The model's draws for a batch repeated `num` times, one after another: each reads the data that it drew."""
+    drawn = draw_jointly(pair, repeated(batch, num), given)
+    for problem in drawn.stale():
+        logger.warning("to_arviz: %s", problem)
+    return drawn.trace
+
+
+def _by_draw(values: Mapping[str, Tensor], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    return _arrays({name: t.unflatten(0, shape) for name, t in values.items()})
 
 
 def _has_density(pair: Pair, batch: Batch) -> bool:

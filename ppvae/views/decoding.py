@@ -19,7 +19,7 @@ from ppvae.inference.runtime.chunks import over_data, sizes
 from ppvae.pair import Pair
 from ppvae.particles import run
 from ppvae.refusals import ContractError, family
-from ppvae.sites import data_sites, is_factor, sample_sites
+from ppvae.sites import data_sites, is_term, sample_sites
 from ppvae.tracing import Joint, draw_latents, trace_model
 from ppvae.views.arviz_export import completed
 from ppvae.weights import sum_terms
@@ -196,7 +196,7 @@ def passed_through(pair: Pair, batch: Batch) -> dict[str, Tensor]:
     return {
         name: site["value"].expand(1, num_rows(batch), *site["fn"].event_shape)[0]
         for name, site in sites.items()
-        if not is_factor(site)
+        if not is_term(site)
     }
 
 

@@ -51,6 +51,60 @@ def test_slices_are_filled_in_turn_and_covariates_kept(assert_mean):
     assert_mean((steps - 5).square(), 1.0)
 
 
+def test_samples_read_the_data_that_were_drawn_before_them(assert_mean):
+    """What `simulate` draws, `sample` does: by number and by batch."""
+    batch = {"x": torch.full((20_000, 3), 9.0), "shift": torch.full((20_000,), 5.0)}
+    pair = Autoregressive()
+    pair.check(batch)
+    for at in (batch, 20_000):
+        drawn = pair.sample_joint(at)
+        x = torch.stack([drawn[f"x{t}"] for t in range(3)], -1)
+        steps = x.diff(dim=1, prepend=torch.zeros(20_000, 1)) - drawn["z"][:, None]
+        assert_mean(steps, 5.0)
+        assert_mean((steps - 5).square(), 1.0)
+    for each in (batch, pair.example):
+        assert each["x"].eq(9).all()  # untouched
+
+
+class Cascade(Pair):
+    """`y ~ N(3 x, 0.1)` where x is data, too; `prepare` is of x, before it is observed."""
+
+    def __init__(self, prepare=None, last=False):
+        super().__init__()
+        self.prepare, self.last = prepare or (lambda x: x), last
+
+    def model(self, x, y):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            if self.last:
+                pyro.sample("y", dist.Normal(z, 0.1), obs=y)
+            pyro.sample("x", dist.Normal(z, 1.0), obs=self.prepare(x))
+            if not self.last:
+                pyro.sample("y", dist.Normal(3 * x, 0.1), obs=y)
+
+    def guide(self, x, y):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 1.0))
+
+
+def test_data_that_other_data_depend_on_are_drawn_with_them(assert_mean, caplog):
+    pair, batch = Cascade(), (torch.rand(5000), torch.rand(5000))
+    pair.check(batch)
+    for at in (5000, batch):
+        drawn = pair.sample(at)
+        assert_mean((drawn["y"] - 3 * drawn["x"]).square(), 0.01)
+    assert "written there" not in caplog.text
+
+
+@pytest.mark.parametrize(("prepare", "last"), [(torch.exp, False), (torch.exp, True), (None, False)])
+def test_draws_without_a_place_that_may_be_read_are_announced(prepare, last, caplog):
+    """Not where nothing is drawn after them."""
+    pair, batch = Cascade(prepare, last), (torch.rand(5), torch.rand(5))
+    pair.check(batch)
+    pair.sample(batch)
+    assert ("'x' observes what the model computes" in caplog.text) == (prepare is not None and not last)
+
+
 @pytest.mark.parametrize("name", list(ZOO))
 def test_simulated_data_fit_every_pair(name):
     pair, batch = ZOO[name].make()
@@ -78,9 +132,13 @@ class Computed(Pair):
             pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
 
 
-@pytest.mark.parametrize("factor", [False, True])
-def test_data_without_a_place_in_the_batch_are_refused(factor):
-    with pytest.raises(
-        ContractError, match="model site 'x': found observed data that the model computes from the batch"
-    ):
+@pytest.mark.parametrize(
+    ("factor", "found"),
+    [
+        (False, "observed data that the model computes from the batch"),
+        (True, "a term of the density that has no draws"),
+    ],
+)
+def test_data_without_a_place_in_the_batch_are_refused(factor, found):
+    with pytest.raises(ContractError, match=f"model site 'x': found {found}"):
         simulate(Computed(factor), torch.zeros(3))

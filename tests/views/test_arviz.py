@@ -236,3 +236,35 @@ def test_adapter_needs_nothing_but_arrays():
 def test_bad_arguments_are_named(pair, call, message):
     with pytest.raises(ValueError, match=message):
         call(pair, torch.randn(3, 5))
+
+
+class Cascade(Pair):
+    """`y ~ N(3 x, 0.1)`, where x is data, too, and a covariate shifts x."""
+
+    def model(self, x, y, shift):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z + shift, 1.0), obs=x)
+            pyro.sample("y", dist.Normal(3 * x, 0.1), obs=y)
+
+    def guide(self, x, y, shift):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal((x - shift) / 2, 0.7))
+
+
+@pytest.mark.parametrize("particles", ["leading", "rows"])
+def test_predictions_read_the_data_that_they_predict(particles, assert_mean):
+    pair, shift = Cascade(), torch.arange(4.0)
+    data = (torch.randn(4), torch.randn(4), shift)
+    pair.check(data)
+    pair.particles = particles
+    found = to_arviz(pair, data, num_samples=2000, seed=0, progress=False)
+    for predicted, latent in (("prior_predictive", "prior"), ("posterior_predictive", "posterior")):
+        x, y, z = (
+            torch.tensor(found[group][name].values[0])
+            for group, name in ((predicted, "x"), (predicted, "y"), (latent, "z"))
+        )
+        assert_mean((y - 3 * x).square(), 0.01)
+        assert_mean(x - z - shift, 0.0)  # the covariate is each data point's own
+    np.testing.assert_array_equal(found["observed_data"]["x"].values, data[0].numpy())
+    np.testing.assert_array_equal(found["constant_data"]["2"].values, shift.numpy())
