@@ -71,7 +71,7 @@ def check(pair: ModelAndGuide, batch: Batch, in_vain: bool) -> Found:
         _check_plates("guide", guide, num_rows(part))
         alone = partial(run_alone, "model", pair.model, rows(batch, slice(n)))
         with OwnParameters("model", pair):
-            model = _of_model(alone, _first_rows(guide, n))
+            model = of_model(alone, _first_rows(guide, n))
         _check_plates("model", model, n)
         _check_match(guide, model)
         summed |= sample_sites(model, observed=False).keys() - guide.nodes.keys()
@@ -123,7 +123,7 @@ def _check_run(pair: ModelAndGuide, batch: Batch, summed: Collection[str], in_va
         guide = trace_guide(pair, batch, num_particles)
     if summed:  # first with one value for each, to tell which of the two fails
         with explained("model"):
-            _of_model(partial(run, pair, "model", batch, num_particles), guide)
+            of_model(partial(run, pair, "model", batch, num_particles), guide)
     with explained("model", summed):
         joint = with_model(guide, pair, batch, num_particles)
     check_shapes(joint)
@@ -132,7 +132,7 @@ def _check_run(pair: ModelAndGuide, batch: Batch, summed: Collection[str], in_va
     _check_finite(joint, in_vain)
 
 
-def _of_model(trace: Callable[[], Trace], guide: Trace) -> Trace:
+def of_model(trace: Callable[[], Trace], guide: Trace) -> Trace:
     """A model's trace at draws from its prior; where it cannot take those (of another precision), at the guide's."""
     try:
         return trace()

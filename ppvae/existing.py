@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ppvae.auto_guides import OneSite, supports
 from ppvae.batches import Batch, as_batch
-from ppvae.contract import run_alone
+from ppvae.contract import of_model, run_alone
 from ppvae.conversion import data_for, to_pair
 from ppvae.global_latents import AtValues, guides_values
 from ppvae.internals import contents_lent
@@ -77,7 +77,8 @@ class ExistingFunctions(nn.Module):
             self._own_values(values)
             at_values = AtValues(self._values())
             with at_values:
-                traces = [run_alone(role, f, example) for role, f in (("guide", guide), ("model", model))]
+                drawn = run_alone("guide", guide, example)
+                traces = [drawn, of_model(partial(run_alone, "model", model, example), drawn)]
             state = store.get_state()
         if unknown := sorted(values.keys() - at_values.met):
             sites = sorted({name for trace in traces for name in sample_sites(trace)} | at_values.met)

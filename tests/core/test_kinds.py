@@ -193,3 +193,22 @@ def test_what_a_distribution_is_made_of_is_split_with_it(name):
         found = evidence(pair(standard, lambda x: dist.Normal(0 * x, 1.0), flat), data, "iwae")
     exact = integral(standard(), likelihood, -8.0, 8.0, data)
     assert ((found.estimate - exact).abs() < 5 * found.std_error).all()
+
+
+def test_a_prior_without_draws_is_measured():
+    """`int N(x; z, 1) dz = 1`, under a prior of density one."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.ImproperUniform(dist.constraints.real, (), ()))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, 0.8))
+
+    improper = ppvae.Pair.of(model, guide, example=X)
+    report = ppvae.gap(improper, X, effort="quick", seed=0, progress=False)
+    assert (report.log_evidence.estimate.abs() < 5 * report.log_evidence.std_error + 1e-6).all()
+    cost = math.log(1 / 0.8) + 0.8**2 / 2 - 0.5  # of the guide's scale
+    assert ((report.gap.estimate - cost).abs() < 5 * report.gap.std_error).all()
