@@ -8,6 +8,7 @@ from pyro import poutine
 from support.functions import Functions, assert_says, refusal, scalar_guide, scalar_model
 
 from ppvae import Pair, log_evidence
+from ppvae.models import LinearVAE
 
 X = torch.tensor([0.3, 5.0, -1.0, 0.2, 0.9, -0.4, 0.1, 2.0, -3.0])
 
@@ -110,3 +111,11 @@ def test_a_row_alone_is_measured_as_ever():
     pair = Pair.of(noise_by(lambda x, z: 0.0), guide, example=X[:1])
     found = log_evidence(pair, X[:1], "iwae", num_particles=5000, seed=0, progress=False)
     assert (found.estimate - dist.Normal(0.0, 2**0.5).log_prob(X[:1])).abs() < 5 * found.std_error
+
+
+@pytest.mark.parametrize("num", [2, 3, 7, 50])
+def test_rounding_that_a_narrow_guide_magnifies_is_no_dependence(num):
+    torch.manual_seed(0)
+    pair = LinearVAE(20, 12)
+    pair.posterior_scale.data -= 20
+    pair.check(torch.randn(num, 20))
