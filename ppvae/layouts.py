@@ -79,18 +79,18 @@ def refuse_mixed_rows(by_rows: ModelAndGuide, batch: Batch) -> Drawn:
 
 
 def _parts(num: int) -> list[tuple[Tensor, Tensor]]:
-    """Particles and rows that are to be the same among themselves as among all: in another order, and with few others.
+    """Particles and rows that are to be as they are among all: in another order, twice, and with few others.
 
-    One row or two at a time fill a batch: the largest row, the smallest, any one, is missing in most of them. Their
-    batches are as large as the whole, as a matrix product of another size rounds otherwise, which narrow distributions
-    magnify. Where there is one row alone, its particles are rows, which are tried one by one.
+    One row or two at a time fill a batch: the largest row, the smallest, any one, is missing in most of them. No batch
+    is smaller than the whole, as products of small matrices round otherwise, which narrow distributions magnify. Where
+    there is one row alone, its particles are rows, which are tried one by one.
     """
     every = torch.arange(NUM_PARTICLES)
     if num == 1:
         return [(torch.full_like(every, k), torch.arange(1)) for k in range(NUM_PARTICLES)]
     num_parts = min(MOST_PARTS, max(2, (num + 1) // 2))
     few = [torch.arange(first, num, num_parts)[:2].repeat(num)[:num] for first in range(num_parts)]
-    return [(every, part) for part in (torch.arange(num).flip(0), torch.arange(num - 1), *few)]
+    return [(every, part) for part in (torch.arange(num).flip(0), torch.arange(num).repeat(2), *few)]
 
 
 def difference_from(drawn: Drawn, other: ModelAndGuide, batch: Batch) -> str:
