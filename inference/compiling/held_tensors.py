@@ -27,6 +27,6 @@ def refuse_learned(held: Sequence[Tensor], learned: Sequence[Tensor]) -> None:
             raise CannotCompileError(
                 f"found a parameter of shape {tuple(t.shape)} that is reached by a second reference, as from a list, a "
                 "closure or a tensor that shares its memory; expected it as an attribute of its module, where a "
-                "program replaces it: a second reference would get no gradient. Read it from the pair at each call, as by "
-                "self.parameters(), or keep several in an nn.ParameterList"
+                "program replaces it: a second reference would get no gradient. Read it from the pair at each "
+                "call, as by self.parameters(), or keep several in an nn.ParameterList"
             )

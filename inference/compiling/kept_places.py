@@ -1,8 +1,6 @@
 """Places where Python keeps values: whether one still has what it had, and how it gets that back."""
 
-import types
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ppvae.inference.compiling.inputs import PLAIN
+from ppvae.inference.compiling.object_parts import parts
 
 NUMBERS = (*PLAIN, np.generic)
 
@@ -75,8 +74,8 @@ class Content:
 def of_tensor(where: str, t: Tensor, copies: bool) -> Content:
     """A tensor's content; without a copy, writing to it is seen, but cannot be undone."""
     version = None if t.is_inference() else t._version
-    whole = _memory(t)
-    before = whole.detach().clone() if copies else None
+    copies = copies and not _is_odd(t)
+    before = _memory(t).detach().clone() if copies else None
 
     def stays() -> bool:
         written = version is not None and t._version != version
@@ -98,10 +97,14 @@ def num_bytes(t: Tensor) -> int:
 
 def _memory(t: Tensor) -> Tensor:
     """The tensor, or, where it shows numbers several times, as `expand` does, all that it may show, once."""
-    if t.layout != torch.strided or t.is_nested or t.is_quantized:
+    if _is_odd(t) or t.is_quantized:
         return t
     size = t.untyped_storage().nbytes() // max(t.element_size(), 1)
     return t.detach().as_strided((size,), (1,), 0) if size < t.numel() else t
+
+
+def _is_odd(t: Tensor) -> bool:
+    return t.layout != torch.strided or t.is_nested
 
 
 def of_array(where: str, array: np.ndarray) -> Content:
@@ -162,91 +165,6 @@ def differs(old: Any, new: Any, met: Sequence[Tensor] = ()) -> bool:
                 return True
             pairs += [(part, others[name]) for name, part in within.items()]
     return False
-
-
-def parts(value: Any) -> dict[Any, Any]:
-    """What makes an object what it is, as far as Python shows it."""
-    if isinstance(value, dict):
-        return dict(dict.items(value))
-    if isinstance(value, (list, tuple, deque)):
-        return dict(enumerate(value))
-    if isinstance(value, (set, frozenset)):
-        return dict.fromkeys(value, True)
-    if isinstance(value, np.ndarray):
-        return dict(enumerate(value.flat))
-    if isinstance(value, types.FunctionType):
-        return {"code": value.__code__} | {name: cell.cell_contents for name, cell in filled_cells(value).items()}
-    if isinstance(value, types.CodeType):
-        return {}
-    return attributes(value) | slots(value)
-
-
-def attributes(value: Any) -> dict[str, Any]:
-    """The dictionary of an object's attributes; an empty one of its own where it has none."""
-    try:
-        found = object.__getattribute__(value, "__dict__")
-    except AttributeError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def slots(value: Any) -> dict[str, Any]:
-    """What is in an object's slots."""
-    found = {}
-    for name, member in slots_of(type(value)):
-        try:
-            found[name] = member.__get__(value)
-        except AttributeError:
-            continue  # nothing is
-    return found
-
-
-def slots_of(kind: type) -> Iterator[tuple[str, Any]]:
-    """The slots that classes define in Python, by name."""
-    for base in kind.__mro__:
-        if "__slots__" in vars(base):
-            for name, member in vars(base).items():
-                if isinstance(member, types.MemberDescriptorType):
-                    yield name, member
-
-
-def put_slots(value: Any, old: dict[str, Any]) -> None:
-    """Puts these into an object's slots, and empties the others."""
-    for name, member in slots_of(type(value)):
-        if name in old:
-            member.__set__(value, old[name])
-        elif name in slots(value):
-            member.__delete__(value)
-
-
-def filled_cells(function: types.FunctionType) -> dict[str, types.CellType]:
-    """What a function has of the functions around it, by name, as far as it is there."""
-    found = {}
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        try:
-            cell.cell_contents  # noqa: B018
-        except ValueError:
-            continue
-        found[name] = cell
-    return found
-
-
-def refill(holder: Any, old: dict[Any, Any]) -> None:
-    """Gives a dict, list, deque, set or array of objects what it had."""
-    if isinstance(holder, dict):
-        kind = OrderedDict if isinstance(holder, OrderedDict) else dict
-        kind.clear(holder)
-        for name, value in old.items():
-            kind.__setitem__(holder, name, value)
-    elif isinstance(holder, np.ndarray):
-        for i, value in old.items():
-            holder.flat[i] = value
-    elif isinstance(holder, set):
-        holder.clear()
-        holder.update(old)
-    else:
-        holder.clear()
-        holder.extend(old.values())
 
 
 def _is_equal(a: Any, b: Any) -> bool:

@@ -18,29 +18,28 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.inference.compiling.inputs import PLAIN, CannotCompileError
-from ppvae.inference.compiling.kept_places import (
-    Content,
-    Names,
-    address,
+from ppvae.inference.compiling.kept_places import Content, Names, address, differs, num_bytes, of_array, of_tensor
+from ppvae.inference.compiling.object_parts import (
+    CACHED,
+    OTHERS,
     attributes,
-    differs,
     filled_cells,
-    num_bytes,
-    of_array,
-    of_tensor,
+    functions_in,
+    is_ours,
+    is_special,
+    is_users,
+    names_in,
     put_slots,
     refill,
+    rename,
     slots,
 )
-from ppvae.inference.compiling.reasons import LIBRARIES
 
 MOST = 100_000
 """Values that are watched, which takes a fifth of a second; where there are more, nothing is compiled."""
 MOST_BYTES = 64 * 2**20
 """Of copies of tensors and arrays. Writing to further tensors is seen, too; further arrays cannot be watched."""
 
-OTHERS = LIBRARIES - {"ppvae"} | {"numpy"}
-"""Libraries whose own objects are not looked into; those of this one may hold users' functions."""
 HOLDERS = (types.SimpleNamespace, argparse.Namespace, UserDict, UserList)
 """Classes of these libraries whose objects hold what users put there."""
 OF_MODULES = set(vars(nn.Module())) - {"training"}
@@ -149,7 +148,7 @@ class _Watch:
             self._todo += [(each, where) for each in (value.func, value.args, value.keywords, attributes(value))]
         elif issubclass(kind, type):
             self._add_class(value)
-        elif kind is type(_cached):
+        elif kind is CACHED:
             self._todo.append((value.__wrapped__, where))
         elif issubclass(kind, random.Random):
             self._add_generator(where, kind.__name__, value.getstate, value.setstate)
@@ -165,7 +164,7 @@ class _Watch:
                 f"{where}: found a {kind.__name__}, expected what stays from call to call, as an iterator goes on with "
                 "each look at it; count in a buffer, changed in place"
             )
-        elif issubclass(kind, HOLDERS) or _is_users(kind):
+        elif issubclass(kind, HOLDERS) or is_users(kind):
             self._add_object(value)
 
     def _count(self, number: int, where: str) -> None:
@@ -199,7 +198,7 @@ class _Watch:
         self._add_names(
             where,
             lambda: {n: v for n, v in own.items() if n not in skipped},
-            put=lambda old: _rename(own, old, skipped),
+            put=lambda old: rename(own, old, skipped),
         )
         if slots(value):
             self._add_names(where, lambda: slots(value), put=lambda old: put_slots(value, old))
@@ -207,20 +206,20 @@ class _Watch:
 
     def _add_class(self, kind: type) -> None:
         """Class attributes, and what methods keep."""
-        for base in filter(_is_users, kind.__mro__):
+        for base in filter(is_users, kind.__mro__):
             if base is not kind and id(base) in self._seen:
                 continue
             self._seen[id(base)] = base
-            members = {name: v for name, v in vars(base).items() if not _is_special(name)}
+            members = {name: v for name, v in vars(base).items() if not is_special(name)}
             self._count(len(members), base.__name__)
             for name, v in vars(base).items():
-                self._todo += [(f, f"{base.__name__}.{name}") for f in _functions_in(v)]
-            if not _is_ours(base):
+                self._todo += [(f, f"{base.__name__}.{name}") for f in functions_in(v)]
+            if not is_ours(base):
                 self._add_class_attributes(base)
 
     def _add_class_attributes(self, base: type) -> None:
         def now() -> dict[str, Any]:
-            return {n: v for n, v in vars(base).items() if not _is_special(n) and not _functions_in(v)}
+            return {n: v for n, v in vars(base).items() if not is_special(n) and not functions_in(v)}
 
         def put(old: dict[str, Any]) -> None:
             for name in now().keys() - old.keys():
@@ -232,7 +231,7 @@ class _Watch:
         self._add_names(f"{base.__name__}.", now, put=put)
 
     def _add_function(self, function: types.FunctionType) -> None:
-        if not _is_users(function):
+        if not is_users(function):
             return
         cells = filled_cells(function)
 
@@ -243,8 +242,8 @@ class _Watch:
         name = function.__name__
         self._add_names(f"{name}, ", lambda: {n: filled_cells(function)[n].cell_contents for n in cells}, put=put)
         self._todo += [(function.__defaults__, name), (function.__kwdefaults__, name), (attributes(function), name)]
-        if not _is_ours(function):
-            self._add_globals("global ", function.__globals__, _names_in(function.__code__))
+        if not is_ours(function):
+            self._add_globals("global ", function.__globals__, names_in(function.__code__))
 
     def _add_globals(self, where: str, known: dict[str, Any], used: set[str]) -> None:
         """The names of a module that a function uses, and those of modules among them."""
@@ -252,7 +251,7 @@ class _Watch:
         def now() -> dict[str, Any]:
             return {name: known[name] for name in used if name in known}
 
-        self._add_names(where, now, put=lambda old: _rename(known, old, known.keys() - used))
+        self._add_names(where, now, put=lambda old: rename(known, old, known.keys() - used))
         for module in [v for v in now().values() if type(v) is types.ModuleType]:
             is_users = module.__name__.partition(".")[0] not in OTHERS | {"ppvae"}
             if is_users and (key := id(vars(module)) + hash(frozenset(used))) not in self._seen:
@@ -286,58 +285,5 @@ class _Watch:
         self._places.append(Content(where, what, lambda: not differs(before, get()), lambda: put(before)))
 
 
-@functools.lru_cache
-def _cached() -> None:
-    """Of the type that cached functions have."""
-
-
 def _sets_state(generator: torch.Generator) -> Callable[[Any], Any]:
     return lambda old: generator.set_state(torch.from_numpy(old))
-
-
-def _rename(names: dict[str, Any], old: dict[str, Any], skipped: Any) -> None:
-    """Gives names their old values, and takes away those that are new."""
-    for name in names.keys() - old.keys() - set(skipped):
-        del names[name]
-    names.update(old)
-
-
-def _functions_in(member: Any) -> list[Any]:
-    """The functions that a member of a class calls, if it is a method, a property or alike."""
-    if type(member) in (types.FunctionType, type(_cached)):
-        return [member]
-    if issubclass(type(member), property):
-        return [f for f in (member.fget, member.fset) if f is not None]
-    if isinstance(member, (staticmethod, classmethod)):
-        return [member.__func__]
-    if isinstance(member, (functools.cached_property, functools.partialmethod)):
-        return [member.func]
-    return [member] if isinstance(member, (types.MemberDescriptorType, types.GetSetDescriptorType)) else []
-
-
-def _names_in(code: types.CodeType) -> set[str]:
-    """The names that code uses, in functions within it, too."""
-    within = [_names_in(each) for each in code.co_consts if isinstance(each, types.CodeType)]
-    return set(code.co_names).union(*within)
-
-
-def _is_special(name: str) -> bool:
-    return name.startswith("__") or name == "_abc_impl"
-
-
-def _library(code: Any) -> str:
-    """The package that a class or a function is from; empty if it does not say."""
-    try:
-        module = code.__module__
-    except Exception:  # of any kind: users' code
-        return ""
-    return module.partition(".")[0] if isinstance(module, str) else ""
-
-
-def _is_users(code: Any) -> bool:
-    """Whether a class or a function may be a user's."""
-    return _library(code) not in OTHERS
-
-
-def _is_ours(code: Any) -> bool:
-    return _library(code) == "ppvae"
