@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ppvae.batches import Batch, entries, with_entries
-from ppvae.conversion import floating_type
 from ppvae.inference.compiling.cuda_graph import Program
 from ppvae.inference.compiling.inputs import CannotCompileError, kind_of, taken_apart, tensors_in
 from ppvae.inference.compiling.programs import (
@@ -25,6 +24,7 @@ from ppvae.inference.compiling.programs import (
     operations,
     untouched,
 )
+from ppvae.inference.compiling.python_numbers import AsPythonNumbers
 from ppvae.inference.objectives.protocol import Maximized, Objective, as_objective, with_penalty
 from ppvae.inference.runtime.isolation import one_thread
 from ppvae.inference.training.optimizers import is_plainly_fused
@@ -83,7 +83,6 @@ class CompiledStep:
         self._buffers = dict(self._call.named_buffers())
         _refuse_hooks(self._parameters)
         self._device = next(pair.parameters()).device
-        self._dtype = torch.float64 if floating_type(pair) == torch.float64 else torch.float32
         self._scheduled = {name: self._number(value) for name, value in self._objective.scheduled(0.0).items()}
         self._at, self._done = self._number(0.0), torch.zeros((), dtype=torch.float64, device=self._device)
         precise = torch.float64 if self._device.type == "cpu" else torch.float32  # as fused optimizers read rates
@@ -208,7 +207,7 @@ class CompiledStep:
         self._at.fill_(step)
 
     def _number(self, value: float) -> Tensor:
-        return torch.tensor(float(value), dtype=self._dtype, device=self._device)
+        return torch.tensor(float(value), dtype=torch.float64, device=self._device)
 
     def _step(self, *leaves: Tensor) -> list[Tensor]:
         """What is compiled: returns the mean bound with a one if anything is not finite, and the gradients."""
@@ -216,7 +215,9 @@ class CompiledStep:
         learned, running = [p.detach().requires_grad_() for p in parameters], [b.clone() for b in buffers]
         objective = self._objective.at(schedules)
         named = dict(zip([*self._parameters, *self._buffers], [*learned, *running], strict=True))
-        bound, gradients = self._call.with_tensors(named, partial(_gradients, objective, learned), batch, at, weights)
+        function = partial(_gradients, objective, learned)
+        with AsPythonNumbers([at, *schedules.values()]):
+            bound, gradients = self._call.with_tensors(named, function, batch, at, weights)
         self._reached = [g is not None for g in gradients]
         found = [laid_out_as(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
         bound = bound.detach()
