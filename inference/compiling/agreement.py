@@ -54,7 +54,7 @@ def _far(found: Tensor, expected: Tensor, largest: float | None) -> bool:
         return False  # what is not finite is not used
     size = 1.0 if largest is None else e.square().mean().sqrt().item() + NOISE * GRADIENTS * largest
     off = ((f - e).abs() <= AGREEMENT * (e.abs() + size)).logical_not()
-    near = largest is not None and _norm(f - e) <= GRADIENTS * (_norm(e) + NOISE * largest)
+    near = largest is not None and float((f - e).norm()) <= GRADIENTS * (_norm(e) + NOISE * largest)
     return not near and bool(off.double().mean() > (GRADIENTS if e.numel() > 1 else 0))
 
 
