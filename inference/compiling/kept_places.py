@@ -12,6 +12,8 @@ from ppvae.inference.compiling.inputs import PLAIN
 from ppvae.inference.compiling.object_parts import parts
 
 NUMBERS = (*PLAIN, np.generic)
+KEEP = "expected what stays from call to call, as a program holds its value; keep what changes in a buffer, changed in place"
+DRAW = "expected what stays from call to call, as a program does not draw from it; draw by torch, without a generator"
 
 
 @dataclass
@@ -44,8 +46,8 @@ class Names:
             shown = (
                 repr(value) if type(value) in PLAIN or isinstance(value, np.generic) else f"a {type(value).__name__}"
             )
-            said.append(f"{self.where}{name}: found {shown}{old}")
-        return said + [f"{self.where}{name}: found nothing" for name in self.before.keys() - now.keys()]
+            said.append(f"{self.where}{name}: found {shown}{old}, {KEEP}")
+        return said + [f"{self.where}{name}: found nothing, {KEEP}" for name in self.before.keys() - now.keys()]
 
     def put_back(self) -> None:
         """Gives it what it had."""
@@ -65,10 +67,11 @@ class Content:
     what: str
     stays: Callable[[], bool]
     put_back: Callable[[], Any]
+    remedy: str = KEEP
 
     def changes(self, met: Sequence[Tensor]) -> list[str]:
         """What has changed, in words."""
-        return [] if self.stays() else [f"{self.where}: found a {self.what}"]
+        return [] if self.stays() else [f"{self.where}: found a {self.what}, {self.remedy}"]
 
 
 def of_tensor(where: str, t: Tensor, copies: bool) -> Content:

@@ -18,7 +18,17 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.inference.compiling.inputs import PLAIN, CannotCompileError
-from ppvae.inference.compiling.kept_places import Content, Names, address, differs, num_bytes, of_array, of_tensor
+from ppvae.inference.compiling.kept_places import (
+    DRAW,
+    KEEP,
+    Content,
+    Names,
+    address,
+    differs,
+    num_bytes,
+    of_array,
+    of_tensor,
+)
 from ppvae.inference.compiling.object_parts import (
     CACHED,
     OTHERS,
@@ -67,10 +77,7 @@ def state_stays(*owners: Any) -> Iterator[list[Tensor]]:
     finally:
         changes = watch.set_back(met)
     if changes:
-        raise CannotCompileError(
-            f"{changes[0]}, expected what stays from call to call, as a program holds its value; keep what changes in "
-            "a buffer, changed in place"
-        ) from error
+        raise CannotCompileError(changes[0]) from error
     if error is not None:
         raise error
 
@@ -101,7 +108,7 @@ class _Watch:
             try:
                 said = place.changes(met)
             except Exception as error:  # of any kind: users' code
-                said = [f"{place.where}: found what cannot be compared ({type(error).__name__})"]
+                said = [f"{place.where}: found what cannot be compared ({type(error).__name__}), {KEEP}"]
             if said:
                 changes += said
                 with suppress(Exception):  # the others are put back all the same
@@ -282,7 +289,7 @@ class _Watch:
     def _add_generator(self, where: str, name: str, get: Callable[[], Any], put: Callable[[Any], Any]) -> None:
         before = get()
         what = f"{name} that a call draws from"
-        self._places.append(Content(where, what, lambda: not differs(before, get()), lambda: put(before)))
+        self._places.append(Content(where, what, lambda: not differs(before, get()), lambda: put(before), DRAW))
 
 
 def _sets_state(generator: torch.Generator) -> Callable[[Any], Any]:
