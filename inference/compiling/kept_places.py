@@ -12,8 +12,9 @@ from ppvae.inference.compiling.inputs import PLAIN
 from ppvae.inference.compiling.object_parts import parts
 
 NUMBERS = (*PLAIN, np.generic)
-KEEP = "expected what stays from call to call, as a program holds its value; keep what changes in a buffer, changed in place"
-DRAW = "expected what stays from call to call, as a program does not draw from it; draw by torch, without a generator"
+STAYS = "expected what stays from call to call"
+KEEP = f"{STAYS}, as a program holds its value; keep what changes in a buffer, changed in place"
+DRAW = f"{STAYS}, as a program does not draw from it; draw by torch, without a generator"
 
 
 @dataclass
