@@ -7,7 +7,8 @@ drawn by torch's own generators in the order in which the function draws them, s
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -18,10 +19,13 @@ from torch.overrides import TorchFunctionMode
 
 from ppvae.batches import Batch
 from ppvae.inference.compiling import compiler
+from ppvae.inference.compiling.agreement import refuse_other_results
 from ppvae.inference.compiling.counters import advance_at_once
 from ppvae.inference.compiling.cuda_graph import Program, captured
 from ppvae.inference.compiling.formulas import FORMULAS
+from ppvae.inference.compiling.held_tensors import held_tensors, refuse_learned
 from ppvae.inference.compiling.inputs import CannotCompileError, taken_apart
+from ppvae.inference.compiling.kept_places import same_numbers
 from ppvae.inference.compiling.kept_state import state_stays
 from ppvae.inference.compiling.masked_entries import without_masked_shapes
 from ppvae.inference.compiling.reasons import reason
@@ -34,8 +38,8 @@ logger = logging.getLogger("ppvae")
 
 GRAPHED = ("cuda",)
 """Devices on which programs become CUDA graphs."""
-AGREEMENT = 1e-3
-"""The largest relative difference between a compiled value and the eager one, which sums in another order."""
+CALLS = 3
+"""Calls in a row that are compared."""
 
 
 class Call(nn.Module):
@@ -73,88 +77,129 @@ class Call(nn.Module):
         return torch.func.functional_call(self, everywhere, args, tie_weights=False)
 
 
+@contextmanager
+def untouched(*owners: Any) -> Iterator[list[Tensor]]:
+    """Around all that runs users' code to make a program, and is no part of what it would have done; see `state_stays`.
+
+    Raises:
+        CannotCompileError: an owner changes, or there is an error of any kind, in users' code, the tracer or the
+            compiler.
+    """
+    try:
+        with state_stays(*owners) as met:
+            yield met
+    except CannotCompileError:
+        raise
+    except Exception as error:
+        raise CannotCompileError(reason(error)) from error
+
+
 def compiled(
     function: Program,
     inputs: Sequence[Tensor],
-    bound: Callable[[], Tensor],
+    eager: Callable[[], Sequence[Tensor]],
     device: torch.device,
-    owners: Sequence[Any],
+    met: list[Tensor],
     num_held: int = 0,
     *,
+    learned: Sequence[Tensor] = (),
     record: bool = False,
 ) -> Program:
-    """`function` as a program for tensors like `inputs`; the first number of its first result is the bound.
+    """`function` as a program for tensors like `inputs`, within `untouched`.
 
     What Python decides while `function` is traced (a branch, a loop, an attribute that is no parameter or buffer) is
     fixed in the program; a branch on a tensor's value, or a shape that depends on it, cannot be traced. The program is
-    run once and compared with `bound` on the same noise. Random generators and the inputs' contents are left as they
-    were.
+    compared with `eager` by `check_program`. Random generators and the inputs' contents are left as they were.
 
     With `record` it is not compiled: its operations run one by one, but without Python; see `recorded`.
 
     On a GPU, a program whose first `num_held` inputs are the same tensors at each call becomes a CUDA graph if it can.
 
     Args:
-        owners: modules, functions and objects that `function` runs, which are to stay as they are.
+        eager: what `function` does to `inputs`, without a program.
+        met: gets the tensors that the program holds and is not given.
+        learned: tensors whose gradients `function` takes, on copies.
 
     Raises:
-        CannotCompileError: `function` cannot be traced, there is no compiler, the bounds differ, or an owner changes.
+        CannotCompileError: `function` does something else at another call.
     """
     before = random_state(device)
     formulas = FORMULAS if device.type == "cpu" and not record else {}
 
     def trace() -> GraphModule:
         graph = traced(function, inputs, formulas)
-        met.extend(getattr(graph, node.target) for node in graph.graph.find_nodes(op="get_attr"))
+        held = held_tensors(graph)
+        met.extend(held)
+        refuse_learned(held, learned)
         return graph
 
     try:
-        with state_stays(*owners) as met:
-            program = (recorded if record else compiler.program)(trace, inputs, device)
-            set_random_state(before, device)
-            check = partial(check_program, inputs=inputs, bound=bound, device=device, num_held=num_held)
-            check(program)
+        program = (recorded if record else compiler.program)(trace, inputs, device)
+        set_random_state(before, device)
+        exact = record and device.type == "cpu"
+        check = partial(check_program, inputs=inputs, eager=eager, device=device, num_held=num_held, exact=exact)
+        check(program)
         return as_graph(program, inputs, num_held, device, check) if num_held and device.type in GRAPHED else program
-    except CannotCompileError:
-        raise
-    except Exception as error:  # of any kind: users' code, the tracer, the compiler
-        raise CannotCompileError(reason(error)) from error
     finally:
         set_random_state(before, device)
 
 
 def check_program(
-    program: Program, inputs: Sequence[Tensor], bound: Callable[[], Tensor], device: torch.device, num_held: int
+    program: Program,
+    inputs: Sequence[Tensor],
+    eager: Callable[[], Sequence[Tensor]],
+    device: torch.device,
+    num_held: int,
+    *,
+    exact: bool = False,
+    updates: bool = False,
 ) -> None:
-    """Compares the program's bound with `bound`, on the same noise; generators and the inputs' contents stay.
+    """Compares what the program returns and writes with what `eager` does, on the same noise.
+
+    That is done three times in a row, as Python may do something else at each second or third call. Generators and the
+    inputs' contents are put back.
+
+    Args:
+        eager: it returns what the program does, and writes what the program writes to the inputs.
+        exact: whether all must be equal to the last bit, or to the rounding of sums in another order.
+        updates: whether the program also updates held inputs, as `eager` does not; these are not compared then.
 
     Raises:
         CannotCompileError: they differ.
     """
-    before, held = random_state(device), inputs[:num_held]
+    before = random_state(device)
     with torch.no_grad():
-        contents = [t.clone() for t in held]
+        contents = [t.detach().clone() for t in inputs]
     try:
-        expected = bound().detach().flatten()[0].item()
-        drawn = random_state(device)["cpu"]
-        set_random_state(before, device)
-        with torch.no_grad():
-            found = program(*held, *[t.clone() for t in inputs[num_held:]])[0].flatten()[0].item()
-        draws_alike = torch.equal(drawn, random_state(device)["cpu"])
+        for _ in range(CALLS):
+            start = random_state(device)
+            expected = [t.detach() for t in eager()]
+            if not updates:
+                expected += [t.detach().clone() for t in inputs]
+            _put_back(inputs, contents)
+            drawn = random_state(device)["cpu"]
+            set_random_state(start, device)
+            own = [*inputs[:num_held], *[t.clone() for t in contents[num_held:]]]
+            with torch.no_grad():
+                found = [*program(*own), *([] if updates else own)]
+            draws_alike = torch.equal(drawn, random_state(device)["cpu"])
+            if not draws_alike:
+                raise CannotCompileError(
+                    "the program draws other random numbers than the model and the guide: is a part run again for its "
+                    "gradient, as by torch.utils.checkpoint, or is a draw not used?"
+                )
+            refuse_other_results(found, expected, exact)
+            _put_back(inputs, contents)
     finally:
         set_random_state(before, device)
-        for t, content in zip(held, contents, strict=True):
+        _put_back(inputs, contents)
+
+
+@torch.no_grad()
+def _put_back(tensors: Sequence[Tensor], contents: Sequence[Tensor]) -> None:
+    for t, content in zip(tensors, contents, strict=True):
+        if not same_numbers(t, content):
             t.copy_(content)
-    if not draws_alike:
-        raise CannotCompileError(
-            "the program draws other random numbers than the model and the guide: is a part run again for its "
-            "gradient, as by torch.utils.checkpoint, or is a draw not used?"
-        )
-    if math.isfinite(expected) and not abs(found - expected) <= AGREEMENT * (1 + abs(expected)):
-        raise CannotCompileError(
-            f"the compiled bound is {found}, the eager one {expected}: does the model or the guide decide something in "
-            "Python that changes from call to call, or keep state outside parameters and buffers?"
-        )
 
 
 def as_graph(
@@ -214,21 +259,32 @@ def compiled_gradient(
     """`ppvae.inference.diagnostics.chunked_gradient.gradient` of these arguments as a program, all particles at once.
 
     Raises:
-        CannotCompileError: as `compiled`.
+        CannotCompileError: as `untouched` and `compiled`.
     """
-    call, objective = Call(pair), as_objective(objective).prepared(pair, batch)
+    call, device = Call(pair), parameters[0].device
     names = {id(p): name for name, p in call.named_parameters()}
-    inputs, put_together = taken_apart([[p.detach() for p in parameters], batch])
+    buffers = dict(call.named_buffers())
+    inputs, put_together = taken_apart([[p.detach() for p in parameters], list(buffers.values()), batch])
 
-    def function(*leaves: Tensor) -> list[Tensor]:
-        copies, data = put_together(leaves)
-        copies = [p.detach().requires_grad_() for p in copies]
-        named = {names[id(p)]: own for p, own in zip(parameters, copies, strict=True)}
-        value, surrogate = call.with_tensors(named, objective, data, math.inf)
-        return [value.detach(), flat_gradient(surrogate, copies)]
+    with untouched(pair, objective) as met:
+        prepared = as_objective(objective).prepared(pair, batch)
 
-    owners = (pair, objective)
-    program = compiled(function, inputs, lambda: objective(pair, batch)[0], parameters[0].device, owners)
+        def function(*leaves: Tensor) -> list[Tensor]:
+            copies, running, data = put_together(leaves)
+            copies = [p.detach().requires_grad_() for p in copies]
+            named = {names[id(p)]: own for p, own in zip(parameters, copies, strict=True)}
+            named |= dict(zip(buffers, running, strict=True))
+            return call.with_tensors(named, of_pair, copies, data)
+
+        def of_pair(pair: Pair, learned: Sequence[Tensor], data: Batch) -> list[Tensor]:
+            value, surrogate = prepared(pair, data, math.inf)
+            return [value.detach(), flat_gradient(surrogate, learned)]
+
+        def eager() -> list[Tensor]:
+            with buffers_stay(pair):
+                return of_pair(pair, parameters, batch)
+
+        program = compiled(function, inputs, eager, device, met, learned=parameters)
 
     @torch.no_grad()
     def run() -> tuple[Tensor, Tensor]:
@@ -236,6 +292,23 @@ def compiled_gradient(
         return value, found
 
     return run
+
+
+@contextmanager
+def buffers_stay(pair: Pair) -> Iterator[None]:
+    """Around what measures a pair, whose buffers a program may hold.
+
+    Raises:
+        CannotCompileError: one was changed.
+    """
+    before = {name: (b, b.clone()) for name, b in pair.named_buffers()}
+    yield
+    for name, b in pair.named_buffers():
+        if name in before and not (b is before[name][0] and same_numbers(b, before[name][1])):
+            raise CannotCompileError(
+                f"{name}: found a buffer that a call changes in evaluation mode, expected one that stays; change it "
+                "only where self.training is true"
+            )
 
 
 def flat_gradient(surrogate: Tensor, parameters: Sequence[Tensor]) -> Tensor:

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from ppvae.devices import device_of
 from ppvae.inference.compiling.inputs import CannotCompileError, kind_of, taken_apart, tensors_in
-from ppvae.inference.compiling.programs import Call, compiled
+from ppvae.inference.compiling.programs import Call, buffers_stay, compiled, untouched
 from ppvae.pair import Pair
 
 logger = logging.getLogger("ppvae")
@@ -82,15 +82,13 @@ class Repeated:
             result[:] = [shape]
             return [t.detach() for t in found]
 
+        def eager() -> list[Tensor]:
+            with buffers_stay(self._call.pair):
+                return tree_leaves(self._function(self._call.pair, *args))
+
         inputs = held + changing
-        program = compiled(
-            function,
-            inputs,
-            lambda: tree_leaves(self._function(self._call.pair, *args))[0],
-            inputs[0].device,
-            (self._call.pair, self._function),
-            record=record,
-        )
+        with untouched(self._call.pair, self._function) as met:
+            program = compiled(function, inputs, eager, inputs[0].device, met, record=record)
 
         def run(args: Any) -> Any:
             return tree_unflatten(program(*held, *tensors_in(args)), *result)

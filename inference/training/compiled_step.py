@@ -13,12 +13,19 @@ import torch
 from torch import Tensor
 
 from ppvae.batches import Batch, entries, with_entries
-from ppvae.conversion import floating_type
 from ppvae.inference.compiling.cuda_graph import Program
 from ppvae.inference.compiling.inputs import CannotCompileError, kind_of, taken_apart, tensors_in
-from ppvae.inference.compiling.kept_state import state_stays
-from ppvae.inference.compiling.programs import GRAPHED, Call, as_graph, check_program, compiled, operations
-from ppvae.inference.objectives.protocol import Maximized, as_objective, with_penalty
+from ppvae.inference.compiling.programs import (
+    GRAPHED,
+    Call,
+    as_graph,
+    check_program,
+    compiled,
+    operations,
+    untouched,
+)
+from ppvae.inference.compiling.python_numbers import AsPythonNumbers
+from ppvae.inference.objectives.protocol import Maximized, Objective, as_objective, with_penalty
 from ppvae.inference.runtime.isolation import one_thread
 from ppvae.inference.training.optimizers import is_plainly_fused
 from ppvae.inference.training.update import Update, laid_out_as
@@ -43,8 +50,8 @@ class CompiledStep:
         record: run the operations one by one instead; ready at once, but slower.
 
     Raises:
-        CannotCompileError: the step cannot be traced, there is no compiler, or the program's bound is not the eager
-            one, or a module's attribute changes from call to call.
+        CannotCompileError: the step cannot be traced, there is no compiler, the program's results are not the eager
+            ones, or a module's attribute changes from call to call.
     """
 
     def __init__(
@@ -56,14 +63,26 @@ class CompiledStep:
         weights: Tensor | None = None,
         record: bool = False,
     ):
-        with state_stays(pair, objective):
-            self._objective, self._update = as_objective(objective).prepared(pair, batch), update
+        self._owners = (pair, objective)
+        with untouched(*self._owners) as met:
+            self._make(pair, objective, update, batch, weights, record, met)
+
+    def _make(
+        self,
+        pair: Pair,
+        objective: Maximized,
+        update: Update,
+        batch: Batch,
+        weights: Tensor | None,
+        record: bool,
+        met: list[Tensor],
+    ) -> None:
+        self._objective, self._update = as_objective(objective).prepared(pair, batch), update
         self._call = Call(pair)
         self._parameters = {name: p for name, p in self._call.named_parameters() if p.requires_grad}
         self._buffers = dict(self._call.named_buffers())
         _refuse_hooks(self._parameters)
         self._device = next(pair.parameters()).device
-        self._dtype = torch.float64 if floating_type(pair) == torch.float64 else torch.float32
         self._scheduled = {name: self._number(value) for name, value in self._objective.scheduled(0.0).items()}
         self._at, self._done = self._number(0.0), torch.zeros((), dtype=torch.float64, device=self._device)
         precise = torch.float64 if self._device.type == "cpu" else torch.float32  # as fused optimizers read rates
@@ -73,28 +92,32 @@ class CompiledStep:
         self._state_leaves = tree_leaves(state)  # the same tensors at each call; the program writes the buffers back
         inputs, self._put_together = taken_apart((state, self._changing(batch, weights, 0.0)))
         num_held = len(self._state_leaves)
-        bound = partial(self._eager_bound, batch, weights, 0.0)
+        eager = partial(self._eager, batch, weights, 0.0)
         fused = is_plainly_fused(update.optimizer) and update.processes.size == 1
         self._graphed = fused and self._device.type in GRAPHED
         program_held = 0 if self._graphed else num_held  # it becomes a part of the graph of the whole step
-        owners = (pair, objective)
-        self._program = compiled(self._step, inputs, bound, self._device, owners, program_held, record=record)
+        learned = list(self._parameters.values())
+        settings: dict[str, Any] = {"learned": learned, "record": record}
+        self._exact = record and self._device.type == "cpu"
+        self._program = compiled(self._step, inputs, eager, self._device, met, program_held, **settings)
         self._advance = self._fused_update() if fused else None
-        self._whole = self._whole_step(inputs, bound) if self._graphed else None
+        self._whole = self._whole_step(inputs, eager) if self._graphed else None
 
     def fits(self, batch: Batch) -> bool:
         """Whether the program is for batches of this shape, and with these values of what is no data."""
         return kind_of(batch) == self._kind
 
     def compare(self, batch: Batch, weights: Tensor | None, step: float) -> None:
-        """Compares the bound at this step with that of the eager step once more, and leaves all as it was.
+        """Compares all results at this step with those of the eager step once more, and leaves all as it was.
 
         Raises:
             CannotCompileError: they differ.
         """
-        inputs = [*self._state_leaves, *self._tensors(batch, weights, step)]
-        bound = partial(self._eager_bound, batch, weights, step)
-        check_program(self._program, inputs, bound, self._device, len(self._state_leaves))
+        with untouched(*self._owners):
+            inputs = [*self._state_leaves, *self._tensors(batch, weights, step)]
+            eager = partial(self._eager, batch, weights, step)
+            num_held = len(self._state_leaves)
+            check_program(self._program, inputs, eager, self._device, num_held, exact=self._exact)
 
     @property
     def updates(self) -> bool:
@@ -141,7 +164,7 @@ class CompiledStep:
             rate.fill_(group["lr"])
         self._done.fill_(step)
 
-    def _whole_step(self, inputs: Sequence[Tensor], bound: Callable[[], Tensor]) -> Program:
+    def _whole_step(self, inputs: Sequence[Tensor], eager: Callable[[], list[Tensor]]) -> Program:
         """The program and the update as one CUDA graph, or one after the other where it cannot be recorded.
 
         An update that is not finite changes nothing: from NaN, kernels of later steps may draw what ends the process.
@@ -154,9 +177,9 @@ class CompiledStep:
             return [report]
 
         num_held, device, put_back = len(self._state_leaves), self._device, self._update.snapshot()
-        check = partial(check_program, inputs=inputs, bound=bound, device=device, num_held=num_held)
+        settings: Any = {"inputs": inputs, "eager": lambda: eager()[:1], "device": device, "num_held": num_held}
         try:
-            return as_graph(whole, inputs, num_held, device, check)
+            return as_graph(whole, inputs, num_held, device, partial(check_program, **settings, updates=True))
         finally:
             put_back()
 
@@ -184,7 +207,7 @@ class CompiledStep:
         self._at.fill_(step)
 
     def _number(self, value: float) -> Tensor:
-        return torch.tensor(float(value), dtype=self._dtype, device=self._device)
+        return torch.tensor(float(value), dtype=torch.float64, device=self._device)
 
     def _step(self, *leaves: Tensor) -> list[Tensor]:
         """What is compiled: returns the mean bound with a one if anything is not finite, and the gradients."""
@@ -192,12 +215,13 @@ class CompiledStep:
         learned, running = [p.detach().requires_grad_() for p in parameters], [b.clone() for b in buffers]
         objective = self._objective.at(schedules)
         named = dict(zip([*self._parameters, *self._buffers], [*learned, *running], strict=True))
-        bound, surrogate = self._call.with_tensors(named, partial(with_penalty, objective), batch, at, weights)
-        gradients = torch.autograd.grad(surrogate.neg(), learned, allow_unused=True)
+        function = partial(_gradients, objective, learned)
+        with AsPythonNumbers([at, *schedules.values()]):
+            bound, gradients = self._call.with_tensors(named, function, batch, at, weights)
         self._reached = [g is not None for g in gradients]
         found = [laid_out_as(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
         bound = bound.detach()
-        finite = torch.stack([bound, *[g.sum() for g in found]]).sum().detach().isfinite()
+        finite = _all_finite(bound, found)
         for old, new in zip(buffers, running, strict=True):
             old.copy_(torch.where(finite, new.detach(), old))
         return [torch.stack([bound, finite.logical_not().to(bound.dtype)]), *found]
@@ -232,9 +256,30 @@ class CompiledStep:
 
         return partial(operations(advance, inputs), *tree_leaves(state))
 
-    def _eager_bound(self, batch: Batch, weights: Tensor | None, step: float) -> Tensor:
-        buffers = {name: b.clone() for name, b in self._buffers.items()}
-        return self._call.with_tensors(buffers, partial(with_penalty, self._objective), batch, step, weights)[0]
+    def _eager(self, batch: Batch, weights: Tensor | None, step: float) -> list[Tensor]:
+        """What the program does, uncompiled: it returns the same, and changes buffers if all is finite."""
+        before = [b.clone() for b in self._buffers.values()]
+        learned = list(self._parameters.values())
+        function = partial(_gradients, self._objective, learned)
+        bound, gradients = self._call.with_tensors(self._buffers, function, batch, step, weights)
+        found = [laid_out_as(p, g) for p, g in zip(learned, gradients, strict=True) if g is not None]
+        finite = _all_finite(bound, found)
+        if not finite:
+            for b, old in zip(self._buffers.values(), before, strict=True):
+                b.copy_(old)
+        return [torch.stack([bound.detach(), finite.logical_not().to(bound.dtype)]), *found]
+
+
+def _gradients(
+    objective: Objective, learned: Sequence[Tensor], pair: Pair, *args: Any
+) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    """The mean bound, and the loss's gradients: within the call, as parts of it may be run again for these."""
+    bound, surrogate = with_penalty(objective, pair, *args)
+    return bound, torch.autograd.grad(surrogate.neg(), learned, allow_unused=True)
+
+
+def _all_finite(bound: Tensor, gradients: Sequence[Tensor]) -> Tensor:
+    return torch.stack([bound.detach(), *[g.sum() for g in gradients]]).sum().detach().isfinite()
 
 
 def _refuse_hooks(parameters: Mapping[str, Tensor]) -> None:

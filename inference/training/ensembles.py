@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from ppvae.batches import Batch
+from ppvae.inference.compiling.held_tensors import held_tensors, refuse_learned
 from ppvae.inference.compiling.inputs import CannotCompileError, kind_of, taken_apart
-from ppvae.inference.compiling.kept_state import state_stays
-from ppvae.inference.compiling.programs import Call, traced
-from ppvae.inference.compiling.reasons import reason
+from ppvae.inference.compiling.programs import Call, traced, untouched
 from ppvae.inference.compiling.stacked import stacked
 from ppvae.inference.objectives.protocol import Objective
 from ppvae.inference.runtime.isolation import random_state, set_random_state
@@ -102,27 +101,30 @@ class OfAll(Objective):
         own = {f"pair.{name}": t.detach()[0] for name, t in tensors_of(run).items()}
         learned = [name for name, t in zip(own, tensors_of(run).values(), strict=True) if t.requires_grad]
 
-        def of_one(pair: Pair, objective: Objective, batch: Batch, step: Tensor) -> tuple[Tensor, Tensor]:
+        def of_one(
+            pair: Pair, parameters: Sequence[Tensor], objective: Objective, batch: Batch, step: Tensor
+        ) -> list[Tensor]:
             value, surrogate = objective(pair, batch, step)
-            return value, surrogate - pair.penalty()
+            gradients = torch.autograd.grad(surrogate - pair.penalty(), parameters, materialize_grads=True)
+            return [value.detach(), *gradients]
 
         def function(*leaves: Tensor) -> list[Tensor]:
             schedules, step, batch = put_together(leaves[len(own) :])
             named = dict(zip(own, leaves, strict=False))
             parameters = [named[name].requires_grad_() for name in learned]
             objective = self.objective.at(dict(zip(self.schedules, schedules, strict=True)))
-            value, surrogate = call.with_tensors(named, of_one, objective, batch, step)
-            return [value.detach(), *torch.autograd.grad(surrogate, parameters, materialize_grads=True)]
+            return call.with_tensors(named, of_one, parameters, objective, batch, step)
 
         inputs = [*own.values(), *[t.detach().clone() for t in changing]]
         before = random_state(inputs[0].device)
         try:
-            with pyro.validation_enabled(False), state_stays(run):
+            with pyro.validation_enabled(False), untouched(run, self.objective) as met:
                 graph = traced(function, inputs, {})
-        except Exception as error:  # of any kind: users' code, the tracer
-            said = error if isinstance(error, CannotCompileError) else reason(error)
+                met.extend(held := held_tensors(graph))
+                refuse_learned(held, [t for t in tensors_of(run).values() if t.requires_grad])
+        except CannotCompileError as error:
             raise ContractError(
-                f"{type(run).__name__}: found what cannot be run for several pairs at once, {said}; train them one by "
+                f"{type(run).__name__}: found what cannot be run for several pairs at once, {error}; train them one by "
                 "one, by ppvae.fit"
             ) from error
         finally:

@@ -48,7 +48,7 @@ def test_a_graph_that_does_something_else_is_not_used(error, inputs, monkeypatch
         replay, found = graph_on_a_cpu(run, rehearse, device)
         return lambda: (replay(), found[0].add_(error)), found
 
-    check = partial(check_program, inputs=inputs, bound=lambda: 6 + torch.randn(()), device=CPU, num_held=2)
+    check = partial(check_program, inputs=inputs, eager=lambda: program(*inputs), device=CPU, num_held=2)
     monkeypatch.setattr(cuda_graph, "recorded", recorded)
     with caplog.at_level(logging.WARNING):
         run = as_graph(program, inputs, 2, CPU, check)

@@ -159,7 +159,35 @@ def test_a_pair_that_counts_its_calls_is_not_recorded(monkeypatch, caplog):
         assert draws(x, 5).isfinite().all()
     assert pair.calls == calls + 2  # tracing does not count
     (record,) = caplog.records
-    assert record.message.startswith(f"measuring goes on uncompiled: Counting.calls: found {calls + 2} after {calls}")
+    assert record.message.startswith(f"measuring goes on uncompiled: Counting.calls: found {calls + 4} after {calls}")
+
+
+class Smoothing(Counting):
+    """Changes a buffer at each call, in evaluation mode, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()))
+
+    def model(self, x):
+        self.mean.lerp_(x.mean(), 0.1)
+        super().model(x)
+
+
+def test_a_buffer_that_a_call_changes_is_refused_and_changes_no_more_often(monkeypatch, caplog):
+    monkeypatch.setattr(repeated, "RECORD_AFTER", 2)
+    pair, x = Smoothing().eval(), torch.randn(8)
+
+    def draws(pair, batch):
+        return pair.mean.lerp_(batch.mean(), 0.1) + batch
+
+    run = repeated.Repeated(pair, draws, after=1000)
+    with caplog.at_level(logging.INFO, "ppvae"), torch.no_grad():
+        found = [run(x) for _ in range(3)]
+        pair.mean.zero_()
+        expected = [draws(pair, x) for _ in range(3)]
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert "mean: found a buffer that a call changes in evaluation mode" in caplog.text
 
 
 class Branching(ppvae.Pair):

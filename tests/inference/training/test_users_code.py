@@ -4,48 +4,18 @@ Where a record would not see it, training goes on uncompiled and says why; so it
 """
 
 import logging
-import sys
 
 import numpy as np
-import pyro
-import pyro.distributions as dist
 import pytest
 import torch
+from support.users_code import Linear, assert_equal, recorded_soon, trained
 from torch import nn
-from torch.nn.functional import dropout, softplus
+from torch.nn.functional import dropout
 from torch.utils.checkpoint import checkpoint
 
 import ppvae
-from ppvae.inference.training import step_programs
-from ppvae.inference.training.fitting import fit
 
-DATA = torch.randn(48, 6, generator=torch.Generator().manual_seed(0))
 count = 0
-
-
-class Linear(ppvae.Pair):
-    """A linear VAE whose encoder and mean may do more than they seem to."""
-
-    def __init__(self):
-        super().__init__()
-        self.decoder, self.encoder = nn.Linear(2, 6), nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4))
-
-    def more(self, x):
-        """Added to the mean."""
-        return 0.0
-
-    def encoded(self, x):
-        return self.encoder(x)
-
-    def model(self, x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(self.decoder.weight.new_zeros(2), 1.0).to_event(1))
-            pyro.sample("x", dist.Normal(self.decoder(z) + self.more(x), 1.0).to_event(1), obs=x)
-
-    def guide(self, x):
-        with pyro.plate("data", len(x)):
-            loc, scale = self.encoded(x).chunk(2, -1)
-            pyro.sample("z", dist.Normal(loc, softplus(scale) + 1e-3).to_event(1))
 
 
 class Complex(Linear):
@@ -218,43 +188,28 @@ UNCOMPILED = {
 
 @pytest.fixture
 def made(monkeypatch):
-    """Records after three steps instead of a hundred; what is recorded, in a list."""
-    steps = []
-    whole = step_programs.CompiledStep
-
-    def step(*args):
-        steps.append(whole(*args))
-        return steps[-1]
-
-    monkeypatch.setattr(sys.modules["ppvae.inference.training.fitting"], "RECORD_AFTER", 3)
-    monkeypatch.setattr(step_programs, "CompiledStep", step)
-    return steps
+    return recorded_soon(monkeypatch)
 
 
-def trained(make, compile, objective=None, transform=None, **settings):
-    """Twenty steps on data of two batches and a half: the pair's tensors and the bounds."""
+@pytest.fixture(autouse=True)
+def counts_from_zero():
     global count
     count = 0
-    torch.manual_seed(1)
-    pair = make()
-    objective = objective() if isinstance(objective, type) else objective
-    settings |= {"steps": 20, "batch_size": 16, "lr": 1e-2, "progress": False, "compile": compile}
-    transform = transform and transform.__get__(pair)
-    found = fit(pair, DATA.to(pair.decoder.weight.dtype), objective, transform=transform, **settings)
-    return {**pair.state_dict(), **dict(pair.named_parameters())}, found.history["bound_per_step"].tolist()
 
 
-def assert_equal(one, other):
-    assert one[1] == other[1]
-    for name, t in one[0].items():
-        assert torch.equal(t, other[0][name]), name
+def eager(make, settings):
+    """A run uncompiled; what is global is as it was before it."""
+    global count
+    found = trained(make, False, **settings)
+    count = 0
+    return found
 
 
 @pytest.mark.parametrize("name", RECORDED)
 def test_no_bit_differs_where_it_is_recorded(name, made):
     make, settings = RECORDED[name]
-    eager = trained(make, False, **settings)
-    assert_equal(eager, trained(make, "auto", **settings))
+    expected = eager(make, settings)
+    assert_equal(expected, trained(make, "auto", **settings))
     assert len(made) == 1
 
 
@@ -262,9 +217,9 @@ def test_no_bit_differs_where_it_is_recorded(name, made):
 @pytest.mark.parametrize("name", UNCOMPILED)
 def test_no_bit_differs_where_a_record_would_not_see_it(name, made, caplog):
     make, settings, why = UNCOMPILED[name]
-    eager = trained(make, False, **settings)
+    expected = eager(make, settings)
     with caplog.at_level(logging.INFO, "ppvae"):
-        assert_equal(eager, trained(make, "auto", **settings))
+        assert_equal(expected, trained(make, "auto", **settings))
     assert not made
     assert why in caplog.text
 

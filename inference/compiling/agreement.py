@@ -1,0 +1,67 @@
+"""Whether a program gives what is given without it."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ppvae.inference.compiling.inputs import CannotCompileError
+from ppvae.inference.compiling.kept_places import same_numbers
+
+AGREEMENT = 1e-3
+"""The largest relative difference between a compiled value and the eager one, which sums in another order."""
+GRADIENTS = 1e-2
+"""The same of a gradient as a vector, and the share of a result's entries that may differ more, as a draw does whose
+probability was rounded to the other side."""
+WHY = (
+    "does the model, the guide or the objective decide something in Python that changes from call to call, or keep "
+    "state outside parameters and buffers?"
+)
+NOISE = 1e-3
+"""Of the size of the largest result: what is smaller may be rounding alone."""
+
+
+def refuse_other_results(found: Sequence[Tensor], expected: Sequence[Tensor], exact: bool) -> None:
+    """Refuses a program that returns something else; the first number of the first result is the bound.
+
+    Raises:
+        CannotCompileError: to the last bit if `exact`, else by more than rounding.
+    """
+    if len(found) != len(expected):
+        raise CannotCompileError(
+            f"compiled, there are {len(found)} gradients, buffers and other results, eagerly {len(expected)}: {WHY}"
+        )
+    largest = max([_norm(t) for t in expected[1:]], default=0.0)
+    for number, e in enumerate(expected):
+        f = found[number]
+        if f.shape == e.shape and (same_numbers(f, e) or not (exact or _far(f, e, largest if number else None))):
+            continue
+        at = "the last bit" if exact else "rounding"
+        shown = [t.flatten()[0].item() if t.numel() else None for t in (found[0], expected[0])]
+        what = (
+            f"the compiled bound is {shown[0]}, the eager one {shown[1]}"
+            if number == 0
+            else f"a compiled gradient, buffer or other result is not the eager one to {at}"
+        )
+        raise CannotCompileError(f"{what}: {WHY}")
+
+
+@torch.no_grad()
+def _far(found: Tensor, expected: Tensor, largest: float | None) -> bool:
+    """Whether a result is another one; `largest` is the norm of the largest, and None for the bound."""
+    f, e = _numbers(found), _numbers(expected)
+    if not e.isfinite().all() or not e.numel():
+        return False  # what is not finite is not used
+    size = 1.0 if largest is None else e.square().mean().sqrt().item() + NOISE * GRADIENTS * largest
+    off = ((f - e).abs() <= AGREEMENT * (e.abs() + size)).logical_not()
+    near = largest is not None and float((f - e).norm()) <= GRADIENTS * (_norm(e) + NOISE * largest)
+    return not near and bool(off.double().mean() > (GRADIENTS if e.numel() > 1 else 0))
+
+
+def _norm(t: Tensor) -> float:
+    numbers = _numbers(t.detach())
+    return float(numbers.norm()) if numbers.isfinite().all() else 0.0
+
+
+def _numbers(t: Tensor) -> Tensor:
+    return (torch.view_as_real(t) if t.is_complex() else t).double()
