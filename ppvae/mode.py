@@ -52,3 +52,16 @@ def buffers_kept(module: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for buffer, value in before:
                 buffer.copy_(value)
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """For the block, no parameter of the module requires a gradient."""
+    learned = [p for p in module.parameters() if p.requires_grad]
+    try:
+        for p in learned:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for p in learned:
+            p.requires_grad_(True)

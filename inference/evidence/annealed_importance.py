@@ -27,6 +27,7 @@ from ppvae.inference.runtime.chunks import over_data
 from ppvae.inference.runtime.distributed import processes
 from ppvae.inference.runtime.kept_chunks import KeptChunks
 from ppvae.latent_view import LatentView
+from ppvae.mode import frozen
 from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
 from ppvae.progress import progress_bar
@@ -308,7 +309,8 @@ def run_chains(
             return over_data(pair, index, 1, measure, None, probe=one_evaluation, kept=kept)
 
     num = num_rows(batch)
-    return run(torch.arange(num)) if deadline is None else in_time(run, num, deadline)
+    with frozen(pair):  # gradients are of latents alone
+        return run(torch.arange(num)) if deadline is None else in_time(run, num, deadline)
 
 
 def _pilot(settings: AIS) -> AIS:
