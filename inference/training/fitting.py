@@ -139,6 +139,7 @@ def fit(
         NonFiniteError: a step gave NaN or infinity; the message names the site, and its `fit` holds the history.
 
     Example:
+        >>> import torch
         >>> from ppvae.models import LinearVAE
         >>> x = torch.randn(200, 5, generator=torch.Generator().manual_seed(0))
         >>> fit(LinearVAE(num_features=5, num_latents=2), x, epochs=3, lr=0.01, progress=False).steps
