@@ -34,17 +34,17 @@ def measuring(pair: Pair, data: Any, seed: int | None) -> Iterator[Batch]:
         raise EvidenceUndefined(f"{type(pair).__name__} has no evidence: {pair.evidence_undefined}")
     batch = pair.checked(data)
     with evaluating(pair, seed):
-        processes().agree(lambda: {"log p(x, z) of the first data points": _log_joint(_run_on_few(pair, batch))})
-        refuse_fixed(_run_on_few(pair, batch))
+        processes().agree(lambda: {"log p(x, z) of the first data point": _log_joint(_run_on_first(pair, batch))})
+        refuse_fixed(_run_on_first(pair, batch))
         _refuse_outside_support(pair, batch)
         yield batch
 
 
-def _run_on_few(pair: Pair, batch: Batch) -> Joint:
-    """The pair on a few data points, with two particles."""
-    few = to_pair(rows_or_all(pair, batch, slice(2)), pair)
+def _run_on_first(pair: Pair, batch: Batch) -> Joint:
+    """The pair on the first data point, with two particles."""
+    first = to_pair(rows_or_all(pair, batch, slice(1)), pair)
     with own_randomness((0,), device_of(pair)):
-        return trace_pair(pair, few, 2)
+        return trace_pair(pair, first, 2)
 
 
 def _log_joint(joint: Joint) -> float:

@@ -27,6 +27,7 @@ INNER = {
         "model",
         "guide",
         "forward",
+        "load_state_dict",
         "push",
         "pull",
         "log_abs_det_jacobian",
