@@ -21,6 +21,7 @@ from ppvae.inference.compiling.programs import (
     as_graph,
     check_program,
     compiled,
+    is_exact,
     operations,
     untouched,
 )
@@ -65,43 +66,31 @@ class CompiledStep:
     ):
         self._owners = (pair, objective)
         with untouched(*self._owners) as met:
-            self._make(pair, objective, update, batch, weights, record, met)
-
-    def _make(
-        self,
-        pair: Pair,
-        objective: Maximized,
-        update: Update,
-        batch: Batch,
-        weights: Tensor | None,
-        record: bool,
-        met: list[Tensor],
-    ) -> None:
-        self._objective, self._update = as_objective(objective).prepared(pair, batch), update
-        self._call = Call(pair)
-        self._parameters = {name: p for name, p in self._call.named_parameters() if p.requires_grad}
-        self._buffers = dict(self._call.named_buffers())
-        _refuse_hooks(self._parameters)
-        self._device = next(pair.parameters()).device
-        self._scheduled = {name: self._number(value) for name, value in self._objective.scheduled(0.0).items()}
-        self._at, self._done = self._number(0.0), torch.zeros((), dtype=torch.float64, device=self._device)
-        precise = torch.float64 if self._device.type == "cpu" else torch.float32  # as fused optimizers read rates
-        self._rates = [self._number(0.0).to(precise) for _ in update.optimizer.param_groups]
-        self._kind = kind_of(batch)
-        state = [[p.detach() for p in self._parameters.values()], list(self._buffers.values())]
-        self._state_leaves = tree_leaves(state)  # the same tensors at each call; the program writes the buffers back
-        inputs, self._put_together = taken_apart((state, self._changing(batch, weights, 0.0)))
-        num_held = len(self._state_leaves)
-        eager = partial(self._eager, batch, weights, 0.0)
-        fused = is_plainly_fused(update.optimizer) and update.processes.size == 1
-        self._graphed = fused and self._device.type in GRAPHED
-        program_held = 0 if self._graphed else num_held  # it becomes a part of the graph of the whole step
-        learned = list(self._parameters.values())
-        settings: dict[str, Any] = {"learned": learned, "record": record}
-        self._exact = record and self._device.type == "cpu"
-        self._program = compiled(self._step, inputs, eager, self._device, met, program_held, **settings)
-        self._advance = self._fused_update() if fused else None
-        self._whole = self._whole_step(inputs, eager) if self._graphed else None
+            self._objective, self._update = as_objective(objective).prepared(pair, batch), update
+            self._call = Call(pair)
+            self._parameters = {name: p for name, p in self._call.named_parameters() if p.requires_grad}
+            self._buffers = dict(self._call.named_buffers())
+            _refuse_hooks(self._parameters)
+            self._device = next(pair.parameters()).device
+            self._scheduled = {name: self._number(value) for name, value in self._objective.scheduled(0.0).items()}
+            self._at, self._done = self._number(0.0), torch.zeros((), dtype=torch.float64, device=self._device)
+            precise = torch.float64 if self._device.type == "cpu" else torch.float32  # as fused optimizers read rates
+            self._rates = [self._number(0.0).to(precise) for _ in update.optimizer.param_groups]
+            self._kind = kind_of(batch)
+            state = [[p.detach() for p in self._parameters.values()], list(self._buffers.values())]
+            self._state_leaves = tree_leaves(state)  # the same at each call; the program writes the buffers back
+            inputs, self._put_together = taken_apart((state, self._changing(batch, weights, 0.0)))
+            num_held = len(self._state_leaves)
+            eager = partial(self._eager, batch, weights, 0.0)
+            fused = is_plainly_fused(update.optimizer) and update.processes.size == 1
+            self._graphed = fused and self._device.type in GRAPHED
+            program_held = 0 if self._graphed else num_held  # it becomes a part of the graph of the whole step
+            learned = list(self._parameters.values())
+            settings: dict[str, Any] = {"learned": learned, "record": record}
+            self._exact = is_exact(record, self._device)
+            self._program = compiled(self._step, inputs, eager, self._device, met, program_held, **settings)
+            self._advance = self._fused_update() if fused else None
+            self._whole = self._whole_step(inputs, eager) if self._graphed else None
 
     def fits(self, batch: Batch) -> bool:
         """Whether the program is for batches of this shape, and with these values of what is no data."""
@@ -219,12 +208,10 @@ class CompiledStep:
         with AsPythonNumbers([at, *schedules.values()]):
             bound, gradients = self._call.with_tensors(named, function, batch, at, weights)
         self._reached = [g is not None for g in gradients]
-        found = [laid_out_as(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
-        bound = bound.detach()
-        finite = _all_finite(bound, found)
+        finite, results = _results(parameters, bound, gradients)
         for old, new in zip(buffers, running, strict=True):
             old.copy_(torch.where(finite, new.detach(), old))
-        return [torch.stack([bound, finite.logical_not().to(bound.dtype)]), *found]
+        return results
 
     def _per_parameter(self, found: Sequence[Tensor]) -> list[Tensor | None]:
         """A gradient for each parameter; None where the objective does not depend on it."""
@@ -262,12 +249,11 @@ class CompiledStep:
         learned = list(self._parameters.values())
         function = partial(_gradients, self._objective, learned)
         bound, gradients = self._call.with_tensors(self._buffers, function, batch, step, weights)
-        found = [laid_out_as(p, g) for p, g in zip(learned, gradients, strict=True) if g is not None]
-        finite = _all_finite(bound, found)
+        finite, results = _results(learned, bound, gradients)
         if not finite:
             for b, old in zip(self._buffers.values(), before, strict=True):
                 b.copy_(old)
-        return [torch.stack([bound.detach(), finite.logical_not().to(bound.dtype)]), *found]
+        return results
 
 
 def _gradients(
@@ -278,8 +264,14 @@ def _gradients(
     return bound, torch.autograd.grad(surrogate.neg(), learned, allow_unused=True)
 
 
-def _all_finite(bound: Tensor, gradients: Sequence[Tensor]) -> Tensor:
-    return torch.stack([bound.detach(), *[g.sum() for g in gradients]]).sum().detach().isfinite()
+def _results(
+    parameters: Sequence[Tensor], bound: Tensor, gradients: Sequence[Tensor | None]
+) -> tuple[Tensor, list[Tensor]]:
+    """Whether all is finite; and the mean bound with a one if not, and the gradients that there are."""
+    found = [laid_out_as(p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
+    bound = bound.detach()
+    finite = torch.stack([bound, *[g.sum() for g in found]]).sum().detach().isfinite()
+    return finite, [torch.stack([bound, finite.logical_not().to(bound.dtype)]), *found]
 
 
 def _refuse_hooks(parameters: Mapping[str, Tensor]) -> None:

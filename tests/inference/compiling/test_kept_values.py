@@ -185,6 +185,8 @@ def test_a_change_is_refused_and_set_back(name, owner):
 def test_what_says_the_same_may_change(name, owner):
     with state_stays(owner):
         STAYS[name](owner)
+        changed = kept(owner)
+    assert kept(owner) == changed, "nothing is set back"
 
 
 def test_an_iterator_is_refused_at_once(owner):
@@ -273,5 +275,7 @@ def test_a_large_tensor_is_not_copied_and_writing_to_it_is_seen(owner):
 def test_what_shows_a_parameters_memory_is_not_watched():
     module = nn.Linear(2, 2)
     module.shown = module.weight.detach()
+    before = module.weight.detach().clone()
     with torch.no_grad(), state_stays(module):
         module.weight.add_(1)
+    assert torch.equal(module.weight, before + 1)

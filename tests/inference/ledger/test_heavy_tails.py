@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from support.functions import scalar_model
 
 import ppvae
 from ppvae import Effort, Pair
@@ -25,15 +26,11 @@ HEAVY = {
 def pair_of(fn, x):
     """`z ~ N(0, 1), x ~ N(z, 1)`: the posterior is `N(x / 2, 1 / 2)`."""
 
-    def model(x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0), obs=x)
-
     def guide(x):
         with pyro.plate("data", len(x)):
             pyro.sample("z", fn(x))
 
-    return Pair.of(model, guide, x)
+    return Pair.of(scalar_model, guide, x)
 
 
 @pytest.fixture

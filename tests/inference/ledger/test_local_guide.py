@@ -248,7 +248,7 @@ def test_a_deltas_log_density_is_no_offset_and_is_kept():
 )
 def test_what_has_no_offset_is_kept(guide, argument):
     """Temperatures and counts."""
-    kept(Guided(guide), torch.tensor([1.0, -1.0, 2.0]), argument)
+    assert_kept(Guided(guide), torch.tensor([1.0, -1.0, 2.0]), argument)
 
 
 def test_a_mask_is_kept():
@@ -259,11 +259,11 @@ def test_a_mask_is_kept():
                 pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=x)
 
     pair = Masked(lambda x: dist.Normal(x.unsqueeze(-1).expand(-1, 2), 1.0).to_event(1).mask(x > 0))
-    after = kept(pair, torch.tensor([1.0, -1.0, 2.0]), "loc")
+    after = assert_kept(pair, torch.tensor([1.0, -1.0, 2.0]), "loc")
     assert (after.log_q[:, 1] == 0).all()
 
 
-def kept(pair, x, argument):
+def assert_kept(pair, x, argument):
     """The weights of a guide with no offsets: those of the pair."""
     local = LocalGuide(pair, x)
     assert local.shapes[f"z/{argument}"] == (2,)
