@@ -13,10 +13,17 @@ from torch import Tensor
 
 from ppvae.arguments import Count, Distributed, Seed, checked
 from ppvae.batches import Batch, num_rows
+from ppvae.contract import check_shapes
 from ppvae.conversion import to_pair
 from ppvae.inference.evidence.heavy_tails import lower_khat, warning_of_heavy_tails
 from ppvae.inference.evidence.pareto import tail_size
-from ppvae.inference.ledger.latent_usage import MOST_POINTS, LatentUsage, active_units, mutual_information
+from ppvae.inference.ledger.latent_usage import (
+    MOST_POINTS,
+    LatentUsage,
+    active_units,
+    mutual_information,
+    where_there,
+)
 from ppvae.inference.objectives.divergence import separable
 from ppvae.inference.runtime.chunks import mean_with_error, over_data, sizes
 from ppvae.inference.runtime.measuring import finite, measuring
@@ -27,7 +34,7 @@ from ppvae.pair import Pair
 from ppvae.refusals import ContractError
 from ppvae.sites import sample_sites
 from ppvae.tracing import trace_pair
-from ppvae.weights import draw_weights, log_weight, sum_terms
+from ppvae.weights import log_weight, sum_terms, weights_of
 
 ELBO, LIKELIHOOD = "estimate", "expected log likelihood"
 """Keys of the results; the keys of sites all contain a slash."""
@@ -192,11 +199,14 @@ def _latent_terms(pair: Pair, batch: Batch) -> tuple[dict[str, list[str]], str]:
 def _measured(
     pair: Pair, latent: dict[str, list[str]], points: Batch, num_draws: int, at_once: int
 ) -> dict[str, Tensor]:
-    """The mean of each term and its error; for each latent, an estimate of its posterior mean, and its variance."""
+    """The mean of each term and its error; for each latent, an estimate of its posterior mean, and its variance, NaN
+    where it is not there."""
     draws: dict[str, list[Tensor]] = defaultdict(list)
-    sums: dict[str, Tensor] = {}  # of z and its square
+    sums: dict[str, Tensor] = {}  # of ones, of z and of its square, where z is there
     for size in sizes(num_draws, at_once):
-        weights = draw_weights(pair, points, size)
+        joint = trace_pair(pair, points, size)
+        check_shapes(joint)
+        weights = weights_of(joint)
         log_p, log_q = (
             {site: t.double() for site, t in each.items()} for each in (weights.log_p_sites, weights.log_q_sites)
         )
@@ -205,8 +215,9 @@ def _measured(
             kl = sum_terms({site: log_q[site] for site in sites}) - log_p[term]
             expected = expected + kl
             draws[f"{term}/kl"].append(kl)
-            z = torch.cat([weights.latents[site].double().reshape(*kl.shape, -1) for site in sites], -1)
-            sums[term] = sums.get(term, 0) + torch.stack([z, z.square()]).sum(1)
+            values = [where_there(joint.guide.nodes[site], weights.latents[site].double()) for site in sites]
+            z = torch.cat([value.reshape(*kl.shape, -1) for value in values], -1)
+            sums[term] = sums.get(term, 0) + torch.stack([~z.isnan(), z, z.square()]).nansum(1)
         draws[ELBO].append(elbo)
         draws[LIKELIHOOD].append(expected)
     found: dict[str, Tensor] = {}
@@ -216,7 +227,7 @@ def _measured(
     log_w = torch.cat(draws[ELBO])
     least = log_w.topk(min(len(log_w), tail_size(num_draws) + 1), dim=0, largest=False).values
     found["khat"] = lower_khat(least, log_w.amax(0))
-    for term, total in sums.items():
-        mean, square = total / num_draws
-        found |= {f"{term}/z": mean, f"{term}/noise": (square - mean.square()) / (num_draws - 1)}
+    for term, (num, total, square) in sums.items():
+        mean = total / num
+        found |= {f"{term}/z": mean, f"{term}/noise": (square / num - mean.square()) / (num - 1)}
     return found
