@@ -66,8 +66,9 @@ def compare_samples(
     of training would change. A p-value has none.
 
     When it is wrong: all but speed depend on the features. Distances between raw pixels say little about images. The
-    bias of nearest neighbors depends on the numbers of points: compare figures of one call. The ideal coverage is for
-    equal laws. `frechet_limit` keeps terms of `1 / n^2`, large where n is not far above the number of features.
+    bias of nearest neighbors depends on the numbers of points: compare figures of one call. The ideals are for equal
+    laws of continuous data: where values repeat, balls hold more, and density and coverage may exceed them.
+    `frechet_limit` keeps terms of `1 / n^2`, large where n is not far above the number of features.
 
     Source: Naeem et al. 2020 (arXiv:2002.09797); Kynkäänniemi et al. 2019 (arXiv:1904.06991); Heusel et al. 2017
     (arXiv:1706.08500); Chong & Forsyth 2020 (arXiv:1911.07023); modes: Metz et al. 2017 (arXiv:1611.02163).
