@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from ppvae.models.parts.ordinal import OrderedLogits
 from ppvae.networks import inverse_softplus
 
 
@@ -110,8 +111,8 @@ class OrdinalColumn(Column):
         return torch.zeros(())
 
 
-class OrderedLevels(dist.OrderedLogistic):
-    """Pyro's OrderedLogistic with the mean and the draws of numbers."""
+class OrderedLevels(OrderedLogits):
+    """With the mean and the draws of numbers."""
 
     @property
     def mean(self) -> Tensor:
