@@ -52,7 +52,7 @@ class RealColumn(Column):
 
 
 class CountColumn(Column):
-    """`Poisson(exp f)`; the latents make it wider than a Poisson distribution is."""
+    """`Poisson(exp f)`; the latents make it wider than a Poisson distribution is. See `Poisson`."""
 
     def forward(self, output: Tensor) -> dist.TorchDistribution:
         return dist.Poisson(output.exp())
