@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ppvae.arguments import Count, Observed, Seed, checked
+from ppvae.batches import some_rows
 from ppvae.inference.diagnostics.cells import Cell, Table
 from ppvae.inference.diagnostics.frechet import frechet, frechet_halved, frechet_limit
 from ppvae.inference.diagnostics.halves import with_errors
@@ -76,7 +77,7 @@ def compare_samples(
     Args:
         sources: pairs, or samples `[M, *event]` drawn before, by name.
         held_out: N data points that no model was trained on.
-        train: training data, for memorization, which takes N of them.
+        train: training data, for memorization, which takes any N of them.
         features: a function of data `[N, *event]`; returns `[N, D]`. By default the data themselves, as vectors.
         modes: the modes to look for.
         num_samples: M, draws of each pair; as many as held-out points if None.
@@ -114,7 +115,7 @@ def compare_samples(
     generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())) if seed is None else seed)
     of_features = partial(_features, features)
     real = of_features(held_out)
-    seen = None if train is None else of_features(train[: len(held_out)])
+    seen = None if train is None else of_features(train[some_rows(len(train), len(held_out))])
     measure = partial(_measured, real, seen, of_features, modes, nearest, num_halves, generator)
     cells = {}
     for name, source in sources.items():

@@ -10,7 +10,7 @@ from pyro import poutine
 from torch import Tensor
 
 from ppvae.arguments import checked
-from ppvae.batches import Batch, num_rows
+from ppvae.batches import Batch, num_rows, some_rows
 from ppvae.inference.runtime.records import Measurement
 from ppvae.pair import Pair
 from ppvae.particles import run
@@ -83,29 +83,30 @@ def mutual_information(pair: Pair, batch: Batch) -> dict[str, float]:
     """`E[log q(z_l | x) - log q(z_l)]` by site, the latter the average of the former over the data.
 
     Each data point's draws are scored under the guide of every other, averaged over draws of the sites before. Of more
-    than 200 data points the first count.
+    than 200 data points any 200 count.
 
     Source: as a bound where that average is noisy, van den Oord et al. 2018 (arXiv:1807.03748).
     """
     latents = draw_latents(pair, batch, DRAWS)
     alone, given = (sample_sites(run(pair, "guide", batch, num)) for num in (1, DRAWS_BEFORE))
     first = next(iter(latents))
-    num = min(num_rows(batch), MOST_POINTS)
-    return {name: _information(name, (alone if name == first else given)[name], z, num) for name, z in latents.items()}
+    chosen = some_rows(num_rows(batch), MOST_POINTS)
+    sites = {name: (alone if name == first else given)[name] for name in latents}
+    return {name: _information(name, sites[name], z, chosen) for name, z in latents.items()}
 
 
-def _information(name: str, site: Mapping[str, Any], draws: Tensor, num: int) -> float:
-    """Of the draws of a site, `[K, B, *event]`, and the index of the first `num` data points."""
+def _information(name: str, site: Mapping[str, Any], draws: Tensor, chosen: Tensor) -> float:
+    """Of the draws of a site, `[K, B, *event]`, and the index of the chosen data points."""
     if (pattern := _patterns(site)) is None:
         return math.nan
     order, scores = torch.arange(draws.shape[1]), []
-    for shift in range(num):
-        order[:num] = torch.arange(num).roll(-shift)
+    for shift in range(len(chosen)):
+        order[chosen] = chosen.roll(-shift)
         under_other = torch.stack([_log_density(name, site, z) for z in draws[:, order]])
         alike = pattern == pattern[order]
-        scores.append(under_other.where(alike, -math.inf)[:, :num].roll(shift, 1))
+        scores.append(under_other.where(alike, -math.inf)[:, chosen].roll(shift, 1))
     log_q = torch.stack(scores)  # under each data point, the first being its own
-    num_alike = pattern[:num].bincount()[pattern[:num]]
+    num_alike = pattern[chosen].bincount()[pattern[chosen]]
     return (log_q[0] - (log_q.logsumexp(0) - num_alike.log())).mean().item()
 
 

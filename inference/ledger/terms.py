@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ppvae.arguments import Count, Distributed, Seed, checked
-from ppvae.batches import Batch, num_rows
+from ppvae.batches import Batch, num_rows, some_rows
 from ppvae.contract import check_shapes
 from ppvae.conversion import to_pair
 from ppvae.inference.evidence.heavy_tails import lower_khat, warning_of_heavy_tails
@@ -155,9 +155,9 @@ def elbo_terms_of(pair: Pair, batch: Batch, num_samples: int, progress: bool) ->
     latent, tied = _latent_terms(pair, two)
     measure = partial(_measured, pair, latent)
     found = finite(over_data(pair, batch, num_samples, measure, "elbo terms" if progress else None))
-    most = min(num_rows(batch), MOST_POINTS)
+    chosen = some_rows(num_rows(batch), MOST_POINTS)
     try:
-        information = mutual_information(pair, to_pair(rows_or_all(pair, batch, slice(most)), pair)) if latent else {}
+        information = mutual_information(pair, to_pair(rows_or_all(pair, batch, chosen), pair)) if latent else {}
     except ContractError:  # the guide knows the density only of its own draws
         information = dict.fromkeys((site for sites in latent.values() for site in sites), math.nan)
     kls = separable(pair, two)
@@ -173,7 +173,7 @@ def elbo_terms_of(pair: Pair, batch: Batch, num_samples: int, progress: bool) ->
             ",".join(sites): LatentUsage(
                 kl=record(f"{term}/kl", f"kl of {','.join(sites)}"),
                 mutual_information=information[sites[0]] if len(sites) == 1 else math.nan,
-                most_information=math.log(most),
+                most_information=math.log(len(chosen)),
                 active_units=active_units(found[f"{term}/z"], found[f"{term}/noise"]),
                 num_units=found[f"{term}/z"].shape[1],
                 is_kl=kls.issuperset(sites),

@@ -112,6 +112,15 @@ def test_memorization_is_found_where_there_is_some_and_nowhere_else(draw, assert
         assert (p_values <= level).double().mean() > level / 2 - 3 * spread  # not just always 1
 
 
+def test_sorted_training_data_are_no_sign_of_anything():
+    x = torch.randn(900, 1)
+    drawn, held_out, train = x.split(300)
+    train = torch.cat([train, torch.randn(600, 1)]).sort(0).values
+    cells = compare_samples({"law": drawn}, held_out, train, num_halves=10, seed=0)["law"]
+    assert abs(cells["nearest_train"].estimate - 0.5) < 4 * cells["nearest_train"].std_error
+    assert cells["nearest_train_p"].estimate > 0.01
+
+
 def test_points_that_are_as_near_share_a_draw():
     """Also where the distance of equal points is only nearly zero, as it is computed from products."""
     train, held_out = torch.tensor([[1.0], [2.0], [1.0]]), torch.tensor([[1.0], [3.0], [9.0]])

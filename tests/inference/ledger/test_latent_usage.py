@@ -185,6 +185,19 @@ def test_a_site_that_follows_another_closely_is_told_of_the_data_only_what_it_kn
     assert exact - 0.2 < estimates.mean() < exact + 4 * estimates.std() / 20**0.5
 
 
+def test_information_of_sorted_data_is_that_of_shuffled_ones():
+    """Not that of their first two hundred, which here are all alike."""
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, 0.1))
+
+    pair = Pair.of(Shift().model, guide, torch.zeros(1))
+    x = torch.arange(4.0).repeat_interleave(250)
+    found = measured(pair, x)["z"].mutual_information
+    assert found == pytest.approx(math.log(4), abs=0.03)
+
+
 def test_no_more_than_the_number_of_data_points_can_be_told():
     """Posteriors so narrow that each draw tells its data point: log N, and of more than 200 points the first 200."""
 
