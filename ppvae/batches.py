@@ -73,6 +73,11 @@ def rows(batch: Batch, index: Tensor | slice) -> Batch:
     return map_batch(lambda t: t[index], batch)
 
 
+def some_rows(num: int, most: int) -> Tensor:
+    """Indices of at most so many of `num` data points, always the same: any of them, as data may be sorted."""
+    return torch.randperm(num, generator=torch.Generator().manual_seed(0))[:most].sort().values
+
+
 def repeated(batch: Batch, num: int) -> Batch:
     """The batch `num` times over, copy after copy: row b of copy k is row `k * B + b`."""
     return batch if num == 1 else map_batch(lambda t: t.repeat(num, *(1,) * (t.dim() - 1)), batch)

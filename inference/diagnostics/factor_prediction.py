@@ -75,11 +75,12 @@ def scores_of_uses(uses: np.ndarray) -> dict[str, float]:
         >>> scores_of_uses(np.eye(3)), scores_of_uses(np.ones((4, 4)))["completeness"]
         ({'disentanglement': 1.0, 'completeness': 1.0}, 0.0)
     """
-    shares = uses.sum(1) / uses.sum()
-    return {
-        "disentanglement": float(shares @ (1 - _entropy(uses))),
-        "completeness": float(np.mean(1 - _entropy(uses.T))),
-    }
+    with np.errstate(invalid="ignore"):  # NaN where nothing is used, and for the one latent that all is predicted from
+        shares = uses.sum(1) / uses.sum()
+        return {
+            "disentanglement": float(shares @ (1 - _entropy(uses))),
+            "completeness": float(np.mean(1 - _entropy(uses.T))),
+        }
 
 
 def _entropy(rows: np.ndarray) -> np.ndarray:

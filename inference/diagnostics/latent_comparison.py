@@ -93,7 +93,7 @@ def compare_latents(
         cells[name] = {
             score: Cell(float(values.mean()), float(values.std(ddof=1) / num_sets**0.5))
             if np.isfinite(values).all()
-            else Cell(undefined="no latent says anything about any factor")
+            else Cell(undefined="there is one latent, or none that says anything about any factor")
             for score, values in found.items()
         }
     return Table(cells, dict.fromkeys(SCORES, 1.0), f"{num_sets} sets of {num_points} images")
@@ -118,6 +118,11 @@ def _encoded(
             z = source(x)
     if z.dim() < 2 or len(z) != len(x):
         raise ValueError(f"sources: found latents of {name!r} of shape {list(z.shape)}, expected [{len(x)}, D]")
+    if not z.isfinite().all():
+        raise ValueError(
+            f"sources: found latents of {name!r}, {int((~z.isfinite()).sum())} numbers of them not finite, expected "
+            "finite ones; is a parameter NaN?"
+        )
     return z.detach().flatten(1).double().cpu().numpy()
 
 

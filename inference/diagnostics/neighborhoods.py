@@ -7,6 +7,8 @@ CHUNK = 1000
 """Rows whose distances to all others are held at once."""
 
 PERMUTATIONS = 999
+ROUNDING = 1e-6
+"""Relative: what differs by no more is equal."""
 
 
 def density_and_coverage(real: Tensor, drawn: Tensor, nearest: int) -> dict[str, float]:
@@ -56,10 +58,15 @@ def expected_coverage_of_equals(num_real: int, num_drawn: int, nearest: int) -> 
 
 
 def nearest_in_training(drawn: Tensor, train: Tensor, held_out: Tensor) -> Tensor:
-    """How many drawn points have each of the N training and N held-out points as their nearest, `[2 N]`."""
+    """How many drawn points have each of the N training and N held-out points as their nearest, `[2 N]`; points that
+    are as near, as where values repeat, share the drawn one."""
     pooled = torch.cat([train, held_out])
-    index = torch.cat([torch.cdist(few, pooled).argmin(1) for few in drawn.split(CHUNK)])
-    return index.bincount(minlength=len(pooled))
+    center, counts = pooled.mean(0), pooled.new_zeros(len(pooled))
+    for few in drawn.split(CHUNK):
+        distance = torch.cdist(few - center, pooled - center)
+        as_near = distance <= distance.amin(1, True) + ROUNDING * distance.median(1, True).values
+        counts += (as_near / as_near.sum(1, True)).sum(0)
+    return counts
 
 
 def memorization(counts: Tensor, generator: torch.Generator) -> tuple[float, float]:
@@ -75,7 +82,7 @@ def memorization(counts: Tensor, generator: torch.Generator) -> tuple[float, flo
     half = len(counts) // 2
     found = counts[:half].sum()
     order = torch.rand(PERMUTATIONS, len(counts), generator=generator).argsort(1)[:, :half]
-    as_large = (counts[order].sum(1) >= found).sum().item()
+    as_large = (counts[order].sum(1) >= found * (1 - ROUNDING)).sum().item()
     return (found / counts.sum()).item(), (1 + as_large) / (1 + PERMUTATIONS)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ppvae.arguments import Count, Observed, Seed, checked
+from ppvae.batches import some_rows
 from ppvae.inference.diagnostics.cells import Cell, Table
 from ppvae.inference.diagnostics.frechet import frechet, frechet_halved, frechet_limit
 from ppvae.inference.diagnostics.halves import with_errors
@@ -66,8 +67,9 @@ def compare_samples(
     of training would change. A p-value has none.
 
     When it is wrong: all but speed depend on the features. Distances between raw pixels say little about images. The
-    bias of nearest neighbors depends on the numbers of points: compare figures of one call. The ideal coverage is for
-    equal laws. `frechet_limit` keeps terms of `1 / n^2`, large where n is not far above the number of features.
+    bias of nearest neighbors depends on the numbers of points: compare figures of one call. The ideals are for equal
+    laws of continuous data: where values repeat, balls hold more, and density and coverage may exceed them.
+    `frechet_limit` keeps terms of `1 / n^2`, large where n is not far above the number of features.
 
     Source: Naeem et al. 2020 (arXiv:2002.09797); Kynkäänniemi et al. 2019 (arXiv:1904.06991); Heusel et al. 2017
     (arXiv:1706.08500); Chong & Forsyth 2020 (arXiv:1911.07023); modes: Metz et al. 2017 (arXiv:1611.02163).
@@ -75,7 +77,7 @@ def compare_samples(
     Args:
         sources: pairs, or samples `[M, *event]` drawn before, by name.
         held_out: N data points that no model was trained on.
-        train: training data, for memorization, which takes N of them.
+        train: training data, for memorization, which takes any N of them.
         features: a function of data `[N, *event]`; returns `[N, D]`. By default the data themselves, as vectors.
         modes: the modes to look for.
         num_samples: M, draws of each pair; as many as held-out points if None.
@@ -113,7 +115,7 @@ def compare_samples(
     generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())) if seed is None else seed)
     of_features = partial(_features, features)
     real = of_features(held_out)
-    seen = None if train is None else of_features(train[: len(held_out)])
+    seen = None if train is None else of_features(train[some_rows(len(train), len(held_out))])
     measure = partial(_measured, real, seen, of_features, modes, nearest, num_halves, generator)
     cells = {}
     for name, source in sources.items():

@@ -1,6 +1,7 @@
 """Simulation-based calibration: on data drawn from the model, is a guide's posterior the model's?"""
 
 import math
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,7 @@ from ppvae.inference.runtime.chunks import evaluating, over_data, sizes
 from ppvae.inference.runtime.sharing import measurement
 from ppvae.pair import Pair
 from ppvae.simulation import simulate
+from ppvae.sites import presence
 from ppvae.supports import refuse_unlike
 from ppvae.tracing import draw_latents, trace_model, trace_pair
 from ppvae.weights import sum_terms
@@ -47,9 +49,9 @@ def calibration(
     """Simulation-based calibration: the rank of the true latents among draws from the guide.
 
     For `(x, z) ~ p(x, z)` and `z_1 ... z_L ~ q(z | x)`, the rank `#{l: f(z_l, x) < f(z, x)}` is uniform on 0 ... L if
-    q is the exact posterior, for any f; ties are broken at random. Here f is each scalar of the guide's sites in turn,
-    and `log p(x, z)`, which detects what no scalar alone can: a guide that is the prior has uniform ranks in every
-    scalar.
+    q is the exact posterior, for any f; ties are broken at random, and where a latent is masked, its values tie. Here f
+    is each scalar of the guide's sites in turn, and `log p(x, z)`, which detects what no scalar alone can: a guide that
+    is the prior has uniform ranks in every scalar.
 
     `direction` says, from the slope or the curvature of the ranks, whichever is stronger, that the guide's draws of f
     are "too low" (the truth ranks high), "too high", "too narrow" (U-shaped) or "too wide" (humped). For `log_joint`,
@@ -148,13 +150,21 @@ def _ranks(pair: Pair, batch: Batch, num_samples: int, at_once: int) -> dict[str
         guided = draw_latents(pair, x, size)
         refuse_without_latents(pair, len(guided))
         latents = {name: torch.cat([drawn[name].expand_as(z[:1]), z]) for name, z in guided.items()}
-        log_joint = sum_terms(trace_model(pair, x, latents, 1 + size).log_p_terms())
+        joint = trace_model(pair, x, latents, 1 + size)
+        log_joint = sum_terms(joint.log_p_terms())
         refuse_not_numbers(pair, "a log p(x, z)", log_joint)
-        for name, value, rounding in _quantities(latents, log_joint):
-            tied = (value[1:] - value[0]).abs() <= rounding
+        there = {name: _where_there(joint.model.nodes[name], value) for name, value in latents.items()}
+        for name, value, rounding in _quantities(there, log_joint):
+            tied = (value[1:] == value[0]) | ((value[1:] - value[0]).abs() <= rounding)
             below[name] = below.get(name, 0) + ((value[1:] < value[0]) & ~tied).sum(0)
             ties[name] = ties.get(name, 0) + tied.sum(0)
     return {name: below[name] + (torch.rand(num_rows(x)).to(n.device) * (n + 1)).long() for name, n in ties.items()}
+
+
+def _where_there(site: Mapping[str, Any], value: Tensor) -> Tensor:
+    """A latent's values, all of them tied, and below any other, where it is masked, and so not there."""
+    there = presence(site)
+    return value if there is None else torch.where(there, value.double(), -math.inf)
 
 
 def _quantities(latents: dict[str, Tensor], log_joint: Tensor) -> list[tuple[str, Tensor, Any]]:

@@ -38,7 +38,8 @@ def compare(evidences: Mapping[str, Measurement]) -> pd.DataFrame:
         `elpd_diff`, per data point), `warning` (the record carries one), `method`.
 
     Raises:
-        ValueError: no records, records of different numbers of data points, or of densities and of probabilities.
+        ValueError: no records, records of different numbers of data points, of none, or of NaN, or of densities and of
+            probabilities.
 
     Example:
         >>> import torch
@@ -55,6 +56,12 @@ def compare(evidences: Mapping[str, Measurement]) -> pd.DataFrame:
         raise ValueError(
             f"evidences: found records of {sizes or 'no'} data points, expected at least one record and the same data "
             "points in all; measure every model on the same held-out set"
+        )
+    if bad := [name for name, record in evidences.items() if not sizes[name] or record.estimate.isnan().any()]:
+        raise ValueError(
+            f"evidences: found a record of {bad[0]!r} with {sizes[bad[0]]} data points, "
+            f"{int(evidences[bad[0]].estimate.isnan().sum())} of them not a number, expected one or more, all of them "
+            "numbers; measure it again, without the data that have none"
         )
     kinds = {name: record.kind for name, record in evidences.items() if record.kind}
     if len(set(kinds.values())) > 1:

@@ -10,11 +10,11 @@ from pyro import poutine
 from torch import Tensor
 
 from ppvae.arguments import checked
-from ppvae.batches import Batch, num_rows
+from ppvae.batches import Batch, num_rows, some_rows
 from ppvae.inference.runtime.records import Measurement
 from ppvae.pair import Pair
 from ppvae.particles import run
-from ppvae.sites import log_prob_terms, sample_sites
+from ppvae.sites import log_prob_terms, presence, sample_sites
 from ppvae.tracing import draw_latents
 
 ACTIVE_VARIANCE = 0.01
@@ -35,8 +35,9 @@ class LatentUsage:
             pays for the latents.
         mutual_information: of the site and the data index, in nats, under the guide. For the guide's first site
             `E KL(q(z | x) || p(z)) = mutual information + KL(q(z) || p(z))`; for one drawn given others it is estimated
-            from a few draws of these, and may then be too low. NaN where the guide knows the density only of its own
-            draws, as one with a planar flow does, and for sites that an exact summation ties together.
+            from a few draws of these, and may then be too low. Where masks differ, it is given which entries are there.
+            NaN where the guide knows the density only of its own draws, as one with a planar flow does, for sites that
+            an exact summation ties together, and for one that is masked by what others draw.
         most_information: the log of the number of data points, which that estimate cannot exceed; near it the true
             value may be larger.
         active_units: dimensions whose posterior mean has a variance over the data of more than 0.01 (Burda et al. 2016,
@@ -64,38 +65,60 @@ class LatentUsage:
         return self.kl.mean().estimate < COLLAPSED_KL if self.is_kl else self.active_units == 0
 
 
+def where_there(site: Mapping[str, Any], value: Tensor) -> Tensor:
+    """A site's values, NaN where it is masked."""
+    there = presence(site)
+    return value if there is None else torch.where(there, value, math.nan)
+
+
 def active_units(means: Tensor, noise: Tensor) -> int:
     """How many of D dimensions are active, from estimated posterior means, `[N, D]`, corrected for the variance `noise`
-    of the estimates."""
-    if len(means) < 2:
-        return 0
-    return int((means.var(0) - noise.mean(0) > ACTIVE_VARIANCE).sum())
+    of the estimates; both NaN where a latent is not there."""
+    num = (~means.isnan()).sum(0)
+    variance = (means - means.nanmean(0)).square().nansum(0) / (num - 1)
+    return int(((num > 1) & (variance - noise.nanmean(0) > ACTIVE_VARIANCE)).sum())
 
 
 def mutual_information(pair: Pair, batch: Batch) -> dict[str, float]:
     """`E[log q(z_l | x) - log q(z_l)]` by site, the latter the average of the former over the data.
 
     Each data point's draws are scored under the guide of every other, averaged over draws of the sites before. Of more
-    than 200 data points the first count.
+    than 200 data points any 200 count.
 
     Source: as a bound where that average is noisy, van den Oord et al. 2018 (arXiv:1807.03748).
     """
     latents = draw_latents(pair, batch, DRAWS)
     alone, given = (sample_sites(run(pair, "guide", batch, num)) for num in (1, DRAWS_BEFORE))
     first = next(iter(latents))
-    num = min(num_rows(batch), MOST_POINTS)
-    return {name: _information(name, (alone if name == first else given)[name], z, num) for name, z in latents.items()}
+    chosen = some_rows(num_rows(batch), MOST_POINTS)
+    sites = {name: (alone if name == first else given)[name] for name in latents}
+    return {name: _information(name, sites[name], z, chosen) for name, z in latents.items()}
 
 
-def _information(name: str, site: Mapping[str, Any], draws: Tensor, num: int) -> float:
-    """Of the draws of a site, `[K, B, *event]`, and the index of the first `num` data points."""
+def _information(name: str, site: Mapping[str, Any], draws: Tensor, chosen: Tensor) -> float:
+    """Of the draws of a site, `[K, B, *event]`, and the index of the chosen data points."""
+    if (pattern := _patterns(site)) is None:
+        return math.nan
     order, scores = torch.arange(draws.shape[1]), []
-    for shift in range(num):
-        order[:num] = torch.arange(num).roll(-shift)
+    for shift in range(len(chosen)):
+        order[chosen] = chosen.roll(-shift)
         under_other = torch.stack([_log_density(name, site, z) for z in draws[:, order]])
-        scores.append(under_other[:, :num].roll(shift, 1))
+        alike = pattern == pattern[order]
+        scores.append(under_other.where(alike, -math.inf)[:, chosen].roll(shift, 1))
     log_q = torch.stack(scores)  # under each data point, the first being its own
-    return (log_q[0] - (log_q.logsumexp(0) - math.log(num))).mean().item()
+    num_alike = pattern[chosen].bincount()[pattern[chosen]]
+    return (log_q[0] - (log_q.logsumexp(0) - num_alike.log())).mean().item()
+
+
+def _patterns(site: Mapping[str, Any]) -> Tensor | None:
+    """Which data points have the same entries of a site, numbers `[B]`; None if particles differ in that."""
+    shape = site["value"].shape
+    if (mask := presence(site)) is None:
+        return torch.zeros(shape[1], dtype=torch.long)
+    there = mask.expand(shape).cpu()
+    if (there != there[:1]).any():
+        return None
+    return there[0].reshape(shape[1], -1).unique(dim=0, return_inverse=True)[1]
 
 
 def _log_density(name: str, site: Mapping[str, Any], value: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ best depends on. Where one does not, no network in its place closes the gap, how
 import torch
 from torch import Tensor
 
-from ppvae.batches import Batch, entries, is_rows, num_rows, rows, tensors, with_entries
+from ppvae.batches import Batch, entries, is_rows, num_rows, rows, some_rows, tensors, with_entries
 from ppvae.conversion import to_pair
 from ppvae.inference.evidence.estimates import elbo_of
 from ppvae.inference.ledger.ascent import Ascent
@@ -114,7 +114,7 @@ def _cost(
     num_samples: int,
 ) -> Measurement:
     """What a data point's best guide loses, if the arguments of a group are those of another that looks the same."""
-    points = to_pair(rows_or_all(pair, batch, slice(REFINED)), pair)
+    points = to_pair(rows_or_all(pair, batch, some_rows(num_rows(batch), REFINED)), pair)
     number = torch.arange(num_rows(points))
     partners = rows(points, number.roll(1))
     others = exchanged(points, partners, found.numbers[group].expand(len(number), -1))

@@ -12,11 +12,18 @@ import torch
 from torch import Tensor
 
 from ppvae.arguments import Count, Distributed, Seed, checked
-from ppvae.batches import Batch, num_rows
+from ppvae.batches import Batch, num_rows, some_rows
+from ppvae.contract import check_shapes
 from ppvae.conversion import to_pair
 from ppvae.inference.evidence.heavy_tails import lower_khat, warning_of_heavy_tails
 from ppvae.inference.evidence.pareto import tail_size
-from ppvae.inference.ledger.latent_usage import MOST_POINTS, LatentUsage, active_units, mutual_information
+from ppvae.inference.ledger.latent_usage import (
+    MOST_POINTS,
+    LatentUsage,
+    active_units,
+    mutual_information,
+    where_there,
+)
 from ppvae.inference.objectives.divergence import separable
 from ppvae.inference.runtime.chunks import mean_with_error, over_data, sizes
 from ppvae.inference.runtime.measuring import finite, measuring
@@ -27,7 +34,7 @@ from ppvae.pair import Pair
 from ppvae.refusals import ContractError
 from ppvae.sites import sample_sites
 from ppvae.tracing import trace_pair
-from ppvae.weights import draw_weights, log_weight, sum_terms
+from ppvae.weights import log_weight, sum_terms, weights_of
 
 ELBO, LIKELIHOOD = "estimate", "expected log likelihood"
 """Keys of the results; the keys of sites all contain a slash."""
@@ -148,9 +155,9 @@ def elbo_terms_of(pair: Pair, batch: Batch, num_samples: int, progress: bool) ->
     latent, tied = _latent_terms(pair, two)
     measure = partial(_measured, pair, latent)
     found = finite(over_data(pair, batch, num_samples, measure, "elbo terms" if progress else None))
-    most = min(num_rows(batch), MOST_POINTS)
+    chosen = some_rows(num_rows(batch), MOST_POINTS)
     try:
-        information = mutual_information(pair, to_pair(rows_or_all(pair, batch, slice(most)), pair)) if latent else {}
+        information = mutual_information(pair, to_pair(rows_or_all(pair, batch, chosen), pair)) if latent else {}
     except ContractError:  # the guide knows the density only of its own draws
         information = dict.fromkeys((site for sites in latent.values() for site in sites), math.nan)
     kls = separable(pair, two)
@@ -166,7 +173,7 @@ def elbo_terms_of(pair: Pair, batch: Batch, num_samples: int, progress: bool) ->
             ",".join(sites): LatentUsage(
                 kl=record(f"{term}/kl", f"kl of {','.join(sites)}"),
                 mutual_information=information[sites[0]] if len(sites) == 1 else math.nan,
-                most_information=math.log(most),
+                most_information=math.log(len(chosen)),
                 active_units=active_units(found[f"{term}/z"], found[f"{term}/noise"]),
                 num_units=found[f"{term}/z"].shape[1],
                 is_kl=kls.issuperset(sites),
@@ -192,11 +199,14 @@ def _latent_terms(pair: Pair, batch: Batch) -> tuple[dict[str, list[str]], str]:
 def _measured(
     pair: Pair, latent: dict[str, list[str]], points: Batch, num_draws: int, at_once: int
 ) -> dict[str, Tensor]:
-    """The mean of each term and its error; for each latent, an estimate of its posterior mean, and its variance."""
+    """The mean of each term and its error; for each latent, an estimate of its posterior mean, and its variance, NaN
+    where it is not there."""
     draws: dict[str, list[Tensor]] = defaultdict(list)
-    sums: dict[str, Tensor] = {}  # of z and its square
+    sums: dict[str, Tensor] = {}  # of ones, of z and of its square, where z is there
     for size in sizes(num_draws, at_once):
-        weights = draw_weights(pair, points, size)
+        joint = trace_pair(pair, points, size)
+        check_shapes(joint)
+        weights = weights_of(joint)
         log_p, log_q = (
             {site: t.double() for site, t in each.items()} for each in (weights.log_p_sites, weights.log_q_sites)
         )
@@ -205,8 +215,9 @@ def _measured(
             kl = sum_terms({site: log_q[site] for site in sites}) - log_p[term]
             expected = expected + kl
             draws[f"{term}/kl"].append(kl)
-            z = torch.cat([weights.latents[site].double().reshape(*kl.shape, -1) for site in sites], -1)
-            sums[term] = sums.get(term, 0) + torch.stack([z, z.square()]).sum(1)
+            values = [where_there(joint.guide.nodes[site], weights.latents[site].double()) for site in sites]
+            z = torch.cat([value.reshape(*kl.shape, -1) for value in values], -1)
+            sums[term] = sums.get(term, 0) + torch.stack([~z.isnan(), z, z.square()]).nansum(1)
         draws[ELBO].append(elbo)
         draws[LIKELIHOOD].append(expected)
     found: dict[str, Tensor] = {}
@@ -216,7 +227,7 @@ def _measured(
     log_w = torch.cat(draws[ELBO])
     least = log_w.topk(min(len(log_w), tail_size(num_draws) + 1), dim=0, largest=False).values
     found["khat"] = lower_khat(least, log_w.amax(0))
-    for term, total in sums.items():
-        mean, square = total / num_draws
-        found |= {f"{term}/z": mean, f"{term}/noise": (square - mean.square()) / (num_draws - 1)}
+    for term, (num, total, square) in sums.items():
+        mean = total / num
+        found |= {f"{term}/z": mean, f"{term}/noise": (square / num - mean.square()) / (num - 1)}
     return found

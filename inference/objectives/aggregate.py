@@ -11,7 +11,7 @@ from ppvae.batches import Batch, num_rows
 from ppvae.pair import Pair
 from ppvae.particles import run
 from ppvae.refusals import ContractError, family
-from ppvae.sites import sample_sites
+from ppvae.sites import presence, sample_sites
 
 
 class Posteriors(NamedTuple):
@@ -39,7 +39,8 @@ def only_site(pair: Pair, guide: Trace) -> tuple[str, Any]:
     """The name of a guide's latent site, and the site.
 
     Raises:
-        ppvae.ContractError: it has none, or several, or one that is no Gaussian of independent numbers.
+        ppvae.ContractError: it has none, or several, or one that is no Gaussian of independent numbers, or is masked
+            for some data points.
     """
     sites = sample_sites(guide)
     fns: list[Any] = [site["fn"] for site in sites.values()]
@@ -51,7 +52,13 @@ def only_site(pair: Pair, guide: Trace) -> tuple[str, Any]:
             "Gaussian numbers, Normal(...).to_event(1), as only then are the densities of q(z) and of its single "
             "dimensions known; use ELBO(), or a diagonal guide"
         )
-    return next(iter(sites.items()))
+    name, site = next(iter(sites.items()))
+    if (there := presence(site)) is not None and not there.all():
+        raise ContractError(
+            f"guide site '{name}': found masked for some data points, expected there for all, as q(z) is a mean "
+            "over the data; leave these out"
+        )
+    return name, site
 
 
 def is_independent_normal(fn: Any) -> bool:

@@ -89,7 +89,7 @@ class ResidualBlock(Bijection):
 
     def _estimate(self, x: Tensor, pullback: Callable[..., Any]) -> Tensor:
         """One N for the whole batch; each data point has its own signs e."""
-        num_terms = 1 + int(torch.rand(()).log() / math.log(self.lipschitz))
+        num_terms = 1 + int((1 - torch.rand(())).log() / math.log(self.lipschitz))
         signs = random_signs(x)
         power, total = signs, x.new_zeros(x.shape[:-1])
         for k in range(1, num_terms + 1):

@@ -24,7 +24,8 @@ class CompressedCounts(nn.Module):
 class Poisson(Likelihood):
     """`p(x | z) = prod_i Poisson(x_i; exp(f_i(z)))`, for counts.
 
-    Not where counts vary more than their means explain: see `NegativeBinomial`.
+    Not where counts vary more than their means explain: see `NegativeBinomial`. In float32 log p is off by about
+    `1e-7 x log x`: take `pair.double()` for counts above 100,000.
 
     Args:
         network: `[*, D] -> [*, *event]`, the log rates.
@@ -55,7 +56,8 @@ class NegativeBinomial(Likelihood):
     """Counts with mean `mu(z)` and variance `mu + mu^2 / theta`, theta learned for each feature or channel.
 
     `p(x | z) = prod_i [gate_i delta_0(x_i) + (1 - gate_i) NB(x_i; mu_i(z), theta_i)]`; without a gate network, the gate
-    is 0. As theta grows it becomes Poisson's. A gate is hard to tell from a small theta where counts are low.
+    is 0. As theta grows it becomes Poisson's. A gate is hard to tell from a small theta where counts are low. As to
+    counts above 100,000, see `Poisson`.
 
     Source: Eraslan et al. 2019, Nature Communications 10:390 (the zero-inflated one, of single cells).
 

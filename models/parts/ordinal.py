@@ -1,9 +1,11 @@
 """A likelihood of ordered categories: ratings, grades, stages."""
 
+from typing import Any
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
+from torch.nn.functional import logsigmoid, pad, softplus
 
 from ppvae.arguments import Levels, Observed, Sizes, checked
 from ppvae.models.parts.likelihood import Likelihood
@@ -11,6 +13,30 @@ from ppvae.models.parts.likelihoods import per_output
 from ppvae.networks import inverse_softplus, output_bias
 
 LEAST_WIDTH = 1e-2
+
+
+class OrderedLogits(dist.Categorical):
+    """`P(x <= k) = sigmoid(c_k - f)`: Pyro's OrderedLogistic, by logs of probabilities, which never vanish.
+
+    With `F = sigmoid`, `F(b) - F(a) = F(b) F(-a) (1 - exp(a - b))`.
+
+    Args:
+        predictor: f, `[*]`.
+        cutpoints: c, increasing, `[*, L - 1]`.
+
+    Example:
+        >>> OrderedLogits(torch.tensor(30.0), torch.tensor([0.0, 1.0])).log_prob(torch.tensor(0.0))
+        tensor(-30.)
+    """
+
+    def __init__(self, predictor: Tensor, cutpoints: Tensor, validate_args: bool | None = None):
+        reach = cutpoints - predictor.unsqueeze(-1)
+        log_width = (-torch.expm1(-cutpoints.diff(dim=-1))).log()
+        logits = pad(logsigmoid(reach), (0, 1)) + pad(logsigmoid(-reach), (1, 0)) + pad(log_width, (1, 1))
+        super().__init__(logits=logits, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+        return super().expand(batch_shape, self._get_checked_instance(OrderedLogits, _instance))
 
 
 class Ordinal(Likelihood):
@@ -47,7 +73,7 @@ class Ordinal(Likelihood):
         return torch.cat([self.first_cutpoint, self.first_cutpoint + widths.cumsum(-1)], -1)
 
     def forward(self, z: Tensor) -> dist.TorchDistribution:
-        return dist.OrderedLogistic(self.network(z), self.cutpoints()).to_event(self.event_dim)
+        return OrderedLogits(self.network(z), self.cutpoints()).to_event(self.event_dim)
 
     @checked
     def init_from(self, x: Observed) -> None:

@@ -139,6 +139,7 @@ class LinearGaussianStateSpace(StateSpace):
             raise ValueError(f"x: found shape {list(x.shape)}, expected [N, T, {len(self.mean)}], sequences of vectors")
         refuse_shape(x, self.mean.shape)
         present = _present(x, lengths)
+        x = torch.where(present.unsqueeze(-1) > 0, x, 0.0)  # the square of what a row is padded with may overflow
         precision = (-2 * self.log_sigma).exp()
         seen = self.weight.T @ self.weight * precision
         along = (x - self.mean) @ self.weight * precision

@@ -76,10 +76,12 @@ def present_steps(x: Tensor, lengths: Tensor | None) -> Tensor | None:
     expected = f"expected [B], for each row a whole number from 0 to {num_steps}"
     if lengths.shape != (num_rows,):
         raise ValueError(f"lengths: found the shape {list(lengths.shape)}, {expected}")
+    whole = torch.where(lengths == lengths.long(), lengths.long(), -1)
     try:  # the values cannot be looked at while a step is compiled
-        ends = x.new_zeros(num_rows, num_steps + 1).scatter(-1, lengths.long().unsqueeze(-1), 1.0)
+        ends = x.new_zeros(num_rows, num_steps + 1).scatter(-1, whole.unsqueeze(-1), 1.0)
     except RuntimeError as error:
-        raise ValueError(f"lengths: found {lengths.min():g} to {lengths.max():g}, {expected}") from error
+        wrong = lengths[(whole < 0) | (whole > num_steps)][0]
+        raise ValueError(f"lengths: found {wrong:g}, {expected}") from error
     return ends.flip(-1).cumsum(-1).flip(-1)[:, 1:] > 0
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from ppvae.models.parts.ordinal import OrderedLogits
 from ppvae.networks import inverse_softplus
 
 
@@ -51,7 +52,7 @@ class RealColumn(Column):
 
 
 class CountColumn(Column):
-    """`Poisson(exp f)`; the latents make it wider than a Poisson distribution is."""
+    """`Poisson(exp f)`; the latents make it wider than a Poisson distribution is. See `Poisson`."""
 
     def forward(self, output: Tensor) -> dist.TorchDistribution:
         return dist.Poisson(output.exp())
@@ -110,8 +111,8 @@ class OrdinalColumn(Column):
         return torch.zeros(())
 
 
-class OrderedLevels(dist.OrderedLogistic):
-    """Pyro's OrderedLogistic with the mean and the draws of numbers."""
+class OrderedLevels(OrderedLogits):
+    """With the mean and the draws of numbers."""
 
     @property
     def mean(self) -> Tensor:

@@ -87,6 +87,12 @@ def read_table(table: Any, columns: Columns) -> tuple[Tensor, Tensor]:
         raise ValueError(f"table: found columns of lengths {lengths}, expected one length")
     read = [_numbers(name, table[name], kind) for name, kind in columns.items()]
     x = torch.as_tensor(np.stack(read, -1), dtype=torch.get_default_dtype())
+    if x.isinf().any():
+        row, j = x.isinf().nonzero()[0].tolist()
+        raise ValueError(
+            f"column '{list(columns)[j]}', row {row}: found {read[j][row]:g}, expected one that {x.dtype} holds; is "
+            "it a missing one? Pass None, or other units"
+        )
     return x.nan_to_num(), ~x.isnan()
 
 

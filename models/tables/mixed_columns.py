@@ -92,18 +92,28 @@ class MixedColumns(Likelihood):
             present: which values are there, a mask `[N, F]`; None where all are.
 
         Raises:
-            ValueError: another shape, or a column without a value.
+            ValueError: another shape, or a column without a value, or with one that it cannot have; nothing is changed.
         """
         refuse_shape(x, (len(self.names),))
         bias = output_bias(self.network)
-        present = torch.ones_like(x, dtype=torch.bool) if present is None else present
-        for j, (column, values) in enumerate(self._with_columns(x.to(bias))):
-            values = values[present[:, j]]
-            if len(values) == 0:
-                raise ValueError(
-                    f"column '{self.names[j]}': found no value that is there, expected one or more; leave it out"
-                )
+        present = torch.ones_like(x, dtype=torch.bool) if present is None else present.bool()
+        own = [(column, values[present[:, j]]) for j, (column, values) in enumerate(self._with_columns(x.to(bias)))]
+        for name, (column, values) in zip(self.names, own, strict=True):
+            _refuse_impossible(name, column, values)
+        for j, (column, values) in enumerate(own):
             bias[j] = column.start_at(values)
+
+
+def _refuse_impossible(name: str, column: Column, values: Tensor) -> None:
+    """Raises an error that names a column without values, or with one that it cannot have."""
+    if len(values) == 0:
+        raise ValueError(f"column '{name}': found no value that is there, expected one or more; leave it out")
+    support = column(torch.zeros_like(values)).support
+    if not (possible := support.check(values)).all():
+        raise ValueError(
+            f"column '{name}': found {values[~possible][0]:g}, expected values within {support}; number levels from 0 "
+            "on, or choose another kind of column"
+        )
 
 
 class ColumnByColumn(dist.TorchDistribution):

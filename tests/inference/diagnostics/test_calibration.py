@@ -153,6 +153,34 @@ def test_covariates_are_the_examples():
     assert (pair.seen == 1).all()
 
 
+def _masked(there):
+    """A guide that is exact, of one latent and another that is not everywhere, but draws anything where it is not."""
+
+    def model(x, length):
+        with pyro.plate("data", len(x)):
+            s = pyro.sample("s", dist.Bernoulli(torch.full((len(x),), 0.5)))
+            w = pyro.sample("w", dist.Normal(torch.zeros(len(x)), 1.0).mask(there(s, length)))
+            pyro.sample("x", dist.Normal(torch.where(there(s, length), w, 0.0) + 3 * s, 1.0), obs=x)
+
+    def guide(x, length):
+        with pyro.plate("data", len(x)):
+            scales = [torch.where(there(x.new_full(x.shape, s), length), 2.0, 1.0).sqrt() for s in (0.0, 1.0)]
+            by_value = [dist.Normal(3.0 * s, scale).log_prob(x) for s, scale in enumerate(scales)]
+            s = pyro.sample("s", dist.Bernoulli(logits=by_value[1] - by_value[0]))
+            at = there(s, length)
+            fn = dist.Normal(torch.where(at, (x - 3 * s) / 2, 5.0), torch.where(at, 0.5**0.5, 0.1))
+            pyro.sample("w", fn.mask(at))
+
+    return Pair.of(model, guide, (torch.zeros(1), torch.tensor([2])))
+
+
+@pytest.mark.parametrize("there", [lambda s, length: length > 2, lambda s, length: s > 0], ids=["never", "sometimes"])
+def test_what_a_guide_draws_for_a_masked_latent_does_not_matter(float64, there):
+    ds = calibrated(_masked(there))
+    assert (ds["p_value"] > 1e-3).all()
+    assert (ds["direction"] == "").all()
+
+
 def test_seed_decides_and_the_callers_stream_goes_on():
     pair = Distorted()
     assert_the_seed_decides(pair, lambda seed: calibrated(pair, 50, seed=seed))

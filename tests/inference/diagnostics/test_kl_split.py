@@ -2,6 +2,8 @@
 
 import math
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
@@ -94,6 +96,27 @@ def test_shares_of_a_whole_data_set_are_equal_and_weights_enter_them():
     shares = stratified_shares(torch.tensor([0.2, 0.3, 0.5]), 10).exp()
     assert torch.allclose(shares.sum(1), torch.ones(3))
     assert shares[0].tolist() == pytest.approx([0.1, 0.9 * 3 / 8, 0.9 * 5 / 8])
+
+
+@pytest.mark.parametrize("measure", [ppvae.kl_split, lambda pair, data: ppvae.BetaTCVAE()(pair, data)])
+def test_a_latent_that_some_rows_lack_has_no_aggregate(measure):
+    """What a guide draws where its latent is masked says nothing; where it is there, masks do not matter."""
+
+    def model(x, there):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1).mask(there))
+            pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=x)
+
+    def guide(x, there):
+        with pyro.plate("data", len(x)):
+            loc = torch.where(there, 0.5 * x, 5.0).unsqueeze(-1)
+            pyro.sample("z", dist.Normal(loc, x.new_ones(2)).to_event(1).mask(there))
+
+    x, there = torch.randn(10), torch.arange(10) > 1
+    pair = ppvae.Pair.of(model, guide, (x, there))
+    with pytest.raises(ppvae.ContractError, match="guide site 'z': found masked for some data points, expected there"):
+        measure(pair, (x, there))
+    measure(pair, (x[there], there[there]))
 
 
 def test_refusals():

@@ -81,6 +81,14 @@ def test_refusals():
         ppvae.compare_latents({"two": MarkovHVAE.mlp(256, [2, 2], [4])}, Sprites.small(), 100, 2)
     with pytest.raises(ValueError, match=r"found latents of 'flat' of shape \[100\], expected \[100, D\]"):
         ppvae.compare_latents({"flat": lambda x: x[:, 0]}, Sprites.small(), 100, 2)
+    with pytest.raises(ValueError, match=r"found latents of 'diverged', .* numbers of them not finite"):
+        ppvae.compare_latents({"diverged": lambda x: x[:, :2] * torch.nan}, Sprites.small(), 100, 2)
+
+
+def test_one_latent_is_not_said_to_know_nothing():
+    cells = ppvae.compare_latents({"one": lambda x: x.sum(1, True)}, Sprites.small(), 100, 2, seed=0)["one"]
+    assert {name for name, cell in cells.items() if cell.undefined} == {"completeness"}
+    assert cells["completeness"].undefined.startswith("there is one latent")
 
 
 @pytest.mark.usefixtures("float64")

@@ -92,17 +92,46 @@ def test_modes_are_found_about_their_centers():
     assert found["modes_kl"] == pytest.approx(2 / 3 * math.log(2))  # shares of 1/3, 2/3 and 0
 
 
-def test_memorization_is_found_where_there_is_some_and_nowhere_else():
-    generator, few = torch.Generator().manual_seed(0), []
+@pytest.mark.parametrize(
+    "draw",
+    [lambda: torch.randn(40, 2), lambda: torch.randint(2, (40, 6)).double(), lambda: (3 * torch.randn(40, 30)).round()],
+    ids=["numbers", "bits", "whole numbers"],
+)
+def test_memorization_is_found_where_there_is_some_and_nowhere_else(draw, assert_mean):
+    generator, few, shares = torch.Generator().manual_seed(0), [], []
     for _ in range(200):
-        counts = nearest_in_training(torch.randn(40, 2), torch.randn(40, 2), torch.randn(40, 2))
-        few.append(memorization(counts, generator)[1])
+        counts = nearest_in_training(draw(), draw(), draw())
+        share, p_value = memorization(counts, generator)
+        few.append(p_value)
+        shares.append(share)
+    assert_mean(torch.tensor(shares), 0.5)
     p_values = torch.tensor(few)
     for level in (0.05, 0.2, 0.5):
         spread = (level * (1 - level) / 200) ** 0.5
         assert (p_values <= level).double().mean() < level + 3 * spread
         assert (p_values <= level).double().mean() > level / 2 - 3 * spread  # not just always 1
-    train = torch.randn(40, 2)
+
+
+def test_sorted_training_data_are_no_sign_of_anything():
+    x = torch.randn(900, 1)
+    drawn, held_out, train = x.split(300)
+    train = torch.cat([train, torch.randn(600, 1)]).sort(0).values
+    cells = compare_samples({"law": drawn}, held_out, train, num_halves=10, seed=0)["law"]
+    assert abs(cells["nearest_train"].estimate - 0.5) < 4 * cells["nearest_train"].std_error
+    assert cells["nearest_train_p"].estimate > 0.01
+
+
+def test_points_that_are_as_near_share_a_draw():
+    """Also where the distance of equal points is only nearly zero, as it is computed from products."""
+    train, held_out = torch.tensor([[1.0], [2.0], [1.0]]), torch.tensor([[1.0], [3.0], [9.0]])
+    for shift in (torch.zeros(1), torch.rand(50) + 100):
+        counts = nearest_in_training(torch.tensor([[1.0], [2.5], [9.0]]) + shift, train + shift, held_out + shift)
+        expected = torch.tensor([1 / 3, 1 / 2, 1 / 3, 1 / 3, 1 / 2, 1])
+        assert torch.allclose(counts, expected)
+
+
+def test_memorization_by_copies():
+    generator, train = torch.Generator().manual_seed(0), torch.randn(40, 2)
     copies = train[torch.randint(40, (40,))] + 0.001 * torch.randn(40, 2)
     assert memorization(nearest_in_training(copies, train, torch.randn(40, 2)), generator) == (1.0, 0.001)
 

@@ -61,6 +61,14 @@ def test_other_data_are_refused(records):
         compare(records)
 
 
+@pytest.mark.parametrize("bad", [torch.tensor([-1.0, torch.nan]), torch.zeros(0)])
+def test_records_without_numbers_have_no_rank(bad):
+    with pytest.raises(
+        ValueError, match=r"evidences: found a record of 'b' with . data points, . of them not a number"
+    ):
+        compare({"a": record(torch.arange(len(bad)).double()), "b": record(bad)} if len(bad) else {"b": record(bad)})
+
+
 def test_nats_per_data_point_stand_beside_the_sum(estimates):
     table = compare({name: record(t) for name, t in estimates.items()})
     for name in estimates:

@@ -185,6 +185,19 @@ def test_a_site_that_follows_another_closely_is_told_of_the_data_only_what_it_kn
     assert exact - 0.2 < estimates.mean() < exact + 4 * estimates.std() / 20**0.5
 
 
+def test_information_of_sorted_data_is_that_of_shuffled_ones():
+    """Not that of their first two hundred, which here are all alike."""
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, 0.1))
+
+    pair = Pair.of(Shift().model, guide, torch.zeros(1))
+    x = torch.arange(4.0).repeat_interleave(250)
+    found = measured(pair, x)["z"].mutual_information
+    assert found == pytest.approx(math.log(4), abs=0.03)
+
+
 def test_no_more_than_the_number_of_data_points_can_be_told():
     """Posteriors so narrow that each draw tells its data point: log N, and of more than 200 points the first 200."""
 
@@ -247,6 +260,44 @@ def test_sites_that_a_summation_ties_to_the_observation_are_left_out():
     for name, sites in expected.items():
         pair, batch = ZOO[name].make()
         assert sorted(measured(pair, batch, num_samples=5)) == sites
+
+
+def _sometimes_there(scale, by_site=False):
+    """`w ~ N(0, 1)`, guided by `N(sqrt(1 - scale^2) x, scale)`, for some rows only; for others the guide draws 5."""
+
+    def model(x, there):
+        with pyro.plate("data", len(x)):
+            s = pyro.sample("s", dist.Bernoulli(0.5 + 0 * x))
+            pyro.sample("w", dist.Normal(0 * x, 1.0).mask(s > 0 if by_site else there))
+            pyro.sample("x", dist.Normal(0 * x, 1.0), obs=x)
+
+    def guide(x, there):
+        with pyro.plate("data", len(x)):
+            s = pyro.sample("s", dist.Bernoulli(0.5 + 0 * x))
+            at = s > 0 if by_site else there
+            fn = dist.Normal(torch.where(at, math.sqrt(1 - scale**2) * x, 5.0), torch.where(at, scale, 0.1))
+            pyro.sample("w", fn.mask(at))
+
+    return Pair.of(model, guide, (torch.zeros(1), torch.tensor([True])))
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+def test_rows_without_a_latent_say_nothing_of_its_use(scale):
+    """As many rows without it halve its KL and its information, and move no dimension."""
+    x, there = torch.randn(100), torch.arange(100) % 2 == 0
+    some = measured(_sometimes_there(scale), (x, there))["w"]
+    alone = measured(_sometimes_there(scale), (x[there], there[there]))["w"]
+    assert some.active_units == alone.active_units == (scale < 1)
+    assert some.kl.mean().estimate == pytest.approx(alone.kl.mean().estimate / 2, abs=0.02)
+    assert some.mutual_information == pytest.approx(alone.mutual_information / 2, abs=0.1)
+    assert some.mutual_information == pytest.approx(-math.log(scale) / 2, abs=0.1)
+
+
+def test_a_latent_that_another_masks_has_no_information_of_its_own():
+    usage = measured(_sometimes_there(1.0, by_site=True), (torch.randn(50), torch.ones(50, dtype=torch.bool)))
+    assert math.isnan(usage["w"].mutual_information)
+    assert usage["w"].active_units == 0
+    assert usage["s"].mutual_information == pytest.approx(0.0, abs=1e-9)
 
 
 def test_kl_of_a_discrete_site():

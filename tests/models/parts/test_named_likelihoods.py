@@ -9,6 +9,7 @@ from torch import nn
 import ppvae
 from ppvae.models import VAE, NegativeBinomial, Ordinal, Poisson, RightCensored
 from ppvae.models.parts.censored import RightCensoredNormal
+from ppvae.models.parts.ordinal import OrderedLogits
 from ppvae.networks import output_bias
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -54,6 +55,18 @@ def test_ordinal_probabilities_are_differences_of_cumulative_ones():
     found = np.exp(log_prob_of_each(likelihood, x))
     np.testing.assert_allclose(found, np.stack([exact[:, i, i] for i in range(4)], -1), rtol=1e-6)
     assert likelihood(Z).sample((50,)).unique().tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_ordered_levels_far_from_the_cutpoints_keep_their_logs(dtype):
+    """Where probabilities are below rounding, against differences of sums of exponentials: F(b) - F(a) for b < 0."""
+    f, cuts = torch.tensor([-90.0, -30.0, 30.0, 90.0], dtype=dtype), torch.tensor([-1.0, 0.5, 2.0], dtype=dtype)
+    found = OrderedLogits(f, cuts).log_prob(torch.arange(4.0)[:, None])
+    c = np.array([-np.inf, *cuts.tolist(), np.inf])
+    for i, at in enumerate(f.tolist()):
+        a, b = (c[:-1] - at, c[1:] - at) if at > 0 else (at - c[1:], at - c[:-1])  # the lower tail, by symmetry
+        below = special.log_expit(b) + np.log1p(-np.exp(special.log_expit(a) - special.log_expit(b)))
+        np.testing.assert_allclose(found[:, i].numpy(), below, rtol=1e-6, atol=1e-6)
 
 
 def test_a_censored_gaussian_is_a_density_below_and_a_probability_at_its_limit(assert_mean):

@@ -18,13 +18,13 @@ QUIET = {"seed": 0, "progress": False}
 
 @pytest.mark.parametrize("name", SEQUENCES)
 @pytest.mark.parametrize("row", [0, 29])
-@pytest.mark.parametrize("length", [7, -1])
+@pytest.mark.parametrize("length", [7, -1, 2.5])
 def test_others_are_refused_by_name(name, row, length):
     """Among the few rows that a pair is checked on, and after them."""
-    pair, x, lengths = SEQUENCES[name](), torch.randn(30, 6, 3), torch.full((30,), 3)
+    pair, x, lengths = SEQUENCES[name](), torch.randn(30, 6, 3), torch.full((30,), type(length)(3))
     lengths[row] = length
     expected = r"expected \[B\], for each row a whole number from 0 to 6"
-    with pytest.raises((ppvae.ContractError, ValueError), match=rf"lengths: found .*{length}.*, {expected}"):
+    with pytest.raises((ppvae.ContractError, ValueError), match=rf"lengths: found {length}, {expected}"):
         ppvae.elbo(pair, (x, lengths), **QUIET)
 
 

@@ -112,7 +112,7 @@ def test_no_independent_guide_is_better():
     assert max(g.abs().max() for g in torch.autograd.grad(gap.sum(), [loc, log_scale])) < 1e-10
 
 
-@pytest.mark.parametrize("padding", [0.0, 100.0])
+@pytest.mark.parametrize("padding", [0.0, 100.0, 1e200])
 def test_padded_row_is_the_short_row(padding):
     pair, x = state_space(), sequences()
     padded = torch.where(torch.arange(STEPS).unsqueeze(-1) < LENGTHS[:, None, None], x, padding)

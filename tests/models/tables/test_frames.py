@@ -52,6 +52,7 @@ def test_a_dict_is_read_as_a_data_frame():
         ({"a": [0, -1]}, {"a": "count"}, "column 'a', row 1: found -1, expected whole numbers from 0 on"),
         ({"a": [0.5]}, {"a": "count"}, "column 'a', row 0: found 0.5, expected whole numbers from 0 on"),
         ({"a": [1.0, np.inf]}, {"a": "real"}, "column 'a', row 1: found inf, expected finite numbers"),
+        ({"b": [0, 1], "a": [1.0, -1e300]}, {"b": "count", "a": "real"}, "column 'a', row 1: found -1e.300, .*float32"),
         ({"a": ["top"]}, {"a": LEVELS}, "column 'a', row 0: found 'top', expected one of"),
         ({"a": ["top"]}, {"a": "real"}, "column 'a', row 0: found 'top', expected a number"),
         ([[1.0]], {"a": "real"}, "table: found list, expected a DataFrame, or a dict of columns"),

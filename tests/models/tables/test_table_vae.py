@@ -214,6 +214,17 @@ def test_an_impossible_filler_and_a_column_without_values_are_refused():
         pair.log_weights((torch.where(present, x, torch.nan), present))
 
 
+@pytest.mark.parametrize(("column", "value"), [(1, -3.0), (1, 1.5), (2, 0.5), (3, 7.0), (3, 1.5)])
+def test_a_column_does_not_start_at_values_that_it_cannot_have(column, value):
+    pair, (x, present) = mixed(), rows()
+    before = {name: t.clone() for name, t in pair.state_dict().items()}
+    x[2, column], present[2, column] = value, True
+    with pytest.raises(ValueError, match=f"column '{list(MIXED)[column]}': found {value:g}, expected values within"):
+        pair.init_from(x, present)
+    assert all(torch.equal(t, before[name]) for name, t in pair.state_dict().items())
+    pair.init_from(x, present & (torch.arange(len(x)) != 2)[:, None])
+
+
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float32])
 def test_a_mask_of_values_may_be_ones_and_zeros(dtype):
     torch.manual_seed(0)
