@@ -98,7 +98,6 @@ def compiled(
     function: Program,
     inputs: Sequence[Tensor],
     eager: Callable[[], Sequence[Tensor]],
-    device: torch.device,
     met: list[Tensor],
     num_held: int = 0,
     *,
@@ -117,22 +116,14 @@ def compiled(
 
     Args:
         eager: what `function` does to `inputs`, without a program.
-        met: gets the tensors that the program holds and is not given.
-        learned: tensors whose gradients `function` takes, on copies.
+        met, learned: see `traced`.
 
     Raises:
         CannotCompileError: `function` does something else at another call.
     """
+    device = inputs[0].device
     before = random_state(device)
-    formulas = FORMULAS if device.type == "cpu" and not record else {}
-
-    def trace() -> GraphModule:
-        graph = traced(function, inputs, formulas)
-        held = held_tensors(graph)
-        met.extend(held)
-        refuse_learned(held, learned)
-        return graph
-
+    trace = partial(traced, function, inputs, met, learned, FORMULAS if device.type == "cpu" and not record else {})
     try:
         program = (recorded if record else compiler.program)(trace, inputs, device)
         set_random_state(before, device)
@@ -220,13 +211,26 @@ def as_graph(
         return program
 
 
-def traced(function: Program, inputs: Sequence[Tensor], formulas: Mapping[Any, Any]) -> GraphModule:
-    """The tensor operations of a function of tensors like `inputs`, those that have formulas as these."""
+def traced(
+    function: Program,
+    inputs: Sequence[Tensor],
+    met: list[Tensor],
+    learned: Sequence[Tensor],
+    formulas: Mapping[Any, Any] | None = None,
+) -> GraphModule:
+    """The tensor operations of a function of tensors like `inputs`, those that have formulas as these.
+
+    Args:
+        met: gets the tensors that the trace has met and not been given; see `untouched`.
+        learned: tensors whose gradients the function takes, on copies.
+    """
     from torch.fx.experimental.proxy_tensor import make_fx
 
     with torch.enable_grad(), _Unseen():
-        graph = make_fx(function, dict(formulas))(*[t.clone() for t in inputs])  # tracing runs the function
+        graph = make_fx(function, dict(formulas or {}))(*[t.clone() for t in inputs])  # tracing runs the function
     without_masked_shapes(graph)
+    met += held_tensors(graph)
+    refuse_learned(met, learned)
     return graph
 
 
@@ -266,7 +270,7 @@ def compiled_gradient(
     Raises:
         CannotCompileError: as `untouched` and `compiled`.
     """
-    call, device = Call(pair), parameters[0].device
+    call = Call(pair)
     names = {id(p): name for name, p in call.named_parameters()}
     buffers = dict(call.named_buffers())
     inputs, put_together = taken_apart([[p.detach() for p in parameters], list(buffers.values()), batch])
@@ -289,7 +293,7 @@ def compiled_gradient(
             with buffers_stay(pair):
                 return of_pair(pair, parameters, batch)
 
-        program = compiled(function, inputs, eager, device, met, learned=parameters)
+        program = compiled(function, inputs, eager, met, learned=parameters)
 
     @torch.no_grad()
     def run() -> tuple[Tensor, Tensor]:
