@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ppvae.inference.compiling.agreement import same_numbers
 from ppvae.inference.compiling.inputs import PLAIN
-from ppvae.inference.compiling.object_parts import CONTAINERS, GENERATORS, HOLDERS, Globals, parts, put
+from ppvae.inference.compiling.object_parts import CONTAINERS, GENERATORS, HOLDERS, Globals, parts, restore
 from ppvae.internals import memory_of
 
 STAYS = "expected what stays from call to call"
@@ -47,14 +48,14 @@ class Place:
         """What has changed, in words; `met` are the tensors of which an old value matters."""
         now, said = parts(self.holder), []
         for name, new in now.items():
-            if new is not self.before.get(name, self) and self._is_other(name, new, met):
+            if self._is_other(name, new, met):
                 old = f" after {self.before[name]!r}" if isinstance(self.before.get(name), PLAIN[1:]) else ""
                 said.append(f"{self.path(name)}: found {repr(new) if _is_plain(new) else _a(new)}{old}, {KEEP}")
         return said + [f"{self.path(name)}: found nothing, {KEEP}" for name in self.before.keys() - now.keys()]
 
     def put_back(self) -> None:
         """Makes it what it was."""
-        put(self.holder, self.before)
+        restore(self.holder, self.before)
 
     def _is_other(self, name: Any, new: Any, met: Sequence[Tensor]) -> bool:
         if name in self.before:
@@ -114,13 +115,6 @@ def _whole(t: Tensor) -> Tensor:
 
 def _is_odd(t: Tensor) -> bool:
     return t.layout != torch.strided or t.is_nested
-
-
-def same_numbers(a: Tensor, b: Tensor) -> bool:
-    """Whether all entries are equal, NaN to NaN."""
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    return torch.equal(a, b) or (a.is_floating_point() and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True))
 
 
 def differs(old: Any, new: Any, met: Sequence[Tensor] = ()) -> bool:

@@ -1,4 +1,4 @@
-"""What Python's objects are made of, by name or number, as far as Python shows it; and how they are given that back."""
+"""What Python's objects are made of, by name or number, as far as Python shows it; and how they are given it back."""
 
 import argparse
 import functools
@@ -17,15 +17,13 @@ from ppvae.inference.compiling.reasons import LIBRARIES
 
 SEQUENCES = (list, tuple, deque, bytearray)
 CONTAINERS = (dict, *SEQUENCES, set, frozenset)
-FUNCTIONS = (functools.partial, types.MethodType, property, staticmethod, classmethod)
-"""What Python makes of functions, and shows in slots."""
+METHODS = (types.MethodType, property, staticmethod, classmethod, functools.cached_property)
+FUNCTIONS = (*METHODS, functools.partial, functools.partialmethod)
+"""What Python makes of functions."""
 GENERATORS = (random.Random, np.random.RandomState, np.random.BitGenerator, torch.Generator)
 """Of random numbers."""
-HOLDERS: tuple[type, ...] = (
-    *(*CONTAINERS, *FUNCTIONS, *GENERATORS, np.random.Generator, np.ndarray, types.CellType),
-    *(functools.cached_property, functools.partialmethod),
-    *(types.SimpleNamespace, argparse.Namespace, UserDict, UserList),
-)
+NAMESPACES = (types.SimpleNamespace, argparse.Namespace, UserDict, UserList)
+HOLDERS = (*CONTAINERS, *FUNCTIONS, *GENERATORS, *NAMESPACES, types.CellType, np.ndarray, np.random.Generator)
 """Classes of libraries whose objects hold what users put there."""
 OF_MODULES = set(vars(nn.Module())) - {"training"}
 """What each module keeps for torch."""
@@ -78,8 +76,8 @@ def parts(value: Any) -> dict[Any, Any]:
     return found
 
 
-def put(value: Any, old: dict[Any, Any]) -> None:
-    """Gives an object the parts that it had."""
+def restore(value: Any, old: dict[Any, Any]) -> None:
+    """Gives an object back the parts that it had."""
     kind = type(value)
     if issubclass(kind, (dict, set)):
         value.clear()

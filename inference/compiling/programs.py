@@ -19,13 +19,12 @@ from torch.overrides import TorchFunctionMode
 
 from ppvae.batches import Batch
 from ppvae.inference.compiling import compiler
-from ppvae.inference.compiling.agreement import refuse_other_results
+from ppvae.inference.compiling.agreement import refuse_other_results, same_numbers
 from ppvae.inference.compiling.counters import advance_at_once
 from ppvae.inference.compiling.cuda_graph import Program, captured
 from ppvae.inference.compiling.formulas import FORMULAS
 from ppvae.inference.compiling.held_tensors import held_tensors, refuse_learned
 from ppvae.inference.compiling.inputs import CannotCompileError, taken_apart
-from ppvae.inference.compiling.kept_places import same_numbers
 from ppvae.inference.compiling.kept_state import state_stays
 from ppvae.inference.compiling.masked_entries import without_masked_shapes
 from ppvae.inference.compiling.reasons import reason
