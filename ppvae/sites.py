@@ -60,13 +60,8 @@ def is_stated(site: Mapping[str, Any]) -> bool:
     if is_deterministic(site):
         return True
     *_, inner = wrapped(site["fn"])
-    value = site["value"]
-    return (
-        site["is_observed"]
-        and isinstance(inner, Delta)
-        and value is not None
-        and memory_of(value) == memory_of(inner.v)
-    )
+    observed = site["is_observed"] and site["value"] is not None
+    return observed and isinstance(inner, Delta) and memory_of(site["value"]) == memory_of(inner.v)
 
 
 def has_own_term(site: Mapping[str, Any]) -> bool:
