@@ -222,7 +222,7 @@ def traced(
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    with torch.enable_grad(), _Unseen():
+    with torch.enable_grad(), _HiddenValues():
         graph = make_fx(function, dict(formulas or {}))(*[t.clone() for t in inputs])  # tracing runs the function
     without_masked_shapes(graph)
     met += held_tensors(graph)
@@ -230,7 +230,7 @@ def traced(
     return graph
 
 
-class _Unseen(TorchFunctionMode):
+class _HiddenValues(TorchFunctionMode):
     """Refuses to show values to Python and NumPy, in the ways that torch's tracer does not see."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
