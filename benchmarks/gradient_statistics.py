@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 import ppvae
-from ppvae.inference.compiling.programs import compiled_gradient
+from ppvae.inference.diagnostics.compiled_gradient import compiled_gradient
 from ppvae.inference.diagnostics.repeated_gradients import RepeatedGradients
 from ppvae.inference.runtime.isolation import denormals_flushed
 

@@ -20,7 +20,7 @@ from torch.distributions import Categorical, Normal
 
 import ppvae
 from ppvae import CIWAE, CUBO, ELBO, IWAE, JVI, MIWAE, PIWAE, RWS, SUMO, TVO, VIMCO, EnumeratedELBO, Renyi, VRMax
-from ppvae.inference.compiling.programs import flat_gradient
+from ppvae.inference.diagnostics.chunked_gradient import flat_gradient
 
 DRAWS, REPEATS = 50_000, 1500
 

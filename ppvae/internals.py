@@ -27,8 +27,8 @@ __all__ = [
     "fresh_transform",
     "handlers_kept",
     "is_deterministic",
-    "is_same_memory",
     "mask_of",
+    "memory_of",
     "tree_flatten",
     "tree_leaves",
     "tree_map",
@@ -47,9 +47,12 @@ def is_deterministic(site: Mapping[str, Any]) -> bool:
     return bool((site["infer"] or {}).get("_deterministic", False))
 
 
-def is_same_memory(t: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are views of one memory, also while a program is traced."""
-    return t.untyped_storage()._cdata == other.untyped_storage()._cdata
+def memory_of(t: Tensor) -> int:
+    """A number that only views of one memory share, also while a program is traced; a sparse tensor has its own."""
+    try:
+        return t.untyped_storage()._cdata
+    except RuntimeError:
+        return id(t)
 
 
 def mask_of(masked: Any) -> Any:

@@ -21,7 +21,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Independent
 
-from ppvae.internals import enumeration_dim, is_deterministic, is_same_memory, mask_of
+from ppvae.internals import enumeration_dim, is_deterministic, mask_of, memory_of
 from ppvae.refusals import ContractError, family
 
 ROUNDING = 1e-6
@@ -60,8 +60,8 @@ def is_stated(site: Mapping[str, Any]) -> bool:
     if is_deterministic(site):
         return True
     *_, inner = wrapped(site["fn"])
-    value = site["value"]
-    return site["is_observed"] and isinstance(inner, Delta) and value is not None and is_same_memory(value, inner.v)
+    observed = site["is_observed"] and site["value"] is not None
+    return observed and isinstance(inner, Delta) and memory_of(site["value"]) == memory_of(inner.v)
 
 
 def has_own_term(site: Mapping[str, Any]) -> bool:

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from ppvae.inference.compiling.inputs import CannotCompileError
-from ppvae.inference.compiling.kept_places import same_numbers
 
 AGREEMENT = 1e-3
 """The largest relative difference between a compiled value and the eager one, which sums in another order."""
@@ -44,6 +43,13 @@ def refuse_other_results(found: Sequence[Tensor], expected: Sequence[Tensor], ex
             else f"a compiled gradient, buffer or other result is not the eager one to {at}"
         )
         raise CannotCompileError(f"{what}: {WHY}")
+
+
+def same_numbers(a: Tensor, b: Tensor) -> bool:
+    """Whether all entries are equal, NaN to NaN."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return torch.equal(a, b) or (a.is_floating_point() and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True))
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from ppvae.inference.compiling.inputs import CannotCompileError
-from ppvae.inference.compiling.kept_places import address
+from ppvae.internals import memory_of
 
 
 def held_tensors(graph: GraphModule) -> list[Tensor]:
@@ -21,9 +21,9 @@ def refuse_learned(held: Sequence[Tensor], learned: Sequence[Tensor]) -> None:
     Raises:
         CannotCompileError: a tensor requires a gradient, or shares memory with one of those that are learned.
     """
-    addresses = {address(t) for t in learned}
+    addresses = {memory_of(t) for t in learned}
     for t in held:
-        if learned and (t.requires_grad or address(t) in addresses):
+        if learned and (t.requires_grad or memory_of(t) in addresses):
             raise CannotCompileError(
                 f"found a parameter of shape {tuple(t.shape)} that is reached by a second reference, as from a list, a "
                 "closure or a tensor that shares its memory; expected it as an attribute of its module, where a "

@@ -1,105 +1,111 @@
-"""Places where Python keeps values: whether one still has what it had, and how it gets that back."""
+"""What may change from call to call: whether it still is what it was, and how it becomes that again."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import types
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ppvae.inference.compiling.agreement import same_numbers
 from ppvae.inference.compiling.inputs import PLAIN
-from ppvae.inference.compiling.object_parts import parts
+from ppvae.inference.compiling.object_parts import CONTAINERS, GENERATORS, HOLDERS, Globals, parts, restore
+from ppvae.internals import memory_of
 
-NUMBERS = (*PLAIN, np.generic)
 STAYS = "expected what stays from call to call"
 KEEP = f"{STAYS}, as a program holds its value; keep what changes in a buffer, changed in place"
 DRAW = f"{STAYS}, as a program does not draw from it; draw by torch, without a generator"
 
 
-@dataclass
-class Names:
-    """Something that holds values by name or number.
+class Place:
+    """An object, of whose parts others may take the place.
 
-    Attributes:
+    Args:
+        holder: the object.
         where: it is, in words.
-        now: what it holds.
-        put: gives it this instead.
-        filled_freely: whether what is no number may come to be added.
     """
 
-    where: str
-    now: Callable[[], dict[Any, Any]]
-    put: Callable[[dict[Any, Any]], Any]
-    filled_freely: bool = False
-    before: dict[Any, Any] = field(init=False)
+    def __init__(self, holder: Any, where: str):
+        self.holder, self.where, self.before = holder, where, parts(holder)
 
-    def __post_init__(self) -> None:
-        self.before = dict(self.now())
+    def path(self, name: Any) -> str:
+        """Where the part of this name is."""
+        kind = type(self.holder)
+        if kind is types.CellType:
+            return self.where
+        if kind is Globals:
+            return f"{self.where}{name}"
+        if kind is types.FunctionType:
+            return f"{self.holder.__name__}, {name}"
+        if issubclass(kind, (*CONTAINERS, np.ndarray)):
+            return f"{self.where}: {name}"
+        if issubclass(kind, HOLDERS):
+            return f"{self.where}.{name}"
+        return f"{self.holder.__name__ if issubclass(kind, type) else kind.__name__}.{name}"
 
     def changes(self, met: Sequence[Tensor]) -> list[str]:
         """What has changed, in words; `met` are the tensors of which an old value matters."""
-        now = self.now()
-        found = {name: value for name, value in now.items() if self._differs(name, value, met)}
-        said = []
-        for name, value in found.items():
-            old = f" after {self.before[name]!r}" if isinstance(self.before.get(name), PLAIN[1:]) else ""
-            shown = (
-                repr(value) if type(value) in PLAIN or isinstance(value, np.generic) else f"a {type(value).__name__}"
-            )
-            said.append(f"{self.where}{name}: found {shown}{old}, {KEEP}")
-        return said + [f"{self.where}{name}: found nothing, {KEEP}" for name in self.before.keys() - now.keys()]
+        now, said = parts(self.holder), []
+        for name, new in now.items():
+            if self._is_other(name, new, met):
+                old = f" after {self.before[name]!r}" if isinstance(self.before.get(name), PLAIN[1:]) else ""
+                said.append(f"{self.path(name)}: found {repr(new) if _is_plain(new) else _a(new)}{old}, {KEEP}")
+        return said + [f"{self.path(name)}: found nothing, {KEEP}" for name in self.before.keys() - now.keys()]
 
     def put_back(self) -> None:
-        """Gives it what it had."""
-        self.put(self.before)
+        """Makes it what it was."""
+        restore(self.holder, self.before)
 
-    def _differs(self, name: Any, new: Any, met: Sequence[Tensor]) -> bool:
+    def _is_other(self, name: Any, new: Any, met: Sequence[Tensor]) -> bool:
         if name in self.before:
             return differs(self.before[name], new, met)
-        return not self.filled_freely or (new is not None and isinstance(new, NUMBERS))
+        # No call depended on what is new among attributes or globals, unless it begins to count.
+        return issubclass(type(self.holder), CONTAINERS) or (new is not None and _is_plain(new))
 
 
-@dataclass
-class Content:
-    """Something that is changed in place: a tensor, an array, a generator of random numbers."""
-
-    where: str
-    what: str
-    stays: Callable[[], bool]
-    put_back: Callable[[], Any]
-    remedy: str = KEEP
+class Content(Place):
+    """An array or a generator of random numbers, which changes as a whole."""
 
     def changes(self, met: Sequence[Tensor]) -> list[str]:
-        """What has changed, in words."""
-        return [] if self.stays() else [f"{self.where}: found a {self.what}, {self.remedy}"]
+        if not differs(self.before, parts(self.holder)):
+            return []
+        verb, remedy = ("draws from", DRAW) if isinstance(self.holder, GENERATORS) else ("writes to", KEEP)
+        return [f"{self.where}: found {_a(self.holder)} that a call {verb}, {remedy}"]
 
 
-def of_tensor(where: str, t: Tensor, copies: bool) -> Content:
-    """A tensor's content; without a copy, writing to it is seen, but cannot be undone."""
-    version = None if t.is_inference() else t._version
-    copies = copies and not _is_odd(t)
-    before = _memory(t).detach().clone() if copies else None
+class Memory:
+    """A tensor, which may be written to.
 
-    def stays() -> bool:
-        written = version is not None and t._version != version
-        return not written and (before is None or same_numbers(before, _memory(t).detach()))
+    Args:
+        t: the tensor.
+        where: it is, in words.
+        most: bytes that a copy may take; without one, writing is seen, but cannot be undone.
+    """
+
+    def __init__(self, t: Tensor, where: str, most: int):
+        self._t, self.where = t, where
+        self._version = None if t.is_inference() else t._version
+        whole = _whole(t)
+        copies = not _is_odd(t) and whole.nbytes <= most
+        self._before = whole.detach().clone() if copies else None
+        self.num_bytes = whole.nbytes if copies else 0
+
+    def changes(self, met: Sequence[Tensor]) -> list[str]:
+        """As of a `Place`."""
+        written = self._version is not None and self._t._version != self._version
+        if not written and (self._before is None or same_numbers(self._before, _whole(self._t).detach())):
+            return []
+        return [f"{self.where}: found {_a(self._t)} that a call writes to, {KEEP}"]
 
     @torch.no_grad()
-    def put_back() -> None:
-        if before is not None:
-            _memory(t).copy_(before)
-
-    return Content(where, f"{type(t).__name__} that a call writes to", stays, put_back)
-
-
-def num_bytes(t: Tensor) -> int:
-    """How much a copy of what a tensor shows takes."""
-    whole = _memory(t)
-    return whole.numel() * whole.element_size()
+    def put_back(self) -> None:
+        """Makes it what it was, if that is known."""
+        if self._before is not None:
+            _whole(self._t).copy_(self._before)
 
 
-def _memory(t: Tensor) -> Tensor:
+def _whole(t: Tensor) -> Tensor:
     """The tensor, or, where it shows numbers several times, as `expand` does, all that it may show, once."""
     if _is_odd(t) or t.is_quantized:
         return t
@@ -111,55 +117,26 @@ def _is_odd(t: Tensor) -> bool:
     return t.layout != torch.strided or t.is_nested
 
 
-def of_array(where: str, array: np.ndarray) -> Content:
-    """The content of an array of anything but objects."""
-    before = array.copy()
-
-    def put_back() -> None:
-        array[...] = before
-
-    return Content(where, "ndarray that a call writes to", lambda: array.tobytes() == before.tobytes(), put_back)
-
-
-def address(t: Tensor) -> int:
-    """Where a tensor's memory begins; that of a tensor that lies nowhere is its own."""
-    try:
-        return t.untyped_storage().data_ptr() or id(t)
-    except (RuntimeError, NotImplementedError):
-        return id(t)
-
-
-def same_numbers(a: Tensor, b: Tensor) -> bool:
-    """Whether all entries are equal, NaN to NaN."""
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    return torch.equal(a, b) or (a.is_floating_point() and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True))
-
-
 def differs(old: Any, new: Any, met: Sequence[Tensor] = ()) -> bool:
     """Whether a value that took another's place says something else; whatever cannot be compared does.
 
-    A tensor does only where the old one is among those that were met; an object of the same class where its attributes
-    do. None in the place of anything but a number is what was forgotten.
+    A tensor does only where the old one is among those that were met; an object of the same class where its parts do.
+    None in the place of anything but a number is what was forgotten.
     """
-    pairs, seen = [(old, new)], set()
+    pairs: list[tuple[Any, Any]] = [(old, new)]
+    seen: dict[tuple[int, int], Any] = {}
     while pairs:
         a, b = pairs.pop()
         if a is b or (id(a), id(b)) in seen:
             continue
-        seen.add((id(a), id(b)))
-        if type(a) in PLAIN or type(b) in PLAIN or isinstance(a, np.generic):
-            forgotten = b is None and type(a) not in PLAIN and not isinstance(a, np.generic)
-            set_first = a is None and not isinstance(b, NUMBERS)
-            if not forgotten and not set_first and (type(a) is not type(b) or repr(a) != repr(b)):
+        seen[id(a), id(b)] = a, b  # kept, as other objects would get their ids
+        if _is_plain(a) or _is_plain(b):
+            forgotten, set_first = b is None and not _is_plain(a), a is None and not _is_plain(b)
+            same = type(a) is type(b) and repr(a) == repr(b)
+            if not (forgotten or set_first or same):
                 return True
-        elif isinstance(a, Tensor):
-            if any(_is_same(a, tensor) for tensor in met):
-                return True
-        elif isinstance(a, np.ndarray) and a.dtype != object:
-            if not (isinstance(b, np.ndarray) and a.dtype == b.dtype and a.shape == b.shape):
-                return True
-            if a.tobytes() != b.tobytes():
+        elif issubclass(type(a), Tensor):
+            if memory_of(a) in [memory_of(t) for t in met]:
                 return True
         elif type(a) is not type(b):
             return True
@@ -171,15 +148,16 @@ def differs(old: Any, new: Any, met: Sequence[Tensor] = ()) -> bool:
     return False
 
 
+def _is_plain(value: Any) -> bool:
+    return issubclass(type(value), (*PLAIN, np.generic))
+
+
+def _a(value: Any) -> str:
+    return f"a {type(value).__name__}"
+
+
 def _is_equal(a: Any, b: Any) -> bool:
     try:
         return bool(a == b)
     except Exception:  # of any kind: users' code
-        return False
-
-
-def _is_same(a: Tensor, b: Tensor) -> bool:
-    try:
-        return a is b or (a.shape == b.shape and a.data_ptr() == b.data_ptr() and a.numel() > 0)
-    except RuntimeError:  # it lies nowhere, as on the meta device, or in several places
         return False

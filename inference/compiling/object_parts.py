@@ -1,42 +1,113 @@
-"""What objects, classes and functions are made of, as far as Python shows it, and how they are given it back."""
+"""What Python's objects are made of, by name or number, as far as Python shows it; and how they are given it back."""
 
+import argparse
 import functools
+import random
 import types
-from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections import UserDict, UserList, deque
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
 from ppvae.inference.compiling.reasons import LIBRARIES
 
-OTHERS = LIBRARIES - {"ppvae"} | {"numpy"}
-"""Libraries whose own objects are not looked into; those of this one may hold users' functions."""
+SEQUENCES = (list, tuple, deque, bytearray)
+CONTAINERS = (dict, *SEQUENCES, set, frozenset)
+METHODS = (types.MethodType, property, staticmethod, classmethod, functools.cached_property)
+FUNCTIONS = (*METHODS, functools.partial, functools.partialmethod)
+"""What Python makes of functions."""
+GENERATORS = (random.Random, np.random.RandomState, np.random.BitGenerator, torch.Generator)
+"""Of random numbers."""
+NAMESPACES = (types.SimpleNamespace, argparse.Namespace, UserDict, UserList)
+HOLDERS = (*CONTAINERS, *FUNCTIONS, *GENERATORS, *NAMESPACES, types.CellType, np.ndarray, np.random.Generator)
+"""Classes of libraries whose objects hold what users put there."""
+OF_MODULES = set(vars(nn.Module())) - {"training"}
+"""What each module keeps for torch."""
 
 
-@functools.lru_cache
-def _cached() -> None:
-    """Of the type that cached functions have."""
+@dataclass(frozen=True)
+class Globals:
+    """Those names of a module that some code uses."""
 
-
-CACHED = type(_cached)
+    names: dict[str, Any]
+    used: frozenset[str]
 
 
 def parts(value: Any) -> dict[Any, Any]:
-    """What makes an object what it is, as far as Python shows it."""
-    if isinstance(value, dict):
+    """What an object is made of."""
+    kind = type(value)  # not `isinstance`, which asks an object, and some raise
+    if issubclass(kind, dict):
         return dict(dict.items(value))
-    if isinstance(value, (list, tuple, deque)):
+    if issubclass(kind, SEQUENCES):
         return dict(enumerate(value))
-    if isinstance(value, (set, frozenset)):
-        return dict.fromkeys(value, True)
-    if isinstance(value, np.ndarray):
+    if issubclass(kind, (set, frozenset)):
+        return {each: each for each in value}
+    if issubclass(kind, np.ndarray) and value.dtype == object:
         return dict(enumerate(value.flat))
-    if isinstance(value, types.FunctionType):
-        return {"code": value.__code__} | {name: cell.cell_contents for name, cell in filled_cells(value).items()}
-    if isinstance(value, types.CodeType):
+    if issubclass(kind, np.ndarray):
+        return {"shape": value.shape, "type": value.dtype, "bytes": np.asarray(value).tobytes()}
+    if issubclass(kind, torch.Generator):
+        return {"state": value.get_state().numpy()}
+    if issubclass(kind, GENERATORS):
+        return {"state": value.__getstate__()}
+    if kind is np.random.Generator:
+        return {"bit_generator": value.bit_generator}
+    if kind is types.FunctionType:
+        own = ("__code__", "__defaults__", "__kwdefaults__", "__dict__")
+        cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
+        return {name: getattr(value, name) for name in own} | dict(cells)
+    if kind is types.CellType:
+        with suppress(ValueError):  # it is empty
+            return {"cell_contents": value.cell_contents}
         return {}
-    return attributes(value) | slots(value)
+    if issubclass(kind, type):
+        return {"__bases__": value.__bases__} | dict(vars(value))
+    if kind is Globals:
+        return {name: value.names[name] for name in value.used if name in value.names}
+    found = attributes(value) | _members(value)
+    if issubclass(kind, nn.Module):
+        found = {name: part for name, part in found.items() if name not in OF_MODULES}
+        for held in (value._parameters, value._buffers, value._modules):
+            found |= held.items()
+    return found
+
+
+def restore(value: Any, old: dict[Any, Any]) -> None:
+    """Gives an object back the parts that it had."""
+    kind = type(value)
+    if issubclass(kind, (dict, set)):
+        value.clear()
+        value.update(old)
+    elif issubclass(kind, SEQUENCES):
+        value.clear()
+        value.extend(old.values())
+    elif issubclass(kind, np.ndarray) and value.dtype == object:
+        for i, part in old.items():
+            value.flat[i] = part
+    elif issubclass(kind, np.ndarray):
+        np.asarray(value)[...] = np.frombuffer(old["bytes"], value.dtype).reshape(value.shape)
+    elif issubclass(kind, torch.Generator):
+        value.set_state(torch.from_numpy(old["state"]))
+    elif issubclass(kind, GENERATORS):
+        value.__setstate__(old["state"])
+    elif kind is Globals:
+        for name in parts(value).keys() - old.keys():
+            del value.names[name]
+        value.names.update(old)
+    else:
+        base = next(base for base in (type, nn.Module, object) if issubclass(kind, base))
+        now, own = parts(value), attributes(value)
+        for name in now.keys() - old.keys():
+            base.__delattr__(value, name)
+        for name, part in old.items():
+            if name in own:  # not by setting, as there may be a property of this name
+                own[name] = part
+            elif name not in now or now[name] is not part:
+                base.__setattr__(value, name, part)
 
 
 def attributes(value: Any) -> dict[str, Any]:
@@ -48,108 +119,35 @@ def attributes(value: Any) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def slots(value: Any) -> dict[str, Any]:
-    """What is in an object's slots."""
+def _members(value: Any) -> dict[str, Any]:
+    """What is in the slots that classes define in Python, and in those of what Python makes of functions."""
     found = {}
-    for name, member in slots_of(type(value)):
-        try:
-            found[name] = member.__get__(value)
-        except AttributeError:
-            continue  # nothing is
-    return found
-
-
-def slots_of(kind: type) -> Iterator[tuple[str, Any]]:
-    """The slots that classes define in Python, by name."""
-    for base in kind.__mro__:
-        if "__slots__" in vars(base):
+    for base in type(value).__mro__:
+        if "__slots__" in vars(base) or base in FUNCTIONS:
             for name, member in vars(base).items():
                 if isinstance(member, types.MemberDescriptorType):
-                    yield name, member
-
-
-def put_slots(value: Any, old: dict[str, Any]) -> None:
-    """Puts these into an object's slots, and empties the others."""
-    for name, member in slots_of(type(value)):
-        if name in old:
-            member.__set__(value, old[name])
-        elif name in slots(value):
-            member.__delete__(value)
-
-
-def filled_cells(function: types.FunctionType) -> dict[str, types.CellType]:
-    """What a function has of the functions around it, by name, as far as it is there."""
-    found = {}
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        try:
-            cell.cell_contents  # noqa: B018
-        except ValueError:
-            continue
-        found[name] = cell
+                    with suppress(AttributeError):  # nothing is
+                        found[name] = member.__get__(value)
     return found
 
 
-def refill(holder: Any, old: dict[Any, Any]) -> None:
-    """Gives a dict, list, deque, set or array of objects what it had."""
-    if isinstance(holder, dict):
-        kind = OrderedDict if isinstance(holder, OrderedDict) else dict
-        kind.clear(holder)
-        for name, value in old.items():
-            kind.__setitem__(holder, name, value)
-    elif isinstance(holder, np.ndarray):
-        for i, value in old.items():
-            holder.flat[i] = value
-    elif isinstance(holder, set):
-        holder.clear()
-        holder.update(old)
-    else:
-        holder.clear()
-        holder.extend(old.values())
-
-
-def rename(names: dict[str, Any], old: dict[str, Any], skipped: Any) -> None:
-    """Gives names their old values, and takes away those that are new."""
-    for name in names.keys() - old.keys() - set(skipped):
-        del names[name]
-    names.update(old)
-
-
-def functions_in(member: Any) -> list[Any]:
-    """The functions that a member of a class calls, if it is a method, a property or alike."""
-    if type(member) in (types.FunctionType, CACHED):
-        return [member]
-    if issubclass(type(member), property):
-        return [f for f in (member.fget, member.fset) if f is not None]
-    if isinstance(member, (staticmethod, classmethod)):
-        return [member.__func__]
-    if isinstance(member, (functools.cached_property, functools.partialmethod)):
-        return [member.func]
-    return [member] if isinstance(member, (types.MemberDescriptorType, types.GetSetDescriptorType)) else []
-
-
-def names_in(code: types.CodeType) -> set[str]:
+def names_in(code: types.CodeType) -> frozenset[str]:
     """The names that code uses, in functions within it, too."""
     within = [names_in(each) for each in code.co_consts if isinstance(each, types.CodeType)]
-    return set(code.co_names).union(*within)
+    return frozenset(code.co_names).union(*within)
 
 
-def is_special(name: str) -> bool:
-    return name.startswith("__") or name == "_abc_impl"
+def may_be_users(value: Any) -> bool:
+    """Whether a value may hold what users put there; of what is ours, objects and functions may, and classes do not."""
+    kind = type(value)
+    others = LIBRARIES if issubclass(kind, type) else LIBRARIES - {"ppvae"}
+    return issubclass(kind, (*HOLDERS, nn.Module)) or library(value) not in others
 
 
-def library(code: Any) -> str:
-    """The package that a class or a function is from; empty if it does not say."""
+def library(value: Any) -> str:
+    """The package that a class, a function or an object's class is from; empty if it does not say."""
     try:
-        module = code.__module__
+        module = value.__module__
     except Exception:  # of any kind: users' code
-        return ""
+        module = type(value).__module__
     return module.partition(".")[0] if isinstance(module, str) else ""
-
-
-def is_users(code: Any) -> bool:
-    """Whether a class or a function may be a user's."""
-    return library(code) not in OTHERS
-
-
-def is_ours(code: Any) -> bool:
-    return library(code) == "ppvae"

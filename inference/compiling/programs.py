@@ -6,7 +6,6 @@ drawn by torch's own generators in the order in which the function draws them, s
 """
 
 import logging
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -17,20 +16,17 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.overrides import TorchFunctionMode
 
-from ppvae.batches import Batch
 from ppvae.inference.compiling import compiler
-from ppvae.inference.compiling.agreement import refuse_other_results
+from ppvae.inference.compiling.agreement import refuse_other_results, same_numbers
 from ppvae.inference.compiling.counters import advance_at_once
 from ppvae.inference.compiling.cuda_graph import Program, captured
 from ppvae.inference.compiling.formulas import FORMULAS
 from ppvae.inference.compiling.held_tensors import held_tensors, refuse_learned
-from ppvae.inference.compiling.inputs import CannotCompileError, taken_apart
-from ppvae.inference.compiling.kept_places import same_numbers
+from ppvae.inference.compiling.inputs import CannotCompileError
 from ppvae.inference.compiling.kept_state import state_stays
 from ppvae.inference.compiling.masked_entries import without_masked_shapes
 from ppvae.inference.compiling.reasons import reason
 from ppvae.inference.compiling.recorded import recorded
-from ppvae.inference.objectives.protocol import Objective, as_objective
 from ppvae.inference.runtime.isolation import random_state, set_random_state
 from ppvae.pair import Pair
 
@@ -98,7 +94,6 @@ def compiled(
     function: Program,
     inputs: Sequence[Tensor],
     eager: Callable[[], Sequence[Tensor]],
-    device: torch.device,
     met: list[Tensor],
     num_held: int = 0,
     *,
@@ -117,22 +112,14 @@ def compiled(
 
     Args:
         eager: what `function` does to `inputs`, without a program.
-        met: gets the tensors that the program holds and is not given.
-        learned: tensors whose gradients `function` takes, on copies.
+        met, learned: see `traced`.
 
     Raises:
         CannotCompileError: `function` does something else at another call.
     """
+    device = inputs[0].device
     before = random_state(device)
-    formulas = FORMULAS if device.type == "cpu" and not record else {}
-
-    def trace() -> GraphModule:
-        graph = traced(function, inputs, formulas)
-        held = held_tensors(graph)
-        met.extend(held)
-        refuse_learned(held, learned)
-        return graph
-
+    trace = partial(traced, function, inputs, met, learned, FORMULAS if device.type == "cpu" and not record else {})
     try:
         program = (recorded if record else compiler.program)(trace, inputs, device)
         set_random_state(before, device)
@@ -220,17 +207,30 @@ def as_graph(
         return program
 
 
-def traced(function: Program, inputs: Sequence[Tensor], formulas: Mapping[Any, Any]) -> GraphModule:
-    """The tensor operations of a function of tensors like `inputs`, those that have formulas as these."""
+def traced(
+    function: Program,
+    inputs: Sequence[Tensor],
+    met: list[Tensor],
+    learned: Sequence[Tensor],
+    formulas: Mapping[Any, Any] | None = None,
+) -> GraphModule:
+    """The tensor operations of a function of tensors like `inputs`, those that have formulas as these.
+
+    Args:
+        met: gets the tensors that the trace has met and not been given; see `untouched`.
+        learned: tensors whose gradients the function takes, on copies.
+    """
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    with torch.enable_grad(), _Unseen():
-        graph = make_fx(function, dict(formulas))(*[t.clone() for t in inputs])  # tracing runs the function
+    with torch.enable_grad(), _HiddenValues():
+        graph = make_fx(function, dict(formulas or {}))(*[t.clone() for t in inputs])  # tracing runs the function
     without_masked_shapes(graph)
+    met += held_tensors(graph)
+    refuse_learned(met, learned)
     return graph
 
 
-class _Unseen(TorchFunctionMode):
+class _HiddenValues(TorchFunctionMode):
     """Refuses to show values to Python and NumPy, in the ways that torch's tracer does not see."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -258,47 +258,6 @@ def operations(function: Program, inputs: Sequence[Tensor]) -> Program:
     return graph.forward
 
 
-def compiled_gradient(
-    objective: Objective, pair: Pair, batch: Batch, parameters: Sequence[Tensor]
-) -> Callable[[], tuple[Tensor, Tensor]]:
-    """`ppvae.inference.diagnostics.chunked_gradient.gradient` of these arguments as a program, all particles at once.
-
-    Raises:
-        CannotCompileError: as `untouched` and `compiled`.
-    """
-    call, device = Call(pair), parameters[0].device
-    names = {id(p): name for name, p in call.named_parameters()}
-    buffers = dict(call.named_buffers())
-    inputs, put_together = taken_apart([[p.detach() for p in parameters], list(buffers.values()), batch])
-
-    with untouched(pair, objective) as met:
-        prepared = as_objective(objective).prepared(pair, batch)
-
-        def function(*leaves: Tensor) -> list[Tensor]:
-            copies, running, data = put_together(leaves)
-            copies = [p.detach().requires_grad_() for p in copies]
-            named = {names[id(p)]: own for p, own in zip(parameters, copies, strict=True)}
-            named |= dict(zip(buffers, running, strict=True))
-            return call.with_tensors(named, of_pair, copies, data)
-
-        def of_pair(pair: Pair, learned: Sequence[Tensor], data: Batch) -> list[Tensor]:
-            value, surrogate = prepared(pair, data, math.inf)
-            return [value.detach(), flat_gradient(surrogate, learned)]
-
-        def eager() -> list[Tensor]:
-            with buffers_stay(pair):
-                return of_pair(pair, parameters, batch)
-
-        program = compiled(function, inputs, eager, device, met, learned=parameters)
-
-    @torch.no_grad()
-    def run() -> tuple[Tensor, Tensor]:
-        value, found = program(*inputs)
-        return value, found
-
-    return run
-
-
 @contextmanager
 def buffers_stay(pair: Pair) -> Iterator[None]:
     """Around what measures a pair, whose buffers a program may hold.
@@ -314,11 +273,3 @@ def buffers_stay(pair: Pair) -> Iterator[None]:
                 f"{name}: found a buffer that a call changes in evaluation mode, expected one that stays; change it "
                 "only where self.training is true"
             )
-
-
-def flat_gradient(surrogate: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-    """The gradient with respect to all parameters, `[P]`; zero for those that the surrogate does not reach."""
-    if not surrogate.requires_grad:
-        return torch.cat([torch.zeros_like(p).flatten() for p in parameters])
-    found = torch.autograd.grad(surrogate, parameters, allow_unused=True, materialize_grads=True)
-    return torch.cat([g.flatten() for g in found]).detach()  # the zeros of torch 2.8 require gradients

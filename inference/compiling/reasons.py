@@ -5,7 +5,7 @@ import sys
 import traceback
 from pathlib import Path
 
-LIBRARIES = {"torch", "pyro", "ppvae", *sys.stdlib_module_names} - {"__main__"}
+LIBRARIES = {"torch", "pyro", "numpy", "ppvae", *sys.stdlib_module_names} - {"__main__"}
 
 
 def reason(error: Exception) -> str:

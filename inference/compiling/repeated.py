@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from ppvae.devices import device_of
 from ppvae.inference.compiling.inputs import CannotCompileError, kind_of, taken_apart, tensors_in
 from ppvae.inference.compiling.programs import Call, buffers_stay, compiled, untouched
+from ppvae.internals import tree_flatten, tree_leaves, tree_unflatten
 from ppvae.pair import Pair
 
 logger = logging.getLogger("ppvae")
@@ -88,7 +88,7 @@ class Repeated:
 
         inputs = held + changing
         with untouched(self._call.pair, self._function) as met:
-            program = compiled(function, inputs, eager, inputs[0].device, met, record=record)
+            program = compiled(function, inputs, eager, met, record=record)
 
         def run(args: Any) -> Any:
             return tree_unflatten(program(*held, *tensors_in(args)), *result)

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from ppvae.batches import Batch
-from ppvae.inference.compiling.programs import flat_gradient
 from ppvae.inference.objectives.protocol import Objective
 from ppvae.inference.runtime.chunks import sizes
 from ppvae.pair import Pair
@@ -38,3 +37,11 @@ def value(objective: Objective, pair: Pair, batch: Batch, at_once: int) -> Tenso
     """The value alone, `[B]`, likewise in bounded memory."""
     parts = objective.parts(pair, batch, list(sizes(objective.num_draws, at_once)))
     return torch.stack([part for part, _ in parts]).sum(0)
+
+
+def flat_gradient(surrogate: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    """The gradient with respect to all parameters, `[P]`; zero for those that the surrogate does not reach."""
+    if not surrogate.requires_grad:
+        return torch.cat([torch.zeros_like(p).flatten() for p in parameters])
+    found = torch.autograd.grad(surrogate, parameters, allow_unused=True, materialize_grads=True)
+    return torch.cat([g.flatten() for g in found]).detach()  # the zeros of torch 2.8 require gradients

@@ -12,8 +12,8 @@ from tqdm.auto import tqdm
 
 from ppvae.batches import Batch, num_rows
 from ppvae.inference.compiling.inputs import CannotCompileError
-from ppvae.inference.compiling.programs import compiled_gradient, flat_gradient
-from ppvae.inference.diagnostics.chunked_gradient import gradient, value
+from ppvae.inference.diagnostics.chunked_gradient import flat_gradient, gradient, value
+from ppvae.inference.diagnostics.compiled_gradient import compiled_gradient
 from ppvae.inference.diagnostics.moments import BLOCKS, Moments
 from ppvae.inference.objectives.importance_weighted import IWAE
 from ppvae.inference.objectives.protocol import Objective

@@ -86,9 +86,8 @@ class CompiledStep:
             self._graphed = fused and self._device.type in GRAPHED
             program_held = 0 if self._graphed else num_held  # it becomes a part of the graph of the whole step
             learned = list(self._parameters.values())
-            settings: dict[str, Any] = {"learned": learned, "record": record}
             self._exact = is_exact(record, self._device)
-            self._program = compiled(self._step, inputs, eager, self._device, met, program_held, **settings)
+            self._program = compiled(self._step, inputs, eager, met, program_held, learned=learned, record=record)
             self._advance = self._fused_update() if fused else None
             self._whole = self._whole_step(inputs, eager) if self._graphed else None
 

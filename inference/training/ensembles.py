@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ppvae.batches import Batch
-from ppvae.inference.compiling.held_tensors import held_tensors, refuse_learned
 from ppvae.inference.compiling.inputs import CannotCompileError, kind_of, taken_apart
 from ppvae.inference.compiling.programs import Call, traced, untouched
 from ppvae.inference.compiling.stacked import stacked
@@ -119,9 +118,7 @@ class OfAll(Objective):
         before = random_state(inputs[0].device)
         try:
             with pyro.validation_enabled(False), untouched(run, self.objective) as met:
-                graph = traced(function, inputs, {})
-                met.extend(held := held_tensors(graph))
-                refuse_learned(held, [t for t in tensors_of(run).values() if t.requires_grad])
+                graph = traced(function, inputs, met, [t for t in tensors_of(run).values() if t.requires_grad])
         except CannotCompileError as error:
             raise ContractError(
                 f"{type(run).__name__}: found what cannot be run for several pairs at once, {error}; train them one by "

@@ -25,6 +25,7 @@ from ppvae.inference.ledger.registry import LINES
 from ppvae.inference.ledger.report import GapReport
 from ppvae.inference.runtime.chunks import evaluating, sizes
 from ppvae.inference.runtime.measuring import measuring
+from ppvae.internals import memory_of
 from ppvae.pair import Pair
 from ppvae.particles import run
 from ppvae.refusals import ContractError
@@ -320,8 +321,9 @@ def _given(pair: Pair, batch: Batch) -> tuple[dict[str, np.ndarray], dict[str, n
 
 def _is_same(t: Tensor, observed: Tensor) -> bool:
     """Whether an entry of the batch is what a site observes, in another type or shape, or in part."""
-    same_memory = t.untyped_storage().data_ptr() == observed.untyped_storage().data_ptr()
-    return same_memory or (t.numel() == observed.numel() and torch.equal(t.flatten().to(observed), observed.flatten()))
+    if memory_of(t) == memory_of(observed):
+        return True
+    return t.numel() == observed.numel() and torch.equal(t.flatten().to(observed), observed.flatten())
 
 
 def _values(trace: Trace, names: Iterable[str], batch_shape: tuple[int, ...]) -> dict[str, Tensor]:

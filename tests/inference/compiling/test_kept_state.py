@@ -31,6 +31,7 @@ class Module(nn.Module):
         self.frozen = nn.Parameter(torch.zeros(2), requires_grad=False)
         self.learned = nn.Parameter(torch.zeros(2))
         self.register_buffer("buffer", torch.zeros(2))
+        self.others = [nn.BatchNorm1d(1)]  # which are no modules of this one
         self.all = [self.learned, self.buffer]  # as recurrent networks keep them
         self.helper = Counter()
         self.part = functools.partial(self._counted, Counter())
@@ -61,6 +62,8 @@ CHANGES = {
     "NumPy's number": lambda m: setattr(m, "numpy_number", m.numpy_number + 1),
     "number that is new": lambda m: setattr(m, "other", 2),
     "mode": lambda m: m.eval(),
+    "mode of a module in a list": lambda m: m.others[0].eval(),
+    "its parameter": lambda m: m.others[0].weight.fill_(2),
     "dict": lambda m: m.mapping.update(t=1),
     "list": lambda m: m.list.append(2),
     "shorter list": lambda m: m.list.pop(),
@@ -89,8 +92,9 @@ STAYS = {
 
 
 def kept(module):
+    listed = [m.training for m in module.others], [m.weight.tolist() for m in module.others]
     return repr(sorted((name, repr(v)) for name, v in vars(module).items() if name not in ("function", "part"))), (
-        [vars(module.helper), vars(module.part.args[0]), module.function.__closure__[0].cell_contents, count],
+        [listed, vars(module.helper), vars(module.part.args[0]), module.function.__closure__[0].cell_contents, count],
         [module.array.tolist(), module.tensor.tolist(), module.frozen.tolist()],
     )
 

@@ -40,13 +40,24 @@ class Phase(enum.Enum):
     SECOND = 2
 
 
+class Behind:
+    """Keeps an attribute where a property of its name hides it."""
+
+    def __init__(self):
+        vars(self)["number"] = 0
+
+    @property
+    def number(self):
+        return vars(self)["number"]
+
+
 class Owner:
     """Of each place where a value may be kept, one."""
 
     number = 0
 
     def __init__(self):
-        self.slots, self.frozen, self.phase = Slots(), Frozen(), Phase.FIRST
+        self.slots, self.frozen, self.phase, self.behind = Slots(), Frozen(), Phase.FIRST, Behind()
         self.fraction_like = collections.namedtuple("Pair", "a b")(1, 2)
         self.namespace, self.arguments = types.SimpleNamespace(number=0), argparse.Namespace(number=0)
         self.mapping, self.counter = collections.UserDict(number=0), collections.Counter(number=1)
@@ -81,6 +92,8 @@ class Owner:
     def once(self):
         global count
         count += 1
+
+    turned = functools.partialmethod(lambda self, state: state.append(1), [])
 
     def configured(self):
         settings.number += 1
@@ -137,6 +150,9 @@ CHANGES = {
     "property": lambda o: o.asked,
     "static method": lambda o: o.called(),
     "cached property": lambda o: o.once,
+    "partial method": lambda o: o.turned(),
+    "method that is replaced": lambda o: setattr(Owner, "configured", print),
+    "attribute behind a property": lambda o: vars(o.behind).update(number=1),
     "module": lambda o: o.configured(),
     "Python's generator": lambda o: random.random(),
     "NumPy's generator": lambda o: np.random.rand(),
@@ -159,6 +175,7 @@ def kept(owner):
     generators = [owner.random.getstate(), owner.generator.bit_generator.state, owner.torch.get_state().tolist()]
     generators += [owner.old.get_state(), random.getstate(), np.random.get_state()]
     inner = [vars(owner.namespace), owner.slots.number, hasattr(owner.slots, "empty"), owner.tensors[0].tolist()]
+    inner += [owner.behind.number, vars(Owner)["turned"].args, vars(Owner)["configured"]]
     inner += [owner.known.__wrapped__.__closure__[0].cell_contents, vars(Owner).get("number"), "other" in vars(Owner)]
     return repr((own, functions, generators, inner, count, settings.number))
 

@@ -181,8 +181,8 @@ UNCOMPILED = {
     "a view of a parameter": (Transposed, {}, SECOND),
     "parameters in a closure": (Linear, {"objective": closing_over_parameters}, SECOND),
     "a question whether it is a parameter": (Asked, {}, "the compiled bound is"),
-    "Python's generator": (Drawing, {}, "random: found a Python's generator that a call draws from"),
-    "NumPy's generator": (DrawingByNumpy, {}, "numpy.random: found a NumPy's generator that a call draws from"),
+    "Python's generator": (Drawing, {}, "random: found a Random that a call draws from"),
+    "NumPy's generator": (DrawingByNumpy, {}, "numpy.random: found a RandomState that a call draws from"),
     "a generator of its own": (DrawingByItsOwn, {}, "generator: found a Generator that a call draws from"),
     "a schedule that counts": (Linear, {"objective": controlled}, "Controller.calls: found"),
 }
