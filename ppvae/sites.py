@@ -142,7 +142,7 @@ def is_enumerated(site: Mapping[str, Any]) -> bool:
 
 def log_probability_of_values(site: Mapping[str, Any]) -> Tensor:
     """The log probability of each value of an enumerated site, unmasked; `log_prob_terms` comes before it."""
-    fn = _unmasked(site["fn"])
+    fn = unmasked(site["fn"])
     return site["unscaled_log_prob"] if fn is site["fn"] else fn.log_prob(site["value"])
 
 
@@ -173,7 +173,7 @@ def wrapped(fn: Any) -> Iterator[Any]:
         yield fn
 
 
-def _unmasked(fn: Any) -> Any:
+def unmasked(fn: Any) -> Any:
     """The distribution without masks; itself, where it has none."""
     *wrappers, inner = wrapped(fn)
     if not any(isinstance(wrapper, MaskedDistribution) for wrapper in wrappers):

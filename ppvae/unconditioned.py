@@ -49,9 +49,9 @@ class Drawn(NamedTuple):
         None where it observes what it computes from the batch, as then it cannot be told.
         """
         sites = sample_sites(self.trace).values()
-        observed = {_memory(site["infer"]["obs"]) for site in sites if was_observed(site)}
+        observed = {memory_of(site["infer"]["obs"]) for site in sites if was_observed(site)}
         named = tensors(self.batch)
-        read = [f"data[{name}]" for name, t in named.items() if _memory(t) not in observed]
+        read = [f"data[{name}]" for name, t in named.items() if memory_of(t) not in observed]
         return read if len(read) < len(named) else []
 
     def stale(self) -> list[str]:
@@ -93,7 +93,7 @@ class _Unconditioned(UnconditionMessenger):
     def __init__(self, batch: Batch, given: Mapping[str, Tensor]):
         super().__init__()
         self._given = given
-        self._held = {_memory(t) for t in tensors(batch).values()}
+        self._held = {memory_of(t) for t in tensors(batch).values()}
         self.without_place: list[str] = []
 
     def _pyro_sample(self, msg: Message) -> None:
@@ -106,14 +106,14 @@ class _Unconditioned(UnconditionMessenger):
         if not was_observed(msg):
             return
         place, value = cast(Any, msg["infer"])["obs"], cast(Tensor, msg["value"])
-        if _memory(place) in self._held and place.shape == value.shape and not _overlaps(place):
+        if memory_of(place) in self._held and place.shape == value.shape and not _overlaps(place):
             with torch.no_grad():
                 place.copy_(value)
         else:
             self.without_place.append(str(msg["name"]))
 
 
-def _memory(t: Tensor) -> int:
+def memory_of(t: Tensor) -> int:
     return t.untyped_storage().data_ptr()
 
 
