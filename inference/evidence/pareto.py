@@ -55,6 +55,11 @@ def pareto_khat(largest: Tensor) -> Tensor:
     return khat
 
 
+def unshrunk(khat: Tensor, num_particles: int) -> Tensor:
+    """k-hat as the data have it, without the pseudo-observations that draw a single one toward 1/2."""
+    return khat + (khat - PRIOR_MEAN) * PRIOR_WEIGHT / tail_size(num_particles)
+
+
 def drawn_together(khat: Tensor, num_particles: int) -> Tensor:
     """k-hat of each data point, drawn toward the mean of all as far as its differences from it are noise.
 
@@ -76,7 +81,7 @@ def drawn_together(khat: Tensor, num_particles: int) -> Tensor:
         tensor([0.0038, 0.1031, 1.3931], dtype=torch.float64)
     """
     size, finite = tail_size(num_particles), khat.isfinite()
-    k = khat + (khat - PRIOR_MEAN) * PRIOR_WEIGHT / size
+    k = unshrunk(khat, num_particles)
     if finite.sum() < 2:
         return k
     mean, noise = k[finite].mean(), (1 + k[finite]).square().mean() / size
