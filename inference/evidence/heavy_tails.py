@@ -8,7 +8,7 @@ from torch import Tensor
 from ppvae.inference.evidence.pareto import (
     EQUAL_WITHIN,
     FINITE_VARIANCE,
-    drawn_together,
+    khats_drawn_together,
     pareto_khat,
     tail_size,
     unshrunk,
@@ -52,7 +52,7 @@ def warning_of_heavy_tails(khat: Tensor, std_error: Tensor, num_samples: int) ->
     counts = (std_error > NEGLIGIBLE_ERROR) & khat.isfinite()
     if not _beyond_chance(unshrunk(khat, num_samples)[counts], num_samples):
         return ""
-    bad = int((drawn_together(khat, num_samples)[counts] > FINITE_VARIANCE).sum())
+    bad = int((khats_drawn_together(khat, num_samples)[counts] > FINITE_VARIANCE).sum())
     num_points = len(std_error)
     if bad <= BY_CHANCE * num_points:
         return ""

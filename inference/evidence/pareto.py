@@ -60,7 +60,7 @@ def unshrunk(khat: Tensor, num_particles: int) -> Tensor:
     return khat + (khat - PRIOR_MEAN) * PRIOR_WEIGHT / tail_size(num_particles)
 
 
-def drawn_together(khat: Tensor, num_particles: int) -> Tensor:
+def khats_drawn_together(khat: Tensor, num_particles: int) -> Tensor:
     """k-hat of each data point, drawn toward the mean of all as far as its differences from it are noise.
 
     A guide that is too narrow is so for many data points, and where its draws have missed a tail by chance, k-hat looks
@@ -75,9 +75,9 @@ def drawn_together(khat: Tensor, num_particles: int) -> Tensor:
         `[N]`.
 
     Example:
-        >>> drawn_together(torch.tensor([0.4, 0.6, 0.7], dtype=torch.float64), 1000)  # differences that are but noise
+        >>> khats_drawn_together(torch.tensor([0.4, 0.6, 0.7], dtype=torch.float64), 1000)  # but noise
         tensor([0.5737, 0.5737, 0.5737], dtype=torch.float64)
-        >>> drawn_together(torch.tensor([0.0, 0.1, 1.4], dtype=torch.float64), 1000)
+        >>> khats_drawn_together(torch.tensor([0.0, 0.1, 1.4], dtype=torch.float64), 1000)
         tensor([0.0038, 0.1031, 1.3931], dtype=torch.float64)
     """
     size, finite = tail_size(num_particles), khat.isfinite()
