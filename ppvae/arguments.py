@@ -13,8 +13,9 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ppvae.rules import (
     MOST_INT,
@@ -35,12 +36,15 @@ from ppvae.rules import (
     Unchecked,
     Whole,
 )
+from ppvae.sources import as_tensor
 
 Checked = TypeVar("Checked", bound=Callable)
 
 
 def checked(function: Checked) -> Checked:
     """Decorates a function, a method or a class: its arguments are checked against their annotations at each call.
+
+    NumPy arrays become tensors where tensors are meant.
 
     Annotations are read once, at the first call. A class is checked where its objects are made; a dataclass is
     decorated above `@dataclass`, and its `__post_init__` finds checked values.
@@ -70,6 +74,12 @@ def checked(function: Checked) -> Checked:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         by_place, by_name = rules()
+        if any(isinstance(value, np.ndarray) for value in (*args, *kwargs.values())):
+            places = zip(by_place, args[: len(by_place)], strict=False)
+            args = (*(_taken(name, rule, value, args[0]) for (name, rule), value in places), *args[len(by_place) :])
+            kwargs = {
+                name: _taken(name, by_name.get(name), value, next(iter(args), None)) for name, value in kwargs.items()
+            }
         for (name, rule), value in zip(by_place, args, strict=False):
             if rule is not None:
                 _hold(name, rule, value)
@@ -102,6 +112,22 @@ def _plain(hint: Any) -> Any:
 def _hold(name: str, rule: Rule, value: Any) -> None:
     if (found := rule.problem(value)) is not None:
         raise found.error(f"{name}{found.where}: {found}")
+
+
+def _taken(name: str, rule: Rule | None, value: Any, own: Any) -> Any:
+    """An array where a tensor is meant, as a tensor; floating numbers of a module's argument are of its precision."""
+    if not isinstance(value, np.ndarray) or not _is_of_tensors(rule):
+        return value
+    t = as_tensor(name, value)
+    parameters = own.parameters() if isinstance(own, nn.Module) else ()
+    dtype = next((p.dtype for p in parameters if p.is_floating_point()), t.dtype)
+    return t.to(dtype) if t.is_floating_point() else t
+
+
+def _is_of_tensors(rule: Rule | None) -> bool:
+    if isinstance(rule, AnyOf):
+        return any(map(_is_of_tensors, rule.rules))
+    return isinstance(rule, Numbers | Mask) or (isinstance(rule, Instance) and rule.cls is Tensor)
 
 
 def _rules_of(function: Callable) -> tuple[list[tuple[str, Rule | None]], dict[str, Rule | None]]:

@@ -56,7 +56,7 @@ def refuse_mixed_rows(by_rows: ModelAndGuide, batch: Batch) -> Drawn:
         terms_of = _model_terms
         _refuse_mixed_particles(by_rows, batch, latents)
     terms = _terms(by_rows, batch, latents)
-    if differing := _first_difference(terms, _terms(by_rows, batch, latents)):
+    if differing := first_difference(terms, _terms(by_rows, batch, latents)):
         (role, site), a, b = differing
         raise ContractError(
             f"{role} site '{site}': found log probability {a:.6g}, then {b:.6g}, of the same values, expected one "
@@ -66,7 +66,7 @@ def refuse_mixed_rows(by_rows: ModelAndGuide, batch: Batch) -> Drawn:
     for particles, part in _parts(num):
         moved = {name: z[particles][:, part] for name, z in latents.items()}
         found = terms_of(by_rows, rows(batch, part), moved)
-        if differing := _first_difference(terms, found, particles, part):
+        if differing := first_difference(terms, found, particles, part):
             (role, site), a, b = differing
             raise ContractError(
                 f"{role} site '{site}': found that a row's log probability depends on "
@@ -95,7 +95,7 @@ def _parts(num: int) -> list[tuple[Tensor, Tensor]]:
 
 def difference_from(drawn: Drawn, other: ModelAndGuide, batch: Batch) -> str:
     """Where another layout than by rows gives the same values other log probabilities, in words; empty if nowhere."""
-    differing = _first_difference(drawn.terms, _terms(other, batch, drawn.latents))
+    differing = first_difference(drawn.terms, _terms(other, batch, drawn.latents))
     if not differing:
         return ""
     (role, site), a, b = differing
@@ -117,7 +117,7 @@ def _refuse_mixed_particles(pair: ModelAndGuide, batch: Batch, latents: dict[str
             call(pair.guide, batch)
         one_by_one.append(_log_q(tracer.trace))
     terms = {("guide", name): torch.stack([each[name] for each in one_by_one]) for name in one_by_one[0]}
-    if differing := _first_difference(terms, _guide_terms(pair, batch, latents)):
+    if differing := first_difference(terms, _guide_terms(pair, batch, latents)):
         (_, site), a, b = differing
         raise ContractError(
             f"guide site '{site}': found log probability {a:.6g} of one draw, {b:.6g} of the same among several, "
@@ -155,7 +155,7 @@ def _log_q(trace: Trace) -> dict[str, Tensor]:
         return {}
 
 
-def _first_difference(
+def first_difference(
     expected: Terms, found: Terms, particles: Tensor | slice = slice(None), part: Tensor | slice = slice(None)
 ) -> tuple[tuple[str, str], float, float] | None:
     """The first site found with other log probabilities than those particles and rows of the expected, and both."""

@@ -16,6 +16,7 @@ from ppvae.batches import Batch, map_batch, rows
 from ppvae.checked_kinds import CheckedKinds
 from ppvae.conversion import data_for, to_pair
 from ppvae.devices import gpus
+from ppvae.early_reads import refuse_early_reads
 from ppvae.encoding import Encoding, moments
 from ppvae.existing import ExistingFunctions, example_for
 from ppvae.explanations import refuse_unlike_example
@@ -252,6 +253,9 @@ class Pair(nn.Module):
         Args:
             at: how many, N; what the model only reads (lengths, labels, covariates) is then that of `example`. Or a
                 batch of N rows, whose covariates are taken, and whose data may be anything, such as zeros.
+
+        Raises:
+            ppvae.ContractError: a site depends on data before the statement that observes them (it is named).
         """
         return _only(self.sample_joint(at, observed=True))
 
@@ -261,12 +265,16 @@ class Pair(nn.Module):
         """Draws of the model's sites by name, `[N, *event]`: only the observed, or the latent ones, or all.
 
         All are those two, and what `pyro.deterministic` names.
+
+        Raises:
+            ppvae.ContractError: a site depends on data before the statement that observes them (it is named).
         """
         batch = self.examples(int(at)) if isinstance(at, Integral) else data_for(self, at)
         read: set[str] = set()
         stale: set[str] = set()
 
         def draws(few: Batch) -> dict[str, Tensor]:
+            refuse_early_reads(self, few, latents_alone=observed is False)
             drawn = draw_jointly(self, few)
             read.update(drawn.only_read())
             stale.update(drawn.stale())

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ppvae.batches import Batch, call, num_rows, repeated
 from ppvae.internals import is_deterministic
+from ppvae.invalid_values import after_last_site, invalid_values_told
 from ppvae.model_and_guide import ModelAndGuide
 from ppvae.own_rows import refuse_other_number
 from ppvae.splitting import merged, split, split_distribution
@@ -42,7 +43,8 @@ def run(pair: ModelAndGuide, role: str, batch: Batch, num_particles: int) -> Tra
     function = getattr(pair, role)
     if role == "guide":
         refuse_other_number(pair, batch)
-    with poutine.trace() as tracer, pyro.plate(PARTICLES, num_particles, dim=-2):
+    told = invalid_values_told(lambda: after_last_site(role, tracer.trace))
+    with told, poutine.trace() as tracer, pyro.plate(PARTICLES, num_particles, dim=-2):
         if layout_of(pair, role) == ROWS:
             with _Rows(num_particles, num_rows(batch)):
                 call(function, repeated(batch, num_particles))

@@ -342,8 +342,6 @@ class Numbers(Rule):
         return f"{kind}, {self.rows} row{'s' * (self.rows > 1)} or more" if self.rows else kind
 
     def problem(self, value: Any) -> Problem | None:
-        if isinstance(value, np.ndarray):
-            return self.wrong_type(value)._replace(remedy="pass torch.as_tensor(x, dtype=torch.float32)")
         if not isinstance(value, Tensor) or value.is_complex() or value.layout != torch.strided:
             return self.wrong_type(value)
         if self.rows and (value.dim() == 0 or len(value) < self.rows):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ppvae.batches import Batch
+from ppvae.early_reads import refuse_early_reads
 from ppvae.model_and_guide import ModelAndGuide
 from ppvae.own_rows import refuse_simulated_rows
 from ppvae.refusals import ContractError
@@ -43,6 +44,16 @@ def simulate(
         >>> x.shape, latents["z"].shape
         (torch.Size([3, 5]), torch.Size([3, 2]))
     """
+    refuse_early_reads(pair, batch, given)
+    return simulate_unlooked(pair, batch, given)
+
+
+@exclusive
+@torch.no_grad()
+def simulate_unlooked(
+    pair: ModelAndGuide, batch: Batch, given: Mapping[str, Tensor] = MappingProxyType({})
+) -> tuple[Batch, dict[str, Tensor]]:
+    """`simulate` at each step of training: whoever calls it has looked for data that are read early, once."""
     refuse_simulated_rows(pair)
     drawn = draw_jointly(pair, batch, given)
     sites = sample_sites(drawn.trace)

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from ppvae.internals import enumeration_dim, is_deterministic, mask_of, memory_of
+from ppvae.invalid_values import invalid_values_told
 from ppvae.refusals import ContractError, family
 
 ROUNDING = 1e-6
@@ -104,10 +105,15 @@ def log_prob_terms(trace: Trace, without: Container[str] = (), summed_out: Conta
     scales = {name: site["scale"] for name, site in sites.items()}
     for site in sites.values():
         site["scale"] = 1.0
+
+    def reached() -> str:
+        return next(name for name, site in sites.items() if "log_prob" not in site)
+
     try:
-        trace.compute_log_prob(lambda name, site: name in sites)
+        with invalid_values_told(lambda: f"site '{reached()}'"):
+            trace.compute_log_prob(lambda name, site: name in sites)
     except (KeyError, NotImplementedError) as error:
-        name = next(name for name, site in sites.items() if "log_prob" not in site)
+        name = reached()
         raise ContractError(
             f"site '{name}': found {family(sites[name]['fn'])}, which knows no density of the values it was given "
             f"({error}), expected that of any value; Pyro's planar, radial and other flows without an inverse know "
@@ -142,7 +148,7 @@ def is_enumerated(site: Mapping[str, Any]) -> bool:
 
 def log_probability_of_values(site: Mapping[str, Any]) -> Tensor:
     """The log probability of each value of an enumerated site, unmasked; `log_prob_terms` comes before it."""
-    fn = _unmasked(site["fn"])
+    fn = unmasked(site["fn"])
     return site["unscaled_log_prob"] if fn is site["fn"] else fn.log_prob(site["value"])
 
 
@@ -173,7 +179,7 @@ def wrapped(fn: Any) -> Iterator[Any]:
         yield fn
 
 
-def _unmasked(fn: Any) -> Any:
+def unmasked(fn: Any) -> Any:
     """The distribution without masks; itself, where it has none."""
     *wrappers, inner = wrapped(fn)
     if not any(isinstance(wrapper, MaskedDistribution) for wrapper in wrappers):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ppvae.batches import Batch, call, map_batch, num_rows, tensors
 from ppvae.internals import memory_of
+from ppvae.invalid_values import after_last_site, invalid_values_told
 from ppvae.model_and_guide import ModelAndGuide
 from ppvae.sites import deterministic_values, is_term, sample_sites
 
@@ -80,7 +81,8 @@ def draw_jointly(pair: ModelAndGuide, batch: Batch, given: Mapping[str, Tensor] 
         given: latents that are not drawn, by site, `[B, *event]`.
     """
     batch = map_batch(lambda t: t.clone(memory_format=torch.contiguous_format), batch)
-    with poutine.trace() as tracer, _Unconditioned(batch, given) as handler:
+    told = invalid_values_told(lambda: after_last_site("model", tracer.trace))
+    with told, poutine.trace() as tracer, _Unconditioned(batch, given) as handler:
         call(pair.model, batch)
     return Drawn(tracer.trace, batch, handler.without_place)
 

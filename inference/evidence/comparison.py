@@ -9,6 +9,18 @@ from ppvae.arguments import checked
 from ppvae.inference.runtime.records import Measurement
 
 
+class Comparison(pd.DataFrame):
+    """A data frame that prints all its columns and rows, however wide."""
+
+    @property
+    def _constructor(self) -> type["Comparison"]:
+        """What is made of it, as by `round`, prints likewise; pandas asks for this."""
+        return Comparison
+
+    def __repr__(self) -> str:
+        return self.to_string()
+
+
 @checked
 def compare(evidences: Mapping[str, Measurement]) -> pd.DataFrame:
     """A table like `arviz.compare`'s, from log evidence on the same held-out data points; best model first.
@@ -46,7 +58,7 @@ def compare(evidences: Mapping[str, Measurement]) -> pd.DataFrame:
         >>> def exact(values):
         ...     return Measurement(torch.tensor(values), torch.zeros(len(values)), num_particles=0, method="exact")
         >>> table = compare({"gmm": exact([-3.0, -7.0, -5.0]), "vae": exact([-2.0, -6.5, -3.5])})
-        >>> print(table[["rank", "elpd", "se", "elpd_diff", "dse"]].round(2))
+        >>> table[["rank", "elpd", "se", "elpd_diff", "dse"]].round(2)
              rank  elpd    se  elpd_diff   dse
         vae     0 -12.0  3.97        0.0  0.00
         gmm     1 -15.0  3.46        3.0  0.87
@@ -88,7 +100,7 @@ def compare(evidences: Mapping[str, Measurement]) -> pd.DataFrame:
         }
         for rank, (_, record) in enumerate(ranked)
     ]
-    return pd.DataFrame(table, index=[name for name, _ in ranked])
+    return Comparison(table, index=[name for name, _ in ranked])
 
 
 def _error_of_sum(terms: Tensor) -> float:

@@ -55,7 +55,7 @@ def std_error(log_weight: Tensor) -> Tensor:
     w = relative.exp()
     by_weights = w.std(1) / w.mean(1) / math.sqrt(num)
     variance, degrees = variance_of_logs(relative.clamp(min=LEAST_LOG_WEIGHT))
-    typical, of_typical = drawn_together(variance, degrees)
+    typical, of_typical = variances_drawn_together(variance, degrees)
     own, drawn = (torch.minimum((v.expm1() / num).sqrt(), v.sqrt()) for v in (variance, typical))
     return torch.stack([by_weights, own, student(of_typical) * drawn]).amax(0)
 
@@ -75,7 +75,7 @@ def variance_of_logs(log_w: Tensor) -> tuple[Tensor, Tensor]:
     return variance, 1 / lost - 1
 
 
-def drawn_together(variance: Tensor, degrees: Tensor) -> tuple[Tensor, Tensor]:
+def variances_drawn_together(variance: Tensor, degrees: Tensor) -> tuple[Tensor, Tensor]:
     """Variances drawn toward a typical one, as far as they differ by chance, and their degrees of freedom.
 
     True variances are taken as scaled inverse chi-squared; that distribution is fitted by the mean and the variance of

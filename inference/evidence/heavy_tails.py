@@ -1,12 +1,27 @@
 """Whether log w, whose mean is the ELBO, has a variance: it has none where the guide's tails are the heavier ones."""
 
+import math
+
 import torch
 from torch import Tensor
 
-from ppvae.inference.evidence.pareto import EQUAL_WITHIN, FINITE_VARIANCE, drawn_together, pareto_khat
+from ppvae.inference.evidence.pareto import (
+    EQUAL_WITHIN,
+    FINITE_VARIANCE,
+    khats_drawn_together,
+    pareto_khat,
+    tail_size,
+    unshrunk,
+)
 
 BY_CHANCE = 0.02
 """The share of data points that may seem to have heavy tails without a word."""
+
+FALSE_ALARM = 0.01
+"""The chance that data points with light tails are said to have heavy ones, whatever their number."""
+
+LIGHT = 0.2
+"""About the largest k-hat of light tails: that of chi-squared numbers, of a Gaussian guide, is 0.0 to 0.15."""
 
 NEGLIGIBLE_ERROR = 0.01
 """Nats of standard error below which heavy tails do not matter: near an exact guide log w hardly varies."""
@@ -27,15 +42,18 @@ def lower_khat(least: Tensor, greatest: Tensor) -> Tensor:
 
 
 def warning_of_heavy_tails(khat: Tensor, std_error: Tensor, num_samples: int) -> str:
-    """What is wrong with an ELBO whose log weights have no finite variance; a few of N points seem so by chance.
+    """What is wrong with an ELBO whose log weights have no finite variance, where more than chance speaks for it.
 
     Args:
         khat: of the lower tail of log w, `[N]`.
         std_error: of the ELBO, `[N]`.
         num_samples: of each data point.
     """
-    khat = drawn_together(khat, num_samples)[std_error > NEGLIGIBLE_ERROR]
-    bad, num_points = int((khat[khat.isfinite()] > FINITE_VARIANCE).sum()), len(std_error)
+    counts = (std_error > NEGLIGIBLE_ERROR) & khat.isfinite()
+    if not _beyond_chance(unshrunk(khat, num_samples)[counts], num_samples):
+        return ""
+    bad = int((khats_drawn_together(khat, num_samples)[counts] > FINITE_VARIANCE).sum())
+    num_points = len(std_error)
     if bad <= BY_CHANCE * num_points:
         return ""
     return (
@@ -43,3 +61,18 @@ def warning_of_heavy_tails(khat: Tensor, std_error: Tensor, num_samples: int) ->
         "mean and its standard error are not to be trusted, and the ELBO may be minus infinity; take a guide with "
         "lighter tails, or more samples, to see whether it falls"
     )
+
+
+def _beyond_chance(k: Tensor, num_samples: int) -> bool:
+    """Whether N k-hats say that some tails are heavy, `[N]`; those of light tails do with a chance of `FALSE_ALARM`.
+
+    Each may say so by itself, or several together (Simes 1986, Biometrika 73(3)), or all by their mean.
+    """
+    if not (num := len(k)):
+        return False
+    noise = (1 + LIGHT) / math.sqrt(tail_size(num_samples))
+    chance = torch.special.ndtr((LIGHT - k) / noise).sort().values
+    some = chance <= FALSE_ALARM * torch.arange(1, num + 1, dtype=k.dtype, device=k.device) / num
+    excess = (k.mean() - LIGHT) / noise * math.sqrt(num)
+    every = k.mean() > FINITE_VARIANCE and torch.special.ndtr(-excess) <= FALSE_ALARM
+    return bool(some.any() or every)

@@ -9,7 +9,7 @@ from ppvae.inference.compiling.repeated import Repeated
 from ppvae.inference.evidence import streamed
 from ppvae.inference.evidence.coverage import judged
 from ppvae.inference.evidence.method import EvidenceMethod, Task
-from ppvae.inference.evidence.pareto import drawn_together
+from ppvae.inference.evidence.pareto import khats_drawn_together
 from ppvae.inference.runtime.chunks import over_data
 from ppvae.inference.runtime.measuring import finite
 from ppvae.inference.runtime.records import Evidence
@@ -46,7 +46,7 @@ class ImportanceWeights(EvidenceMethod):
 
     def reliable(self, found: Mapping[str, Tensor]) -> Tensor:
         khat = found["khat"]
-        typical = drawn_together(khat, int(found["num_particles"]))
+        typical = khats_drawn_together(khat, int(found["num_particles"]))
         return (khat <= MOST_KHAT) & (typical <= MOST_TYPICAL_KHAT)
 
     def is_candidate(self, task: Task) -> bool:

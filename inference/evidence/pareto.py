@@ -55,7 +55,12 @@ def pareto_khat(largest: Tensor) -> Tensor:
     return khat
 
 
-def drawn_together(khat: Tensor, num_particles: int) -> Tensor:
+def unshrunk(khat: Tensor, num_particles: int) -> Tensor:
+    """k-hat as the data have it, without the pseudo-observations that draw a single one toward 1/2."""
+    return khat + (khat - PRIOR_MEAN) * PRIOR_WEIGHT / tail_size(num_particles)
+
+
+def khats_drawn_together(khat: Tensor, num_particles: int) -> Tensor:
     """k-hat of each data point, drawn toward the mean of all as far as its differences from it are noise.
 
     A guide that is too narrow is so for many data points, and where its draws have missed a tail by chance, k-hat looks
@@ -70,13 +75,13 @@ def drawn_together(khat: Tensor, num_particles: int) -> Tensor:
         `[N]`.
 
     Example:
-        >>> drawn_together(torch.tensor([0.4, 0.6, 0.7], dtype=torch.float64), 1000)  # differences that are but noise
+        >>> khats_drawn_together(torch.tensor([0.4, 0.6, 0.7], dtype=torch.float64), 1000)  # but noise
         tensor([0.5737, 0.5737, 0.5737], dtype=torch.float64)
-        >>> drawn_together(torch.tensor([0.0, 0.1, 1.4], dtype=torch.float64), 1000)
+        >>> khats_drawn_together(torch.tensor([0.0, 0.1, 1.4], dtype=torch.float64), 1000)
         tensor([0.0038, 0.1031, 1.3931], dtype=torch.float64)
     """
     size, finite = tail_size(num_particles), khat.isfinite()
-    k = khat + (khat - PRIOR_MEAN) * PRIOR_WEIGHT / size
+    k = unshrunk(khat, num_particles)
     if finite.sum() < 2:
         return k
     mean, noise = k[finite].mean(), (1 + k[finite]).square().mean() / size

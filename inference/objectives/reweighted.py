@@ -9,13 +9,14 @@ from torch import Tensor
 
 from ppvae.arguments import checked
 from ppvae.batches import Batch, call, num_rows, tensors
+from ppvae.early_reads import refuse_early_reads
 from ppvae.inference.objectives.gradients import Draw
 from ppvae.inference.objectives.importance_weighted import IWAE, Weighting, slope
 from ppvae.inference.objectives.protocol import Objective
 from ppvae.inference.objectives.scales import refuse_scales
 from ppvae.inference.objectives.weighting import mean_over_data
 from ppvae.pair import Pair
-from ppvae.simulation import simulate
+from ppvae.simulation import simulate_unlooked
 from ppvae.sites import log_prob_terms
 
 
@@ -37,7 +38,8 @@ class RWS(IWAE):
         phase: the guide's, "wake" or "sleep".
 
     Raises:
-        ContractError: when called with phase "sleep", for a model that observes something that is not an argument.
+        ContractError: when called with phase "sleep", for a model that observes something that is not an argument; by
+            `fit`, for one in which a site depends on data before the statement that observes them.
 
     Example:
         >>> from ppvae.models import GaussianMixture
@@ -67,6 +69,11 @@ class RWS(IWAE):
         weights = slope(self.bound, log_w)
         return Weighting(weights, score=weights if self.phase == "wake" else None)
 
+    def prepared(self, pair: Pair, batch: Batch) -> Objective:
+        if self.phase == "sleep":
+            refuse_early_reads(pair, batch)
+        return super().prepared(pair, batch)
+
     def besides(self, pair: Pair, batch: Batch) -> Tensor | None:
         return mean_over_data(dreamed_log_q(pair, batch)) if self.phase == "sleep" else None
 
@@ -76,7 +83,7 @@ def dreamed_log_q(pair: Pair, batch: Batch) -> Tensor:
 
     Arguments that the model does not observe (lengths, labels, covariates) are taken from the batch.
     """
-    dreamed, latents = simulate(pair, batch)
+    dreamed, latents = simulate_unlooked(pair, batch)
     with poutine.trace() as tracer:
         call(poutine.condition(pair.guide, data=latents), dreamed)
     total = torch.zeros(num_rows(batch), device=next(iter(tensors(batch).values())).device)

@@ -6,7 +6,8 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import UnionType
 from typing import Any
@@ -44,26 +45,8 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         FileNotFoundError: no such file.
         CheckpointError: the file is truncated or damaged, not a safetensors file, or not one of ppvae's.
     """
-    if not os.path.exists(path):
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
-    if not os.path.isfile(path):
-        raise CheckpointError(f"{path}: found a directory, a device or a pipe, expected a file written by ppvae")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            mapped = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{path}: found a truncated file or one that is not safetensors ({error}), expected one written by ppvae; "
-            "use another file, or delete it to start afresh"
-        ) from error
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path}: found format {metadata.get('format')!r} in its metadata, expected {FORMAT!r}; "
-            "was it written by another program, or another version of ppvae?"
-        )
-    if not {"about", "sha256"} <= metadata.keys():
-        raise CheckpointError(f"{path}: found no checksum in its metadata, expected one; it was not written by ppvae")
+    with _opened(path) as (file, metadata):
+        mapped = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     told = metadata["about"]
     if metadata["sha256"] != _checksum(mapped, told):  # of the file's own bytes: a copy of booleans holds 0 and 1 only
         raise CheckpointError(
@@ -73,6 +56,47 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     about = json.loads(told)
     require(path, {"about": about}, {"about": dict})
     return {name: t.clone() for name, t in mapped.items()}, about
+
+
+def glance(path: str | Path) -> Any:
+    """The `about` of a file, before it is read: it may yet be damaged. None if it cannot be understood.
+
+    Raises:
+        FileNotFoundError: no such file.
+        CheckpointError: the file is truncated, not a safetensors file, or not one of ppvae's.
+    """
+    with _opened(path) as (_, metadata):
+        try:
+            return json.loads(metadata["about"])
+        except ValueError:
+            return None
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[tuple[Any, dict[str, str]]]:
+    """A file of ppvae's, open, and its metadata."""
+    if not os.path.exists(path):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
+    if not os.path.isfile(path):
+        raise CheckpointError(f"{path}: found a directory, a device or a pipe, expected a file written by ppvae")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise CheckpointError(
+                    f"{path}: found format {metadata.get('format')!r} in its metadata, expected {FORMAT!r}; "
+                    "was it written by another program, or another version of ppvae?"
+                )
+            if not {"about", "sha256"} <= metadata.keys():
+                raise CheckpointError(
+                    f"{path}: found no checksum in its metadata, expected one; it was not written by ppvae"
+                )
+            yield file, metadata
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path}: found a truncated file or one that is not safetensors ({error}), expected one written by ppvae; "
+            "use another file, or delete it to start afresh"
+        ) from error
 
 
 def require(path: str | Path, values: Any, kinds: Mapping[str, type | UnionType]) -> None:

@@ -17,6 +17,7 @@ from ppvae.inference.runtime.checkpoint import (
     CheckpointError,
     check_layout,
     check_same,
+    glance,
     layout,
     prefixed,
     read,
@@ -99,13 +100,14 @@ def restore(run: Resumable, path: str | Path) -> None:
 
 
 def setting_in(path: str | Path, name: str) -> Any:
-    """A setting of the run that wrote a file; None if it has none of that name.
+    """A setting of the run that wrote a file, which is not read whole; None if it has none of that name.
 
     Raises:
         FileNotFoundError: no such file.
-        CheckpointError: the file is damaged or foreign.
+        CheckpointError: the file is truncated or foreign.
     """
-    settings = read(path)[1].get("settings")
+    about = glance(path)
+    settings = about.get("settings") if isinstance(about, dict) else None
     return settings.get(name) if isinstance(settings, dict) else None
 
 

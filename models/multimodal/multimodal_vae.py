@@ -23,6 +23,7 @@ from ppvae.models.parts.priors import StandardNormal
 from ppvae.networks import mlp
 from ppvae.pair import Pair
 from ppvae.recipes import remembered
+from ppvae.sources import as_tensor
 
 LABEL = "label"
 """The name of a likelihood of labels, `0 ... size - 1`, in `MultimodalVAE.mlp`."""
@@ -229,8 +230,9 @@ class MultimodalVAE(Pair):
         """The modalities of a batch by name, and which of them each row has, bool `[B, M]`."""
         if not isinstance(batch, dict):
             raise TypeError(f"batch: found {type(batch).__name__}, expected a dict of modalities, and `has`")
-        x = {name: t for name, t in batch.items() if name != "has"}
-        return x, which_are_there(x, batch.get("has"), self.modalities)
+        given: dict[str, Any] = {name: t if t is None else as_tensor(f"batch[{name}]", t) for name, t in batch.items()}
+        x = {name: t for name, t in given.items() if name != "has"}
+        return x, which_are_there(x, given.get("has"), self.modalities)
 
     def _by_name(self, present: Tensor) -> dict[str, Tensor]:
         return dict(zip(self.likelihoods, present.unbind(-1), strict=True))

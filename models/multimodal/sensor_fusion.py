@@ -15,6 +15,7 @@ from ppvae.models.parts.joining import joined
 from ppvae.models.parts.likelihood import AnyLikelihood
 from ppvae.models.parts.priors import StandardNormal
 from ppvae.pair import Pair
+from ppvae.sources import as_tensor
 
 
 class SensorFusion(Pair):
@@ -110,6 +111,7 @@ class SensorFusion(Pair):
         """
         if not isinstance(batch, dict):
             raise TypeError(f"batch: found {type(batch).__name__}, expected a dict of sensors, targets and `action`")
+        batch = {name: t if t is None else as_tensor(f"batch[{name}]", t) for name, t in batch.items()}
         x = {name: t for name, t in batch.items() if name not in ("action", "has")}
         has = which_are_there(x, batch.get("has"), self.modalities)
         sensors, targets = has.split([len(self.sensors), len(self.targets)], -1)

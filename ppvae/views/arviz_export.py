@@ -19,6 +19,7 @@ from ppvae.arguments import Count, Seed, checked
 from ppvae.batches import Batch, call, num_rows, repeated, tensors
 from ppvae.conversion import data_for, to_pair
 from ppvae.devices import gpus, refuse_without_autograd
+from ppvae.early_reads import refuse_early_reads
 from ppvae.inference.evidence.annealed_importance import AIS
 from ppvae.inference.ledger.posteriors import Draws, way_named
 from ppvae.inference.ledger.registry import LINES
@@ -88,6 +89,9 @@ def to_arviz(
     Source: the InferenceData schema of Kumar et al. 2019, Journal of Open Source Software 4(33). The ways to draw:
     `ppvae.inference.ledger.posteriors`.
 
+    A model in which a site depends on data before the statement that observes them cannot be drawn from: a warning
+    names the site, and the groups prior, prior_predictive and posterior_predictive are left out.
+
     Args:
         pair: a pair, or several trained runs of one model, which become chains.
         data: N data points, a batch (tensor, tuple or dict).
@@ -132,7 +136,8 @@ def to_arviz(
         with measuring(one, batch, own_seed) if way.needs_density else evaluating(one, own_seed):
             draws = way.draw(one, batch, num_samples, annealing, progress)
             chains.append(_groups(one, to_pair(batch, one), draws))
-    groups = {group: _stack(group, [chain[group] for chain in chains]) for group in chains[0]}
+    common = [group for group in chains[0] if all(group in chain for chain in chains)]
+    groups = {group: _stack(group, [chain[group] for chain in chains]) for group in common}
     with evaluating(pairs[0], seed):
         groups["observed_data"], constant, plate = _given(pairs[0], to_pair(batch, pairs[0]))
     if constant:
@@ -238,9 +243,10 @@ def _event_dims(name: str, num: int, dims: Mapping[str, Sequence[str]]) -> list[
 def _groups(pair: Pair, batch: Batch, draws: Draws) -> Groups:
     """All groups of one chain but what was passed; arrays are `[draw, data point, *event]`."""
     num_samples, at_once = len(draws.log_q), max(1, ROWS_AT_ONCE // num_rows(batch))
+    drawn = _can_be_drawn(pair, batch)
     parts, start = [], 0
     for size in sizes(num_samples, at_once):
-        parts.append(_posterior_groups(pair, batch, draws, slice(start, start + size)))
+        parts.append(_posterior_groups(pair, batch, draws, slice(start, start + size), drawn))
         start += size
     groups = {
         group: {name: np.concatenate([part[group][name] for part in parts]) for name in parts[0][group]}
@@ -250,8 +256,17 @@ def _groups(pair: Pair, batch: Batch, draws: Draws) -> Groups:
     return groups
 
 
-def _posterior_groups(pair: Pair, batch: Batch, draws: Draws, at: slice) -> Groups:
-    """The groups of a slice of the draws, and of as many from the prior."""
+def _can_be_drawn(pair: Pair, batch: Batch) -> bool:
+    try:
+        refuse_early_reads(pair, batch)
+    except ContractError as error:
+        logger.warning("to_arviz: without the groups prior, prior_predictive and posterior_predictive: %s", error)
+        return False
+    return True
+
+
+def _posterior_groups(pair: Pair, batch: Batch, draws: Draws, at: slice, with_drawn: bool) -> Groups:
+    """The groups of a slice of the draws; and of as many from the prior, and of data, if the model is drawn from."""
     log_q = draws.log_q[at]
     drawn = cast(dict[str, Tensor], to_pair({name: z[at] for name, z in draws.latents.items()}, pair))
     num, shape, flat = len(log_q), tuple(log_q.shape), (log_q.numel(),)
@@ -259,15 +274,19 @@ def _posterior_groups(pair: Pair, batch: Batch, draws: Draws, at: slice) -> Grou
     complete = completed(pair, batch, drawn, num)
     observed = data_sites(complete).keys() - drawn.keys()
     latents = _values(complete, sample_sites(complete, observed=False).keys() | drawn.keys(), shape)
-    replicate = _drawn(pair, batch, num, {name: z.flatten(end_dim=1) for name, z in latents.items()})
-    prior = _drawn(pair, batch, num, {})
-    unknown = {name for name, site in sample_sites(prior).items() if not is_term(site)} - observed
     densities = log_prob_terms(complete)
     weighed = {"log_q": log_q, "log_w": log_p - log_q} if _has_density(pair, batch) else {}
-    return {
+    groups = {
         "posterior": _arrays(latents | deterministic_values(complete, shape)),
         "sample_stats": _arrays({"log_p": log_p} | weighed),
         "log_likelihood": _arrays({name: densities[name].expand(shape) for name in sorted(observed)}),
+    }
+    if not with_drawn:
+        return groups
+    replicate = _drawn(pair, batch, num, {name: z.flatten(end_dim=1) for name, z in latents.items()})
+    prior = _drawn(pair, batch, num, {})
+    unknown = {name for name, site in sample_sites(prior).items() if not is_term(site)} - observed
+    return groups | {
         "posterior_predictive": _by_draw(_values(replicate, observed, flat), shape),
         "prior": _by_draw(_values(prior, unknown, flat) | deterministic_values(prior, flat), shape),
         "prior_predictive": _by_draw(_values(prior, observed, flat), shape),

@@ -10,7 +10,7 @@ from torch import nn
 
 import ppvae
 from ppvae.conversion import data_for, to_pair, types_for
-from ppvae.models import VAE, LinearVAE
+from ppvae.models import M1, M2, VAE, VQVAE, LinearModalities, LinearVAE, TableVAE
 from ppvae.sources import is_stream
 
 BINARY = torch.randn(20, 6, generator=torch.Generator().manual_seed(0)).gt(0)
@@ -277,6 +277,46 @@ def test_grades_from_one_to_five():
         vae.init_from(grades * 2)
 
 
-def test_arrays_where_only_tensors_are_taken():
-    with pytest.raises(TypeError, match=r"found a ndarray.*; pass torch\.as_tensor"):
-        VAE.mlp(3, 2).init_from(np.zeros((20, 3)))
+ARRAY = np.random.default_rng(0).random((20, 3)).round(1)
+LABELED = (torch.tensor(ARRAY).float(), torch.arange(20) % 3, torch.arange(20) < 10)
+OF_ARRAYS = {
+    "VAE.init_from": (lambda: VAE.mlp(3, 2, [4], "gaussian"), "init_from", ARRAY),
+    "M1.classify": (lambda: M1.mlp(3, 2, 3, [4], "gaussian"), "classify", ARRAY),
+    "M2.classify": (lambda: M2.mlp(3, 2, 3, [4], "gaussian"), "classify", ARRAY),
+    "M2.init_from": (lambda: M2.mlp(3, 2, 3, [4], "gaussian"), "init_from", ARRAY),
+    "VQVAE.codes": (lambda: VQVAE.mlp(3, 2, 3, 2, [4]), "codes", ARRAY.round()),
+    "LinearVAE.log_prob": (lambda: LinearVAE(3, 2), "log_prob", ARRAY),
+    "MultimodalVAE.init_from": (lambda: LinearModalities({"a": 3}, 2), "init_from", {"a": ARRAY}),
+    "MultimodalVAE.hide_at_random": (lambda: LinearModalities({"a": 3}, 2), "hide_at_random", {"a": ARRAY}),
+}
+
+
+@pytest.mark.parametrize("name", OF_ARRAYS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_arrays_are_taken_where_tensors_are(name, dtype):
+    """Of the pair's precision, whatever theirs."""
+    make, method, x = OF_ARRAYS[name]
+    found = []
+    for data in (x, {n: torch.tensor(t) for n, t in x.items()} if isinstance(x, dict) else torch.tensor(x).to(dtype)):
+        torch.manual_seed(0)
+        pair = make().to(dtype)
+        result = getattr(pair, method)(data)
+        found.append(result.state_dict() if isinstance(result, ppvae.Pair) else result)
+    torch.testing.assert_close(*found)
+
+
+def test_a_table_and_what_is_there_may_be_arrays():
+    columns = {"age": "real", "smokes": "binary"}
+    x, present = np.array([[30.0, 1.0], [40.0, 0.0], [0.0, 1.0]]), np.array([[True, True], [True, True], [False, True]])
+    found = []
+    for data in ((x, present), (torch.tensor(x).float(), torch.tensor(present))):
+        torch.manual_seed(0)
+        found.append(TableVAE.mlp(columns, 2, [4]).init_from(*data).state_dict())
+    torch.testing.assert_close(*found)
+
+
+def test_what_is_no_array_of_numbers_is_named():
+    with pytest.raises(TypeError, match="x: found ndarray of dtype <U1, expected a tensor or a numeric array"):
+        VAE.mlp(3, 2).init_from(np.array(["a", "b"]))
+    with pytest.raises(ValueError, match=r"x, at index \[0, 0\]: found nan"):
+        VAE.mlp(1, 2).init_from(np.array([[np.nan]]))

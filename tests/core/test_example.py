@@ -11,6 +11,7 @@ import ppvae
 from ppvae import Effort, Pair
 from ppvae.batches import tensors
 from ppvae.inference.ledger.ascent import Ascent
+from ppvae.refusals import refuse_shape
 
 
 class Shifted(Pair):
@@ -131,3 +132,35 @@ def test_a_checkpoint_of_training_keeps_it(pair, tmp_path):
     other = Shifted()
     ppvae.load(other, tmp_path / "run")
     assert other.example[1].tolist() == [3.0]
+
+
+class Particular(Pair):
+    """Takes rows of two numbers and no others; `refuse` says so, in words of its own or not."""
+
+    def __init__(self, refuse=None):
+        super().__init__()
+        self.refuse = refuse
+
+    def model(self, x):
+        if self.refuse is not None:
+            self.refuse(x)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x.reshape(len(x), 2))
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
+
+
+def test_what_the_library_refuses_itself_is_not_laid_to_the_example():
+    def by_user(x):
+        if x.shape[1] != 2:
+            raise ValueError("x: found other rows, expected two numbers")
+
+    for refuse, laid in ((None, True), (by_user, True), (lambda x: refuse_shape(x, (2,)), False)):
+        pair = Particular(refuse)
+        pair.check(torch.randn(4, 2))
+        with pytest.raises(ppvae.ContractError) as refusal:
+            pair.log_weights(torch.randn(4, 3))
+        assert ("as in pair.example" in str(refusal.value)) == laid

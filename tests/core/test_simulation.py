@@ -5,10 +5,13 @@ import pyro.distributions as dist
 import pytest
 import torch
 from support.zoo import ZOO
+from torch import nn
 
+import ppvae
 from ppvae import ContractError, Pair
 from ppvae.models import LinearVAE
 from ppvae.simulation import simulate
+from ppvae.unconditioned import draw_jointly
 
 
 def test_data_and_latents_are_drawn_jointly(float64, assert_mean):
@@ -142,3 +145,125 @@ class Computed(Pair):
 def test_data_without_a_place_in_the_batch_are_refused(factor, found):
     with pytest.raises(ContractError, match=f"model site 'x': found {found}"):
         simulate(Computed(factor), torch.zeros(3))
+
+
+class Early(Pair):
+    """`y ~ N(3 x, 0.1)`, and x is data, too; `look` is what the model does with x above both statements."""
+
+    def __init__(self, look, of_view=False):
+        super().__init__()
+        self.look, self.of_view = look, of_view
+        self.loc = nn.Parameter(torch.zeros(()))
+
+    def model(self, x, y):
+        mean = x[:] if self.of_view else self.look(x)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(self.loc, 1.0))
+            if self.of_view:
+                pyro.sample("y", dist.Normal(mean, 0.1), obs=y)
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+            if not self.of_view:
+                pyro.sample("y", dist.Normal(mean, 0.1), obs=y)
+
+    def guide(self, x, y):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 1.0))
+
+
+class Forecaster(Pair):
+    """`x_t ~ N(f(x_1 ... x_{t-1}) + z, 1)` as one site: f reads the data, all at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.path = nn.GRU(1, 3, batch_first=True)
+        self.head = nn.Linear(3, 1)
+
+    def model(self, x):
+        before = nn.functional.pad(x, (1, -1))
+        loc = self.head(self.path(before[..., None])[0])[..., 0]
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(loc + z[..., None], 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.mean(-1), 1.0))
+
+
+def _early(kind):
+    if kind == "sequence":
+        pair, batch = Forecaster(), torch.rand(3, 4)
+    else:
+        pair, batch = Early(lambda x: 3 * x, of_view=kind == "view"), (torch.rand(3), torch.rand(3))
+    pair.check(batch)
+    return pair, batch
+
+
+@pytest.mark.parametrize(("kind", "site"), [("computed", "y"), ("view", "y"), ("sequence", "x")])
+def test_data_that_are_read_before_they_are_drawn_are_refused(kind, site):
+    pair, batch = _early(kind)
+    found = (
+        rf"model site '{site}': found that it depends on data before .* as \['x'\] .*, expected data to be read below"
+    )
+    for draw in (pair.sample, lambda at: simulate(pair, pair.examples(at) if isinstance(at, int) else at)):
+        for at in (5, batch, 1):
+            with pytest.raises(ContractError, match=found):
+                draw(at)
+    assert set(pair.sample_joint(5, observed=False)) == {"z"}  # drawn before, so right
+    with pytest.raises(ContractError, match=found):
+        ppvae.fit(pair, batch, ppvae.RWS(2, phase="sleep"), steps=1, progress=False)
+    assert pair.log_weights(batch, 2).log_w.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["computed", "sequence"])
+def test_the_export_leaves_out_what_cannot_be_drawn(kind, caplog):
+    pair, batch = _early(kind)
+    groups = ppvae.to_arviz(pair, batch, num_samples=4, progress=False).groups
+    names = {str(name).strip("/") for name in (groups() if callable(groups) else groups)}
+    assert {"posterior", "log_likelihood", "observed_data"} <= names
+    assert not names & {"prior", "prior_predictive", "posterior_predictive"}
+    assert "without the groups prior, prior_predictive and posterior_predictive: model site" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda x: x.new_zeros(len(x)),
+        lambda x: torch.zeros_like(x),
+        lambda x: torch.zeros(x.shape, dtype=x.dtype, device=x.device),
+        lambda x: torch.where(x.isnan(), 1.0, 0.0),
+        lambda x: 0.0 * x,
+    ],
+    ids=["new_zeros", "zeros_like", "shape, dtype, device", "isnan", "times zero"],
+)
+def test_to_look_at_data_early_and_not_depend_on_them_is_no_fault(look, assert_mean):
+    pair, batch = Early(look), (torch.rand(5000), torch.rand(5000))
+    pair.check(batch)
+    assert_mean(pair.sample(batch)["y"], look(torch.zeros(5000))[0])
+
+
+def test_masks_of_data_that_are_missing_are_no_fault():
+    """A draw has no missing entry, so that its masks are others; its distribution is the same."""
+
+    class Missing(Pair):
+        def model(self, x, there):
+            present = there & ~x.isnan() & (x > 0)
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                with pyro.poutine.mask(mask=present.any(-1)):
+                    pyro.sample("x", dist.Normal(z[..., None] + torch.zeros(2), 1.0).mask(present).to_event(1), obs=x)
+
+        def guide(self, x, there):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+
+    simulate(Missing(), (torch.rand(3, 2), torch.tensor([[True, False]] * 3)))
+
+
+def test_to_look_for_early_reads_takes_nothing_from_the_generator():
+    pair, batch = Early(torch.zeros_like), (torch.rand(5), torch.rand(5))
+    torch.manual_seed(0)
+    found = simulate(pair, batch)
+    torch.manual_seed(0)
+    drawn = draw_jointly(pair, batch)
+    assert torch.equal(found[0][1], drawn.batch[1])

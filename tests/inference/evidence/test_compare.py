@@ -106,3 +106,12 @@ def test_densities_are_no_rivals_of_probabilities():
     with pytest.raises(ValueError, match=r"'density of 4 numbers' has a density of 4 numbers, 'probability' has a"):
         compare(found)
     assert len(compare({"once": found["probability"], "again": found["probability"]})) == 2
+
+
+def test_all_columns_are_printed():
+    """pandas leaves out those in the middle of a frame wider than its line."""
+    table = compare({name: record(torch.randn(20)) for name in ("a model with a long name", "another")})
+    for shown in (str(table), repr(table), str(table.round(2)), str(table.sort_values("mean"))):
+        assert "..." not in shown
+        assert all(column in shown for column in table.columns)
+        assert len(shown.splitlines()) == 3

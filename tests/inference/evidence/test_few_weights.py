@@ -7,10 +7,10 @@ import torch
 
 from ppvae.inference.evidence.few_weights import (
     MOST_STD_ERROR,
-    drawn_together,
     std_error,
     student,
     variance_of_logs,
+    variances_drawn_together,
 )
 
 REPEATS, STUDENT_16 = 20_000, 2.1314 / 1.9600
@@ -85,14 +85,14 @@ def test_variances_are_drawn_together_as_far_as_they_differ_by_chance(prior):
     """Scaled inverse chi-squared ones, estimated with 10 degrees of freedom: what is known of each adds up."""
     true = 0.3 * prior / torch.distributions.Chi2(torch.tensor(prior)).sample((REPEATS,))
     found = true * torch.distributions.Chi2(torch.tensor(10.0)).sample((REPEATS,)) / 10
-    drawn, degrees = drawn_together(found, torch.full((REPEATS,), 10.0))
+    drawn, degrees = variances_drawn_together(found, torch.full((REPEATS,), 10.0))
     assert degrees.unique().item() == pytest.approx(10 + prior, rel=0.06)
     torch.testing.assert_close(drawn, (prior * 0.3 + 10 * found) / (10 + prior), rtol=0.06, atol=0)
 
 
 def test_equal_variances_are_one():
     found = 0.3 * torch.distributions.Chi2(torch.tensor(10.0)).sample((REPEATS,)) / 10
-    drawn, degrees = drawn_together(found, torch.full((REPEATS,), 10.0))
+    drawn, degrees = variances_drawn_together(found, torch.full((REPEATS,), 10.0))
     assert degrees.min() > 500
     torch.testing.assert_close(drawn, torch.full((REPEATS,), 0.3), rtol=0.1, atol=0)
 

@@ -10,6 +10,8 @@ from support.functions import scalar_model
 
 import ppvae
 from ppvae import Effort, Pair
+from ppvae.inference.evidence.heavy_tails import lower_khat, warning_of_heavy_tails
+from ppvae.inference.evidence.pareto import tail_size
 from ppvae.inference.ledger.ascent import Ascent
 from ppvae.inference.ledger.verdicts import verdict
 
@@ -78,3 +80,35 @@ def test_a_gap_within_a_large_error_is_not_called_none(error, told, x):
     said = verdict(replace(report, log_evidence=exact, elbo=unsure))
     assert ("The guide is not what keeps it low" in said) == told
     assert ("Whether the guide keeps it low cannot be told" in said) != told
+
+
+def alarms(guide, num_points, num_samples, runs=100):
+    """The share of runs in which the log weights of a guide, a function of the posterior's mean, are warned of."""
+    told, size = 0, tail_size(num_samples) + 1
+    for run in range(runs):
+        torch.manual_seed(run)
+        mean = torch.randn(num_points) / 2**0.5
+        fn = guide(mean)
+        z = fn.sample((num_samples,))
+        log_w = dist.Normal(mean, 0.5**0.5).log_prob(z) - fn.log_prob(z)
+        khat = lower_khat(log_w.topk(size, dim=0, largest=False).values, log_w.max(0).values)
+        told += bool(warning_of_heavy_tails(khat, log_w.std(0) / num_samples**0.5, num_samples))
+    return told / runs
+
+
+@pytest.mark.parametrize("scale", [0.3, 0.8, 2.0])
+@pytest.mark.parametrize(("num_points", "num_samples"), [(1, 50), (1, 100), (8, 100), (8, 1000)])
+def test_light_tails_seldom_seem_heavy(scale, num_points, num_samples):
+    """A chance of 0.01; three standard errors of 100 runs are another 0.03. It was 0.12 of one point and 50 draws."""
+    assert alarms(lambda mean: dist.Normal(mean, scale), num_points, num_samples) <= 0.04
+
+
+@pytest.mark.parametrize(("num_points", "num_samples"), [(1, 1000), (8, 100), (200, 100)])
+def test_heavy_tails_are_told(num_points, num_samples):
+    assert alarms(lambda mean: dist.StudentT(2.1, mean, 0.8), num_points, num_samples, runs=20) >= 0.95
+
+
+def test_heavy_tails_of_some_data_points_are_told():
+    """Of a quarter, none of which would stand out among so many by itself."""
+    degrees = torch.tensor([2.1] * 50 + [1e6] * 150)
+    assert alarms(lambda mean: dist.StudentT(degrees, mean, 0.8), 200, 100, runs=20) >= 0.95

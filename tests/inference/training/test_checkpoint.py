@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+import ppvae
 from ppvae import Checkpoint, HeldOut, Pair
 from ppvae.inference.runtime.checkpoint import CheckpointError, read, write
 from ppvae.inference.runtime.pair_files import load, save
@@ -304,3 +305,19 @@ def test_file_is_replaced_whole_or_not_at_all(path, monkeypatch):
     tensors, about = read(path)
     assert about == {"n": 1}
     assert torch.equal(tensors["a"], torch.zeros(2))
+
+
+def test_a_file_is_read_once(path, monkeypatch):
+    """Whether its run was compiled is seen at a glance, without its tensors."""
+    fit(Tiny(), X.round(), epochs=1, checkpoint=path, progress=False)
+    loaded = []
+    checksum = ppvae.inference.runtime.checkpoint._checksum
+
+    def counted(tensors, about):
+        loaded.append(len(tensors))
+        return checksum(tensors, about)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ppvae.inference.runtime.checkpoint._checksum", counted)
+        fit(Tiny(), X.round(), epochs=1, checkpoint=path, resume=True, progress=False)
+    assert len(loaded) == 1
