@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--private", type=int, default=10, help="size of each view's own latent; 0 for none")
     parser.add_argument("--hidden", type=int, default=200)
     parser.add_argument("--steps", type=int, default=4000, help="of training, batch 100")
-    parser.add_argument("--held-out", type=int, default=10, help="data points of the ledger")
+    parser.add_argument("--held-out", type=int, default=6, help="data points of the ledger")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     data = ppvae.datasets.load("textures")
