@@ -80,7 +80,7 @@ def main() -> None:
     sizes = SIZES[args.data]
     data = ppvae.datasets.load(args.data, dequantize=args.data in LEVELS, seed=args.seed)
     epochs, held_out = args.epochs or sizes.epochs, data.test[: args.held_out]
-    effort = ppvae.Effort("auto", args.particles, (ppvae.AIS(num_temperatures=100),), num_samples=100, ascent=None)
+    effort = ppvae.Effort("auto", args.particles, (ppvae.AIS(8, 100),), num_samples=100, ascent=None)
     if args.smoke:
         epochs, held_out, effort = 1, held_out[:50], ppvae.Effort("iwae", 50, num_samples=50, ascent=None)
         data = replace(data, train=data.train[:2000])
