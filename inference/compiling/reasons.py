@@ -9,8 +9,10 @@ LIBRARIES = {"torch", "pyro", "numpy", "ppvae", *sys.stdlib_module_names} - {"__
 
 
 def reason(error: Exception) -> str:
-    """The error's first line; of a look at a tensor's values, the line of code that takes it, and the remedy."""
+    """The error's first line; for what torch says badly, the line of the user's code, and the remedy."""
     text = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    if "torch._C.Generator" in text:  # which torch 2.8 cannot trace
+        return f"{_users_line(error)}: found a Generator that a call draws from, expected draws without one"
     if "_local_scalar_dense" not in text and "data-dependent" not in text:
         return text
     return (

@@ -183,7 +183,7 @@ UNCOMPILED = {
     "a question whether it is a parameter": (Asked, {}, "the compiled bound is"),
     "Python's generator": (Drawing, {}, "random: found a Random that a call draws from"),
     "NumPy's generator": (DrawingByNumpy, {}, "numpy.random: found a RandomState that a call draws from"),
-    "a generator of its own": (DrawingByItsOwn, {}, "generator: found a Generator that a call draws from"),
+    "a generator of its own": (DrawingByItsOwn, {}, "found a Generator that a call draws from"),
     "a schedule that counts": (Linear, {"objective": controlled}, "Controller.calls: found"),
 }
 
