@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.poutine import Trace
@@ -22,6 +23,10 @@ SPREAD = 3e-3
 ROUNDING = 100.0
 MOST_PARTS = 4
 """The number of small batches in which rows are tried."""
+LAST_BITS = (-4, -2, -1, 1, 2, 4)
+"""By how many units of rounding latents are moved, to see how far their log probabilities move with them."""
+ILL_CONDITIONED = 10.0
+"""How many times as far another batch's rounding may move them."""
 
 Terms = dict[tuple[str, str], Tensor]
 """Log probability by role and site, `[K, B]`."""
@@ -66,7 +71,7 @@ def refuse_mixed_rows(by_rows: ModelAndGuide, batch: Batch) -> Drawn:
     for particles, part in _parts(num):
         moved = {name: z[particles][:, part] for name, z in latents.items()}
         found = terms_of(by_rows, rows(batch, part), moved)
-        if differing := first_difference(terms, found, particles, part):
+        if differing := _beyond_rounding(by_rows, batch, latents, terms, found, particles, part):
             (role, site), a, b = differing
             raise ContractError(
                 f"{role} site '{site}': found that a row's log probability depends on "
@@ -95,7 +100,8 @@ def _parts(num: int) -> list[tuple[Tensor, Tensor]]:
 
 def difference_from(drawn: Drawn, other: ModelAndGuide, batch: Batch) -> str:
     """Where another layout than by rows gives the same values other log probabilities, in words; empty if nowhere."""
-    differing = first_difference(drawn.terms, _terms(other, batch, drawn.latents))
+    found = _terms(other, batch, drawn.latents)
+    differing = _beyond_rounding(other, batch, drawn.latents, drawn.terms, found)
     if not differing:
         return ""
     (role, site), a, b = differing
@@ -155,17 +161,59 @@ def _log_q(trace: Trace) -> dict[str, Tensor]:
         return {}
 
 
-def first_difference(
-    expected: Terms, found: Terms, particles: Tensor | slice = slice(None), part: Tensor | slice = slice(None)
+def _beyond_rounding(
+    pair: ModelAndGuide,
+    batch: Batch,
+    latents: dict[str, Tensor],
+    expected: Terms,
+    found: Terms,
+    particles: Tensor | slice = slice(None),
+    part: Tensor | slice = slice(None),
 ) -> tuple[tuple[str, str], float, float] | None:
-    """The first site found with other log probabilities than those particles and rows of the expected, and both."""
+    """The first difference that is not due to the last bits of latents, as where a transform is steep."""
+    if not first_difference(expected, found, particles, part):
+        return None
+    return first_difference(expected, found, particles, part, _noise(pair, batch, latents))
+
+
+def _noise(pair: ModelAndGuide, batch: Batch, latents: dict[str, Tensor]) -> Terms:
+    """How far log probabilities may move by rounding alone."""
+    with pyro.validation_enabled(False):  # what is moved may leave the support
+        terms = _terms(pair, batch, latents)
+        noise = {key: torch.zeros_like(term) for key, term in terms.items()}
+        for bits in LAST_BITS:
+            near = {name: z * (1 + bits * _epsilon(z)) for name, z in latents.items()}
+            for key, moved in _terms(pair, batch, near).items():
+                distance = (moved - terms[key]).abs()
+                noise[key] = noise[key].maximum(distance.where(distance.isfinite(), 0.0))
+    return {key: ILL_CONDITIONED * each for key, each in noise.items()}
+
+
+def _epsilon(z: Tensor) -> float:
+    return torch.finfo(z.dtype).eps if z.is_floating_point() else 0
+
+
+def first_difference(
+    expected: Terms,
+    found: Terms,
+    particles: Tensor | slice = slice(None),
+    part: Tensor | slice = slice(None),
+    noise: Terms | None = None,
+) -> tuple[tuple[str, str], float, float] | None:
+    """The first site found with other log probabilities than those particles and rows of the expected, and both.
+
+    What differs by no more than `noise`, of the shape of the expected, does not count.
+    """
     expected, found = _of_same_sites(expected, found)
     for key, whole in expected.items():
         b = found[key]
         a = whole[particles][:, part]
         finite = whole[whole.isfinite()] if whole.isfinite().any() else whole.new_zeros(1)
         rounding = ROUNDING * torch.finfo(a.dtype).eps * (1 + finite.abs().max())
-        differs = ~((a - b).abs() <= SPREAD * (finite.max() - finite.min()) + rounding) & (a != b)
+        within = SPREAD * (finite.max() - finite.min()) + rounding
+        if noise is not None and key in noise:
+            within = within + noise[key][particles][:, part]
+        differs = ~((a - b).abs() <= within) & (a != b)
         if differs.any():
             first: Any = differs.nonzero()[0].tolist()
             return key, a[tuple(first)].item(), b[tuple(first)].item()

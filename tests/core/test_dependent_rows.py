@@ -120,3 +120,16 @@ def test_rounding_that_a_narrow_guide_magnifies_is_no_dependence(num):
     pair = LinearVAE(20, 12)
     pair.posterior_scale.data -= 20
     pair.check(torch.randn(num, 20))
+
+
+def test_what_rounds_otherwise_in_another_batch_is_no_dependence():
+    def guide(x, units):
+        rounded = x * (1 + units * torch.finfo(x.dtype).eps * (x.sum() > X.sum()))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(rounded, 1e-6))  # so narrow that the last bit of z counts
+
+    def of(units):
+        return Functions(scalar_model, lambda x: guide(x, units))
+
+    of(1).check(X)
+    assert "depends on the other rows" in refusal(of(1000), X)
