@@ -17,7 +17,7 @@ from torch.fx import GraphModule
 from torch.overrides import TorchFunctionMode
 
 from ppvae.inference.compiling import compiler
-from ppvae.inference.compiling.agreement import refuse_other_results, same_numbers
+from ppvae.inference.compiling.agreement import Precision, refuse_other_results, same_numbers
 from ppvae.inference.compiling.counters import advance_at_once
 from ppvae.inference.compiling.cuda_graph import Program, captured
 from ppvae.inference.compiling.formulas import FORMULAS
@@ -165,7 +165,8 @@ def check_program(
     try:
         for _ in range(CALLS):
             start = random_state(device)
-            expected = [t.detach() for t in eager()]
+            with Precision() as precision:
+                expected = [t.detach() for t in eager()]
             if not updates:
                 expected += [t.detach().clone() for t in inputs]
             _put_back(inputs, contents)
@@ -180,7 +181,7 @@ def check_program(
                     "the program draws other random numbers than the model and the guide: is a part run again for its "
                     "gradient, as by torch.utils.checkpoint, or is a draw not used?"
                 )
-            refuse_other_results(found, expected, exact)
+            refuse_other_results(found, expected, exact, precision.half)
             _put_back(inputs, contents)
     finally:
         set_random_state(before, device)
