@@ -108,7 +108,7 @@ def _with_bases(fn: Any) -> list[Any]:
 
 
 def _memory(values: Any) -> set[int]:
-    return {memory_of(t) for t in tree_leaves(values) if isinstance(t, Tensor) and t.layout == torch.strided}
+    return {memory_of(t) for t in tree_leaves(values) if isinstance(t, Tensor)}
 
 
 class _Observing(Messenger):

@@ -171,6 +171,12 @@ def presence(site: Mapping[str, Any]) -> Tensor | None:
     return reduce(torch.logical_and, shaped) if shaped else None
 
 
+def where_there(site: Mapping[str, Any], value: Tensor, otherwise: float) -> Tensor:
+    """A site's values `[..., *event]`, and another number where it is masked."""
+    there = presence(site)
+    return value if there is None else torch.where(there, value, otherwise)
+
+
 def wrapped(fn: Any) -> Iterator[Any]:
     """A distribution, and those inside it that it masks, expands, or declares dimensions of as the event's."""
     yield fn

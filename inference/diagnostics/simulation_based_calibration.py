@@ -1,7 +1,6 @@
 """Simulation-based calibration: on data drawn from the model, is a guide's posterior the model's?"""
 
 import math
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -24,7 +23,7 @@ from ppvae.inference.runtime.chunks import evaluating, over_data, sizes
 from ppvae.inference.runtime.sharing import measurement
 from ppvae.pair import Pair
 from ppvae.simulation import simulate
-from ppvae.sites import presence
+from ppvae.sites import where_there
 from ppvae.supports import refuse_unlike
 from ppvae.tracing import draw_latents, trace_model, trace_pair
 from ppvae.weights import sum_terms
@@ -153,18 +152,14 @@ def _ranks(pair: Pair, batch: Batch, num_samples: int, at_once: int) -> dict[str
         joint = trace_model(pair, x, latents, 1 + size)
         log_joint = sum_terms(joint.log_p_terms())
         refuse_not_numbers(pair, "a log p(x, z)", log_joint)
-        there = {name: _where_there(joint.model.nodes[name], value) for name, value in latents.items()}
+        there = {  # where a latent is masked, its values tie, below any other
+            name: where_there(joint.model.nodes[name], value.double(), -math.inf) for name, value in latents.items()
+        }
         for name, value, rounding in _quantities(there, log_joint):
             tied = (value[1:] == value[0]) | ((value[1:] - value[0]).abs() <= rounding)
             below[name] = below.get(name, 0) + ((value[1:] < value[0]) & ~tied).sum(0)
             ties[name] = ties.get(name, 0) + tied.sum(0)
     return {name: below[name] + (torch.rand(num_rows(x)).to(n.device) * (n + 1)).long() for name, n in ties.items()}
-
-
-def _where_there(site: Mapping[str, Any], value: Tensor) -> Tensor:
-    """A latent's values, all of them tied, and below any other, where it is masked, and so not there."""
-    there = presence(site)
-    return value if there is None else torch.where(there, value.double(), -math.inf)
 
 
 def _quantities(latents: dict[str, Tensor], log_joint: Tensor) -> list[tuple[str, Tensor, Any]]:

@@ -65,12 +65,6 @@ class LatentUsage:
         return self.kl.mean().estimate < COLLAPSED_KL if self.is_kl else self.active_units == 0
 
 
-def where_there(site: Mapping[str, Any], value: Tensor) -> Tensor:
-    """A site's values, NaN where it is masked."""
-    there = presence(site)
-    return value if there is None else torch.where(there, value, math.nan)
-
-
 def active_units(means: Tensor, noise: Tensor) -> int:
     """How many of D dimensions are active, from estimated posterior means, `[N, D]`, corrected for the variance `noise`
     of the estimates; both NaN where a latent is not there."""

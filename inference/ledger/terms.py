@@ -17,13 +17,7 @@ from ppvae.contract import check_shapes
 from ppvae.conversion import to_pair
 from ppvae.inference.evidence.heavy_tails import lower_khat, warning_of_heavy_tails
 from ppvae.inference.evidence.pareto import tail_size
-from ppvae.inference.ledger.latent_usage import (
-    MOST_POINTS,
-    LatentUsage,
-    active_units,
-    mutual_information,
-    where_there,
-)
+from ppvae.inference.ledger.latent_usage import MOST_POINTS, LatentUsage, active_units, mutual_information
 from ppvae.inference.objectives.divergence import separable
 from ppvae.inference.runtime.chunks import mean_with_error, over_data, sizes
 from ppvae.inference.runtime.measuring import finite, measuring
@@ -32,7 +26,7 @@ from ppvae.inference.runtime.sharing import measurement
 from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError
-from ppvae.sites import sample_sites
+from ppvae.sites import sample_sites, where_there
 from ppvae.tracing import trace_pair
 from ppvae.weights import log_weight, sum_terms, weights_of
 
@@ -215,7 +209,7 @@ def _measured(
             kl = sum_terms({site: log_q[site] for site in sites}) - log_p[term]
             expected = expected + kl
             draws[f"{term}/kl"].append(kl)
-            values = [where_there(joint.guide.nodes[site], weights.latents[site].double()) for site in sites]
+            values = [where_there(joint.guide.nodes[site], weights.latents[site].double(), math.nan) for site in sites]
             z = torch.cat([value.reshape(*kl.shape, -1) for value in values], -1)
             sums[term] = sums.get(term, 0) + torch.stack([~z.isnan(), z, z.square()]).nansum(1)
         draws[ELBO].append(elbo)

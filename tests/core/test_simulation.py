@@ -242,7 +242,7 @@ def test_to_look_at_data_early_and_not_depend_on_them_is_no_fault(look, assert_m
     assert_mean(pair.sample(batch)["y"], look(torch.zeros(5000))[0])
 
 
-def test_masks_of_data_that_are_missing_are_no_fault():
+def test_masks_of_data_that_are_missing_are_no_fault(assert_mean):
     """A draw has no missing entry, so that its masks are others; its distribution is the same."""
 
     class Missing(Pair):
@@ -257,7 +257,10 @@ def test_masks_of_data_that_are_missing_are_no_fault():
             with pyro.plate("data", len(x)):
                 pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
 
-    simulate(Missing(), (torch.rand(3, 2), torch.tensor([[True, False]] * 3)))
+    num = 5000
+    (x, _), latents = simulate(Missing(), (torch.rand(num, 2), torch.tensor([[True, False]] * num)))
+    assert_mean(x[:, 0].square(), 2.0)
+    assert_mean(x[:, 0] * latents["z"], 1.0)
 
 
 def test_to_look_for_early_reads_takes_nothing_from_the_generator():
