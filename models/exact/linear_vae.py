@@ -68,7 +68,7 @@ class LinearVAE(Pair):
 
     def _q(self, x: Tensor) -> dist.TorchDistribution:
         if self.guide_family == "exact":
-            return self.posterior(x)
+            return self._posterior(x)
         loc, scale = self.encoder(x), softplus(self.posterior_scale)
         if self.guide_family == "diagonal":
             return dist.Normal(loc, scale).to_event(1)
@@ -90,6 +90,9 @@ class LinearVAE(Pair):
     def posterior(self, x: Observed) -> dist.MultivariateNormal:
         """Exact `p(z | x) = N(M^-1 W'(x - mean), sigma^2 M^-1)`."""
         refuse_shape(x, self.mean.shape)
+        return self._posterior(x)
+
+    def _posterior(self, x: Tensor) -> dist.MultivariateNormal:
         M = self._precision_times_variance()
         loc = torch.linalg.solve(M, (x - self.mean) @ self.weight, left=False)
         return dist.MultivariateNormal(loc, precision_matrix=M * (-2 * self.log_sigma).exp())

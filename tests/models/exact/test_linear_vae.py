@@ -1,10 +1,14 @@
 """The linear VAE against linear algebra and scikit-learn's probabilistic PCA."""
 
+import logging
+
 import pytest
 import torch
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
+import ppvae
+from ppvae.inference.training import fitting
 from ppvae.models import LinearVAE
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -89,3 +93,14 @@ def test_refuses_what_it_cannot_be():
         LinearVAE(5, 5)
     with pytest.raises(ValueError, match="rank <= 2"):
         LinearVAE(5, 2).fit_closed_form(torch.randn(50, 1) @ torch.ones(1, 5))
+
+
+@pytest.mark.parametrize("guide", ["diagonal", "full", "exact"])
+def test_steps_are_recorded_whatever_the_guide(guide, monkeypatch, caplog):
+    """No step looks at the data's values, as the methods that users call do."""
+    monkeypatch.setattr(fitting, "RECORD_AFTER", 1)
+    pair = LinearVAE(4, 2, guide)
+    with caplog.at_level(logging.INFO, "ppvae"):
+        fit = ppvae.fit(pair, torch.randn(20, 4), steps=6, progress=False)
+    assert fit.steps == 6
+    assert "uncompiled" not in caplog.text
