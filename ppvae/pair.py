@@ -166,7 +166,7 @@ class Pair(nn.Module):
         refuse_other_rows(self, batch)
         self.checked_kinds.clear_if_changed(self)
         if not self.checked_kinds.cover(batch):
-            self._settle(batch, in_vain=True)
+            self._settle(to_pair(batch, self), in_vain=True)
 
     @torch.inference_mode(False)
     def _settle(self, batch: Batch, in_vain: bool) -> None:

@@ -1,7 +1,7 @@
 """Closed-form KL(q || p): where distributions have one, and where a guide's dependencies let it be used."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import pyro.distributions as dist
@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.distributions import kl_divergence as torch_kl_divergence
 
 from ppvae.arguments import checked
-from ppvae.batches import Batch
+from ppvae.batches import Batch, call
+from ppvae.conversion import to_pair
 from ppvae.mode import mode
 from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
@@ -79,7 +80,7 @@ def separable_sites(pair: Pair, batch: Batch) -> frozenset[str]:
 
     A model parent that the guide lacks (a discrete site to be summed out) rules the closed form out too.
     """
-    return separable(pair, pair.checked(batch))
+    return separable(pair, to_pair(rows_or_all(pair, pair.checked(batch), slice(2)), pair))
 
 
 def separable(pair: Pair, batch: Batch) -> frozenset[str]:
@@ -117,7 +118,6 @@ def separable_in(joint: Joint) -> frozenset[str] | None:
     return frozenset(drawn.keys() - summed_out)
 
 
-def _parents(function: object, batch: Batch) -> dict[str, set[str]]:
-    args, kwargs = ((), batch) if isinstance(batch, dict) else (batch if isinstance(batch, tuple) else (batch,), {})
-    found = get_dependencies(function, args, kwargs)["prior_dependencies"]  # type: ignore[arg-type]
-    return {site: set(parents) - {site} for site, parents in found.items()}  # type: ignore[attr-defined]
+def _parents(function: Callable, batch: Batch) -> dict[str, set[str]]:
+    found = call(lambda *args, **kwargs: get_dependencies(function, args, kwargs), batch)["prior_dependencies"]
+    return {site: set(parents) - {site} for site, parents in found.items()}
