@@ -44,7 +44,7 @@ Checked = TypeVar("Checked", bound=Callable)
 def checked(function: Checked) -> Checked:
     """Decorates a function, a method or a class: its arguments are checked against their annotations at each call.
 
-    NumPy arrays become tensors where tensors are meant.
+    Where tensors are meant, NumPy arrays become tensors, and all of them go to the device of a method's own module.
 
     Annotations are read once, at the first call. A class is checked where its objects are made; a dataclass is
     decorated above `@dataclass`, and its `__post_init__` finds checked values.
@@ -74,12 +74,10 @@ def checked(function: Checked) -> Checked:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         by_place, by_name = rules()
-        if any(isinstance(value, np.ndarray) for value in (*args, *kwargs.values())):
-            places = zip(by_place, args[: len(by_place)], strict=False)
-            args = (*(_taken(name, rule, value, args[0]) for (name, rule), value in places), *args[len(by_place) :])
-            kwargs = {
-                name: _taken(name, by_name.get(name), value, next(iter(args), None)) for name, value in kwargs.items()
-            }
+        if any(isinstance(value, np.ndarray | Tensor) for value in (*args, *kwargs.values())):
+            places, like = zip(by_place, args[: len(by_place)], strict=False), _parameter(next(iter(args), None))
+            args = (*(_taken(name, rule, value, like) for (name, rule), value in places), *args[len(by_place) :])
+            kwargs = {name: _taken(name, by_name.get(name), value, like) for name, value in kwargs.items()}
         for (name, rule), value in zip(by_place, args, strict=False):
             if rule is not None:
                 _hold(name, rule, value)
@@ -114,14 +112,21 @@ def _hold(name: str, rule: Rule, value: Any) -> None:
         raise found.error(f"{name}{found.where}: {found}")
 
 
-def _taken(name: str, rule: Rule | None, value: Any, own: Any) -> Any:
-    """An array where a tensor is meant, as a tensor; floating numbers of a module's argument are of its precision."""
-    if not isinstance(value, np.ndarray) or not _is_of_tensors(rule):
+def _parameter(own: Any) -> Tensor | None:
+    """A module's first parameter of real numbers, if it has one."""
+    if not isinstance(own, nn.Module) or "_parameters" not in vars(own):  # not yet, where its class is checked
+        return None
+    return next((p for p in own.parameters() if p.is_floating_point()), None)
+
+
+def _taken(name: str, rule: Rule | None, value: Any, like: Tensor | None) -> Any:
+    """A tensor, or an array where one is meant, on a module's device; numbers of an array are of its precision, too."""
+    if not isinstance(value, np.ndarray | Tensor) or not _is_of_tensors(rule):
         return value
-    t = as_tensor(name, value)
-    parameters = own.parameters() if isinstance(own, nn.Module) else ()
-    dtype = next((p.dtype for p in parameters if p.is_floating_point()), t.dtype)
-    return t.to(dtype) if t.is_floating_point() else t
+    t = as_tensor(name, value) if isinstance(value, np.ndarray) else value
+    if like is None:
+        return t
+    return t.to(like) if t is not value and t.is_floating_point() else t.to(like.device)
 
 
 def _is_of_tensors(rule: Rule | None) -> bool:

@@ -50,9 +50,10 @@ class ConditionalVAE(Pair):
         self.likelihood = likelihood
         self.posterior = posterior
         self.num_covariates = num_covariates
-        c = torch.zeros(1, num_covariates)
         with mode(self, training=False), torch.no_grad():
-            event_shape = likelihood(joined(prior().sample(), c)).event_shape
+            z = prior().sample()
+            c = torch.zeros(1, num_covariates, device=z.device)
+            event_shape = likelihood(joined(z, c)).event_shape
         self.example = (torch.zeros(1, *event_shape), c)
 
     @classmethod

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from ppvae.arguments import Count, Positive, Size, checked
 from ppvae.batches import Batch
+from ppvae.conversion import to_pair
+from ppvae.devices import device_of
 from ppvae.mode import mode
 from ppvae.models.multimodal.class_labels import ClassLabel, OneHot
 from ppvae.models.multimodal.missing import kept_at_random, which_are_there, zero_where_missing
@@ -88,7 +90,8 @@ class MultimodalVAE(Pair):
         self.weights: dict[str, float] = dict(weights)
         with mode(self, training=False), torch.no_grad():
             widths = {name: num_latents + private[name][0] if name in private else num_latents for name in likelihoods}
-            shown = {name: module(torch.zeros(1, widths[name])) for name, module in likelihoods.items()}
+            device = device_of(self)
+            shown = {name: module(torch.zeros(1, widths[name], device=device)) for name, module in likelihoods.items()}
             zeros = {name: torch.zeros_like(fn.sample()) for name, fn in shown.items()}
         self.example = zeros | {"has": torch.ones(1, len(likelihoods), dtype=torch.bool)}
 
@@ -208,7 +211,7 @@ class MultimodalVAE(Pair):
                 from the prior.
         """
         with mode(self, training=False):
-            latents = self.latents(batch, num_samples)
+            latents = self.latents(to_pair(self.checked(batch), self), num_samples)
             z, found = latents["z"].flatten(0, 1), {}
             for name, likelihood in self.likelihoods.items():
                 h = z

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ppvae.arguments import Size, checked
 from ppvae.batches import Batch
+from ppvae.devices import device_of
 from ppvae.mode import mode
 from ppvae.models.multimodal.missing import kept_at_random, which_are_there, zero_where_missing
 from ppvae.models.parts.joining import joined
@@ -76,7 +77,8 @@ class SensorFusion(Pair):
         self.targets = nn.ModuleDict(targets)
         self.posterior = posterior
         with mode(self, training=False), torch.no_grad():
-            z, action = torch.zeros(1, num_latents), torch.zeros(1, num_actions)
+            device = device_of(self)
+            z, action = torch.zeros(1, num_latents, device=device), torch.zeros(1, num_actions, device=device)
             shown = {name: likelihood(z) for name, likelihood in sensors.items()}
             shown |= {name: likelihood(joined(z, action)) for name, likelihood in targets.items()}
             zeros = {name: torch.zeros_like(fn.sample()) for name, fn in shown.items()}
