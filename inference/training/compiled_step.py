@@ -73,7 +73,7 @@ class CompiledStep:
             _refuse_hooks(self._parameters)
             self._device = next(pair.parameters()).device
             self._scheduled = {name: self._number(value) for name, value in self._objective.scheduled(0.0).items()}
-            self._at, self._done = self._number(0.0), torch.zeros((), dtype=torch.float64, device=self._device)
+            self._at = self._number(0.0)
             precise = torch.float64 if self._device.type == "cpu" else torch.float32  # as fused optimizers read rates
             self._rates = [self._number(0.0).to(precise) for _ in update.optimizer.param_groups]
             self._kind = kind_of(batch)
@@ -116,7 +116,7 @@ class CompiledStep:
     def launch(self, batch: Batch, weights: Tensor | None, step: float) -> Tensor:
         """Takes the step without a look at its bound: that is returned, with a one if anything is not finite."""
         inputs = [*self._state_leaves, *self._tensors(batch, weights, step)]
-        self._set_rates(step)
+        self._set_rates()
         if self._whole is not None:
             return self._whole(*inputs)[0].clone()  # a CUDA graph overwrites it
         report, *found = self._program(*inputs)
@@ -137,7 +137,7 @@ class CompiledStep:
         bound, bad = report.tolist()
         if bad:
             return None
-        self._set_rates(step)
+        self._set_rates()
         self._apply(found)
         return bound
 
@@ -147,10 +147,9 @@ class CompiledStep:
         with one_thread(self._update.few):
             self._advance(*found)
 
-    def _set_rates(self, step: float) -> None:
+    def _set_rates(self) -> None:
         for rate, group in zip(self._rates, self._update.optimizer.param_groups, strict=True):
             rate.fill_(group["lr"])
-        self._done.fill_(step)
 
     def _whole_step(self, inputs: Sequence[Tensor], eager: Callable[[], list[Tensor]]) -> Program:
         """The program and the update as one CUDA graph, or one after the other where it cannot be recorded.
@@ -221,7 +220,7 @@ class CompiledStep:
         """`Update.advance`, recorded once, as a function of the gradients that updates these same tensors."""
         update, parameters = self._update, list(self._parameters.values())
         moments = [update.optimizer.state.get(p, {}) for p in parameters]
-        state = [[p.detach() for p in parameters], moments, list(update.averages.values()), self._rates, self._done]
+        state = [[p.detach() for p in parameters], moments, list(update.averages.values()), self._rates, self._at]
         gradients = [p.detach() for p, has_gradient in zip(parameters, self._reached, strict=True) if has_gradient]
         bad = [torch.zeros((), device=self._device)] if self._graphed else []
         inputs, structure = tree_flatten((state, gradients, bad))
