@@ -124,7 +124,10 @@ REMEDIES = {
         "does the network take data of this shape? Check the data's last dimensions against its first layer; images "
         "have channels before height and width"
     ),
-    "same device|on device|different device": "make tensors where the data are, as `x.new_zeros(8)` does",
+    "same device|on device|different device": (
+        "a tensor or network that the function takes from outside stays where it is: make it a buffer or a submodule "
+        "of the pair, or a pyro.module, which move with it"
+    ),
     "more than 1 value per channel": (
         "batch norm needs two rows or more in training: choose a batch_size that leaves no single row over"
     ),
