@@ -8,13 +8,14 @@ import pyro.distributions as dist
 import torch
 from pyro.infer.inspect import get_dependencies, is_sample_site
 from torch import Tensor
-from torch.distributions import kl_divergence as torch_kl_divergence
+from torch.distributions import TransformedDistribution, kl_divergence as torch_kl_divergence
 
 from ppvae.arguments import checked
 from ppvae.batches import Batch
 from ppvae.mode import mode
 from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
+from ppvae.refusals import family
 from ppvae.rules import Instance
 from ppvae.sites import sample_sites, without_row_mask
 from ppvae.tracing import Joint
@@ -29,7 +30,8 @@ def kl_divergence(q: AnyDistribution, p: AnyDistribution) -> Tensor:
     PyTorch's and Pyro's formulas, and two that neither has: a Gaussian q with correlations, of full or low rank,
     against a factorized one, `-H(q) - sum_j E_q log N(z_j; m_j, s_j^2)`; against the standard normal, for q with mean m
     and covariance S, that is `(tr S + m'm - D - log det S) / 2`. And a factorized Gaussian q against one with
-    correlations.
+    correlations. That of two transformed distributions is that of their bases, where the transforms lose nothing; what
+    `FoldedDistribution` makes of them has no closed form.
 
     Raises:
         NotImplementedError: no closed form is known.
@@ -46,6 +48,9 @@ def kl_divergence(q: AnyDistribution, p: AnyDistribution) -> Tensor:
         return (squares / 2 + scale.log() + math.log(2 * math.pi) / 2).sum(-1) - q.entropy()
     if isinstance(p, dist.MultivariateNormal) and _is_factorized_normal(q):
         q = dist.MultivariateNormal(q.base_dist.loc, scale_tril=q.base_dist.scale.diag_embed())
+    for fn in (q, p):
+        if _folds(fn):
+            raise NotImplementedError(f"{family(fn)} has two values of its base for each of its own")
     return torch_kl_divergence(q, p)
 
 
@@ -62,6 +67,15 @@ def site_kl(q: Mapping[str, Any], p: Mapping[str, Any]) -> Tensor:
     for mask in q_masks + p_masks:
         kl = torch.where(mask, kl, 0.0)
     return kl
+
+
+def _folds(fn: Any) -> bool:
+    """Whether transforms in it are not one to one; of a half distribution the lost sign says nothing."""
+    while not isinstance(fn, dist.HalfNormal | dist.HalfCauchy) and hasattr(fn, "base_dist"):
+        if isinstance(fn, TransformedDistribution) and not all(t.bijective for t in fn.transforms):
+            return True
+        fn = fn.base_dist
+    return False
 
 
 def _is_factorized_normal(p: Any) -> bool:
