@@ -30,6 +30,7 @@ from ppvae.sites import has_own_term, presence, sample_sites
 from ppvae.tracing import Joint, trace_guide, with_model
 
 MAX_ROWS = 7
+SAME_SUPPORT = "let the guide draw inside it, as a distribution of the same support does"
 
 
 class Found(NamedTuple):
@@ -330,9 +331,10 @@ def _check_values(joint: Joint) -> None:
                 fn.log_prob(site["value"])
             except (ValueError, RuntimeError) as error:
                 said, outside = without_tensors(str(error)), "invalid values" in str(error)
+                remedy = into_support(site["value"]) if site["is_observed"] else SAME_SUPPORT
                 raise (SupportError if outside else ContractError)(
                     f"{role} site '{name}': found a value that {family(fn)} refuses ({said}), expected one inside its "
-                    f"support; {into_support(site['value'])}, or choose another distribution"
+                    f"support; {remedy}, or choose another distribution"
                 ) from (None if outside else error)  # which prints all values
 
 
