@@ -1,24 +1,33 @@
 """Closed-form KL(q || p): where distributions have one, and where a guide's dependencies let it be used."""
 
 import math
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Callable, Container, Mapping
+from typing import Annotated, Any, TypeAlias
 
+import pyro
 import pyro.distributions as dist
 import torch
+from pyro import poutine
 from pyro.infer.inspect import get_dependencies, is_sample_site
+from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import TransformedDistribution, kl_divergence as torch_kl_divergence
 
 from ppvae.arguments import checked
-from ppvae.batches import Batch
+from ppvae.batches import Batch, call, repeated
+from ppvae.devices import gpus
 from ppvae.mode import mode
 from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
 from ppvae.refusals import family
 from ppvae.rules import Instance
-from ppvae.sites import sample_sites, without_row_mask
-from ppvae.tracing import Joint
+from ppvae.sites import log_prob_terms, sample_sites, without_row_mask
+from ppvae.tracing import Joint, trace_pair
+
+ROWS, DRAWS = 7, 10
+"""Data points, and draws for each of them, on which it is found out what depends on what."""
+SAME = 1e-6
+Sites: TypeAlias = dict[str, dict[str, Any]]
 
 AnyDistribution = Annotated[Any, Instance(torch.distributions.Distribution)]
 
@@ -99,9 +108,14 @@ def separable_sites(pair: Pair, batch: Batch) -> frozenset[str]:
 def separable(pair: Pair, batch: Batch) -> frozenset[str]:
     """`separable_sites` of a pair that was checked, on a batch of its own: what a step asks."""
     try:
-        with mode(pair, training=False):  # to keep these two rows out of batch norm's running statistics
-            two = rows_or_all(pair, batch, slice(2))
-            guide, model = (_parents(function, two) for function in (pair.guide, pair.model))
+        with mode(pair, training=False):  # to keep these few rows out of batch norm's running statistics
+            few = rows_or_all(pair, batch, slice(ROWS))
+            with torch.no_grad(), torch.random.fork_rng(gpus(pair)):
+                found = separable_in(trace_pair(pair, few, 1))
+            if found is not None:
+                return found
+            few = repeated(few, DRAWS) if pair.own_rows is None else few
+            guide, model = (_parents(function, few) for function in (pair.guide, pair.model))
     except NotImplementedError:  # a prior without draws, such as ImproperUniform
         return frozenset()
     ancestors: dict[str, set[str]] = {}
@@ -131,7 +145,43 @@ def separable_in(joint: Joint) -> frozenset[str] | None:
     return frozenset(drawn.keys() - summed_out)
 
 
-def _parents(function: object, batch: Batch) -> dict[str, set[str]]:
+def _parents(function: Callable, batch: Batch) -> dict[str, set[str]]:
+    """The latents on which each site of a model or a guide depends, given all others before it.
+
+    Pyro follows values through torch's functions. It loses those that are written into a part of a tensor, or leave
+    torch; so what it takes for independent of some latents is evaluated again with other values of these.
+    """
     args, kwargs = ((), batch) if isinstance(batch, dict) else (batch if isinstance(batch, tuple) else (batch,), {})
     found = get_dependencies(function, args, kwargs)["prior_dependencies"]  # type: ignore[arg-type]
-    return {site: set(parents) - {site} for site, parents in found.items()}  # type: ignore[attr-defined]
+    parents = {site: set(own) - {site} for site, own in found.items()}  # type: ignore[attr-defined]
+    with torch.random.fork_rng(range(torch.cuda.device_count())), torch.no_grad(), pyro.validation_enabled(False):
+        drawn, others = (_drawn(function, batch, parents) for _ in range(2))
+        for number, site in enumerate(drawn):
+            unlike = set(list(drawn)[:number]) - parents[site]
+            if unlike and not _is_same(function, batch, site, drawn, drawn | {name: others[name] for name in unlike}):
+                parents[site] |= unlike
+    return parents
+
+
+def _drawn(function: Callable, batch: Batch, names: Container[str]) -> Sites:
+    """The latents of these names, in the order in which a run draws them."""
+    with poutine.trace() as tracer:
+        call(function, batch)
+    return {name: site for name, site in sample_sites(tracer.trace, observed=False).items() if name in names}
+
+
+def _is_same(function: Callable, batch: Batch, name: str, *both: Sites) -> bool:
+    """Whether a site's log probability is the same at two choices of what comes before it."""
+    found = []
+    for sites in both:
+        values = Trace()
+        for each, site in sites.items():
+            values.add_node(each, **site)
+        try:
+            with poutine.trace() as tracer, poutine.replay(trace=values):
+                call(function, batch)
+            found.append(log_prob_terms(tracer.trace, without=tracer.trace.nodes.keys() - {name})[name])
+        except Exception:  # of the user's code, which may raise anything
+            return False
+    one, other = found
+    return one.shape == other.shape and torch.allclose(one, other, rtol=SAME, atol=SAME, equal_nan=True)
