@@ -20,8 +20,9 @@ from .ledger.report import GapReport as GapReport
 from .ledger.terms import ElboTerms as ElboTerms, elbo_terms as elbo_terms
 from .objectives.adversarial import AdversarialLoss as AdversarialLoss
 from .objectives.debiased import JVI as JVI, SUMO as SUMO
+from .objectives.dependencies import separable_sites as separable_sites
 from .objectives.disentangling import DIPVAE as DIPVAE, BetaTCVAE as BetaTCVAE
-from .objectives.divergence import kl_divergence as kl_divergence, separable_sites as separable_sites
+from .objectives.divergence import kl_divergence as kl_divergence
 from .objectives.enumerated import EnumeratedELBO as EnumeratedELBO
 from .objectives.evidence_lower_bound import ELBO as ELBO
 from .objectives.factor_vae import FactorVAE as FactorVAE

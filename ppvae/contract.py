@@ -19,16 +19,18 @@ from torch import Tensor
 from ppvae.batches import Batch, call, num_rows, rows
 from ppvae.explanations import failures_explained, into_support, without_tensors
 from ppvae.internals import enumeration_dim
+from ppvae.kinds import is_discrete, is_given, is_point
 from ppvae.layouts import InLayout, difference_from, refuse_mixed_rows
 from ppvae.model_and_guide import ModelAndGuide
 from ppvae.own_rows import refuse_other_number, rows_or_all
 from ppvae.parameters import OwnParameters
 from ppvae.particles import LEADING, ROWS, layout_of, run
 from ppvae.refusals import ContractError, SupportError, family
-from ppvae.sites import presence, sample_sites
+from ppvae.sites import has_own_term, presence, sample_sites
 from ppvae.tracing import Joint, trace_guide, with_model
 
 MAX_ROWS = 7
+SAME_SUPPORT = "let the guide draw inside it, as a distribution of the same support does"
 
 
 class Found(NamedTuple):
@@ -79,11 +81,22 @@ def check(pair: ModelAndGuide, batch: Batch, in_vain: bool) -> Found:
         return _settled(pair, few, summed, in_vain)
 
 
+def drawn_once(joint: Joint) -> set[str]:
+    """Latents that the guide draws by itself, as a Delta with a log_density says, but once for all particles."""
+    found = set()
+    for name, site in sample_sites(joint.guide).items():
+        q, p = site["fn"], sample_sites(joint.model)[name]["fn"]
+        value = site["value"].expand(*joint.shape, *q.event_shape)
+        of_its_own = is_given(q) and not (is_point(q) or is_given(p) or is_discrete(p))
+        if of_its_own and (value == value[:1]).all():
+            found.add(name)
+    return found
+
+
 def _settled(pair: ModelAndGuide, few: list[Batch], summed: Collection[str], in_vain: bool) -> Found:
     """The fastest layout of particles in which a pair is right; by rows, if it asks for that."""
     by_rows = InLayout(pair.model, pair.guide, ROWS, own_rows=pair.own_rows)
-    for part in few:
-        _check_run(by_rows, part, summed, in_vain)
+    once = set[str]().union(*(drawn_once(_check_run(by_rows, part, summed, in_vain)) for part in few))
     most = max(few, key=num_rows)
     drawn = refuse_mixed_rows(by_rows, most)
 
@@ -91,7 +104,11 @@ def _settled(pair: ModelAndGuide, few: list[Batch], summed: Collection[str], in_
         """Why the pair is not right in another layout than by rows; empty if it is."""
         try:
             for part in few:
-                _check_run(other, part, summed, in_vain)
+                for name in sorted(drawn_once(_check_run(other, part, summed, in_vain)) - once):
+                    return (
+                        f"guide site '{name}': found one draw for all particles where they lead, and one for each by "
+                        "rows; to run it faster, draw by `pyro.sample` from a distribution"
+                    )
         except ContractError as error:
             return str(error)
         return difference_from(drawn, other, most)
@@ -111,7 +128,7 @@ def run_alone(role: str, function: Callable, batch: Batch) -> Trace:
     return tracer.trace
 
 
-def _check_run(pair: ModelAndGuide, batch: Batch, summed: Collection[str], in_vain: bool) -> None:
+def _check_run(pair: ModelAndGuide, batch: Batch, summed: Collection[str], in_vain: bool) -> Joint:
     """Runs a pair with particles, in the layout that it names."""
     num_particles = min(num_rows(batch), MAX_ROWS) + 2
     num_particles += num_particles == num_rows(batch)
@@ -130,6 +147,7 @@ def _check_run(pair: ModelAndGuide, batch: Batch, summed: Collection[str], in_va
     check_masks(joint)
     _check_values(joint)
     _check_finite(joint, in_vain)
+    return joint
 
 
 def of_model(trace: Callable[[], Trace], guide: Trace) -> Trace:
@@ -262,7 +280,14 @@ def _check_event_shapes(name: str, drawn: Mapping[str, Any], site: Mapping[str, 
 
 def _check_match(guide: Trace, model: Trace) -> None:
     """An observation, no stray guide sites, and a guide for all that cannot be summed out."""
-    for name in sample_sites(guide, observed=True):
+    for name, site in sample_sites(guide, observed=True).items():
+        if has_own_term(site):
+            raise ContractError(
+                f"guide site '{name}': found pyro.factor in the guide, expected draws of latents alone, as log q is "
+                "their density, and a further term would count in each bound; give it to training, as "
+                "SemiSupervisedELBO(weight=...) does for labels, or by an objective of your own that adds it to the "
+                "surrogate"
+            )
         raise ContractError(
             f"guide site '{name}': found observed in the guide, expected drawn; leave out its `obs=`, and observe data "
             "in the model"
@@ -306,9 +331,10 @@ def _check_values(joint: Joint) -> None:
                 fn.log_prob(site["value"])
             except (ValueError, RuntimeError) as error:
                 said, outside = without_tensors(str(error)), "invalid values" in str(error)
+                remedy = into_support(site["value"]) if site["is_observed"] else SAME_SUPPORT
                 raise (SupportError if outside else ContractError)(
                     f"{role} site '{name}': found a value that {family(fn)} refuses ({said}), expected one inside its "
-                    f"support; {into_support(site['value'])}, or choose another distribution"
+                    f"support; {remedy}, or choose another distribution"
                 ) from (None if outside else error)  # which prints all values
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from ppvae.wording import shown
 
@@ -45,12 +46,17 @@ def refuse_without_numbers(pair: Any) -> None:
 
 
 def refuse_without_autograd(pair: Any) -> None:
-    """Refuses a pair with parameters or buffers that `torch.inference_mode` has made.
+    """Refuses a pair with parameters or buffers that `torch.inference_mode` has made, or that nothing has made yet.
 
     Raises:
         ValueError: the first such parameter or buffer is named.
     """
     for name, t in itertools.chain(pair.named_parameters(), pair.named_buffers()):
+        if is_lazy(t):
+            raise ValueError(
+                f"pair: found '{name}' of a lazy module without a shape, which the first data decide, expected one; "
+                "call pair.check(data) first"
+            )
         if t.is_inference():
             raise ValueError(
                 f"pair: found '{name}' made within torch.inference_mode(), where tensors take no part in autograd, "

@@ -14,14 +14,13 @@ from torch import Tensor
 from torch.distributions import TransformedDistribution, biject_to
 
 from ppvae.batches import Batch
-from ppvae.contract import check_masks
+from ppvae.contract import check_masks, drawn_once
 from ppvae.kinds import (
     Image,
     has_atom,
     innermost,
     is_circular,
     is_discrete,
-    is_given,
     is_moved_angle,
     is_point,
     is_sphere,
@@ -94,15 +93,12 @@ def _refuse_without_density(where: str, fn: Any) -> None:
 
 def refuse_fixed(joint: Joint) -> None:
     """Refuses, by name, a guide's Delta that says it has a density, and has one value for all particles."""
-    for name, (q, p) in _latents(joint).items():
-        value = _site(joint, name)["value"].expand(*joint.shape, *q.event_shape)
-        of_its_own = is_given(q) and not (is_point(q) or is_given(p) or is_discrete(p))
-        if of_its_own and (value == value[:1]).all():
-            raise ContractError(
-                f"guide site '{name}': found Delta with a log_density, and one value for all particles, expected draws "
-                "of that density; draw its noise for each particle, or take a distribution about the point, such as "
-                "Normal(point, scale)"
-            )
+    for name in sorted(drawn_once(joint)):
+        raise ContractError(
+            f"guide site '{name}': found Delta with a log_density, and one value for all particles, expected draws of "
+            "that density; draw its noise for each particle, or take a distribution about the point, such as "
+            "Normal(point, scale)"
+        )
 
 
 def refuse_unlike_support(pair: ModelAndGuide, batch: Batch, joint: Joint, why: str) -> None:

@@ -18,7 +18,7 @@ from ppvae.conversion import to_pair
 from ppvae.inference.evidence.heavy_tails import lower_khat, warning_of_heavy_tails
 from ppvae.inference.evidence.pareto import tail_size
 from ppvae.inference.ledger.latent_usage import MOST_POINTS, LatentUsage, active_units, mutual_information
-from ppvae.inference.objectives.divergence import separable
+from ppvae.inference.objectives.dependencies import separable
 from ppvae.inference.runtime.chunks import mean_with_error, over_data, sizes
 from ppvae.inference.runtime.measuring import finite, measuring
 from ppvae.inference.runtime.records import Measurement

@@ -82,8 +82,8 @@ def log_aggregate(found: Posteriors, log_shares: Tensor) -> tuple[Tensor, Tensor
 def stratified_shares(weights: Tensor, num_data: int) -> Tensor:
     """Logs of the shares with which the posteriors of B data points stand for those of N, `[B, B]`.
 
-    A data point's own posterior counts for itself, by 1 / N; the others stand for all other N - 1. So the density of
-    q(z) at a draw is unbiased over minibatches; its log is biased low.
+    A data point's own posterior counts for itself, by 1 / N times its weight, of mean one; the others stand for all
+    others. So the density of q(z) at a draw is unbiased over minibatches of equal weights; its log is biased low.
 
     Source: Chen et al. 2018 (arXiv:1802.04942), appendix C.2, where one of the others stands for all the rest.
 
@@ -96,5 +96,6 @@ def stratified_shares(weights: Tensor, num_data: int) -> Tensor:
     if num == 1:
         return torch.zeros_like(own, dtype=weights.dtype)
     others = weights.expand(num, num).masked_fill(own, 0.0)
-    shares = others / others.sum(1, keepdim=True) * (1 - 1 / num_data) + own / num_data
-    return shares.log()
+    of_itself = (weights * num / num_data).unsqueeze(1)
+    of_all_others = others.sum(1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
+    return (others / of_all_others * (1 - of_itself) + own * of_itself).log()

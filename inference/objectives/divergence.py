@@ -1,24 +1,18 @@
-"""Closed-form KL(q || p): where distributions have one, and where a guide's dependencies let it be used."""
+"""Closed-form KL(q || p), where distributions have one."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import pyro.distributions as dist
 import torch
-from pyro.infer.inspect import get_dependencies, is_sample_site
 from torch import Tensor
-from torch.distributions import kl_divergence as torch_kl_divergence
+from torch.distributions import TransformedDistribution, kl_divergence as torch_kl_divergence
 
 from ppvae.arguments import checked
-from ppvae.batches import Batch, call
-from ppvae.conversion import to_pair
-from ppvae.mode import mode
-from ppvae.own_rows import rows_or_all
-from ppvae.pair import Pair
+from ppvae.refusals import family
 from ppvae.rules import Instance
-from ppvae.sites import sample_sites, without_row_mask
-from ppvae.tracing import Joint
+from ppvae.sites import without_row_mask
 
 AnyDistribution = Annotated[Any, Instance(torch.distributions.Distribution)]
 
@@ -30,7 +24,8 @@ def kl_divergence(q: AnyDistribution, p: AnyDistribution) -> Tensor:
     PyTorch's and Pyro's formulas, and two that neither has: a Gaussian q with correlations, of full or low rank,
     against a factorized one, `-H(q) - sum_j E_q log N(z_j; m_j, s_j^2)`; against the standard normal, for q with mean m
     and covariance S, that is `(tr S + m'm - D - log det S) / 2`. And a factorized Gaussian q against one with
-    correlations.
+    correlations. That of two transformed distributions is that of their bases, where the transforms lose nothing; what
+    `FoldedDistribution` makes of them has no closed form.
 
     Raises:
         NotImplementedError: no closed form is known.
@@ -47,6 +42,9 @@ def kl_divergence(q: AnyDistribution, p: AnyDistribution) -> Tensor:
         return (squares / 2 + scale.log() + math.log(2 * math.pi) / 2).sum(-1) - q.entropy()
     if isinstance(p, dist.MultivariateNormal) and _is_factorized_normal(q):
         q = dist.MultivariateNormal(q.base_dist.loc, scale_tril=q.base_dist.scale.diag_embed())
+    for fn in (q, p):
+        if _folds(fn):
+            raise NotImplementedError(f"{family(fn)} has two values of its base for each of its own")
     return torch_kl_divergence(q, p)
 
 
@@ -65,59 +63,14 @@ def site_kl(q: Mapping[str, Any], p: Mapping[str, Any]) -> Tensor:
     return kl
 
 
+def _folds(fn: Any) -> bool:
+    """Whether transforms in it are not one to one; of a half distribution the lost sign says nothing."""
+    while not isinstance(fn, dist.HalfNormal | dist.HalfCauchy) and hasattr(fn, "base_dist"):
+        if isinstance(fn, TransformedDistribution) and not all(t.bijective for t in fn.transforms):
+            return True
+        fn = fn.base_dist
+    return False
+
+
 def _is_factorized_normal(p: Any) -> bool:
     return isinstance(p, dist.Independent) and isinstance(p.base_dist, dist.Normal) and p.reinterpreted_batch_ndims == 1
-
-
-@checked
-def separable_sites(pair: Pair, batch: Batch) -> frozenset[str]:
-    """The latent sites whose `E[log q - log p]` may be replaced by the closed-form KL given their parents.
-
-    Given its parents in the guide, a site is independent of all but its descendants (the local Markov property). So
-    `KL(q(z | parents) || p(z | parents))` has the right expectation if and only if no parent of z in the *model* is a
-    descendant of z in the *guide*. For example, with q(z_1 | x) q(z_2 | x) the KL of each layer is analytic; with
-    q(z_1 | x) q(z_2 | z_1) that of z_1 is not, because p(z_1 | z_2) depends on z_1's child.
-
-    A model parent that the guide lacks (a discrete site to be summed out) rules the closed form out too.
-    """
-    return separable(pair, to_pair(rows_or_all(pair, pair.checked(batch), slice(2)), pair))
-
-
-def separable(pair: Pair, batch: Batch) -> frozenset[str]:
-    """`separable_sites` of a pair that was checked, on a batch of its own: what a step asks."""
-    try:
-        with mode(pair, training=False):  # to keep these two rows out of batch norm's running statistics
-            two = rows_or_all(pair, batch, slice(2))
-            guide, model = (_parents(function, two) for function in (pair.guide, pair.model))
-    except NotImplementedError:  # a prior without draws, such as ImproperUniform
-        return frozenset()
-    ancestors: dict[str, set[str]] = {}
-    for site, parents in guide.items():  # in sampling order, so that parents come first
-        ancestors[site] = parents.union(*(ancestors[parent] for parent in parents))
-    return frozenset(
-        site for site in guide if all(parent in guide and site not in ancestors[parent] for parent in model[site])
-    )
-
-
-def separable_in(joint: Joint) -> frozenset[str] | None:
-    """`separable_sites`, inferred from the order of a run's sites; None where the order does not settle it.
-
-    A site's parents come before it, and its descendants after it. So if the sites that precede a site in the model all
-    precede it in the guide too, its closed form is valid whatever the dependencies. A site that depends on one that is
-    summed out shows it by its shape.
-    """
-    drawn, latent = (sample_sites(trace, observed=False) for trace in (joint.guide, joint.model))
-    if not all(is_sample_site(site) for site in drawn.values()):
-        return None  # a Delta, through which dependencies pass unseen
-    summed_out = {name for name in drawn if len(latent[name]["fn"].batch_shape) > len(joint.shape)}
-    place, latest = {name: i for i, name in enumerate(drawn)}, -1
-    for name in latent:
-        if name in drawn and name not in summed_out and place[name] < latest:
-            return None
-        latest = max(latest, place.get(name, -1))
-    return frozenset(drawn.keys() - summed_out)
-
-
-def _parents(function: Callable, batch: Batch) -> dict[str, set[str]]:
-    found = call(lambda *args, **kwargs: get_dependencies(function, args, kwargs), batch)["prior_dependencies"]
-    return {site: set(parents) - {site} for site, parents in found.items()}

@@ -11,7 +11,8 @@ from torch import Tensor
 from ppvae.arguments import Count, NonNegative, Schedule, checked
 from ppvae.batches import Batch
 from ppvae.enumerable import guide_runs_enumerated
-from ppvae.inference.objectives.divergence import separable, separable_in, site_kl
+from ppvae.inference.objectives.dependencies import separable, separable_in
+from ppvae.inference.objectives.divergence import site_kl
 from ppvae.inference.objectives.gradients import Draw
 from ppvae.inference.objectives.importance_weighted import gain
 from ppvae.inference.objectives.protocol import MeanOverDraws
@@ -59,8 +60,8 @@ class ELBO(MeanOverDraws):
         free_bits: nats per latent site below which the KL is not pushed down.
         balance: whether to weight each site's KL by how much the site is used, while beta is below 1.
         gradient: "reparameterized", "stl" or "score".
-        known_separable: the sites whose KL may be taken in closed form, as `prepared` finds them; if None, each call
-            inspects the pair again.
+        known_separable: the sites whose KL may be taken in closed form where the order of a run's sites does not tell,
+            as `prepared` finds them; if None, each such call inspects the pair again.
 
     Raises:
         ValueError: a setting out of range, or `kl="analytic"` with gradient "stl".
@@ -151,9 +152,9 @@ class ELBO(MeanOverDraws):
         return self.kl != "monte_carlo" and self.gradient != "stl"
 
     def _separable(self, pair: Pair, batch: Batch, draw: Draw) -> frozenset[str]:
-        if self.known_separable is not None:
-            return self.known_separable
         found = separable_in(draw.joint)
+        if found is None:
+            found = self.known_separable
         if found is None:
             draw.joint.log_q_terms()  # first, as Pyro's flows know only the density of their latest draw
             found = separable(pair, batch)

@@ -22,7 +22,7 @@ from ppvae.batches import Batch
 from ppvae.contract import check_shapes
 from ppvae.devices import gpus
 from ppvae.inference.objectives.weighting import mean_over_data
-from ppvae.kinds import is_point
+from ppvae.kinds import is_given, is_point
 from ppvae.mode import mode
 from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
@@ -126,16 +126,30 @@ class Draw:
                 total = total + score * site["fn"].score_parts(site["value"].detach()).score_function
         return mean_over_data(total.sum(0))
 
-    def check_scored(self, possible: bool, num_particles: int) -> None:
-        """Refuses by name a site that needs the score function where that is zero, impossible, or has no baseline."""
-        for name in sorted(self.scored):
+    def check_deltas(self) -> None:
+        """Refuses by name a Delta where log q is to be differentiated by its value, or at a fixed one."""
+        for name in sorted(self.scored | (self.followed if self._paths.partial else frozenset())):
             site: Any = self.joint.guide.nodes[name]
-            fn = family(site["fn"])
-            if is_point(site["fn"]):
+            if not is_given(site["fn"]):
+                continue
+            if not is_point(site["fn"]):
+                raise ContractError(
+                    f"guide site '{name}': found Delta with a log_density, which is a number and no function of the "
+                    "value, expected a density whose slope and score are known; use ELBO() or IWAE(), whose gradient "
+                    "is 'reparameterized', or take a distribution in place of the Delta"
+                )
+            if name in self.scored:
                 raise ContractError(
                     f"guide site '{name}': found Delta, whose score is zero, expected a path to follow to its point; "
                     "use ELBO() or IWAE(), whose gradient is 'reparameterized'"
                 )
+
+    def check_scored(self, possible: bool, num_particles: int) -> None:
+        """Refuses by name a site that needs the score function where that is zero, impossible, or has no baseline."""
+        self.check_deltas()
+        for name in sorted(self.scored):
+            site: Any = self.joint.guide.nodes[name]
+            fn = family(site["fn"])
             if not possible:
                 where = " for some of its arguments" if name in self.followed else ""
                 raise ContractError(

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import pyro.distributions as dist
@@ -18,6 +19,7 @@ from ppvae.inference.objectives.evidence_lower_bound import ELBO
 from ppvae.inference.objectives.gradients import reparameterized
 from ppvae.inference.objectives.protocol import MeanOverDraws
 from ppvae.pair import Pair
+from ppvae.rebuilding import with_parts
 from ppvae.refusals import ContractError, family
 
 
@@ -85,15 +87,17 @@ class _StraightThrough(Messenger):
             self.replaced.add(name)
 
     def _replacement(self, name: str, fn: dist.TorchDistribution) -> dist.TorchDistribution:
-        base = fn.base_dist if isinstance(fn, dist.Independent) else fn
+        return with_parts(fn, partial(self._softened, name, family(fn)))
+
+    def _softened(self, name: str, said: str, base: dist.TorchDistribution) -> dist.TorchDistribution:
         if isinstance(base, dist.OneHotCategorical):
-            return _OneHot(self.temperature, base.logits).to_event(len(fn.event_shape) - 1)
+            return _OneHot(self.temperature, base.logits)
         if isinstance(base, dist.Bernoulli):
-            return _Bernoulli(self.temperature, base.logits).to_event(len(fn.event_shape))
+            return _Bernoulli(self.temperature, base.logits)
         if name in self.replaced:  # the model's, whose probability is taken as it is for softened draws
-            return fn
+            return base
         raise ContractError(
-            f"guide site '{name}': found {family(base)}, whose draws cannot be softened, expected "
+            f"guide site '{name}': found {said}, whose draws cannot be softened, expected "
             "OneHotCategorical or Bernoulli; rewrite the site with one of them, or use VIMCO"
         )
 

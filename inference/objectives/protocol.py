@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar
 
 from torch import Tensor
 
-from ppvae.batches import Batch
+from ppvae.batches import Batch, num_rows
 from ppvae.inference.objectives.weighting import weighted
 from ppvae.pair import Pair
 from ppvae.rules import Function
@@ -156,7 +156,15 @@ def with_penalty(
     """What a training step calls: the mean bound, and the surrogate with the pair's penalty subtracted.
 
     Data points count by their weights in both.
+
+    Raises:
+        ValueError: there are not as many of them as weights.
     """
+    if weights is not None and num_rows(batch) != len(weights):
+        raise ValueError(
+            f"transform: found that it makes {num_rows(batch)} data points of {len(weights)}, which have weights, "
+            "expected as many; transform each by itself, or leave out the weights"
+        )
     with weighted(weights, objective):
         value, surrogate = objective(pair, batch, step)
     return (value if weights is None else weights * value).mean(), surrogate - pair.penalty()

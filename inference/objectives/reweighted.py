@@ -62,6 +62,7 @@ class RWS(IWAE):
         if self.phase == "sleep":  # in which no particle is weighed against others
             draw = Draw(pair, batch, num_particles, fixed=True)
             refuse_scales(draw.joint, self)
+            draw.check_deltas()
             return draw
         return super().draw(pair, batch, num_particles)
 

@@ -97,6 +97,8 @@ class OfAll(Objective):
     ) -> Callable[..., Any]:
         """Value and gradients, as a function of all runs' parameters and buffers, then of all that changes."""
         call, run = Call(ensemble.run), ensemble.run
+        given = put_together(list(changing))[-1]
+        prepared = ensemble.of_one(0, lambda pair: self.objective.prepared(pair, given))
         own = {f"pair.{name}": t.detach()[0] for name, t in tensors_of(run).items()}
         learned = [name for name, t in zip(own, tensors_of(run).values(), strict=True) if t.requires_grad]
 
@@ -111,7 +113,7 @@ class OfAll(Objective):
             schedules, step, batch = put_together(leaves[len(own) :])
             named = dict(zip(own, leaves, strict=False))
             parameters = [named[name].requires_grad_() for name in learned]
-            objective = self.objective.at(dict(zip(self.schedules, schedules, strict=True)))
+            objective = prepared.at(dict(zip(self.schedules, schedules, strict=True)))
             return call.with_tensors(named, of_one, parameters, objective, batch, step)
 
         inputs = [*own.values(), *[t.detach().clone() for t in changing]]

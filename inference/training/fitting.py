@@ -14,7 +14,7 @@ from ppvae.inference.runtime.descriptions import training_described
 from ppvae.inference.runtime.distributed import group_for
 from ppvae.inference.training.intake import Intake, check_data
 from ppvae.inference.training.loop import Training
-from ppvae.inference.training.optimizers import AnyOptimizer
+from ppvae.inference.training.optimizers import AnyOptimizer, refuse_others
 from ppvae.inference.training.result import Fit
 from ppvae.inference.training.resuming import setting_in
 from ppvae.inference.training.schedulers import RateSchedule, Scheduler, makes_scheduler, refuse_momentum
@@ -106,7 +106,8 @@ def fit(
         transform: applied to each minibatch of `data`, a copy of its own; `torch.bernoulli` makes dynamic binarization.
         held_out: data whose bound is computed after each epoch; or `HeldOut(data, ...)`, to stop early, or to keep the
             best epoch's parameters.
-        callbacks: called after each epoch with the `Fit` so far. One that raises `StopIteration` ends training.
+        callbacks: called after each epoch with the `Fit` so far. One that raises `StopIteration` ends training. They
+            may not change what is learned.
         progress: show a bar, on a terminal or in a notebook; see `ppvae.set_progress`.
         compile: run a step as one compiled program, the same estimator with the same noise several times faster, after
             some seconds of compiling. "auto": on a CPU, for at least 20,000 steps, fewer of large networks or batches
@@ -191,6 +192,8 @@ def fit(
         trainer.programs.compiles = _is_long(trainer, num_steps) if earlier is None else earlier
         if not trainer.programs.compiles and not callbacks and where.type in RECORDED and processes.size == 1:
             trainer.programs.record_after = RECORD_AFTER
+    if callbacks:
+        callbacks = [*callbacks, lambda run: refuse_others(trainer.update.parameters, pair)]
     training = Training(
         trainer=trainer,
         source=source,

@@ -1,21 +1,23 @@
 """Many runs of one model at once: an ensemble of seeds as one batched program."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, NamedTuple
 
 import torch
+from torch import Tensor, nn
 
 from ppvae.arguments import Count, Seed, checked
 from ppvae.inference.objectives.evidence_lower_bound import ELBO
 from ppvae.inference.objectives.protocol import Maximized, as_objective
 from ppvae.inference.training.ensembles import Ensemble, OfAll
 from ppvae.inference.training.fitting import fit
-from ppvae.inference.training.optimizers import ParameterGroups
+from ppvae.inference.training.optimizers import AnyOptimizer, ParameterGroups, learned_by, optimizer_for
 from ppvae.inference.training.result import Fit
 from ppvae.pair import Pair
 from ppvae.rules import Function
 from ppvae.threads import undisturbed
+from ppvae.wording import shown
 
 
 class Runs(NamedTuple):
@@ -59,7 +61,7 @@ def fit_many(
 
     Raises:
         ppvae.ContractError: the pairs differ in more than their parameters, or cannot be run at once.
-        ValueError: a setting that would mix the runs.
+        ValueError: a setting that would mix the runs, or an optimizer that does.
         NonFiniteError: a step gave NaN or infinity in one of the runs; none has taken it.
 
     Example:
@@ -77,6 +79,7 @@ def fit_many(
             torch.manual_seed(number)
             pairs.append(make_pair())
     ensemble = Ensemble(pairs)
+    _refuse_mixing_optimizer(settings.get("optimizer", "adam"), learned_by(ensemble))
     if isinstance(groups := settings.get("optimizer"), ParameterGroups):
         named = {f"run.{prefix}": factor for prefix, factor in groups.factors.items()}
         settings["optimizer"] = replace(groups, factors=named)
@@ -95,3 +98,25 @@ def _refuse_mixing(settings: dict[str, Any]) -> None:
     for name, value in mixing.items():
         if value is not None:
             raise ValueError(f"{name}: found one, expected none, as it would mix the runs; train them by ppvae.fit")
+
+
+def _refuse_mixing_optimizer(given: AnyOptimizer, learned: Mapping[str, nn.Parameter]) -> None:
+    """Refuses one that moves the first run otherwise where the others have other values and gradients."""
+    if not callable(given):
+        return
+    if not torch.allclose(_first_moved(given, learned, 1.0), _first_moved(given, learned, 30.0)):
+        raise ValueError(
+            f"optimizer: found {shown(given)}, which moves a run by what the others have, expected one that moves each "
+            "number by itself, such as 'adam'; train them by ppvae.fit"
+        )
+
+
+def _first_moved(given: AnyOptimizer, learned: Mapping[str, nn.Parameter], factor: float) -> Tensor:
+    """The first run's parameters after a step, where those of the others, and their gradients, are so much larger."""
+    copies = {name: nn.Parameter(p.detach().clone()) for name, p in learned.items()}
+    for p in copies.values():
+        p.data[1:] *= factor
+        p.grad = torch.ones_like(p)
+        p.grad[1:] *= factor
+    optimizer_for(given, copies, lr=1e-3).step()
+    return torch.cat([p.detach()[0].flatten() for p in copies.values()])

@@ -87,6 +87,28 @@ def refuse_nothing_learned(pair: nn.Module) -> None:
         )
 
 
+def learned_by(pair: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of a pair that are learned, by name."""
+    return {name: p for name, p in pair.named_parameters() if p.requires_grad}
+
+
+def refuse_others(learned: Mapping[str, nn.Parameter], pair: nn.Module) -> None:
+    """Refuses a pair that has other parameters to learn than the optimizer was made for.
+
+    Raises:
+        ValueError: the first of them is named.
+    """
+    now = learned_by(pair)
+    for name in [*learned, *now]:
+        if learned.get(name) is not now.get(name):
+            found = "is not" if name not in now else "is" if name not in learned else "has been replaced, and is"
+            raise ValueError(
+                f"pair: found that parameter '{name}' {found} to be learned, unlike at the start of training, expected "
+                "the same parameters all along, as the optimizer has a state for each; to freeze or add some, end "
+                "training there, and call fit again or make another Trainer"
+            )
+
+
 AnyOptimizer = str | Callable[..., Optimizer] | ParameterGroups
 """A name, a function of parameters and `lr`, or groups of parameters with rates of their own."""
 

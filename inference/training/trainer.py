@@ -129,7 +129,7 @@ class Trainer:
         pair.to(self.device)
         self._buffers = list(pair.buffers())
         self.processes.copy_first([*pair.parameters(), *self._buffers])
-        learned = {name: p for name, p in pair.named_parameters() if p.requires_grad}
+        learned = optimizers.learned_by(pair)
         self.optimizer = optimizers.optimizer_for(optimizer, learned, lr)
         self.update = Update(self.optimizer, learned, self._buffers, self.options, self.processes)
         self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -160,11 +160,12 @@ class Trainer:
 
         Raises:
             ppvae.ContractError: the pair breaks the contract, which is checked at the first step.
-            ValueError: a bad batch; the index is named.
+            ValueError: a bad batch; the index is named. Or other parameters to learn than at the start.
             NonFiniteError: the step gave NaN or infinity. It names the site and the row of the batch; pair, optimizer
                 and random numbers are as before the step.
         """
         with interrupts_held(), self.update.shared():
+            optimizers.refuse_others(self.update.parameters, self.pair)
             whole = self.converted(map_batch(lambda t: t.to(self.device, copy=True), as_batch(batch)))
             refuse_other_rows(self.pair, whole)
             refuse_parts(self.pair, num_rows(whole), self.processes.size)

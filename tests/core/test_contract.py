@@ -223,6 +223,16 @@ def test_guide_site_observed_in_the_guide():
     assert_says(message, "guide site 'label'", "found observed in the guide", "expected drawn", "leave out its `obs=`")
 
 
+def test_a_factor_in_the_guide():
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 1.0))
+            pyro.factor("label", -x.abs(), has_rsample=False)
+
+    message = refusal(Functions(scalar_model, guide), torch.randn(9))
+    assert_says(message, "guide site 'label'", "found pyro.factor in the guide", "expected draws of latents alone")
+
+
 def test_a_plate_opened_twice_under_one_name():
     def guide(x):
         scalar_guide(x)

@@ -114,7 +114,9 @@ def test_latents_outside_the_models_support():
             pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
     message = refusal(Functions(model, scalar_guide), -10 - torch.rand(9))
-    assert_says(message, "model site 'z'", "LogNormal", "expected one inside its support", "GreaterThan")
+    assert_says(
+        message, "model site 'z'", "LogNormal", "expected one inside its support", "GreaterThan", "let the guide"
+    )
 
 
 def test_impossible_combinations_of_summed_values_are_no_breach():

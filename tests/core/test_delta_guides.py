@@ -1,5 +1,7 @@
 """A Delta on a continuous latent has no density: it is trained with (MAP), and measured by nothing, whoever asks."""
 
+from functools import partial
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -81,7 +83,11 @@ def test_it_is_fitted_to_the_mode(x):
     assert pair.slope.item() == pytest.approx(PRIOR_SCALE**2 / (1 + PRIOR_SCALE**2), abs=1e-3)
 
 
-@pytest.mark.parametrize("objective", [ppvae.ELBO(2, gradient="score"), ppvae.VIMCO(3), ppvae.RWS(3)], ids=str)
+@pytest.mark.parametrize(
+    "objective",
+    [ppvae.ELBO(2, gradient="score"), ppvae.VIMCO(3), *map(partial(ppvae.RWS, 3, "score"), ("wake", "sleep"))],
+    ids=str,
+)
 def test_a_score_that_is_zero_is_refused(objective, x):
     with pytest.raises(ContractError, match=r"guide site 'z': found Delta, whose score is zero"):
         objective(Point(), x)
@@ -201,3 +207,54 @@ def test_a_point_with_a_density_of_its_own_is_measured(x):
     exact = normal(x, 0.0, (1 + PRIOR_SCALE**2) ** 0.5).sum(-1)
     torch.testing.assert_close(weights.log_w, exact.expand(3, 6))
     refuse_unlike(trace_pair(Functions(model, guide), x, 3))
+
+
+class ByHand(Point):
+    """Draws by hand, at points with a density of their own: a Normal guide, written otherwise."""
+
+    def __init__(self, by_hand=True):
+        super().__init__()
+        self.by_hand, self.log_scale = by_hand, nn.Parameter(torch.tensor(-0.5))
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            q = dist.Normal(self.slope * x, self.log_scale.exp()).to_event(1)
+            z = q.rsample()
+            pyro.sample("z", dist.Delta(z, log_density=q.log_prob(z), event_dim=1) if self.by_hand else q)
+
+
+def in_the_mean(objective, pair, x, repeats=100):
+    """Value and gradients over draws, and their standard errors."""
+    found = []
+    for _ in range(repeats):
+        value, surrogate = objective(pair, x)
+        found.append(torch.stack([value.mean().detach(), *torch.autograd.grad(surrogate, list(pair.parameters()))]))
+    found = torch.stack(found)
+    return found.mean(0), found.std(0) / repeats**0.5
+
+
+@pytest.mark.parametrize("objective", [ppvae.ELBO(3, kl="monte_carlo"), ppvae.IWAE(3)], ids=str)
+def test_draws_by_hand_are_those_of_each_particle(objective):
+    """With particles leading the guide would draw once for all: it is run by rows, and is the Normal guide."""
+    x, by_hand, plain = torch.randn(4, 2).repeat(50, 1), ByHand(), ByHand(by_hand=False)
+    with pytest.warns(UserWarning, match="guide site 'z': found one draw for all particles where they lead"):
+        by_hand.check(x)
+    assert (by_hand.particles, by_hand.guide_leads) == ("rows", False)
+    (found, a), (expected, b) = (in_the_mean(objective, pair, x) for pair in (by_hand, plain))
+    assert ((found - expected) / (a**2 + b**2).sqrt()).abs().max() < 4.5
+
+
+NEED_A_SLOPE = [
+    ppvae.ELBO(2, gradient="stl"),
+    ppvae.IWAE(3, "stl"),
+    ppvae.IWAE(3, "dreg"),
+    ppvae.ELBO(2, gradient="score"),
+]
+NEED_A_SLOPE += [ppvae.VIMCO(3), ppvae.RWS(3), ppvae.RWS(3, phase="sleep"), ppvae.CUBO(3), ppvae.TVO(3)]
+
+
+@pytest.mark.parametrize("objective", NEED_A_SLOPE, ids=str)
+def test_a_density_that_is_a_number_has_neither_slope_nor_score(objective, x):
+    """Sticking the landing would leave out all of log q, and with it the guide's entropy."""
+    with pytest.raises(ContractError, match=r"guide site 'z': found Delta with a log_density, .*'reparameterized'"):
+        objective(ByHand(), x)

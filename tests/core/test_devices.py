@@ -56,6 +56,22 @@ def test_a_pair_without_numbers(measure):
         MEASURES[measure](pair)
 
 
+@pytest.mark.parametrize("taker", ["elbo", "gap", "fit"])
+def test_a_lazy_pair_is_checked_first(taker):
+    def lazy():
+        pair = VAE.mlp(6, 2, [8])
+        pair.posterior.network[0] = nn.LazyLinear(8)
+        return pair
+
+    with pytest.raises(
+        ValueError, match=r"pair: found 'posterior\.network\.0\.weight' of a lazy module .*pair\.check\(data\)"
+    ):
+        MEASURES[taker](lazy())
+    pair = lazy()
+    pair.check(X)
+    MEASURES[taker](pair)
+
+
 def test_mixtures_without_numbers():
     for fit in (ppvae.fit_em, ppvae.fit_streaming_em):
         with pytest.raises(ValueError, match="on the device 'meta'"):

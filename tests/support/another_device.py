@@ -69,7 +69,9 @@ def run(func: Any, args: Any, kwargs: Any) -> Any:
         indices = tree_leaves(args[1]) if func in INDEXING and isinstance(args[0], Elsewhere) else []
         for t in given:
             if there and not isinstance(t, Elsewhere) and t.dim() and not any(t is index for index in indices):
-                raise RuntimeError(f"Expected all tensors to be on the same device, but found elsewhere:0 and cpu: {func}")
+                raise RuntimeError(
+                    f"Expected all tensors to be on the same device, but found elsewhere:0 and cpu: {func}"
+                )
 
     def held(value: Any) -> Any:
         return value.held if isinstance(value, Elsewhere) else value

@@ -95,7 +95,20 @@ def test_shares_of_a_whole_data_set_are_equal_and_weights_enter_them():
     assert torch.allclose(stratified_shares(torch.full((4,), 0.25), 4).exp(), torch.full((4, 4), 0.25))
     shares = stratified_shares(torch.tensor([0.2, 0.3, 0.5]), 10).exp()
     assert torch.allclose(shares.sum(1), torch.ones(3))
-    assert shares[0].tolist() == pytest.approx([0.1, 0.9 * 3 / 8, 0.9 * 5 / 8])
+    assert shares[0].tolist() == pytest.approx([0.06, 0.94 * 3 / 8, 0.94 * 5 / 8])  # 0.2 * 3 / 10, a weight of 0.6
+
+
+@pytest.mark.parametrize("counts", [[2, 1, 3, 0, 1], [1, 0, 0, 0, 0], [1, 1, 1, 1, 1]])
+def test_an_aggregate_of_weighted_posteriors_is_that_of_repeated_ones(counts):
+    """At the same draws, of the data points that count."""
+    counts = torch.tensor(counts)
+    found = Posteriors(torch.randn(5, 2), 0.3 + torch.rand(5, 2), torch.randn(3, 5, 2))
+    repeated = Posteriors(*(t.repeat_interleave(counts, t.dim() - 2) for t in found))
+    weighted = log_aggregate(found, stratified_shares(counts / counts.sum(), 5))
+    num = int(counts.sum())
+    plain = log_aggregate(repeated, stratified_shares(torch.full((num,), 1 / num), num))
+    for a, b in zip(weighted, plain, strict=True):
+        torch.testing.assert_close(a.repeat_interleave(counts, 1), b)
 
 
 @pytest.mark.parametrize("measure", [ppvae.kl_split, lambda pair, data: ppvae.BetaTCVAE()(pair, data)])

@@ -4,6 +4,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.poutine.runtime import _PYRO_STACK
 from support.zoo_pairs import Counts, Linearly, Summed
 from torch import nn
@@ -142,6 +143,52 @@ def test_other_sites_are_followed_or_summed_out_as_ever():
     z = (value.mean(0) - exact.mean(0)) / ((value.var(0) + exact.var(0)) / 2000).sqrt()
     assert z.abs().max() < 4.5
     assert (flat_gradient(GumbelSoftmaxELBO()(pair, x)[1], pair) != 0).all()
+
+
+class InPart(Linearly):
+    """Latents that some data points do not have, by a mask of Pyro's handler or of the distribution's."""
+
+    def __init__(self, kind, by):
+        super().__init__(kind)
+        self.by = by
+
+    def latents(self, logits):
+        fn = dist.OneHotCategorical(logits=logits) if self.kind == "one-hot" else dist.Bernoulli(logits=logits)
+        if self.by == "inside":
+            fn = fn.mask(self.there if self.kind == "one-hot" else self.there[:, None])
+        fn = fn if self.kind == "one-hot" else fn.to_event(1)
+        with poutine.mask(mask=self.there if self.by == "handler" else True):
+            return pyro.sample("z", fn.mask(self.there) if self.by == "outside" else fn)
+
+    def model(self, x):
+        self.there = x[:, 0] > 0
+        with pyro.plate("data", len(x)):
+            z = self.latents(self.prior.expand(len(x), -1)) * self.there[:, None]
+            pyro.sample("x", dist.Normal(z @ self.weight, 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        self.there = x[:, 0] > 0
+        super().guide(x)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("kind", ["one-hot", "vector"])
+@pytest.mark.parametrize("by", ["outside", "inside"])
+@pytest.mark.parametrize("particles", ["leading", "rows"])
+def test_a_masked_latent_is_not_there(kind, by, particles):
+    """As with the handler's mask; and where no data point has it, the gradient is that of the data alone."""
+    x, found = torch.randn(6, 3), []
+    pairs = [InPart(kind, "handler"), InPart(kind, by)]
+    pairs[1].load_state_dict(pairs[0].state_dict())
+    for pair in pairs:
+        pair.particles = particles
+        pyro.set_rng_seed(1)
+        value, surrogate = GumbelSoftmaxELBO(3)(pair, x)
+        found.append((value, flat_gradient(surrogate, pair)))
+    torch.testing.assert_close(found[0], found[1])
+    value, surrogate = GumbelSoftmaxELBO(3)(pairs[1], -x.abs())
+    torch.testing.assert_close(value, dist.Normal(0.0, 1.0).log_prob(x).sum(-1))
+    assert not flat_gradient(surrogate, pairs[1]).any()
 
 
 def test_a_pair_without_discrete_guide_sites_is_as_ever():

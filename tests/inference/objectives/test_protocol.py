@@ -14,7 +14,7 @@ from torch import nn
 import ppvae
 from ppvae import ELBO, IWAE, Pair
 from ppvae.inference import GumbelSoftmaxELBO, LinearWarmup, Objective, separable_sites
-from ppvae.inference.objectives.divergence import separable_in
+from ppvae.inference.objectives.dependencies import separable_in
 from ppvae.inference.objectives.protocol import as_objective
 from ppvae.inference.objectives.registry import REGISTRY
 from ppvae.models import LinearVAE
@@ -137,9 +137,43 @@ def test_fit_prepares_its_objective_anew_in_each_epoch():
             found.append(super().prepared(pair, batch))
             return found[-1]
 
-    changes = [lambda fit: look_up(fit.pair)]
-    ppvae.fit(Layers(), torch.randn(20, 2), Watched(), epochs=2, batch_size=5, progress=False, callbacks=changes)
+    def change(fit):  # what it computes, of the same parameters
+        own = fit.pair.upper
+        look_up(fit.pair)
+        fit.pair.upper.weight, fit.pair.upper.bias = own.weight, own.bias
+
+    ppvae.fit(Layers(), torch.randn(20, 2), Watched(), epochs=2, batch_size=5, progress=False, callbacks=[change])
     assert [prepared.known_separable for prepared in found] == [{"z1", "z2"}, {"z2"}]
+
+
+class Turned(Pair):
+    """Whose model draws its latents in either order, as an argument says."""
+
+    def model(self, x, upwards):
+        with pyro.plate("data", len(x)):
+            first, second = ("z2", "z1") if upwards else ("z1", "z2")
+            z = pyro.sample(second, dist.Normal(0.8 * pyro.sample(first, dist.Normal(0.0, 1.0)), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def __init__(self):
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor(0.3))
+
+    def guide(self, x, upwards):
+        with pyro.plate("data", len(x)):
+            z1 = pyro.sample("z1", dist.Normal(self.slope * x, 0.5))
+            pyro.sample("z2", dist.Normal(x + z1, 0.5))
+
+
+@pytest.mark.parametrize("flags", [(True, False), (False, True), (1, False), ("up", None)])
+def test_a_batch_with_another_argument_has_its_own_split(float64, flags):
+    """The bounds that training tells are those of plain log weights, whichever batch came first."""
+    x, trainer, pair = torch.randn(4000), ppvae.Trainer(Turned(), lr=0.0), Turned()
+    for upwards in flags:
+        log_w = pair.log_weights((x, upwards), 10).log_w.mean(0)
+        noise = pair.log_weights((x, upwards), 1).log_w.sub(log_w).std() / len(x) ** 0.5
+        assert abs(trainer.step((x, upwards)) - log_w.mean()) < 4.5 * noise
+    assert len({separable_sites(pair, (x, upwards)) for upwards in flags}) == 2
 
 
 @pytest.mark.parametrize("name", ZOO)

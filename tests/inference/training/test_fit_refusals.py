@@ -8,8 +8,9 @@ import pyro.distributions as dist
 import pytest
 import torch
 from support.small_pairs import Coins, Shift, X, quiet
+from torch import nn
 
-from ppvae import ContractError
+from ppvae import ContractError, Trainer
 
 
 @pytest.mark.parametrize(
@@ -70,3 +71,53 @@ def test_nothing_to_learn_is_refused():
     pair = Shift().requires_grad_(False)
     with pytest.raises(ValueError, match="no parameter"):
         quiet(pair, X, epochs=1)
+
+
+class Both(Shift):
+    """Has a second parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.0))
+
+    def penalty(self):
+        return (self.scale - 1).square()
+
+
+def freeze(pair):
+    pair.scale.requires_grad_(False)
+
+
+def free(pair):
+    pair.scale.requires_grad_(True)
+
+
+def replace(pair):
+    pair.scale = nn.Parameter(torch.tensor(3.0))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    ("change", "at_first", "found"),
+    [(freeze, free, "is not to be"), (free, freeze, "is to be"), (replace, free, "has been replaced, and is to be")],
+)
+def test_other_parameters_to_learn_than_at_the_start_are_refused(change, at_first, found, compiled):
+    """The optimizer would never move them."""
+    pair = Both()
+    at_first(pair)
+    with pytest.raises(ValueError, match=f"pair: found that parameter 'scale' {found} learned, unlike at the start"):
+        quiet(pair, X, epochs=3, callbacks=[lambda run: change(run.pair)], compile=compiled)
+    quiet(pair, X, epochs=1, lr=0.1)  # the remedy
+    assert pair.scale.item() == pytest.approx({freeze: 0.0, free: 0.1, replace: 2.9}[change], abs=0.01)
+
+
+def test_a_trainer_has_its_parameters_all_along():
+    pair = Both()
+    trainer = Trainer(pair)
+    trainer.step(X)
+    freeze(pair)
+    with pytest.raises(ValueError, match="pair: found that parameter 'scale' is not to be learned"):
+        trainer.step(X)
+    free(pair)
+    trainer.step(X)
+    assert trainer.steps == 2

@@ -251,3 +251,27 @@ def test_noise_that_is_no_function_of_normal_draws():
     counts = torch.poisson(torch.ones(70))
     for pair in ppvae.fit_many(Rates, counts, seeds=3, **SETTINGS | {"steps": 400}).pairs:
         assert abs(pair.log_shape.exp().item() - 2.0) < 0.3
+
+
+class Normalized(torch.optim.SGD):
+    """Gradients by their norm over each parameter, as LARS has it."""
+
+    def step(self, closure=None):
+        for p in (p for group in self.param_groups for p in group["params"]):
+            p.grad /= p.grad.norm()
+        super().step(closure)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adafactor, Normalized])
+def test_an_optimizer_that_looks_at_whole_tensors_is_refused(optimizer):
+    """The parameters of all runs are one tensor to it."""
+    with pytest.raises(ValueError, match=r"optimizer: found .*, which moves a run by what the others have"):
+        ppvae.fit_many(lambda: LinearVAE(4, 2), data(), seeds=2, optimizer=optimizer, **SETTINGS)
+    ppvae.fit_many(lambda: LinearVAE(4, 2), data(), seeds=1, optimizer=optimizer, **SETTINGS)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.RAdam, torch.optim.Rprop, partial(torch.optim.SGD, momentum=0.9)])
+def test_an_optimizer_that_moves_each_number_by_itself(optimizer):
+    objective = EnumeratedELBO()
+    runs = ppvae.fit_many(lambda: GaussianMixture(2, 4), data(), objective, seeds=3, optimizer=optimizer, **SETTINGS)
+    assert_same(runs.pairs, one_by_one(lambda: GaussianMixture(2, 4), objective, range(3), optimizer=optimizer))

@@ -168,3 +168,10 @@ def test_a_pair_of_single_precision():
     pair = VAE.mlp(3, 2, [8])
     ppvae.fit(pair, X.gt(0), weights=COUNTS, steps=3, progress=False)
     assert all(p.dtype == torch.float32 for p in pair.parameters())
+
+
+@pytest.mark.parametrize("transform", [lambda x: x.repeat(2, 1), lambda x: x[:1]])
+def test_a_transform_that_makes_other_data_points_of_them_is_refused(transform):
+    """One row would be weighed by all weights."""
+    with pytest.raises(ValueError, match=r"transform: found that it makes \d+ data points of 12, which have weights"):
+        ppvae.fit(linear(), X, weights=COUNTS, steps=1, transform=transform, progress=False)
