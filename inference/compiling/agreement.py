@@ -39,7 +39,7 @@ class Precision(TorchDispatchMode):
 
 
 def refuse_other_results(found: Sequence[Tensor], expected: Sequence[Tensor], exact: bool, half: bool = False) -> None:
-    """Refuses a program that returns something else; the first number of the first result is the bound.
+    """Refuses a program that returns something else; the first result is the bound, and whether all is finite.
 
     Args:
         found: what the program returns.
@@ -66,7 +66,7 @@ def refuse_other_results(found: Sequence[Tensor], expected: Sequence[Tensor], ex
         shown = [t.flatten()[0].item() if t.numel() else None for t in (found[0], expected[0])]
         what = (
             f"the compiled bound is {shown[0]}, the eager one {shown[1]}"
-            if number == 0
+            if number == 0 and shown[0] != shown[1]
             else f"a compiled gradient, buffer or other result is not the eager one to {at}"
         )
         raise CannotCompileError(f"{what}: {WHY}")

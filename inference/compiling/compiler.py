@@ -65,7 +65,7 @@ def program(
         for node in graph.graph.find_nodes(op="placeholder"):
             node.meta.pop("val", None)  # the trace's own fake tensors, which torch 2.8 would take for the inputs
         context = tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv())))  # else it is not cached on disk
-        with torch.no_grad(), context, _at_once(pool):
+        with torch.no_grad(), context, _at_once(pool), _drawn_before_read():
             return translated(graph, list(inputs), options=options)
 
 
@@ -105,6 +105,20 @@ def _at_once(pool: ThreadPoolExecutor) -> Iterator[None]:
         yield
     finally:
         module._worker_compile_cpp = one_by_one
+
+
+@contextlib.contextmanager
+def _drawn_before_read() -> Iterator[None]:
+    """Calls `bernoulli` for a tensor of its own: loops that read what `bernoulli_` writes may come to run before it."""
+    from torch._inductor import lowering
+
+    draw = torch.ops.aten.bernoulli.p
+    its_own = lowering.lowerings[draw]
+    lowering.lowerings[draw] = lowering.fallback_handler(draw, add_to_fallback_set=False)
+    try:
+        yield
+    finally:
+        lowering.lowerings[draw] = its_own
 
 
 @contextlib.contextmanager
