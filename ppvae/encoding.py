@@ -1,5 +1,6 @@
 """Where the guide puts each latent of a data point: the mean and the standard deviation of q(z | x)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,39 +37,44 @@ def moments(pair: ModelAndGuide, batch: Batch, num_samples: int) -> dict[str, Te
 
     As its distribution has them where it depends on no draw. Those of a site that depends on other latents, or whose
     distribution has no formula for them, as a flow has none, are by the laws of total expectation and variance over
-    `num_samples` draws.
+    `num_samples` draws. A few draws would not tell which depend on others: of discrete ones, all may be the same.
     """
-    found = _given_draws(pair, batch, 2)
-    if any(not torch.equal(t[:, 0], t[:, -1]) for t in found.values()):
-        found = _given_draws(pair, batch, num_samples)
+    sites = _sites(pair, batch, 1)
+    if len(sites) > 1 or any(_formulas(site["fn"]) is None for site in sites.values()):
+        sites = _sites(pair, batch, num_samples)
+    found = {name: _given_draws(site, num_rows(batch)) for name, site in sites.items()}
     return {name: torch.stack(_total(mean, variance)) for name, (mean, variance) in found.items()}
 
 
+def _sites(pair: ModelAndGuide, batch: Batch, num_particles: int) -> dict[str, dict[str, Any]]:
+    return sample_sites(run(pair, "guide", batch, num_particles), observed=False)
+
+
 def _total(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation from those given each of K draws, `[K, ...]`."""
+    """Mean and standard deviation from those given each of K draws, `[K, ...]`; where all agree, these."""
+    if torch.equal(mean, mean[:1].expand_as(mean)) and torch.equal(variance, variance[:1].expand_as(variance)):
+        return mean[0], variance[0].sqrt()
     between = mean.var(0) if len(mean) > 1 else torch.zeros_like(mean[0])
     return mean.mean(0), (variance.mean(0) + between).sqrt()
 
 
-def _given_draws(pair: ModelAndGuide, batch: Batch, num_particles: int) -> dict[str, Tensor]:
-    """Mean and variance of each site given what the guide drew before it, `[2, K, B, *event]`; K is 1 if all agree."""
-    found = {}
-    for name, site in sample_sites(run(pair, "guide", batch, num_particles), observed=False).items():
-        both = torch.stack(torch.broadcast_tensors(*_moments(site["fn"], site["value"])))
-        num_leading = len(site["fn"].batch_shape)
-        leading, own = both.shape[1 : 1 + num_leading], both.shape[1 + num_leading :]
-        aligned = both.reshape(2, *(1,) * (2 - num_leading), *leading, *own)
-        found[name] = aligned.expand(2, -1, num_rows(batch), *own)
-    return found
+def _given_draws(site: Mapping[str, Any], num: int) -> Tensor:
+    """Mean and variance of a site given what the guide drew before it, `[2, K, B, *event]`; K is 1 if there is one."""
+    value = site["value"]
+    both = torch.stack(torch.broadcast_tensors(*(_formulas(site["fn"]) or (value, torch.zeros_like(value)))))
+    num_leading = len(site["fn"].batch_shape)
+    leading, own = both.shape[1 : 1 + num_leading], both.shape[1 + num_leading :]
+    aligned = both.reshape(2, *(1,) * (2 - num_leading), *leading, *own)
+    return aligned.expand(2, -1, num, *own)
 
 
-def _moments(fn: Any, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of a distribution; if it has no formula for them, those of its draw, which is then known."""
+def _formulas(fn: Any) -> tuple[Tensor, Tensor] | None:
+    """Mean and variance of a distribution; None if it has no formula for them, as they are then those of its draw."""
     *_, inner = wrapped(fn)
     try:
         mean, variance = fn.mean, fn.variance
     except NotImplementedError:
-        return value, torch.zeros_like(value)
+        return None
     if isinstance(inner, Categorical) and mean.isnan().any():  # torch's: its values are names
         return inner.probs, inner.probs * (1.0 - inner.probs)
     return mean, variance

@@ -61,6 +61,31 @@ def test_dependent_latents_are_averaged_over():
     assert ((found["z2"].std.square() - 6.25).abs() < 5 * 2.25 * (2 / NUM_SAMPLES) ** 0.5).all()
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_latents_below_a_discrete_one_are_averaged_over_for_a_single_row(seed):
+    """z ~ N(4 c - 2, 1) with c ~ Bernoulli(1/4): mean -1, variance 1 + 16 * 3 / 16, whatever the first draws of c."""
+
+    def latents(x):
+        c = pyro.sample("c", dist.Bernoulli(torch.full_like(x, 0.25)))
+        pyro.sample("z", dist.Normal(4 * c - 2, 1.0))
+
+    torch.manual_seed(seed)
+    found = pair_of(latents).encode(X[:1], NUM_SAMPLES)
+    assert found["c"].mean.tolist() == [0.25]
+    assert (found["z"].mean + 1).abs() < 5 * (3 / NUM_SAMPLES) ** 0.5
+    assert (found["z"].std.square() - 4).abs() < 5 * 16 * (0.1875 * 0.25 / NUM_SAMPLES) ** 0.5
+
+
+def test_independent_latents_have_the_guides_own_moments():
+    def latents(x):
+        pyro.sample("c", dist.Bernoulli(torch.full_like(x, 0.25)))
+        pyro.sample("z", dist.Normal(x / 3, 0.1))
+
+    found = pair_of(latents).encode(X)
+    assert torch.equal(found["z"].mean, X / 3)
+    assert found["z"].std.tolist() == pytest.approx([0.1] * 7, rel=1e-12)
+
+
 def test_a_posterior_without_formulas_is_drawn_from():
     def latents(x):
         base = dist.Normal(x, 1.0)
