@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical
 
+from ppvae import angles
 from ppvae.arguments import checked
 from ppvae.batches import Batch, num_rows
+from ppvae.kinds import is_circular
 from ppvae.model_and_guide import ModelAndGuide
 from ppvae.particles import run
 from ppvae.sites import sample_sites, wrapped
@@ -23,6 +25,8 @@ class Encoding:
     Attributes:
         mean: `E_q[z | x]`, `[B, *event]`; of a Categorical, the probabilities of its classes, `[B, *event, classes]`.
         std: the square root of each entry's variance, of the same shape.
+
+    Of angles both are circular: the direction of `E_q[(cos z, sin z)]`, and `sqrt(-2 log R)` with R its length.
     """
 
     mean: Tensor
@@ -40,36 +44,43 @@ def moments(pair: ModelAndGuide, batch: Batch, num_samples: int) -> dict[str, Te
     `num_samples` draws. A few draws would not tell which depend on others: of discrete ones, all may be the same.
     """
     sites = _sites(pair, batch, 1)
-    if len(sites) > 1 or any(_formulas(site["fn"]) is None for site in sites.values()):
+    if len(sites) > 1 or any(_is_drawn(site["fn"]) for site in sites.values()):
         sites = _sites(pair, batch, num_samples)
-    found = {name: _given_draws(site, num_rows(batch)) for name, site in sites.items()}
-    return {name: torch.stack(_total(mean, variance)) for name, (mean, variance) in found.items()}
+    return {name: torch.stack(_total(site, num_rows(batch))) for name, site in sites.items()}
 
 
 def _sites(pair: ModelAndGuide, batch: Batch, num_particles: int) -> dict[str, dict[str, Any]]:
     return sample_sites(run(pair, "guide", batch, num_particles), observed=False)
 
 
-def _total(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation from those given each of K draws, `[K, ...]`; where all agree, these."""
-    if torch.equal(mean, mean[:1].expand_as(mean)) and torch.equal(variance, variance[:1].expand_as(variance)):
+def _total(site: Mapping[str, Any], num: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of a site from those given what the guide drew before it, K times, `[B, *event]`."""
+    fn, value = site["fn"], site["value"]
+    if is_circular(fn):
+        mean = _aligned(fn, angles.resultant(fn), num).mean(0)
+        return angles.direction(mean), angles.spread(mean)
+    given = _formulas(fn) or (value, torch.zeros_like(value))
+    mean, variance = (_aligned(fn, t, num) for t in torch.broadcast_tensors(*given))
+    if all(torch.equal(t, t[:1].expand_as(t)) for t in (mean, variance)):
         return mean[0], variance[0].sqrt()
     between = mean.var(0) if len(mean) > 1 else torch.zeros_like(mean[0])
     return mean.mean(0), (variance.mean(0) + between).sqrt()
 
 
-def _given_draws(site: Mapping[str, Any], num: int) -> Tensor:
-    """Mean and variance of a site given what the guide drew before it, `[2, K, B, *event]`; K is 1 if there is one."""
-    value = site["value"]
-    both = torch.stack(torch.broadcast_tensors(*(_formulas(site["fn"]) or (value, torch.zeros_like(value)))))
-    num_leading = len(site["fn"].batch_shape)
-    leading, own = both.shape[1 : 1 + num_leading], both.shape[1 + num_leading :]
-    aligned = both.reshape(2, *(1,) * (2 - num_leading), *leading, *own)
-    return aligned.expand(2, -1, num, *own)
+def _aligned(fn: Any, values: Tensor, num: int) -> Tensor:
+    """What a distribution has for each of its batch, `[K, B, *]`; K is 1 if it is one for all draws."""
+    num_leading = len(fn.batch_shape)
+    own = values.shape[num_leading:]
+    return values.reshape(*(1,) * (2 - num_leading), *values.shape).expand(-1, num, *own)
+
+
+def _is_drawn(fn: Any) -> bool:
+    """Whether the moments are those of draws, as there are no formulas."""
+    return angles.is_drawn(fn) if is_circular(fn) else _formulas(fn) is None
 
 
 def _formulas(fn: Any) -> tuple[Tensor, Tensor] | None:
-    """Mean and variance of a distribution; None if it has no formula for them, as they are then those of its draw."""
+    """Mean and variance of a distribution; None if it has no formula for them."""
     *_, inner = wrapped(fn)
     try:
         mean, variance = fn.mean, fn.variance
