@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ppvae.lost_digits import refuse_lost_digits
 from ppvae.rules import (
     MOST_INT,
     AnyOf,
@@ -121,7 +122,10 @@ def _taken(name: str, rule: Rule | None, value: Any, own: Any) -> Any:
     t = as_tensor(name, value)
     parameters = own.parameters() if isinstance(own, nn.Module) else ()
     dtype = next((p.dtype for p in parameters if p.is_floating_point()), t.dtype)
-    return t.to(dtype) if t.is_floating_point() else t
+    if not t.is_floating_point():
+        return t
+    refuse_lost_digits(name, t, dtype)
+    return t.to(dtype)
 
 
 def _is_of_tensors(rule: Rule | None) -> bool:
