@@ -15,7 +15,7 @@ R = TypeVar("R")
 
 
 def accepted(pair: Any, data: Any, call: str) -> Batch:
-    """A batch of finite numbers that the pair has been checked on; one of a kind that has passed is not converted.
+    """A batch that the pair has been checked on; one of a kind that has passed is returned as it is.
 
     Args:
         pair: the model and guide.
@@ -25,7 +25,6 @@ def accepted(pair: Any, data: Any, call: str) -> Batch:
     """
     own_call = outermost() == call
     if own_call:
-        data = as_batch(data)
         pair.checked_kinds.clear_if_changed(pair, in_training=torch.is_grad_enabled())
     if not pair.checked_kinds.cover(data, look=own_call):
         data = to_pair(data_for(pair, data), pair)
@@ -36,11 +35,12 @@ def accepted(pair: Any, data: Any, call: str) -> Batch:
 
 
 def of_accepted(method: Callable[[Any, Any], R]) -> Callable[[Any, Any], R]:
-    """Decorates what a pair knows of its data in closed form: it takes what `Pair.log_weights` takes."""
+    """Decorates what a pair knows of its data in closed form: it takes what `Pair.log_weights` takes, all finite."""
 
     @exclusive
     @wraps(method)
     def called(self: Any, batch: Any) -> R:
-        return method(self, accepted(self, batch, method.__qualname__))
+        name = method.__qualname__
+        return method(self, accepted(self, as_batch(batch) if outermost() == name else batch, name))
 
     return called
