@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ppvae.lost_digits import refuse_lost_digits
 from ppvae.rules import (
     MOST_INT,
     AnyOf,
@@ -123,10 +124,14 @@ def _taken(name: str, rule: Rule | None, value: Any, like: Tensor | None) -> Any
     """A tensor, or an array where one is meant, on a module's device; numbers of an array are of its precision, too."""
     if not isinstance(value, np.ndarray | Tensor) or not _is_of_tensors(rule):
         return value
-    t = as_tensor(name, value) if isinstance(value, np.ndarray) else value
+    if isinstance(value, Tensor):
+        return value if like is None else value.to(like.device)
+    t = as_tensor(name, value)
     if like is None:
         return t
-    return t.to(like) if t is not value and t.is_floating_point() else t.to(like.device)
+    if t.is_floating_point():
+        refuse_lost_digits(name, t, like.dtype)
+    return t.to(like.device, like.dtype if t.is_floating_point() else t.dtype)
 
 
 def _is_of_tensors(rule: Rule | None) -> bool:

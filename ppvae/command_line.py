@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 from ppvae._version import __version__
 
@@ -177,19 +178,51 @@ def data_in(path: str) -> Any:
     """The data in a file: an array, a table, or a dict of arrays.
 
     Raises:
-        ValueError: a file of another kind.
+        ValueError: a file of another kind, that is damaged, or a table without a header.
         OSError: there is no such file.
     """
     kind = Path(path).suffix
-    if kind == ".csv":
-        import pandas as pd
-
-        return pd.read_csv(path)
-    if kind not in (".npy", ".npz"):
+    if kind not in READERS:
         raise ValueError(f"data: found {path}, expected a file whose name ends in .npy, .npz or .csv")
+    try:
+        return READERS[kind](path)
+    except (ValueError, EOFError, BadZipFile) as error:
+        raise ValueError(
+            f"data: found {path}, which cannot be read ({str(error).splitlines()[0]}), expected numbers, as "
+            "numpy.save, numpy.savez or DataFrame.to_csv(index=False) write them"
+        ) from error
+
+
+def _table(path: str) -> Any:
+    import pandas as pd
+
+    table, header = pd.read_csv(path), pd.read_csv(path, header=None, nrows=1).iloc[0].tolist()
+    if header != list(range(len(header))) and all(isinstance(name, float | int) for name in header):  # as pandas counts
+        raise ValueError("its first line is of numbers, where a header should name the columns")
+    if unnamed := [name for name in table.columns if name.startswith("Unnamed: ")]:
+        raise ValueError(f"a column without a name, {unnamed[0]!r}, as pandas writes its index")
+    return table
+
+
+def _array(path: str) -> Any:
     import numpy as np
 
-    if kind == ".npy":
+    try:
         return np.load(path, mmap_mode="r")
-    arrays = dict(np.load(path))
+    except ValueError as error:  # numpy's own would have the file's code run
+        raise ValueError("no array of numbers") from error
+
+
+def _arrays(path: str) -> Any:
+    import numpy as np
+
+    with Path(path).open("rb") as file:
+        try:
+            arrays = dict(np.load(file))
+        except ValueError as error:
+            raise ValueError("no arrays of numbers") from error
     return next(iter(arrays.values())) if len(arrays) == 1 else arrays
+
+
+READERS: dict[str, Callable[[str], Any]] = {".csv": _table, ".npy": _array, ".npz": _arrays}
+"""How data are read, by the end of the file's name."""

@@ -27,6 +27,7 @@ from ppvae.batches import (
     with_entries,
 )
 from ppvae.devices import refuse_without_numbers
+from ppvae.lost_digits import refuse_lost_digits
 from ppvae.mode import buffers_kept, mode
 from ppvae.own_rows import rows_or_all
 from ppvae.sites import log_prob_terms
@@ -48,12 +49,27 @@ def data_for(pair: nn.Module, data: Any) -> Batch:
         data: as `ppvae.batches.as_batch` takes them.
 
     Raises:
-        TypeError, ValueError: as `as_batch`; or the pair is on the device "meta".
+        TypeError, ValueError: as `as_batch`; or the pair is on the device "meta", or of a precision that does not hold
+            what the data differ by.
     """
     refuse_without_numbers(pair)
     batch = as_batch(data)
     types = types_for(pair, batch)
+    refuse_lost("data", batch, types)
     return with_entries(batch, [t.to(types[name]) if _is_whole(t) else t for name, t in entries(batch).items()])
+
+
+def refuse_lost(argument: str, batch: Batch, types: Types) -> None:
+    """Refuses data that would be much the same in the types that the pair takes, as seconds since 1970 are in single.
+
+    Args:
+        argument: what the data are called.
+        batch: the data, as they are.
+        types: by `types_for`.
+    """
+    for name, t in tensors(batch).items():
+        if types[name].is_floating_point:
+            refuse_lost_digits(f"{argument}[{name}]", t, types[name])
 
 
 def to_pair(batch: Batch, pair: nn.Module) -> Batch:

@@ -1,5 +1,6 @@
 """Where the guide puts each latent of a data point: the mean and the standard deviation of q(z | x)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,8 +8,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical
 
+from ppvae import angles
 from ppvae.arguments import checked
 from ppvae.batches import Batch, num_rows
+from ppvae.kinds import is_circular
 from ppvae.model_and_guide import ModelAndGuide
 from ppvae.particles import run
 from ppvae.sites import sample_sites, wrapped
@@ -22,6 +25,8 @@ class Encoding:
     Attributes:
         mean: `E_q[z | x]`, `[B, *event]`; of a Categorical, the probabilities of its classes, `[B, *event, classes]`.
         std: the square root of each entry's variance, of the same shape.
+
+    Of angles both are circular: the direction of `E_q[(cos z, sin z)]`, and `sqrt(-2 log R)` with R its length.
     """
 
     mean: Tensor
@@ -36,39 +41,51 @@ def moments(pair: ModelAndGuide, batch: Batch, num_samples: int) -> dict[str, Te
 
     As its distribution has them where it depends on no draw. Those of a site that depends on other latents, or whose
     distribution has no formula for them, as a flow has none, are by the laws of total expectation and variance over
-    `num_samples` draws.
+    `num_samples` draws. A few draws would not tell which depend on others: of discrete ones, all may be the same.
     """
-    found = _given_draws(pair, batch, 2)
-    if any(not torch.equal(t[:, 0], t[:, -1]) for t in found.values()):
-        found = _given_draws(pair, batch, num_samples)
-    return {name: torch.stack(_total(mean, variance)) for name, (mean, variance) in found.items()}
+    sites = _sites(pair, batch, 1)
+    if len(sites) > 1 or any(_is_drawn(site["fn"]) for site in sites.values()):
+        sites = _sites(pair, batch, num_samples)
+    return {name: torch.stack(_total(site, num_rows(batch))) for name, site in sites.items()}
 
 
-def _total(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation from those given each of K draws, `[K, ...]`."""
+def _sites(pair: ModelAndGuide, batch: Batch, num_particles: int) -> dict[str, dict[str, Any]]:
+    return sample_sites(run(pair, "guide", batch, num_particles), observed=False)
+
+
+def _total(site: Mapping[str, Any], num: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of a site from those given what the guide drew before it, K times, `[B, *event]`."""
+    fn, value = site["fn"], site["value"]
+    if is_circular(fn):
+        mean = _aligned(fn, angles.resultant(fn), num).mean(0)
+        return angles.direction(mean), angles.spread(mean)
+    given = _formulas(fn) or (value, torch.zeros_like(value))
+    mean, variance = (_aligned(fn, t, num) for t in torch.broadcast_tensors(*given))
+    if all(torch.equal(t, t[:1].expand_as(t)) for t in (mean, variance)):
+        return mean[0], variance[0].sqrt()
     between = mean.var(0) if len(mean) > 1 else torch.zeros_like(mean[0])
     return mean.mean(0), (variance.mean(0) + between).sqrt()
 
 
-def _given_draws(pair: ModelAndGuide, batch: Batch, num_particles: int) -> dict[str, Tensor]:
-    """Mean and variance of each site given what the guide drew before it, `[2, K, B, *event]`; K is 1 if all agree."""
-    found = {}
-    for name, site in sample_sites(run(pair, "guide", batch, num_particles), observed=False).items():
-        both = torch.stack(torch.broadcast_tensors(*_moments(site["fn"], site["value"])))
-        num_leading = len(site["fn"].batch_shape)
-        leading, own = both.shape[1 : 1 + num_leading], both.shape[1 + num_leading :]
-        aligned = both.reshape(2, *(1,) * (2 - num_leading), *leading, *own)
-        found[name] = aligned.expand(2, -1, num_rows(batch), *own)
-    return found
+def _aligned(fn: Any, values: Tensor, num: int) -> Tensor:
+    """What a distribution has for each of its batch, `[K, B, *]`; K is 1 if it is one for all draws."""
+    num_leading = len(fn.batch_shape)
+    own = values.shape[num_leading:]
+    return values.reshape(*(1,) * (2 - num_leading), *values.shape).expand(-1, num, *own)
 
 
-def _moments(fn: Any, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of a distribution; if it has no formula for them, those of its draw, which is then known."""
+def _is_drawn(fn: Any) -> bool:
+    """Whether the moments are those of draws, as there are no formulas."""
+    return angles.is_drawn(fn) if is_circular(fn) else _formulas(fn) is None
+
+
+def _formulas(fn: Any) -> tuple[Tensor, Tensor] | None:
+    """Mean and variance of a distribution; None if it has no formula for them."""
     *_, inner = wrapped(fn)
     try:
         mean, variance = fn.mean, fn.variance
     except NotImplementedError:
-        return value, torch.zeros_like(value)
+        return None
     if isinstance(inner, Categorical) and mean.isnan().any():  # torch's: its values are names
         return inner.probs, inner.probs * (1.0 - inner.probs)
     return mean, variance

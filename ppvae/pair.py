@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ppvae import contract, tracing
+from ppvae.accepted import accepted, of_accepted
 from ppvae.arguments import Count, checked
-from ppvae.batches import Batch, map_batch, rows
+from ppvae.batches import Batch, map_batch, named_batch, rows
 from ppvae.checked_kinds import CheckedKinds
 from ppvae.conversion import data_for, to_pair
 from ppvae.devices import gpus
@@ -31,7 +32,7 @@ from ppvae.row_chunks import over_rows
 from ppvae.rules import Problem, Whole
 from ppvae.sites import is_enumerated, sample_sites
 from ppvae.steps import Steps
-from ppvae.threads import exclusive, outermost, undisturbed
+from ppvae.threads import exclusive, undisturbed
 from ppvae.unconditioned import draw_jointly
 from ppvae.weights import Weights, draw_weights, expected_log_weight, sum_terms
 
@@ -62,7 +63,7 @@ class Pair(nn.Module):
     networks do not take leading dimensions is run on the batch repeated to K*B rows instead, as `check` finds out.
 
     Attributes:
-        example: one row of data, for `sample`; set by `check`, or by the subclass.
+        example: data whose first row `sample` takes; set by `check`, or by the subclass.
         checked_kinds: the kinds of batches that have passed the check since the pair's weights last changed.
         particles: "leading" or "rows": how many particles are run. `check` sets the latter where the former fails or
             gives other numbers.
@@ -203,15 +204,7 @@ class Pair(nn.Module):
         Returns:
             Weights with tensors `[K, B]`, in nats.
         """
-        own_call = outermost() == "Pair.log_weights"  # not an objective's in training, which may be traced
-        if own_call:
-            self.checked_kinds.clear_if_changed(self, in_training=torch.is_grad_enabled())
-        if not self.checked_kinds.cover(batch, look=own_call):
-            batch = to_pair(data_for(self, batch), self)
-        refuse_other_rows(self, batch)
-        if not self.checked_kinds.cover(batch, look=own_call):
-            self.check_once(batch)
-        return draw_weights(self, batch, num_particles)
+        return draw_weights(self, accepted(self, batch, "Pair.log_weights"), num_particles)
 
     @checked
     @exclusive
@@ -291,20 +284,21 @@ class Pair(nn.Module):
 
     @checked
     def examples(self, num: Count, batch: Batch | None = None) -> Batch:
-        """A batch of `num` rows, all alike, where the pair's parameters are and of their precision.
+        """A batch of `num` rows, all the first of `example`, where the pair's parameters are and of their precision.
 
         Args:
             num: how many.
             batch: whose first row is taken where the pair has no `example`.
         """
-        example = self.example if self.example is not None or batch is None else rows(batch, slice(1))
+        example = self.example if self.example is not None or batch is None else batch
         if example is None:
             raise contract.ContractError(
                 f"{type(self).__name__}.example: found None, expected one row of data to know the shapes by; "
                 "call pair.check(data) first"
             )
         parameter = next(self.parameters(), torch.empty(0))
-        placed = map_batch(lambda t: t.to(parameter if t.is_floating_point() else parameter.device), example)
+        one = rows(named_batch(f"{type(self).__name__}.example", example), slice(1))
+        placed = map_batch(lambda t: t.to(parameter if t.is_floating_point() else parameter.device), one)
         return map_batch(lambda t: t.expand(num, *t.shape[1:]), placed)
 
     @checked
@@ -332,6 +326,7 @@ class Pair(nn.Module):
         self.check_once(to_pair(rows_or_all(self, batch, slice(contract.MAX_ROWS)), self))
         return batch
 
+    @of_accepted
     def log_prob(self, batch: Any) -> Tensor:
         """Exact `log p(x)`, `[B]`, in nats: here by summing all latents out, where all are discrete or there are none.
 
@@ -347,6 +342,7 @@ class Pair(nn.Module):
                 )
         return sum_terms(joint.log_p_terms())[0]
 
+    @of_accepted
     def exact_elbo(self, batch: Any) -> Tensor:
         """Exact ELBO, `[B]`, in nats: here by summing the guide's sites, where all are discrete or there are none.
 

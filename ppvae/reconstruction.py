@@ -5,6 +5,8 @@ import warnings
 from torch import Tensor
 from torch.distributions import Categorical
 
+from ppvae.angles import direction, resultant
+from ppvae.kinds import is_circular
 from ppvae.sites import data_sites, wrapped
 from ppvae.tracing import Joint
 
@@ -13,6 +15,7 @@ def reconstructions(joint: Joint) -> dict[str, Tensor]:
     """`E[x' | z]`, averaged over the draws of z, of each observed site: `[B, *event]`.
 
     Of a Categorical, whose values are names and have no mean, the probabilities of its classes, `[B, *event, classes]`.
+    Of an angle, the direction of `E[(cos x', sin x')]`, averaged likewise.
     Of an autoregressive distribution of levels, the mean of draws, one for each of z.
     A site without either is left out, with a warning; where no other is left, that is an error.
 
@@ -23,6 +26,9 @@ def reconstructions(joint: Joint) -> dict[str, Tensor]:
     left_out: list[str] = []
     for name, site in data_sites(joint.model).items():
         *_, inner = wrapped(site["fn"])
+        if is_circular(site["fn"]):
+            found[name] = direction(joint.averaged(name, resultant(site["fn"])).mean(0))
+            continue
         try:
             found[name] = joint.expected(name).mean(0)
         except NotImplementedError as error:

@@ -1,6 +1,7 @@
 """Densities with scikit-learn's face: `fit`, `score_samples`, `sample`, `transform`, in pipelines and grid searches."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
@@ -40,8 +41,7 @@ class _Density(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, 
         """
         x = as_tensor("X", validate_data(self, X, dtype=np.float64, ensure_min_samples=2))
         self._seed = check_random_state(self.random_state).randint(MOST_SEED)
-        with turn(f"{type(self).__name__}.fit"), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._seed)
+        with self._own_draws("fit", self._seed):
             self.pair_ = self._trained(x)
         return self
 
@@ -57,14 +57,20 @@ class _Density(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, 
     def sample(self, n_samples: int = 1, random_state: Any = None) -> np.ndarray:
         """New data points, `[n_samples, D]`."""
         check_is_fitted(self)
-        with turn(f"{type(self).__name__}.sample"), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(check_random_state(random_state).randint(MOST_SEED))
+        with self._own_draws("sample", check_random_state(random_state).randint(MOST_SEED)):
             return self.pair_.sample(n_samples).numpy()
 
     def transform(self, X: Any) -> np.ndarray:
-        """The posterior of each data point's latents, `[N, number of latents]`."""
+        """The posterior of each data point's latents, `[N, number of latents]`; the same at each call."""
         x = self._checked(X)
-        return self._encoded(x).numpy()
+        with self._own_draws("transform", self._seed):
+            return self._encoded(x).numpy()
+
+    @contextmanager
+    def _own_draws(self, method: str, seed: int) -> Iterator[None]:
+        with turn(f"{type(self).__name__}.{method}"), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            yield
 
     def _checked(self, X: Any) -> torch.Tensor:
         check_is_fitted(self)

@@ -16,7 +16,7 @@ from ppvae.batches import Batch, call, map_batch, num_rows, tensors
 from ppvae.internals import memory_of
 from ppvae.invalid_values import after_last_site, invalid_values_told
 from ppvae.model_and_guide import ModelAndGuide
-from ppvae.sites import deterministic_values, is_term, sample_sites
+from ppvae.sites import deterministic_values, is_term, presence, sample_sites
 
 
 class Drawn(NamedTuple):
@@ -72,17 +72,20 @@ class Drawn(NamedTuple):
         ]
 
 
-def draw_jointly(pair: ModelAndGuide, batch: Batch, given: Mapping[str, Tensor] = MappingProxyType({})) -> Drawn:
+def draw_jointly(
+    pair: ModelAndGuide, batch: Batch, given: Mapping[str, Tensor] = MappingProxyType({}), *, renewed: bool = False
+) -> Drawn:
     """Draws what a pair's model has, latents and data, in turn. What it only reads stays as it is.
 
     Args:
         pair: whose model is drawn from.
         batch: B data points, left untouched.
         given: latents that are not drawn, by site, `[B, *event]`.
+        renewed: draw those of them that are masked, and so not there.
     """
     batch = map_batch(lambda t: t.clone(memory_format=torch.contiguous_format), batch)
     told = invalid_values_told(lambda: after_last_site("model", tracer.trace))
-    with told, poutine.trace() as tracer, _Unconditioned(batch, given) as handler:
+    with told, poutine.trace() as tracer, _Unconditioned(batch, given, renewed) as handler:
         call(pair.model, batch)
     return Drawn(tracer.trace, batch, handler.without_place)
 
@@ -93,15 +96,18 @@ class _Unconditioned(UnconditionMessenger):
     Pyro's `uncondition` would draw what the model states (`pyro.deterministic`, `pyro.factor`), too.
     """
 
-    def __init__(self, batch: Batch, given: Mapping[str, Tensor]):
+    def __init__(self, batch: Batch, given: Mapping[str, Tensor], renewed: bool):
         super().__init__()
-        self._given = given
+        self._given, self._renewed = given, renewed
         self._held = {memory_of(t) for t in tensors(batch).values()}
         self.without_place: list[str] = []
 
     def _pyro_sample(self, msg: Message) -> None:
         if msg["name"] in self._given:
-            msg["value"], msg["done"] = self._given[str(msg["name"])], True
+            value, there = self._given[str(msg["name"])], presence(msg)
+            if self._renewed and there is not None:
+                value = torch.where(there, value, cast(Any, msg["fn"])())
+            msg["value"], msg["done"] = value, True
         elif not (site_is_subsample(msg) or is_term(msg)):
             super()._pyro_sample(msg)
 

@@ -81,7 +81,7 @@ class AIS:
     Raises:
         TypeError: the checkpoint is not a path.
         ValueError: a number below one, or an unknown start or schedule.
-        ppvae.ContractError: when used from the prior of a model that gives x no probability under some latents.
+        ppvae.ContractError: when used on a model that gives x no probability under some latents of the start.
     """
 
     num_chains: Count = 16
@@ -187,10 +187,11 @@ class Sampler:
         from_guide = self._view.unconstrain(pair, batch, draw_latents(pair, batch, SCALE_DRAWS))
         precision = torch.stack([u.var(0) ** -1 for u in (from_start, from_guide)])
         state = self.start()
-        if settings.start == "prior" and not state.log_joint.isfinite().all():
+        if not state.log_joint.isfinite().all():
+            other = "AIS(start='guide')" if settings.start == "prior" else "method='iwae'"
             raise ContractError(
-                "start: found draws from the prior under which x has no probability, expected some everywhere between "
-                "prior and posterior, as AIS passes there; use AIS(start='guide')"
+                f"start: found draws from the {settings.start} under which x has no probability, expected some "
+                f"everywhere between {settings.start} and posterior, as AIS passes there; use {other}"
             )
         first_size = min(1.0, FIRST_SIZE * state.position.shape[-1] ** -0.25)
         log_size = torch.full_like(state.log_joint, math.log(first_size))

@@ -68,8 +68,9 @@ class Auto(EvidenceMethod):
             return found
         if not more:
             return found
-        from_prior = tuple(replace(given, start="prior", checkpoint=None) for given in task.annealing[:1])
-        best = self._methods["best"].run(replace(task, annealing=task.annealing[:1] + from_prior))
+        given = tuple(_with_halves(settings) for settings in task.annealing[:1])
+        from_prior = tuple(replace(settings, start="prior", checkpoint=None) for settings in given)
+        best = self._methods["best"].run(replace(task, annealing=given + from_prior))
         return replace(
             best,
             reason=f"best, as AIS from the prior finds {more:.2f} nats more in the mean over {num} data points: "
@@ -152,6 +153,11 @@ class Auto(EvidenceMethod):
         except ContractError:
             from_prior = tuple(replace(settings, start="prior") for settings in task.annealing)
             return self._methods["ais from prior"].run(replace(task, annealing=from_prior))
+
+
+def _with_halves(settings: AIS) -> AIS:
+    """The settings with one more chain where their number is odd, as "best" splits the chains into halves."""
+    return replace(settings, num_chains=settings.num_chains + settings.num_chains % 2)
 
 
 def _some(of: Tensor) -> Tensor:

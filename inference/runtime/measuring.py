@@ -14,7 +14,7 @@ from ppvae.contract import first_bad_row
 from ppvae.conversion import to_pair
 from ppvae.devices import device_of, gpus
 from ppvae.explanations import into_support
-from ppvae.inference.runtime.chunks import evaluating, over_data
+from ppvae.inference.runtime.chunks import evaluating, over_data, sizes
 from ppvae.inference.runtime.distributed import processes
 from ppvae.inference.runtime.isolation import own_randomness
 from ppvae.inference.runtime.records import EvidenceUndefined
@@ -25,6 +25,9 @@ from ppvae.sites import data_sites, handler_scales, sample_sites
 from ppvae.supports import refuse_fixed, refuse_unlike
 from ppvae.tracing import Joint, trace_pair
 from ppvae.weights import sum_terms
+
+LATENTS = 100
+"""Draws under one of which a data point must be inside the likelihood's support, for this to be worth measuring."""
 
 
 @contextmanager
@@ -54,7 +57,12 @@ def _log_joint(joint: Joint) -> float:
 
 def _refuse_outside_support(pair: Pair, batch: Batch) -> None:
     scaled: set[str] = set()
-    for site, inside in over_data(pair, batch, 1, partial(_inside_support, pair, scaled), None).items():
+    measure = partial(_inside_support, pair, scaled)
+    found = over_data(pair, batch, 1, measure, None)
+    if not all(inside.all() for inside in found.values()):  # under one draw; the support may depend on the latents
+        with own_randomness((1,), device_of(pair)):
+            found = over_data(pair, batch, LATENTS, measure, None)
+    for site, inside in found.items():
         if not inside.all():
             raise ValueError(
                 f"data: found row {int(inside.int().argmin())} outside the support of the likelihood at site '{site}' "
@@ -70,7 +78,15 @@ def _refuse_outside_support(pair: Pair, batch: Batch) -> None:
 
 
 def _inside_support(pair: Pair, scaled: set[str], batch: Batch, num_particles: int, at_once: int) -> dict[str, Tensor]:
-    """Which rows are inside the support of each likelihood; sites with a scale of their own are added to `scaled`."""
+    """Which rows are inside the support of each likelihood under any of the latents that are drawn, or enumerated.
+
+    Sites with a scale of their own are added to `scaled`.
+    """
+    parts = [_inside_under_draws(pair, scaled, batch, size) for size in sizes(num_particles, at_once)]
+    return {name: torch.stack([part[name] for part in parts]).any(0) for name in parts[0]}
+
+
+def _inside_under_draws(pair: Pair, scaled: set[str], batch: Batch, num_particles: int) -> dict[str, Tensor]:
     joint = trace_pair(pair, batch, num_particles)
     refuse_unlike(joint)
     scaled |= handler_scales(joint.guide).keys() | handler_scales(joint.model).keys()
@@ -83,7 +99,7 @@ def _inside_support(pair: Pair, scaled: set[str], batch: Batch, num_particles: i
         found = support.check(site["value"])
         for _ in range(len(site["fn"].event_shape) - support.event_dim):  # for pyro.factor
             found = found.all(-1)
-        inside[name] = found.expand(torch.broadcast_shapes(found.shape, (1, num_rows(batch)))).flatten(0, -2).all(0)
+        inside[name] = found.expand(torch.broadcast_shapes(found.shape, (1, num_rows(batch)))).flatten(0, -2).any(0)
     return inside
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ppvae.batches import Batch, as_batch, num_rows, rows
-from ppvae.conversion import floating_type, to_pair
+from ppvae.conversion import floating_type, refuse_lost, to_pair, types_for
 from ppvae.inference.objectives.protocol import Maximized, as_objective
 from ppvae.inference.runtime.isolation import denormals_flushed, own_randomness
 from ppvae.inference.training.data_weights import data_weights
@@ -138,12 +138,16 @@ def _check_one_row(trainer: Trainer, data: Batch, transform: Transform | None) -
 def check_data(
     trainer: Trainer, name: str, data: Batch, transform: Transform | None, batch_size: int, contract: bool = True
 ) -> None:
-    """Refuses a pair that breaks the contract, and the first data point that its model cannot have generated."""
+    """Refuses a pair that breaks the contract, and the first data point that its model cannot have generated.
+
+    And data whose differences the pair's precision does not hold.
+    """
 
     def chunk(start: int, size: int) -> Batch:
         points = to_pair(rows(data, slice(start, start + size)), trainer.pair)
         return trainer.converted(transform(points) if transform else points)
 
+    refuse_lost(name, data, types_for(trainer.pair, data))
     randomness = own_randomness((trainer.seed, CHECK), trainer.device)
     evaluation, settled = mode(trainer.pair, training=False), settled_if_it_passes(trainer.pair)
     with denormals_flushed(), randomness, evaluation, settled, pyro.validation_enabled(True):

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ppvae.arguments import Positive, checked
+from ppvae.arguments import Observed, Positive, checked
 from ppvae.batches import of_batch
 from ppvae.mode import mode
 from ppvae.models.codes.code_search import Joint, best_codes, log_evidence_by_enumeration
@@ -52,7 +52,8 @@ class CodedPair(Pair):
         raise NotImplementedError
 
     @of_batch
-    def log_prob(self, x: Tensor) -> Tensor:
+    @checked
+    def log_prob(self, x: Observed) -> Tensor:
         """Exact `log p(x) = log sum_c p(x, c)`, `[B]`, in nats, over all codes.
 
         Raises:
@@ -61,12 +62,14 @@ class CodedPair(Pair):
         return log_evidence_by_enumeration(self._joint(x))
 
     @of_batch
-    def exact_elbo(self, x: Tensor) -> Tensor:
+    @checked
+    def exact_elbo(self, x: Observed) -> Tensor:
         """`log p(x, c)` at the nearest codes, `[B]`, in nats."""
         return self._joint(x)(self._nearest(x)[None])[0]
 
     @of_batch
-    def best_elbo(self, x: Tensor) -> Tensor:
+    @checked
+    def best_elbo(self, x: Observed) -> Tensor:
         """`log p(x, c)` at the best codes that a coordinate search finds from the nearest ones, `[B]`, in nats."""
         joint = self._joint(x)
         return joint(best_codes(joint, self._nearest(x))[None])[0]

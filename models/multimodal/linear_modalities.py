@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
+from ppvae.accepted import of_accepted
 from ppvae.arguments import Size, checked
 from ppvae.models.multimodal.multimodal_vae import MultimodalVAE
 from ppvae.models.multimodal.named_fusions import FUSIONS
@@ -79,6 +80,7 @@ class LinearModalities(MultimodalVAE):
 
     # What is known exactly.
 
+    @of_accepted
     def log_prob(self, batch: Any) -> Tensor:
         """Exact `log p(x_S)` of what each row has, `[B]`, in nats."""
         x, has = self.split(batch)
@@ -88,17 +90,19 @@ class LinearModalities(MultimodalVAE):
         noise = [likelihood(at_zero).log_prob(x[name]) for name, likelihood in self.likelihoods.items()]
         return (has * torch.stack(noise, -1)).sum(-1) + explained / 2
 
+    @of_accepted
     def true_posterior(self, batch: Any) -> dist.MultivariateNormal:
         """Exact `p(z | x_S)`, batch shape `[B]`."""
-        return self._given(*self.split(self.checked(batch)))
+        return self._given(*self.split(batch))
 
+    @of_accepted
     def exact_gap(self, batch: Any) -> Tensor:
         """Exact `KL(q(z | x_S) || p(z | x_S))` of the guide as it is, `[B]`, in nats.
 
         Raises:
             NotImplementedError: the guide is a mixture, whose divergence has no closed form.
         """
-        x, has = self.split(self.checked(batch))
+        x, has = self.split(batch)
         q = self.shared_posterior(x, has)
         if isinstance(q, Mixture):
             raise NotImplementedError(f"{type(self).__name__}.exact_gap: found a mixture as guide; use ppvae.gap")
@@ -106,6 +110,7 @@ class LinearModalities(MultimodalVAE):
             q = dist.MultivariateNormal(q.mean, scale_tril=q.stddev.diag_embed())
         return kl_divergence(q, self._given(x, has))
 
+    @of_accepted
     def exact_elbo(self, batch: Any) -> Tensor:
         """Exact `log p(x_S) - KL(q(z | x_S) || p(z | x_S))`, `[B]`, in nats; refused as `exact_gap` is."""
         return self.log_prob(batch) - self.exact_gap(batch)

@@ -70,9 +70,14 @@ class HiddenMarkov(Pair):
 
     @checked
     @torch.no_grad()
-    def init_from(self, x: Observed) -> "HiddenMarkov":
-        """Initializes the states' means at random data points, `x_t` of `[N, T, F]`; returns self."""
-        points = x.to(self.outputs).flatten(end_dim=-2)
+    def init_from(self, x: Observed, lengths: Tensor | None = None) -> "HiddenMarkov":
+        """Initializes the states' means at random data points, `x_t` of `[N, T, F]` within their lengths; returns self.
+
+        Raises:
+            ValueError: points of another shape, fewer of them than states, or lengths that are not from 0 to T.
+        """
+        present = present_steps(x, lengths)
+        points = (x.flatten(end_dim=-2) if present is None else x[present]).to(self.outputs)
         refuse_shape(points, self.outputs.shape[1:])
         if len(points) < len(self.outputs):
             raise ValueError(

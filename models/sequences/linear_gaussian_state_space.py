@@ -7,8 +7,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from ppvae.accepted import of_accepted
 from ppvae.arguments import Count, RealTensor, Rows, Size, checked
-from ppvae.batches import Batch, call
+from ppvae.batches import call
 from ppvae.models.sequences.state_space import StateSpace, present_steps
 from ppvae.refusals import refuse_shape
 from ppvae.steps import Conditional
@@ -95,22 +96,26 @@ class LinearGaussianStateSpace(StateSpace):
 
     # What is known exactly.
 
-    def log_prob(self, batch: Batch) -> Tensor:
+    @of_accepted
+    def log_prob(self, batch: Any) -> Tensor:
         """Exact `log p(x)`, `[B]`, in nats."""
         return call(self._backward, batch).log_prob
 
+    @of_accepted
     def smoothed(self, batch: Any) -> dist.MultivariateNormal:
         """Exact `p(z_t | x)`, batch shape `[B, T]`; past a row's length, its forecast."""
-        loc, covariance = call(self._smooth, self.checked(batch))
+        loc, covariance = call(self._smooth, batch)
         return dist.MultivariateNormal(loc, covariance)
 
-    def exact_elbo(self, batch: Batch) -> Tensor:
+    @of_accepted
+    def exact_elbo(self, batch: Any) -> Tensor:
         """Exact `log p(x) - KL(q(z | x) || p(z | x))`, `[B]`, in nats."""
         return self.log_prob(batch) - self.exact_gap(batch)
 
+    @of_accepted
     def exact_gap(self, batch: Any) -> Tensor:
         """Exact `KL(q(z | x) || p(z | x))` of the guide as it is, `[B]`, in nats."""
-        gap = call(self._factorized_gap, self.checked(batch))
+        gap = call(self._factorized_gap, batch)
         return torch.zeros_like(gap) if self.guide_family == "exact" else gap
 
     @checked

@@ -1,6 +1,6 @@
 """From a DataFrame, or a dict of columns, to numbers with a mask, and back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ppvae.arguments import Finite, checked
-from ppvae.models.tables.mixed_columns import Columns
+from ppvae.models.tables.mixed_columns import Columns, is_missing, is_one_value
+from ppvae.wording import shown
 
 WHOLE = {"count": (np.inf, "whole numbers from 0 on"), "binary": (1, "0 or 1")}
 """The kinds of whole numbers: the largest, and what they are in words."""
@@ -70,7 +71,7 @@ def read_table(table: Any, columns: Columns) -> tuple[Tensor, Tensor]:
         columns: what each column is, by name; those of the table that are not named are left out.
 
     Raises:
-        TypeError: a table that is neither, or a value that is no number.
+        TypeError: a table that is neither, a column that is no sequence of single values, or a value that is no number.
         ValueError: a column that is not there, columns of several lengths, or a value that is impossible in its column.
 
     Example:
@@ -82,6 +83,12 @@ def read_table(table: Any, columns: Columns) -> tuple[Tensor, Tensor]:
         raise TypeError(f"table: found {type(table).__name__}, expected a DataFrame, or a dict of columns")
     if missing := [name for name in columns if name not in table]:
         raise ValueError(f"table: found no columns {missing}, expected all that are named in `columns`")
+    for name in columns:
+        if not isinstance(table[name], Sized) or isinstance(table[name], str) or getattr(table[name], "ndim", 1) != 1:
+            raise TypeError(
+                f"column '{name}': found {shown(table[name])}, expected a sequence of values, one for each row; of "
+                "several columns of one name, rename or drop all but one"
+            )
     lengths = {name: len(table[name]) for name in columns}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"table: found columns of lengths {lengths}, expected one length")
@@ -113,7 +120,9 @@ def _numbers(name: str, values: Any, kind: str | Sequence[Any]) -> np.ndarray:
 
 
 def _number(name: str, row: int, value: Any, level: Mapping[Any, float] | None) -> float:
-    if value is None or type(value).__name__ == "NAType" or value != value:  # NaN alone differs from itself
+    if not is_one_value(value):
+        raise TypeError(f"column '{name}', row {row}: found {shown(value)}, expected one value, or None")
+    if is_missing(value):
         return np.nan
     if level is None:
         try:

@@ -1,6 +1,6 @@
 """The likelihood of a table's row: a distribution of its own kind for each column."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, cast
 
 import pyro.distributions as dist
@@ -19,8 +19,18 @@ KINDS: dict[str, Callable[[], Column]] = {"real": RealColumn, "count": CountColu
 """Columns by the name of their kind; an ordinal one is named by its levels instead."""
 
 
+def is_one_value(value: Any) -> bool:
+    """Whether something may be an entry of a column: no list, no array, no table."""
+    return isinstance(value, Hashable) and not isinstance(value, tuple) and getattr(value, "ndim", 0) == 0
+
+
+def is_missing(value: Any) -> bool:
+    """Whether an entry of a column is None, NaN or pandas' NA."""
+    return value is None or type(value).__name__ == "NAType" or bool(value != value)  # NaN alone differs from itself
+
+
 class ColumnKind(Rule):
-    """What a column is: a kind by name, or two levels or more, each of them once."""
+    """What a column is: a kind by name, or two levels or more, each of them one value, and once."""
 
     expected = f"{', '.join(map(repr, KINDS))}, or the levels of an ordinal column, lowest first"
 
@@ -29,6 +39,8 @@ class ColumnKind(Rule):
             return None if value in KINDS else self.out_of_range(value)
         if not isinstance(value, list | tuple):
             return self.wrong_type(value)
+        if not all(is_one_value(level) and not is_missing(level) for level in value):
+            return self.wrong_type(value, "name each level by a number or a string; what is missing is none of them")
         if len(value) < 2 or any(level in value[:k] for k, level in enumerate(value)):
             return self.out_of_range(value, "name two levels or more, each of them once")
         return None

@@ -31,7 +31,7 @@ from ppvae.pair import Pair
 from ppvae.particles import run
 from ppvae.refusals import ContractError
 from ppvae.rules import Elements, Entries, Instance, OneOf
-from ppvae.sites import data_sites, deterministic_values, is_term, log_prob_terms, sample_sites
+from ppvae.sites import data_sites, deterministic_values, is_term, log_prob_terms, presence, sample_sites
 from ppvae.supports import refuse_unlike
 from ppvae.threads import undisturbed
 from ppvae.tracing import FIRST_ENUMERATION_DIM, trace_model, trace_pair
@@ -70,7 +70,8 @@ def to_arviz(
     draws), `observed_data`, `constant_data` (what the model only reads: covariates, labels, lengths; by their keys or
     places in the batch), `posterior_predictive`, `prior`, `prior_predictive` (given the covariates of each data point).
     Dimensions: chain (one per pair), draw, the data plate's name, then the event's. What `pyro.factor` adds is in log_p
-    alone.
+    alone. What a mask takes away, latents and data, is NaN in posterior, prior and observed_data, and adds nothing to
+    log_likelihood and densities; the predictive groups have draws there, as for what is missing or yet to come.
 
     | posterior | draws of z | in `sample_stats`, per data point |
     |---|---|---|
@@ -273,11 +274,12 @@ def _posterior_groups(pair: Pair, batch: Batch, draws: Draws, at: slice, with_dr
     log_p = sum_terms(trace_model(pair, batch, drawn, num).log_p_terms()).cpu()
     complete = completed(pair, batch, drawn, num)
     observed = data_sites(complete).keys() - drawn.keys()
-    latents = _values(complete, sample_sites(complete, observed=False).keys() | drawn.keys(), shape)
+    names = sample_sites(complete, observed=False).keys() | drawn.keys()
+    latents = _values(complete, names, shape)
     densities = log_prob_terms(complete)
     weighed = {"log_q": log_q, "log_w": log_p - log_q} if _has_density(pair, batch) else {}
     groups = {
-        "posterior": _arrays(latents | deterministic_values(complete, shape)),
+        "posterior": _arrays(_that_are_there(complete, names, shape) | deterministic_values(complete, shape)),
         "sample_stats": _arrays({"log_p": log_p} | weighed),
         "log_likelihood": _arrays({name: densities[name].expand(shape) for name in sorted(observed)}),
     }
@@ -288,14 +290,14 @@ def _posterior_groups(pair: Pair, batch: Batch, draws: Draws, at: slice, with_dr
     unknown = {name for name, site in sample_sites(prior).items() if not is_term(site)} - observed
     return groups | {
         "posterior_predictive": _by_draw(_values(replicate, observed, flat), shape),
-        "prior": _by_draw(_values(prior, unknown, flat) | deterministic_values(prior, flat), shape),
+        "prior": _by_draw(_that_are_there(prior, unknown, flat) | deterministic_values(prior, flat), shape),
         "prior_predictive": _by_draw(_values(prior, observed, flat), shape),
     }
 
 
 def _drawn(pair: Pair, batch: Batch, num: int, given: dict[str, Tensor]) -> Trace:
     """The model's draws for a batch repeated `num` times, one after another: each reads the data that it drew."""
-    drawn = draw_jointly(pair, repeated(batch, num), given)
+    drawn = draw_jointly(pair, repeated(batch, num), given, renewed=True)
     for problem in drawn.stale():
         logger.warning("to_arviz: %s", problem)
     return drawn.trace
@@ -335,7 +337,7 @@ def _given(pair: Pair, batch: Batch) -> tuple[dict[str, np.ndarray], dict[str, n
     plate = next(f.name for site in sites.values() for f in site["cond_indep_stack"] if f.dim == -1)
     held = [site["value"] for site in sites.values()]
     read = {name: t for name, t in tensors(batch).items() if not any(_is_same(t, value) for value in held)}
-    return _arrays(_values(tracer.trace, sites, (num_rows(batch),))), _arrays(read), plate
+    return _arrays(_that_are_there(tracer.trace, sites, (num_rows(batch),))), _arrays(read), plate
 
 
 def _is_same(t: Tensor, observed: Tensor) -> bool:
@@ -348,6 +350,16 @@ def _is_same(t: Tensor, observed: Tensor) -> bool:
 def _values(trace: Trace, names: Iterable[str], batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
     sites = sample_sites(trace)
     return {name: sites[name]["value"].expand(*batch_shape, *sites[name]["fn"].event_shape) for name in sorted(names)}
+
+
+def _that_are_there(trace: Trace, names: Iterable[str], batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
+    """The same, NaN where a site is masked; whole numbers are floating then."""
+    values, sites = _values(trace, names, batch_shape), sample_sites(trace)
+    for name, value in values.items():
+        there = presence(sites[name])
+        if there is not None and not there.all():
+            values[name] = torch.where(there, value if value.is_floating_point() else value.double(), torch.nan)
+    return values
 
 
 def _stack(group: str, chains: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

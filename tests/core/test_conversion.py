@@ -9,8 +9,20 @@ import torch
 from torch import nn
 
 import ppvae
+from ppvae.batches import entries, map_batch, with_entries
 from ppvae.conversion import data_for, to_pair, types_for
-from ppvae.models import M1, M2, VAE, VQVAE, LinearModalities, LinearVAE, TableVAE
+from ppvae.models import (
+    M1,
+    M2,
+    VAE,
+    VQVAE,
+    GaussianMixture,
+    HiddenMarkov,
+    LinearGaussianStateSpace,
+    LinearModalities,
+    LinearVAE,
+    TableVAE,
+)
 from ppvae.sources import is_stream
 
 BINARY = torch.randn(20, 6, generator=torch.Generator().manual_seed(0)).gt(0)
@@ -279,6 +291,7 @@ def test_grades_from_one_to_five():
 
 ARRAY = np.random.default_rng(0).random((20, 3)).round(1)
 LABELED = (torch.tensor(ARRAY).float(), torch.arange(20) % 3, torch.arange(20) < 10)
+LENGTHS = np.array([5, 0, 3, 1])
 OF_ARRAYS = {
     "VAE.init_from": (lambda: VAE.mlp(3, 2, [4], "gaussian"), "init_from", ARRAY),
     "M1.classify": (lambda: M1.mlp(3, 2, 3, [4], "gaussian"), "classify", ARRAY),
@@ -286,9 +299,25 @@ OF_ARRAYS = {
     "M2.init_from": (lambda: M2.mlp(3, 2, 3, [4], "gaussian"), "init_from", ARRAY),
     "VQVAE.codes": (lambda: VQVAE.mlp(3, 2, 3, 2, [4]), "codes", ARRAY.round()),
     "LinearVAE.log_prob": (lambda: LinearVAE(3, 2), "log_prob", ARRAY),
+    "HiddenMarkov.log_prob": (lambda: HiddenMarkov(2, 3), "log_prob", (ARRAY.reshape(4, 5, 3), LENGTHS)),
+    "HiddenMarkov.exact_elbo": (lambda: HiddenMarkov(2, 3), "exact_elbo", (ARRAY.reshape(4, 5, 3), LENGTHS)),
+    "HiddenMarkov.init_from": (lambda: HiddenMarkov(2, 3), "init_from", ARRAY.reshape(4, 5, 3)),
+    "StateSpace.log_prob": (lambda: LinearGaussianStateSpace(3, 2), "log_prob", (ARRAY.reshape(4, 5, 3), LENGTHS)),
+    "StateSpace.exact_elbo": (lambda: LinearGaussianStateSpace(3, 2), "exact_elbo", ARRAY.reshape(4, 5, 3)),
+    "StateSpace.exact_gap": (lambda: LinearGaussianStateSpace(3, 2), "exact_gap", {"x": ARRAY.reshape(4, 5, 3)}),
+    "GaussianMixture.exact_elbo": (lambda: GaussianMixture(2, 3), "exact_elbo", ARRAY),
+    "VQVAE.log_prob": (lambda: VQVAE.mlp(3, 2, 3, 2, [4]), "log_prob", ARRAY.round()),
+    "VQVAE.exact_elbo": (lambda: VQVAE.mlp(3, 2, 3, 2, [4]), "exact_elbo", ARRAY.round()),
+    "VQVAE.best_elbo": (lambda: VQVAE.mlp(3, 2, 3, 2, [4]), "best_elbo", ARRAY.round()),
+    "LinearModalities.log_prob": (lambda: LinearModalities({"a": 3}, 2), "log_prob", {"a": ARRAY}),
+    "LinearModalities.exact_elbo": (lambda: LinearModalities({"a": 3}, 2), "exact_elbo", {"a": ARRAY}),
     "MultimodalVAE.init_from": (lambda: LinearModalities({"a": 3}, 2), "init_from", {"a": ARRAY}),
     "MultimodalVAE.hide_at_random": (lambda: LinearModalities({"a": 3}, 2), "hide_at_random", {"a": ARRAY}),
 }
+
+
+def of_type(dtype, t):
+    return t.to(dtype) if t.is_floating_point() else t
 
 
 @pytest.mark.parametrize("name", OF_ARRAYS)
@@ -297,12 +326,29 @@ def test_arrays_are_taken_where_tensors_are(name, dtype):
     """Of the pair's precision, whatever theirs."""
     make, method, x = OF_ARRAYS[name]
     found = []
-    for data in (x, {n: torch.tensor(t) for n, t in x.items()} if isinstance(x, dict) else torch.tensor(x).to(dtype)):
+    own = torch.float64 if method == "hide_at_random" else dtype  # which returns the data as they are
+    for data in (x, with_entries(x, [of_type(own, torch.tensor(t)) for t in entries(x).values()])):
         torch.manual_seed(0)
         pair = make().to(dtype)
         result = getattr(pair, method)(data)
         found.append(result.state_dict() if isinstance(result, ppvae.Pair) else result)
     torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("name", ["HiddenMarkov.log_prob", "StateSpace.log_prob", "LinearModalities.log_prob"])
+def test_what_is_known_exactly_is_known_of_checked_data(name):
+    """Of data that are no batch of the pair's, nothing; of others of another type, the same, with gradients in them."""
+    make, method, x = OF_ARRAYS[name]
+    log_prob = getattr(make(), method)
+    tensors = with_entries(x, [torch.tensor(t) for t in entries(x).values()])
+    first = next(iter(entries(tensors).values())).requires_grad_()
+    log_prob(tensors).sum().backward()
+    assert first.grad.isfinite().all()
+    assert first.grad.any()
+    with pytest.raises(ValueError, match="found nan at index"):
+        log_prob(map_batch(lambda t: torch.full_like(t, torch.nan, dtype=torch.float), tensors))
+    with pytest.raises(ValueError, match="found 0 data points, expected at least 1"):
+        log_prob(map_batch(lambda t: t[:0], tensors))
 
 
 def test_a_table_and_what_is_there_may_be_arrays():

@@ -1,5 +1,7 @@
 """`encode`: the moments of q(z | x), the guide's own where it has them, within their error where they are drawn."""
 
+import math
+
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -59,6 +61,64 @@ def test_dependent_latents_are_averaged_over():
     torch.testing.assert_close(found["z1"].mean, X)
     assert ((found["z2"].mean - 3 * X).abs() < 5 * 1.5 / NUM_SAMPLES**0.5).all()
     assert ((found["z2"].std.square() - 6.25).abs() < 5 * 2.25 * (2 / NUM_SAMPLES) ** 0.5).all()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_latents_below_a_discrete_one_are_averaged_over_for_a_single_row(seed):
+    """z ~ N(4 c - 2, 1) with c ~ Bernoulli(1/4): mean -1, variance 1 + 16 * 3 / 16, whatever the first draws of c."""
+
+    def latents(x):
+        c = pyro.sample("c", dist.Bernoulli(torch.full_like(x, 0.25)))
+        pyro.sample("z", dist.Normal(4 * c - 2, 1.0))
+
+    torch.manual_seed(seed)
+    found = pair_of(latents).encode(X[:1], NUM_SAMPLES)
+    assert found["c"].mean.tolist() == [0.25]
+    assert (found["z"].mean + 1).abs() < 5 * (3 / NUM_SAMPLES) ** 0.5
+    assert (found["z"].std.square() - 4).abs() < 5 * 16 * (0.1875 * 0.25 / NUM_SAMPLES) ** 0.5
+
+
+def test_angles_have_circular_moments():
+    """a ~ VonMises(b + x, 10) with b ~ N(0, 0.3), x near where angles wrap: R = exp(-0.09 / 2) I1(10) / I0(10)."""
+
+    def latents(x):
+        b = pyro.sample("b", dist.Normal(torch.zeros_like(x), 0.3))
+        pyro.sample("a", dist.VonMises(b + x, torch.tensor(10.0)))
+
+    x = torch.tensor([math.pi, -3.1, 3.1, 0.5])
+    torch.manual_seed(0)
+    pair = pair_of(latents)
+    found = pair.encode(x, NUM_SAMPLES)["a"]
+    ratio = (torch.special.i1e(torch.tensor(10.0)) / torch.special.i0e(torch.tensor(10.0))).item()
+    assert (torch.remainder(found.mean - x + 1, 2 * math.pi) - 1).abs().max() < 5 * 0.3 / NUM_SAMPLES**0.5
+    assert (found.std.square() - 0.09 + 2 * math.log(ratio)).abs().max() < 5 * 0.09 * (2 / NUM_SAMPLES) ** 0.5
+    alone = pair_of(lambda x: pyro.sample("a", dist.VonMises(x, torch.tensor(10.0)).to_event(0))).encode(x)
+    torch.testing.assert_close(alone.std, torch.full_like(x, (-2 * math.log(ratio)) ** 0.5))
+    torch.testing.assert_close(alone.mean.cos(), x.cos())
+
+
+def test_angles_are_reconstructed_where_they_wrap():
+    """Of draws about pi, some beyond it, the mean is pi, not zero."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.VonMises(math.pi + 0.1 * z, torch.tensor(5.0)), obs=x)
+
+    x = torch.full((3,), 3.0)
+    torch.manual_seed(0)
+    found = Functions(model, in_plate(lambda x: pyro.sample("z", dist.Normal(0 * x, 1.0)))).reconstruct(x, NUM_SAMPLES)
+    assert (torch.remainder(found, 2 * math.pi) - math.pi).abs().max() < 5 * 0.1 / NUM_SAMPLES**0.5
+
+
+def test_independent_latents_have_the_guides_own_moments():
+    def latents(x):
+        pyro.sample("c", dist.Bernoulli(torch.full_like(x, 0.25)))
+        pyro.sample("z", dist.Normal(x / 3, 0.1))
+
+    found = pair_of(latents).encode(X)
+    assert torch.equal(found["z"].mean, X / 3)
+    assert found["z"].std.tolist() == pytest.approx([0.1] * 7, rel=1e-12)
 
 
 def test_a_posterior_without_formulas_is_drawn_from():

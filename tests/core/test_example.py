@@ -104,6 +104,17 @@ def test_samples_are_drawn_at_given_covariates(pair):
     assert abs(pair.sample(300).mean() - 1.0) < 4 * (2 / 300) ** 0.5
 
 
+@pytest.mark.parametrize("kind", [torch.as_tensor, torch.Tensor.numpy], ids=["tensors", "arrays"])
+def test_of_several_rows_the_first_is_taken(pair, kind):
+    x, shift = batch(0.0, num=3)[0], torch.tensor([40.0, 0.0, -40.0])
+    pair.example = (kind(x), kind(shift))
+    assert abs(pair.sample(300).mean() - 40.0) < 4 * (2 / 300) ** 0.5
+    assert pair.examples(5)[1].tolist() == [40.0] * 5
+    pair.example = (kind(x), kind(shift[:2]))
+    with pytest.raises(ValueError, match=r"Shifted.example: found that sizes of dimension 0 are .*'0': 3, '1': 2"):
+        pair.sample(5)
+
+
 X = torch.randn(4, 3)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import ppvae
-from ppvae.command_line import main
+from ppvae.command_line import data_in, main
 
 MODULE = """
 import torch
@@ -112,6 +112,32 @@ def test_what_is_wrong_is_said_with_status_2(folder, arguments, message, capsys)
         main(arguments)
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
+
+
+FILES = {
+    "numbers.csv": (b"0.5,0.5,2\n1,2,3\n", "first line is of numbers, where a header should name the columns"),
+    "index.csv": (b",a,b\n0,1,2\n", "a column without a name, 'Unnamed: 0', as pandas writes its index"),
+    "counted.csv": (b",0,1\n0,1,2\n", "cannot be read"),
+    "empty.csv": (b"", "empty.csv, which cannot be read (No columns to parse from file)"),
+    "empty.npy": (b"", "empty.npy, which cannot be read"),
+    "text.npy": (b"hello", "text.npy, which cannot be read (no array of numbers), expected numbers, as numpy.save"),
+    "text.npz": (b"hello", "text.npz, which cannot be read (no arrays of numbers)"),
+    "short.npz": (b"PK\x03\x04", "short.npz, which cannot be read (File is not a zip file)"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_that_hold_no_data_are_named(folder, name, capsys):
+    content, message = FILES[name]
+    Path(name).write_bytes(content)
+    test_what_is_wrong_is_said_with_status_2(folder, ["gap", "my_pairs:good", name], message, capsys)
+
+
+@pytest.mark.parametrize("header", ["a,b,c", "0,1,2", "1,x,2.5"])
+def test_of_a_table_all_rows_below_the_header_are_data(tmp_path, header):
+    """Also where the columns are counted, as pandas names them that have no name."""
+    (tmp_path / "x.csv").write_text(f"{header}\n0.5,1,2\n3,4,5\n")
+    assert data_in(str(tmp_path / "x.csv")).to_numpy().tolist() == [[0.5, 1.0, 2.0], [3.0, 4.0, 5.0]]
 
 
 def test_help_needs_no_torch(tmp_path):

@@ -70,6 +70,15 @@ def test_a_vae_agrees_with_the_integral_over_its_latent():
     assert torch.corrcoef(torch.stack([encoded, mean]))[0, 1] > 0.9
 
 
+@pytest.mark.parametrize("posterior", ["diagonal", "flow"])
+def test_latents_are_the_same_at_each_call(clusters, posterior):
+    """Of a flow, whose moments are drawn, too; torch's generator stays as it was."""
+    density = VAEDensity(**SMALL, posterior=posterior).set_params(num_latents=2).fit(clusters)
+    before = torch.get_rng_state()
+    assert np.array_equal(density.transform(clusters), density.transform(clusters))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("density", [MixtureDensity(num_components=2), VAEDensity(**SMALL)])
 def test_draws_are_decided_by_random_state_and_leave_torchs_generator_alone(density, clusters):
     before = torch.get_rng_state()

@@ -268,3 +268,52 @@ def test_predictions_read_the_data_that_they_predict(particles, assert_mean):
         assert_mean(x - z - shift, 0.0)  # the covariate is each data point's own
     np.testing.assert_array_equal(found["observed_data"]["x"].values, data[0].numpy())
     np.testing.assert_array_equal(found["constant_data"]["2"].values, shift.numpy())
+
+
+class Ending(Pair):
+    """`z1 ~ N(0, 1)`, `z2 ~ N(z1, 1)`, `x_t ~ N(z_t, 0.5)`, with z2 moved by 10 c: the second step,
+    and c, are masked where a row has ended; entries of the first step are masked for themselves."""
+
+    def model(self, x, ended, seen):
+        with pyro.plate("data", len(x)):
+            with pyro.poutine.mask(mask=~ended):
+                c = pyro.sample("c", dist.Categorical(torch.tensor([0.25, 0.75])))
+            z1 = pyro.sample("z1", dist.Normal(torch.zeros(2), 1.0).mask(seen).to_event(1))
+            pyro.sample("x1", dist.Normal(z1, 0.5).mask(seen).to_event(1), obs=x[..., :2])
+            with pyro.poutine.mask(mask=~ended):
+                z2 = pyro.sample("z2", dist.Normal(z1[..., 0] + 10.0 * c, 1.0))
+                pyro.sample("x2", dist.Normal(z2, 0.5), obs=x[..., 2])
+
+    def guide(self, x, ended, seen):
+        with pyro.plate("data", len(x)):
+            with pyro.poutine.mask(mask=~ended):
+                pyro.sample("c", dist.Categorical(torch.tensor([0.5, 0.5])))
+            pyro.sample("z1", dist.Normal(x[..., :2], 0.3).mask(seen).to_event(1))
+            with pyro.poutine.mask(mask=~ended):
+                pyro.sample("z2", dist.Normal(torch.full((len(x),), 50.0), 0.1))
+
+
+@pytest.mark.parametrize("particles", ["leading", "rows"])
+def test_what_is_masked_is_not_there(particles, assert_mean):
+    """In posterior, prior and data it is NaN; what is drawn of it is the model's forecast, not what the guide draws."""
+    pair = Ending()
+    pair.particles = particles
+    x, ended = torch.tensor([[1.0, 2.0, 3.0]] * 3), torch.tensor([False, True, True])
+    seen = torch.tensor([[True, True], [True, False], [True, True]])
+    found = to_arviz(pair, {"x": x, "ended": ended, "seen": seen}, num_samples=4000, seed=0)
+    for name in ("posterior", "prior"):
+        values = group(found, name)
+        for site in ("c", "z2"):
+            assert np.isnan(values[site].values).all((0, 1)).tolist() == ended.tolist()
+        assert np.isnan(values["z1"].values).all((0, 1)).tolist() == (~seen).tolist()
+        assert np.isnan(values["z1"].values).any((0, 1)).tolist() == (~seen).tolist()
+    observed = group(found, "observed_data")
+    assert np.isnan(observed["x1"].values).tolist() == (~seen).tolist()
+    assert np.isnan(observed["x2"].values).tolist() == ended.tolist()
+    assert group(found, "log_likelihood")["x2"].values[:, :, 1:].tolist() == [[[0.0, 0.0]] * 4000]
+    drawn = group(found, "posterior_predictive")
+    assert_mean(torch.tensor(drawn["x2"].values[0]), torch.tensor([50.0, 8.5, 8.5]))
+    assert_mean(torch.tensor(drawn["x1"].values[0]), torch.tensor([[1.0, 2.0], [1.0, 0.0], [1.0, 2.0]]))
+    second = torch.tensor(drawn["x2"].values[0, :, 2])
+    variance = 0.09 + 1 + 0.25 + 100 * 0.25 * 0.75
+    assert_mean((second - 8.5).square(), torch.tensor(variance))

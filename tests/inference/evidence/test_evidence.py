@@ -7,9 +7,10 @@ import pyro.distributions as dist
 import pytest
 import torch
 from scipy.special import digamma, polygamma
+from support.oracle_pairs import Bimodal
 from torch import nn
 
-from ppvae import Pair
+from ppvae import AIS, Pair
 from ppvae.inference.evidence.estimates import elbo, log_evidence
 from ppvae.inference.ledger.decomposition import gap
 from ppvae.inference.ledger.effort import Effort
@@ -317,3 +318,13 @@ def test_a_row_outside_the_support_is_named(measure, small_chunks):
     x[200, 1] = 2.0
     with pytest.raises(ValueError, match=r"found row 200 outside the support of the likelihood at site 'x' \(1 such"):
         measure(Mixture(), x)
+
+
+@pytest.mark.parametrize("num_chains", [7, 1])
+def test_auto_goes_on_to_best_with_an_odd_number_of_chains(num_chains):
+    """The guide leaves out a mode, which AIS from the prior finds; "best" then splits the chains into halves."""
+    x = torch.tensor([2.0, 3.0, 4.0, 2.5])
+    settings = AIS(num_chains=num_chains, num_temperatures=60, num_leapfrog=2)
+    found = log_evidence(Bimodal(), x, "auto", 200, annealing=settings, seed=0, progress=False)
+    assert found.reason.startswith("best, as AIS from the prior finds 0.")
+    assert found.candidates["ais"].num_particles == num_chains + 1

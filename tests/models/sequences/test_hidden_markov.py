@@ -51,6 +51,20 @@ def test_padding_does_not_matter():
     torch.testing.assert_close(pair.log_prob((other, LENGTHS)), pair.log_prob((x, LENGTHS)))
 
 
+def test_states_start_at_points_that_are_there():
+    """Rows are padded with what lies far from all data; the points are those of the first steps alone."""
+    x = torch.randn(50, 4, 2)
+    lengths = torch.arange(50) % 4
+    padded = torch.where(torch.arange(4).unsqueeze(-1) < lengths[:, None, None], x, 1e6)
+    pair = HiddenMarkov(20, 2).init_from(padded, lengths)
+    there = padded[torch.arange(4) < lengths.unsqueeze(-1)]
+    assert all((there == mean).all(-1).any() for mean in pair.outputs)
+    with pytest.raises(ValueError, match="x: found 3 data points, expected one or more for each of 20 states"):
+        HiddenMarkov(20, 2).init_from(padded[:3], torch.ones(3))
+    with pytest.raises(ValueError, match=r"lengths: found 5, expected \[B\]"):
+        HiddenMarkov(20, 2).init_from(padded, torch.full((50,), 5))
+
+
 def test_samples_come_from_the_chain():
     """Of binary data: how often each pair of the first feature's values at neighboring steps occurs."""
     pair, num = hidden_markov("bernoulli"), 20000

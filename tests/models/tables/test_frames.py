@@ -55,6 +55,18 @@ def test_a_dict_is_read_as_a_data_frame():
         ({"b": [0, 1], "a": [1.0, -1e300]}, {"b": "count", "a": "real"}, "column 'a', row 1: found -1e.300, .*float32"),
         ({"a": ["top"]}, {"a": LEVELS}, "column 'a', row 0: found 'top', expected one of"),
         ({"a": ["top"]}, {"a": "real"}, "column 'a', row 0: found 'top', expected a number"),
+        ({"a": [["low"], "high"]}, {"a": LEVELS}, "column 'a', row 0: found .'low'., expected one value, or None"),
+        ({"a": [np.zeros(2)]}, {"a": "real"}, "column 'a', row 0: found a ndarray of shape .2..*, expected one value"),
+        ({"a": np.zeros((3, 2))}, {"a": "real"}, r"column 'a': found a ndarray of shape \[3, 2\].*one for each row"),
+        ({"a": 3.0}, {"a": "real"}, "column 'a': found 3.0, expected a sequence of values, one for each row"),
+        (
+            pd.DataFrame([[1.0, 2.0]], columns=["a", "a"]),
+            {"a": "real"},
+            "column 'a': found a DataFrame.*rename or drop",
+        ),
+        ({"a": ["low"]}, {"a": [["low"], ["high"]]}, "columns.'a'.: found a list of 2.*number or a string"),
+        ({"a": ["low"]}, {"a": ["low", None]}, "columns.'a'.: found .'low', None.*what is missing is none of them"),
+        ({"a": ["low"]}, {"a": ["low", np.nan]}, "columns.'a'.: found .'low', nan.*what is missing is none of them"),
         ([[1.0]], {"a": "real"}, "table: found list, expected a DataFrame, or a dict of columns"),
     ],
 )
