@@ -48,6 +48,18 @@ def test_buffers_dropout_schedules_and_a_transform(caplog):
     )
 
 
+@pytest.mark.slow(12)
+def test_dropout_in_a_guide_that_runs_twice_a_step(caplog):
+    """On data, and on what the model dreams."""
+
+    def with_dropout():
+        pair = of_parts("diagonal")
+        pair.posterior.network.insert(2, nn.Dropout(0.2))
+        return pair.double()
+
+    assert_same(with_dropout, RWS(4, phase="sleep"), caplog, data=DATA.double())
+
+
 @pytest.mark.slow(7)
 def test_running_averages_of_codes(caplog):
     def quantized():
