@@ -49,6 +49,7 @@ def test_buffers_dropout_schedules_and_a_transform(caplog):
 
 
 @pytest.mark.slow(12)
+@pytest.mark.skipif(torch.__version__ < (2, 13), reason="torch 2.8 draws such masks in another order, and stays eager")
 def test_dropout_in_a_guide_that_runs_twice_a_step(caplog):
     """On data, and on what the model dreams."""
 
