@@ -78,13 +78,12 @@ class CompiledStep:
             self._rates = [self._number(0.0).to(precise) for _ in update.optimizer.param_groups]
             self._kind = kind_of(batch)
             state = [[p.detach() for p in self._parameters.values()], list(self._buffers.values())]
-            self._state_leaves = tree_leaves(state)  # the same at each call; the program writes the buffers back
-            inputs, self._put_together = taken_apart((state, self._changing(batch, weights, 0.0)))
-            num_held = len(self._state_leaves)
+            self._held = [*tree_leaves(state), *self._scheduled.values(), self._at]  # the same tensors at each call
+            inputs, self._put_together = taken_apart((state, self._others(batch, weights)))
             eager = partial(self._eager, batch, weights, 0.0)
             fused = is_plainly_fused(update.optimizer) and update.processes.size == 1
             self._graphed = fused and self._device.type in GRAPHED
-            program_held = 0 if self._graphed else num_held  # it becomes a part of the graph of the whole step
+            program_held = 0 if self._graphed else len(self._held)  # it becomes a part of the graph of the whole step
             learned = list(self._parameters.values())
             self._exact = is_exact(record, self._device)
             self._program = compiled(self._step, inputs, eager, met, program_held, learned=learned, record=record)
@@ -102,10 +101,9 @@ class CompiledStep:
             CannotCompileError: they differ.
         """
         with untouched(*self._owners):
-            inputs = [*self._state_leaves, *self._tensors(batch, weights, step)]
+            inputs = self._inputs(batch, weights, step)
             eager = partial(self._eager, batch, weights, step)
-            num_held = len(self._state_leaves)
-            check_program(self._program, inputs, eager, self._device, num_held, exact=self._exact)
+            check_program(self._program, inputs, eager, self._device, len(self._held), exact=self._exact)
 
     @property
     def updates(self) -> bool:
@@ -115,7 +113,7 @@ class CompiledStep:
     @torch.no_grad()
     def launch(self, batch: Batch, weights: Tensor | None, step: float) -> Tensor:
         """Takes the step without a look at its bound: that is returned, with a one if anything is not finite."""
-        inputs = [*self._state_leaves, *self._tensors(batch, weights, step)]
+        inputs = self._inputs(batch, weights, step)
         self._set_rates()
         if self._whole is not None:
             return self._whole(*inputs)[0].clone()  # a CUDA graph overwrites it
@@ -131,7 +129,7 @@ class CompiledStep:
         if self._whole is not None:
             bound, bad = self.launch(batch, weights, step).tolist()
             return None if bad else bound
-        report, *found = self._program(*self._state_leaves, *self._tensors(batch, weights, step))
+        report, *found = self._program(*self._inputs(batch, weights, step))
         if self._advance is None:
             return self._update(report[0], self._per_parameter(found), step, share, before)
         bound, bad = report.tolist()
@@ -163,29 +161,28 @@ class CompiledStep:
             self._apply([*found, report[1].float()])
             return [report]
 
-        num_held, device, put_back = len(self._state_leaves), self._device, self._update.snapshot()
+        num_held, device, put_back = len(self._held), self._device, self._update.snapshot()
         settings: Any = {"inputs": inputs, "eager": lambda: eager()[:1], "device": device, "num_held": num_held}
         try:
             return as_graph(whole, inputs, num_held, device, partial(check_program, **settings, updates=True))
         finally:
             put_back()
 
-    def _changing(self, batch: Batch, weights: Tensor | None, step: float) -> list[Any]:
-        """The program's inputs besides the state: values of schedules, the step, the batch and its weights."""
-        self._set_numbers(step)
+    def _others(self, batch: Batch, weights: Tensor | None) -> list[Any]:
+        """What the program is given besides the state: values of schedules, the step, the batch and its weights."""
         # A CUDA graph would not read a tensor on the host again.
         placed = [v.to(self._device) if isinstance(v, Tensor) else v for v in entries(batch).values()]
         return [self._scheduled, self._at, with_entries(batch, placed), weights]
 
-    def _tensors(self, batch: Batch, weights: Tensor | None, step: float) -> list[Tensor]:
-        """Those of `_changing`, in the same order: a tree takes longer to walk than small programs to run."""
+    def _inputs(self, batch: Batch, weights: Tensor | None, step: float) -> list[Tensor]:
+        """The program's inputs at a step, in order: to walk a tree takes longer than small programs run."""
         self._set_numbers(step)
         data = [
             tensor
             for value in entries(batch).values()
             for tensor in ([value.to(self._device)] if isinstance(value, Tensor) else tensors_in(value))
         ]
-        return [*self._scheduled.values(), self._at, *data, *([] if weights is None else [weights])]
+        return [*self._held, *data, *([] if weights is None else [weights])]
 
     def _set_numbers(self, step: float) -> None:
         """Values of schedules and the step, in tensors that stay: to make one on a GPU, the host would wait for it."""
