@@ -96,10 +96,14 @@ class Conversion:
         self._pair, self._types = pair, dict[Any, Types]()
 
     def __call__(self, batch: Batch) -> Batch:
+        return converted(batch, self.types(batch))
+
+    def types(self, batch: Batch) -> Types:
+        """Those of a batch."""
         kind = tuple((name, t.dtype) for name, t in tensors(batch).items())
         if kind and kind not in self._types and num_rows(batch):
             self._types[kind] = types_for(self._pair, batch)
-        return converted(batch, self._types[kind]) if kind in self._types else batch
+        return self._types.get(kind) or floating_types(self._pair, batch)
 
 
 def floating_converted(batch: Batch, pair: nn.Module) -> Batch:
@@ -113,6 +117,12 @@ def floating_type(pair: nn.Module) -> torch.dtype | None:
     return next((p.dtype for p in pair.parameters() if p.is_floating_point()), None)
 
 
+def floating_types(pair: nn.Module, batch: Batch) -> Types:
+    """The types of rows where only floating ones are converted."""
+    own = floating_type(pair)
+    return {name: own or t.dtype if t.is_floating_point() else t.dtype for name, t in tensors(batch).items()}
+
+
 def types_for(pair: Any, batch: Batch) -> Types:
     """The types of rows that the pair takes; those of the batch where it runs with none, for its check to refuse.
 
@@ -120,9 +130,7 @@ def types_for(pair: Any, batch: Batch) -> Types:
         pair: the model and guide, which are run on a few rows, without trace.
         batch: some data, on the pair's device.
     """
-    own = floating_type(pair)
-    named = tensors(batch)
-    types = {name: own or t.dtype if t.is_floating_point() else t.dtype for name, t in named.items()}
+    own, named, types = floating_type(pair), tensors(batch), floating_types(pair, batch)
     whole = [name for name, t in named.items() if _is_whole(t)]
     if not whole:
         return types

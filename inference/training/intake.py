@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ppvae.batches import Batch, as_batch, num_rows, rows
-from ppvae.conversion import floating_type, refuse_lost, to_pair, types_for
+from ppvae.conversion import floating_type, floating_types, refuse_lost, to_pair
 from ppvae.inference.objectives.protocol import Maximized, as_objective
 from ppvae.inference.runtime.isolation import denormals_flushed, own_randomness
 from ppvae.inference.training.data_weights import data_weights
@@ -147,7 +147,7 @@ def check_data(
         points = to_pair(rows(data, slice(start, start + size)), trainer.pair)
         return trainer.converted(transform(points) if transform else points)
 
-    refuse_lost(name, data, types_for(trainer.pair, data))
+    refuse_lost(name, data, floating_types(trainer.pair, data) if transform else trainer.converted.types(data))
     randomness = own_randomness((trainer.seed, CHECK), trainer.device)
     evaluation, settled = mode(trainer.pair, training=False), settled_if_it_passes(trainer.pair)
     with denormals_flushed(), randomness, evaluation, settled, pyro.validation_enabled(True):
