@@ -231,6 +231,7 @@ def test_a_deltas_log_density_is_no_offset_and_is_kept():
 
     x = torch.randn(3)
     pair = Guided(guide)
+    pair.particles = "rows"  # for each of which the guide draws noise of its own
     local = LocalGuide(pair, x)
     assert local.shapes == {}
     assert local.fixed == {"z": "Delta has no argument that can be moved"}

@@ -200,7 +200,7 @@ def test_an_action_tells_of_later_steps_alone():
 def test_actions_that_do_not_fit_are_refused():
     x, actions = data()
     pair = RecurrentStateSpace(FEATURES, LATENTS, ACTIONS)
-    with pytest.raises(ValueError, match=r"actions: found None, expected \[3, 5, 2\], one after each step"):
+    with pytest.raises(ValueError, match=r"actions: found None, expected \[5, 2\], one after each step"):
         pair.log_weights(x)
     with pytest.raises(ValueError, match=r"actions: found shape \[3, 5, 1\], expected \[3, 5, 2\]"):
         pair.log_weights((x, None, actions[..., :1]))
