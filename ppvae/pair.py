@@ -18,7 +18,7 @@ from ppvae.checked_kinds import CheckedKinds
 from ppvae.conversion import data_for, to_pair
 from ppvae.devices import gpus
 from ppvae.early_reads import refuse_early_reads
-from ppvae.encoding import Encoding, moments
+from ppvae.encoding import Encoding, moments, present_latents
 from ppvae.existing import ExistingFunctions, example_for
 from ppvae.explanations import refuse_unlike_example
 from ppvae.mode import mode
@@ -209,9 +209,12 @@ class Pair(nn.Module):
     @checked
     @exclusive
     def latents(self, batch: Any, num_particles: Count = 1) -> dict[str, Tensor]:
-        """Draws from the guide: for each of its sites `[K, B, *event]`, a few rows at a time, where the batch is."""
+        """Draws from the guide: for each of its sites `[K, B, *event]`, a few rows at a time, where the batch is.
+
+        NaN where a latent is masked, and so not there; of a discrete one, whole numbers are floating then.
+        """
         batch = self.checked(batch)
-        return over_rows(self, batch, num_particles, lambda few: tracing.draw_latents(self, few, num_particles), dim=1)
+        return over_rows(self, batch, num_particles, lambda few: present_latents(self, few, num_particles), dim=1)
 
     @checked
     @exclusive

@@ -15,6 +15,7 @@ from torch.nn.functional import one_hot
 from ppvae.arguments import Shape
 from ppvae.batches import Batch, num_rows, rows
 from ppvae.conversion import to_pair
+from ppvae.encoding import present_latents
 from ppvae.inference.runtime.chunks import over_data, sizes
 from ppvae.pair import Pair
 from ppvae.particles import run
@@ -87,6 +88,7 @@ class Sweep(Messenger):
             )
         mean = fn.mean
         value = self.means[name].to(mean).expand_as(mean)
+        value = torch.where(value.isnan(), mean, value)  # what is not there
         if name == self.site:
             own = one_hot(self.entries.to(mean.device), fn.event_shape.numel()).bool().reshape(mean.shape[1:])
             steps = self.steps.to(mean).reshape(-1, *(1,) * (mean.dim() - 1))
@@ -156,17 +158,19 @@ def one_of(sites: Collection[str], site: str | None) -> str:
 
 
 def activity(means: Tensor) -> Tensor:
-    """The variance over data points of each scalar's posterior mean, `[D]`, of means `[N, *event]`."""
-    return means.reshape(len(means), -1).var(0)
+    """The variance of each scalar's posterior mean over the data points that have it, `[D]`, of means `[N, *event]`."""
+    flat = means.reshape(len(means), -1)
+    num = (~flat.isnan()).sum(0)
+    return (flat - flat.nanmean(0)).square().nansum(0) / (num - 1).clamp(min=1)
 
 
 def posterior_means(pair: Pair, batch: Batch) -> dict[str, Tensor]:
-    """`E_q[z]` of the guide's sites from a hundred draws, `[N, *event]`."""
+    """`E_q[z]` of the guide's sites from a hundred draws, `[N, *event]`; NaN where a site is not there."""
 
     def measure(points: Batch, num_draws: int, at_once: int) -> dict[str, Tensor]:
         totals: dict[str, Tensor] = {}
         for size in sizes(num_draws, at_once):
-            for name, z in draw_latents(pair, points, size).items():
+            for name, z in present_latents(pair, points, size).items():
                 totals[name] = totals.get(name, 0) + z.sum(0)
         return {name: total / num_draws for name, total in totals.items()}
 
@@ -174,10 +178,10 @@ def posterior_means(pair: Pair, batch: Batch) -> dict[str, Tensor]:
 
 
 def aggregated_draws(pair: Pair, batch: Batch, num_draws: int) -> dict[str, Tensor]:
-    """Draws of the guide's sites, pooled over the data points: `[N * num_draws, *event]`."""
+    """Draws of the guide's sites, pooled over the data points: `[N * num_draws, *event]`, NaN where not there."""
 
     def measure(points: Batch, num_draws: int, at_once: int) -> dict[str, Tensor]:
-        parts = [draw_latents(pair, points, size) for size in sizes(num_draws, at_once)]
+        parts = [present_latents(pair, points, size) for size in sizes(num_draws, at_once)]
         return {name: torch.cat([part[name] for part in parts]).transpose(0, 1) for name in parts[0]}
 
     return {name: z.flatten(end_dim=1) for name, z in over_data(pair, batch, num_draws, measure, None).items()}
