@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ppvae import contract, tracing
 from ppvae.accepted import accepted, of_accepted
 from ppvae.arguments import Count, checked
-from ppvae.batches import Batch, map_batch, named_batch, rows
+from ppvae.batches import Batch, map_batch, named_batch, num_rows, rows
 from ppvae.checked_kinds import CheckedKinds
 from ppvae.conversion import data_for, to_pair
 from ppvae.devices import gpus
@@ -175,7 +175,9 @@ class Pair(nn.Module):
             try:
                 found = contract.check(self, batch, in_vain)
             except ContractError as error:
-                refuse_unlike_example(batch, self.example, error)
+                refuse_unlike_example(
+                    batch, self.example, error, lambda: contract.check(self, self.examples(num_rows(batch)), in_vain)
+                )
                 raise
         self.checked_kinds.add(self, batch)
         before, self.particles, self.guide_leads = self.particles, found.particles, found.guide_leads
