@@ -92,6 +92,8 @@ def traversals(ax: Axes, pair: Pair, data: Any, shape: Shape, site: str | None =
     swept one: they take the means of their distributions. Activity is the variance over x of the posterior mean. At
     most the ten most active scalars are shown.
 
+    An angle goes around its circle, by its circular standard deviation, half a turn each way at most.
+
     Where scalars are correlated in the posterior, sweeping one alone leads to latents that no data have.
 
     Source: Higgins et al. 2017 (beta-VAE); activity: Burda et al. 2016 (arXiv:1509.00519).
