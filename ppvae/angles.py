@@ -1,5 +1,6 @@
 """The moments of angles: those of their directions in the plane, as an average of angles depends on where they wrap."""
 
+import math
 from typing import Any
 
 import torch
@@ -22,6 +23,11 @@ def resultant(fn: Any) -> Tensor:
         return torch.stack([value.cos(), value.sin()], -1)
     length = 1 - fn.variance  # torch's variance is the circular one
     return length.unsqueeze(-1) * torch.stack([fn.mean.cos(), fn.mean.sin()], -1)
+
+
+def moved(angle: Tensor, by: Tensor) -> Tensor:
+    """The angle, in [-pi, pi), that another is turned to."""
+    return (angle + by + math.pi).remainder(2 * math.pi) - math.pi
 
 
 def direction(resultant: Tensor) -> Tensor:

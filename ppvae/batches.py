@@ -225,5 +225,6 @@ def _refuse_nonfinite(name: str, t: Tensor) -> None:
     if first is not None:
         raise ValueError(
             f"data[{name}]: found {t[first].item()} at index {first} ({total} such values in all), "
-            "expected finite numbers; remove or impute those rows first, or put 0 where a mask says that it is missing"
+            "expected finite numbers; remove or impute those rows first, or put a number inside the support of the "
+            "likelihood where a mask says that it is missing"
         )

@@ -11,6 +11,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from ppvae.batches import Batch, call, map_batch, num_rows, rows, tensors
 from ppvae.devices import gpus
@@ -80,7 +81,7 @@ def refuse_early_reads(
 def _read_early(pair: ModelAndGuide, batch: Batch) -> list[str]:
     """The sites that observe data which the model has made something of by then, be it only of their shape."""
     reads = _Reads({memory_of(t) for t in tensors(batch).values()})
-    with poutine.trace(), _Observing(reads) as observing, reads:
+    with poutine.trace(), _Observing(reads) as observing, reads, _Leaving(reads):
         call(pair.model, batch)
     return observing.late
 
@@ -101,6 +102,21 @@ class _Reads(TorchDispatchMode):
     def note(self, values: Any, but: Any = ()) -> None:
         """Notes the memory of tensors in containers, but for that of some."""
         self.memory |= (_memory(values) - _memory(but)) & self._held
+
+
+class _Leaving(TorchFunctionMode):
+    """Notes which memory leaves torch, for NumPy or a list: no operation tells what is made of it there."""
+
+    ways = (Tensor.numpy, Tensor.__array__, Tensor.tolist)
+
+    def __init__(self, reads: _Reads):
+        super().__init__()
+        self._reads = reads
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self.ways:
+            self._reads.note(args)
+        return func(*args, **(kwargs or {}))
 
 
 def _with_bases(fn: Any) -> list[Any]:

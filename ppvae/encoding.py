@@ -14,7 +14,7 @@ from ppvae.batches import Batch, num_rows
 from ppvae.kinds import is_circular
 from ppvae.model_and_guide import ModelAndGuide
 from ppvae.particles import run
-from ppvae.sites import sample_sites, wrapped
+from ppvae.sites import nan_where_masked, presence, sample_sites, wrapped
 
 
 @checked
@@ -25,6 +25,9 @@ class Encoding:
     Attributes:
         mean: `E_q[z | x]`, `[B, *event]`; of a Categorical, the probabilities of its classes, `[B, *event, classes]`.
         std: the square root of each entry's variance, of the same shape.
+
+    Both are NaN for data points where the latent is masked, and so not there. Where that depends on other latents,
+    they are of the draws that have it.
 
     Of angles both are circular: the direction of `E_q[(cos z, sin z)]`, and `sqrt(-2 log R)` with R its length.
     """
@@ -49,6 +52,15 @@ def moments(pair: ModelAndGuide, batch: Batch, num_samples: int) -> dict[str, Te
     return {name: torch.stack(_total(site, num_rows(batch))) for name, site in sites.items()}
 
 
+def present_latents(pair: ModelAndGuide, batch: Batch, num_particles: int) -> dict[str, Tensor]:
+    """Draws from the guide by site, `[K, B, *event]`, NaN where a latent is masked, and so not there."""
+    shape = (num_particles, num_rows(batch))
+    return {
+        name: nan_where_masked(site, site["value"]).expand(*shape, *site["fn"].event_shape)
+        for name, site in _sites(pair, batch, num_particles).items()
+    }
+
+
 def _sites(pair: ModelAndGuide, batch: Batch, num_particles: int) -> dict[str, dict[str, Any]]:
     return sample_sites(run(pair, "guide", batch, num_particles), observed=False)
 
@@ -57,14 +69,28 @@ def _total(site: Mapping[str, Any], num: int) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of a site from those given what the guide drew before it, K times, `[B, *event]`."""
     fn, value = site["fn"], site["value"]
     if is_circular(fn):
-        mean = _aligned(fn, angles.resultant(fn), num).mean(0)
+        mean, _ = _averaged(site, num, angles.resultant(fn))
         return angles.direction(mean), angles.spread(mean)
     given = _formulas(fn) or (value, torch.zeros_like(value))
-    mean, variance = (_aligned(fn, t, num) for t in torch.broadcast_tensors(*given))
-    if all(torch.equal(t, t[:1].expand_as(t)) for t in (mean, variance)):
-        return mean[0], variance[0].sqrt()
-    between = mean.var(0) if len(mean) > 1 else torch.zeros_like(mean[0])
-    return mean.mean(0), (variance.mean(0) + between).sqrt()
+    mean, variance = _averaged(site, num, *torch.broadcast_tensors(*given))
+    return mean, variance.sqrt()
+
+
+def _averaged(site: Mapping[str, Any], num: int, mean: Tensor, variance: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean and variance over those draws that have the site; NaN if none has."""
+    fn = site["fn"]
+    masks = presence(site)
+    there = torch.ones((), dtype=torch.bool) if masks is None else masks
+    there = there.to(mean.device).expand(*fn.batch_shape, *fn.event_shape)
+    there = there.reshape(*there.shape, *(1,) * (mean.dim() - there.dim()))
+    found = [torch.where(there, t, 0) for t in (mean, torch.zeros_like(mean) if variance is None else variance)]
+    mean, variance, there = (_aligned(fn, t, num) for t in (*found, there))
+    if all(torch.equal(t, t[:1].expand_as(t)) for t in (mean, variance, there)):
+        mean, variance, there = mean[:1], variance[:1], there[:1]
+    num_there = there.sum(0)
+    average = mean.sum(0) / num_there
+    between = torch.where(there, (mean - average).square(), 0).sum(0) / (num_there - 1).clamp(min=1)
+    return average, variance.sum(0) / num_there + between
 
 
 def _aligned(fn: Any, values: Tensor, num: int) -> Tensor:

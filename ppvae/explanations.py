@@ -3,7 +3,7 @@
 import math
 import re
 import traceback
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -158,16 +158,30 @@ def without_tensors(error: str) -> str:
     return re.sub(r"tensor\(\[.*?\]\)", "a tensor", error, flags=re.DOTALL)[:500]
 
 
-def refuse_unlike_example(batch: Batch, example: Batch | None, error: ContractError) -> None:
-    """Says that data on which a pair does not run are not like its example, if they are not."""
+def refuse_unlike_example(
+    batch: Batch, example: Batch | None, error: ContractError, check_example: Callable[[], Any]
+) -> None:
+    """Says that data on which a pair does not run are not like its example, if they are not, and it runs on that.
+
+    Args:
+        batch: the data.
+        example: that of the pair.
+        error: why the pair does not run on the data.
+        check_example: raises a `ContractError` where it does not run on its example either.
+    """
     if example is None or isinstance(error, SupportError) or _is_own(error.__cause__):
         return
     found, expected = ({name: list(t.shape[1:]) for name, t in tensors(data).items()} for data in (batch, example))
-    if found != expected:
-        raise ContractError(
-            f"data: found rows of shape {_of_one(found)}, expected {_of_one(expected)}, as in pair.example; "
-            f"{_reshaping(batch, _of_one(expected))}, or make a pair for such data ({error})"
-        ) from error
+    if found == expected:
+        return
+    try:
+        check_example()
+    except ContractError:
+        return
+    raise ContractError(
+        f"data: found rows of shape {_of_one(found)}, expected {_of_one(expected)}, as in pair.example; "
+        f"{_reshaping(batch, _of_one(expected))}, or make a pair for such data ({error})"
+    ) from error
 
 
 def _is_own(error: BaseException | None) -> bool:
@@ -209,7 +223,7 @@ def into_support(x: Any) -> str:
             return "if these are gray levels, binarize them, as transform=torch.bernoulli of ppvae.fit does"
     if isinstance(x, Tensor) and not x.is_floating_point():
         return "if these are labels, number them from 0, and put any of them where one is missing"
-    return "rescale or binarize the data"
+    return "rescale or binarize the data, put any value inside it where a mask says that one is missing"
 
 
 def _of_one(shapes: dict[str, list[int]]) -> Any:

@@ -57,5 +57,6 @@ def _refusal(error: ValueError, where: Callable[[], str]) -> ContractError | Non
         )
     return SupportError(
         f"{where()}: found {place}, expected a value inside the support of {family(fn)}, {names['support']}; rescale "
-        "or binarize data, let a guide draw latents inside it, or choose another distribution"
+        "or binarize data, put any value inside it where they are masked, let a guide draw latents inside it, or "
+        "choose another distribution"
     )

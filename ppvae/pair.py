@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from ppvae import contract, tracing
 from ppvae.accepted import accepted, of_accepted
 from ppvae.arguments import Count, checked
-from ppvae.batches import Batch, map_batch, named_batch, rows
+from ppvae.batches import Batch, map_batch, named_batch, num_rows, rows
 from ppvae.checked_kinds import CheckedKinds
 from ppvae.conversion import data_for, to_pair
 from ppvae.devices import gpus
 from ppvae.early_reads import refuse_early_reads
-from ppvae.encoding import Encoding, moments
+from ppvae.encoding import Encoding, moments, present_latents
 from ppvae.existing import ExistingFunctions, example_for
 from ppvae.explanations import refuse_unlike_example
 from ppvae.mode import mode
@@ -175,7 +175,9 @@ class Pair(nn.Module):
             try:
                 found = contract.check(self, batch, in_vain)
             except ContractError as error:
-                refuse_unlike_example(batch, self.example, error)
+                refuse_unlike_example(
+                    batch, self.example, error, lambda: contract.check(self, self.examples(num_rows(batch)), in_vain)
+                )
                 raise
         self.checked_kinds.add(self, batch)
         before, self.particles, self.guide_leads = self.particles, found.particles, found.guide_leads
@@ -209,9 +211,12 @@ class Pair(nn.Module):
     @checked
     @exclusive
     def latents(self, batch: Any, num_particles: Count = 1) -> dict[str, Tensor]:
-        """Draws from the guide: for each of its sites `[K, B, *event]`, a few rows at a time, where the batch is."""
+        """Draws from the guide: for each of its sites `[K, B, *event]`, a few rows at a time, where the batch is.
+
+        NaN where a latent is masked, and so not there; of a discrete one, whole numbers are floating then.
+        """
         batch = self.checked(batch)
-        return over_rows(self, batch, num_particles, lambda few: tracing.draw_latents(self, few, num_particles), dim=1)
+        return over_rows(self, batch, num_particles, lambda few: present_latents(self, few, num_particles), dim=1)
 
     @checked
     @exclusive

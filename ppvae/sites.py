@@ -177,6 +177,14 @@ def where_there(site: Mapping[str, Any], value: Tensor, otherwise: float) -> Ten
     return value if there is None else torch.where(there, value, otherwise)
 
 
+def nan_where_masked(site: Mapping[str, Any], value: Tensor) -> Tensor:
+    """A site's values `[..., *event]` to be shown: NaN where it is not there; whole numbers are floating then."""
+    there = presence(site)
+    if there is None or there.all():
+        return value
+    return torch.where(there.to(value.device), value if value.is_floating_point() else value.double(), torch.nan)
+
+
 def wrapped(fn: Any) -> Iterator[Any]:
     """A distribution, and those inside it that it masks, expands, or declares dimensions of as the event's."""
     yield fn

@@ -44,4 +44,4 @@ def flat_gradient(surrogate: Tensor, parameters: Sequence[Tensor]) -> Tensor:
     if not surrogate.requires_grad:
         return torch.cat([torch.zeros_like(p).flatten() for p in parameters])
     found = torch.autograd.grad(surrogate, parameters, allow_unused=True, materialize_grads=True)
-    return torch.cat([g.flatten() for g in found]).detach()  # the zeros of torch 2.8 require gradients
+    return torch.cat([g.to_dense().flatten() for g in found]).detach()  # the zeros of torch 2.8 require gradients

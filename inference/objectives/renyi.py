@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from ppvae.arguments import checked
@@ -49,8 +50,15 @@ class Renyi(WeightObjective):
             )
 
     def bound(self, log_w: Tensor) -> Tensor:
+        """Near alpha = 1, `log mean w^power` is so small that a logsumexp would lose it: log1p does not."""
         power = 1 - self.alpha
-        return log_mean_exp(power * log_w) / power if power else log_w.mean(0)
+        if not power:
+            return log_w.mean(0)
+        scaled = power * log_w
+        top = scaled.amax(0).detach().nan_to_num(neginf=0.0)
+        below = (scaled - top).expm1().mean(0)  # in (-1, 0]
+        close = (top + below.clamp(min=-0.5).log1p()) / power
+        return torch.where(below < -0.5, log_mean_exp(scaled) / power, close)
 
 
 @checked

@@ -37,6 +37,13 @@ class Ensemble(Pair):
         for name, t in tensors_of(self.run).items():
             t.data = torch.stack([state[name].detach() for state in states])
 
+    def model(self, *args: Any, **kwargs: Any) -> Any:
+        """That of the first pair, as `guide`."""
+        return self.of_one(0, lambda pair: pair.model(*args, **kwargs))
+
+    def guide(self, *args: Any, **kwargs: Any) -> Any:
+        return self.of_one(0, lambda pair: pair.guide(*args, **kwargs))
+
     def check(self, batch: Any) -> None:
         """Checks the first pair."""
         self.of_one(0, lambda pair: pair.check(batch))

@@ -14,7 +14,7 @@ from ppvae.inference.runtime.descriptions import training_described
 from ppvae.inference.runtime.distributed import group_for
 from ppvae.inference.training.intake import Intake, check_data
 from ppvae.inference.training.loop import Training
-from ppvae.inference.training.optimizers import AnyOptimizer, refuse_others
+from ppvae.inference.training.optimizers import AnyOptimizer, rate_factor, refuse_others
 from ppvae.inference.training.result import Fit
 from ppvae.inference.training.resuming import setting_in
 from ppvae.inference.training.schedulers import RateSchedule, Scheduler, makes_scheduler, refuse_momentum
@@ -176,6 +176,8 @@ def fit(
         compile=compile is True,
         options=options,
     )
+    if trainer.schedule is not None:
+        rate_factor(trainer.schedule, 0)
     scheduler = None if by_torch is None else Scheduler(by_torch, trainer.optimizer)
     if scheduler is not None and compile is True:
         refuse_momentum(scheduler)

@@ -14,7 +14,7 @@ from ppvae.parameters import is_within
 from ppvae.rules import Number
 from ppvae.wording import shown
 
-EXPECTED = "expected one that makes an optimizer, such as functools.partial(torch.optim.SGD, momentum=0.9)"
+EXPECTED = "expected one that makes a torch optimizer, such as functools.partial(torch.optim.SGD, momentum=0.9)"
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
@@ -157,9 +157,17 @@ def rate_factor(schedule: Callable[[int], float], step: int) -> float:
     """What the learning rate is multiplied with at a step.
 
     Raises:
-        ValueError: the schedule returns no number, or one that is below zero or not finite.
+        TypeError: the schedule does not take a number, as Pyro's take parameters.
+        ValueError: it returns no number, or one that is below zero or not finite.
     """
-    found = schedule(step)
+    try:
+        found = schedule(step)
+    except (AttributeError, TypeError) as error:
+        raise TypeError(
+            f"schedule: found that it fails at step {step} ({type(error).__name__}: {error}), expected a function of a "
+            "number, such as `lambda done: 0.1**done`; Pyro's schedulers take parameters instead: ppvae.fit takes "
+            "torch's, such as functools.partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.9)"
+        ) from error
     factor = found.item() if isinstance(found, Tensor) and found.numel() == 1 else found
     if Number(at_least=0).problem(factor) is not None:
         raise ValueError(f"schedule: found {shown(factor)} at step {step}, expected a finite factor of 0 or more")

@@ -8,6 +8,9 @@ from ppvae.batches import Batch, entries, is_rows
 from ppvae.inference.objectives.protocol import Maximized, Objective, as_objective
 from ppvae.pair import Pair
 
+MOST = 16
+"""Whole numbers up to this are told apart."""
+
 
 class Prepared:
     """The objective for a batch, prepared once for each kind, and again when one of the pair's modules is replaced.
@@ -37,5 +40,10 @@ class Prepared:
 
 
 def _kind(entry: Any) -> Any:
-    """What a model may branch on: whether there are data, and arguments that are none, but for the size of numbers."""
-    return entry if isinstance(entry, bool | str) else type(entry), is_rows(entry)
+    """What a model may branch on: whether there are data, and arguments that are none; of numbers few.
+
+    Those are small whole numbers, as how many layers there are, and whether a factor is zero or one. Of others, which
+    a run may take by the thousand, as it anneals or counts, only the type is told.
+    """
+    told = isinstance(entry, bool | str | None) or (isinstance(entry, int | float) and entry in range(MOST + 1))
+    return type(entry), entry if told else None, is_rows(entry)

@@ -33,6 +33,7 @@ from ppvae.inference.runtime.pair_files import example_in, example_of
 from ppvae.inference.training import optimizers
 from ppvae.inference.training.mixed_precision import networks, networks_in
 from ppvae.inference.training.nonfinite import NonFiniteError, explain
+from ppvae.inference.training.normalized_latents import refuse_normalized_latents
 from ppvae.inference.training.one_row import one_row_explained
 from ppvae.inference.training.prepared import Prepared
 from ppvae.inference.training.resuming import (
@@ -242,6 +243,7 @@ class Trainer:
         with denormals_flushed(), own_randomness((self.seed, CHECK), self.device):
             with mode(self.pair, training=False), pyro.validation_enabled(True):
                 self.pair.check(batch)
+                refuse_normalized_latents(self.pair, batch)
                 with ElementCount() as made:
                     bound, _ = self.objective(self.pair, batch, math.inf)  # so that it refuses before the first step
                 self.elements, self._points = made.total, num_rows(batch)

@@ -219,5 +219,9 @@ class Update:
 
 
 def laid_out_as(p: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient with its entries in memory in the order of those of `p`, which fused optimizers rely on."""
-    return gradient if gradient.stride() == p.stride() else torch.empty_like(p).copy_(gradient)
+    """The gradient with its entries in memory in the order of those of `p`, which fused optimizers rely on.
+
+    That of an embedding with `sparse=True` is made dense.
+    """
+    dense = gradient.to_dense()
+    return dense if dense.stride() == p.stride() else torch.empty_like(p).copy_(dense)

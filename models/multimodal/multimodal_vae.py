@@ -26,6 +26,7 @@ from ppvae.networks import mlp
 from ppvae.pair import Pair
 from ppvae.recipes import remembered
 from ppvae.sources import as_tensor
+from ppvae.tracing import draw_latents
 
 LABEL = "label"
 """The name of a likelihood of labels, `0 ... size - 1`, in `MultimodalVAE.mlp`."""
@@ -211,7 +212,7 @@ class MultimodalVAE(Pair):
                 from the prior.
         """
         with mode(self, training=False):
-            latents = self.latents(to_pair(self.checked(batch), self), num_samples)
+            latents = draw_latents(self, to_pair(self.checked(batch), self), num_samples)
             z, found = latents["z"].flatten(0, 1), {}
             for name, likelihood in self.likelihoods.items():
                 h = z

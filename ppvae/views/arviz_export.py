@@ -31,7 +31,7 @@ from ppvae.pair import Pair
 from ppvae.particles import run
 from ppvae.refusals import ContractError
 from ppvae.rules import Elements, Entries, Instance, OneOf
-from ppvae.sites import data_sites, deterministic_values, is_term, log_prob_terms, presence, sample_sites
+from ppvae.sites import data_sites, deterministic_values, is_term, log_prob_terms, nan_where_masked, sample_sites
 from ppvae.supports import refuse_unlike
 from ppvae.threads import undisturbed
 from ppvae.tracing import FIRST_ENUMERATION_DIM, trace_model, trace_pair
@@ -353,13 +353,9 @@ def _values(trace: Trace, names: Iterable[str], batch_shape: tuple[int, ...]) ->
 
 
 def _that_are_there(trace: Trace, names: Iterable[str], batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
-    """The same, NaN where a site is masked; whole numbers are floating then."""
-    values, sites = _values(trace, names, batch_shape), sample_sites(trace)
-    for name, value in values.items():
-        there = presence(sites[name])
-        if there is not None and not there.all():
-            values[name] = torch.where(there, value if value.is_floating_point() else value.double(), torch.nan)
-    return values
+    """The same, NaN where a site is masked."""
+    sites = sample_sites(trace)
+    return {name: nan_where_masked(sites[name], value) for name, value in _values(trace, names, batch_shape).items()}
 
 
 def _stack(group: str, chains: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -12,13 +12,17 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from ppvae import angles
 from ppvae.arguments import Shape
 from ppvae.batches import Batch, num_rows, rows
 from ppvae.conversion import to_pair
+from ppvae.encoding import moments, present_latents
 from ppvae.inference.runtime.chunks import over_data, sizes
+from ppvae.kinds import is_circular
 from ppvae.pair import Pair
 from ppvae.particles import run
 from ppvae.refusals import ContractError, family
+from ppvae.row_chunks import over_rows
 from ppvae.sites import data_sites, is_term, sample_sites
 from ppvae.tracing import Joint, draw_latents, trace_model
 from ppvae.views.arviz_export import completed
@@ -68,6 +72,7 @@ class Sweep(Messenger):
     """Sweeps a latent's scalars, one in each row, from -3 to 3 prior standard deviations along dim -2.
 
     Other latents stay at their posterior means; one whose distribution depends on the sweep takes its conditional mean.
+    Angles are swept around their circle, by their circular standard deviation, half a turn each way at most.
     """
 
     steps = torch.linspace(-3, 3, 11)
@@ -87,17 +92,23 @@ class Sweep(Messenger):
             )
         mean = fn.mean
         value = self.means[name].to(mean).expand_as(mean)
+        value = torch.where(value.isnan(), mean, value)  # what is not there
         if name == self.site:
+            reach = fn.stddev
+            if is_circular(fn):  # at most half a turn each way
+                half = torch.full_like(mean, math.pi / 3)
+                reach = half if angles.is_drawn(fn) else angles.spread(angles.resultant(fn)).minimum(half)
             own = one_hot(self.entries.to(mean.device), fn.event_shape.numel()).bool().reshape(mean.shape[1:])
             steps = self.steps.to(mean).reshape(-1, *(1,) * (mean.dim() - 1))
-            value = torch.where(own, mean + steps * fn.stddev, value)
+            at = angles.moved(mean, steps * reach) if is_circular(fn) else mean + steps * reach
+            value = torch.where(own, at, value)
         elif (mean != mean[:1]).any():
             value = mean
         msg["value"] = value
 
 
 class Tempered(Messenger):
-    """Draws continuous latents with t times their standard deviations: `mean + t (z - mean)`."""
+    """Draws continuous latents with t times their standard deviations: `mean + t (z - mean)`; angles the short way."""
 
     def __init__(self, temperature: float):
         super().__init__()
@@ -113,7 +124,11 @@ class Tempered(Messenger):
                 f"model site '{msg['name']}': found {family(fn)}, which has no mean, expected one with a mean to draw "
                 "closer to; look at ppvae.pictures.samples instead"
             )
-        msg["value"] = mean + self.temperature * (fn() - mean)
+        value = fn()
+        if is_circular(fn):
+            msg["value"] = angles.moved(mean, self.temperature * angles.moved(value, -mean))
+        else:
+            msg["value"] = mean + self.temperature * (value - mean)
 
 
 def continuous_sites(pair: Pair, batch: Batch) -> dict[str, torch.Size]:
@@ -156,28 +171,23 @@ def one_of(sites: Collection[str], site: str | None) -> str:
 
 
 def activity(means: Tensor) -> Tensor:
-    """The variance over data points of each scalar's posterior mean, `[D]`, of means `[N, *event]`."""
-    return means.reshape(len(means), -1).var(0)
+    """The variance of each scalar's posterior mean over the data points that have it, `[D]`, of means `[N, *event]`."""
+    flat = means.reshape(len(means), -1)
+    num = (~flat.isnan()).sum(0)
+    return (flat - flat.nanmean(0)).square().nansum(0) / (num - 1).clamp(min=1)
 
 
 def posterior_means(pair: Pair, batch: Batch) -> dict[str, Tensor]:
-    """`E_q[z]` of the guide's sites from a hundred draws, `[N, *event]`."""
-
-    def measure(points: Batch, num_draws: int, at_once: int) -> dict[str, Tensor]:
-        totals: dict[str, Tensor] = {}
-        for size in sizes(num_draws, at_once):
-            for name, z in draw_latents(pair, points, size).items():
-                totals[name] = totals.get(name, 0) + z.sum(0)
-        return {name: total / num_draws for name, total in totals.items()}
-
-    return over_data(pair, batch, POSTERIOR_DRAWS, measure, None)
+    """`E_q[z]` of the guide's sites, as `Pair.encode` has it, `[N, *event]`; NaN where a site is not there."""
+    found = over_rows(pair, batch, POSTERIOR_DRAWS, lambda few: moments(pair, few, POSTERIOR_DRAWS), dim=1)
+    return {name: mean for name, (mean, _) in found.items()}
 
 
 def aggregated_draws(pair: Pair, batch: Batch, num_draws: int) -> dict[str, Tensor]:
-    """Draws of the guide's sites, pooled over the data points: `[N * num_draws, *event]`."""
+    """Draws of the guide's sites, pooled over the data points: `[N * num_draws, *event]`, NaN where not there."""
 
     def measure(points: Batch, num_draws: int, at_once: int) -> dict[str, Tensor]:
-        parts = [draw_latents(pair, points, size) for size in sizes(num_draws, at_once)]
+        parts = [present_latents(pair, points, size) for size in sizes(num_draws, at_once)]
         return {name: torch.cat([part[name] for part in parts]).transpose(0, 1) for name in parts[0]}
 
     return {name: z.flatten(end_dim=1) for name, z in over_data(pair, batch, num_draws, measure, None).items()}

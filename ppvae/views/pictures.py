@@ -92,6 +92,8 @@ def traversals(ax: Axes, pair: Pair, data: Any, shape: Shape, site: str | None =
     swept one: they take the means of their distributions. Activity is the variance over x of the posterior mean. At
     most the ten most active scalars are shown.
 
+    An angle goes around its circle, by its circular standard deviation, half a turn each way at most.
+
     Where scalars are correlated in the posterior, sweeping one alone leads to latents that no data have.
 
     Source: Higgins et al. 2017 (beta-VAE); activity: Burda et al. 2016 (arXiv:1509.00519).
@@ -348,11 +350,12 @@ def aggregated_posterior(axes: Axes | Sequence[Axes], pair: Pair, data: Any) -> 
     q, p = (torch.cat([z[site].reshape(len(z[site]), -1).cpu() for site in sites], 1) for z in (posterior, prior))
     shares = torch.cat([activity(means[site]) for site in sites]) / p.var(0)
     for ax, entry in zip(axes, shares.argsort(descending=True).tolist(), strict=False):
-        both = torch.cat([q[:, entry], p[:, entry]])
+        of_q = q[:, entry][~q[:, entry].isnan()]  # without the data points that do not have it
+        both = torch.cat([of_q, p[:, entry]])
         bins = torch.linspace(both.quantile(0.001).item(), both.quantile(0.999).item(), 41).tolist()
         ax.hist(p[:, entry].numpy(), bins, density=True, color=GRAY, alpha=0.3, label="prior")
         ax.hist(
-            q[:, entry].numpy(),
+            of_q.numpy(),
             bins,
             density=True,
             histtype="step",
@@ -367,6 +370,7 @@ def aggregated_posterior(axes: Axes | Sequence[Axes], pair: Pair, data: Any) -> 
 
 def _plane(ax: Axes, pair: Pair, batch: Batch, site: str, posterior: Tensor, prior: Tensor) -> None:
     """Draws from the aggregated posterior, `[N, 2]`, and the prior's regions of highest density."""
+    posterior = posterior[~posterior.isnan().any(-1)]
     extent = max(posterior.abs().max().item(), prior.abs().max().item())
     line = torch.linspace(-extent, extent, GRID_POINTS).to(prior)
     grid = torch.cartesian_prod(line, line)

@@ -228,3 +228,91 @@ def test_the_zoos_encoder():
     assert encoding.mean.shape == encoding.std.shape == (4, 2)
     with pytest.raises(ValueError, match="num_samples"):
         vae.encode(torch.rand(4, 6).round(), 0)
+
+
+def masked_pair(latents):
+    """As `pair_of`, with the mask of rows x <= 0 for both."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            latents(torch.zeros_like(x), x <= 0)
+            pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
+
+    return Functions(model, in_plate(lambda x: latents(x, x <= 0)))
+
+
+WAYS = {
+    "of the distribution": lambda name, fn, there: pyro.sample(name, fn.mask(there)),
+    "of a handler": lambda name, fn, there: _under(there, name, fn),
+}
+
+
+def _under(there, name, fn):
+    with pyro.poutine.mask(mask=there):
+        return pyro.sample(name, fn)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("particles", ["leading", "rows"])
+def test_what_is_masked_is_nan(way, particles):
+    """Of rows with x > 0, against the same latents without a mask on the other rows alone."""
+
+    def latents(sample):
+        def statements(x, there):
+            z = pyro.sample("z", dist.Normal(x, 0.5))
+            sample("scale", dist.Gamma(x.exp(), 2.0), there)
+            sample("angle", dist.VonMises(x, 3.0), there)
+            sample("class", dist.Categorical(logits=torch.stack([x, -x], -1)), there)
+            sample("below", dist.Normal(3 * z, 2.0), there)
+
+        return statements
+
+    pair = masked_pair(latents(WAYS[way]))
+    plain = masked_pair(latents(lambda name, fn, there: pyro.sample(name, fn)))
+    masked = X > 0
+    pair.check(X)
+    pair.particles = particles
+    torch.manual_seed(0)
+    found, draws = pair.encode(X, NUM_SAMPLES), pair.latents(X, 3)
+    torch.manual_seed(0)
+    expected, drawn = plain.encode(X, NUM_SAMPLES), plain.latents(X, 3)
+    assert found["z"].mean.isfinite().all()
+    for name in ("scale", "angle", "class", "below"):
+        for each, without in (
+            (found[name].mean, expected[name].mean),
+            (found[name].std, expected[name].std),
+            (draws[name][0], drawn[name][0]),
+        ):
+            assert each[masked].isnan().all()
+            assert each[~masked].isfinite().all()
+            assert each.dtype == torch.float64
+            assert each.shape == without.shape
+        torch.testing.assert_close(found[name].mean[~masked], expected[name].mean[~masked], atol=0.3, rtol=0)
+    for name in ("scale", "angle", "class"):  # that need no draws
+        torch.testing.assert_close(found[name].mean[~masked], expected[name].mean[~masked])
+        torch.testing.assert_close(found[name].std[~masked], expected[name].std[~masked])
+    assert not plain.latents(X)["class"].is_floating_point()
+
+
+def test_a_latent_that_other_latents_mask_has_the_moments_of_the_draws_that_have_it():
+    """z ~ N(x + c, 1) where c = 1, with c ~ Bernoulli(1/4)."""
+
+    def latents(x):
+        c = pyro.sample("c", dist.Bernoulli(torch.full_like(x, 0.25)))
+        pyro.sample("z", dist.Normal(x + c, 1.0).mask(c == 1))
+
+    torch.manual_seed(0)
+    found = pair_of(latents).encode(X, 100)
+    torch.testing.assert_close(found["z"].mean, X + 1)
+    torch.testing.assert_close(found["z"].std, torch.ones(7))
+
+
+def test_masked_entries_are_nan_for_themselves():
+    def latents(x, there):
+        there = torch.stack([there, torch.ones_like(there)], -1)
+        pyro.sample("z", dist.Normal(x[:, None].expand(-1, 2), 0.5).mask(there).to_event(1))
+
+    found = masked_pair(latents).encode(X)
+    expected = torch.stack([torch.where(X <= 0, X, torch.nan), X], -1)
+    torch.testing.assert_close(found.mean, expected, equal_nan=True)
+    torch.testing.assert_close(found.std, torch.where(expected.isnan(), torch.nan, 0.5), equal_nan=True)

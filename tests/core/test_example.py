@@ -164,6 +164,32 @@ class Particular(Pair):
             pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
 
 
+def test_data_unlike_the_example_are_at_fault_only_where_the_example_runs():
+    """Sequences of any length, and then a network that takes none."""
+
+    class Ragged(Pair):
+        def __init__(self):
+            super().__init__()
+            self.network = nn.Linear(1, 1)
+
+        def model(self, x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                pyro.sample("x", dist.Normal(self.network(z[..., None]) + 0 * x, 1.0).to_event(1), obs=x)
+
+        def guide(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(x.mean(-1), 1.0))
+
+    pair = Ragged()
+    pair.check(torch.randn(4, 3))
+    pair.log_weights(torch.randn(4, 5))
+    pair.network = nn.Linear(2, 1)
+    for length in (3, 5, 6):
+        with pytest.raises(ppvae.ContractError, match=r"^model, after site 'z': found RuntimeError: mat1 and mat2"):
+            pair.log_weights(torch.randn(4, length))
+
+
 def test_what_the_library_refuses_itself_is_not_laid_to_the_example():
     def by_user(x):
         if x.shape[1] != 2:

@@ -1,5 +1,7 @@
 """Invalid parameters and values of distributions: the site and the first of them are told, and no tensor is printed."""
 
+import math
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -81,3 +83,41 @@ def test_a_value_outside_the_support_is_told():
     with pytest.raises(SupportError, match=found) as refusal:
         pair.log_weights(x, 2)
     assert len(str(refusal.value)) < LONGEST
+
+
+class Lengths(Pair):
+    """`z ~ N(0, 1)`, `x ~ Gamma(exp z, 1)`, where it is there."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.8))
+
+    def model(self, x, there):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Gamma(z.exp(), 1.0).mask(there), obs=x)
+
+    def guide(self, x, there):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x)), self.scale))
+
+
+ASKED = {
+    "log_weights": lambda pair, data: pair.log_weights(data, 2).log_w.sum().detach(),
+    "fit": lambda pair, data: ppvae.fit(pair, data, epochs=1, batch_size=20, progress=False).history["bound"][-1],
+    "elbo": lambda pair, data: ppvae.elbo(pair, data, progress=False).estimate.mean(),
+}
+
+
+@pytest.mark.parametrize("asked", ASKED)
+@pytest.mark.parametrize("filler", [-1.0, math.nan])
+def test_what_fills_masked_data_is_told_to_lie_in_the_support_and_may_be_anything_there(asked, filler):
+    x, there = torch.rand(60) + 0.1, torch.arange(60) % 3 > 0
+    with pytest.raises(ValueError, match=r"inside (it|the support of the likelihood) where (a mask|they are masked)"):
+        ASKED[asked](Lengths(), (torch.where(there, x, filler), there))
+    found = []
+    for remedy in (0.3, 7.0):
+        torch.manual_seed(0)
+        found.append(float(ASKED[asked](Lengths(), (torch.where(there, x, remedy), there))))
+    assert math.isfinite(found[0])
+    assert found[0] == found[1]

@@ -1,5 +1,6 @@
 """Simulated data against the distributions they are drawn from."""
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -190,16 +191,27 @@ class Forecaster(Pair):
             pyro.sample("z", dist.Normal(x.mean(-1), 1.0))
 
 
+OUTSIDE_TORCH = {
+    "numpy": lambda x: torch.from_numpy(3 * x.numpy()),
+    "array": lambda x: torch.as_tensor(3 * np.asarray(x[:])),
+    "list": lambda x: torch.tensor([3 * entry for entry in x.tolist()]),
+    "item": lambda x: torch.tensor([3 * float(entry) for entry in x]),
+}
+
+
 def _early(kind):
     if kind == "sequence":
         pair, batch = Forecaster(), torch.rand(3, 4)
     else:
-        pair, batch = Early(lambda x: 3 * x, of_view=kind == "view"), (torch.rand(3), torch.rand(3))
+        look = OUTSIDE_TORCH.get(kind, lambda x: 3 * x)
+        pair, batch = Early(look, of_view=kind == "view"), (torch.rand(3), torch.rand(3))
     pair.check(batch)
     return pair, batch
 
 
-@pytest.mark.parametrize(("kind", "site"), [("computed", "y"), ("view", "y"), ("sequence", "x")])
+@pytest.mark.parametrize(
+    ("kind", "site"), [("computed", "y"), ("view", "y"), ("sequence", "x"), *((kind, "y") for kind in OUTSIDE_TORCH)]
+)
 def test_data_that_are_read_before_they_are_drawn_are_refused(kind, site):
     pair, batch = _early(kind)
     found = (
@@ -233,8 +245,9 @@ def test_the_export_leaves_out_what_cannot_be_drawn(kind, caplog):
         lambda x: torch.zeros(x.shape, dtype=x.dtype, device=x.device),
         lambda x: torch.where(x.isnan(), 1.0, 0.0),
         lambda x: 0.0 * x,
+        lambda x: torch.zeros(len(x.numpy())),
     ],
-    ids=["new_zeros", "zeros_like", "shape, dtype, device", "isnan", "times zero"],
+    ids=["new_zeros", "zeros_like", "shape, dtype, device", "isnan", "times zero", "NumPy's shape"],
 )
 def test_to_look_at_data_early_and_not_depend_on_them_is_no_fault(look, assert_mean):
     pair, batch = Early(look), (torch.rand(5000), torch.rand(5000))

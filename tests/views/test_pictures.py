@@ -14,7 +14,7 @@ from torch import nn
 import ppvae
 from ppvae import ContractError, Pair
 from ppvae.models import VAE, Autoencoder, Gaussian, GaussianMixture, LinearVAE, MarkovHVAE
-from ppvae.views import pictures
+from ppvae.views import decoding, pictures
 
 
 @pytest.fixture
@@ -90,6 +90,45 @@ def test_of_many_latents_the_ten_most_active_are_traversed(ax):
     pair.posterior_scale.data -= 20
     pictures.traversals(ax, pair, x, (4, 5))
     assert labels(ax.yaxis) == [f"z[{i}]" for i in pair.encoder(x).var(0).argsort(descending=True)[:10].tolist()]
+
+
+class Ending(Chain):
+    """The same, c there only where the last pixel is one; in the guide its mean is the first pixel then, else 50."""
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Normal(0.5, 2.0 * self.scale).expand([1]).to_event(1))
+            there = x[:, -1] > 0
+            with pyro.poutine.mask(mask=there):
+                c = pyro.sample("c", dist.Normal(0.0, 1.0))
+            c = torch.where(there, c, 0.0).unsqueeze(-1)
+            logits = torch.cat([a, a, a, a, c.expand_as(a), c.expand_as(a)], -1)
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("a", dist.Normal(x[:, :1], 1e-6).to_event(1))
+            there = x[:, -1] > 0
+            with pyro.poutine.mask(mask=there):
+                pyro.sample("c", dist.Normal(torch.where(there, x[:, 0], 50.0), 1e-6))
+
+
+def test_what_is_masked_enters_no_picture(ax):
+    """The means, how active they are, and the histograms are of the data points that have the latent."""
+    x = torch.tensor([[0.0] * 6, [0.0] * 5 + [1.0], [1.0] * 6, [1.0] * 5 + [0.0]])
+    means = decoding.posterior_means(Ending(), x)
+    expected = torch.tensor([torch.nan, 0.0, 1.0, torch.nan])
+    torch.testing.assert_close(means["c"], expected, equal_nan=True, atol=1e-5, rtol=0)
+    torch.testing.assert_close(decoding.activity(means["c"]), torch.tensor([0.5]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(decoding.activity(means["a"]), torch.tensor([1 / 3]), atol=1e-4, rtol=0)
+    pictures.traversals(ax, Ending(), x, SHAPE, site="a")  # of the first, which has no c
+    logit = 0.5 + 2.0 * torch.linspace(-3, 3, 11)
+    found = tiles(ax, 11)[0]
+    torch.testing.assert_close(found[:, :4], logit.sigmoid()[:, None].expand(-1, 4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found[:, 4:], torch.full((11, 2), 0.5), atol=1e-5, rtol=0)
+    axes = plt.figure().subplots(1, 2)
+    pictures.aggregated_posterior(axes, Ending(), x)
+    assert all(each.get_xlim()[1] < 20 for each in axes)
 
 
 def test_traversals_refuse(ax):

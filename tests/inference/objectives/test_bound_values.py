@@ -136,6 +136,32 @@ def test_bounds_are_ordered_where_they_can_be_written_out():
         torch.testing.assert_close(near, renyi[1], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("scale", [0.1, 3.0, 100.0])
+@pytest.mark.parametrize("K", [2, 500])
+def test_renyi_near_alpha_one_in_single_precision(K, scale):
+    """Where `mean w^(1 - alpha)` is one but for rounding, the bound goes to the mean of log w."""
+    log_w = (scale * torch.randn(K, 40) - 90).float()
+    variance = log_w.double().var(0, correction=0)
+    rounding = 20 * torch.finfo(torch.float32).eps * log_w.abs().max().item()
+    for power in [sign * 10.0**-n for n in range(1, 15) for sign in (1, -1)]:
+        objective = Renyi(K, alpha=1 - power)
+        found = objective.bound(log_w).double()
+        torch.testing.assert_close(found, objective.bound(log_w.double()), rtol=0, atol=rounding)
+        if abs(power) * scale < 0.01:  # the cumulants' series, log E w + power var / 2
+            series = log_w.double().mean(0) + power * variance / 2
+            torch.testing.assert_close(found, series, rtol=0, atol=rounding + 2 * power**2 * scale**3)
+        if abs(power) > 1e-4:
+            exact = ((power * log_w.double()).logsumexp(0) - math.log(K)) / power
+            torch.testing.assert_close(found, exact, rtol=0, atol=rounding)
+
+
+@pytest.mark.parametrize("alpha", [-2.0, 0.5, 1 - 1e-9, 1 + 1e-9, 2.0])
+def test_renyis_gradient_is_its_weights(alpha):
+    log_w = torch.randn(7, 5, requires_grad=True)
+    (slope,) = torch.autograd.grad(Renyi(7, alpha=alpha).bound(log_w).sum(), log_w)
+    torch.testing.assert_close(slope, ((1 - alpha) * log_w).softmax(0))
+
+
 def pair_log_prob(pair):
     log_w, probability = pair.nodes(X)
     return (probability * log_w.exp()).sum(0).log()

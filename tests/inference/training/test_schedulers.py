@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import pyro.optim
 import pytest
 import torch
 from torch.optim import SGD, lr_scheduler
@@ -125,6 +126,25 @@ def test_momentum_is_cycled_uncompiled_and_refused_compiled():
 def test_what_makes_no_scheduler_is_refused(schedule, message):
     with pytest.raises(TypeError, match=message):
         train(schedule)
+
+
+ADAM = {"optimizer": torch.optim.Adam, "optim_args": {"lr": 1e-3}}
+
+
+@pytest.mark.parametrize("schedule", [pyro.optim.ExponentialLR({**ADAM, "gamma": 0.9}), pyro.optim.ExponentialLR])
+def test_pyros_schedulers_are_refused_with_torchs_for_a_remedy(schedule, tmp_path):
+    pair = LinearVAE(num_features=4, num_latents=2)
+    before = [p.clone() for p in pair.parameters()]
+    with pytest.raises(TypeError, match=r"schedule: found that it fails at step 0 .*partial\(.*ExponentialLR"):
+        train(schedule, pair, checkpoint=tmp_path / "run.safetensors")
+    assert all(torch.equal(p, old) for p, old in zip(pair.parameters(), before, strict=True))
+    train(partial(lr_scheduler.ExponentialLR, gamma=0.9), pair)  # the remedy
+
+
+@pytest.mark.parametrize("optimizer", [pyro.optim.Adam({"lr": 1e-3}), pyro.optim.ClippedAdam])
+def test_pyros_optimizers_are_refused_with_torchs_for_a_remedy(optimizer):
+    with pytest.raises(TypeError, match=r"optimizer: found .*which does not take .*makes a torch optimizer, such as"):
+        train(None, optimizer=optimizer)
 
 
 def test_a_scheduler_of_another_optimizer_is_refused():

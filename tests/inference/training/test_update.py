@@ -47,6 +47,38 @@ def test_how_a_parameter_is_stored_does_not_matter():
     torch.testing.assert_close(flat(flows[1]), flat(flows[0]), rtol=1e-3, atol=1e-4)
 
 
+class Table(ppvae.Pair):
+    """The likelihood's location is looked up in a table."""
+
+    def __init__(self, sparse):
+        super().__init__()
+        self.table, self.encoder = nn.Embedding(7, 2, sparse=sparse), nn.Linear(2, 2)
+
+    def model(self, x, y):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z + self.table(y), 1.0).to_event(1), obs=x)
+
+    def guide(self, x, y):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.encoder(x), 0.7).to_event(1))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 0.1, "ema": 0.9}], ids=str)
+def test_gradients_of_sparse_embeddings_are_those_of_dense_ones(optimizer, options):
+    data, found = (DATA[:, :2], torch.arange(40) % 5), []
+    for sparse in (False, True):
+        torch.manual_seed(0)
+        pair = Table(sparse)
+        settings = {"options": StepOptions(**options), "optimizer": optimizer, "lr": 0.1}
+        ppvae.fit(pair, data, epochs=2, batch_size=10, progress=False, **settings)
+        noise = ppvae.gradient_statistics(pair, data, {"elbo": ELBO()}, [1], 20, progress=False)
+        found.append((flat(pair), torch.from_numpy(noise.total_variance.values)))
+    for dense, sparse in zip(*found, strict=True):
+        torch.testing.assert_close(sparse, dense, equal_nan=True)
+
+
 def test_clipping_shortens_the_gradient_and_keeps_its_direction():
     free = one_step()
     norm = free.norm().item()
