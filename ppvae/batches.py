@@ -5,7 +5,7 @@ numbers, strings, modules, tensors without dimensions) is no data, and is passed
 """
 
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from inspect import signature
 from typing import Any, TypeAlias
@@ -16,6 +16,7 @@ from torch import Tensor
 from ppvae.sources import as_tensor, is_array, refuse_special, unpacked
 
 Batch: TypeAlias = Tensor | tuple[Any, ...] | dict[str, Any]
+Transform: TypeAlias = Callable[[Any], Any]
 
 CPU = torch.device("cpu")
 BLOCK = 2**22
@@ -83,20 +84,28 @@ def repeated(batch: Batch, num: int) -> Batch:
     return batch if num == 1 else map_batch(lambda t: t.repeat(num, *(1,) * (t.dim() - 1)), batch)
 
 
-def call(function: Callable, batch: Batch) -> Any:
-    """`function(x)`, `function(*batch)` or `function(**batch)`, as the batch's type says.
-
-    Tensors that the function makes without naming a device, as by `torch.zeros(8)`, are where the batch is.
-    """
+def made_beside(batch: Batch) -> AbstractContextManager[Any]:
+    """Around users' code: what it makes without naming a device, as by `torch.zeros(8)`, is where the batch is."""
     device = next((t.device for t in tensors(batch).values()), CPU)
+    return nullcontext() if device == CPU else device
+
+
+def call(function: Callable, batch: Batch) -> Any:
+    """`function(x)`, `function(*batch)` or `function(**batch)`, as the batch's type says; within `made_beside`."""
     try:
-        with nullcontext() if device == CPU else device:
+        with made_beside(batch):
             if isinstance(batch, dict):
                 return function(**batch)
             return function(*batch) if isinstance(batch, tuple) else function(batch)
     except IndexError as error:
         _note_indices(error, batch)
         raise
+
+
+def transformed(transform: Transform | None, batch: Batch) -> Any:
+    """What a transform, if there is one, makes of a batch; within `made_beside`."""
+    with made_beside(batch):
+        return transform(batch) if transform else batch
 
 
 def _note_indices(error: IndexError, batch: Batch) -> None:

@@ -26,7 +26,7 @@ from ppvae.batches import (
     with_autograd,
     with_entries,
 )
-from ppvae.devices import refuse_without_numbers
+from ppvae.devices import held_by, refuse_without_numbers
 from ppvae.lost_digits import refuse_lost_digits
 from ppvae.mode import buffers_kept, mode
 from ppvae.own_rows import rows_or_all
@@ -73,8 +73,8 @@ def refuse_lost(argument: str, batch: Batch, types: Types) -> None:
 
 
 def to_pair(batch: Batch, pair: nn.Module) -> Batch:
-    """A copy of a batch on the device of the pair's parameters, floating rows of their type."""
-    device, own = next((p.device for p in pair.parameters()), None), floating_type(pair)
+    """A copy of a batch on the pair's device, floating rows of its type; of a pair that holds nothing, as they are."""
+    device, own = next((t.device for t in held_by(pair)), None), floating_type(pair)
     return map_batch(lambda t: t.to(device, own if own and t.is_floating_point() else t.dtype, copy=True), batch)
 
 
@@ -113,8 +113,8 @@ def floating_converted(batch: Batch, pair: nn.Module) -> Batch:
 
 
 def floating_type(pair: nn.Module) -> torch.dtype | None:
-    """That of the pair's first floating parameter."""
-    return next((p.dtype for p in pair.parameters() if p.is_floating_point()), None)
+    """That of the pair's first floating parameter, or else buffer."""
+    return next((t.dtype for t in held_by(pair) if t.is_floating_point()), None)
 
 
 def floating_types(pair: nn.Module, batch: Batch) -> Types:

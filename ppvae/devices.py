@@ -1,17 +1,18 @@
 """Devices that pairs run on: they exist here, and their tensors hold numbers."""
 
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ppvae.wording import shown
 
 
 def device_for(pair: nn.Module, device: torch.device | str | None) -> torch.device:
-    """The device that was asked for, with its number; if none was, that of the pair's parameters.
+    """The device that was asked for, with its number; if none was, that of the pair.
 
     Raises:
         ValueError: the device does not exist here, or holds no numbers, or the pair holds none.
@@ -19,7 +20,7 @@ def device_for(pair: nn.Module, device: torch.device | str | None) -> torch.devi
     refuse_without_numbers(pair)
     refuse_without_autograd(pair)
     if device is None:
-        return next(pair.parameters(), torch.empty(0)).device
+        return device_of(pair)
     here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     try:
         found = torch.empty(0, device=device).device  # "cuda" is "cuda:0", say
@@ -65,10 +66,15 @@ def refuse_without_autograd(pair: Any) -> None:
 
 
 def device_of(pair: nn.Module) -> torch.device:
-    """That of the pair's first parameter; the CPU if it has none."""
-    return next((p.device for p in pair.parameters()), torch.device("cpu"))
+    """That of the pair's first parameter, or else of its first buffer; the CPU if it has neither."""
+    return next((t.device for t in held_by(pair)), torch.device("cpu"))
 
 
 def gpus(pair: nn.Module) -> list[torch.device]:
-    """The GPUs that hold a pair's parameters, and so draw its noise."""
-    return list({p.device for p in pair.parameters() if p.is_cuda})
+    """The GPUs that hold a pair's parameters and buffers, and so draw its noise."""
+    return list({t.device for t in held_by(pair) if t.is_cuda})
+
+
+def held_by(pair: nn.Module) -> Iterator[Tensor]:
+    """A pair's parameters, then its buffers."""
+    return itertools.chain(pair.parameters(), pair.buffers())

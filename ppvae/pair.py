@@ -16,7 +16,7 @@ from ppvae.arguments import Count, checked
 from ppvae.batches import Batch, map_batch, named_batch, num_rows, rows
 from ppvae.checked_kinds import CheckedKinds
 from ppvae.conversion import data_for, to_pair
-from ppvae.devices import gpus
+from ppvae.devices import gpus, held_by
 from ppvae.early_reads import refuse_early_reads
 from ppvae.encoding import Encoding, moments, present_latents
 from ppvae.existing import ExistingFunctions, example_for
@@ -113,6 +113,11 @@ class Pair(nn.Module):
             self.__dict__.get("checked_kinds", CheckedKinds()).clear()
         super().__setattr__(name, value)
 
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        """As any module's, which `to`, `double` and the like call; the pair is then checked again, where it is."""
+        self.checked_kinds.clear()
+        return super()._apply(*args, **kwargs)
+
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """As any module's; the pair is then checked again, with these weights."""
         self.checked_kinds.clear()
@@ -154,6 +159,7 @@ class Pair(nn.Module):
             ppvae.ContractError: with the site, what was found, what was expected and the usual remedies.
         """
         few = to_pair(data_for(self, rows_or_all(self, batch, slice(contract.MAX_ROWS))), self)
+        self.checked_kinds.clear_if_changed(self)
         self._settle(few, in_vain=False)
         self.example = map_batch(lambda t: t[:1].clone(), few)
 
@@ -301,9 +307,9 @@ class Pair(nn.Module):
                 f"{type(self).__name__}.example: found None, expected one row of data to know the shapes by; "
                 "call pair.check(data) first"
             )
-        parameter = next(self.parameters(), torch.empty(0))
+        like = next(held_by(self), torch.empty(0))
         one = rows(named_batch(f"{type(self).__name__}.example", example), slice(1))
-        placed = map_batch(lambda t: t.to(parameter if t.is_floating_point() else parameter.device), one)
+        placed = map_batch(lambda t: t.to(like if t.is_floating_point() else like.device), one)
         return map_batch(lambda t: t.expand(num, *t.shape[1:]), placed)
 
     @checked

@@ -48,6 +48,6 @@ def recorded(
                 rehearse()
         torch.cuda.current_stream(device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # another thread may pin memory meanwhile
             found = run()
     return graph.replay, found

@@ -162,7 +162,7 @@ class RepeatedGradients:
 
     def _clock(self) -> float:
         if self.parameters[0].is_cuda:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.parameters[0].device)
         return time.perf_counter()
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ppvae.arguments import Count, Observed, Seed, checked
-from ppvae.batches import some_rows
+from ppvae.batches import some_rows, transformed
 from ppvae.inference.diagnostics.cells import Cell, Table
 from ppvae.inference.diagnostics.frechet import frechet, frechet_halved, frechet_limit
 from ppvae.inference.diagnostics.halves import with_errors
@@ -168,7 +168,7 @@ def _refuse_unlike(name: str, x: Tensor, held_out: Tensor) -> None:
 
 def _features(features: Callable[[Tensor], Tensor] | None, x: Tensor) -> Tensor:
     with torch.no_grad():
-        found = x if features is None else features(x)
+        found = transformed(features, x)
     return found.detach().flatten(1).double().cpu()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ppvae.batches import Batch, as_batch, num_rows, rows
+from ppvae.batches import Batch, as_batch, num_rows, rows, transformed
 from ppvae.conversion import to_pair
 from ppvae.inference.evidence.estimates import elbo_of
 from ppvae.inference.ledger.cause import is_significant
@@ -40,7 +40,7 @@ def training_sample(
     if num_rows(train) > num:
         order = torch.randperm(num_rows(train), generator=torch.Generator().manual_seed(seed or 0))
         train = rows(train, order[:num])
-    return train if transform is None else as_batch(transform(to_pair(train, pair)))
+    return train if transform is None else as_batch(transformed(transform, to_pair(train, pair)))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ppvae.batches import Batch, as_batch
+from ppvae.batches import Batch, as_batch, transformed
 from ppvae.conversion import data_for, to_pair
 from ppvae.inference.objectives.evidence_lower_bound import ELBO
 from ppvae.inference.objectives.gradients import has_scored_sites
@@ -49,7 +49,7 @@ def refitted(
     two = rows_or_all(pair, as_batch(train), slice(2))
     with evaluating(pair, seed):
         two = to_pair(two, pair)
-        two = to_pair(data_for(pair, transform(two) if transform else two), pair)
+        two = to_pair(data_for(pair, transformed(transform, two)), pair)
         own = [*guide_parameters(pair, two), *further]
         num_particles = 2 if has_scored_sites(pair, two) else 1
         statistics = _running_statistics(pair, two)

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar
 
 from torch import Tensor
 
-from ppvae.batches import Batch, num_rows
+from ppvae.batches import Batch, made_beside, num_rows
 from ppvae.inference.objectives.weighting import weighted
 from ppvae.pair import Pair
 from ppvae.rules import Function
@@ -138,7 +138,8 @@ class FunctionObjective(Objective):
         return self.function.num_particles  # type: ignore[attr-defined]
 
     def __call__(self, pair: Pair, batch: Batch, step: float | Tensor = math.inf) -> tuple[Tensor, Tensor]:
-        return self.function(pair, batch, step)
+        with made_beside(batch):
+            return self.function(pair, batch, step)
 
 
 def as_objective(given: Maximized) -> Objective:
@@ -167,7 +168,9 @@ def with_penalty(
         )
     with weighted(weights, objective):
         value, surrogate = objective(pair, batch, step)
-    return (value if weights is None else weights * value).mean(), surrogate - pair.penalty()
+    with made_beside(batch):
+        penalty = pair.penalty()
+    return (value if weights is None else weights * value).mean(), surrogate - penalty
 
 
 @dataclass(frozen=True)

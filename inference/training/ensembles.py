@@ -9,7 +9,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from ppvae.batches import Batch
+from ppvae.batches import Batch, made_beside
 from ppvae.inference.compiling.inputs import CannotCompileError, kind_of, taken_apart
 from ppvae.inference.compiling.programs import Call, traced, untouched
 from ppvae.inference.compiling.stacked import stacked
@@ -113,7 +113,9 @@ class OfAll(Objective):
             pair: Pair, parameters: Sequence[Tensor], objective: Objective, batch: Batch, step: Tensor
         ) -> list[Tensor]:
             value, surrogate = objective(pair, batch, step)
-            gradients = torch.autograd.grad(surrogate - pair.penalty(), parameters, materialize_grads=True)
+            with made_beside(batch):
+                penalty = pair.penalty()
+            gradients = torch.autograd.grad(surrogate - penalty, parameters, materialize_grads=True)
             return [value.detach(), *gradients]
 
         def function(*leaves: Tensor) -> list[Tensor]:

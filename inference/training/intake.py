@@ -9,7 +9,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from ppvae.batches import Batch, as_batch, num_rows, rows
+from ppvae.batches import Batch, Transform, as_batch, num_rows, rows, transformed
 from ppvae.conversion import floating_type, floating_types, refuse_lost, to_pair
 from ppvae.inference.objectives.protocol import Maximized, as_objective
 from ppvae.inference.runtime.isolation import denormals_flushed, own_randomness
@@ -23,8 +23,6 @@ from ppvae.pair import Pair
 from ppvae.progress import Bar, progress_bar
 from ppvae.refusals import ContractError
 from ppvae.sources import is_stream
-
-Transform = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,7 @@ def _check_one_row(trainer: Trainer, data: Batch, transform: Transform | None) -
     """Refuses an epoch's last batch of one row where the pair cannot be trained on it."""
     with denormals_flushed(), own_randomness((trainer.seed, CHECK), trainer.device):
         point = to_pair(rows(data, slice(1)), trainer.pair)
-        point = trainer.converted(transform(point) if transform else point)
+        point = trainer.converted(transformed(transform, point))
         refuse_one_row(trainer.pair, trainer.objective, point)
 
 
@@ -145,7 +143,7 @@ def check_data(
 
     def chunk(start: int, size: int) -> Batch:
         points = to_pair(rows(data, slice(start, start + size)), trainer.pair)
-        return trainer.converted(transform(points) if transform else points)
+        return trainer.converted(transformed(transform, points))
 
     refuse_lost(name, data, floating_types(trainer.pair, data) if transform else trainer.converted.types(data))
     randomness = own_randomness((trainer.seed, CHECK), trainer.device)

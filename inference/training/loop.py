@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ppvae.batches import Transform
 from ppvae.inference.runtime.checkpoint import (
     CheckpointError,
     check_layout,
@@ -84,7 +85,7 @@ class Training:
     num_steps: int | None
     schedule: Callable[[float], float] | None
     scheduler: Scheduler | None
-    transform: Callable[[Any], Any] | None
+    transform: Transform | None
     held_out: HeldOut | None
     checkpoint: Checkpoint | None
     callbacks: Sequence[Callable[[Fit], None]]

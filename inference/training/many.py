@@ -74,7 +74,7 @@ def fit_many(
     _refuse_mixing(settings)
     numbers = range(seeds) if isinstance(seeds, int) else seeds
     pairs = []
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
         for number in numbers:
             torch.manual_seed(number)
             pairs.append(make_pair())

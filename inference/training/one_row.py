@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from ppvae.batches import Batch
-from ppvae.inference.objectives.protocol import Maximized
+from ppvae.inference.objectives.protocol import Maximized, as_objective
 from ppvae.mode import buffers_kept, mode
 from ppvae.pair import Pair
 
@@ -36,4 +36,4 @@ def refuse_one_row(pair: Pair, objective: Maximized, point: Batch) -> None:
         ValueError: the pair has batch norm that fails on one row.
     """
     with buffers_kept(pair), mode(pair, training=True), one_row_explained():
-        objective(pair, point)
+        as_objective(objective)(pair, point)

@@ -10,11 +10,11 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 
-from ppvae.batches import Batch
+from ppvae.batches import Batch, Transform, transformed
 from ppvae.conversion import floating_converted
 from ppvae.inference.training.feeding import Minibatch, Source
 from ppvae.inference.training.schedulers import Scheduler
@@ -53,7 +53,7 @@ class Steps:
 
     trainer: Trainer
     source: Source
-    transform: Callable[[Any], Any] | None
+    transform: Transform | None
     scheduler: Scheduler | None
     joined: bool
 
@@ -143,7 +143,7 @@ class Steps:
         def draw() -> Batch:
             batch = minibatch.data
             if self.transform and len(minibatch.index):
-                batch = self.transform(floating_converted(batch, self.trainer.pair))
+                batch = transformed(self.transform, floating_converted(batch, self.trainer.pair))
             return self.trainer.converted(batch)
 
         return draw

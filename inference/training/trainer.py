@@ -15,7 +15,7 @@ from ppvae.batches import Batch, as_batch, map_batch, num_rows, rows
 from ppvae.conversion import Conversion
 from ppvae.devices import device_for
 from ppvae.inference.objectives.evidence_lower_bound import ELBO
-from ppvae.inference.objectives.protocol import Maximized, with_penalty
+from ppvae.inference.objectives.protocol import Maximized, as_objective, with_penalty
 from ppvae.inference.runtime.checkpoint import describe, layout
 from ppvae.inference.runtime.descriptions import training_described
 from ppvae.inference.runtime.distributed import group_for
@@ -244,8 +244,9 @@ class Trainer:
             with mode(self.pair, training=False), pyro.validation_enabled(True):
                 self.pair.check(batch)
                 refuse_normalized_latents(self.pair, batch)
+                objective = as_objective(self.objective)
                 with ElementCount() as made:
-                    bound, _ = self.objective(self.pair, batch, math.inf)  # so that it refuses before the first step
+                    bound, _ = objective(self.pair, batch, math.inf)  # so that it refuses before the first step
                 self.elements, self._points = made.total, num_rows(batch)
                 self.first_bound = bound.detach().double().mean().item()
             if self._networks is None:
@@ -329,7 +330,8 @@ class Trainer:
         if bound is None:
             set_random_state(randomness, self.device)
             named = dict(zip(parameters, gradients, strict=True))
-            raise NonFiniteError(explain(lambda: self.objective(self.pair, batch, self.steps), named, index))
+            objective = as_objective(self.objective)
+            raise NonFiniteError(explain(lambda: objective(self.pair, batch, self.steps), named, index))
         return bound
 
     @property

@@ -53,6 +53,12 @@ def test_public_calls_run_there_on_data_of_the_cpu(names):
     assert len(found) == len(names) or len(found) > 300
 
 
+def test_training_and_users_code_give_there_what_they_give_on_the_cpu():
+    found = run("cases", [])
+    assert found == dict.fromkeys(found, "same")
+    assert len(found) > 10
+
+
 def test_tensors_of_two_devices_do_not_meet_there():
     """The imitation refuses what a GPU refuses."""
     told = run("mixed", [])

@@ -45,6 +45,23 @@ class Weighted(Pair):
         scalar_guide(x)
 
 
+class Linear(Pair):
+    """Its products take numbers of one precision."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([[0.25]]))
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z @ self.weight, 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x @ self.weight, 1.0).to_event(1))
+
+
 # Options.
 
 
@@ -206,6 +223,17 @@ def test_weights_of_any_type_are_told_apart():
     pair.counts += 1
     pair.checked_kinds.clear_if_changed(pair)
     assert not pair.checked_kinds.cover(X)
+
+
+@pytest.mark.parametrize("checked_there", [False, True])
+def test_data_follow_a_pair_that_changes_its_precision(checked_there):
+    """Though its weights are the same numbers in the other one, and data of the first one have passed."""
+    pair = Linear()
+    pair.check(X[:, None])
+    pair.double()
+    if checked_there:
+        pair.check(X[:, None])
+    assert pair.log_weights(X[:, None]).log_w.dtype == torch.float64
 
 
 def test_copies_measure_as_the_pair_does():

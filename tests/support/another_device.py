@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map
 
+from ppvae import Pair
+
 aten = torch.ops.aten
 BETWEEN = {aten.copy_.default, aten._to_copy.default}
 """What takes tensors of several devices."""
@@ -42,6 +44,14 @@ class Elsewhere(Tensor):
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return run(func, args, kwargs or {})
+
+    @property  # type: ignore[override]
+    def data(self) -> "Elsewhere":
+        return Elsewhere(self.held)
+
+    @data.setter
+    def data(self, other: "Elsewhere") -> None:
+        self.held = other.held
 
     def tolist(self) -> list[Any]:
         return self.held.tolist()
@@ -138,4 +148,6 @@ def moved(module: nn.Module) -> nn.Module:
         for name, b in each._buffers.items():
             if b is not None:
                 each._buffers[name] = there.setdefault(id(b), Elsewhere(b.detach().clone()))
+        if isinstance(each, Pair):
+            each.checked_kinds.clear()
     return module

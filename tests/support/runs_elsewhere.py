@@ -1,7 +1,8 @@
 """What runs on another device than the CPU, and whether it gives there what it gives on the CPU.
 
-`python -m support.runs_elsewhere pairs|calls|mixed [NAME ...]`, from `tests`, prints JSON: of each case "same", or what
-is wrong. The pairs are those of the zoo, the calls those of the tables of public calls. Data stay on the CPU.
+`python -m support.runs_elsewhere pairs|calls|cases|mixed [NAME ...]`, from `tests`, prints JSON: of each case "same",
+or what is wrong. The pairs are those of the zoo, the calls those of the tables of public calls, the cases those of
+`cases_elsewhere`. Data stay on the CPU.
 """
 
 import contextlib
@@ -11,12 +12,14 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from support import another_device
+from support.cases_elsewhere import CASES, Place
 from support.malformed_calls import TABLE, arguments, target
 from support.zoo import ZOO
 from torch import Tensor, nn
@@ -53,7 +56,18 @@ def encoded(found: Any) -> list[Tensor]:
 
 
 def numbers(found: Any) -> list[Tensor]:
-    return [t.detach().cpu() for t in tree_leaves(found) if isinstance(t, Tensor)]
+    told = [torch.as_tensor(leaf) for leaf in tree_leaves(found) if isinstance(leaf, Tensor | np.ndarray | float)]
+    return [t.detach().cpu() for t in told]
+
+
+def difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> str:
+    """In words; empty if there is none."""
+    for a, b in zip(expected, found, strict=True):
+        try:
+            torch.testing.assert_close(b, a, equal_nan=True)
+        except AssertionError as error:
+            return str(error)
+    return ""
 
 
 def measured(name: str, measure: str, *, elsewhere: bool) -> list[Tensor]:
@@ -70,13 +84,18 @@ def pair_elsewhere(name: str) -> str:
             expected = measured(name, measure, elsewhere=False)
         except REFUSED:
             continue
-        found = measured(name, measure, elsewhere=True)
-        for a, b in zip(expected, found, strict=True):
-            try:
-                torch.testing.assert_close(b, a, equal_nan=True)
-            except AssertionError as error:
-                return f"{measure}: {error}"
+        if wrong := difference(expected, measured(name, measure, elsewhere=True)):
+            return f"{measure}: {wrong}"
     return "same"
+
+
+def case_elsewhere(name: str) -> str:
+    told = []
+    for elsewhere in (False, True):
+        torch.manual_seed(1)
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+            told.append(numbers(CASES[name](Place(elsewhere))))
+    return difference(*told) or "same"
 
 
 def given(value: Any) -> Any:
@@ -124,6 +143,7 @@ def main() -> None:
 KINDS: dict[str, tuple[Iterable[str], Callable[[str], str]]] = {
     "pairs": (ZOO, pair_elsewhere),
     "calls": (TABLE, call_elsewhere),
+    "cases": (CASES, case_elsewhere),
     "mixed": (MIXED, mixed_elsewhere),
 }
 
