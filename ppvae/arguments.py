@@ -21,6 +21,7 @@ from ppvae.lost_digits import refuse_lost_digits
 from ppvae.rules import (
     MOST_INT,
     AnyOf,
+    CountOrData,
     Elements,
     Entries,
     FilePath,
@@ -226,6 +227,7 @@ Device: TypeAlias = Annotated[torch.device | str, Unchecked()]
 """See `ppvae.devices`."""
 
 File: TypeAlias = Annotated[str | Path, FilePath()]
+NumberOrBatch: TypeAlias = Annotated[Any, CountOrData(at_least=1)]
 RealTensor: TypeAlias = Annotated[Tensor, Numbers()]
 Rows: TypeAlias = Annotated[Tensor, Numbers(rows=1)]
 Finite: TypeAlias = Annotated[Tensor, Numbers(finite=True)]

@@ -12,7 +12,7 @@ from pyro.poutine.runtime import Message
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from ppvae.batches import Batch, tensors
+from ppvae.batches import Batch, num_rows, tensors
 from ppvae.particles import LEADING, PARTICLES, ROWS
 from ppvae.refusals import ContractError, SupportError
 
@@ -159,7 +159,7 @@ def without_tensors(error: str) -> str:
 
 
 def refuse_unlike_example(
-    batch: Batch, example: Batch | None, error: ContractError, check_example: Callable[[], Any]
+    batch: Batch, example: Batch | None, error: ContractError, check_example: Callable[[int], Any]
 ) -> None:
     """Says that data on which a pair does not run are not like its example, if they are not, and it runs on that.
 
@@ -167,7 +167,7 @@ def refuse_unlike_example(
         batch: the data.
         example: that of the pair.
         error: why the pair does not run on the data.
-        check_example: raises a `ContractError` where it does not run on its example either.
+        check_example: raises a `ContractError` where it does not run on so many of its example either.
     """
     if example is None or isinstance(error, SupportError) or _is_own(error.__cause__):
         return
@@ -175,7 +175,7 @@ def refuse_unlike_example(
     if found == expected:
         return
     try:
-        check_example()
+        check_example(num_rows(batch))
     except ContractError:
         return
     raise ContractError(

@@ -3,8 +3,8 @@
 import logging
 import warnings
 from collections.abc import Callable, Mapping
-from numbers import Integral, Number
-from typing import Annotated, Any, Self, TypeVar
+from numbers import Integral
+from typing import Any, Self, TypeVar
 
 import pyro
 import torch
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from ppvae import contract, tracing
 from ppvae.accepted import accepted, of_accepted
-from ppvae.arguments import Count, checked
-from ppvae.batches import Batch, map_batch, named_batch, num_rows, rows
+from ppvae.arguments import Count, NumberOrBatch, checked
+from ppvae.batches import Batch, map_batch, named_batch, rows
 from ppvae.checked_kinds import CheckedKinds
 from ppvae.conversion import data_for, to_pair
-from ppvae.devices import gpus, held_by
+from ppvae.devices import gpus
 from ppvae.early_reads import refuse_early_reads
 from ppvae.encoding import Encoding, moments, present_latents
 from ppvae.existing import ExistingFunctions, example_for
@@ -29,7 +29,6 @@ from ppvae.recipes import Recipe, recipe_of
 from ppvae.reconstruction import reconstructions
 from ppvae.refusals import ContractError
 from ppvae.row_chunks import over_rows
-from ppvae.rules import Problem, Whole
 from ppvae.sites import is_enumerated, sample_sites
 from ppvae.steps import Steps
 from ppvae.threads import exclusive, undisturbed
@@ -39,16 +38,6 @@ from ppvae.weights import Weights, draw_weights, expected_log_weight, sum_terms
 logger = logging.getLogger("ppvae")
 
 Value = TypeVar("Value")
-
-
-class _CountOrData(Whole):
-    """How many, where it is a number; data are checked later, where they are taken in."""
-
-    def problem(self, value: Any) -> Problem | None:
-        return super().problem(value) if isinstance(value, Number | None) else None
-
-
-NumberOrBatch = Annotated[Any, _CountOrData(at_least=1)]
 
 
 class Pair(nn.Module):
@@ -182,7 +171,7 @@ class Pair(nn.Module):
                 found = contract.check(self, batch, in_vain)
             except ContractError as error:
                 refuse_unlike_example(
-                    batch, self.example, error, lambda: contract.check(self, self.examples(num_rows(batch)), in_vain)
+                    batch, self.example, error, lambda num: contract.check(self, self.examples(num), in_vain)
                 )
                 raise
         self.checked_kinds.add(self, batch)
@@ -307,10 +296,8 @@ class Pair(nn.Module):
                 f"{type(self).__name__}.example: found None, expected one row of data to know the shapes by; "
                 "call pair.check(data) first"
             )
-        like = next(held_by(self), torch.empty(0))
         one = rows(named_batch(f"{type(self).__name__}.example", example), slice(1))
-        placed = map_batch(lambda t: t.to(like if t.is_floating_point() else like.device), one)
-        return map_batch(lambda t: t.expand(num, *t.shape[1:]), placed)
+        return map_batch(lambda t: t.expand(num, *t.shape[1:]), to_pair(one, self))
 
     @checked
     @exclusive

@@ -1,11 +1,11 @@
 """Rules for arguments: each tells the values that can be meant from all others, and says what is expected."""
 
 import math
+import numbers
 import os
 from collections.abc import Collection, Iterable, Mapping, Set as AbstractSet
 from dataclasses import dataclass
 from difflib import get_close_matches
-from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,7 +92,7 @@ class Number(Rule):
         return f"{said}, {self.kind}" if said else self.kind
 
     def problem(self, value: Any) -> Problem | None:
-        if type(value) not in (int, float) and (not isinstance(value, Real) or isinstance(value, bool)):
+        if type(value) not in (int, float) and (not isinstance(value, numbers.Real) or isinstance(value, bool)):
             return self.wrong_type(value)
         if type(value) is int and abs(value) > MOST_INT:
             return Problem(ValueError, value, self, "as a whole number it is too large to compute with; pass a float")
@@ -327,6 +327,13 @@ class AnyOf(Rule):
     def alternatives(self, value: Any) -> list[str]:
         kinds = dict.fromkeys(kind for rule in self.rules for kind in rule.alternatives(value))
         return sorted(kinds, key=lambda kind: kind == "None")
+
+
+class CountOrData(Whole):
+    """How many, where it is a number; data are checked later, where they are taken in."""
+
+    def problem(self, value: Any) -> Problem | None:
+        return super().problem(value) if isinstance(value, numbers.Number | None) else None
 
 
 @dataclass(frozen=True)
