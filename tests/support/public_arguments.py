@@ -193,7 +193,7 @@ BATCH = DATA.besides(
     *("nan", "inf", "complex", "no rows", "no dimension", "too wide", "too narrow", "one dimension more", "sparse"),
     *("empty dict", "wrong keys", "two", "of two lengths"),
 )
-ANY_TENSOR = instance(lambda: torch.zeros(6), "tensor")
+ANY_TENSOR = instance(lambda: torch.zeros(6), "tensor", "array")
 AIS = instance(lambda: ppvae.AIS(2, 2))
 GRADIENT = choice("stl")
 ROWS = always(torch.zeros(4, 6))

@@ -154,7 +154,7 @@ MODELS = {
     "RightCensored": Call(
         {
             "network": NETWORK,
-            "limit": instance(lambda: torch.ones(4), "tensor"),
+            "limit": instance(lambda: torch.ones(4), "tensor", "array"),
             "min_sigma": non_negative(0.01),
             "event_dim": from_zero(1),
         }

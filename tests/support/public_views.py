@@ -100,7 +100,7 @@ VIEWS = {
     "datasets.Dataset": Call(
         {
             "name": text(),
-            **{name: instance(points, "tensor") for name in ("train", "validation", "test")},
+            **{name: instance(points, "tensor", "array") for name in ("train", "validation", "test")},
             "shape": sizes(3).besides("empty list"),
             "labels": mapping(ANY_TENSOR, "train", "empty dict"),
             "transform": function(lambda x: x, "None"),
