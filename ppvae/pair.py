@@ -16,7 +16,7 @@ from ppvae.arguments import Count, NumberOrBatch, checked
 from ppvae.batches import Batch, map_batch, named_batch, rows
 from ppvae.checked_kinds import CheckedKinds
 from ppvae.conversion import data_for, to_pair
-from ppvae.devices import gpus
+from ppvae.devices import gpus, held_by
 from ppvae.early_reads import refuse_early_reads
 from ppvae.encoding import Encoding, moments, present_latents
 from ppvae.existing import ExistingFunctions, example_for
@@ -103,9 +103,12 @@ class Pair(nn.Module):
         super().__setattr__(name, value)
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
-        """As any module's, which `to`, `double` and the like call; the pair is then checked again, where it is."""
-        self.checked_kinds.clear()
-        return super()._apply(*args, **kwargs)
+        """As any module's, which `to`, `double` and the like call; a pair that they change is then checked again."""
+        before = [(t.device, t.dtype) for t in held_by(self)]
+        super()._apply(*args, **kwargs)
+        if before != [(t.device, t.dtype) for t in held_by(self)]:
+            self.checked_kinds.clear()
+        return self
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """As any module's; the pair is then checked again, with these weights."""
