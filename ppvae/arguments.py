@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ppvae.devices import held_by
 from ppvae.lost_digits import refuse_lost_digits
 from ppvae.rules import (
     MOST_INT,
@@ -77,7 +78,7 @@ def checked(function: Checked) -> Checked:
     def call(*args: Any, **kwargs: Any) -> Any:
         by_place, by_name = rules()
         if any(isinstance(value, np.ndarray | Tensor) for value in (*args, *kwargs.values())):
-            places, like = zip(by_place, args[: len(by_place)], strict=False), _parameter(next(iter(args), None))
+            places, like = zip(by_place, args[: len(by_place)], strict=False), _floating(next(iter(args), None))
             args = (*(_taken(name, rule, value, like) for (name, rule), value in places), *args[len(by_place) :])
             kwargs = {name: _taken(name, by_name.get(name), value, like) for name, value in kwargs.items()}
         for (name, rule), value in zip(by_place, args, strict=False):
@@ -114,11 +115,11 @@ def _hold(name: str, rule: Rule, value: Any) -> None:
         raise found.error(f"{name}{found.where}: {found}")
 
 
-def _parameter(own: Any) -> Tensor | None:
-    """A module's first parameter of real numbers, if it has one."""
+def _floating(own: Any) -> Tensor | None:
+    """A module's first parameter of real numbers, or else buffer, if it has one."""
     if not isinstance(own, nn.Module) or "_parameters" not in vars(own):  # not yet, where its class is checked
         return None
-    return next((p for p in own.parameters() if p.is_floating_point()), None)
+    return next((t for t in held_by(own) if t.is_floating_point()), None)
 
 
 def _taken(name: str, rule: Rule | None, value: Any, like: Tensor | None) -> Any:
