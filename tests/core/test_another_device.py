@@ -1,4 +1,4 @@
-"""User code, pairs and public calls on another device than the CPU give what they give on the CPU.
+"""User code and pairs on another device than the CPU give what they give on the CPU, and public calls run.
 
 The device is an imitation that holds its tensors on the CPU and lets no tensors of two devices meet, as a GPU does.
 """
@@ -49,7 +49,7 @@ def test_pairs_there_give_what_they_give_on_the_cpu(names):
 @pytest.mark.parametrize("names", [CALLS, pytest.param([], marks=pytest.mark.slow(240))])
 def test_public_calls_run_there_on_data_of_the_cpu(names):
     found = run("calls", names)
-    assert found == dict.fromkeys(found, "same")
+    assert found == dict.fromkeys(found, "runs")
     assert len(found) == len(names) or len(found) > 300
 
 

@@ -1,8 +1,8 @@
 """What runs on another device than the CPU, and whether it gives there what it gives on the CPU.
 
-`python -m support.runs_elsewhere pairs|calls|cases|mixed [NAME ...]`, from `tests`, prints JSON: of each case "same",
-or what is wrong. The pairs are those of the zoo, the calls those of the tables of public calls, the cases those of
-`cases_elsewhere`. Data stay on the CPU.
+`python -m support.runs_elsewhere pairs|calls|cases|mixed [NAME ...]`, from `tests`, prints JSON: of each case "same"
+("runs" of a call, whose results are not compared), or what is wrong. The pairs are those of the zoo, the calls those of
+the tables of public calls, the cases those of `cases_elsewhere`. Data stay on the CPU.
 """
 
 import contextlib
@@ -114,7 +114,7 @@ def call_elsewhere(name: str) -> str:
     kwargs = {argument: given(value) for argument, value in arguments(name).items()}
     function(**kwargs | ({"device": None} if "device" in kwargs else {}))
     plt.close("all")
-    return "same"
+    return "runs"
 
 
 def mixed_elsewhere(name: str) -> str:
