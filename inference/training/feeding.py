@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ppvae.batches import Batch, as_batch, map_batch, num_rows, rows, tensors
+from ppvae.conversion import Types, converted
 from ppvae.inference.runtime.checkpoint import fingerprint
 from ppvae.inference.runtime.descriptions import Described, described
 from ppvae.inference.runtime.distributed import Processes
@@ -31,11 +32,11 @@ class Minibatch:
     """What a step is taken on: memory of its own, on the device.
 
     Attributes:
-        data: this process's data points.
+        data: this process's data points, of the types that the transform or the pair takes.
         index: their places in all the data, or in the batch of an iterable.
         num_points: of all processes.
         weights: of this process's data points, if they are weighed.
-        whole: those of all processes, if these have not agreed on them before.
+        whole: those of all processes as they are in the iterable, if these have not agreed on them before.
     """
 
     data: Batch
@@ -74,13 +75,17 @@ class Source(Protocol):
 
 
 class Shuffled:
-    """Data in memory, each epoch in an order of its own that the seed decides; as they are, if one step takes all."""
+    """Data in memory, each epoch in an order of its own that the seed decides; as they are, if one step takes all.
+
+    `types` gives those that the rows of a batch are converted to.
+    """
 
     agreed = True
 
     def __init__(
         self,
         data: Batch,
+        types: Callable[[Batch], Types],
         weights: Tensor | None,
         batch_size: int,
         steps_per_epoch: int,
@@ -94,7 +99,9 @@ class Shuffled:
         self.steps_per_epoch: int | None = steps_per_epoch
         self.whole_steps = num // self.batch_size
         self._starts = range(0, steps_per_epoch * batch_size, batch_size)
-        self._in_order = self.batch_size == num
+        self._types = types(data)
+        self._of_these_types = all(t.dtype == self._types[name] for name, t in tensors(data).items())
+        self._as_it_is = torch.arange(num) if self.batch_size == num else None
         self._seed, self._processes, self._feed = seed, processes, feed(data, device)
 
     @property
@@ -111,12 +118,14 @@ class Shuffled:
         for index, following in itertools.pairwise([*pieces[done:], order[:0]]):
             own = self._processes.share(index)
             data = self._feed(own, self._processes.share(following))
+            if not self._of_these_types:
+                data = converted(data, self._types)
             weights = None if self._weights is None else self._weights[own.to(self._weights.device)]
             yield Minibatch(data, own, len(index), weights)
 
     def _order(self, epoch: int) -> Tensor:
-        if self._in_order:
-            return torch.arange(num_rows(self.data))
+        if self._as_it_is is not None:
+            return self._as_it_is
         generator = torch.Generator().manual_seed(derived_seed(*self._seed, epoch))
         return torch.randperm(num_rows(self.data), generator=generator)
 
@@ -132,6 +141,7 @@ class Stream:
     Args:
         batches: the iterable.
         steps_per_epoch: its length, where it has one.
+        types: those that the rows of a batch are converted to.
         check: called with each batch of the first epoch, and its place; refuses what cannot be trained on.
         seed: of what it draws.
         device: where the batches go.
@@ -146,12 +156,13 @@ class Stream:
         self,
         batches: Iterable[Any],
         steps_per_epoch: int | None,
+        types: Callable[[Batch], Types],
         check: Callable[[Batch, int], None],
         seed: tuple[int, ...],
         device: torch.device,
         processes: Processes,
     ):
-        self._batches, self._check, self._seed = batches, check, seed
+        self._batches, self._types, self._check, self._seed = batches, types, check, seed
         self._device, self._processes = device, processes
         self.steps_per_epoch = steps_per_epoch
 
@@ -182,10 +193,9 @@ class Stream:
                 break
             if place >= done:
                 index = self._processes.share(torch.arange(num_rows(whole), device=self._device))
-                if self._processes.size > 1:
-                    yield Minibatch(rows(whole, index), index, num_rows(whole), whole=whole)
-                else:
-                    yield Minibatch(whole, index, num_rows(whole))
+                several = self._processes.size > 1
+                data = converted(rows(whole, index) if several else whole, self._types(whole))
+                yield Minibatch(data, index, num_rows(whole), whole=whole if several else None)
         if place == 0 or place < done:
             raise ValueError(
                 f"data: found {place} batches at epoch {epoch + 1}, expected at least {max(1, done)}; is the "

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyro
@@ -104,13 +105,14 @@ class Intake:
             ValueError: a data point outside the model's support.
         """
         pair, seed, steps_per_epoch = trainer.pair, (trainer.seed, ORDER), self._steps_per_epoch()
+        types = partial(floating_types, pair) if transform else trainer.converted.types
         if self.streams:
 
             def check(batch: Batch, place: int) -> None:
                 refuse_other_rows(pair, batch)
                 check_data(trainer, f"data, batch {place}", batch, transform, num_rows(batch), contract=place == 0)
 
-            stream = Stream(self.data, steps_per_epoch, check, seed, trainer.device, trainer.processes)
+            stream = Stream(self.data, steps_per_epoch, types, check, seed, trainer.device, trainer.processes)
             stream.start()
             return stream
         refuse_other_rows(pair, self.data)
@@ -122,7 +124,7 @@ class Intake:
             _check_one_row(trainer, batch, transform)
         weights = None if self.weights is None else self.weights.to(trainer.device, floating_type(trainer.pair))
         size = self.batch_size
-        return Shuffled(batch, weights, size, steps_per_epoch or 0, seed, trainer.device, trainer.processes)
+        return Shuffled(batch, types, weights, size, steps_per_epoch or 0, seed, trainer.device, trainer.processes)
 
 
 def _check_one_row(trainer: Trainer, data: Batch, transform: Transform | None) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+import operator
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -193,8 +194,8 @@ class Training:
                 trainer.update.interrupted = self._signaled
                 if not (taken := self._steps.take(self._most())):
                     return False
-                self._note(taken)
                 self.seconds = time.perf_counter() - self._resumed_at
+                self._note(taken)
                 if self.checkpoint and self.checkpoint.every and trainer.steps % self.checkpoint.every == 0:
                     self._save()
                 if programs.seconds != compile_seconds:
@@ -215,7 +216,19 @@ class Training:
             self.sizes.append(step.num_points)
             self._rate = step.rate
             if self._steps.joined and len(self.sizes) == self.source.steps_per_epoch:
-                self._end_epoch()
+                self._note_epoch()
+                self.stopped = self._judged()
+
+    def _note_epoch(self, **measured: float) -> None:
+        """The end of an epoch, with its entries of the history."""
+        bounds = self.history["bound_per_step"][-len(self.sizes) :]
+        bound = sum(map(operator.mul, bounds, self.sizes)) / sum(self.sizes)
+        row = {"bound": bound, "learning_rate": self._rate, "seconds": self.seconds, **measured}
+        for name, entry in row.items():
+            self.history[name].append(float(entry))
+        self.epoch += 1
+        self.cut_short = len(self.sizes) != self.source.steps_per_epoch
+        self.sizes = []
 
     def _most(self) -> int:
         """How many steps may be taken before something else is to be done."""
@@ -225,21 +238,12 @@ class Training:
 
     def _end_epoch(self) -> None:
         """History, held-out bound, best state, checkpoint, callbacks, and whether to go on."""
-        row = {
-            "bound": np.dot(self.history["bound_per_step"][-len(self.sizes) :], self.sizes) / sum(self.sizes),
-            "learning_rate": self._rate,
-        }
-        if self._bound:
-            row["held_out"] = self._bound(lambda: self._signaled)
+        measured = {"held_out": self._bound(lambda: self._signaled)} if self._bound else {}
         with interrupts_held():
-            row["seconds"] = self.seconds = time.perf_counter() - self._resumed_at
-            for name, entry in row.items():
-                self.history[name].append(float(entry))
-            self.epoch += 1
+            self.seconds = time.perf_counter() - self._resumed_at
+            self._note_epoch(**measured)
             if self.scheduler:
                 self.scheduler.after_epoch(self.history)
-            self.cut_short = len(self.sizes) != self.source.steps_per_epoch
-            self.sizes = []
             self._keep_best()
             self.stopped = self._judged()
             self._save()

@@ -66,14 +66,18 @@ class StepPrograms:
             return 0
         return (1 << number.bit_length()) - number
 
-    def launch(self, number: int, batch: Batch, weights: Tensor | None) -> Tensor:
-        """Launches a step; see `CompiledStep.launch`.
+    def refuse_other(self, batch: Batch) -> None:
+        """Refuses a batch that cannot be launched.
 
         Raises:
-            OtherBatchError: the program is not for this batch.
+            OtherBatchError: the program is not for it.
         """
         if self._step is None or not self._step.fits(batch):
             raise OtherBatchError
+
+    def launch(self, number: int, batch: Batch, weights: Tensor | None) -> Tensor:
+        """Launches a step on a batch that the program is for; see `CompiledStep.launch`."""
+        assert self._step is not None
         return self._step.launch(batch, weights, number)
 
     def forget(self) -> None:

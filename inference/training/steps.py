@@ -1,21 +1,20 @@
 """The steps of a run: one by one, or several of a program's before their bounds are looked at.
 
 To read a bound, Python waits for the step to end; on a GPU nothing runs while it then prepares the next one. So a
-stretch of steps is launched first. If one of its bounds turns out not to be finite, all is put back as it was before
-the stretch, and its steps are taken anew, one by one, up to the one to blame.
+stretch of steps is launched first. If one of its bounds turns out not to be finite, or one cannot be launched, all is
+put back as it was before the stretch, and its steps are taken anew, one by one, up to the one to blame.
 """
 
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 import torch
 
 from ppvae.batches import Batch, Transform, transformed
-from ppvae.conversion import floating_converted
 from ppvae.inference.training.feeding import Minibatch, Source
 from ppvae.inference.training.schedulers import Scheduler
 from ppvae.inference.training.step_programs import OtherBatchError
@@ -98,7 +97,7 @@ class Steps:
                 self.scheduler.before_step(trainer.steps)
             trainer.update.whole = minibatch.whole
             num_points = minibatch.num_points
-            bound = trainer.take_step(self._drawn(minibatch), minibatch.index, num_points, minibatch.weights)
+            bound = trainer.take_step(lambda: self._batch(minibatch), minibatch.index, num_points, minibatch.weights)
         return [Step(bound, num_points, self._rate())]
 
     def _room(self, most: int) -> int:
@@ -115,17 +114,20 @@ class Steps:
             return []
         trainer, start = self.trainer, time.perf_counter()
         steps, put_back = trainer.steps, trainer.update.snapshot()
-        reports, rates, num_points = [], [], self.source.batch_size or 0
+        reports, rates, num_points, ready = [], [], self.source.batch_size or 0, 0
         try:
-            for minibatch in itertools.islice(self._minibatches, num):
-                reports.append(trainer.launch_step(self._drawn(minibatch), num_points, minibatch.weights))
-                rates.append(self._rate())
+            with trainer.threads(num_points):
+                for minibatch in itertools.islice(self._minibatches, num):
+                    batch = self._ready(minibatch)
+                    rates.append(self._rate())
+                    ready += 1
+                    reports.append(trainer.launch_step(batch, minibatch.weights))
         except BaseException as error:  # the steps before it are taken all the same
             self._error = error
         found = torch.stack(reports).tolist() if reports else []
-        if any(bad for _, bad in found):
+        if any(bad for _, bad in found) or ready > len(found):  # the last of them could not be launched
             put_back()
-            trainer.steps, self._alone_until = steps, steps + len(found)
+            trainer.steps, self._alone_until = steps, steps + ready
             self._error, found = None, []
         elif isinstance(self._error, OtherBatchError):
             self._alone_until, self._error = math.inf, None  # there may be more of them
@@ -139,11 +141,23 @@ class Steps:
     def _rate(self) -> float:
         return self.trainer.optimizer.param_groups[0]["lr"]
 
-    def _drawn(self, minibatch: Minibatch) -> Callable[[], Batch]:
-        def draw() -> Batch:
-            batch = minibatch.data
-            if self.transform and len(minibatch.index):
-                batch = transformed(self.transform, floating_converted(batch, self.trainer.pair))
-            return self.trainer.converted(batch)
+    def _ready(self, minibatch: Minibatch) -> Batch:
+        """The batch of a step to launch; if that goes wrong, the state is as before the step.
 
-        return draw
+        Raises:
+            OtherBatchError: the program is not for it.
+        """
+        trainer = self.trainer
+        if not self.transform:  # all are of one kind
+            trainer.set_rates()
+            return minibatch.data
+        with trainer.undone_on_error():
+            trainer.set_rates()
+            batch = self._batch(minibatch)
+            trainer.programs.refuse_other(batch)
+        return batch
+
+    def _batch(self, minibatch: Minibatch) -> Batch:
+        if self.transform and len(minibatch.index):
+            return self.trainer.converted(transformed(self.transform, minibatch.data))
+        return minibatch.data

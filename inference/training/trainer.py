@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -266,8 +266,9 @@ class Trainer:
             weights: of the data points in that part, where they are weighed.
         """
         buffers = [b.clone() for b in self._buffers]
-        with one_thread(self._is_little(num_points)), self._undone_on_error(buffers):
-            batch = self._next_batch(draw)
+        with self.threads(num_points), self.undone_on_error(buffers):
+            self.set_rates()
+            batch = draw()
             drawn = random_state(self.device)
             program = self.programs.for_step(self.steps, batch, weights, num_points, self.progress)
             share = len(index) / num_points
@@ -279,16 +280,15 @@ class Trainer:
         self.steps += 1
         return bound
 
-    def launch_step(self, draw: Callable[[], Batch], num_points: int, weights: Tensor | None) -> Tensor:
-        """The same with the program alone, whatever the bound is; see `CompiledStep.launch`."""
-        with one_thread(self._is_little(num_points)), self._undone_on_error(self._buffers):
-            report = self.programs.launch(self.steps, self._next_batch(draw), weights)
+    def launch_step(self, batch: Batch, weights: Tensor | None) -> Tensor:
+        """A step of the program alone, once the rates are set, whatever its bound is; see `CompiledStep.launch`."""
+        report = self.programs.launch(self.steps, batch, weights)
         self.steps += 1
         return report
 
     @contextlib.contextmanager
-    def _undone_on_error(self, buffers: list[Tensor]) -> Iterator[None]:
-        """On an error, puts back generators, learning rates, and the pair's buffers as these were."""
+    def undone_on_error(self, buffers: Sequence[Tensor] = ()) -> Iterator[None]:
+        """On an error, puts back generators, learning rates, and the pair's buffers, if given as these were."""
         randomness, rates = random_state(self.device), [group["lr"] for group in self.optimizer.param_groups]
         try:
             yield
@@ -296,18 +296,17 @@ class Trainer:
             set_random_state(randomness, self.device)
             for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
-            for buffer, before in zip(self._buffers, buffers, strict=True):
+            for buffer, before in zip(self._buffers, buffers, strict=False):
                 buffer.copy_(before)
             self.optimizer.zero_grad()
             raise
 
-    def _next_batch(self, draw: Callable[[], Batch]) -> Batch:
-        """The batch of the next step, for which the learning rates are set before."""
+    def set_rates(self) -> None:
+        """Sets the learning rates of the next step, if there is a schedule."""
         if self.schedule:
             factor = optimizers.rate_factor(self.schedule, self.steps)
             for group, rate in zip(self.optimizer.param_groups, self._base_rates, strict=True):
                 group["lr"] = rate * factor
-        return draw()
 
     def _eager_step(
         self,
@@ -339,9 +338,9 @@ class Trainer:
         """What a checkpoint must be of, that this may go on from it."""
         return self._settings | {"compile": self.programs.compiles}
 
-    def _is_little(self, num_points: int) -> bool:
-        """Whether a step of so many data points is best run on one thread."""
-        return self.elements / self._points * num_points <= LITTLE
+    def threads(self, num_points: int) -> contextlib.AbstractContextManager[None]:
+        """Around steps of so many data points: where there is little to compute, one thread."""
+        return one_thread(self.elements / self._points * num_points <= LITTLE)
 
     def _at_the_start(self) -> dict[str, Any]:
         options = asdict(self.options)

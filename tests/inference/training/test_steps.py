@@ -180,12 +180,28 @@ def test_an_update_in_a_graph_that_is_not_finite_changes_nothing_and_counts_no_s
         trainer.step(DATA[:8])
     with trainer.running():
         before = [t.clone() for t in trainer.update.changing()]
-        good = trainer.launch_step(lambda: DATA[:8], 8, None)
+        good = trainer.launch_step(DATA[:8], None)
         after = [t.clone() for t in trainer.update.changing()]
-        bad = trainer.launch_step(lambda: DATA[:8] * torch.inf, 8, None)
+        bad = trainer.launch_step(DATA[:8] * torch.inf, None)
     assert [good[1], bad[1]] == [0, 1]
     assert all((b != a).any() for b, a in zip(before, after, strict=True))
     assert all(torch.equal(a, now) for a, now in zip(after, trainer.update.changing(), strict=True))
+
+
+def test_a_step_that_cannot_be_launched_is_taken_anew(launched, one_by_one, monkeypatch):
+    """As where memory has run out for a moment, when noise is already drawn."""
+    launch, calls = compiled_step.CompiledStep.launch, iter(range(1000))
+
+    def failing(self, *args):
+        if next(calls) == 20:
+            torch.rand(3)
+            raise MemoryError
+        return launch(self, *args)
+
+    monkeypatch.setattr(compiled_step.CompiledStep, "launch", failing)
+    found = train(**CASES["busy"])
+    assert next(calls) > 21
+    assert_equal(one_by_one(**CASES["busy"]), found)
 
 
 FIRST = 4
