@@ -46,7 +46,7 @@ class LinearSchedule(nn.Module):
         self.start, self.end = start, end
 
     def forward(self, u: Tensor) -> Tensor:
-        return (self.start * u + (self.end - self.start) * u.square() / 2).expm1().log()
+        return inverse_softplus(self.start * u + (self.end - self.start) * u.square() / 2)
 
 
 class CosineSchedule(nn.Module):

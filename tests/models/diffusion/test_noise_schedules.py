@@ -39,6 +39,12 @@ def test_single_precision_keeps_the_first_levels():
         torch.testing.assert_close(schedule(first.float()).double(), schedule(first), rtol=0, atol=1e-5)
 
 
+def test_single_precision_keeps_the_last_levels_of_a_steep_schedule():
+    """The exponential of the noise that is added is not a number of that precision."""
+    u, schedule = torch.linspace(0.1, 1, 10), LinearSchedule(end=300.0)
+    torch.testing.assert_close(schedule(u.float()), schedule(u).float())
+
+
 def test_learned_schedule_stays_monotone_between_its_ends():
     schedule = LearnedSchedule(start=-8.0, end=5.0)
     start = schedule(torch.tensor([0.0, 0.25, 0.5, 1.0]))
