@@ -85,6 +85,16 @@ def test_a_censored_gaussian_is_a_density_below_and_a_probability_at_its_limit(a
     assert fn.expand((3,)).log_prob(torch.zeros(3)).shape == (3,)
 
 
+@pytest.mark.parametrize("wrong", [torch.nan, -torch.inf])
+def test_a_limit_is_a_number_or_infinity(wrong):
+    """Nothing is above NaN: its data would be taken for uncensored."""
+    limit = torch.tensor([0.3, wrong, torch.inf])
+    with pytest.raises(ValueError, match=rf"^limit, at index \[1\]: found {wrong:g}, expected a number, or infinity"):
+        RightCensored(nn.Linear(1, 3), limit)
+    with pytest.raises(ValueError, match="limit"):
+        RightCensoredNormal(torch.zeros(3), torch.ones(3), limit, validate_args=True)
+
+
 def test_a_limit_far_away_leaves_no_trace_in_gradients():
     loc = torch.tensor([0.0, 0.0], requires_grad=True)
     scale = torch.tensor(1.0, requires_grad=True)
