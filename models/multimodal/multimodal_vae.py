@@ -15,7 +15,7 @@ from ppvae.conversion import to_pair
 from ppvae.devices import device_of
 from ppvae.mode import mode
 from ppvae.models.multimodal.class_labels import ClassLabel, OneHot
-from ppvae.models.multimodal.missing import kept_at_random, which_are_there, zero_where_missing
+from ppvae.models.multimodal.missing import by_modality, kept_at_random, which_are_there, zero_where_missing
 from ppvae.models.multimodal.named_fusions import FUSIONS
 from ppvae.models.named_likelihoods import LIKELIHOODS
 from ppvae.models.parts.conditionals import DiagonalNormal
@@ -59,7 +59,8 @@ class MultimodalVAE(Pair):
         weights: by modality, of its log likelihood in training; one where none is given.
 
     Raises:
-        ValueError: no modalities, one called "has" or "z", or a private latent or weight of another modality.
+        ValueError: no modalities, or one called "has", "z", "data" or by a name that modules use themselves, as
+            "values"; a private latent or weight of another modality.
 
     Example:
         >>> pair = MultimodalVAE.mlp({"image": 64, "label": 10}, 8, [50], {"label": "label"})
@@ -84,7 +85,7 @@ class MultimodalVAE(Pair):
         if others := (set(private) | set(weights)) - set(likelihoods):
             raise ValueError(f"private, weights: found {sorted(others)}, expected some of {list(likelihoods)}")
         self.prior = StandardNormal(num_latents)
-        self.likelihoods = nn.ModuleDict(likelihoods)
+        self.likelihoods = by_modality("likelihoods", likelihoods)
         self.posterior = posterior
         self.private_priors = nn.ModuleDict({name: StandardNormal(size) for name, (size, _) in private.items()})
         self.private_posteriors = nn.ModuleDict({name: module for name, (_, module) in private.items()})
