@@ -9,7 +9,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from ppvae.arguments import Count, Positive, Size, checked
+from ppvae.arguments import Count, Levels, Positive, Size, checked
 from ppvae.batches import Batch
 from ppvae.conversion import to_pair
 from ppvae.devices import device_of
@@ -110,6 +110,7 @@ class MultimodalVAE(Pair):
         private: Mapping[str, Size] | None = None,
         weights: Mapping[str, Positive] | None = None,
         activation: type[nn.Module] = nn.Tanh,
+        levels: Mapping[str, Levels] | None = None,
     ) -> "MultimodalVAE":
         """A pair of multilayer perceptrons on modalities that are vectors, or labels.
 
@@ -124,6 +125,8 @@ class MultimodalVAE(Pair):
             private: size of the private latent of each modality that has one.
             weights: by modality, of its log likelihood in training.
             activation: of the hidden layers.
+            levels: by modality, the number of its gray levels, or of ordered categories, as in `VAE.mlp`; 256 where
+                none is given.
 
         Raises:
             ValueError: a likelihood or posterior that is not in its registry, or one of another modality.
@@ -131,6 +134,9 @@ class MultimodalVAE(Pair):
         kinds, private = dict.fromkeys(sizes, "bernoulli") | dict(likelihoods or {}), private or {}
         if others := (set(kinds) | set(private)) - set(sizes):
             raise ValueError(f"likelihoods, private: found {sorted(others)}, expected some of {list(sizes)}")
+        num_levels = dict.fromkeys(sizes, 256) | dict(levels or {})
+        if others := set(num_levels) - set(sizes):
+            raise ValueError(f"levels: found {sorted(others)}, expected some of {list(sizes)}")
 
         def encoder(name: str, num_outputs: int) -> nn.Module:
             if kinds[name] == LABEL:
@@ -143,7 +149,7 @@ class MultimodalVAE(Pair):
 
             if kinds[name] == LABEL:
                 return ClassLabel(decoder(sizes[name]))
-            return LIKELIHOODS[kinds[name]].of(decoder, (sizes[name],))
+            return LIKELIHOODS[kinds[name]].of(decoder, (sizes[name],), num_levels[name])
 
         return cls(
             num_latents,

@@ -7,7 +7,16 @@ from scipy import special, stats
 from torch import nn
 
 import ppvae
-from ppvae.models import VAE, NegativeBinomial, Ordinal, Poisson, RightCensored
+from ppvae.models import (
+    VAE,
+    DeepMarkov,
+    MultimodalVAE,
+    NegativeBinomial,
+    Ordinal,
+    Poisson,
+    RecurrentStateSpace,
+    RightCensored,
+)
 from ppvae.models.parts.censored import RightCensoredNormal
 from ppvae.models.parts.ordinal import OrderedLogits
 from ppvae.networks import output_bias
@@ -173,3 +182,26 @@ def test_they_start_at_the_data(name, images):
 def test_ordinal_data_out_of_range_are_refused():
     with pytest.raises(ValueError, match=r"x: found values from 0 to 7, expected whole numbers from 0 to 3"):
         VAE.mlp(1, 1, [4], "ordinal", levels=4).init_from(torch.tensor([[0.0], [7.0]]))
+
+
+OF_LEVELS = {
+    "DeepMarkov": lambda name, num: DeepMarkov(1, 2, [4], name, levels=num).likelihood,
+    "RecurrentStateSpace": lambda name, num: (
+        RecurrentStateSpace(1, 2, num_state=3, likelihood=name, levels=num).likelihood
+    ),
+    "MultimodalVAE": lambda name, num: MultimodalVAE.mlp(
+        {"a": 1, "b": 2}, 2, [4], {"a": name}, levels={"a": num}
+    ).likelihoods["a"],
+}
+"""Pairs that take a likelihood by name, beside those of vectors and images."""
+
+
+@pytest.mark.parametrize("name", ["ordinal", "categorical", "logistic_mixture"])
+@pytest.mark.parametrize("pair", OF_LEVELS)
+def test_pairs_have_the_number_of_levels_of_the_data(pair, name):
+    """With more than the data have, some of the probability would be of levels that never come."""
+    likelihood = OF_LEVELS[pair](name, 5)
+    level = torch.arange(5.0)[:, None, None]
+    num_in = next(m for m in likelihood.modules() if isinstance(m, nn.Linear)).in_features
+    log_p = likelihood(torch.randn(3, num_in)).log_prob(level if name == "ordinal" else level / 4)
+    torch.testing.assert_close(log_p.exp().sum(0), torch.ones(3))
