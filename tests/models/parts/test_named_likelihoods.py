@@ -205,3 +205,15 @@ def test_pairs_have_the_number_of_levels_of_the_data(pair, name):
     num_in = next(m for m in likelihood.modules() if isinstance(m, nn.Linear)).in_features
     log_p = likelihood(torch.randn(3, num_in)).log_prob(level if name == "ordinal" else level / 4)
     torch.testing.assert_close(log_p.exp().sum(0), torch.ones(3))
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64])
+@pytest.mark.parametrize(
+    "name", ["bernoulli", "ordinal", "categorical", "logistic_mixture", "autoregressive", "poisson"]
+)
+def test_bits_of_any_type_start_a_likelihood_alike(name, dtype):
+    bits, pairs = torch.rand(20, 3).round(), []
+    for x in (bits, bits.to(dtype)):
+        torch.manual_seed(1)
+        pairs.append(VAE.mlp(3, 2, [4], name, levels=2).init_from(x))
+    torch.testing.assert_close(*(dict(pair.named_parameters()) for pair in pairs))
