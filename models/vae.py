@@ -43,7 +43,7 @@ class VAE(Pair):
         self.posterior = posterior
         # In evaluation mode: in training mode, batch norms would learn from the draw, or refuse a single one.
         with mode(self, training=False), torch.no_grad():
-            self.example = torch.zeros(1, *likelihood(prior().sample()).event_shape)
+            self.example = torch.zeros(1, *likelihood(prior().sample((1,))).event_shape)
 
     @classmethod
     @checked

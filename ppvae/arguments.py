@@ -212,7 +212,9 @@ _SIDE = Whole(at_least=1, limit=10**7)
 ImageShape: TypeAlias = Annotated[
     tuple[int, int, int], Places((_SIDE,) * 3, "(channels, height, width), such as (1, 28, 28)")
 ]
-Shape: TypeAlias = Annotated[tuple[int, int], Places((_SIDE,) * 2, "(height, width)")] | ImageShape
+GrayShape: TypeAlias = Annotated[tuple[int, int], Places((_SIDE,) * 2, "(height, width)")]
+"""Of an image of one channel."""
+Shape: TypeAlias = GrayShape | ImageShape
 """Of an image, with or without its channels."""
 
 # Real numbers.

@@ -20,8 +20,9 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 def images(source: Any) -> Tensor:
     """Images as a tensor `[N, C, H, W]` in [0, 1], float32.
 
-    Bytes become `value / 255`, which likelihoods of gray levels take as they are. Colors come before height and width,
-    and transparency is left out. For a multilayer perceptron, `.flatten(1)` the result.
+    Bytes become `value / 255`, which likelihoods of gray levels take as they are. Images of more bits are refused, as
+    their highest level is not known. Colors come before height and width, and a file's transparency is left out. For a
+    multilayer perceptron, `.flatten(1)` the result.
 
     Args:
         source: a folder of image files, in the order of their names; a list of PIL images, or of arrays or tensors
@@ -73,6 +74,8 @@ def _array(entry: Any) -> np.ndarray:
         with Image.open(entry) as image:
             return _array(image)
     if isinstance(entry, Image.Image):
+        if entry.mode[0] in "IF":  # numbers of more than a byte, which PIL would clip at 255
+            return np.asarray(entry)
         gray = entry.mode in ("1", "L", "LA")
         return np.asarray(entry.convert("L" if gray else "RGB"))
     if isinstance(entry, Tensor | np.ndarray):
@@ -99,8 +102,11 @@ def _gray_levels(array: np.ndarray) -> np.ndarray:
     if array.dtype == bool:
         return array.astype(np.float32)
     if not (array.min() >= 0 and array.max() <= 1):
+        remedy = "divide arrays of them by the highest level there is, as numpy.asarray(image) / 65535 for 16 bits"
+        if array.max() <= 255:
+            remedy = "divide them by their highest level, or convert them to uint8"
         raise ValueError(
             f"source: found {array.dtype} from {array.min():g} to {array.max():g}, expected bytes, or numbers in "
-            "[0, 1]; divide them by their highest level, or convert them to uint8"
+            f"[0, 1]; {remedy}"
         )
     return array.astype(np.float32)

@@ -17,13 +17,16 @@ ROUNDING_ERROR = 1e-12
 """Of a number, below which differences are double precision's own."""
 
 
-def refuse_lost_digits(name: str, t: Tensor, own: torch.dtype) -> None:
+def refuse_lost_digits(
+    name: str, t: Tensor, own: torch.dtype, remedy: str = "make the pair double: pair.double()"
+) -> None:
     """Refuses numbers that would be much the same in another precision, as seconds since 1970 are.
 
     Args:
         name: of the numbers, for the error.
         t: `[N, *]`, as they are.
         own: the precision to which they are to be converted.
+        remedy: how to have them in double precision.
     """
     finer = not t.is_floating_point() or torch.finfo(t.dtype).eps < torch.finfo(own).eps
     if not finer or torch.finfo(own).eps > SINGLE or t.dim() == 0 or len(t) < 2:
@@ -36,6 +39,6 @@ def refuse_lost_digits(name: str, t: Tensor, own: torch.dtype) -> None:
     raise ValueError(
         f"{name}: found numbers near {few[(0, *place)]:.4g} with a standard deviation of {spread[place]:.2g}"
         f"{f' at index {list(place)} of a data point' if place else ''}, of which {own} keeps too little, expected "
-        "data that the pair's precision can tell apart; subtract their mean and divide by their standard deviation, "
-        "or make the pair double: pair.double()"
+        "data that this precision can tell apart; subtract their mean and divide by their standard deviation, or "
+        f"{remedy}"
     )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ppvae.arguments import Size, checked
 from ppvae.conversion import data_for, to_pair
+from ppvae.mode import mode
 from ppvae.models.adversarial.implicit import NO_DENSITY, Implicit
 from ppvae.models.adversarial.spectral_linear import SpectralLinear
 from ppvae.networks import mlp
@@ -42,7 +43,7 @@ class GAN(Pair):
     def __init__(self, generator: nn.Module, critic: nn.Module, num_latents: Size):
         super().__init__()
         self.generator, self.critic, self.num_latents = generator, critic, num_latents
-        with torch.no_grad():
+        with mode(self, training=False), torch.no_grad():
             self.example = generator(self._noise(1)).clone()
 
     @classmethod

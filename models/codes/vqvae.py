@@ -57,9 +57,9 @@ class VQVAE(CodedPair):
         self.likelihood = likelihood
         self.prior = prior
         with mode(self, training=False), torch.no_grad():
-            z = self._prior().sample()
+            z = self._prior().sample((1,))
             self.event_shape = likelihood(z).event_shape
-        self._event_dim = z.dim()
+        self._event_dim = z.dim() - 1
         self.example = torch.zeros(1, *self.event_shape)
 
     @classmethod

@@ -54,8 +54,8 @@ class VQVAE2(CodedPair):
         super().__init__()
         self.encoder, self.top, self.bottom, self.likelihood = encoder, top, bottom, likelihood
         with mode(self, training=False), torch.no_grad():
-            above = bottom.laid_under(top.vectors().sample())
-            below = bottom.vectors(above).sample()
+            above = bottom.laid_under(top.vectors().sample((1,)))
+            below = bottom.vectors(above).expand((1,)).sample()
             self.event_shape = likelihood(torch.cat([above, below], -1)).event_shape
         self.example = torch.zeros(1, *self.event_shape)
 

@@ -46,13 +46,15 @@ class LinearSchedule(nn.Module):
         self.start, self.end = start, end
 
     def forward(self, u: Tensor) -> Tensor:
-        return (self.start * u + (self.end - self.start) * u.square() / 2).expm1().log()
+        return inverse_softplus(self.start * u + (self.end - self.start) * u.square() / 2)
 
 
 class CosineSchedule(nn.Module):
-    """`alpha^2(u) = cos^2(theta(u)) / cos^2(theta(0))`, `theta(u) = pi/2 (u + s) / (1 + s)`, and at least 1e-5.
+    """`alpha^2(u) = (1 - e) cos^2(theta(u)) / cos^2(theta(0)) + e`, `theta(u) = pi/2 (u + s) / (1 + s)`, e = 1e-5.
 
-    Source: Nichol & Dhariwal 2021 (arXiv:2102.09672), who bound each step's beta by 0.999 to the same end.
+    So it never stops falling: each of many steps adds noise that single precision can tell from none.
+
+    Source: Nichol & Dhariwal 2021 (arXiv:2102.09672), who bound each step's beta by 0.999 to the same end as e.
 
     Args:
         offset: s; it makes even the first of many steps add some noise.
@@ -74,8 +76,8 @@ class CosineSchedule(nn.Module):
         quarter = math.pi / 2 / (1 + self.offset)
         first, theta = quarter * self.offset, quarter * (u + self.offset)
         # cos^2(first) - cos^2(theta), but without the cancellation
-        noise = (theta - first).sin() * (theta + first).sin()
-        signal = theta.cos().square().clamp(min=LEAST_SIGNAL * math.cos(first) ** 2)
+        noise = (1 - LEAST_SIGNAL) * (theta - first).sin() * (theta + first).sin()
+        signal = (1 - LEAST_SIGNAL) * theta.cos().square() + LEAST_SIGNAL * math.cos(first) ** 2
         return noise.log() - signal.log()
 
 

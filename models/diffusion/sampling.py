@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ppvae.arguments import Count, Fraction, checked
+from ppvae.mode import mode
 from ppvae.models.diffusion.diffusion_vae import DiffusionVAE
 from ppvae.models.diffusion.noising import noise, renewed, signal
 
@@ -43,12 +44,13 @@ def sample_ddim(pair: DiffusionVAE, num: Count, num_steps: Count | None = None, 
     if not min(2, pair.num_steps) <= num_steps <= pair.num_steps:
         raise ValueError(f"num_steps: found {num_steps}, expected 2 to {pair.num_steps}, the pair's own")
     steps = torch.linspace(pair.num_steps - 1, 0, num_steps).round().long()
-    levels = pair.levels()[steps]
-    x_t = torch.randn(num, *pair.shape, dtype=levels.dtype, device=levels.device)
-    for gamma_t, gamma_s in pairwise(levels):
-        x_hat = pair.denoised(x_t, gamma_t)
-        eps_hat = (x_t - signal(gamma_t) * x_hat) / noise(gamma_t)
-        c = renewed(gamma_s, gamma_t)
-        direction = (1 - eta**2 * c).sqrt() * eps_hat + eta * c.sqrt() * torch.randn_like(x_t)
-        x_t = signal(gamma_s) * x_hat + noise(gamma_s) * direction
-    return pair.decoded(pair.denoised(x_t, levels[-1])).mean
+    with mode(pair, training=False):
+        levels = pair.levels()[steps]
+        x_t = torch.randn(num, *pair.shape, dtype=levels.dtype, device=levels.device)
+        for gamma_t, gamma_s in pairwise(levels):
+            x_hat = pair.denoised(x_t, gamma_t)
+            eps_hat = (x_t - signal(gamma_t) * x_hat) / noise(gamma_t)
+            c = renewed(gamma_s, gamma_t)
+            direction = (1 - eta**2 * c).sqrt() * eps_hat + eta * c.sqrt() * torch.randn_like(x_t)
+            x_t = signal(gamma_s) * x_hat + noise(gamma_s) * direction
+        return pair.decoded(pair.denoised(x_t, levels[-1])).mean

@@ -1,7 +1,7 @@
 """The Gaussian mixture as a pair: its evidence and its posterior are known exactly."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Literal
 
 import pyro
@@ -16,11 +16,12 @@ from ppvae.batches import of_batch
 from ppvae.models.exact.gaussian_moments import (
     ComponentMoments,
     DenseGaussians,
-    DiagonalGaussians,
     EStep,
     Gaussians,
+    NarrowGaussians,
     e_step,
     log_joint,
+    quickest_diagonal,
     square,
 )
 from ppvae.networks import mlp
@@ -239,7 +240,7 @@ class GaussianMixture(Pair):
             raise ValueError(
                 f"data_weights: found shape {list(data_weights.shape)}, expected [{len(x)}], one for each row"
             )
-        return e_step(self._gaussians(), self._log_weights(), x, hard, data_weights)
+        return e_step(self._gaussians(quickest_diagonal), self._log_weights(), x, hard, data_weights)
 
     @torch.no_grad()
     def m_step(
@@ -286,11 +287,10 @@ class GaussianMixture(Pair):
         """Cholesky factors, full `[C, D, D]` or tied `[D, D]`, or standard deviations, `[C, D]` or `[C]`."""
         return transform_to(self._constraint)(self.raw_scale)
 
-    def _gaussians(self) -> Gaussians:
+    def _gaussians(self, diagonal: Callable[[Tensor, Tensor], Gaussians] = NarrowGaussians) -> Gaussians:
         if self._is_dense:
             return DenseGaussians(self.means, self._scale)
-        scales = self._scale[:, None] if self.covariance == "spherical" else self._scale
-        return DiagonalGaussians(self.means, scales)
+        return diagonal(self.means, self._scale[:, None] if self.covariance == "spherical" else self._scale)
 
     def _log_weights(self) -> Tensor:
         return self.logits.double().log_softmax(0)

@@ -15,6 +15,9 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 _TINY = torch.finfo(torch.float64).tiny
+_FARTHEST = 5e3
+"""How many standard deviations of its own a component may be from the others for its squares to be summed by products,
+which are off by about the square of that in units of rounding."""
 _BLOCK_FLOATS = defaultdict(lambda: 2**25, cpu=2**18)  # on a CPU, a block and its intermediates stay in the cache
 
 
@@ -183,8 +186,53 @@ class DenseGaussians:
         return self.whiten.square().sum((-2, -1)).reshape(-1)
 
 
+class NarrowGaussians:
+    """Diagonal covariances: features are what data are off each component's mean, `[C, D, n]`.
+
+    Like those of `DenseGaussians` they are precise however narrow a component is.
+
+    Args:
+        means: `[C, D]`.
+        scales: standard deviations, `[C, D]` or `[C, 1]`.
+    """
+
+    def __init__(self, means: Tensor, scales: Tensor):
+        self.means, scales = means.double(), scales.double().expand(means.shape)
+        self.origin = self.means.detach().mean(0)
+        self.floats_per_row = means.numel()
+        self.precision = scales**-2
+        self.log_norm = -(scales.log() + math.log(2 * math.pi) / 2).sum(1, keepdim=True)
+
+    def features(self, x: Tensor) -> Tensor:
+        return x.to(self.origin).T - self.means[..., None]
+
+    def log_density(self, features: Tensor) -> Tensor:
+        return self.log_norm - (self.precision[:, None] @ features.square())[:, 0] / 2
+
+    def sums(self, features: Tensor, responsibilities: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        weighted = features * responsibilities[:, None]
+        return responsibilities.sum(1), weighted.sum(2), (weighted * features).sum(2)
+
+    def moments(self, count: Tensor, first: Tensor, second: Tensor) -> ComponentMoments:
+        divisor = count.clamp_min(_TINY)[:, None]
+        shift = first / divisor
+        covariance = (second / divisor - shift.square()).clamp_min(0)
+        return ComponentMoments(count / count.sum(), self.means + shift, covariance)
+
+    def precision_trace(self) -> Tensor:
+        return self.precision.sum(1)
+
+
+def quickest_diagonal(means: Tensor, scales: Tensor) -> Gaussians:
+    """Diagonal covariances by products, or by residuals where some component is too narrow for that."""
+    distance = ((means - means.mean(0)) / scales).abs().amax()
+    return DiagonalGaussians(means, scales) if distance < _FARTHEST else NarrowGaussians(means, scales)
+
+
 class DiagonalGaussians:
     """Diagonal covariances: a log density is one product with the features `(1, x, x^2)`, `[2 D + 1, n]`.
+
+    Wrong where components are narrow and far from each other, as the squares cancel; see `NarrowGaussians`.
 
     Args:
         means: `[C, D]`.

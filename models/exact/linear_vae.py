@@ -130,14 +130,16 @@ class LinearVAE(Pair):
         `W = U_k (Lambda_k - sigma^2 I)^(1/2)`, `sigma^2` the mean of the remaining eigenvalues of the covariance.
 
         Raises:
-            ValueError: data of rank `num_latents` or less, which leave no variance for sigma.
+            ValueError: data of rank `num_latents` or less, which leave no variance for sigma but that of rounding.
         """
         refuse_shape(x, self.mean.shape)
-        x = x.to(self.weight).flatten(end_dim=-2)
-        num_latents = self.weight.shape[1]
+        x = x.to(self.weight).flatten(end_dim=-2).double()
+        num_features, num_latents = self.weight.shape
         values, vectors = torch.linalg.eigh(torch.cov(x.T, correction=0))
         variance = values[:-num_latents].mean()
-        if not variance > 0:
+        of_data = (torch.finfo(self.weight.dtype).eps * x.abs().max()).square()
+        rounding = of_data + 10 * num_features * torch.finfo(x.dtype).eps * values[-1]
+        if not variance > rounding:
             raise ValueError(
                 f"x: found covariance of rank <= {num_latents}, expected variance left over for sigma; "
                 "take fewer latents"

@@ -4,7 +4,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from ppvae.arguments import Few, Shape, Size, checked
+from ppvae.arguments import Few, GrayShape, Size, checked
 from ppvae.models.hierarchies.canvas import CanvasPair, State
 from ppvae.models.hierarchies.glimpses import GaussianWindow, WholeImage
 from ppvae.models.parts.conditionals import DiagonalNormal
@@ -29,6 +29,9 @@ class DRAW(CanvasPair):
         hidden: size of the encoder's and the decoder's state.
         window: side N of the grids of filters by which it reads and writes; None for whole images, without attention.
 
+    Raises:
+        ValueError: a shape that is not `(H, W)`.
+
     Example:
         >>> pair = DRAW((8, 8), num_latents=4, num_steps=3, hidden=20, window=3)
         >>> x = pair.sample(5)
@@ -38,7 +41,7 @@ class DRAW(CanvasPair):
 
     @checked
     def __init__(
-        self, shape: Shape, num_latents: Size, num_steps: Few = 8, hidden: Size = 128, window: Few | None = None
+        self, shape: GrayShape, num_latents: Size, num_steps: Few = 8, hidden: Size = 128, window: Few | None = None
     ):
         super().__init__()
         size = (shape[0], shape[1])

@@ -60,7 +60,7 @@ class MarkovHVAE(Pair):
         self.posterior = posterior
         # In evaluation mode: in training mode, batch norms would learn from the draw, or refuse a single one.
         with mode(self, training=False), torch.no_grad():
-            z = prior().sample()
+            z = prior().sample((1,))
             for transition in reversed(self.transitions):
                 z = transition(z).sample()
             self.example = torch.zeros(1, *likelihood(z).event_shape)

@@ -108,6 +108,11 @@ class ConditionalVAE(Pair):
 
     def _vectors(self, c: Tensor, like: Tensor) -> Tensor:
         """Covariates as they are, labels with a one each."""
+        if c.dim() == 1 and c.is_floating_point():
+            raise ValueError(
+                f"c: found real numbers of shape [B], expected covariates [B, {self.num_covariates}], or labels [B], "
+                "whole numbers; pass c.unsqueeze(1) for one covariate, c.long() for labels"
+            )
         return label_vectors(c, self.num_covariates, like) if c.dim() == 1 else c
 
     @checked

@@ -68,7 +68,7 @@ class M2(Pair):
         self.classifier = classifier
         self.posterior = posterior
         with mode(self, training=False), torch.no_grad():
-            event_shape = likelihood(joined(prior().sample(), label_prior().probs)).event_shape
+            event_shape = likelihood(joined(prior().sample((1,)), label_prior().probs)).event_shape
         self.example = (torch.zeros(1, *event_shape), torch.zeros(1, dtype=torch.long), torch.tensor([True]))
 
     @classmethod

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.arguments import checked
+from ppvae.models.multimodal.missing import by_modality
 from ppvae.models.parts.mixtures import Mixture
 
 
@@ -35,7 +36,7 @@ class ProductOfExperts(nn.Module):
     @checked
     def __init__(self, experts: Mapping[str, nn.Module]):
         super().__init__()
-        self.experts = nn.ModuleDict(experts)
+        self.experts = by_modality("experts", experts)
 
     def forward(self, x: Mapping[str, Tensor], has: Tensor) -> dist.TorchDistribution:
         linear, precision = _natural_parameters(self.experts, x)
@@ -76,7 +77,7 @@ class MixtureOfProducts(nn.Module):
         super().__init__()
         if not subsets or not all(subset and set(subset) <= set(experts) for subset in subsets):
             raise ValueError(f"subsets: found {subsets!r}, expected one or more, each of some of {list(experts)}")
-        self.experts = nn.ModuleDict(experts)
+        self.experts = by_modality("experts", experts)
         members = torch.tensor([[name in subset for name in experts] for subset in subsets])
         self.register_buffer("subsets", members, persistent=False)
 
@@ -112,7 +113,7 @@ class JointPosterior(nn.Module):
     @checked
     def __init__(self, networks: Mapping[str, nn.Module], head: nn.Module):
         super().__init__()
-        self.networks = nn.ModuleDict(networks)
+        self.networks = by_modality("networks", networks)
         self.head = head
 
     def forward(self, x: Mapping[str, Tensor], has: Tensor) -> dist.TorchDistribution:

@@ -1,10 +1,10 @@
-"""Modalities that are missing: batches of data that lack some, and hiding some in training."""
+"""Modalities by name, and what is missing of them: batches of data that lack some, and hiding some in training."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ppvae.arguments import checked
 from ppvae.sources import as_tensor
@@ -42,6 +42,22 @@ def batch_with_missing(modalities: Mapping[str, Any]) -> dict[str, Tensor]:
             )
     has = torch.stack([~nan.all(-1) for nan in missing.values()], -1)
     return {name: x.masked_fill(x.isnan(), 0) for name, x in tensors.items()} | {"has": has}
+
+
+def by_modality(argument: str, modules: Mapping[str, nn.Module]) -> nn.ModuleDict:
+    """The modules of modalities; their names are those of sites, too.
+
+    Raises:
+        ValueError: a name that another site or argument has, as "data", the plate's, or an attribute of all modules.
+    """
+    own = nn.ModuleDict()
+    for name in modules:
+        if name in ("", "data", "self") or "." in name or hasattr(own, name):
+            raise ValueError(
+                f"{argument}: found a modality called {name!r}, expected a name without a dot that neither a pair's "
+                "plate nor a module's attribute has; rename it, in the data too"
+            )
+    return nn.ModuleDict(modules)
 
 
 def kept_at_random(has: Tensor) -> Tensor:

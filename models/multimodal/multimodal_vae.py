@@ -9,13 +9,13 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from ppvae.arguments import Count, Positive, Size, checked
+from ppvae.arguments import Count, Levels, Positive, Size, checked
 from ppvae.batches import Batch
 from ppvae.conversion import to_pair
 from ppvae.devices import device_of
 from ppvae.mode import mode
 from ppvae.models.multimodal.class_labels import ClassLabel, OneHot
-from ppvae.models.multimodal.missing import kept_at_random, which_are_there, zero_where_missing
+from ppvae.models.multimodal.missing import by_modality, kept_at_random, which_are_there, zero_where_missing
 from ppvae.models.multimodal.named_fusions import FUSIONS
 from ppvae.models.named_likelihoods import LIKELIHOODS
 from ppvae.models.parts.conditionals import DiagonalNormal
@@ -59,7 +59,8 @@ class MultimodalVAE(Pair):
         weights: by modality, of its log likelihood in training; one where none is given.
 
     Raises:
-        ValueError: no modalities, one called "has" or "z", or a private latent or weight of another modality.
+        ValueError: no modalities, or one called "has", "z", "data" or by a name that modules use themselves, as
+            "values"; a private latent or weight of another modality.
 
     Example:
         >>> pair = MultimodalVAE.mlp({"image": 64, "label": 10}, 8, [50], {"label": "label"})
@@ -84,7 +85,7 @@ class MultimodalVAE(Pair):
         if others := (set(private) | set(weights)) - set(likelihoods):
             raise ValueError(f"private, weights: found {sorted(others)}, expected some of {list(likelihoods)}")
         self.prior = StandardNormal(num_latents)
-        self.likelihoods = nn.ModuleDict(likelihoods)
+        self.likelihoods = by_modality("likelihoods", likelihoods)
         self.posterior = posterior
         self.private_priors = nn.ModuleDict({name: StandardNormal(size) for name, (size, _) in private.items()})
         self.private_posteriors = nn.ModuleDict({name: module for name, (_, module) in private.items()})
@@ -109,6 +110,7 @@ class MultimodalVAE(Pair):
         private: Mapping[str, Size] | None = None,
         weights: Mapping[str, Positive] | None = None,
         activation: type[nn.Module] = nn.Tanh,
+        levels: Mapping[str, Levels] | None = None,
     ) -> "MultimodalVAE":
         """A pair of multilayer perceptrons on modalities that are vectors, or labels.
 
@@ -123,6 +125,8 @@ class MultimodalVAE(Pair):
             private: size of the private latent of each modality that has one.
             weights: by modality, of its log likelihood in training.
             activation: of the hidden layers.
+            levels: by modality, the number of its gray levels, or of ordered categories, as in `VAE.mlp`; 256 where
+                none is given.
 
         Raises:
             ValueError: a likelihood or posterior that is not in its registry, or one of another modality.
@@ -130,6 +134,9 @@ class MultimodalVAE(Pair):
         kinds, private = dict.fromkeys(sizes, "bernoulli") | dict(likelihoods or {}), private or {}
         if others := (set(kinds) | set(private)) - set(sizes):
             raise ValueError(f"likelihoods, private: found {sorted(others)}, expected some of {list(sizes)}")
+        num_levels = dict.fromkeys(sizes, 256) | dict(levels or {})
+        if others := set(num_levels) - set(sizes):
+            raise ValueError(f"levels: found {sorted(others)}, expected some of {list(sizes)}")
 
         def encoder(name: str, num_outputs: int) -> nn.Module:
             if kinds[name] == LABEL:
@@ -142,7 +149,7 @@ class MultimodalVAE(Pair):
 
             if kinds[name] == LABEL:
                 return ClassLabel(decoder(sizes[name]))
-            return LIKELIHOODS[kinds[name]].of(decoder, (sizes[name],))
+            return LIKELIHOODS[kinds[name]].of(decoder, (sizes[name],), num_levels[name])
 
         return cls(
             num_latents,

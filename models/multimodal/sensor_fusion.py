@@ -11,7 +11,7 @@ from ppvae.arguments import Size, checked
 from ppvae.batches import Batch
 from ppvae.devices import device_of
 from ppvae.mode import mode
-from ppvae.models.multimodal.missing import kept_at_random, which_are_there, zero_where_missing
+from ppvae.models.multimodal.missing import by_modality, kept_at_random, which_are_there, zero_where_missing
 from ppvae.models.parts.joining import joined
 from ppvae.models.parts.likelihood import AnyLikelihood
 from ppvae.models.parts.priors import StandardNormal
@@ -43,7 +43,8 @@ class SensorFusion(Pair):
         posterior: forward(x, has) returns q(z | x_S), as for `MultimodalVAE`, of the sensors.
 
     Raises:
-        ValueError: no sensors or no targets, or names that come twice or are "z", "action" or "has".
+        ValueError: no sensors or no targets, or names that come twice or are "z", "action", "has", "data" or names that
+            modules use themselves, as "values".
 
     Example:
         >>> from ppvae.models import Bernoulli, DiagonalNormal, Gaussian, ProductOfExperts
@@ -73,8 +74,8 @@ class SensorFusion(Pair):
                 "differ from each other and from 'z', 'action' and 'has'"
             )
         self.prior = StandardNormal(num_latents)
-        self.sensors = nn.ModuleDict(sensors)
-        self.targets = nn.ModuleDict(targets)
+        self.sensors = by_modality("sensors", sensors)
+        self.targets = by_modality("targets", targets)
         self.posterior = posterior
         with mode(self, training=False), torch.no_grad():
             device = device_of(self)

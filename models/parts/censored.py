@@ -14,6 +14,7 @@ from ppvae.arguments import Natural, RealTensor, Spread, checked
 from ppvae.models.parts.likelihoods import Gaussian, MinSigma, per_output
 
 FAR = 30.0  # standard deviations beyond which nothing lies
+LIMITS = constraints.greater_than(-math.inf)  # infinity is one, NaN is not
 
 
 class RightCensoredNormal(dist.TorchDistribution):
@@ -25,7 +26,7 @@ class RightCensoredNormal(dist.TorchDistribution):
     Source: Tobin 1958, Econometrica 26.
 
     Args:
-        loc, scale, limit: tensors that broadcast; the limit may be infinite.
+        loc, scale, limit: tensors that broadcast; the limit may be infinity.
 
     Example:
         >>> zero, one = torch.tensor(0.0), torch.tensor(1.0)
@@ -33,7 +34,7 @@ class RightCensoredNormal(dist.TorchDistribution):
         tensor(0.5000)
     """
 
-    arg_constraints: ClassVar = {"loc": constraints.real, "scale": constraints.positive}
+    arg_constraints: ClassVar = {"loc": constraints.real, "scale": constraints.positive, "limit": LIMITS}
 
     def __init__(self, loc: Tensor, scale: Tensor, limit: Tensor, validate_args: bool | None = None):
         self.loc, self.scale, self.limit = broadcast_all(loc, scale, limit)
@@ -80,6 +81,9 @@ class RightCensored(Gaussian):
         min_sigma: lower bound of sigma.
         event_dim: number of event dimensions of x; 3 for images `[C, H, W]`.
 
+    Raises:
+        ValueError: a limit that is NaN, or minus infinity.
+
     Example:
         >>> RightCensored(nn.Linear(2, 5), limit=torch.ones(5))(torch.zeros(4, 2)).event_shape
         torch.Size([5])
@@ -90,6 +94,12 @@ class RightCensored(Gaussian):
     @checked
     def __init__(self, network: nn.Module, limit: RealTensor, min_sigma: MinSigma = 1e-2, event_dim: Natural = 1):
         super().__init__(network, min_sigma=min_sigma, event_dim=event_dim)
+        if not (possible := LIMITS.check(limit)).all():
+            row = (~possible).nonzero()[0].tolist()
+            raise ValueError(
+                f"limit, at index {row}: found {limit[tuple(row)]:g}, expected a number, or infinity; pass torch.inf "
+                "where there is no limit"
+            )
         self.register_buffer("limit", limit.clone())
 
     def forward(self, z: Tensor) -> dist.TorchDistribution:

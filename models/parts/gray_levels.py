@@ -35,7 +35,7 @@ class GrayLevels(constraints.Constraint):
 
     def refuse_outside(self, value: Tensor) -> None:
         """Raises an error that names the first value that is not a level, if any."""
-        whole = value.max() <= self.highest and (value == value.round()).all()
+        whole = value.max() <= self.highest and (value == value.long()).all()
         rounded = f"(x * {self.highest}).round() / {self.highest}"
         remedy = (
             f"pass x / {self.highest}" if whole else f"set levels= to the data's number of levels, or round: {rounded}"

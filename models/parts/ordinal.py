@@ -80,7 +80,7 @@ class Ordinal(Likelihood):
         """Sets f's bias to 0, and the cutpoints to the frequencies in the data, with one added to each count."""
         bias = output_bias(self.network)
         values = per_output(x, self.event_dim, len(bias))
-        if not ((values >= 0) & (values < self.levels) & (values == values.round())).all():
+        if not ((values >= 0) & (values < self.levels) & (values == values.long())).all():
             lowest, highest = values.min().item(), values.max().item()
             shifted = lowest == round(lowest) and 0 < highest - lowest < self.levels
             raise ValueError(

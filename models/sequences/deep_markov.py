@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from ppvae.arguments import Size, checked
+from ppvae.arguments import Levels, Size, checked
 from ppvae.models.named_likelihoods import LIKELIHOODS
 from ppvae.models.sequences.recurrent_posteriors import Combiner, CombinerFlow, MeanField
 from ppvae.models.sequences.state_space import StateSpace
@@ -87,6 +87,7 @@ class DeepMarkov(StateSpace):
             name in `ppvae.models.named_likelihoods.LIKELIHOODS`.
         posterior: "combiner", a Gaussian `q(z_t | z_{t-1}, x_t ... x_T)`; "iaf", a flow in its place; or "mean_field",
             `q(z_t | x)`.
+        levels: number of gray levels, or of ordered categories, as in `VAE.mlp`.
 
     Raises:
         ValueError: no hidden layers, or a likelihood or posterior of another name.
@@ -106,6 +107,7 @@ class DeepMarkov(StateSpace):
         hidden: Sequence[Size] = (64,),
         likelihood: str = "bernoulli",
         posterior: Literal["combiner", "iaf", "mean_field"] = "combiner",
+        levels: Levels = 256,
     ):
         super().__init__()
         if not hidden:
@@ -116,6 +118,6 @@ class DeepMarkov(StateSpace):
 
         self.prior = LearnedNormal(num_latents)
         self.transition = GatedTransition(num_latents, hidden)
-        self.likelihood = LIKELIHOODS[likelihood].of(decoder, (num_features,), 256)
+        self.likelihood = LIKELIHOODS[likelihood].of(decoder, (num_features,), levels)
         self.posterior = POSTERIORS[posterior](num_features, num_latents, hidden[-1])
         self.example = torch.zeros(1, 10, num_features)

@@ -47,6 +47,7 @@ class RecurrentStateSpace(Pair):
         num_state: H, size of h_t.
         hidden: sizes of the hidden layers of prior, likelihood and posterior.
         likelihood: a name in `ppvae.models.named_likelihoods.LIKELIHOODS`.
+        levels: number of gray levels, or of ordered categories, as in `VAE.mlp`.
 
     Attributes:
         path: `path(h, inputs)` returns the next h, given z and a side by side.
@@ -75,6 +76,7 @@ class RecurrentStateSpace(Pair):
         num_state: Size = 64,
         hidden: Sequence[Size] = (64,),
         likelihood: str = "gaussian",
+        levels: Levels = 256,
     ):
         super().__init__()
         self.num_actions = num_actions
@@ -92,7 +94,7 @@ class RecurrentStateSpace(Pair):
         self.path: nn.Module = GRUStep(size + num_actions, num_state)
         self.first = nn.Parameter(torch.zeros(num_state))
         self.prior = latents(num_state)
-        self.likelihood: nn.Module = LIKELIHOODS[likelihood].of(decoder, (num_features,), 256)
+        self.likelihood: nn.Module = LIKELIHOODS[likelihood].of(decoder, (num_features,), levels)
         self.posterior = latents(num_state + num_features)
         x = torch.zeros(1, 10, num_features)
         self.example = (x, None, torch.zeros(1, 10, num_actions)) if num_actions else x

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ppvae.arguments import Finite, checked
+from ppvae.lost_digits import refuse_lost_digits
 from ppvae.models.tables.mixed_columns import Columns, is_missing, is_one_value
 from ppvae.wording import shown
 
@@ -64,15 +65,17 @@ def _kind(name: Any, values: Any) -> str | list[Any]:
 def read_table(table: Any, columns: Columns) -> tuple[Tensor, Tensor]:
     """A table as a pair takes it: its values `[N, F]`, 0 in place of missing ones, and a mask of what is there.
 
-    None, NaN and pandas' NA are missing.
+    None, NaN and pandas' NA are missing. Values are of torch's default type.
 
     Args:
         table: a DataFrame, or a dict of columns, each a sequence of N values.
-        columns: what each column is, by name; those of the table that are not named are left out.
+        columns: what each column is, by name; those of the table that are not named are left out. A column that is
+            called by a number goes by its string, as `table_columns` has it.
 
     Raises:
         TypeError: a table that is neither, a column that is no sequence of single values, or a value that is no number.
-        ValueError: a column that is not there, columns of several lengths, or a value that is impossible in its column.
+        ValueError: a column that is not there, columns of several lengths, or a value that is impossible in its column;
+            values that differ by less than the default type holds.
 
     Example:
         >>> x, present = read_table({"grade": ["high", None, "low"]}, {"grade": ["low", "middle", "high"]})
@@ -81,18 +84,21 @@ def read_table(table: Any, columns: Columns) -> tuple[Tensor, Tensor]:
     """
     if not isinstance(table, Mapping) and not hasattr(table, "columns"):
         raise TypeError(f"table: found {type(table).__name__}, expected a DataFrame, or a dict of columns")
-    if missing := [name for name in columns if name not in table]:
+    labels = list(table if isinstance(table, Mapping) else table.columns)
+    called = {str(label): label for label in labels} | {label: label for label in labels if isinstance(label, str)}
+    if missing := [name for name in columns if name not in called]:
         raise ValueError(f"table: found no columns {missing}, expected all that are named in `columns`")
-    for name in columns:
-        if not isinstance(table[name], Sized) or isinstance(table[name], str) or getattr(table[name], "ndim", 1) != 1:
+    given = {name: table[called[name]] for name in columns}
+    for name, values in given.items():
+        if not isinstance(values, Sized) or isinstance(values, str) or getattr(values, "ndim", 1) != 1:
             raise TypeError(
-                f"column '{name}': found {shown(table[name])}, expected a sequence of values, one for each row; of "
+                f"column '{name}': found {shown(values)}, expected a sequence of values, one for each row; of "
                 "several columns of one name, rename or drop all but one"
             )
-    lengths = {name: len(table[name]) for name in columns}
+    lengths = {name: len(values) for name, values in given.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"table: found columns of lengths {lengths}, expected one length")
-    read = [_numbers(name, table[name], kind) for name, kind in columns.items()]
+    read = [_numbers(name, given[name], kind) for name, kind in columns.items()]
     x = torch.as_tensor(np.stack(read, -1), dtype=torch.get_default_dtype())
     if x.isinf().any():
         row, j = x.isinf().nonzero()[0].tolist()
@@ -100,6 +106,9 @@ def read_table(table: Any, columns: Columns) -> tuple[Tensor, Tensor]:
             f"column '{list(columns)[j]}', row {row}: found {read[j][row]:g}, expected one that {x.dtype} holds; is "
             "it a missing one? Pass None, or other units"
         )
+    for name, values in zip(columns, read, strict=True):
+        there = torch.as_tensor(values[~np.isnan(values)])
+        refuse_lost_digits(f"column '{name}'", there, x.dtype, "call torch.set_default_dtype(torch.float64) first")
     return x.nan_to_num(), ~x.isnan()
 
 
@@ -161,4 +170,7 @@ def _written(values: Tensor, kind: str | Sequence[Any]) -> np.ndarray:
     whole = values.round().long().numpy()
     if isinstance(kind, str):
         return whole.astype(bool) if kind == "binary" else whole
-    return np.array(kind)[whole]
+    levels = np.array(kind)
+    if levels.tolist() != list(kind):  # it makes strings of 1 and "2+"
+        levels = np.array(kind, dtype=object)
+    return levels[whole]

@@ -37,6 +37,21 @@ def test_channels_may_come_last_and_transparency_goes():
     assert torch.equal(images(BITS.bool()), BITS[:, None])
 
 
+def test_levels_beyond_bytes_are_not_clipped(tmp_path):
+    """PIL would make white of all that is above 255, in files of 16 bits, and black of numbers in [0, 1]."""
+    levels = np.random.default_rng(0).integers(2**16, size=(3, 6, 4)).astype(np.uint16)
+    for i, image in enumerate(levels):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    with pytest.raises(
+        ValueError, match=r"found uint16 from \d+ to \d+, expected bytes.*numpy.asarray\(image\) / 65535"
+    ):
+        images(tmp_path)
+    opened = [np.asarray(Image.open(file)) / 65535 for file in sorted(tmp_path.iterdir())]
+    assert torch.equal(images(opened), torch.tensor(levels / 65535, dtype=torch.float32)[:, None])
+    real = [Image.fromarray(image.astype(np.float32)) for image in opened]
+    assert torch.equal(images(real), images(opened))
+
+
 @pytest.mark.parametrize(
     ("source", "error", "message"),
     [

@@ -300,6 +300,7 @@ MODELS = {
             "hidden": sizes(3, 3),
             "likelihood": LIKELIHOOD,
             "posterior": choice("combiner"),
+            "levels": LEVELS,
         }
     ),
     "GatedTransition": Call({"num_latents": COUNT, "hidden": HIDDEN}),

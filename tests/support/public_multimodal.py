@@ -111,6 +111,7 @@ MULTIMODAL = {
             "private": optional(mapping(COUNT, "a", "empty dict")),
             "weights": optional(mapping(positive(2.0), "a", "empty dict")),
             "activation": module_class(),
+            "levels": optional(mapping(count(5), "a", "empty dict")),
         }
     ),
     "MultimodalVAE.generate": Call({"batch": BATCH, "num_samples": COUNT, "private": choice("prior")}, owner=pair),

@@ -19,6 +19,7 @@ SEQUENCES = {
             "num_state": COUNT,
             "hidden": sizes(3, 3).besides("empty list"),
             "likelihood": choice("gaussian"),
+            "levels": count(5),
         }
     ),
     "MixtureDensityRNN": Call(

@@ -127,6 +127,22 @@ def test_covariance_floor_keeps_a_feature_that_never_varies(covariance):
             fit_em(mixture_for(x, 4, covariance), x, covariance_floor=0.0)
 
 
+@pytest.mark.filterwarnings("ignore:fit_em")
+def test_a_component_of_equal_values_among_large_ones(covariance):
+    """Incomes, a third of them zero, and ages: the floor's standard deviation is far below the others' distance."""
+    rng = np.random.default_rng(0)
+    incomes = np.where(rng.random(2000) < 1 / 3, 0.0, rng.normal(5e4, 8e3, 2000))
+    x = torch.tensor(np.stack([incomes, rng.normal(40, 10, 2000)], 1))
+    mixture = mixture_for(x, 2, covariance)
+    result = fit_em(mixture, x)
+    each = torch.distributions.MultivariateNormal(mixture.means, scale_tril=mixture.scale_tril).log_prob(x[:, None])
+    exact = (mixture.weights.log() + each).logsumexp(1).detach()
+    torch.testing.assert_close(mixture.log_prob(x).detach(), exact, rtol=0, atol=1e-9)
+    assert result.history[-1] == pytest.approx(exact.mean().item(), abs=1e-7)
+    sklearn = SklearnMixture(2, covariance_type=COVARIANCES[covariance], random_state=0).fit(x.numpy())
+    assert result.history[-1] == pytest.approx(sklearn.score(x.numpy()), abs=1e-2)
+
+
 def test_hard_em_is_kmeans():
     x = torch.tensor(load_digits().data)
     start = kmeans_plusplus(x.numpy(), 10, random_state=0)[0]

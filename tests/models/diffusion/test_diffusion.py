@@ -188,6 +188,7 @@ def test_refusals(settings, message):
         DiffusionVAE(MLPDenoiser(2, [4]), [2], **({"num_steps": 3} | settings))
 
 
-def test_data_without_spread_are_refused():
+@pytest.mark.parametrize("value", [1.0, 0.1, 7.7])
+def test_data_without_spread_are_refused(value):
     with pytest.raises(ValueError, match="x: found data without any spread"):
-        DiffusionVAE(MLPDenoiser(2, [4]), [2], 3).init_from(torch.ones(5, 2))
+        DiffusionVAE(MLPDenoiser(2, [4]), [2], 3).init_from(torch.full((7, 2), value))

@@ -82,3 +82,16 @@ def test_refusals():
         sample_ddim(pair, 3, num_steps=1)
     with pytest.raises(ValueError, match=r"eta: found 1\.5, expected 0 to 1"):
         sample_ddim(pair, 3, eta=1.5)
+
+
+def test_samples_are_drawn_in_evaluation_mode():
+    """Dropout of a denoiser is for training; the pair stays in the mode that it is in."""
+    pair = DiffusionVAE(MLPDenoiser(2, [8]), [2], 5)
+    pair.denoiser.network.append(torch.nn.Dropout(0.5))
+    drawn = []
+    for training in (True, False):
+        pair.train(training)
+        torch.manual_seed(1)
+        drawn.append(sample_ddim(pair, 7))
+        assert pair.training is training
+    torch.testing.assert_close(*drawn)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ppvae.models import CosineSchedule, LearnedSchedule, LinearSchedule
-from ppvae.models.diffusion.noising import PARAMETERIZATIONS, less_noised, noise, noised, signal
+from ppvae.models.diffusion.noising import PARAMETERIZATIONS, less_noised, noise, noised, renewed, signal
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -16,7 +16,7 @@ TIMES = torch.arange(1, 1001, dtype=torch.float64) / 1000
 
 def test_cosine_is_nichol_and_dhariwals():
     f = ((TIMES + 0.008) / 1.008 * math.pi / 2).cos().square() / math.cos(0.008 / 1.008 * math.pi / 2) ** 2
-    torch.testing.assert_close((-CosineSchedule()(TIMES)).sigmoid(), f.clamp(min=1e-5))
+    torch.testing.assert_close((-CosineSchedule()(TIMES)).sigmoid(), (1 - 1e-5) * f + 1e-5)
 
 
 def test_linear_is_the_limit_of_ddpms():
@@ -37,6 +37,19 @@ def test_single_precision_keeps_the_first_levels():
     for schedule in (CosineSchedule(), LinearSchedule()):
         first = TIMES[:100]
         torch.testing.assert_close(schedule(first.float()).double(), schedule(first), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_steps", [1000, 4000, 20_000])
+@pytest.mark.parametrize("schedule", [CosineSchedule, LinearSchedule, LearnedSchedule])
+def test_each_of_many_steps_adds_noise_in_single_precision(schedule, num_steps):
+    gamma = schedule().float()(torch.arange(1, num_steps + 1).float() / num_steps)
+    assert (renewed(gamma[:-1], gamma[1:]) > 0).all()
+
+
+def test_single_precision_keeps_the_last_levels_of_a_steep_schedule():
+    """The exponential of the noise that is added is not a number of that precision."""
+    u, schedule = torch.linspace(0.1, 1, 10), LinearSchedule(end=300.0)
+    torch.testing.assert_close(schedule(u.float()), schedule(u).float())
 
 
 def test_learned_schedule_stays_monotone_between_its_ends():

@@ -59,6 +59,25 @@ def test_log_prob_is_a_mixture_of_pyro_normals(covariance):
     torch.testing.assert_close(ours.log_prob(x), super(GaussianMixture, ours).log_prob(x))
 
 
+@pytest.mark.parametrize("ratio", [1e2, 1e5, 1e8])
+def test_components_may_be_narrow_and_far_from_each_other(covariance, ratio):
+    """Their distance is 2 `ratio` standard deviations, whose square is all digits of double precision and more."""
+    mixture = GaussianMixture(2, D, covariance).double()
+    mixture.assign(means=torch.tensor([[-ratio], [ratio]]).expand(2, D).double())
+    near = torch.randn(40, D, dtype=torch.float64)
+    x = mixture.means.detach()[torch.arange(40) % 2] + near
+    at = x - mixture.means.detach()[torch.arange(40) % 2]  # as they are once rounded
+    exact = torch.distributions.Normal(0.0, 1.0).log_prob(at).sum(-1) - np.log(2)
+    torch.testing.assert_close(mixture.log_prob(x).detach(), exact, rtol=0, atol=1e-12)
+    found = mixture.e_step(x)
+    torch.testing.assert_close(found.log_likelihood, exact, rtol=0, atol=1e-7)
+    each = torch.stack([at[::2], at[1::2]])
+    variance = found.moments.covariance
+    variance = variance.diagonal(dim1=-2, dim2=-1) if variance.dim() == 3 else variance
+    torch.testing.assert_close(found.moments.mean - mixture.means.detach(), each.mean(1), rtol=0, atol=1e-15 * ratio)
+    torch.testing.assert_close(variance, each.var(1, correction=0), rtol=0, atol=1e-7)
+
+
 def test_density_does_not_depend_on_the_block_size(covariance, monkeypatch):
     ours, _ = fitted(covariance)
     x = data(50)

@@ -95,6 +95,19 @@ def test_refuses_what_it_cannot_be():
         LinearVAE(5, 2).fit_closed_form(torch.randn(50, 1) @ torch.ones(1, 5))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("seed", range(8))
+def test_what_rounding_leaves_is_no_variance(dtype, seed):
+    """Of data in a plane, the least eigenvalues are rounding errors, of either sign."""
+    torch.manual_seed(seed)
+    plane = torch.randn(200, 2, dtype=dtype) @ torch.randn(2, 6, dtype=dtype) + 3
+    pair = LinearVAE(6, 2).to(dtype)
+    with pytest.raises(ValueError, match="rank <= 2"):
+        pair.fit_closed_form(plane)
+    pair.fit_closed_form(plane + 1e-3 * torch.randn(200, 6, dtype=dtype))
+    assert pair.log_sigma.exp().item() == pytest.approx(1e-3, rel=0.1)
+
+
 @pytest.mark.parametrize("guide", ["diagonal", "full", "exact"])
 def test_steps_are_recorded_whatever_the_guide(guide, monkeypatch, caplog):
     """No step looks at the data's values, as the methods that users call do."""

@@ -191,6 +191,12 @@ def test_an_odd_side_is_refused():
 
 
 @pytest.mark.slow(12)
+def test_a_shape_with_channels_is_refused():
+    """Its first two numbers are no height and width."""
+    with pytest.raises(ValueError, match=r"shape: found \(1, 4, 4\), expected \(height, width\)"):
+        DRAW((1, 4, 4), num_latents=1)
+
+
 @pytest.mark.parametrize("pair", [lambda: DRAW((4, 4), 2, 3, 16, 2), lambda: ConvolutionalDRAW((1, 4, 4), 1, 3, 8)])
 def test_each_step_pays_a_kl_and_training_raises_the_bound(pair):
     x = (torch.randn(200, 2) @ torch.randn(2, 16) > 0).double().unflatten(1, (1, 4, 4))

@@ -21,7 +21,7 @@ from support.zoo_pairs import gaussian
 
 import ppvae
 from ppvae.inference.objectives.weighting import weighted
-from ppvae.models import M2, GaussianMixture
+from ppvae.models import M2, ConditionalVAE, GaussianMixture
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -46,6 +46,14 @@ def test_conditional_samples_are_of_the_chosen_labels():
 def test_a_label_that_is_no_class_is_refused(label):
     with pytest.raises(ValueError, match=f"labels: found .* to .*, expected whole numbers from 0 to {C - 1}"):
         conditional().log_weights((torch.zeros(2, F), torch.tensor([0, label])))
+
+
+def test_one_covariate_is_a_column():
+    """Real numbers `[B]` might be one covariate, or labels of another type."""
+    pair, x, c = ConditionalVAE.mlp(F, D, num_covariates=1, likelihood="gaussian"), torch.zeros(3, F), torch.randn(3)
+    with pytest.raises(ValueError, match=r"c: found real numbers of shape \[B\].*pass c.unsqueeze\(1\) for one"):
+        pair.log_weights((x, c))
+    assert pair.log_weights((x, c.unsqueeze(1))).log_w.shape == (1, 3)
 
 
 def mixture_of(pair):

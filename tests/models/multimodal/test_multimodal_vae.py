@@ -199,6 +199,8 @@ def test_batches_of_other_modalities_are_refused():
     for named in ({"likelihoods": {"c": "label"}}, {"private": {"c": 2}}):
         with pytest.raises(ValueError, match=r"likelihoods, private: found \['c'\], expected some of \['a'\]"):
             MultimodalVAE.mlp({"a": 3}, 2, **named)
+    with pytest.raises(ValueError, match=r"levels: found \['c'\], expected some of \['a'\]"):
+        MultimodalVAE.mlp({"a": 3}, 2, levels={"c": 4})
     with pytest.raises(ValueError, match=r"subsets: found \[\['c'\]\], expected one or more, each of some of \['a'\]"):
         ppvae.models.MixtureOfProducts({"a": nn.Linear(2, 2)}, [["c"]])
 

@@ -4,7 +4,17 @@ import pytest
 import torch
 from torch import nn
 
-from ppvae.models import Bernoulli, DiagonalNormal, Gaussian, LinearModalities, ProductOfExperts, SensorFusion
+from ppvae.models import (
+    Bernoulli,
+    DiagonalNormal,
+    Gaussian,
+    JointPosterior,
+    LinearModalities,
+    MixtureOfProducts,
+    MultimodalVAE,
+    ProductOfExperts,
+    SensorFusion,
+)
 
 pytestmark = pytest.mark.usefixtures("float64")
 A, D = 2, 2
@@ -96,3 +106,19 @@ def test_names_that_mean_something_else_are_refused(sensors, targets):
     posterior = ProductOfExperts({sensors: DiagonalNormal(nn.Linear(3, 2 * D))})
     with pytest.raises(ValueError, match=r"sensors, targets: found .*, expected one or more of each, by names that"):
         SensorFusion(D, A, *parts, posterior)
+
+
+@pytest.mark.parametrize("name", ["data", "values", "type", "blood.pressure"])
+def test_names_of_plates_and_modules_are_refused(name):
+    expert, likelihood = DiagonalNormal(nn.Linear(3, 2 * D)), Bernoulli(nn.Linear(D, 3))
+    found = f"found a modality called '{name}', expected a name without a dot that"
+    for make in (ProductOfExperts, lambda experts: MixtureOfProducts(experts, [[name]])):
+        with pytest.raises(ValueError, match=f"^experts: {found}"):
+            make({name: expert})
+    with pytest.raises(ValueError, match=f"^networks: {found}"):
+        JointPosterior({name: nn.Linear(3, 2)}, expert)
+    with pytest.raises(ValueError, match=f"^likelihoods: {found}"):
+        MultimodalVAE(D, {name: likelihood}, nn.Identity())
+    for own in ({name: likelihood}, {"a": likelihood}):
+        with pytest.raises(ValueError, match=f"^(sensors|targets): {found}"):
+            SensorFusion(D, A, own, {name if "a" in own else "y": Bernoulli(nn.Linear(D + A, 3))}, nn.Identity())

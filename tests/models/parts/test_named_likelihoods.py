@@ -7,7 +7,16 @@ from scipy import special, stats
 from torch import nn
 
 import ppvae
-from ppvae.models import VAE, NegativeBinomial, Ordinal, Poisson, RightCensored
+from ppvae.models import (
+    VAE,
+    DeepMarkov,
+    MultimodalVAE,
+    NegativeBinomial,
+    Ordinal,
+    Poisson,
+    RecurrentStateSpace,
+    RightCensored,
+)
 from ppvae.models.parts.censored import RightCensoredNormal
 from ppvae.models.parts.ordinal import OrderedLogits
 from ppvae.networks import output_bias
@@ -83,6 +92,16 @@ def test_a_censored_gaussian_is_a_density_below_and_a_probability_at_its_limit(a
     assert (below + fn.log_prob(torch.tensor(1.0)).exp()).item() == pytest.approx(1, abs=1e-6)
     assert_mean(fn.sample((20_000,)), fn.mean)
     assert fn.expand((3,)).log_prob(torch.zeros(3)).shape == (3,)
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, -torch.inf])
+def test_a_limit_is_a_number_or_infinity(wrong):
+    """Nothing is above NaN: its data would be taken for uncensored."""
+    limit = torch.tensor([0.3, wrong, torch.inf])
+    with pytest.raises(ValueError, match=rf"^limit, at index \[1\]: found {wrong:g}, expected a number, or infinity"):
+        RightCensored(nn.Linear(1, 3), limit)
+    with pytest.raises(ValueError, match="limit"):
+        RightCensoredNormal(torch.zeros(3), torch.ones(3), limit, validate_args=True)
 
 
 def test_a_limit_far_away_leaves_no_trace_in_gradients():
@@ -163,3 +182,38 @@ def test_they_start_at_the_data(name, images):
 def test_ordinal_data_out_of_range_are_refused():
     with pytest.raises(ValueError, match=r"x: found values from 0 to 7, expected whole numbers from 0 to 3"):
         VAE.mlp(1, 1, [4], "ordinal", levels=4).init_from(torch.tensor([[0.0], [7.0]]))
+
+
+OF_LEVELS = {
+    "DeepMarkov": lambda name, num: DeepMarkov(1, 2, [4], name, levels=num).likelihood,
+    "RecurrentStateSpace": lambda name, num: (
+        RecurrentStateSpace(1, 2, num_state=3, likelihood=name, levels=num).likelihood
+    ),
+    "MultimodalVAE": lambda name, num: MultimodalVAE.mlp(
+        {"a": 1, "b": 2}, 2, [4], {"a": name}, levels={"a": num}
+    ).likelihoods["a"],
+}
+"""Pairs that take a likelihood by name, beside those of vectors and images."""
+
+
+@pytest.mark.parametrize("name", ["ordinal", "categorical", "logistic_mixture"])
+@pytest.mark.parametrize("pair", OF_LEVELS)
+def test_pairs_have_the_number_of_levels_of_the_data(pair, name):
+    """With more than the data have, some of the probability would be of levels that never come."""
+    likelihood = OF_LEVELS[pair](name, 5)
+    level = torch.arange(5.0)[:, None, None]
+    num_in = next(m for m in likelihood.modules() if isinstance(m, nn.Linear)).in_features
+    log_p = likelihood(torch.randn(3, num_in)).log_prob(level if name == "ordinal" else level / 4)
+    torch.testing.assert_close(log_p.exp().sum(0), torch.ones(3))
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64])
+@pytest.mark.parametrize(
+    "name", ["bernoulli", "ordinal", "categorical", "logistic_mixture", "autoregressive", "poisson"]
+)
+def test_bits_of_any_type_start_a_likelihood_alike(name, dtype):
+    bits, pairs = torch.rand(20, 3).round(), []
+    for x in (bits, bits.to(dtype)):
+        torch.manual_seed(1)
+        pairs.append(VAE.mlp(3, 2, [4], name, levels=2).init_from(x))
+    torch.testing.assert_close(*(dict(pair.named_parameters()) for pair in pairs))

@@ -43,6 +43,40 @@ def test_a_dict_is_read_as_a_data_frame():
     assert present.tolist() == [[True, True, False], [False, False, True]]
 
 
+def test_columns_that_are_called_by_numbers_go_by_their_strings():
+    values = np.random.default_rng(0).normal(size=(5, 3))
+    frame = pd.DataFrame(values)
+    columns = table_columns(frame)
+    assert columns == {"0": "real", "1": "real", "2": "real"}
+    torch.testing.assert_close(read_table(frame, columns)[0], torch.as_tensor(values).float())
+    both = pd.DataFrame({0: [1.0], "0": [2.0]})
+    assert read_table(both, {"0": "real"})[0].tolist() == [[2.0]]
+
+
+@pytest.mark.parametrize("levels", [[0, 1, "2+"], [1, 2.5], [False, True], ["0", "1"]], ids=str)
+def test_levels_of_any_kind_come_back_as_they_were(levels):
+    table = {"kids": [levels[-1], levels[0], levels[-1]]}
+    x, _ = read_table(table, {"kids": levels})
+    written = write_table(x, {"kids": levels})
+    assert written["kids"].tolist() == table["kids"]
+    assert torch.equal(read_table(written, {"kids": levels})[0], x)
+
+
+SECONDS = {"time": [1_600_000_001.0, None, 1_600_000_005.0]}
+
+
+@pytest.mark.parametrize("kind", ["real", "count"])
+def test_values_that_single_precision_cannot_tell_apart_are_refused(kind):
+    """Seconds since 1970 would all be 1.6e9; a hole among them changes nothing of that."""
+    found = r"^column 'time': found numbers near 1.6e\+09 .*float32 keeps too little.*torch.set_default_dtype"
+    with pytest.raises(ValueError, match=found):
+        read_table(SECONDS, {"time": kind})
+
+
+def test_in_double_precision_they_are_read(float64):
+    assert read_table(SECONDS, {"time": "real"})[0].tolist() == [[1_600_000_001.0], [0.0], [1_600_000_005.0]]
+
+
 @pytest.mark.parametrize(
     ("table", "columns", "message"),
     [

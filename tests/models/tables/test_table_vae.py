@@ -232,3 +232,16 @@ def test_a_mask_of_values_may_be_ones_and_zeros(dtype):
     x, present = torch.rand(4, 2).round(), torch.tensor([[True, False], [True, True], [False, True], [False, False]])
     found = [ppvae.elbo(pair, (x, mask), seed=0, progress=False).estimate for mask in (present, present.to(dtype))]
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [0.1, 7.7, 1234.567])
+@pytest.mark.parametrize("num", [1, 7, 1000])
+def test_a_column_of_equal_values_has_no_spread_to_be_divided_by(dtype, value, num):
+    """The standard deviation of equal numbers is a rounding error, not zero."""
+    pair = TableVAE.mlp({"same": "real", "rest": "real"}, 2).to(dtype)
+    x = torch.stack([torch.full((num,), value, dtype=dtype), torch.randn(num, dtype=dtype)], -1)
+    pair.init_from(x)
+    same, rest = pair.likelihood.columns
+    assert same.spread.item() == 1
+    assert num == 1 or rest.spread.item() == pytest.approx(x[:, 1].std().item())
