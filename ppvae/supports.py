@@ -8,16 +8,17 @@ gives a density to every z that the model gives one.
 import math
 from typing import Any
 
+import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import TransformedDistribution, biject_to
+from torch.distributions import biject_to
 
 from ppvae.batches import Batch
 from ppvae.contract import check_masks, drawn_once
 from ppvae.kinds import (
-    Image,
     has_atom,
+    image_of,
     innermost,
     is_circular,
     is_discrete,
@@ -72,6 +73,12 @@ def refuse_unlike(joint: Joint) -> None:
                 f"guide site '{name}': found {family(q)}, which is on the line, for an angle ({family(p)} in the "
                 "model), expected one turn of the circle, as z and z + 2 pi are the same angle and count twice; take "
                 "VonMises in the guide"
+            )
+        if image_of(p) is not None and _has_density_outside(p, q, _site(joint, name)["value"]):
+            raise ContractError(
+                f"guide site '{name}': found {family(q)}, which has values outside the model's support ({family(p)}), "
+                "expected none, as torch takes them for values of the last of the model's transforms, and gives them a "
+                "density; take the model's transforms in the guide, too"
             )
 
 
@@ -196,6 +203,15 @@ def _outside(q: Any, p: Any, like: Tensor) -> Tensor:
     return _checked(support_of(p), points, p) & ~inside
 
 
+def _has_density_outside(p: Any, q: Any, like: Tensor) -> bool:
+    """Whether p has a density of some values of q that are outside its support."""
+    points, outside = _values(q, like), _outside(p, q, like)
+    if points is None or not outside.any():
+        return False
+    with pyro.validation_enabled(False):
+        return bool((p.log_prob(points).isfinite() & outside).any())
+
+
 def _is_possible(fn: Any, points: Tensor, like: Any) -> Tensor:
     """Whether each entry of points has a probability, by the batch shape of `like`; torch has the machine's epsilon for
     zero."""
@@ -223,25 +239,11 @@ def _values(fn: Any, like: Tensor) -> Tensor | None:
     if support.is_discrete:
         with torch.random.fork_rng(range(torch.cuda.device_count())):
             return fn.sample((MOST_DRAWS,))
-    if isinstance(support, Image):
-        return _of_image(fn, like)
     try:
         bijection = biject_to(support)
     except NotImplementedError:
         return None
     return torch.stack([bijection(like.new_full(bijection.inverse_shape(shape), u)) for u in REACH])
-
-
-def _of_image(fn: Any, like: Tensor) -> Tensor | None:
-    """Values that stand for all that transforms make of those of their base."""
-    *_, inner = wrapped(fn)
-    assert isinstance(inner, TransformedDistribution)
-    points = _values(inner.base_dist, like)
-    if points is None:
-        return None
-    for transform in inner.transforms:
-        points = transform(points)
-    return points.expand(len(points), *fn.batch_shape, *fn.event_shape)
 
 
 def _spread(fn: Any, like: Tensor) -> float:
