@@ -85,14 +85,18 @@ def _split_shape(batch_shape: torch.Size, dim: int, shape: Shape) -> torch.Size:
 
 def split_constraint(constraint: Any, event_dim: int, shape: Shape) -> Any:
     """A support, such as an interval whose ends differ by row, or what transforms make of it."""
-    result = copy.copy(constraint)
+    changed: dict[str, Any] = {}
     for name, value in vars(constraint).items():
         if isinstance(value, constraints.Constraint):
-            setattr(result, name, split_constraint(value, event_dim, shape))
+            changed[name] = split_constraint(value, event_dim, shape)
         elif isinstance(value, Tensor):
-            setattr(result, name, split(value, event_dim, shape))
+            changed[name] = split(value, event_dim, shape)
         elif isinstance(value, tuple) and all(isinstance(each, Transform) for each in value):
-            setattr(result, name, tuple(SplitTransform(each, event_dim, shape) for each in value))
+            changed[name] = tuple(SplitTransform(each, event_dim, shape) for each in value)
+    if not changed:
+        return constraint
+    result = copy.copy(constraint)
+    vars(result).update(changed)
     return result
 
 
