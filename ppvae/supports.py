@@ -6,7 +6,8 @@ gives a density to every z that the model gives one.
 """
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import pyro
 import pyro.distributions as dist
@@ -30,13 +31,17 @@ from ppvae.kinds import (
 from ppvae.model_and_guide import ModelAndGuide
 from ppvae.refusals import ContractError, family
 from ppvae.sites import presence, sample_sites, wrapped
-from ppvae.tracing import Joint, trace_model
+from ppvae.tracing import Joint, trace_model, trace_pair
 from ppvae.weights import sum_terms
+
+Answer = TypeVar("Answer")
 
 TURN = 2 * math.pi
 REACH = (-30.0, -3.0, -0.3, 0.0, 0.3, 3.0, 30.0)
 """Numbers on the line that stand for all of a support, once mapped onto it."""
 MOST_DRAWS = 64
+RUNS = 16
+"""Draws of all latents, at each of which every latent is tried."""
 ROUNDING = 1e-3
 
 
@@ -127,6 +132,17 @@ def refuse_unlike_support(pair: ModelAndGuide, batch: Batch, joint: Joint, why: 
                 f"guide site '{name}': found {family(q)} for {family(p)} in the model, expected the same support in "
                 f"both, {why}"
             )
+
+
+def at_some_draws(pair: ModelAndGuide, batch: Batch, ask: Callable[[Joint], Answer]) -> list[Answer]:
+    """What is asked of runs of one particle, of which there are some where what a site leaves out may depend on others.
+
+    No generator moves.
+    """
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        first = trace_pair(pair, batch, 1)
+        more = RUNS - 1 if len(sample_sites(first.guide)) > 1 else 0
+        return [ask(first), *(ask(trace_pair(pair, batch, 1)) for _ in range(more))]
 
 
 def left_out(pair: ModelAndGuide, batch: Batch, joint: Joint) -> Tensor:
