@@ -13,7 +13,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import biject_to
+from torch.distributions import TransformedDistribution, biject_to
 
 from ppvae.batches import Batch
 from ppvae.contract import check_masks, drawn_once
@@ -31,6 +31,7 @@ from ppvae.kinds import (
 from ppvae.model_and_guide import ModelAndGuide
 from ppvae.refusals import ContractError, family
 from ppvae.sites import presence, sample_sites, wrapped
+from ppvae.splitting import SplitDistribution
 from ppvae.tracing import Joint, trace_model, trace_pair
 from ppvae.weights import sum_terms
 
@@ -54,7 +55,7 @@ def refuse_unlike(joint: Joint) -> None:
     check_masks(joint)
     for name, (q, p) in _latents(joint).items():
         for role, fn in (("guide", q), ("model", p)):
-            _refuse_without_density(f"{role} site '{name}'", fn)
+            _refuse_without_density(f"{role} site '{name}'", fn, _site(joint, name)["value"])
         if is_point(q) and not (is_point(p) or is_discrete(p)):
             raise ContractError(
                 f"guide site '{name}': found Delta, a point without a density, for a latent that has one in the model "
@@ -87,7 +88,7 @@ def refuse_unlike(joint: Joint) -> None:
             )
 
 
-def _refuse_without_density(where: str, fn: Any) -> None:
+def _refuse_without_density(where: str, fn: Any, like: Tensor) -> None:
     """Refuses a distribution of a latent that has no density that could be held against another's."""
     if has_atom(fn):
         raise ContractError(
@@ -101,6 +102,34 @@ def _refuse_without_density(where: str, fn: Any) -> None:
             "z + 2 pi have one density there and count twice; draw the angle, and apply the transforms to it in the "
             "model"
         )
+    if (transform := _left_domain(fn, like)) is not None:
+        raise ContractError(
+            f"{where}: found {type(transform).__name__} of values outside its domain, expected a distribution inside "
+            "it, as torch takes a value for that of one number of the domain alone, and its density is not that of its "
+            "draws; make them positive first (ExpTransform, HalfNormal), or draw the number and apply the transform to "
+            "it in the model"
+        )
+
+
+def _left_domain(fn: Any, like: Tensor) -> Any:
+    """A transform that is given values for which it is not meant; None if all are."""
+    *_, inner = wrapped(fn)
+    if isinstance(inner, SplitDistribution):
+        inner = inner.base_dist
+    if image_of(inner) is None or not isinstance(inner, TransformedDistribution):
+        return None
+    if (points := _values(inner.base_dist, like)) is not None:
+        for transform in inner.transforms:
+            if (points.isfinite() & ~_by_entry(transform.domain, points)).any():
+                return transform
+            points = transform(points)
+    return None
+
+
+def _by_entry(support: Any, points: Tensor) -> Tensor:
+    """Whether points are inside a support, for each of their entries."""
+    inside = support.check(points)
+    return inside.reshape(*inside.shape, *(1,) * (points.dim() - inside.dim()))
 
 
 def refuse_fixed(joint: Joint) -> None:
