@@ -329,6 +329,12 @@ def _check_values(joint: Joint) -> None:
                 )
             try:
                 fn.log_prob(site["value"])
+            except NotImplementedError as error:
+                raise ContractError(
+                    f"{role} site '{name}': found {family(fn)}, which knows no density of its values, expected one, "
+                    "which torch has of transforms that are one to one; take FoldedDistribution in place of an "
+                    "AbsTransform, a StickBreakingTransform in place of a SoftmaxTransform, or another distribution"
+                ) from error
             except (ValueError, RuntimeError) as error:
                 said, outside = without_tensors(str(error)), "invalid values" in str(error)
                 remedy = into_support(site["value"]) if site["is_observed"] else SAME_SUPPORT

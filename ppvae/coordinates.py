@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
-from ppvae.kinds import is_circular, is_discrete, is_given, is_sphere
+from ppvae.kinds import Image, is_circular, is_discrete, is_given, is_sphere, support_of
 from ppvae.refusals import ContractError, family
 from ppvae.sites import wrapped
 
@@ -128,7 +128,7 @@ def coordinates(name: str, fn: Any) -> Coordinates:
     if is_circular(fn):
         return Circle()
     try:
-        return biject_to(_plain(fn.support))
+        return biject_to(_plain(support_of(fn)))
     except NotImplementedError as error:
         raise ContractError(
             f"site '{name}': found {family(fn)}, whose support has no bijection from the reals ({error}), expected one "
@@ -141,7 +141,7 @@ def _plain(support: Any) -> Any:
     if isinstance(support, constraints.MixtureSameFamilyConstraint):
         base = _plain(support.base_constraint)
         bounds = [value for value in vars(base).values() if isinstance(value, Tensor)]
-        return support if any(bound.dim() for bound in bounds) else base
+        return support if isinstance(base, Image) or any(bound.dim() for bound in bounds) else base
     if isinstance(support, constraints.independent):
         return constraints.independent(_plain(support.base_constraint), support.reinterpreted_batch_ndims)
     return support

@@ -14,6 +14,7 @@ from pyro.poutine import Trace
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor, nn
 from torch.distributions import ComposeTransform, Transform
+from torch.distributions.kl import _dispatch_kl
 from torch.distributions.transforms import _InverseTransform
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
@@ -27,6 +28,7 @@ __all__ = [
     "fresh_transform",
     "handlers_kept",
     "is_deterministic",
+    "kl_formula",
     "mask_of",
     "memory_of",
     "tree_flatten",
@@ -64,6 +66,11 @@ def with_validation_of(fn: Any, other: Any) -> Any:
     """The other distribution, which from now on refuses values outside its support if `fn` does."""
     other._validate_args = fn._validate_args
     return other
+
+
+def kl_formula(q: type, p: type | None = None) -> Any:
+    """The function by which torch has KL(q || p) of two kinds of distributions, or of two of one kind."""
+    return _dispatch_kl(q, p or q)
 
 
 def default_store() -> Any:

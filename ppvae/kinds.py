@@ -1,15 +1,25 @@
 """What kind of values a distribution has: a point, discrete ones, angles, directions; and where it has them."""
 
 import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pyro.distributions as dist
+import torch
 from pyro.distributions import constraints
 from torch import Tensor
-from torch.distributions import MixtureSameFamily, TransformedDistribution, VonMises
+from torch.distributions import (
+    ComposeTransform,
+    IndependentTransform,
+    MixtureSameFamily,
+    Transform,
+    TransformedDistribution,
+    VonMises,
+    biject_to,
+)
 
 from ppvae.sites import wrapped
-from ppvae.splitting import SplitDistribution
+from ppvae.splitting import SplitDistribution, split_constraint
 
 CIRCULAR = (VonMises, dist.SineBivariateVonMises, dist.SineSkewed)
 
@@ -76,39 +86,92 @@ def is_sphere(fn: Any) -> bool:
 
 
 class Image(constraints.Constraint):
-    """What transforms make of the support of their base, which may be less than all that they can give.
+    """What transforms make of the values that they are given, which may be less than all that they can give.
 
-    torch takes `-3 + HalfNormal`, or `AffineTransform(a, b)` of `Uniform(0, 1)`, for distributions on the whole line.
+    torch takes `-3 + HalfNormal`, or `AffineTransform(a, b)` of `Uniform(0, 1)` or of a sigmoid, for distributions on
+    the whole line.
+
+    Args:
+        source: the support of the values that are given.
+        transforms: what is made of these, in order.
+        event_dim: of the result.
     """
 
-    def __init__(self, fn: TransformedDistribution):
-        self._fn = fn
+    def __init__(self, source: Any, transforms: Sequence[Transform], event_dim: int):
+        self.source, self.transforms, self._event_dim = source, tuple(transforms), event_dim
+
+    @property
+    def event_dim(self) -> int:  # type: ignore[override]
+        return self._event_dim
 
     def check(self, value: Tensor) -> Tensor:
-        for transform in reversed(self._fn.transforms):
+        shape = value.shape[: value.dim() - self.event_dim]
+        inside = value.new_ones(shape, dtype=torch.bool)
+        for transform in reversed(self.transforms):
+            inside = inside & _all_of_events(transform.codomain.check(value), shape)
             value = transform.inv(value)
-        inside = support_of(self._fn.base_dist).check(value)
-        num_batch = value.dim() - len(self._fn.base_dist.event_shape)
-        return inside.reshape(*inside.shape[:num_batch], -1).all(-1) if inside.dim() > num_batch else inside
+        return inside & _all_of_events(self.source.check(value), shape)
+
+
+def _all_of_events(inside: Tensor, shape: torch.Size) -> Tensor:
+    return inside.flatten(len(shape)).all(-1) if inside.dim() > len(shape) else inside
+
+
+@biject_to.register(Image)
+def _onto_image(image: Image) -> Transform:
+    if not all(transform.bijective for transform in image.transforms):
+        raise NotImplementedError("its transforms are not one to one")
+    return ComposeTransform([biject_to(image.source), *image.transforms])
 
 
 def support_of(fn: Any) -> Any:
     """The support of a distribution, one turn for an angle; None if it names none."""
     if is_circular(fn):
         return constraints.independent(constraints.interval(-math.pi, math.pi), len(fn.event_shape))
-    *_, inner = wrapped(fn)
-    if isinstance(inner, TransformedDistribution) and not _fills(inner):
-        return Image(inner)
+    if (image := image_of(fn)) is not None:
+        return image
     try:
         return fn.support
     except NotImplementedError:
         return None
 
 
-def _fills(fn: TransformedDistribution) -> bool:
-    """Whether its base has all values that its transforms take; so it is taken if the base names no support."""
-    base = support_of(fn.base_dist)
-    return base is None or not fn.transforms or _plain(base) is _plain(fn.transforms[0].domain)
+def image_of(fn: Any) -> Any:
+    """The support of what transforms make of a part of their domain; None where they are given all of it."""
+    *_, inner = wrapped(fn)
+    image = None
+    if isinstance(inner, SplitDistribution):
+        base = image_of(inner.base_dist)
+        image = base and split_constraint(base, inner.num_further + inner.event_dim, inner.particles)
+    elif isinstance(inner, MixtureSameFamily):
+        base = image_of(inner.component_distribution)
+        image = base and constraints.MixtureSameFamilyConstraint(base)
+    elif type(inner).support is TransformedDistribution.support:  # else it says itself what it is
+        image = _transformed(inner)
+    further = 0 if image is None else len(fn.event_shape) - image.event_dim
+    return constraints.independent(image, further) if further else image
+
+
+def _transformed(fn: TransformedDistribution) -> Image | None:
+    source: Any = support_of(fn.base_dist)
+    beyond: list[Transform] = []
+    for step in _steps(fn.transforms):
+        if beyond or not (source is None or _plain(source) is _plain(step.domain)):
+            beyond.append(step)
+        else:
+            source = step.codomain
+    return Image(source, beyond, len(fn.event_shape)) if beyond else None
+
+
+def _steps(transforms: Iterable[Transform]) -> Iterator[Transform]:
+    """The transforms, without those that only put others together."""
+    for transform in transforms:
+        if isinstance(transform, ComposeTransform):
+            yield from _steps(transform.parts)
+        elif isinstance(transform, IndependentTransform):
+            yield from _steps([transform.base_transform])
+        else:
+            yield transform
 
 
 def _plain(support: Any) -> Any:

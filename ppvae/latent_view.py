@@ -24,7 +24,7 @@ from ppvae.pair import Pair
 from ppvae.particles import run
 from ppvae.refusals import ContractError
 from ppvae.sites import log_prob_terms, presence, sample_sites
-from ppvae.supports import refuse_unlike_support
+from ppvae.supports import at_some_draws, refuse_unlike_support
 from ppvae.tracing import Joint, trace_model, trace_pair
 from ppvae.weights import sum_terms
 
@@ -76,8 +76,7 @@ class LatentView:
         self._shapes: dict[str, torch.Size] = {}
         with torch.no_grad():
             self.log_start(pair, batch, self.draw(pair, batch, 1))  # is there a density of any u?
-        if start == "guide":
-            _refuse_unlike_support(pair, batch)
+            self.refuse_unlike_support(pair, batch)
 
     @property
     def num_dims(self) -> int:
@@ -89,6 +88,15 @@ class LatentView:
         """Which of u's entries belong to each site."""
         ends = [0, *accumulate(shape.numel() for shape in self._shapes.values())]
         return {name: slice(*ends[i : i + 2]) for i, name in enumerate(self._shapes)}
+
+    def refuse_unlike_support(self, pair: Pair, batch: Batch) -> None:
+        """Refuses, by name, a guide to start from whose support is not the model's for some data point of a batch."""
+        if self.start == "guide":
+            why = (
+                "as chains and maps that start from the guide cannot leave the one for the other; start from the "
+                "prior, AIS(start='prior'), or give the guide the model's support"
+            )
+            at_some_draws(pair, batch, lambda joint: refuse_unlike_support(pair, batch, joint, why))
 
     def at(self, rows: Tensor) -> "LatentView":
         """The view that is non-centered at some data points of a batch alone, a mask `[B]`."""
@@ -195,18 +203,6 @@ class LatentView:
             for name, site in sites.items()
             if self.start == "guide" or not site["fn"].has_enumerate_support  # those are summed out
         }
-
-
-@torch.no_grad()
-def _refuse_unlike_support(pair: Pair, batch: Batch) -> None:
-    with torch.random.fork_rng(range(torch.cuda.device_count())):
-        refuse_unlike_support(
-            pair,
-            batch,
-            trace_pair(pair, batch, 1),
-            "as chains and maps that start from the guide cannot leave the one for the other; start from the prior, "
-            "AIS(start='prior'), or give the guide the model's support",
-        )
 
 
 class _Given(Messenger):

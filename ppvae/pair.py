@@ -309,7 +309,7 @@ class Pair(nn.Module):
 
         Discrete sites that only the model has are averaged over their posterior given x and the other latents. Of a
         categorical or ordinal likelihood, the classes' probabilities, `[B, *event, classes]`; of an autoregressive one,
-        with no mean in closed form, draws of x, one for each z. One without a mean is left out, with a warning.
+        or of vectors of length one, draws of x, one for each z. One without a mean is left out, with a warning.
 
         Raises:
             NotImplementedError: no likelihood has a mean (the site is named).

@@ -16,7 +16,7 @@ def reconstructions(joint: Joint) -> dict[str, Tensor]:
 
     Of a Categorical, whose values are names and have no mean, the probabilities of its classes, `[B, *event, classes]`.
     Of an angle, the direction of `E[(cos x', sin x')]`, averaged likewise.
-    Of an autoregressive distribution of levels, the mean of draws, one for each of z.
+    Of an autoregressive distribution of levels, and of vectors of length one, the mean of draws, one for each of z.
     A site without either is left out, with a warning; where no other is left, that is an error.
 
     Raises:

@@ -7,7 +7,7 @@ import torch
 from pyro.distributions.score_parts import ScoreParts
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
-from torch.distributions import Distribution, constraints, kl_divergence, register_kl
+from torch.distributions import Distribution, Transform, constraints, kl_divergence, register_kl
 
 from ppvae.internals import with_validation_of
 from ppvae.rebuilding import arguments, further_arguments, with_arguments, with_parts
@@ -83,15 +83,50 @@ def _split_shape(batch_shape: torch.Size, dim: int, shape: Shape) -> torch.Size:
     return torch.Size((*batch_shape[:dim], *own, *batch_shape[dim + 1 :]))
 
 
-def _split_constraint(constraint: Any, event_dim: int, shape: Shape) -> Any:
-    """A support, such as an interval whose ends differ by row."""
-    result = copy.copy(constraint)
+def split_constraint(constraint: Any, event_dim: int, shape: Shape) -> Any:
+    """A support, such as an interval whose ends differ by row, or what transforms make of it."""
+    changed: dict[str, Any] = {}
     for name, value in vars(constraint).items():
         if isinstance(value, constraints.Constraint):
-            setattr(result, name, _split_constraint(value, event_dim, shape))
+            changed[name] = split_constraint(value, event_dim, shape)
         elif isinstance(value, Tensor):
-            setattr(result, name, split(value, event_dim, shape))
+            changed[name] = split(value, event_dim, shape)
+        elif isinstance(value, tuple) and all(isinstance(each, Transform) for each in value):
+            changed[name] = tuple(SplitTransform(each, event_dim, shape) for each in value)
+    if not changed:
+        return constraint
+    result = copy.copy(constraint)
+    vars(result).update(changed)
     return result
+
+
+class SplitTransform(Transform):
+    """A transform of `[..., K*B, *event]` as one of `[..., K, B, *event]`.
+
+    Args:
+        base: the transform.
+        event_dim: the number of dimensions after that of the rows.
+        shape: `(K, B)`.
+    """
+
+    def __init__(self, base: Any, event_dim: int, shape: Shape):
+        super().__init__()
+        self._base, self._event_dim, self._shape = base, event_dim, shape
+        self.bijective = base.bijective
+        self.domain, self.codomain = (split_constraint(c, event_dim, shape) for c in (base.domain, base.codomain))
+
+    def _call(self, x: Tensor) -> Tensor:
+        return split(self._base(self._merged(x)), self._event_dim, self._shape)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return split(self._base.inv(self._merged(y)), self._event_dim, self._shape)
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        log_det = self._base.log_abs_det_jacobian(self._merged(x), self._merged(y))
+        return split(log_det, self._event_dim - self._base.domain.event_dim, self._shape)
+
+    def _merged(self, t: Tensor) -> Tensor:
+        return merged(t, self._event_dim, self._shape)
 
 
 def _event_dim(fn: Any, name: str) -> int:
@@ -140,7 +175,7 @@ class SplitDistribution(TorchDistribution):
 
     @property
     def support(self) -> Any:
-        return _split_constraint(self.base_dist.support, self.num_further + self.event_dim, self.particles)
+        return split_constraint(self.base_dist.support, self.num_further + self.event_dim, self.particles)
 
     @property
     def mean(self) -> Tensor:

@@ -6,8 +6,10 @@ gives a density to every z that the model gives one.
 """
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
+import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor
@@ -16,8 +18,8 @@ from torch.distributions import TransformedDistribution, biject_to
 from ppvae.batches import Batch
 from ppvae.contract import check_masks, drawn_once
 from ppvae.kinds import (
-    Image,
     has_atom,
+    image_of,
     innermost,
     is_circular,
     is_discrete,
@@ -29,13 +31,18 @@ from ppvae.kinds import (
 from ppvae.model_and_guide import ModelAndGuide
 from ppvae.refusals import ContractError, family
 from ppvae.sites import presence, sample_sites, wrapped
-from ppvae.tracing import Joint, trace_model
+from ppvae.splitting import SplitDistribution
+from ppvae.tracing import Joint, trace_model, trace_pair
 from ppvae.weights import sum_terms
+
+Answer = TypeVar("Answer")
 
 TURN = 2 * math.pi
 REACH = (-30.0, -3.0, -0.3, 0.0, 0.3, 3.0, 30.0)
 """Numbers on the line that stand for all of a support, once mapped onto it."""
 MOST_DRAWS = 64
+RUNS = 16
+"""Draws of all latents, at each of which every latent is tried."""
 ROUNDING = 1e-3
 
 
@@ -48,7 +55,7 @@ def refuse_unlike(joint: Joint) -> None:
     check_masks(joint)
     for name, (q, p) in _latents(joint).items():
         for role, fn in (("guide", q), ("model", p)):
-            _refuse_without_density(f"{role} site '{name}'", fn)
+            _refuse_without_density(f"{role} site '{name}'", fn, _site(joint, name)["value"])
         if is_point(q) and not (is_point(p) or is_discrete(p)):
             raise ContractError(
                 f"guide site '{name}': found Delta, a point without a density, for a latent that has one in the model "
@@ -73,9 +80,15 @@ def refuse_unlike(joint: Joint) -> None:
                 "model), expected one turn of the circle, as z and z + 2 pi are the same angle and count twice; take "
                 "VonMises in the guide"
             )
+        if image_of(p) is not None and _has_density_outside(p, q, _site(joint, name)["value"]):
+            raise ContractError(
+                f"guide site '{name}': found {family(q)}, which has values outside the model's support ({family(p)}), "
+                "expected none, as torch takes them for values of the last of the model's transforms, and gives them a "
+                "density; take the model's transforms in the guide, too"
+            )
 
 
-def _refuse_without_density(where: str, fn: Any) -> None:
+def _refuse_without_density(where: str, fn: Any, like: Tensor) -> None:
     """Refuses a distribution of a latent that has no density that could be held against another's."""
     if has_atom(fn):
         raise ContractError(
@@ -89,6 +102,34 @@ def _refuse_without_density(where: str, fn: Any) -> None:
             "z + 2 pi have one density there and count twice; draw the angle, and apply the transforms to it in the "
             "model"
         )
+    if (transform := _left_domain(fn, like)) is not None:
+        raise ContractError(
+            f"{where}: found {type(transform).__name__} of values outside its domain, expected a distribution inside "
+            "it, as torch takes a value for that of one number of the domain alone, and its density is not that of its "
+            "draws; make them positive first (ExpTransform, HalfNormal), or draw the number and apply the transform to "
+            "it in the model"
+        )
+
+
+def _left_domain(fn: Any, like: Tensor) -> Any:
+    """A transform that is given values for which it is not meant; None if all are."""
+    *_, inner = wrapped(fn)
+    if isinstance(inner, SplitDistribution):
+        inner = inner.base_dist
+    if image_of(inner) is None or not isinstance(inner, TransformedDistribution):
+        return None
+    if (points := _values(inner.base_dist, like)) is not None:
+        for transform in inner.transforms:
+            if (points.isfinite() & ~_by_entry(transform.domain, points)).any():
+                return transform
+            points = transform(points)
+    return None
+
+
+def _by_entry(support: Any, points: Tensor) -> Tensor:
+    """Whether points are inside a support, for each of their entries."""
+    inside = support.check(points)
+    return inside.reshape(*inside.shape, *(1,) * (points.dim() - inside.dim()))
 
 
 def refuse_fixed(joint: Joint) -> None:
@@ -120,6 +161,17 @@ def refuse_unlike_support(pair: ModelAndGuide, batch: Batch, joint: Joint, why: 
                 f"guide site '{name}': found {family(q)} for {family(p)} in the model, expected the same support in "
                 f"both, {why}"
             )
+
+
+def at_some_draws(pair: ModelAndGuide, batch: Batch, ask: Callable[[Joint], Answer]) -> list[Answer]:
+    """What is asked of runs of one particle, of which there are some where what a site leaves out may depend on others.
+
+    No generator moves.
+    """
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        first = trace_pair(pair, batch, 1)
+        more = RUNS - 1 if len(sample_sites(first.guide)) > 1 else 0
+        return [ask(first), *(ask(trace_pair(pair, batch, 1)) for _ in range(more))]
 
 
 def left_out(pair: ModelAndGuide, batch: Batch, joint: Joint) -> Tensor:
@@ -196,6 +248,15 @@ def _outside(q: Any, p: Any, like: Tensor) -> Tensor:
     return _checked(support_of(p), points, p) & ~inside
 
 
+def _has_density_outside(p: Any, q: Any, like: Tensor) -> bool:
+    """Whether p has a density of some values of q that are outside its support."""
+    points, outside = _values(q, like), _outside(p, q, like)
+    if points is None or not outside.any():
+        return False
+    with pyro.validation_enabled(False):
+        return bool((p.log_prob(points).isfinite() & outside).any())
+
+
 def _is_possible(fn: Any, points: Tensor, like: Any) -> Tensor:
     """Whether each entry of points has a probability, by the batch shape of `like`; torch has the machine's epsilon for
     zero."""
@@ -223,25 +284,11 @@ def _values(fn: Any, like: Tensor) -> Tensor | None:
     if support.is_discrete:
         with torch.random.fork_rng(range(torch.cuda.device_count())):
             return fn.sample((MOST_DRAWS,))
-    if isinstance(support, Image):
-        return _of_image(fn, like)
     try:
         bijection = biject_to(support)
     except NotImplementedError:
         return None
     return torch.stack([bijection(like.new_full(bijection.inverse_shape(shape), u)) for u in REACH])
-
-
-def _of_image(fn: Any, like: Tensor) -> Tensor | None:
-    """Values that stand for all that transforms make of those of their base."""
-    *_, inner = wrapped(fn)
-    assert isinstance(inner, TransformedDistribution)
-    points = _values(inner.base_dist, like)
-    if points is None:
-        return None
-    for transform in inner.transforms:
-        points = transform(points)
-    return points.expand(len(points), *fn.batch_shape, *fn.event_shape)
 
 
 def _spread(fn: Any, like: Tensor) -> float:

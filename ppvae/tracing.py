@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ppvae.batches import Batch, num_rows
 from ppvae.internals import eliminate
+from ppvae.kinds import is_sphere
 from ppvae.model_and_guide import ModelAndGuide
 from ppvae.particles import run
 from ppvae.refusals import family
@@ -67,7 +68,8 @@ class Joint:
     def expected(self, name: str, without: Container[str] = ()) -> Tensor:
         """`E[x | z]` of a model site, `[K, B, *event]`; summed-out values are weighed by `log_posterior`.
 
-        Of a distribution whose mean takes draws, as it says by `mean_is_drawn`, one draw of x for each of z.
+        Of a distribution whose mean takes draws, as it says by `mean_is_drawn`, and of vectors of length one, it is
+        one draw of x for each of z.
 
         Raises:
             NotImplementedError: its distribution has no mean.
@@ -75,7 +77,8 @@ class Joint:
         fn = sample_sites(self.model)[name]["fn"]
         *_, inner = wrapped(fn)
         try:
-            mean = fn.sample() if getattr(inner, "mean_is_drawn", False) else fn.mean
+            drawn = getattr(inner, "mean_is_drawn", False) or is_sphere(fn)  # Pyro's mean of these is of length one
+            mean = fn.sample() if drawn else fn.mean
         except NotImplementedError:
             mean = None
         if mean is None or mean.isnan().any():

@@ -20,6 +20,7 @@ from ppvae.conversion import to_pair
 from ppvae.devices import gpus
 from ppvae.inference.compiling.repeated import RECORD_AFTER, Repeated
 from ppvae.inference.evidence import annealing, hmc
+from ppvae.inference.evidence.coverage import refuse_unlike_rows
 from ppvae.inference.evidence.hmc import State
 from ppvae.inference.evidence.noncentering import better_noncentered, where_possible
 from ppvae.inference.evidence.pace import TIMED, UNTIMED, Pace, clock, in_time
@@ -285,7 +286,9 @@ def run_chains(
         deadline: when to end, by `pace.clock`; the result is then that of the data points reached, with their `index`.
     """
     one, few = (to_pair(rows_or_all(pair, batch, slice(num)), pair) for num in (1, FEW))
-    view = where_possible(LatentView(pair, one, settings.start), pair, few)
+    as_it_is = LatentView(pair, one, settings.start)
+    refuse_unlike_rows(as_it_is, pair, batch)
+    view = where_possible(as_it_is, pair, few)
     evaluate = Repeated(pair, partial(_densities, view), *_program_after(settings, num_rows(batch), deadline))
 
     def one_evaluation(index: Any, num_particles: int, at_once: int) -> dict[str, Tensor]:

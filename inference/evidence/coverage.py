@@ -6,12 +6,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ppvae.batches import Batch
-from ppvae.devices import gpus
+from ppvae.batches import Batch, num_rows
 from ppvae.inference.runtime.chunks import over_data
+from ppvae.latent_view import LatentView
 from ppvae.pair import Pair
-from ppvae.supports import has_discrete, left_out
-from ppvae.tracing import trace_pair
+from ppvae.supports import at_some_draws, has_discrete, left_out
 
 
 def judged(khat: Tensor, pair: Pair, batch: Batch) -> Tensor:
@@ -26,12 +25,26 @@ def judged(khat: Tensor, pair: Pair, batch: Batch) -> Tensor:
         pair: the model and guide.
         batch: the N data points.
     """
-    with torch.random.fork_rng(gpus(pair)):
-        found = over_data(pair, batch, 1, partial(_doubts, pair), None)
+    found = over_data(pair, batch, 1, partial(_doubts, pair), None)
     unproven = found["discrete"] & (khat == -math.inf)
     return khat.masked_fill(unproven | found["missed"], math.inf)
 
 
 def _doubts(pair: Pair, batch: Batch, num_particles: int, at_once: int) -> dict[str, Tensor]:
-    joint = trace_pair(pair, batch, 1)
-    return {"missed": left_out(pair, batch, joint), "discrete": has_discrete(joint)}
+    found = at_some_draws(pair, batch, lambda joint: (left_out(pair, batch, joint), has_discrete(joint)))
+    missed, discrete = (torch.stack(masks).any(0) for masks in zip(*found, strict=True))
+    return {"missed": missed, "discrete": discrete}
+
+
+def refuse_unlike_rows(view: LatentView, pair: Pair, batch: Batch) -> None:
+    """Refuses, by name, a guide that has not the model's support at some data point, where it is the start of chains.
+
+    Raises:
+        ppvae.ContractError: with the site.
+    """
+
+    def refuse(points: Batch, num_particles: int, at_once: int) -> dict[str, Tensor]:
+        view.refuse_unlike_support(pair, points)
+        return {"refused": torch.zeros(num_rows(points), dtype=torch.bool)}
+
+    over_data(pair, batch, 1, refuse, None)

@@ -14,6 +14,7 @@ from torch import Tensor
 from ppvae.batches import Batch, num_rows, rows
 from ppvae.conversion import to_pair
 from ppvae.inference.compiling.repeated import Repeated
+from ppvae.inference.evidence.coverage import refuse_unlike_rows
 from ppvae.inference.ledger.ascent import Ascent, ascend, compile_after, like
 from ppvae.inference.ledger.refinement import SELECTION_SAMPLES, Refined
 from ppvae.inference.ledger.transport import Affine, Composition, Coupling, Parameters, SinhArcsinh, Transport
@@ -54,6 +55,7 @@ def richer(refined: Refined, settings: Ascent, num_samples: int, progress: bool)
     """
     pair, batch = refined.pair, refined.batch
     view = LatentView(pair, to_pair(rows_or_all(pair, batch, slice(2)), pair))
+    refuse_unlike_rows(view, pair, batch)
     families = families_of(view.num_dims)
     slower = replace(settings, lr=settings.lr * NETWORK_RATE)
     fits = {

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import TransformedDistribution, kl_divergence as torch_kl_divergence
+from torch.distributions import ExponentialFamily, TransformedDistribution, kl_divergence as torch_kl_divergence
 
 from ppvae.arguments import checked
+from ppvae.internals import kl_formula
 from ppvae.refusals import family
 from ppvae.rules import Instance
 from ppvae.sites import without_row_mask
@@ -25,7 +26,8 @@ def kl_divergence(q: AnyDistribution, p: AnyDistribution) -> Tensor:
     against a factorized one, `-H(q) - sum_j E_q log N(z_j; m_j, s_j^2)`; against the standard normal, for q with mean m
     and covariance S, that is `(tr S + m'm - D - log det S) / 2`. And a factorized Gaussian q against one with
     correlations. That of two transformed distributions is that of their bases, where the transforms lose nothing; what
-    `FoldedDistribution` makes of them has no closed form.
+    `FoldedDistribution` makes of them has no closed form. Nor has an exponential family of which torch has none of its
+    own (Wishart's), as its formula for all of them has no gradient.
 
     Raises:
         NotImplementedError: no closed form is known.
@@ -45,6 +47,8 @@ def kl_divergence(q: AnyDistribution, p: AnyDistribution) -> Tensor:
     for fn in (q, p):
         if _folds(fn):
             raise NotImplementedError(f"{family(fn)} has two values of its base for each of its own")
+    if _is_generic(q, p):
+        raise NotImplementedError(f"torch's formula for {family(q)} has no gradient for the guide")
     return torch_kl_divergence(q, p)
 
 
@@ -70,6 +74,13 @@ def _folds(fn: Any) -> bool:
             return True
         fn = fn.base_dist
     return False
+
+
+def _is_generic(q: Any, p: Any) -> bool:
+    """Whether torch has but its formula for any exponential family, which holds q's arguments fixed."""
+    while hasattr(q, "base_dist") and hasattr(p, "base_dist"):
+        q, p = q.base_dist, p.base_dist
+    return isinstance(q, ExponentialFamily) and kl_formula(type(q), type(p)) is kl_formula(ExponentialFamily)
 
 
 def _is_factorized_normal(p: Any) -> bool:

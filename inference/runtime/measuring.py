@@ -18,7 +18,7 @@ from ppvae.inference.runtime.chunks import evaluating, over_data, sizes
 from ppvae.inference.runtime.distributed import processes
 from ppvae.inference.runtime.isolation import own_randomness
 from ppvae.inference.runtime.records import EvidenceUndefined
-from ppvae.kinds import is_discrete, is_point
+from ppvae.kinds import image_of, is_discrete, is_point
 from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
 from ppvae.sites import data_sites, handler_scales, sample_sites
@@ -93,7 +93,7 @@ def _inside_under_draws(pair: Pair, scaled: set[str], batch: Batch, num_particle
     inside = {}
     for name, site in sample_sites(joint.model, observed=True).items():
         try:
-            support = site["fn"].support
+            support = image_of(site["fn"]) or site["fn"].support
         except NotImplementedError:  # a distribution of the user's own need not have one
             continue
         found = support.check(site["value"])

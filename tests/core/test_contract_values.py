@@ -165,3 +165,19 @@ def test_values_outside_the_support_are_not_said_to_be_of_another_shape():
         pair.check(0.5 * torch.ones(4, 7, 3))
     assert "shape [7, 3]" not in str(refused.value)
     assert "0.5000" not in "".join(traceback.format_exception(refused.value))
+
+
+@pytest.mark.parametrize("transform", [dist.transforms.AbsTransform(), dist.transforms.SoftmaxTransform()])
+def test_transforms_that_are_not_one_to_one_have_no_density(transform):
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            base = dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1)
+            pyro.sample("z", dist.TransformedDistribution(base, [transform]))
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Dirichlet(torch.ones(2)))
+            pyro.sample("x", dist.Normal(z[..., 0], 1.0), obs=x)
+
+    message = refusal(Functions(model, guide), torch.randn(9))
+    assert_says(message, "guide site 'z': found TransformedDistribution, which knows no density", "FoldedDistribution")

@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from scipy.special import i0, i1
 from support.functions import Functions
 from torch import nn
 from torch.distributions.transforms import AffineTransform
@@ -109,6 +110,24 @@ def test_angles_are_reconstructed_where_they_wrap():
     torch.manual_seed(0)
     found = Functions(model, in_plate(lambda x: pyro.sample("z", dist.Normal(0 * x, 1.0)))).reconstruct(x, NUM_SAMPLES)
     assert (torch.remainder(found, 2 * math.pi) - math.pi).abs().max() < 5 * 0.1 / NUM_SAMPLES**0.5
+
+
+def test_directions_are_reconstructed_by_their_mean():
+    """Pyro's mean of a projected normal vector is of length one; that of its draws is shorter, the less is known."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.ProjectedNormal(torch.tensor([0.3, 0.4]).expand(len(x), 2)), obs=x)
+
+    x = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    torch.manual_seed(0)
+    found = Functions(model, in_plate(lambda x: pyro.sample("z", dist.Normal(x, 1.0).to_event(1)))).reconstruct(
+        x, NUM_SAMPLES
+    )
+    r = 0.5**2 / 4
+    length = (math.pi / 8) ** 0.5 * 0.5 * math.exp(-r) * (i0(r) + i1(r))
+    assert ((found - length * torch.tensor([0.6, 0.8])).abs() < 4.5 * 0.5**0.5 / NUM_SAMPLES**0.5).all()
 
 
 def test_independent_latents_have_the_guides_own_moments():

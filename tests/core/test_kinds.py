@@ -115,9 +115,18 @@ def wide(x):
     return dist.Normal(0 * x, 4.0)
 
 
+def squared():
+    return dist.TransformedDistribution(standard(), [dist.transforms.PowerTransform(torch.tensor(2.0))])
+
+
+def positive(x):
+    return dist.LogNormal(0 * x, 1.0)
+
+
 @pytest.mark.parametrize(
     ("prior", "posterior", "message"),
     [
+        (squared, positive, "model site 'z': found PowerTransform of values outside its domain"),
         (angles, wide, "guide site 'z': found Normal, which is on the line, for an angle"),
         (turned, wide, "model site 'z': found transforms of an angle"),
         (zero_or_normal, wide, "model site 'z': found ZeroInflatedDistribution, which gives a probability to one"),

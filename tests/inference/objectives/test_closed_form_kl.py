@@ -107,3 +107,40 @@ def test_the_elbo_of_a_folded_latent(particles, assert_mean):
     pair = Functions(model, guide)
     pair.particles = particles
     assert_mean(torch.stack([ELBO(100)(pair, x)[0] for _ in range(100)]), exact, k=4.5)
+
+
+def wishart(scale):
+    """Of 2 x 2 matrices; `KL(wishart(s) || wishart(1)) = 4 (s - 1 - log s)`."""
+    return dist.Wishart(torch.tensor(4.0), covariance_matrix=scale[..., None, None] * torch.eye(2))
+
+
+@pytest.mark.filterwarnings("ignore:Singular sample")  # which torch says of every draw
+def test_a_formula_without_gradients_is_none():
+    """torch has KL(q || p) of any exponential family, at arguments of q that it holds fixed."""
+    x = torch.tensor([0.1, -0.2, 0.5])
+    scale = torch.nn.Parameter(torch.tensor(1.5))
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", wishart(torch.ones_like(x)))
+            pyro.sample("x", dist.Normal(torch.zeros(()), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", wishart(scale.expand(len(x))))
+
+    pair = Functions(model, guide)
+    pair.scale = scale
+    pyro.set_rng_seed(0)
+    gradients = []
+    for _ in range(200):
+        _, surrogate = ELBO(num_particles=50)(pair, x)
+        gradients += torch.autograd.grad(surrogate, [scale])
+    found = torch.stack(gradients)
+    kl = 4 * (scale - 1 - scale.log())
+    (expected,) = torch.autograd.grad(-kl, [scale])
+    assert (found.mean() - expected).abs() < 4 * found.std() / len(found) ** 0.5
+    with torch.no_grad():
+        value = torch.stack([ELBO(num_particles=50)(pair, x)[0] for _ in range(200)])
+    exact = dist.Normal(torch.tensor(0.0), 1.0).log_prob(x) - kl.detach()
+    assert ((value.mean(0) - exact).abs() < 4 * value.std(0) / len(value) ** 0.5).all()
