@@ -107,7 +107,7 @@ def fit(
         held_out: data whose bound is computed after each epoch; or `HeldOut(data, ...)`, to stop early, or to keep the
             best epoch's parameters.
         callbacks: called after each epoch with the `Fit` so far. One that raises `StopIteration` ends training. They
-            may not change what is learned.
+            may not change what is learned. What they draw, as `pair.sample` does, leaves the steps' noise as it is.
         progress: show a bar, on a terminal or in a notebook; see `ppvae.set_progress`.
         compile: run a step as one compiled program, the same estimator with the same noise several times faster, after
             some seconds of compiling. "auto": on a CPU, for at least 20,000 steps, fewer of large networks or batches

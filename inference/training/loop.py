@@ -26,7 +26,7 @@ from ppvae.inference.runtime.checkpoint import (
     require,
 )
 from ppvae.inference.runtime.distributed import Processes
-from ppvae.inference.runtime.isolation import interrupts_held
+from ppvae.inference.runtime.isolation import interrupts_held, own_randomness
 from ppvae.inference.training.feeding import Source
 from ppvae.inference.training.held_out import HeldOutBound
 from ppvae.inference.training.nonfinite import NonFiniteError
@@ -35,7 +35,7 @@ from ppvae.inference.training.resuming import State, plain, restore, store
 from ppvae.inference.training.schedulers import Scheduler
 from ppvae.inference.training.settings import Checkpoint, HeldOut
 from ppvae.inference.training.steps import MOST, Steps, Taken
-from ppvae.inference.training.trainer import Trainer
+from ppvae.inference.training.trainer import CALLBACKS, Trainer
 from ppvae.progress import progress_bar
 from ppvae.threads import users_own
 
@@ -252,8 +252,9 @@ class Training:
         return self.processes.first(self._calls_back)
 
     def _calls_back(self) -> bool:
+        seed = (self.trainer.seed, CALLBACKS, self.epoch)
         try:
-            with users_own():
+            with users_own(), own_randomness(seed, self.trainer.device):
                 for callback in self.callbacks:
                     callback(self.result())
         except StopIteration:

@@ -54,7 +54,7 @@ from ppvae.own_rows import refuse_other_rows, refuse_parts, rows_or_all
 from ppvae.pair import Pair
 from ppvae.threads import exclusive, undisturbed
 
-CHECK, STEPS, ORDER, HELD_OUT = range(4)
+CHECK, STEPS, ORDER, HELD_OUT, CALLBACKS = range(5)
 """Streams of random numbers: one for each use, so that none disturbs another."""
 
 LITTLE = 300_000

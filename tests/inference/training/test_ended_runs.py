@@ -77,6 +77,22 @@ def test_a_run_that_a_callback_ended_goes_on_where_none_ends_it(callbacks, path)
     assert_same(train(6, seed=9, callbacks=callbacks, checkpoint=path, resume=True), train(6, callbacks=callbacks))
 
 
+def test_what_a_callback_draws_changes_no_step(path):
+    """A run goes on from its file, which was written before the callback drew."""
+    drawn = []
+
+    def draw(so_far):
+        drawn.append(torch.rand(()).item())
+        if len(drawn) == 3:
+            raise OSError("no room for the picture")
+
+    expected = train(6)
+    with pytest.raises(OSError, match="picture"):
+        train(6, callbacks=[draw], checkpoint=path)
+    assert_same(train(6, seed=9, callbacks=[draw], checkpoint=path, resume=True), expected)
+    assert len({*drawn}) == len(drawn) == 6
+
+
 def test_a_run_that_a_callback_ended_goes_on_with_more_epochs(path):
     train(6, callbacks=[after(2)], checkpoint=path)
     again = train(7, callbacks=[after(2)], checkpoint=path, resume=True)
