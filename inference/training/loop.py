@@ -37,6 +37,7 @@ from ppvae.inference.training.settings import Checkpoint, HeldOut
 from ppvae.inference.training.steps import MOST, Steps, Taken
 from ppvae.inference.training.trainer import CALLBACKS, Trainer
 from ppvae.progress import progress_bar
+from ppvae.state import copied_state, saved_state, set_state, state_of
 from ppvae.threads import users_own
 
 logger = logging.getLogger("ppvae")
@@ -127,7 +128,7 @@ class Training:
                 error.fit = self.result()
                 raise
         if self.best:
-            self.trainer.pair.load_state_dict(self.best)
+            set_state(self.trainer.pair, self.best)
         else:
             self.trainer.update.swap_averages()
         self.trainer.pair.checked_kinds.clear()
@@ -265,7 +266,7 @@ class Training:
         """Keeps the pair's state if it is the best so far, and is to be kept."""
         if self.held_out is not None and self.held_out.keep_best and self._epochs_since_best() == 0:
             with self.trainer.averaged():
-                self.best = {name: t.detach().clone() for name, t in self.trainer.pair.state_dict().items()}
+                self.best = copied_state(self.trainer.pair)
 
     def _judged(self) -> str:
         """Why training is over after this epoch; empty if it is not."""
@@ -309,6 +310,7 @@ class Training:
             )
 
     def _settings(self) -> dict[str, Any]:
+        saved_state(self.trainer.pair)  # so that it refuses before the first step
         held_out = self.held_out and {"data": fingerprint(self.held_out.data), "keep_best": self.held_out.keep_best}
         return self.trainer.settings | plain(
             {
@@ -361,7 +363,7 @@ class Training:
         run, best, history = state.values["run"], state.tensors["best"], state.tensors["history"]
         require(path, run, RUN)
         if best:
-            check_layout(path, "best", best, layout(self.trainer.pair.state_dict()))
+            check_layout(path, "best", best, layout(state_of(self.trainer.pair)))
             refuse_nan(path, {name: best[name] for name in self.trainer.update.parameters})
         lengths = {name: state.values["steps"] if name == "bound_per_step" else run["epoch"] for name in self.history}
         check_layout(path, "history", history, {name: f"float64[{length}]" for name, length in lengths.items()})

@@ -139,8 +139,8 @@ def check_trainer_state(
     path, values, tensors = state.source, state.values, state.tensors
     kinds = {"steps": int, "compiled_size": int | None, "processes": int, "optimizer": dict, "example": dict | None}
     require(path, values, kinds)
-    require(path, tensors, dict.fromkeys(("pair", "average", "optimizer", "example"), dict))
-    for name in ("pair", "average"):
+    require(path, tensors, dict.fromkeys(("pair", "unsaved", "average", "optimizer", "example"), dict))
+    for name in ("pair", "unsaved", "average"):
         check_layout(path, name, tensors[name], layout(now.tensors[name]))
     refuse_nan(path, {name: tensors["pair"][name] for name in learned})
     refuse_nan(path, tensors["average"])

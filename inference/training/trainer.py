@@ -52,6 +52,7 @@ from ppvae.inference.training.update import Update
 from ppvae.mode import mode
 from ppvae.own_rows import refuse_other_rows, refuse_parts, rows_or_all
 from ppvae.pair import Pair
+from ppvae.state import saved_state, set_state, state_of, unsaved_buffers
 from ppvae.threads import exclusive, undisturbed
 
 CHECK, STEPS, ORDER, HELD_OUT, CALLBACKS = range(5)
@@ -349,7 +350,7 @@ class Trainer:
         return plain(
             {
                 "pair": type(self.pair).__qualname__,
-                "tensors": layout(self.pair.state_dict()),
+                "tensors": layout(state_of(self.pair)),
                 "learned": list(self.update.parameters),
                 "objective": describe(self.objective),
                 "optimizer": type(self.optimizer).__qualname__,
@@ -366,8 +367,8 @@ class Trainer:
         states = self.processes.gather(random_state(self.device) if self._running else self._random)
         slots, optimizer = optimizer_state(self.optimizer)
         example, kind = example_of(self.pair)
-        tensors = {"pair": self.pair.state_dict(), "optimizer": slots, "average": self.update.averages}
-        tensors |= {"example": example}
+        tensors = {"pair": saved_state(self.pair), "unsaved": unsaved_buffers(self.pair), "optimizer": slots}
+        tensors |= {"average": self.update.averages, "example": example}
         values = {"steps": self.steps, "compiled_size": self.programs.size, "optimizer": optimizer, "example": kind}
         values |= {"recipe": self.pair.recipe}
         tensors |= {f"random{rank}": state for rank, state in enumerate(states)}
@@ -379,7 +380,7 @@ class Trainer:
         values = state.values
         example = example_in(state.source, state.tensors["example"], values["example"])
         set_optimizer_state(self.optimizer, state.tensors["optimizer"], values["optimizer"])
-        self.pair.load_state_dict(state.tensors["pair"])
+        set_state(self.pair, state.tensors["pair"] | state.tensors["unsaved"])
         if example is not None:
             self.pair.example = example
         for name, average in state.tensors["average"].items():
