@@ -114,10 +114,10 @@ def fit(
             (7,000 of 784-200-200-50 with a hundred data points). In other runs, in one process and without callbacks,
             the operations of step 101 are recorded and repeated without Python, on a GPU as a CUDA graph, to the same
             bits. What Python decides in the model or the guide (a branch, a loop) is decided once, when the step is
-            traced. All results are compared again after 2, 4, 8, 16, ... steps, and from a difference on training goes
-            on uncompiled; with False it is decided at each step. What cannot be compiled runs uncompiled, with a
-            warning that says why. The first step, and smaller batches, are not compiled. A run that goes on from a
-            file stays as it was.
+            traced. All results are compared again after 2, 4, 8, 16, ... steps, and after callbacks; from a difference
+            on training goes on uncompiled; with False it is decided at each step. What cannot be compiled runs
+            uncompiled, with a warning that says why. The first step, and smaller batches, are not compiled. A run that
+            goes on from a file stays as it was.
         checkpoint: a file that keeps the state of training, written after each epoch, on Ctrl-C and on SIGTERM, in
             place of an old one; or `Checkpoint(path, every=...)`, to write it within epochs, too. Where it cannot be
             written, as the disk is full, training goes on, and the result's `warning` says so.

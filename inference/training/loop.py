@@ -177,6 +177,7 @@ class Training:
         trainer = self.trainer
         if self.callbacks:
             trainer.prepared.forget()  # they may have changed the pair
+            trainer.programs.doubt()
             if self._bound:
                 self._bound.prepared.forget()
         self._steps.begin(self.epoch, len(self.sizes))
