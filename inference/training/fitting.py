@@ -118,9 +118,9 @@ def fit(
             on training goes on uncompiled; with False it is decided at each step. What cannot be compiled runs
             uncompiled, with a warning that says why. The first step, and smaller batches, are not compiled. A run that
             goes on from a file stays as it was.
-        checkpoint: a file that keeps the state of training, written after each epoch, on Ctrl-C and on SIGTERM, in
-            place of an old one; or `Checkpoint(path, every=...)`, to write it within epochs, too. Where it cannot be
-            written, as the disk is full, training goes on, and the result's `warning` says so.
+        checkpoint: a file that keeps the state of training, written after each epoch and its callbacks, on Ctrl-C and
+            on SIGTERM, in place of an old one; or `Checkpoint(path, every=...)`, to write it within epochs, too. Where
+            it cannot be written, as the disk is full, training goes on, and the result's `warning` says so.
         resume: go on from `checkpoint` if it exists. A run that has ended may be given more epochs if it has no
             schedule, a larger patience, or other callbacks: those of a run that one of them ended are asked again.
         options: how a step is taken: clipping, an average of the parameters, mixed precision, several processes; see

@@ -244,14 +244,17 @@ class Training:
             self.sizes = []
             self._keep_best()
             self.stopped = self._judged()
-            self._save()
         if self._called_back():
             self.stopped = "callback"
+        with interrupts_held():
             self._save()
 
     def _called_back(self) -> bool:
-        """Whether a callback wants to stop; with several processes, only process 0 calls them."""
-        return self.processes.first(self._calls_back)
+        """Whether a callback wants to stop; with several processes, only process 0 calls them, and its pair counts."""
+        wants = self.processes.first(self._calls_back)
+        if self.callbacks:
+            self.processes.copy_first([*self.trainer.pair.parameters(), *self.trainer.pair.buffers()])
+        return wants
 
     def _calls_back(self) -> bool:
         seed = (self.trainer.seed, CALLBACKS, self.epoch)

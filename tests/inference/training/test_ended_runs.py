@@ -77,20 +77,36 @@ def test_a_run_that_a_callback_ended_goes_on_where_none_ends_it(callbacks, path)
     assert_same(train(6, seed=9, callbacks=callbacks, checkpoint=path, resume=True), train(6, callbacks=callbacks))
 
 
-def test_what_a_callback_draws_changes_no_step(path):
-    """A run goes on from its file, which was written before the callback drew."""
-    drawn = []
+@pytest.mark.parametrize("fails_in", [0, 1])
+def test_what_a_callback_draws_and_changes_is_the_same_in_a_run_that_goes_on(fails_in, path):
+    """The last file is that of epoch 2, whether the third epoch's own callback fails or a step after it."""
+    fails, drawn = iter([fails_in]), []
 
-    def draw(so_far):
+    def change(so_far):
         drawn.append(torch.rand(()).item())
-        if len(drawn) == 3:
+        with torch.no_grad():
+            so_far.pair.decoder.bias.clamp_(max=drawn[-1])
+
+    def fail(so_far):
+        if so_far.epochs == 3 and next(fails, None) is not None:
             raise OSError("no room for the picture")
 
-    expected = train(6)
-    with pytest.raises(OSError, match="picture"):
-        train(6, callbacks=[draw], checkpoint=path)
-    assert_same(train(6, seed=9, callbacks=[draw], checkpoint=path, resume=True), expected)
-    assert len({*drawn}) == len(drawn) == 6
+    def steps_fail(x):
+        if len(drawn) == 3 and next(fails, None) is not None:
+            raise OSError("no more room")
+        return x
+
+    settings = {"callbacks": [change, *[fail][fails_in:]]} | ({"transform": steps_fail} if fails_in else {})
+    expected = train(6, callbacks=[change])
+    drawn.clear()
+    with pytest.raises(OSError, match="room"):
+        train(6, checkpoint=path, **settings)
+    assert_same(train(6, seed=9, checkpoint=path, resume=True, **settings), expected)
+    assert len({*drawn}) == 6
+
+
+def test_what_a_callback_draws_changes_no_step():
+    assert_same(train(4, callbacks=[lambda run: run.pair.sample(3)]), train(4))
 
 
 def test_a_run_that_a_callback_ended_goes_on_with_more_epochs(path):
