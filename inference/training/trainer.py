@@ -49,7 +49,7 @@ from ppvae.inference.training.resuming import (
 from ppvae.inference.training.settings import StepOptions
 from ppvae.inference.training.step_programs import StepPrograms
 from ppvae.inference.training.update import Update
-from ppvae.mode import mode
+from ppvae.mode import buffer_places, mode
 from ppvae.own_rows import refuse_other_rows, refuse_parts, rows_or_all
 from ppvae.pair import Pair
 from ppvae.state import saved_state, set_state, state_of, unsaved_buffers
@@ -129,19 +129,18 @@ class Trainer:
         self.processes = group_for(self.options.distributed, self.device)
         self.processes.agree(lambda: training_described(pair, self.device, given))
         pair.to(self.device)
-        self._buffers = list(pair.buffers())
-        self.processes.copy_first([*pair.parameters(), *self._buffers])
+        self._places = buffer_places(pair)
+        self.processes.copy_first([*pair.parameters(), *pair.buffers()])
         learned = optimizers.learned_by(pair)
         self.optimizer = optimizers.optimizer_for(optimizer, learned, lr)
-        self.update = Update(self.optimizer, learned, self._buffers, self.options, self.processes)
+        self.update = Update(self.optimizer, learned, self._buffers(), self.options, self.processes)
         self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
 
-        self.steps = 0
+        self.steps, self._running = 0, False
         self.progress = True
         """Whether waits are shown."""
         self.programs = StepPrograms(pair, self.objective, self.update, compile)
         self.prepared = Prepared(self.objective, pair)
-        self._running = False
         self._networks: list[nn.Module] | None = None  # found when the pair is checked, on the first batch
         self._random = seeded_state((self.seed, STEPS, self.processes.rank), self.device)
         self.converted = Conversion(pair)
@@ -266,7 +265,7 @@ class Trainer:
             num_points: in the whole batch.
             weights: of the data points in that part, where they are weighed.
         """
-        buffers = [b.clone() for b in self._buffers]
+        buffers = [b.clone() for b in self._buffers()]
         with one_thread(self._is_little(num_points)), self._undone_on_error(buffers):
             batch = self._next_batch(draw)
             drawn = random_state(self.device)
@@ -282,7 +281,7 @@ class Trainer:
 
     def launch_step(self, draw: Callable[[], Batch], num_points: int, weights: Tensor | None) -> Tensor:
         """The same with the program alone, whatever the bound is; see `CompiledStep.launch`."""
-        with one_thread(self._is_little(num_points)), self._undone_on_error(self._buffers):
+        with one_thread(self._is_little(num_points)), self._undone_on_error(self._buffers()):
             report = self.programs.launch(self.steps, self._next_batch(draw), weights)
         self.steps += 1
         return report
@@ -291,13 +290,15 @@ class Trainer:
     def _undone_on_error(self, buffers: list[Tensor]) -> Iterator[None]:
         """On an error, puts back generators, learning rates, and the pair's buffers as these were."""
         randomness, rates = random_state(self.device), [group["lr"] for group in self.optimizer.param_groups]
+        held = self._buffers()
         try:
             yield
         except BaseException:
             set_random_state(randomness, self.device)
             for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
-            for buffer, before in zip(self._buffers, buffers, strict=True):
+            for (place, name), buffer, before in zip(self._places, held, buffers, strict=True):
+                place[name] = buffer  # another may have been assigned
                 buffer.copy_(before)
             self.optimizer.zero_grad()
             raise
@@ -327,6 +328,7 @@ class Trainer:
             with one_row_explained():
                 mean, surrogate = with_penalty(self.prepared(batch), self.pair, batch, self.steps, weights)
             gradients = list(torch.autograd.grad(surrogate.neg(), list(parameters.values()), allow_unused=True))
+        self.update.buffers = self._buffers()  # which may have been assigned
         bound = self.update(mean.detach(), gradients, self.steps, share, buffers)
         if bound is None:
             set_random_state(randomness, self.device)
@@ -334,6 +336,10 @@ class Trainer:
             objective = as_objective(self.objective)
             raise NonFiniteError(explain(lambda: objective(self.pair, batch, self.steps), named, index))
         return bound
+
+    def _buffers(self) -> list[Tensor]:
+        """The pair's buffers that it had at the start, as they are now."""
+        return [held[name] for held, name in self._places]
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -43,6 +43,15 @@ def attribute(pair, number):
     pair.further = 0.1 * number
 
 
+class Assigned(Annealed):
+    """A call in training mode assigns the buffer; one that meets a negative number has no finite bound."""
+
+    def guide(self, x):
+        if self.training:
+            self.factor = self.factor + 1.0
+        super().guide(torch.where(x < 0, torch.nan, x))
+
+
 CHANGES = [(assign, "factor: found"), (swap, "decoder.weight: found"), (attribute, "old values"), (fill, "")]
 
 
@@ -100,3 +109,23 @@ def test_by_a_transform(change, monkeypatch):
         run = ppvae.fit(pair, X, steps=110, batch_size=10, transform=transform, compile=compiled, progress=False)
         bounds.append(torch.as_tensor(run.history["bound_per_step"]))
     assert torch.equal(*bounds)
+
+
+def test_a_step_that_is_not_finite_gives_back_what_it_assigned():
+    torch.manual_seed(0)
+    pair = Assigned().double()
+    trainer, factor = ppvae.Trainer(pair), pair.factor
+    trainer.step(X[:20])
+    assert (pair.factor, factor) == (1.0, 0.0)
+    assigned = pair.factor
+    with pytest.raises(ppvae.NonFiniteError):
+        trainer.step(X[:20] - 0.5)
+    assert pair.factor is assigned
+    assert assigned == 1.0
+
+
+def test_a_check_on_one_row_gives_back_what_it_assigned():
+    pair = Assigned().double()
+    pair.encoder[1] = torch.nn.Identity()
+    ppvae.fit(pair, X[:41], epochs=1, batch_size=20, progress=False)
+    assert pair.factor == 3.0
