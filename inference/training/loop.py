@@ -48,6 +48,7 @@ RUN = {
     "epoch": int,
     "sizes": list,
     "cut_short": bool,
+    "uncalled": bool,
     "stopped": str,
     "seconds": float,
 }
@@ -76,7 +77,7 @@ class Training:
         seconds: of training.
         history: as in `Fit`, in lists.
         best: the pair's state after the best epoch, if it is to be kept.
-        cut_short: whether the last epoch ended before its data did.
+        cut_short, uncalled: whether the last epoch ended before its data did; whether callbacks are still to be called.
     """
 
     trainer: Trainer
@@ -99,6 +100,7 @@ class Training:
     history: dict[str, list[float]] = field(default_factory=dict)
     best: dict[str, Tensor] = field(default_factory=dict)
     cut_short: bool = False
+    uncalled: bool = False
 
     def __post_init__(self) -> None:
         names = ["bound", "learning_rate", "seconds", "bound_per_step"] + ["held_out"] * (self.held_out is not None)
@@ -163,6 +165,7 @@ class Training:
     def _run_epochs(self, progress: bool) -> None:
         try:
             with progress_bar(total=self.num_steps, initial=self.trainer.steps, unit="step", shown=progress) as bar:
+                self._call_back()
                 while not self.stopped:
                     self._run_epoch(bar)
         except KeyboardInterrupt:
@@ -244,22 +247,28 @@ class Training:
             self.sizes = []
             self._keep_best()
             self.stopped = self._judged()
-        if self._called_back():
-            self.stopped = "callback"
-        with interrupts_held():
+            self.uncalled = bool(self.callbacks)
             self._save()
+        self._call_back()
+
+    def _call_back(self) -> None:
+        """Calls the callbacks if they are due; until they are done, a run that goes on calls them first."""
+        if self.uncalled:
+            if self._called_back():
+                self.stopped = "callback"
+            with interrupts_held():
+                self.uncalled = False
+                self._save()
 
     def _called_back(self) -> bool:
         """Whether a callback wants to stop; with several processes, only process 0 calls them, and its pair counts."""
         wants = self.processes.first(self._calls_back)
-        if self.callbacks:
-            self.processes.copy_first([*self.trainer.pair.parameters(), *self.trainer.pair.buffers()])
+        self.processes.copy_first([*self.trainer.pair.parameters(), *self.trainer.pair.buffers()])
         return wants
 
     def _calls_back(self) -> bool:
-        seed = (self.trainer.seed, CALLBACKS, self.epoch)
         try:
-            with users_own(), own_randomness(seed, self.trainer.device):
+            with users_own(), own_randomness((self.trainer.seed, CALLBACKS, self.epoch), self.trainer.device):
                 for callback in self.callbacks:
                     callback(self.result())
         except StopIteration:
@@ -344,7 +353,7 @@ class Training:
         self.best = {name: t.to(self.trainer.device) for name, t in best.items()}
         self.history = {name: t.tolist() for name, t in history.items()}
         self.epoch, self.sizes, self.cut_short = run["epoch"], run["sizes"], run["cut_short"]
-        self.seconds = run["seconds"]
+        self.seconds, self.uncalled = run["seconds"], run["uncalled"]
         if self.scheduler:
             self.scheduler.replay(self.trainer.optimizer, self.trainer.steps, self.history)
         self.stopped = self._still_ended(run)

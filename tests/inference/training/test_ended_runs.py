@@ -79,7 +79,7 @@ def test_a_run_that_a_callback_ended_goes_on_where_none_ends_it(callbacks, path)
 
 @pytest.mark.parametrize("fails_in", [0, 1])
 def test_what_a_callback_draws_and_changes_is_the_same_in_a_run_that_goes_on(fails_in, path):
-    """The last file is that of epoch 2, whether the third epoch's own callback fails or a step after it."""
+    """Whether one of the third epoch's callbacks fails, which are then called again, or a step after them."""
     fails, drawn = iter([fails_in]), []
 
     def change(so_far):
