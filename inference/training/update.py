@@ -1,6 +1,5 @@
 """The update that ends a training step: gradients summed over processes, clipped, applied, and parameters averaged."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -67,11 +66,11 @@ class Update:
             before: the buffers before the step.
         """
         found = [g for g in gradients if g is not None]
-        total = torch.stack([bound, *[g.sum() for g in found]]).sum()  # not finite if any of its terms is not
+        total = torch.stack([bound, *[_real(g).sum() for g in found]]).sum()  # not finite if any of its terms is not
         if self.processes.size > 1:
             bound, total, gradients = self._summed(bound, total, gradients, share, before)
-        value, check = torch.stack([bound, total]).tolist()
-        if not math.isfinite(check):
+        value, finite = torch.stack([bound, total.isfinite().to(bound)]).tolist()
+        if not finite:
             return None
         for p, g in zip(self.parameters.values(), gradients, strict=True):
             p.grad = None if g is None else laid_out_as(p, g)
@@ -166,15 +165,18 @@ class Update:
             pieces, flags = [*pieces, torch.zeros(2, device=pieces[0].device)], [0.0] * (len(self.parameters) + 1)
         checked = [*(0 if self.whole is None else checksum(self.whole)).to_bytes(4, "big")]
         numbers = [*flags, float(bool(error)), *checked, *[byte**2 for byte in checked]]
-        flat = torch.cat([*[piece.flatten() for piece in pieces], torch.tensor(numbers, device=pieces[0].device)])
+        flat = torch.cat(
+            [*[_real(piece).flatten() for piece in pieces], torch.tensor(numbers, device=pieces[0].device)]
+        )
         self._exchanged = True
-        *parts, found = self.processes.sum(flat).split([*[piece.numel() for piece in pieces], len(numbers)])
+        lengths = [piece.numel() * (2 if piece.is_complex() else 1) for piece in pieces]
+        *parts, found = self.processes.sum(flat).split([*lengths, len(numbers)])
         sums = found.tolist()
         *totals, failed = sums[:-8]
         first, second = sums[-8:-4], sums[-4:]
         if failed or any(self.processes.size * b != a**2 for a, b in zip(first, second, strict=True)):
             self._refuse(error)
-        return [part.view_as(piece) for part, piece in zip(parts, pieces, strict=True)], totals
+        return [_like(piece, part) for part, piece in zip(parts, pieces, strict=True)], totals
 
     def _refuse(self, error: str) -> NoReturn:
         """Says what is wrong where a process has failed, or has another batch."""
@@ -216,6 +218,18 @@ class Update:
                 decay = decay if bad is None else torch.maximum(decay, bad.double())
                 for average, p in zip(averages, parameters, strict=True):
                     average.lerp_(p, (1 - decay).to(average))
+
+
+def _real(t: Tensor) -> Tensor:
+    """A tensor's numbers, of complex ones the real and the imaginary parts."""
+    return torch.view_as_real(t) if t.is_complex() else t
+
+
+def _like(t: Tensor, numbers: Tensor) -> Tensor:
+    """The numbers that `_real` gives, in one row, as a tensor like `t`."""
+    if t.is_complex():
+        numbers = torch.view_as_complex(numbers.clone().view(-1, 2))
+    return numbers.view_as(t)
 
 
 def _change(new: Tensor, old: Tensor) -> Tensor:
