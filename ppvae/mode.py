@@ -42,15 +42,21 @@ def settled_if_it_passes(pair: Any) -> Iterator[None]:
         raise
 
 
+def buffer_places(module: nn.Module) -> list[tuple[dict[str, Any], str]]:
+    """Where modules hold their buffers: in which dictionary, and by which name."""
+    return [(m._buffers, name) for m in module.modules() for name, b in m._buffers.items() if b is not None]
+
+
 @contextmanager
 def buffers_kept(module: nn.Module) -> Iterator[None]:
     """Gives a module's buffers, such as running statistics, the values back that they have before the block."""
-    before = [(b, b.clone()) for b in module.buffers()]
+    before = [(held, name, held[name], held[name].clone()) for held, name in buffer_places(module)]
     try:
         yield
     finally:
         with torch.no_grad():
-            for buffer, value in before:
+            for held, name, buffer, value in before:
+                held[name] = buffer  # another may have been assigned
                 buffer.copy_(value)
 
 

@@ -26,6 +26,7 @@ from ppvae.inference.runtime.records import Measurement
 from ppvae.inference.training.nonfinite import NonFiniteError
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError
+from ppvae.state import copied_state, set_state, state_of
 
 SCALE_SAMPLES = 200
 
@@ -179,7 +180,7 @@ class Bench:
         if self.train is None:
             self.notes["training_gap"] = "pass train= to measure it"
             return None
-        best, note = Refitted(self.report.elbo, dict(self.pair.state_dict())), ""
+        best, note = Refitted(self.report.elbo, state_of(self.pair)), ""
         for number in range(ROUNDS):
             try:
                 after, note = self._one_round(best, number)
@@ -210,19 +211,19 @@ class Bench:
         ):
             if note.startswith("undefined"):
                 return None, note
-            state = {name: t.clone() for name, t in self.pair.state_dict().items()}
+            state = copied_state(self.pair)
             with measuring(self.pair, self.batch, self.seed) as batch:
                 return Refitted(self.elbo(self.pair, batch), state), note
 
     @contextmanager
     def trained_from(self, start: Refitted) -> Iterator[None]:
         """For the block, the pair with the guide's state after training."""
-        before = {name: t.clone() for name, t in self.pair.state_dict().items()}
+        before = copied_state(self.pair)
         try:
-            self.pair.load_state_dict(start.state)
+            set_state(self.pair, start.state)
             yield
         finally:
-            self.pair.load_state_dict(before)
+            set_state(self.pair, before)
 
     def _note(self, name: str, said: list[str]) -> None:
         if said:

@@ -20,6 +20,7 @@ from ppvae.inference.training.settings import StepOptions
 from ppvae.mode import mode
 from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
+from ppvae.state import copied_state, set_state
 from ppvae.tracing import draw_latents, trace_model, trace_pair
 from ppvae.weights import sum_terms
 
@@ -56,7 +57,7 @@ def refitted(
     if not own:
         yield "undefined: the guide has no parameters of its own"
         return
-    state = {name: t.clone() for name, t in pair.state_dict().items()}
+    state = copied_state(pair)
     frozen = [p for p in pair.parameters() if p.requires_grad and not _among(p, own)]
     try:
         for p in frozen:
@@ -75,13 +76,13 @@ def refitted(
                 progress=progress,
                 options=StepOptions(distributed=processes().size > 1),
             )
-        pair.load_state_dict({name: state[name] for name in statistics if name in state}, strict=False)
+        set_state(pair, {name: state[name] for name in statistics})
         rising = is_rising(torch.as_tensor(run.history["bound_per_step"]))
         yield f"still rising after {steps} steps, so more training would gain more" if rising else ""
     finally:
         for p in frozen:
             p.requires_grad_(True)
-        pair.load_state_dict(state)
+        set_state(pair, state)
 
 
 def guide_parameters(pair: Pair, batch: Batch) -> list[nn.Parameter]:

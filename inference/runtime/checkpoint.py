@@ -21,6 +21,8 @@ from ppvae.batches import Batch, entries
 from ppvae.files import write_file
 
 FORMAT = "ppvae 1"
+COMPLEX = "complex"
+"""The entry that names the complex tensors, which safetensors does not hold in double precision."""
 
 
 class CheckpointError(ValueError):
@@ -33,8 +35,9 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], about: Mapping[str, A
     Raises:
         ValueError, OSError: as `ppvae.files.write_file`; the old file is as it was.
     """
-    copies = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    told = json.dumps(about)
+    copies = {name: t.detach().resolve_conj().cpu().contiguous().clone() for name, t in tensors.items()}
+    told = json.dumps({**about, COMPLEX: [name for name, t in copies.items() if t.is_complex()]})
+    copies = {name: torch.view_as_real(t) if t.is_complex() else t for name, t in copies.items()}
     write_file(path, to_bytes(copies, {"format": FORMAT, "about": told, "sha256": _checksum(copies, told)}))
 
 
@@ -55,7 +58,10 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         )
     about = json.loads(told)
     require(path, {"about": about}, {"about": dict})
-    return {name: t.clone() for name, t in mapped.items()}, about
+    require(path, about, {COMPLEX: list})
+    pairs = about.pop(COMPLEX)
+    copies = {name: t.clone() for name, t in mapped.items()}
+    return {name: torch.view_as_complex(t) if name in pairs else t for name, t in copies.items()}, about
 
 
 def glance(path: str | Path) -> Any:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ppvae._version import __version__
 from ppvae.inference.runtime.checkpoint import fingerprint, layout
+from ppvae.state import state_of
 
 Described = dict[str, str | float]
 """Words by name; numbers are compared up to rounding."""
@@ -56,8 +57,8 @@ def arguments_described(given: Mapping[str, Any]) -> Described:
 
 def module_described(name: str, module: nn.Module, values: bool = True) -> Described:
     """A module's class, and the type, shape and, if asked for, contents of its parameters and buffers."""
-    state = module.state_dict()
-    tensors = fingerprint(dict(state)) if values else layout(state)
+    state = state_of(module)
+    tensors = fingerprint(state) if values else layout(state)
     learned = sorted(each for each, p in module.named_parameters() if p.requires_grad)
     about: Described = {name: type(module).__qualname__, f"{name}, learned": ", ".join(learned)}
     return about | {f"{name}.{each}": words for each, words in tensors.items()}

@@ -22,6 +22,7 @@ from ppvae.inference.runtime.checkpoint import (
 )
 from ppvae.inference.runtime.isolation import can_be_set, random_state, set_random_state
 from ppvae.pair import Pair
+from ppvae.state import state_of
 
 
 class KeptChunks:
@@ -41,7 +42,7 @@ class KeptChunks:
         check_target(path)
         self._path, self._num_points = Path(path), num_rows(batch)
         self._device = device_of(pair)
-        self._about = {"data": fingerprint(batch), "pair": fingerprint(pair.state_dict()), "settings": settings}
+        self._about = {"data": fingerprint(batch), "pair": fingerprint(state_of(pair)), "settings": settings}
 
     def load(self) -> dict[str, Tensor]:
         """The results so far, none at first; restores the generators' states after them.

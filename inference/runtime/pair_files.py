@@ -24,6 +24,7 @@ from ppvae.inference.runtime.checkpoint import (
 )
 from ppvae.pair import Pair
 from ppvae.recipes import Recipe, class_name, made
+from ppvae.state import saved_state
 from ppvae.threads import turn
 
 COMPILED = "_orig_mod."
@@ -43,7 +44,8 @@ def save(pair: Pair, path: File) -> None:
         path: of the file.
 
     Raises:
-        ValueError: a parameter has NaN, or the path leads to a folder or a device.
+        ValueError: a parameter has NaN, the pair's `state_dict` holds what is no tensor, or the path leads to a folder
+            or a device.
         OSError: the file cannot be written; an old one is as it was.
 
     Example:
@@ -60,7 +62,7 @@ def save(pair: Pair, path: File) -> None:
             "with a lower learning rate"
         )
     example, kind = example_of(pair)
-    tensors = prefixed("pair", plain_names(pair.state_dict())) | prefixed("example", example)
+    tensors = prefixed("pair", plain_names(saved_state(pair))) | prefixed("example", example)
     write(path, tensors, {"pair": type(pair).__qualname__, "example": kind, "recipe": pair.recipe})
 
 
@@ -99,9 +101,9 @@ def load(pair: Pair | File, path: File | None = None) -> Pair:
     example = example_in(source, unprefixed("example", tensors), about["example"])
     state = unprefixed("pair", tensors) | unprefixed("average", tensors)
     result = pair if isinstance(pair, Pair) else _remade(source, about["recipe"], state)
-    own = {plain_name(name): name for name in result.state_dict()}
+    own = {plain_name(name): name for name in saved_state(result)}
     state = plain_names(state)
-    check_same(source, layout(state), layout(plain_names(result.state_dict())))
+    check_same(source, layout(state), layout(plain_names(saved_state(result))))
     refuse_nan(source, {name: state[plain_name(name)] for name, _ in result.named_parameters()})
     result.load_state_dict({own[name]: t for name, t in state.items()})
     if example is not None:
@@ -127,7 +129,7 @@ def _remade(path: str | Path, recipe: Recipe | None, state: dict[str, Tensor]) -
                 "those of the code that wrote it; make the pair and read into it, with ppvae.load(pair, path)"
             ) from error
     precision = next((t.dtype for t in state.values() if t.is_floating_point()), None)
-    if layout(plain_names(state)) != layout(plain_names(pair.state_dict())):
+    if layout(plain_names(state)) != layout(plain_names(saved_state(pair))):
         pair.to(precision)  # as `pair.double()` was called before it was saved
     return pair
 

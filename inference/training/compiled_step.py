@@ -30,7 +30,7 @@ from ppvae.inference.objectives.protocol import Maximized, Objective, as_objecti
 from ppvae.inference.runtime.isolation import one_thread
 from ppvae.inference.training.optimizers import is_plainly_fused
 from ppvae.inference.training.update import Update, laid_out_as
-from ppvae.internals import tree_flatten, tree_leaves, tree_unflatten
+from ppvae.internals import memory_of, tree_flatten, tree_leaves, tree_unflatten
 from ppvae.pair import Pair
 
 
@@ -66,7 +66,8 @@ class CompiledStep:
     ):
         self._owners = (pair, objective)
         with untouched(*self._owners) as met:
-            self._objective, self._update = as_objective(objective).prepared(pair, batch), update
+            self._given, self._update = as_objective(objective), update
+            self._objective = self._given.prepared(pair, batch)
             self._call = Call(pair)
             self._parameters = {name: p for name, p in self._call.named_parameters() if p.requires_grad}
             self._buffers = dict(self._call.named_buffers())
@@ -77,10 +78,17 @@ class CompiledStep:
             precise = torch.float64 if self._device.type == "cpu" else torch.float32  # as fused optimizers read rates
             self._rates = [self._number(0.0).to(precise) for _ in update.optimizer.param_groups]
             self._kind = kind_of(batch)
+            self._places = [
+                (held, name, f"{prefix}.{name}".removeprefix("."), memory_of(t))
+                for prefix, module in pair.named_modules()
+                for held in (module._parameters, module._buffers)
+                for name, t in held.items()
+                if t is not None
+            ]
             state = [[p.detach() for p in self._parameters.values()], list(self._buffers.values())]
             self._held = [*tree_leaves(state), *self._scheduled.values(), self._at]  # the same tensors at each call
             inputs, self._put_together = taken_apart((state, self._others(batch, weights)))
-            eager = partial(self._eager, batch, weights, 0.0)
+            eager = partial(self._eager, self._objective, batch, weights, 0.0)
             fused = is_plainly_fused(update.optimizer) and update.processes.size == 1
             self._graphed = fused and self._device.type in GRAPHED
             program_held = 0 if self._graphed else len(self._held)  # it becomes a part of the graph of the whole step
@@ -94,6 +102,13 @@ class CompiledStep:
         """Whether the program is for batches of this shape, and with these values of what is no data."""
         return kind_of(batch) == self._kind
 
+    def moved(self) -> str:
+        """The name of a parameter or a buffer that is no longer where the program reads it; empty if all are."""
+        for held, name, whole_name, memory in self._places:
+            if (now := held.get(name)) is None or memory_of(now) != memory:
+                return whole_name
+        return ""
+
     def compare(self, batch: Batch, weights: Tensor | None, step: float) -> None:
         """Compares all results at this step with those of the eager step once more, and leaves all as it was.
 
@@ -102,7 +117,8 @@ class CompiledStep:
         """
         with untouched(*self._owners):
             inputs = self._inputs(batch, weights, step)
-            eager = partial(self._eager, batch, weights, step)
+            objective = self._given.prepared(self._call.pair, batch)  # anew, as the pair may have changed
+            eager = partial(self._eager, objective, batch, weights, step)
             check_program(self._program, inputs, eager, self._device, len(self._held), exact=self._exact)
 
     @property
@@ -238,11 +254,11 @@ class CompiledStep:
 
         return partial(operations(advance, inputs), *tree_leaves(state))
 
-    def _eager(self, batch: Batch, weights: Tensor | None, step: float) -> list[Tensor]:
+    def _eager(self, objective: Objective, batch: Batch, weights: Tensor | None, step: float) -> list[Tensor]:
         """What the program does, uncompiled: it returns the same, and changes buffers if all is finite."""
         before = [b.clone() for b in self._buffers.values()]
         learned = list(self._parameters.values())
-        function = partial(_gradients, self._objective, learned)
+        function = partial(_gradients, objective, learned)
         bound, gradients = self._call.with_tensors(self._buffers, function, batch, step, weights)
         finite, results = _results(learned, bound, gradients)
         if not finite:

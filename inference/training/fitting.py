@@ -107,20 +107,20 @@ def fit(
         held_out: data whose bound is computed after each epoch; or `HeldOut(data, ...)`, to stop early, or to keep the
             best epoch's parameters.
         callbacks: called after each epoch with the `Fit` so far. One that raises `StopIteration` ends training. They
-            may not change what is learned.
+            may not change what is learned. What they draw, as `pair.sample` does, leaves the steps' noise as it is.
         progress: show a bar, on a terminal or in a notebook; see `ppvae.set_progress`.
         compile: run a step as one compiled program, the same estimator with the same noise several times faster, after
             some seconds of compiling. "auto": on a CPU, for at least 20,000 steps, fewer of large networks or batches
             (7,000 of 784-200-200-50 with a hundred data points). In other runs, in one process and without callbacks,
             the operations of step 101 are recorded and repeated without Python, on a GPU as a CUDA graph, to the same
             bits. What Python decides in the model or the guide (a branch, a loop) is decided once, when the step is
-            traced. All results are compared again after 2, 4, 8, 16, ... steps, and from a difference on training goes
-            on uncompiled; with False it is decided at each step. What cannot be compiled runs uncompiled, with a
-            warning that says why. The first step, and smaller batches, are not compiled. A run that goes on from a
-            file stays as it was.
-        checkpoint: a file that keeps the state of training, written after each epoch, on Ctrl-C and on SIGTERM, in
-            place of an old one; or `Checkpoint(path, every=...)`, to write it within epochs, too. Where it cannot be
-            written, as the disk is full, training goes on, and the result's `warning` says so.
+            traced. All results are compared again after 2, 4, 8, 16, ... steps, and after callbacks; from a difference
+            on training goes on uncompiled; with False it is decided at each step. What cannot be compiled runs
+            uncompiled, with a warning that says why. The first step, and smaller batches, are not compiled. A run that
+            goes on from a file stays as it was.
+        checkpoint: a file that keeps the state of training, written after each epoch and its callbacks, on Ctrl-C and
+            on SIGTERM, in place of an old one; or `Checkpoint(path, every=...)`, to write it within epochs, too. Where
+            it cannot be written, as the disk is full, training goes on, and the result's `warning` says so.
         resume: go on from `checkpoint` if it exists. A run that has ended may be given more epochs if it has no
             schedule, a larger patience, or other callbacks: those of a run that one of them ended are asked again.
         options: how a step is taken: clipping, an average of the parameters, mixed precision, several processes; see

@@ -26,8 +26,7 @@ from ppvae.inference.runtime.checkpoint import (
     refuse_nan,
     require,
 )
-from ppvae.inference.runtime.distributed import Processes
-from ppvae.inference.runtime.isolation import interrupts_held
+from ppvae.inference.runtime.isolation import interrupts_held, own_randomness
 from ppvae.inference.training.feeding import Source
 from ppvae.inference.training.held_out import HeldOutBound
 from ppvae.inference.training.nonfinite import NonFiniteError
@@ -36,8 +35,9 @@ from ppvae.inference.training.resuming import State, plain, restore, store
 from ppvae.inference.training.schedulers import Scheduler
 from ppvae.inference.training.settings import Checkpoint, HeldOut
 from ppvae.inference.training.steps import MOST, Steps, Taken
-from ppvae.inference.training.trainer import Trainer
+from ppvae.inference.training.trainer import CALLBACKS, Trainer
 from ppvae.progress import progress_bar
+from ppvae.state import copied_state, saved_state, set_state, state_of
 from ppvae.threads import users_own
 
 logger = logging.getLogger("ppvae")
@@ -48,6 +48,7 @@ RUN = {
     "epoch": int,
     "sizes": list,
     "cut_short": bool,
+    "uncalled": bool,
     "stopped": str,
     "seconds": float,
 }
@@ -76,7 +77,7 @@ class Training:
         seconds: of training.
         history: as in `Fit`, in lists.
         best: the pair's state after the best epoch, if it is to be kept.
-        cut_short: whether the last epoch ended before its data did.
+        cut_short, uncalled: whether the last epoch ended before its data did; whether callbacks are still to be called.
     """
 
     trainer: Trainer
@@ -99,8 +100,10 @@ class Training:
     history: dict[str, list[float]] = field(default_factory=dict)
     best: dict[str, Tensor] = field(default_factory=dict)
     cut_short: bool = False
+    uncalled: bool = False
 
     def __post_init__(self) -> None:
+        self.processes = self.trainer.processes
         names = ["bound", "learning_rate", "seconds", "bound_per_step"] + ["held_out"] * (self.held_out is not None)
         self.history = {name: [] for name in names}
         self.trainer.programs.size = self.source.batch_size
@@ -110,11 +113,6 @@ class Training:
         self._steps = Steps(self.trainer, self.source, self.transform, self.scheduler, joined)
         self._bound = self.held_out and HeldOutBound(self.trainer, self.held_out.data, self.batch_size)
         self.settings = self._settings() if self.checkpoint else {}
-
-    @property
-    def processes(self) -> Processes:
-        """Those that train together."""
-        return self.trainer.processes
 
     def run(self, progress: bool) -> Fit:
         """Trains to the end, or until interrupted."""
@@ -128,7 +126,7 @@ class Training:
                 error.fit = self.result()
                 raise
         if self.best:
-            self.trainer.pair.load_state_dict(self.best)
+            set_state(self.trainer.pair, self.best)
         else:
             self.trainer.update.swap_averages()
         self.trainer.pair.checked_kinds.clear()
@@ -163,6 +161,7 @@ class Training:
     def _run_epochs(self, progress: bool) -> None:
         try:
             with progress_bar(total=self.num_steps, initial=self.trainer.steps, unit="step", shown=progress) as bar:
+                self._call_back()
                 while not self.stopped:
                     self._run_epoch(bar)
         except KeyboardInterrupt:
@@ -177,6 +176,7 @@ class Training:
         trainer = self.trainer
         if self.callbacks:
             trainer.prepared.forget()  # they may have changed the pair
+            trainer.programs.doubt()
             if self._bound:
                 self._bound.prepared.forget()
         self._steps.begin(self.epoch, len(self.sizes))
@@ -223,8 +223,8 @@ class Training:
         """The end of an epoch, with its entries of the history."""
         bounds = self.history["bound_per_step"][-len(self.sizes) :]
         bound = sum(map(operator.mul, bounds, self.sizes)) / sum(self.sizes)
-        row = {"bound": bound, "learning_rate": self._rate, "seconds": self.seconds, **measured}
-        for name, entry in row.items():
+        measured |= {"bound": bound, "learning_rate": self._rate, "seconds": self.seconds}
+        for name, entry in measured.items():
             self.history[name].append(float(entry))
         self.epoch += 1
         self.cut_short = len(self.sizes) != self.source.steps_per_epoch
@@ -246,18 +246,28 @@ class Training:
                 self.scheduler.after_epoch(self.history)
             self._keep_best()
             self.stopped = self._judged()
+            self.uncalled = bool(self.callbacks)
             self._save()
-        if self._called_back():
-            self.stopped = "callback"
-            self._save()
+        self._call_back()
+
+    def _call_back(self) -> None:
+        """Calls the callbacks if they are due; until they are done, a run that goes on calls them first."""
+        if self.uncalled:
+            if self._called_back():
+                self.stopped = "callback"
+            with interrupts_held():
+                self.uncalled = False
+                self._save()
 
     def _called_back(self) -> bool:
-        """Whether a callback wants to stop; with several processes, only process 0 calls them."""
-        return self.processes.first(self._calls_back)
+        """Whether a callback wants to stop; with several processes, only process 0 calls them, and its pair counts."""
+        wants = self.processes.first(self._calls_back)
+        self.processes.copy_first([*self.trainer.pair.parameters(), *self.trainer.pair.buffers()])
+        return wants
 
     def _calls_back(self) -> bool:
         try:
-            with users_own():
+            with users_own(), own_randomness((self.trainer.seed, CALLBACKS, self.epoch), self.trainer.device):
                 for callback in self.callbacks:
                     callback(self.result())
         except StopIteration:
@@ -268,7 +278,7 @@ class Training:
         """Keeps the pair's state if it is the best so far, and is to be kept."""
         if self.held_out is not None and self.held_out.keep_best and self._epochs_since_best() == 0:
             with self.trainer.averaged():
-                self.best = {name: t.detach().clone() for name, t in self.trainer.pair.state_dict().items()}
+                self.best = copied_state(self.trainer.pair)
 
     def _judged(self) -> str:
         """Why training is over after this epoch; empty if it is not."""
@@ -312,6 +322,7 @@ class Training:
             )
 
     def _settings(self) -> dict[str, Any]:
+        saved_state(self.trainer.pair)  # so that it refuses before the first step
         held_out = self.held_out and {"data": fingerprint(self.held_out.data), "keep_best": self.held_out.keep_best}
         return self.trainer.settings | plain(
             {
@@ -341,7 +352,7 @@ class Training:
         self.best = {name: t.to(self.trainer.device) for name, t in best.items()}
         self.history = {name: t.tolist() for name, t in history.items()}
         self.epoch, self.sizes, self.cut_short = run["epoch"], run["sizes"], run["cut_short"]
-        self.seconds = run["seconds"]
+        self.seconds, self.uncalled = run["seconds"], run["uncalled"]
         if self.scheduler:
             self.scheduler.replay(self.trainer.optimizer, self.trainer.steps, self.history)
         self.stopped = self._still_ended(run)
@@ -364,7 +375,7 @@ class Training:
         run, best, history = state.values["run"], state.tensors["best"], state.tensors["history"]
         require(path, run, RUN)
         if best:
-            check_layout(path, "best", best, layout(self.trainer.pair.state_dict()))
+            check_layout(path, "best", best, layout(state_of(self.trainer.pair)))
             refuse_nan(path, {name: best[name] for name in self.trainer.update.parameters})
         lengths = {name: state.values["steps"] if name == "bound_per_step" else run["epoch"] for name in self.history}
         check_layout(path, "history", history, {name: f"float64[{length}]" for name, length in lengths.items()})

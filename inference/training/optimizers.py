@@ -142,8 +142,9 @@ def optimizer_for(given: AnyOptimizer, named: dict[str, nn.Parameter], lr: float
 
 def can_be_fused(learned: list[nn.Parameter]) -> bool:
     """Whether one kernel may update all parameters: it takes a third of the time, but reads gradients in the order of
-    their storages."""
-    return learned[0].device.type in ("cpu", "cuda") and all(p.is_contiguous() for p in learned)
+    their storages, and no complex ones."""
+    fits = all(p.is_contiguous() and p.is_floating_point() for p in learned)
+    return fits and learned[0].device.type in ("cpu", "cuda")
 
 
 def is_plainly_fused(optimizer: Optimizer) -> bool:

@@ -30,6 +30,7 @@ from ppvae.inference.runtime.checkpoint import (
 from ppvae.inference.runtime.distributed import Processes
 from ppvae.inference.runtime.isolation import can_be_set
 from ppvae.inference.training.nonfinite import NonFiniteError
+from ppvae.internals import tree_map
 
 
 @dataclass
@@ -139,8 +140,8 @@ def check_trainer_state(
     path, values, tensors = state.source, state.values, state.tensors
     kinds = {"steps": int, "compiled_size": int | None, "processes": int, "optimizer": dict, "example": dict | None}
     require(path, values, kinds)
-    require(path, tensors, dict.fromkeys(("pair", "average", "optimizer", "example"), dict))
-    for name in ("pair", "average"):
+    require(path, tensors, dict.fromkeys(("pair", "unsaved", "average", "optimizer", "example"), dict))
+    for name in ("pair", "unsaved", "average"):
         check_layout(path, name, tensors[name], layout(now.tensors[name]))
     refuse_nan(path, {name: tensors["pair"][name] for name in learned})
     refuse_nan(path, tensors["average"])
@@ -170,16 +171,31 @@ def set_optimizer_state(optimizer: Optimizer, tensors: dict[str, Tensor], values
         i, name = key.split(".", 1)
         slots.setdefault(int(i), {})[name] = value
     current = optimizer.state_dict()["param_groups"]
-    groups = [new | old for new, old in zip(current, values["groups"], strict=True)]
+    groups = [
+        new | {name: _of_kind(new.get(name), value) for name, value in old.items()}
+        for new, old in zip(current, values["groups"], strict=True)
+    ]
     optimizer.load_state_dict({"state": slots, "param_groups": groups})
 
 
 def groups_of(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """The settings of an optimizer's groups of parameters."""
+    """The settings of an optimizer's groups of parameters; of those that are tensors, the numbers."""
     return [
-        {name: value for name, value in group.items() if name != "params"}
+        tree_map(
+            lambda value: value.tolist() if isinstance(value, Tensor) else value,
+            {name: value for name, value in group.items() if name != "params"},
+        )
         for group in optimizer.state_dict()["param_groups"]
     ]
+
+
+def _of_kind(now: Any, value: Any) -> Any:
+    """A setting's value, as a tensor where it is one now."""
+    if isinstance(now, Tensor):
+        return torch.as_tensor(value, dtype=now.dtype, device=now.device)
+    if isinstance(now, list | tuple) and isinstance(value, list):
+        return [_of_kind(own, each) for own, each in zip(now, value, strict=True)]
+    return value
 
 
 def plain(settings: dict[str, Any]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class Scheduler:
     """
 
     def __init__(self, make: Callable[..., Any], optimizer: Optimizer):
-        self._make, self._rates = make, [group["lr"] for group in optimizer.param_groups]
+        self._make, self._rates = make, copy.deepcopy([group["lr"] for group in optimizer.param_groups])
         before = copy.deepcopy([_others(group) for group in optimizer.param_groups])
         self._start(optimizer)
         pairs = zip(before, optimizer.param_groups, strict=True)
@@ -74,7 +74,7 @@ class Scheduler:
     def replay(self, optimizer: Optimizer, steps: int, history: Mapping[str, Sequence[float]]) -> None:
         """Starts anew on an optimizer, and comes to where it was after so many steps with this history."""
         for group, rate in zip(optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = rate
+            group["lr"] = copy.deepcopy(rate)  # which may be a tensor, that the scheduler writes to
             group.pop("initial_lr", None)
         self._start(optimizer)
         for step in range(steps):

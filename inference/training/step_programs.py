@@ -43,6 +43,7 @@ class StepPrograms:
         self.record_after, self.seconds = math.inf, 0.0
         self._step: CompiledStep | None = None
         self._compared_at, self._given_up = 0, False
+        self._doubted = False  # whether the pair may have been changed since
         self._said_other = False  # that some batches are not of the compiled kind
 
     def for_step(
@@ -56,15 +57,13 @@ class StepPrograms:
         if not self._step.fits(batch):
             self._warn_of_others()
             return None
-        if _is_power_of_two(number) and not self._still_agrees(batch, weights, number):
-            return None
-        return self._step
+        return self._step if self._still_agrees(batch, weights, number) else None
 
     def unseen(self, number: int) -> int:
         """How many steps from this one on can be launched: up to the next comparison with the eager step."""
-        if self._step is None or not self._step.updates or _is_power_of_two(number):
+        if self._step is None or not self._step.updates or self._step.moved():
             return 0
-        return (1 << number.bit_length()) - number
+        return 0 if self._doubted or _is_power_of_two(number) else (1 << number.bit_length()) - number
 
     def refuse_other(self, batch: Batch) -> None:
         """Refuses a batch that cannot be launched.
@@ -72,7 +71,7 @@ class StepPrograms:
         Raises:
             OtherBatchError: the program is not for it.
         """
-        if self._step is None or not self._step.fits(batch):
+        if self._step is None or not self._step.fits(batch) or self._step.moved():
             raise OtherBatchError
 
     def launch(self, number: int, batch: Batch, weights: Tensor | None) -> Tensor:
@@ -83,6 +82,10 @@ class StepPrograms:
     def forget(self) -> None:
         """Makes the program anew at the next step."""
         self._step = None
+
+    def doubt(self) -> None:
+        """Compares the program at the next step: users' code may have changed the pair."""
+        self._doubted = True
 
     def _made(self, number: int, batch: Batch, weights: Tensor | None, progress: bool) -> CompiledStep | None:
         start, compiles = time.perf_counter(), self.compiles
@@ -99,6 +102,17 @@ class StepPrograms:
 
     def _still_agrees(self, batch: Batch, weights: Tensor | None, number: int) -> bool:
         assert self._step is not None
+        if moved := self._step.moved():
+            logger.warning(
+                "training goes on uncompiled from step %d: %s: found that another tensor has taken its place, expected "
+                "one that is changed in place, as by copy_ or fill_, as a program reads it where it was",
+                number + 1,
+                moved,
+            )
+            self._give_up()
+            return False
+        if not (self._doubted or _is_power_of_two(number)):
+            return True
         try:
             self._step.compare(batch, weights, number)
         except CannotCompileError as reason:
@@ -111,7 +125,7 @@ class StepPrograms:
             )
             self._give_up()
             return False
-        self._compared_at = number
+        self._compared_at, self._doubted = number, False
         return True
 
     def _give_up(self) -> None:

@@ -49,12 +49,13 @@ from ppvae.inference.training.resuming import (
 from ppvae.inference.training.settings import StepOptions
 from ppvae.inference.training.step_programs import StepPrograms
 from ppvae.inference.training.update import Update
-from ppvae.mode import mode
+from ppvae.mode import buffer_places, mode
 from ppvae.own_rows import refuse_other_rows, refuse_parts, rows_or_all
 from ppvae.pair import Pair
+from ppvae.state import saved_state, set_state, state_of, unsaved_buffers
 from ppvae.threads import exclusive, undisturbed
 
-CHECK, STEPS, ORDER, HELD_OUT = range(4)
+CHECK, STEPS, ORDER, HELD_OUT, CALLBACKS = range(5)
 """Streams of random numbers: one for each use, so that none disturbs another."""
 
 LITTLE = 300_000
@@ -128,19 +129,18 @@ class Trainer:
         self.processes = group_for(self.options.distributed, self.device)
         self.processes.agree(lambda: training_described(pair, self.device, given))
         pair.to(self.device)
-        self._buffers = list(pair.buffers())
-        self.processes.copy_first([*pair.parameters(), *self._buffers])
+        self._places = buffer_places(pair)
+        self.processes.copy_first([*pair.parameters(), *pair.buffers()])
         learned = optimizers.learned_by(pair)
         self.optimizer = optimizers.optimizer_for(optimizer, learned, lr)
-        self.update = Update(self.optimizer, learned, self._buffers, self.options, self.processes)
+        self.update = Update(self.optimizer, learned, self._buffers(), self.options, self.processes)
         self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
 
-        self.steps = 0
+        self.steps, self._running = 0, False
         self.progress = True
         """Whether waits are shown."""
         self.programs = StepPrograms(pair, self.objective, self.update, compile)
         self.prepared = Prepared(self.objective, pair)
-        self._running = False
         self._networks: list[nn.Module] | None = None  # found when the pair is checked, on the first batch
         self._random = seeded_state((self.seed, STEPS, self.processes.rank), self.device)
         self.converted = Conversion(pair)
@@ -265,7 +265,7 @@ class Trainer:
             num_points: in the whole batch.
             weights: of the data points in that part, where they are weighed.
         """
-        buffers = [b.clone() for b in self._buffers]
+        buffers = [b.clone() for b in self._buffers()]
         with self.threads(num_points), self.undone_on_error(buffers):
             self.set_rates()
             batch = draw()
@@ -290,13 +290,15 @@ class Trainer:
     def undone_on_error(self, buffers: Sequence[Tensor] = ()) -> Iterator[None]:
         """On an error, puts back generators, learning rates, and the pair's buffers, if given as these were."""
         randomness, rates = random_state(self.device), [group["lr"] for group in self.optimizer.param_groups]
+        held = self._buffers()
         try:
             yield
         except BaseException:
             set_random_state(randomness, self.device)
             for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
-            for buffer, before in zip(self._buffers, buffers, strict=False):
+            for (place, name), buffer, before in zip(self._places, held, buffers, strict=False):
+                place[name] = buffer  # another may have been assigned
                 buffer.copy_(before)
             self.optimizer.zero_grad()
             raise
@@ -325,6 +327,7 @@ class Trainer:
             with one_row_explained():
                 mean, surrogate = with_penalty(self.prepared(batch), self.pair, batch, self.steps, weights)
             gradients = list(torch.autograd.grad(surrogate.neg(), list(parameters.values()), allow_unused=True))
+        self.update.buffers = self._buffers()  # which may have been assigned
         bound = self.update(mean.detach(), gradients, self.steps, share, buffers)
         if bound is None:
             set_random_state(randomness, self.device)
@@ -332,6 +335,10 @@ class Trainer:
             objective = as_objective(self.objective)
             raise NonFiniteError(explain(lambda: objective(self.pair, batch, self.steps), named, index))
         return bound
+
+    def _buffers(self) -> list[Tensor]:
+        """The pair's buffers that it had at the start, as they are now."""
+        return [held[name] for held, name in self._places]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -348,7 +355,7 @@ class Trainer:
         return plain(
             {
                 "pair": type(self.pair).__qualname__,
-                "tensors": layout(self.pair.state_dict()),
+                "tensors": layout(state_of(self.pair)),
                 "learned": list(self.update.parameters),
                 "objective": describe(self.objective),
                 "optimizer": type(self.optimizer).__qualname__,
@@ -365,8 +372,8 @@ class Trainer:
         states = self.processes.gather(random_state(self.device) if self._running else self._random)
         slots, optimizer = optimizer_state(self.optimizer)
         example, kind = example_of(self.pair)
-        tensors = {"pair": self.pair.state_dict(), "optimizer": slots, "average": self.update.averages}
-        tensors |= {"example": example}
+        tensors = {"pair": saved_state(self.pair), "unsaved": unsaved_buffers(self.pair), "optimizer": slots}
+        tensors |= {"average": self.update.averages, "example": example}
         values = {"steps": self.steps, "compiled_size": self.programs.size, "optimizer": optimizer, "example": kind}
         values |= {"recipe": self.pair.recipe}
         tensors |= {f"random{rank}": state for rank, state in enumerate(states)}
@@ -378,7 +385,7 @@ class Trainer:
         values = state.values
         example = example_in(state.source, state.tensors["example"], values["example"])
         set_optimizer_state(self.optimizer, state.tensors["optimizer"], values["optimizer"])
-        self.pair.load_state_dict(state.tensors["pair"])
+        set_state(self.pair, state.tensors["pair"] | state.tensors["unsaved"])
         if example is not None:
             self.pair.example = example
         for name, average in state.tensors["average"].items():

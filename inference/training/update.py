@@ -1,6 +1,5 @@
 """The update that ends a training step: gradients summed over processes, clipped, applied, and parameters averaged."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -67,11 +66,11 @@ class Update:
             before: the buffers before the step.
         """
         found = [g for g in gradients if g is not None]
-        total = torch.stack([bound, *[g.sum() for g in found]]).sum()  # not finite if any of its terms is not
+        total = torch.stack([bound, *[_real(g).sum() for g in found]]).sum()  # not finite if any of its terms is not
         if self.processes.size > 1:
             bound, total, gradients = self._summed(bound, total, gradients, share, before)
-        value, check = torch.stack([bound, total]).tolist()
-        if not math.isfinite(check):
+        value, finite = torch.stack([bound, total.isfinite().to(bound)]).tolist()
+        if not finite:
             return None
         for p, g in zip(self.parameters.values(), gradients, strict=True):
             p.grad = None if g is None else laid_out_as(p, g)
@@ -130,18 +129,18 @@ class Update:
     ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
         """Bound, check and gradients, weighted by each process's share of the batch and summed, in one exchange.
 
-        Buffers are averaged by their change, so that one that does not change keeps its exact value.
+        Buffers are averaged by their change, so that one that does not change keeps its exact value; that of a count
+        is rounded.
         """
         learned = list(self.parameters.values())
-        running = [(b, old) for b, old in zip(self.buffers, before, strict=True) if b.is_floating_point()]
         pieces = [torch.zeros_like(p) if g is None else share * g for p, g in zip(learned, gradients, strict=True)]
-        pieces += [share * (b - old) for b, old in running]
+        pieces += [share * _change(b, old) for b, old in zip(self.buffers, before, strict=True)]
         flags = [float(g is not None) for g in gradients] + [float(self.interrupted)]
         ends = [share * bound, share * total] if share else [torch.zeros_like(total)] * 2
         (*parts, ends_), (*reached, interrupted) = self._sums([*pieces, torch.stack(ends)], flags)
         self.interrupted = interrupted > 0
-        for (b, old), change in zip(running, parts[len(learned) :], strict=True):
-            b.copy_(old + change.view_as(b))
+        for b, old, change in zip(self.buffers, before, parts[len(learned) :], strict=True):
+            _set_changed(b, old, change)
         summed = [
             part.view_as(p).to(p.dtype) if yes else None
             for p, part, yes in zip(learned, parts[: len(learned)], reached, strict=True)
@@ -161,20 +160,23 @@ class Update:
             ProcessesError: another process has failed, or has ended.
         """
         if not pieces:
-            running = [b for b in self.buffers if b.is_floating_point()]
-            pieces = [torch.zeros_like(t) for t in [*self.parameters.values(), *running]]
-            pieces, flags = [*pieces, pieces[0].new_zeros(2)], [0.0] * (len(self.parameters) + 1)
+            pieces = [torch.zeros_like(p) for p in self.parameters.values()]
+            pieces += [torch.zeros_like(_change(b, b)) for b in self.buffers]
+            pieces, flags = [*pieces, torch.zeros(2, device=pieces[0].device)], [0.0] * (len(self.parameters) + 1)
         checked = [*(0 if self.whole is None else checksum(self.whole)).to_bytes(4, "big")]
         numbers = [*flags, float(bool(error)), *checked, *[byte**2 for byte in checked]]
-        flat = torch.cat([*[piece.flatten() for piece in pieces], torch.tensor(numbers, device=pieces[0].device)])
+        flat = torch.cat(
+            [*[_real(piece).flatten() for piece in pieces], torch.tensor(numbers, device=pieces[0].device)]
+        )
         self._exchanged = True
-        *parts, found = self.processes.sum(flat).split([*[piece.numel() for piece in pieces], len(numbers)])
+        lengths = [piece.numel() * (2 if piece.is_complex() else 1) for piece in pieces]
+        *parts, found = self.processes.sum(flat).split([*lengths, len(numbers)])
         sums = found.tolist()
         *totals, failed = sums[:-8]
         first, second = sums[-8:-4], sums[-4:]
         if failed or any(self.processes.size * b != a**2 for a, b in zip(first, second, strict=True)):
             self._refuse(error)
-        return [part.view_as(piece) for part, piece in zip(parts, pieces, strict=True)], totals
+        return [_like(piece, part) for part, piece in zip(parts, pieces, strict=True)], totals
 
     def _refuse(self, error: str) -> NoReturn:
         """Says what is wrong where a process has failed, or has another batch."""
@@ -216,6 +218,30 @@ class Update:
                 decay = decay if bad is None else torch.maximum(decay, bad.double())
                 for average, p in zip(averages, parameters, strict=True):
                     average.lerp_(p, (1 - decay).to(average))
+
+
+def _real(t: Tensor) -> Tensor:
+    """A tensor's numbers, of complex ones the real and the imaginary parts."""
+    return torch.view_as_real(t) if t.is_complex() else t
+
+
+def _like(t: Tensor, numbers: Tensor) -> Tensor:
+    """The numbers that `_real` gives, in one row, as a tensor like `t`."""
+    if t.is_complex():
+        numbers = torch.view_as_complex(numbers.clone().view(-1, 2))
+    return numbers.view_as(t)
+
+
+def _change(new: Tensor, old: Tensor) -> Tensor:
+    """The difference between a buffer's values; in floating numbers."""
+    return new - old if new.is_floating_point() or new.is_complex() else (new.long() - old.long()).float()
+
+
+@torch.no_grad()
+def _set_changed(buffer: Tensor, old: Tensor, change: Tensor) -> None:
+    """Gives a buffer its old value with a change, which for whole numbers and booleans is rounded."""
+    exact = buffer.is_floating_point() or buffer.is_complex()
+    buffer.copy_(old + change.view_as(buffer) if exact else old.long() + change.round().long())
 
 
 def laid_out_as(p: Tensor, gradient: Tensor) -> Tensor:

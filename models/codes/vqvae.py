@@ -160,7 +160,7 @@ class VQVAE(CodedPair):
         """Moves codes that x has fewer than `least` times to what the encoder gives for some of x; returns how many.
 
         Give it all data, as few batches have all codes: `fit(..., callbacks=[lambda _: pair.restart_dead_codes(data)])`
-        does so after each epoch; not with several processes, only the first of which calls back.
+        does so after each epoch.
         """
         h = self._encoded(x)
         dead = self.codebook.counts(h) < least

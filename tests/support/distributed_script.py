@@ -68,6 +68,38 @@ def train(folder):
     return regression() | {"compiled": regression(compile=True)["state"], "trainer": own_loop()}
 
 
+class Counted(Regression):
+    """With a running mean that is assigned, a count of steps, and a constant that a callback changes."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(4))
+        self.register_buffer("count", torch.tensor(0))
+        self.register_buffer("seen", torch.tensor(False))
+
+    def model(self, x, y):
+        before = self.mean
+        if self.training:
+            self.mean = 0.9 * before + 0.1 * x.mean(0)
+            self.count += 1
+            self.seen |= torch.tensor(True)
+        super().model(x - before, y)
+
+
+def counted(folder):
+    """The last batch of an epoch has fewer points than three processes."""
+    torch.manual_seed(0)
+
+    def callback(run):
+        run.pair.scale = torch.tensor(0.1 * (1 + run.epochs))
+        with torch.no_grad():
+            run.pair.network[2].bias.clamp_(min=0.0)
+
+    pair = Counted()
+    ppvae.fit(pair, data(), epochs=4, batch_size=16, lr=0.01, callbacks=[callback], progress=False)
+    return pair.state_dict()
+
+
 def own_loop():
     """Eight steps on batches that all processes have; the last of them has fewer points than three processes."""
     torch.manual_seed(RANK)

@@ -92,6 +92,18 @@ def test_training_and_measuring_together(size, tmp_path):
     assert noise[0] != one["iwae"][0][-1]
 
 
+@pytest.mark.slow(20)
+@pytest.mark.parametrize("size", SIZES)
+def test_what_calls_and_callbacks_change_is_the_same_in_all(size, tmp_path):
+    done, found = launch(size, ["counted"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    _, alone = launch(1, ["counted"], tmp_path)
+    assert (alone["counted"][0]["count"], alone["counted"][0]["seen"]) == (16, True)
+    for mine in found["counted"]:
+        assert_same(mine, found["counted"][0])
+        assert_same(mine, alone["counted"][0], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(("size", "then"), [pytest.param(2, then, marks=pytest.mark.slow(30)) for then in (1, 3)])
 def test_one_is_killed_and_others_go_on(size, then, tmp_path):
     done, _ = launch(size, ["kill"], tmp_path)

@@ -77,6 +77,38 @@ def test_a_run_that_a_callback_ended_goes_on_where_none_ends_it(callbacks, path)
     assert_same(train(6, seed=9, callbacks=callbacks, checkpoint=path, resume=True), train(6, callbacks=callbacks))
 
 
+@pytest.mark.parametrize("fails_in", [0, 1])
+def test_what_a_callback_draws_and_changes_is_the_same_in_a_run_that_goes_on(fails_in, path):
+    """Whether one of the third epoch's callbacks fails, which are then called again, or a step after them."""
+    fails, drawn = iter([fails_in]), []
+
+    def change(so_far):
+        drawn.append(torch.rand(()).item())
+        with torch.no_grad():
+            so_far.pair.decoder.bias.clamp_(max=drawn[-1])
+
+    def fail(so_far):
+        if so_far.epochs == 3 and next(fails, None) is not None:
+            raise OSError("no room for the picture")
+
+    def steps_fail(x):
+        if len(drawn) == 3 and next(fails, None) is not None:
+            raise OSError("no more room")
+        return x
+
+    settings = {"callbacks": [change, *[fail][fails_in:]]} | ({"transform": steps_fail} if fails_in else {})
+    expected = train(6, callbacks=[change])
+    drawn.clear()
+    with pytest.raises(OSError, match="room"):
+        train(6, checkpoint=path, **settings)
+    assert_same(train(6, seed=9, checkpoint=path, resume=True, **settings), expected)
+    assert len({*drawn}) == 6
+
+
+def test_what_a_callback_draws_changes_no_step():
+    assert_same(train(4, callbacks=[lambda run: run.pair.sample(3)]), train(4))
+
+
 def test_a_run_that_a_callback_ended_goes_on_with_more_epochs(path):
     train(6, callbacks=[after(2)], checkpoint=path)
     again = train(7, callbacks=[after(2)], checkpoint=path, resume=True)
