@@ -58,6 +58,7 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         )
     about = json.loads(told)
     require(path, {"about": about}, {"about": dict})
+    about.setdefault(COMPLEX, [])  # earlier versions held no complex tensors
     require(path, about, {COMPLEX: list})
     pairs = about.pop(COMPLEX)
     copies = {name: t.clone() for name, t in mapped.items()}
