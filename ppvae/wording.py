@@ -13,6 +13,11 @@ def listed(words: list[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 
+def counted(num: int, thing: str) -> str:
+    """A number of things: 1 data point, 20 data points."""
+    return f"{num} {thing}{'s' * (num != 1)}"
+
+
 def with_article(name: str) -> str:
     """A class's name in a sentence: an ELBO, a Fit, StepOptions."""
     if name.endswith("s"):
