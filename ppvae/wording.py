@@ -2,6 +2,7 @@
 
 import math
 import reprlib
+from itertools import chain, islice
 from types import NoneType
 from typing import Any
 
@@ -48,7 +49,8 @@ def shown(value: Any) -> str:
     if isinstance(value, Tensor | np.ndarray):
         return f"{with_article(type(value).__name__)} of shape {list(value.shape)} and {value.dtype}"
     if isinstance(value, list | tuple | dict | set | frozenset):
-        if all(isinstance(entry, PLAIN) for entry, _ in zip(value, range(_short.maxlist), strict=False)):
+        held = chain.from_iterable(value.items()) if isinstance(value, dict) else value
+        if all(isinstance(entry, PLAIN) for entry in islice(held, 2 * _short.maxlist)):
             return _short.repr(value)
         return f"{with_article(type(value).__name__)} of {len(value)}"
     return with_article(type(value).__name__)
