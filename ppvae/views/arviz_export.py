@@ -37,7 +37,7 @@ from ppvae.threads import undisturbed
 from ppvae.tracing import FIRST_ENUMERATION_DIM, trace_model, trace_pair
 from ppvae.unconditioned import draw_jointly
 from ppvae.weights import sum_terms
-from ppvae.wording import counted, shown
+from ppvae.wording import shown
 
 logger = logging.getLogger("ppvae")
 
@@ -237,7 +237,7 @@ def _event_dims(name: str, num: int, dims: Mapping[str, Sequence[str]]) -> list[
         return []
     names = list(dims.get(name, [f"{name}_dim_{i}" for i in range(num)]))
     if len(names) != num:
-        raise ValueError(f"dims[{name!r}]: found {names}, expected {counted(num, 'name')}, one for each event dimension")
+        raise ValueError(f"dims[{name!r}]: found {names}, expected {num} names, one for each event dimension")
     return names
 
 
