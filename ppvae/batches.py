@@ -173,8 +173,9 @@ def as_batch(data: Any, device: torch.device | str | None = None) -> Batch:
     sizes = {name: t.shape[0] for name, t in named.items()}
     if len(set(sizes.values())) > 1:
         raise ValueError(
-            f"data: found that sizes of dimension 0 are {sizes}, expected one number of data points for all; a tensor "
-            "that is no data belongs into the pair, as a parameter or a buffer"
+            f"data: found that sizes of dimension 0 are {sizes}, expected one number of data points for all; each row "
+            "is a data point (is one of them transposed?), and a tensor that is no data belongs in the pair, as a "
+            "parameter or a buffer"
         )
     if num_rows(batch) == 0:
         raise ValueError("data: found 0 data points, expected at least 1; is a filter or a split too strict?")

@@ -139,6 +139,11 @@ def pair_named(name: str) -> "Pair":
     from ppvae.wording import shown
 
     module, colon, attribute = name.rpartition(":")
+    if not colon and not Path(name).exists():
+        raise ValueError(
+            f"pair: found no file {name!r}, expected one that ppvae.save wrote, MODULE:NAME or FILE.py:NAME; "
+            "write the name of the pair, or of the function that makes it, after a colon"
+        )
     if not colon:
         return load(name)
     found = _module(module)

@@ -143,7 +143,7 @@ def _remedy(error: str) -> str:
         if re.search(pattern, error):
             return remedy
     if "nan" in error or "inf" in error.split() or "satisfy the constraint" in error:
-        return "are data and parameters finite, and scales above zero?"
+        return "are data and parameters finite, scales above zero, and no logs or roots taken of negative numbers?"
     return "run the function by itself on these rows to see where it fails"
 
 

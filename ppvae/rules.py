@@ -1,5 +1,6 @@
 """Rules for arguments: each tells the values that can be meant from all others, and says what is expected."""
 
+import inspect
 import math
 import numbers
 import os
@@ -209,10 +210,11 @@ class Subclass(Rule):
 
 @dataclass(frozen=True)
 class Function(Rule):
-    """Something to call; with `made`, not a class, which would take the arguments for its own."""
+    """Something to call, with `takes` positional arguments; with `made`, not a class, which would take them itself."""
 
     what: str = "a function"
     made: bool = False
+    takes: int | None = None
 
     @property
     def expected(self) -> str:
@@ -220,9 +222,19 @@ class Function(Rule):
 
     def problem(self, value: Any) -> Problem | None:
         is_class = isinstance(value, type)
-        if callable(value) and not (self.made and is_class):
+        if not callable(value) or (self.made and is_class):
+            return self.wrong_type(value, f"call the class, as in {value.__name__}()" if self.made and is_class else "")
+        return None if self.takes is None else self._unlike(value, self.takes)
+
+    def _unlike(self, function: Any, number: int) -> Problem | None:
+        """That it cannot be called with so many arguments."""
+        try:
+            inspect.signature(function).bind(*range(number))
+        except TypeError as error:
+            return self.wrong_type(function, f"it cannot be called with {number} arguments ({error})")
+        except ValueError:  # it is written in C, and Python does not know its arguments
             return None
-        return self.wrong_type(value, f"call the class, as in {value.__name__}()" if self.made and is_class else "")
+        return None
 
 
 class FilePath(Rule):

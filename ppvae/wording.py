@@ -2,6 +2,7 @@
 
 import math
 import reprlib
+from itertools import chain, islice
 from types import NoneType
 from typing import Any
 
@@ -11,6 +12,11 @@ from torch import Tensor, nn
 
 def listed(words: list[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def counted(num: int, thing: str) -> str:
+    """A number of things: 1 data point, 20 data points."""
+    return f"{num} {thing}{'s' * (num != 1)}"
 
 
 def with_article(name: str) -> str:
@@ -43,7 +49,8 @@ def shown(value: Any) -> str:
     if isinstance(value, Tensor | np.ndarray):
         return f"{with_article(type(value).__name__)} of shape {list(value.shape)} and {value.dtype}"
     if isinstance(value, list | tuple | dict | set | frozenset):
-        if all(isinstance(entry, PLAIN) for entry, _ in zip(value, range(_short.maxlist), strict=False)):
+        held = chain.from_iterable(value.items()) if isinstance(value, dict) else value
+        if all(isinstance(entry, PLAIN) for entry in islice(held, 2 * _short.maxlist)):
             return _short.repr(value)
         return f"{with_article(type(value).__name__)} of {len(value)}"
     return with_article(type(value).__name__)

@@ -62,6 +62,8 @@ def significant(name: str, line: Measurement, says: Says, remedy: str, forecast:
 
 
 def _where(line: Measurement) -> str:
-    """In how few data points half of what a line costs lies."""
+    """In how few data points half of what a line costs lies, where there are several."""
+    if len(line.estimate) == 1:
+        return ""
     sums = line.estimate.clamp(min=0).sort(descending=True).values.cumsum(0)
     return f" Half of it lies in {int((sums < sums[-1] / 2).sum()) + 1} of the {len(sums)} data points."

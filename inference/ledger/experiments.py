@@ -27,6 +27,7 @@ from ppvae.inference.training.nonfinite import NonFiniteError
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError
 from ppvae.state import copied_state, set_state, state_of
+from ppvae.wording import counted
 
 SCALE_SAMPLES = 200
 
@@ -162,7 +163,8 @@ class Bench:
         for name, family in families.items():
             said = [_unsettled(family.converged)] if family.converged < 1 else []
             if num_failed := int(family.failed.sum()):
-                said.append(f"the fit failed for {num_failed} data points, which keep the smaller family's guide")
+                failed = counted(num_failed, "data point")
+                said.append(f"the fit failed for {failed}, kept at the smaller family's guide")
             self._note(f"elbo_{name}", said)
         return {name: family.elbo for name, family in families.items()}
 

@@ -16,6 +16,7 @@ from ppvae.inference.ledger.verdicts import verdict
 from ppvae.inference.runtime.record_files import read_record, write_record
 from ppvae.inference.runtime.records import Evidence, Mean, Measurement, Sandwich
 from ppvae.presentation import present
+from ppvae.wording import counted
 
 
 @checked
@@ -81,7 +82,7 @@ class GapReport(Measured):
                 "std_error": [mean.std_error for mean in table.values()],
                 "monte_carlo_error": [mean.monte_carlo_error for mean in table.values()],
             },
-            index=pd.Index(list(table), name=f"{self.pair}, {len(self.elbo.estimate)} data points"),
+            index=pd.Index(list(table), name=f"{self.pair}, {counted(len(self.elbo.estimate), 'data point')}"),
         )
 
     def verdict(self) -> str:
@@ -166,7 +167,7 @@ class GapReport(Measured):
         lines = {"log p(x)": self.log_evidence, "ELBO": self.elbo, "gap": self.gap}
         told = ", ".join(f"{name} {line.mean().estimate:.3f}" for name, line in lines.items())
         warning = f"; {self.elbo.warning}" if self.elbo.warning else ""
-        return f"GapReport({self.pair}, {len(self.elbo.estimate)} data points: {told} nats{warning})"
+        return f"GapReport({self.pair}, {counted(len(self.elbo.estimate), 'data point')}: {told} nats{warning})"
 
     def _repr_html_(self) -> str:
         return present("notebook", self)

@@ -29,6 +29,7 @@ from ppvae.refusals import ContractError
 from ppvae.sites import sample_sites, where_there
 from ppvae.tracing import trace_pair
 from ppvae.weights import log_weight, sum_terms, weights_of
+from ppvae.wording import counted
 
 ELBO, LIKELIHOOD = "estimate", "expected log likelihood"
 """Keys of the results; the keys of sites all contain a slash."""
@@ -83,7 +84,7 @@ class ElboTerms:
                 "num_units": of_sites([usage.num_units for usage in sites], "Int64"),
                 "collapsed": of_sites([usage.collapsed for usage in sites], "boolean"),
             },
-            index=pd.Index(list(means), name=f"{self.pair}, {len(self.elbo.estimate)} data points"),
+            index=pd.Index(list(means), name=f"{self.pair}, {counted(len(self.elbo.estimate), 'data point')}"),
         )
 
     def __str__(self) -> str:

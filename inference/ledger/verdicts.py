@@ -40,7 +40,7 @@ def verdict(report: Measured) -> str:
     evidence, elbo, gap = report.log_evidence.mean(), report.elbo.mean(), values(report)["gap"].mean()
     said = [
         *_heavy_tails(report),
-        f"The ELBO is {elbo.estimate:.2f} nats, {gap.estimate:.2f} +- {gap.std_error:.2f} below log p(x), "
+        f"The ELBO is {elbo.estimate:.2f} nats, {gap.estimate:.2f} +- {gap.error:.2f} below log p(x), "
         f"{evidence.estimate:.2f}, which is {_how(report)}.",
     ]
     if report.amortization_undefined:

@@ -18,10 +18,11 @@ from ppvae.inference.objectives.weighting import weighted
 from ppvae.pair import Pair
 from ppvae.rules import Function
 from ppvae.weights import draw_weights
+from ppvae.wording import shown
 
 Maximized = Annotated[
     Callable[..., tuple[Tensor, Tensor]],
-    Function("an objective, such as ELBO(), or a function of pair, batch and step", made=True),
+    Function("an objective, such as ELBO(), or a function of pair, batch and step", made=True, takes=3),
 ]
 """What `fit` takes: an `Objective`, or a plain function of pair, batch and step that returns value and surrogate."""
 
@@ -139,7 +140,13 @@ class FunctionObjective(Objective):
 
     def __call__(self, pair: Pair, batch: Batch, step: float | Tensor = math.inf) -> tuple[Tensor, Tensor]:
         with made_beside(batch):
-            return self.function(pair, batch, step)
+            found = self.function(pair, batch, step)
+        if isinstance(found, tuple | list) and [isinstance(each, Tensor) for each in found] == [True, True]:
+            return found[0], found[1]
+        raise TypeError(
+            f"objective: found that {shown(self.function)} returns {shown(found)}, expected two tensors, (value, "
+            "surrogate): the bound for each data point, [B], and a scalar to be maximized, such as its mean"
+        )
 
 
 def as_objective(given: Maximized) -> Objective:

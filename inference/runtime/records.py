@@ -52,10 +52,9 @@ class Mean:
         return self.std_error if self.num_points > 1 else self.monte_carlo_error
 
     def __str__(self) -> str:
-        return (
-            f"{self.estimate:.3f} +- {self.std_error:.3f} nats "
-            f"(N = {self.num_points}, Monte Carlo error {self.monte_carlo_error:.3f})"
-        )
+        spread = f" +- {self.std_error:.3f}" if self.num_points > 1 else ""
+        error = f"Monte Carlo error {self.monte_carlo_error:.3f}"
+        return f"{self.estimate:.3f}{spread} nats (N = {self.num_points}, {error})"
 
 
 @checked

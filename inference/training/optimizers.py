@@ -83,7 +83,8 @@ def refuse_nothing_learned(pair: nn.Module) -> None:
     if not any(p.requires_grad for p in pair.parameters()):
         raise ValueError(
             f"pair: found no parameter of {type(pair).__name__} with `requires_grad`, expected at least one; "
-            "make what is to be learned an nn.Parameter"
+            "make modules and nn.Parameters attributes of the pair in __init__; functions that Pair.of is given name "
+            "theirs by pyro.module and pyro.param"
         )
 
 

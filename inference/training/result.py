@@ -9,6 +9,7 @@ from ppvae.inference.objectives.protocol import Maximized
 from ppvae.inference.runtime.checkpoint import describe
 from ppvae.pair import Pair
 from ppvae.presentation import present
+from ppvae.wording import counted
 
 
 @checked
@@ -48,7 +49,7 @@ class Fit:
         warning = f"; {self.warning}" if self.warning else ""
         return (
             f"Fit({type(self.pair).__name__} by {describe(self.objective)}: {self.stopped or 'running'} after "
-            f"{self.epochs} epochs, {self.steps} steps, {self.seconds:.1f} s{last}{warning})"
+            f"{counted(self.epochs, 'epoch')}, {counted(self.steps, 'step')}, {self.seconds:.1f} s{last}{warning})"
         )
 
     def _repr_html_(self) -> str:

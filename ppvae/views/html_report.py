@@ -18,6 +18,7 @@ from ppvae.views.html_points import worst_points
 from ppvae.views.ledger_plot import LEAST_SPAN, Step, steps
 from ppvae.views.notebook import ERRORS
 from ppvae.views.style import COLORS
+from ppvae.wording import counted
 
 KHAT = ((0.5, "finite variance"), (0.7, "usable"), (np.inf, "not usable"))
 """Upper ends of the ranges of k-hat, and what weights are there (Vehtari et al. 2024)."""
@@ -49,7 +50,8 @@ def page(report: GapReport, data: Any, shape: tuple[int, int] | None, gradients:
     }
     told = [part for title, parts in sections.items() if parts for part in (element("h2", title), *parts)]
     title = f"Why is the ELBO of {report.pair} low?"
-    about = f"{num} data points; nats per data point, higher is better; ± one standard error over data points"
+    size = counted(num, "data point")
+    about = f"{size}; nats per data point, higher is better; ± one standard error over data points"
     head = [
         element("meta", charset="utf-8"),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),

@@ -12,6 +12,7 @@ from ppvae.inference.ledger.registry import LINES, finest
 from ppvae.inference.ledger.report import GapReport
 from ppvae.inference.runtime.records import Mean, Measurement
 from ppvae.views.style import GRAY, shown_once, style, styled
+from ppvae.wording import counted
 
 LEAST_SPAN = 0.01  # nats that the way takes up at least, so that rounding does not fill the picture
 
@@ -79,7 +80,7 @@ def ledger(report: GapReport) -> Figure:
         )
         box["boxes"][0].set(facecolor=step.color, alpha=0.4)
     right.axvline(0, color=GRAY, lw=1, ls=":")
-    right.set(xlabel="nats", title=f"each of the {len(report.elbo.estimate)} data points")
+    right.set(xlabel="nats", title=f"each of the {counted(len(report.elbo.estimate), 'data point')}")
     right.locator_params(axis="x", nbins=6)
     right.tick_params(axis="y", length=0)
     return shown_once(figure)

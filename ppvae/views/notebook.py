@@ -13,6 +13,7 @@ from ppvae.inference.runtime.records import Evidence, Measurement
 from ppvae.inference.training.result import Fit
 from ppvae.views.elements import Content, curve, element, table, written
 from ppvae.weights import Weights
+from ppvae.wording import counted
 
 ERRORS = ("nats", "standard error", "Monte Carlo error")
 """The columns of a mean over the data points."""
@@ -27,7 +28,7 @@ def notebook(record: Any) -> str:
 @notebook.register
 def _(record: Measurement) -> str:
     return _shown(
-        f"{type(record).__name__}, {len(record.estimate)} data points",
+        f"{type(record).__name__}, {counted(len(record.estimate), 'data point')}",
         ["method", "particles", *ERRORS],
         [[record.method, str(record.num_particles or "none needed"), *_nats(record)]],
         record.warning,
@@ -48,7 +49,7 @@ def _(record: Evidence) -> str:
         taken = Counter(record.methods)
         rows += [row(f"candidate: {name}", one, taken[name]) for name, one in record.candidates.items()]
     head = ["method", "taken for", *ERRORS, "reliable", "median k-hat"]
-    return _shown(f"Evidence, {num} data points", head, rows, record.warning, record.reason)
+    return _shown(f"Evidence, {counted(num, 'data point')}", head, rows, record.warning, record.reason)
 
 
 @notebook.register

@@ -151,7 +151,7 @@ def bounds(ax: Axes, gaps: Annotated[Mapping[str, GapReport], GAPS]) -> None:
             ax.errorbar(evidence.estimate, row, xerr=error, color=color(row))
         ax.plot(evidence.estimate, row, "o", color=color(row), ms=7)
         ax.plot(elbo.estimate, row, "|", color=color(row), ms=14, mew=2.5)
-        label = f"gap {abs(apart.estimate):.2f} ± {apart.error:.2f}"
+        label = f"gap {round(apart.estimate, 2) + 0.0:.2f} ± {apart.error:.2f}"  # no -0.00
         middle = (elbo.estimate + evidence.estimate) / 2
         ax.annotate(label, (middle, row), (0, 9), textcoords="offset points", ha="center", color=color(row))
     ax.set(ylim=(len(gaps) - 0.5, -0.8), yticks=range(len(gaps)), yticklabels=gaps)
@@ -165,7 +165,7 @@ def bounds(ax: Axes, gaps: Annotated[Mapping[str, GapReport], GAPS]) -> None:
 def gap_distribution(ax: Axes, gaps: Annotated[Mapping[str, GapReport], GAPS]) -> None:
     """Histograms of the gap over data points, for each pair whose guide leaves one.
 
-    The outermost bins hold the tails, and say so where there are any.
+    The outermost bins hold the tails, and say so where there are any. `ax.legend()` names the pairs.
 
     Args:
         ax: where to draw.
@@ -189,7 +189,7 @@ def gap_distribution(ax: Axes, gaps: Annotated[Mapping[str, GapReport], GAPS]) -
     for end, (has_tail, said) in tails.items():
         if has_tail:
             at = (bins[end], highest[end])
-            ax.annotate(f"{bins[end]:.1f} {said}", at, (0, 5), textcoords="offset points", rotation=90, ha="center")
+            ax.annotate(f"{bins[end]:.3g} {said}", at, (0, 5), textcoords="offset points", rotation=90, ha="center")
     ax.set(xlabel="gap per data point [nats]", ylabel="data points")
 
 

@@ -161,6 +161,10 @@ def test_what_cannot_be_meant_is_refused_in_the_words_of_the_house(hint, value, 
 def test_no_whole_tensor_is_printed():
     for value in (torch.zeros(10**5), np.zeros(10**5), [torch.zeros(10**5)], [0] * 10**5, "a" * 10**5, {"a": MODULE}):
         assert len(shown(value)) < 90
+    layers = {f"layer {i}": torch.nn.Sequential(torch.nn.Linear(2, 2)) for i in range(20)}
+    assert shown(layers) == "a dict of 20"
+    assert shown({"x": torch.zeros(3)}) == "a dict of 1"
+    assert shown({"lr": 0.1}) == "{'lr': 0.1}"
 
 
 def test_names_have_articles():

@@ -121,3 +121,8 @@ def test_a_checkpoint_of_another_value_is_refused(tmp_path):
     ppvae.fit(Annealed(), annealed(0.7), resume=True, **settings)
     with pytest.raises(ppvae.CheckpointError, match=r"data.beta: found float 0.7, expected float 0.8"):
         ppvae.fit(Annealed(), annealed(0.8), resume=True, **settings)
+
+
+def test_a_transposed_table_is_asked_after():
+    with pytest.raises(ValueError, match=r"sizes of dimension 0 are .*is one of them transposed\?"):
+        as_batch((torch.zeros(3, 20), torch.zeros(20)))

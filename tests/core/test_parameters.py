@@ -1,4 +1,4 @@
-"""A `pyro.param` in a `Pair` is refused, as it would never be trained; what is the pair's own passes."""
+"""What a `Pair` reads but does not own is refused, as it would never be trained; what is the pair's own passes."""
 
 import pyro
 import pyro.distributions as dist
@@ -109,3 +109,78 @@ def test_what_modules_announce_is_the_pairs_own(x):
 
     with pyro.get_param_store().scope():
         OfPyro().check(x)
+
+
+def shifted(net):
+    """A pair of one parameter of its own, whose guide uses a network that is not its own."""
+
+    class Shifted(NoiseInGuide):
+        def __init__(self):
+            super().__init__()
+            self.nets = [net]
+
+        def shift(self):
+            return 0.1 * net(torch.zeros(1, 3, 2))[0].mean()
+
+    return Shifted()
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [(lambda: nn.GRU(2, 4), [12, 2]), (lambda: nn.LSTM(2, 4), [16, 2]), (lambda: nn.Linear(2, 3), [3, 2])],
+)
+def test_a_network_in_a_list_is_refused_and_both_remedies_work(make, shape, x):
+    net = make()
+    pair = shifted(net)
+    message = refusal(pair, x)
+    assert_says(message, f"guide: found an nn.Parameter {shape} that is none of Shifted", "nn.ModuleList", "freeze")
+    with pytest.raises(ContractError, match="ModuleList"):
+        ppvae.fit(pair, x, steps=1, progress=False)
+    before = {name: p.clone() for name, p in net.named_parameters()}
+
+    net.requires_grad_(False)
+    ppvae.fit(pair, x, steps=2, progress=False)
+    assert all(torch.equal(before[name], p) for name, p in net.named_parameters())
+
+    net.requires_grad_(True)
+    pair.nets = nn.ModuleList([net])
+    ppvae.fit(pair, x, steps=2, lr=0.1, progress=False)
+    assert not all(torch.equal(before[name], p) for name, p in net.named_parameters())
+
+
+def test_a_network_without_pyro_module_is_not_learned_as_in_pyro(x):
+    net = nn.Linear(1, 1)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(net(x.unsqueeze(-1)).squeeze(-1), 1.0))
+
+    plain = Noise()
+    pair, before = Pair.of(plain.model, guide, example=x), net.weight.item()
+    ppvae.fit(pair, x, steps=2, progress=False)
+    assert net.weight.item() == before
+
+
+def test_functions_that_name_nothing_are_told_how_to(x):
+    net = nn.Linear(1, 1)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(net(z.unsqueeze(-1)).squeeze(-1), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 1.0))
+
+    with pytest.raises(ValueError, match=r"found no parameter .* attributes of the pair .* pyro.module") as caught:
+        ppvae.fit(Pair.of(model, guide, example=x), x, steps=1, progress=False)
+    assert "pyro.param" in str(caught.value)
+
+    def named(x):
+        pyro.module("net", net)
+        return model(x)
+
+    before = net.weight.item()
+    ppvae.fit(Pair.of(named, guide, example=x), x, steps=2, progress=False)
+    assert net.weight.item() != before

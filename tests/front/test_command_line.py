@@ -105,6 +105,7 @@ def test_compare_ranks_pairs_of_all_kinds_by_exact_evidence(folder, capsys):
         (["gap", "my_pairs:good", "x.npy", "--effort", "quik"], "effort: found 'quik', expected"),
         (["compare", "my_pairs:good", "x.npy", "--method", "auo"], "method: found 'auo', expected"),
         (["gap", "x.npy", "x.npy"], "x.npy: "),
+        (["gap", "my_pairs", "x.npy"], "no file 'my_pairs', expected one that ppvae.save wrote, MODULE:NAME or"),
     ],
 )
 def test_what_is_wrong_is_said_with_status_2(folder, arguments, message, capsys):

@@ -185,18 +185,49 @@ def test_the_diffusion_of_the_guide_is_measured():
     assert names["x"].shape == (1000, 2)
 
 
+def shortened(block):
+    """The block as printed, but for the number of epochs or steps, and for bars."""
+    return re.sub(r"(epochs|steps)=[\d_]+", r"\1=3, progress=False", block)
+
+
 @pytest.mark.slow(5)
 def test_the_codes_of_their_page_train():
-    """As printed, but for the number of epochs."""
     x = (torch.rand(200, 2) @ torch.randn(2, 64) > 0).float()
     names = {"ppvae": ppvae, "x": x, "held_out": x[:4]}
     for block in python_blocks("docs/codes.md"):
-        for call in re.findall(r"fit\(.*\)\n", block):
-            block = block.replace(call, f"{call[:-2]}, epochs=3, progress=False)\n")
-        exec(block.replace("gap(pair, held_out)", "gap(pair, held_out, progress=False)"), names)
+        exec(shortened(block).replace("gap(pair, held_out)", "gap(pair, held_out, progress=False)"), names)
     assert (names["report"].amortization_gap.estimate >= 0).all()
     assert torch.equal(names["stage_two"].codes(x), names["pair"].codes(x))
     assert names["bits"].sample(3).shape == (3, 64)
+
+
+@pytest.mark.slow(5)
+def test_the_adversaries_of_their_page_train(capsys):
+    torch.manual_seed(0)
+    names = {"ppvae": ppvae, "torch": torch, "nn": torch.nn}
+    gan, vae, noisy = python_blocks("docs/adversarial.md")
+    exec(shortened(gan), names)
+    assert "modes_found" in capsys.readouterr().out
+    angle = torch.arange(8) * torch.pi / 4
+    assert torch.allclose(names["centers"], 2 * torch.stack([angle.cos(), angle.sin()], -1), atol=0.02)
+    exec(shortened(vae), names | {"x": torch.rand(200, 64)})
+    exec(
+        noisy.replace("10_000", "10").replace("annealing=annealing", "annealing=annealing, progress=False"),
+        names | {"x": names["ring"].test[:3]},
+    )
+
+
+@pytest.mark.slow(5)
+def test_the_page_on_disentanglement_runs(capsys):
+    torch.manual_seed(0)
+    split, critic, scores = python_blocks("docs/disentanglement.md")
+    x = torch.rand(200, 64)
+    vae = ppvae.models.VAE.mlp(64, 6, [20], "gaussian").init_from(x)
+    names = {"ppvae": ppvae, "vae": vae, "pair": vae, "x": x}
+    exec(shortened(split + critic), names)
+    names["vae"] = ppvae.models.VAE.mlp(ppvae.datasets.Sprites.small().sample(1)[1].numel(), 6, [20])
+    exec(scores, names)
+    assert "MIG" in capsys.readouterr().out
 
 
 def test_the_tests_of_a_guide_run(capsys):

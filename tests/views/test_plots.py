@@ -1,5 +1,7 @@
 """Pictures show the numbers they were given."""
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -73,3 +75,23 @@ def test_training_curves_end_at_one(ax):
     plots.training(ax, {"a": np.arange(10.0), "b": np.arange(40.0)})
     assert [line.get_xdata()[-1] for line in ax.lines] == [1.0, 1.0]
     np.testing.assert_array_equal(ax.lines[1].get_ydata(), np.arange(40.0))
+
+
+def test_a_gap_keeps_its_sign_and_zero_has_none(ax, gaps):
+    report = gaps["linear"]
+    for above, said in ((0.2, "gap -0.20 "), (0.001, "gap 0.00 ")):  # of the ELBO above log p(x), as noise may have it
+        elbo = replace(report.elbo, estimate=report.log_evidence.estimate + above)
+        ax.clear()
+        plots.bounds(ax, {"linear": replace(report, elbo=elbo)})
+        (label,) = ax.texts
+        assert label.get_text().startswith(said)
+
+
+def test_tails_are_labelled_by_where_they_begin(ax, gaps):
+    report = gaps["linear"]
+    spread = torch.linspace(0.0, 1.0, 40) ** 8 * 0.044
+    elbo = replace(report.elbo, estimate=report.log_evidence.estimate - spread)
+    plots.gap_distribution(ax, {"linear": replace(report, elbo=elbo)})
+    (label,) = ax.texts
+    said, *_ = label.get_text().split()
+    assert float(said) == pytest.approx(np.quantile(spread, 0.99), rel=0.01)

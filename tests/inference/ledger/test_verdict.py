@@ -12,7 +12,7 @@ import ppvae
 from ppvae import AIS, Effort
 from ppvae.inference.ledger.ascent import Ascent
 from ppvae.inference.ledger.verdicts import causes
-from ppvae.models import GaussianMixture
+from ppvae.models import GaussianMixture, LinearVAE
 
 EFFORT = Effort("auto", 500, (AIS(num_temperatures=50),), 100, Ascent(max_steps=300), restarts=0, refit_steps=1000)
 WITHOUT_RICHER = replace(EFFORT, richer=False)
@@ -112,3 +112,19 @@ def test_one_dimension_has_no_correlations():
     torch.testing.assert_close(report.shape_gap.estimate, report.elbo_flow.estimate - report.elbo_refined.estimate)
     whole = report.shape_gap.estimate + report.remaining_gap.estimate
     torch.testing.assert_close(whole, report.approximation_gap.estimate)
+
+
+def test_one_data_point_has_a_monte_carlo_error_alone(tmp_path):
+    pair = LinearVAE(6, 3)
+    report = ppvae.gap(pair, pair.sample(1), replace(EFFORT, refit_steps=10), seed=0, progress=False)
+    gap = report.gap.mean()
+    said = report.verdict()
+    assert f"{gap.estimate:.2f} +- {gap.monte_carlo_error:.2f} below log p(x)" in said
+    assert "Half of it" not in said
+    report.to_html(tmp_path / "gap.html")
+    page = (tmp_path / "gap.html").read_text()
+    for text in (said, str(gap), repr(report), report.summary().index.name, report.log_evidence._repr_html_(), page):
+        assert "1 data points" not in text
+    for text in (said, str(gap), page):
+        assert "nan" not in text.split()
+    assert str(gap) == f"{gap.estimate:.3f} nats (N = 1, Monte Carlo error {gap.monte_carlo_error:.3f})"

@@ -6,7 +6,9 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer import Trace_ELBO
 from pyro.poutine.runtime import _PYRO_STACK
+from support.functions import assert_says
 from support.zoo import ZOO
 from support.zoo_pairs import BottomUp, Components, Positive
 
@@ -174,3 +176,21 @@ def test_jvi_of_one_particle_leaves_none_out():
     pair, x = LinearVAE(3, 2), vector()
     with torch.no_grad():
         assert JVI(num_particles=1, order=0)(pair, x)[0].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("objective", "said"),
+    [
+        (Trace_ELBO(), "objective: found a Trace_ELBO, expected an objective, such as ELBO()"),
+        (lambda pair, batch: None, "it cannot be called with 3 arguments"),
+        (lambda pair, batch, step: ELBO()(pair, batch)[1], "a function returns a Tensor of shape [] and torch.float32"),
+        (lambda pair, batch, step: (ELBO()(pair, batch)[0], 1.0), "returns a tuple of 2, expected two tensors"),
+    ],
+)
+def test_what_is_no_objective_is_refused_before_anything_changes(objective, said):
+    pair = LinearVAE(3, 2)
+    before = [p.clone() for p in pair.parameters()]
+    with pytest.raises(TypeError) as caught:
+        fit(pair, torch.randn(5, 3), objective, steps=1, progress=False)
+    assert_says(str(caught.value), said, "expected")
+    assert all(torch.equal(a, b) for a, b in zip(before, pair.parameters(), strict=True))
