@@ -54,7 +54,8 @@ def log_evidence(
     (`benchmarks/coverage.py`). A mode that neither guide nor prior leads to leaves no trace.
 
     - "exact": `pair.log_prob`, where the pair knows it.
-    - "iwae": importance weights of draws from the guide.
+    - "iwae": importance weights of draws from the guide. Where k-hat differs between the data points it is of K draws,
+      and the estimate of K others: draws that miss a large weight look good just because their estimate is too low.
     - "ais", "ais from prior": annealed importance sampling, by default from the guide and from the prior.
     - "auto": exact where possible; else IWAE, and AIS for the data points whose k-hat is bad, after a particle filter
       if the pair declares its steps. A guide narrower than the posterior deceives k-hat, so 64 of the other data points

@@ -52,7 +52,8 @@ def warning_of_heavy_tails(khat: Tensor, std_error: Tensor, num_samples: int) ->
     counts = (std_error > NEGLIGIBLE_ERROR) & khat.isfinite()
     if not _beyond_chance(unshrunk(khat, num_samples)[counts], num_samples):
         return ""
-    bad = int((khats_drawn_together(khat, num_samples)[counts] > FINITE_VARIANCE).sum())
+    typical, _ = khats_drawn_together(khat, num_samples)
+    bad = int((typical[counts] > FINITE_VARIANCE).sum())
     num_points = len(std_error)
     if bad <= BY_CHANCE * num_points:
         return ""

@@ -60,34 +60,41 @@ def unshrunk(khat: Tensor, num_particles: int) -> Tensor:
     return khat + (khat - PRIOR_MEAN) * PRIOR_WEIGHT / tail_size(num_particles)
 
 
-def khats_drawn_together(khat: Tensor, num_particles: int) -> Tensor:
-    """k-hat of each data point, drawn toward the mean of all as far as its differences from it are noise.
+def khats_drawn_together(khat: Tensor, num_particles: int) -> tuple[Tensor, Tensor]:
+    """k-hat of each data point, drawn toward the mean of all as far as its differences from it are noise; its error.
 
     A guide that is too narrow is so for many data points, and where its draws have missed a tail by chance, k-hat looks
     best just where the estimate is worst. The mean over the data does not depend on such chances. It is the estimate of
     James and Stein, without the shrinking toward 1/2 that a single k-hat needs, and with `(1 + k)^2 / M` as noise.
+
+    Where k differs between data points no mean can tell, and each stands as it was drawn, with nearly all of its noise.
+    The error says so: it is what the estimate takes of a data point's own noise, and zero where that is nothing.
 
     Args:
         khat: of N data points; what is infinite stays so, what is NaN too.
         num_particles: K, of the weights of each.
 
     Returns:
-        `[N]`.
+        k, and its standard error, `[N]` each.
 
     Example:
-        >>> khats_drawn_together(torch.tensor([0.4, 0.6, 0.7], dtype=torch.float64), 1000)  # but noise
+        >>> khats_drawn_together(torch.tensor([0.4, 0.6, 0.7], dtype=torch.float64), 1000)[0]  # but noise
         tensor([0.5737, 0.5737, 0.5737], dtype=torch.float64)
-        >>> khats_drawn_together(torch.tensor([0.0, 0.1, 1.4], dtype=torch.float64), 1000)
+        >>> k, std_error = khats_drawn_together(torch.tensor([0.0, 0.1, 1.4], dtype=torch.float64), 1000)
+        >>> k
         tensor([0.0038, 0.1031, 1.3931], dtype=torch.float64)
+        >>> std_error
+        tensor([0.0921, 0.1028, 0.2425], dtype=torch.float64)
     """
     size, finite = tail_size(num_particles), khat.isfinite()
     k = unshrunk(khat, num_particles)
+    own = torch.where(finite, (1 + k).clamp(min=0) / math.sqrt(size), 0)
     if finite.sum() < 2:
-        return k
+        return k, own
     mean, noise = k[finite].mean(), (1 + k[finite]).square().mean() / size
     noise = noise * (1 + 2 * math.sqrt(2 / int(finite.sum())))  # variances vary, too
     kept = 1 - noise / k[finite].var().clamp(min=noise)
-    return torch.where(finite, mean + kept * (k - mean), khat)
+    return torch.where(finite, mean + kept * (k - mean), khat), kept.sqrt() * own
 
 
 def smoothed(log_w: Tensor) -> tuple[Tensor, Tensor]:

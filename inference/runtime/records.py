@@ -115,8 +115,8 @@ class Evidence(Measurement):
 
     Attributes:
         ess: effective sample size `(sum w)^2 / sum w^2` of the weights, `[N]`; NaN where the evidence is exact.
-        khat: Pareto k-hat of the importance weights' tail, `[N]`; NaN where there are none. See
-            `ppvae.inference.evidence.pareto.pareto_khat`.
+        khat: Pareto k-hat of the importance weights' tail, `[N]`; NaN where there are none. Where it differs between
+            the data points it is of other draws than the estimate. See `ppvae.inference.evidence.pareto.pareto_khat`.
         acceptance: mean acceptance probability of AIS's transitions, `[N]`; NaN where there are none.
         divergences: how many of these transitions diverged, `[N]`; NaN where there are none.
         reliable: where estimate and standard error can be trusted, `[N]`, as judged by the method that made them.
