@@ -9,6 +9,7 @@ from ppvae.inference.compiling import compiler
 
 
 @pytest.mark.slow(10)
+@pytest.mark.skipif(torch.__version__ < (2, 13), reason="torch 2.8 draws such masks in another order, and stays eager")
 def test_dropout_of_transposed_tensors_draws_the_eager_noise():
     """One after the other, and each anew, between draws into memory that is contiguous."""
 
