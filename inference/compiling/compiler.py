@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from ppvae.inference.compiling.laid_out_draws import lay_out_draws
+
 OPTIONS: dict[str, Any] = {
     "fallback_random": True,  # torch's own generators
     "cpp.min_chunk_size": 16384,  # elements below which a loop is not worth waking other threads for
@@ -62,6 +64,7 @@ def program(
         if on_cpu:
             pool.submit(copy_context().run, _ask_for_the_processor)  # with the same options
         graph = trace()
+        lay_out_draws(graph)
         for node in graph.graph.find_nodes(op="placeholder"):
             node.meta.pop("val", None)  # the trace's own fake tensors, which torch 2.8 would take for the inputs
         context = tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv())))  # else it is not cached on disk

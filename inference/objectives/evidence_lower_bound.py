@@ -1,6 +1,7 @@
 """The evidence lower bound, with its choice of gradients, weights of the KL, and closed forms."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from ppvae.inference.objectives.divergence import site_kl
 from ppvae.inference.objectives.gradients import Draw
 from ppvae.inference.objectives.importance_weighted import gain
 from ppvae.inference.objectives.protocol import MeanOverDraws
-from ppvae.inference.objectives.scales import is_pair_scaled, is_scaled, scaled, unlike_scales
+from ppvae.inference.objectives.scales import is_pair_scaled, is_scaled, like_scales, scaled
 from ppvae.inference.objectives.weighting import mean_over_data
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError
@@ -113,9 +114,12 @@ class ELBO(MeanOverDraws):
     def __call__(self, pair: Pair, batch: Batch, step: float | Tensor = math.inf) -> tuple[Tensor, Tensor]:
         fixed, stl = self.gradient == "score", self.gradient == "stl"
         draw = Draw(pair, batch, self.num_particles, fixed=fixed, partial=stl)
-        minus_kl = self._minus_analytic_kl(draw, self._separable(pair, batch, draw)) if self._closed_forms else {}
-        log_q = draw.joint.log_q_terms(without=minus_kl)
-        log_p = draw.joint.log_p_terms(without=minus_kl) | minus_kl
+        minus_kl, alike = {}, like_scales(draw.joint)
+        if not isinstance(step, Tensor) or self.kl == "analytic":
+            alike = {name: bool(same) for name, same in alike.items()}
+        if self._closed_forms:
+            minus_kl = self._minus_analytic_kl(draw, self._separable(pair, batch, draw), alike)
+        log_p, log_q = _terms(draw, minus_kl, alike)
         value = log_weight(log_p, log_q).mean(0)
         if not torch.is_grad_enabled():
             return value, value.mean()
@@ -160,16 +164,18 @@ class ELBO(MeanOverDraws):
             found = separable(pair, batch)
         return found
 
-    def _minus_analytic_kl(self, draw: Draw, separable: frozenset[str]) -> dict[str, Tensor]:
-        """Minus the KL of each site that has a closed form, `[K, B]`."""
-        result, unlike = {}, unlike_scales(draw.joint)
+    def _minus_analytic_kl(
+        self, draw: Draw, separable: frozenset[str], alike: Mapping[str, bool | Tensor]
+    ) -> dict[str, Tensor]:
+        """Minus the KL of each site that has a closed form, `[K, B]`, unless its scales are known not to be alike."""
+        result = {}
         for name in sample_sites(draw.joint.guide, observed=False):
             q: Any = draw.joint.guide.nodes[name]
             p: Any = draw.joint.model.nodes[name]
             try:
                 if name not in separable:
                     raise NotImplementedError("a parent in the model is a descendant in the guide, or not in the guide")
-                if name in unlike:
+                if alike.get(name, True) is False:
                     raise NotImplementedError("poutine.scale scales it differently in guide and model")
                 result[name] = -site_kl(q, p).expand(draw.joint.shape)
             except NotImplementedError as reason:
@@ -202,6 +208,24 @@ class ELBO(MeanOverDraws):
             log_p[key] = weight * log_p[key]
             log_q |= {name: weight * log_q[name] for name in own[key]}
         return log_p, log_q
+
+
+def _terms(
+    draw: Draw, minus_kl: Mapping[str, Tensor], alike: Mapping[str, bool | Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The terms of log p and log q: minus the KL, where there is one, in place of a latent's.
+
+    In a program, tensors choose between the two: a closed form holds while the latent's scales in guide and model are
+    alike.
+    """
+    chosen = {name: same for name, same in alike.items() if isinstance(same, Tensor) and name in minus_kl}
+    replaced = minus_kl.keys() - chosen.keys()
+    log_q, drawn = draw.joint.log_q_terms(without=replaced), draw.joint.log_p_terms(without=replaced)
+    log_p = {name: term for name, term in drawn.items() if name not in chosen} | dict(minus_kl)
+    for name, same in chosen.items():
+        log_p[name] = torch.where(same, minus_kl[name], drawn[name])
+        log_q[name] = torch.where(same, 0.0, log_q[name])
+    return log_p, log_q
 
 
 def _balancing(kl: dict[str, Tensor], model: Trace) -> dict[str, Tensor]:

@@ -52,17 +52,21 @@ def _of_all(names: list[str], scales: Mapping[str, Any]) -> Any:
     return first
 
 
-def _same(a: Any, b: Any) -> bool:
+def _same(a: Any, b: Any) -> bool | Tensor:
+    """A tensor where values tell."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.shape == b.shape and bool((a == b).all())
+        return a.shape == b.shape and (a == b).all()
     return a is b or (not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b)
 
 
-def unlike_scales(joint: Joint) -> set[str]:
-    """The sites that have other scales in the model than in the guide."""
+def like_scales(joint: Joint) -> dict[str, bool | Tensor]:
+    """Whether sites have the same scale in the model as in the guide; all that are not named have none.
+
+    Where the values of tensors tell, it is a tensor: a program cannot decide by it, but select.
+    """
     in_model, in_guide = handler_scales(joint.model), handler_scales(joint.guide)
     names = in_model.keys() | in_guide.keys()
-    return {name for name in names if not _same(in_model.get(name, 1.0), in_guide.get(name, 1.0))}
+    return {name: _same(in_model.get(name, 1.0), in_guide.get(name, 1.0)) for name in names}
 
 
 def refuse_scales(joint: Joint, objective: Any) -> None:

@@ -1,5 +1,6 @@
 """Windows of long sequences to train on, so that a step costs as much as a window, not a sequence."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,12 +39,16 @@ class Windows:
     def __call__(self, batch: Any) -> Any:
         """Of a batch `x`, `[B, T, F]`; `(x, lengths)`; `(x, lengths, actions)`; or a dict of these.
 
-        Whatever has a row for each step of each sequence, `[B, T, ...]`, is cut to the same windows.
+        Whatever has a row for each step of each sequence, `[B, T, ...]`, is cut to the same windows. What else is
+        `[B]` and second in a tuple is taken for lengths: labels belong into a dict.
+
+        Raises:
+            ValueError: lengths that are none of 1 to T.
         """
         given = entries(batch)
         x: Tensor = given["x" if "x" in given else next(iter(given))]
-        lengths: Tensor | None = given.get("lengths", given.get("1"))
         total, device = x.shape[1], x.device
+        lengths = _lengths(given, len(x), total)
         num_steps = min(self.length, total)
         ends = x.new_full((len(x),), total, dtype=torch.long) if lengths is None else lengths
         starts = (torch.rand(len(x), device=device) * (ends - num_steps + 1).clamp(min=1)).long()
@@ -57,3 +62,18 @@ class Windows:
             return value[row, steps] if by_step else value
 
         return with_entries(batch, [cut(value) for value in given.values()])
+
+
+def _lengths(given: Mapping[str, Any], num_rows: int, total: int) -> Tensor | None:
+    """The lengths in a batch, if it has any: by name, or second in a tuple, where there are no steps."""
+    name = "lengths" if "lengths" in given else "1"
+    lengths = given.get(name)
+    if lengths is None or (name == "1" and not (isinstance(lengths, Tensor) and lengths.shape == (num_rows,))):
+        return None
+    if ((lengths < 1) | (lengths > total) | (lengths != lengths.long())).any():
+        raise ValueError(
+            f"data[{name}]: found values from {lengths.min()} to {lengths.max()}, expected the lengths of sequences, "
+            f"whole numbers from 1 to {total}; if they are something else, pass a dict, such as "
+            '{"x": x, "labels": labels}, whose names are the arguments of model and guide'
+        )
+    return lengths

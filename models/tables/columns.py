@@ -10,6 +10,9 @@ from torch.nn.functional import softplus
 from ppvae.models.parts.ordinal import OrderedLogits
 from ppvae.networks import inverse_softplus
 
+MIN_SIGMA = 1e-2
+"""The lower bound of a real column's sigma, in units of the data's spread."""
+
 
 class Column(nn.Module):
     """The base class: forward takes `[*]` and returns a distribution of batch shape `[*]`."""
@@ -27,7 +30,11 @@ class Column(nn.Module):
 
 
 class RealColumn(Column):
-    """`N(m + s f, (s sigma)^2)`: m and s are the data's mean and spread, sigma is learned and starts at 1."""
+    """`N(m + s f, (s sigma)^2)`: m and s are the data's mean and spread, sigma is learned and starts at 1.
+
+    A column that is constant, or a copy of another, lets the density grow without limit as sigma shrinks: 0.01 is
+    sigma's lower bound, and part of the model, as in `Gaussian`.
+    """
 
     loc: Tensor
     spread: Tensor
@@ -36,10 +43,11 @@ class RealColumn(Column):
         super().__init__()
         self.register_buffer("loc", torch.tensor(0.0))
         self.register_buffer("spread", torch.tensor(1.0))
-        self.log_sigma = nn.Parameter(torch.tensor(0.0))
+        self.unconstrained_sigma = nn.Parameter(inverse_softplus(torch.tensor(1.0 - MIN_SIGMA)))
 
     def forward(self, output: Tensor) -> dist.TorchDistribution:
-        return dist.Normal(self.loc + self.spread * output, self.spread * self.log_sigma.exp())
+        sigma = MIN_SIGMA + softplus(self.unconstrained_sigma)
+        return dist.Normal(self.loc + self.spread * output, self.spread * sigma)
 
     def scaled(self, x: Tensor) -> Tensor:
         return (x - self.loc) / self.spread

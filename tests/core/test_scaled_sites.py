@@ -9,6 +9,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO, config_enumerate
+from support.compiled_runs import run_as_traced
 from support.functions import normal
 from torch import nn
 
@@ -104,6 +105,49 @@ def test_gradients_are_pyros(case, x):
         pyros = loss.differentiable_loss(pair.model, pair.guide, x)
         expected = torch.autograd.grad(-pyros, list(pair.parameters()))
         torch.testing.assert_close(found, expected)
+
+
+class Annealed(Weighted):
+    """Its scales are tensors that come with the data; the guide's is its own from 0.5 on."""
+
+    def __init__(self, own):
+        super().__init__()
+        self.own = own
+
+    def model(self, x, beta):
+        self.weights = beta, 1.0, beta.clamp(max=0.5) if self.own else beta
+        super().model(x)
+
+    def guide(self, x, beta):
+        self.weights = beta, 1.0, beta.clamp(max=0.5) if self.own else beta
+        super().guide(x)
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("kl", ["auto", "monte_carlo"])
+def test_programs_take_scales_that_are_tensors(own, kl, monkeypatch, caplog):
+    """Whether a closed form holds may change from step to step."""
+    run_as_traced(monkeypatch)
+    runs = []
+    for compile in (False, True):
+        torch.manual_seed(0)
+        pair, betas = Annealed(own), iter(torch.arange(1, 40) / 20)
+        x = torch.linspace(-1, 2, NUM)
+        run = ppvae.fit(
+            pair,
+            {"x": x, "beta": torch.tensor(0.05)},
+            ppvae.ELBO(3, kl=kl),
+            transform=lambda batch, betas=betas: batch | {"beta": next(betas).clone()},
+            steps=30,
+            lr=0.05,
+            compile=compile,
+            progress=False,
+        )
+        runs.append((pair, torch.as_tensor(run.history["bound_per_step"])))
+    (eager, a), (compiled, b) = runs
+    assert "uncompiled" not in caplog.text
+    torch.testing.assert_close(a, b)
+    torch.testing.assert_close(list(eager.parameters()), list(compiled.parameters()))
 
 
 class Mixture(Pair):

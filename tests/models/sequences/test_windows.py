@@ -63,6 +63,22 @@ def test_pairs_with_actions_train_on_windows(dict_of):
     assert np.isfinite(found.history["bound"]).all()
 
 
+@pytest.mark.parametrize("second", [torch.tensor([0, 9, 3, 2]), torch.tensor([13, 1, 1, 1]), torch.full((4,), 2.5)])
+def test_what_cannot_be_lengths_is_not_taken_for_them(second):
+    """Labels and targets that come second in a tuple; a dict says what they are."""
+    with pytest.raises(ValueError, match=r"data\[1\]: found values from .* lengths of sequences, .* pass a dict"):
+        Windows(5)((counting(), second))
+    windows = Windows(5)({"x": counting(), "labels": second})
+    assert windows["labels"] is second
+    assert windows["x"].shape == (4, 5, 1)
+
+
+def test_actions_that_come_second_are_cut():
+    whole = torch.randn(3, 12, 2)
+    x, actions = Windows(5)((whole, 2 * whole))
+    assert torch.equal(actions, 2 * x)
+
+
 def test_no_length_is_refused_by_name():
     with pytest.raises(ValueError, match="length: found 0, expected at least 1"):
         Windows(0)

@@ -37,7 +37,7 @@ def by_hand(pair, z, x):
     """log p(x_j | z) of each column from its formula, `[*, B, F]`."""
     real, _, _, ordinal = pair.likelihood.columns
     output = pair.likelihood.network(z).expand(*z.shape[:-2], len(x), F)
-    scale = real.spread * real.log_sigma.exp()
+    scale = real.spread * (0.01 + nn.functional.softplus(real.unconstrained_sigma))
     residual = (x[:, 0] - real.loc - real.spread * output[..., 0]) / scale
     count = x[:, 1] * output[..., 1] - output[..., 1].exp() - (x[:, 1] + 1).lgamma()
     binary = x[:, 2] * output[..., 2] - nn.functional.softplus(output[..., 2])
@@ -245,3 +245,17 @@ def test_a_column_of_equal_values_has_no_spread_to_be_divided_by(dtype, value, n
     same, rest = pair.likelihood.columns
     assert same.spread.item() == 1
     assert num == 1 or rest.spread.item() == pytest.approx(x[:, 1].std().item())
+
+
+def test_columns_that_are_constant_or_copies_have_bounded_densities():
+    """However far sigma shrinks: that of a mean that is exact is the density at zero of `N(0, (0.01 spread)^2)`."""
+    torch.manual_seed(0)
+    x = torch.randn(50, 1).expand(-1, 3) * torch.tensor([2.0, 2.0, 0.0]) + 7.0
+    likelihood = MixedColumns(nn.Linear(1, 3), dict.fromkeys("abc", "real"))
+    for j, column in enumerate(likelihood.columns):
+        column.start_at(x[:, j])
+        assert column(torch.zeros(())).stddev.item() == pytest.approx(column.spread.item())
+        column.unconstrained_sigma.data.fill_(-1e3)
+        exact = (x[:, j] - column.loc) / column.spread
+        bound = -(0.01 * column.spread).log() - math.log(2 * math.pi) / 2
+        torch.testing.assert_close(column(exact).log_prob(x[:, j]), bound.expand(50))
