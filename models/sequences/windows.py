@@ -43,7 +43,7 @@ class Windows:
         `[B]` and second in a tuple is taken for lengths: labels belong into a dict.
 
         Raises:
-            ValueError: lengths that are none of 1 to T.
+            ValueError: lengths that are none of 1 to T; in a dict, where they are called so, 0 is one, too.
         """
         given = entries(batch)
         x: Tensor = given["x" if "x" in given else next(iter(given))]
@@ -70,10 +70,11 @@ def _lengths(given: Mapping[str, Any], num_rows: int, total: int) -> Tensor | No
     lengths = given.get(name)
     if lengths is None or (name == "1" and not (isinstance(lengths, Tensor) and lengths.shape == (num_rows,))):
         return None
-    if ((lengths < 1) | (lengths > total) | (lengths != lengths.long())).any():
+    least = int(name == "1")  # a zero there is rather a label
+    if ((lengths < least) | (lengths > total) | (lengths != lengths.long())).any():
         raise ValueError(
             f"data[{name}]: found values from {lengths.min()} to {lengths.max()}, expected the lengths of sequences, "
-            f"whole numbers from 1 to {total}; if they are something else, pass a dict, such as "
+            f"whole numbers from {least} to {total}; if they are something else, pass a dict, such as "
             '{"x": x, "labels": labels}, whose names are the arguments of model and guide'
         )
     return lengths

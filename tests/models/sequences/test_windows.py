@@ -73,6 +73,12 @@ def test_what_cannot_be_lengths_is_not_taken_for_them(second):
     assert windows["x"].shape == (4, 5, 1)
 
 
+def test_sequences_without_a_step_may_be_called_so():
+    lengths = torch.tensor([0, 9, 3, 12])
+    windows = Windows(5)({"x": counting(), "lengths": lengths})
+    assert windows["lengths"].tolist() == [0, 5, 3, 5]
+
+
 def test_actions_that_come_second_are_cut():
     whole = torch.randn(3, 12, 2)
     x, actions = Windows(5)((whole, 2 * whole))
