@@ -1,7 +1,7 @@
 """What a pair learns is its own: a `pyro.param` that no parameter of the pair stands behind is refused.
 
-So is an `nn.Parameter` of a module that is none of the pair's, and a parameter or a module that a method of the pair
-would hide.
+So is an `nn.Parameter` of a module that is none of the pair's, a tensor that requires gradients and is no parameter,
+and a parameter or a module that a method of the pair would hide.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 
 import pyro
 from pyro.poutine.messenger import Messenger
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ppvae.internals import tree_leaves
@@ -33,10 +33,21 @@ def own_parameters(role: str, pair: Any) -> Iterator[None]:
         pair: whose parameters are its own.
     """
     own = list(pair.modules()) if isinstance(pair, nn.Module) else []
+    for module in own:
+        _refuse_plain(module)
     unlearned = [used for module in own for used in getattr(module, "unlearned", ())]
     known = {id(p) for module in [*own[:1], *unlearned] for p in module.parameters()}
     with _OwnStatements(role, pair), _OwnTensors(role, pair, known) if own else nullcontext():
         yield
+
+
+def _refuse_plain(module: nn.Module) -> None:
+    for name, value in vars(module).items():
+        if isinstance(value, Tensor) and value.requires_grad and value.is_leaf:
+            raise ContractError(
+                f"{name}: found a tensor {list(value.shape)} of {type(module).__name__} that requires gradients and is "
+                f"no parameter, expected all that is learned to be one; write self.{name} = nn.Parameter(...)"
+            )
 
 
 class _OwnTensors(TorchFunctionMode):

@@ -184,3 +184,14 @@ def test_functions_that_name_nothing_are_told_how_to(x):
     before = net.weight.item()
     ppvae.fit(Pair.of(named, guide, example=x), x, steps=2, progress=False)
     assert net.weight.item() != before
+
+
+def test_a_tensor_that_requires_gradients_and_is_no_parameter(x):
+    pair = NoiseInGuide()
+    pair.shift = lambda: pair.offset
+    pair.offset = torch.zeros((), requires_grad=True)
+    assert_says(refusal(pair, x), "offset: found a tensor []", "NoiseInGuide", "self.offset = nn.Parameter(")
+    pair.offset = nn.Parameter(torch.zeros(()))
+    pair.check(x)
+    pair.scaled = pair.offset * 2  # computed from one
+    pair.check(x)
