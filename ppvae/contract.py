@@ -23,7 +23,7 @@ from ppvae.kinds import is_discrete, is_given, is_point
 from ppvae.layouts import InLayout, difference_from, refuse_mixed_rows
 from ppvae.model_and_guide import ModelAndGuide
 from ppvae.own_rows import refuse_other_number, rows_or_all
-from ppvae.parameters import own_parameters
+from ppvae.parameters import OwnStatements
 from ppvae.particles import LEADING, ROWS, layout_of, run
 from ppvae.refusals import ContractError, SupportError, family
 from ppvae.sites import has_own_term, presence, sample_sites
@@ -68,11 +68,11 @@ def check(pair: ModelAndGuide, batch: Batch, in_vain: bool) -> Found:
     summed: set[str] = set()
     for n in {size, max(1, size - 1)}:
         few.append(part := rows_or_all(pair, batch, slice(n)))
-        with own_parameters("guide", pair):
+        with OwnStatements("guide", pair):
             guide = run_alone("guide", pair.guide, part)
         _check_plates("guide", guide, num_rows(part))
         alone = partial(run_alone, "model", pair.model, rows(batch, slice(n)))
-        with own_parameters("model", pair):
+        with OwnStatements("model", pair):
             model = of_model(alone, _first_rows(guide, n))
         _check_plates("model", model, n)
         _check_match(guide, model)

@@ -1,11 +1,10 @@
 """What a pair learns is its own: a `pyro.param` that no parameter of the pair stands behind is refused.
 
-So is an `nn.Parameter` of a module that is none of the pair's, a tensor that requires gradients and is no parameter,
-and a parameter or a module that a method of the pair would hide.
+So is a parameter or a module that a method of the pair would hide; and in training an `nn.Parameter` of a module that
+is none of the pair's, and a tensor that requires gradients and is no parameter.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyro
@@ -22,23 +21,36 @@ def is_within(name: str, prefix: str) -> bool:
     return not prefix or name == prefix or name.startswith(f"{prefix}.")
 
 
-@contextmanager
-def own_parameters(role: str, pair: Any) -> Iterator[None]:
-    """While it runs, what a model or a guide learns has to be the pair's, as an optimizer is given nothing else.
+class OwnParameters(TorchFunctionMode):
+    """While a pair that is to be trained runs, what it computes with and is learned has to be its own.
 
-    Modules that the functions of `Pair.of` use without `pyro.module` are not learned by Pyro either: they are let pass.
+    Otherwise it would keep its first value, as an optimizer is given nothing else. Modules that the functions of
+    `Pair.of` use without `pyro.module` are not learned by Pyro either: they are let pass.
 
     Args:
-        role: "model" or "guide".
-        pair: whose parameters are its own.
+        pair: the model and guide.
     """
-    own = list(pair.modules()) if isinstance(pair, nn.Module) else []
-    for module in own:
-        _refuse_plain(module)
-    unlearned = [used for module in own for used in getattr(module, "unlearned", ())]
-    known = {id(p) for module in [*own[:1], *unlearned] for p in module.parameters()}
-    with _OwnStatements(role, pair), _OwnTensors(role, pair, known) if own else nullcontext():
-        yield
+
+    def __init__(self, pair: nn.Module):
+        super().__init__()
+        own = list(pair.modules())
+        for module in own:
+            _refuse_plain(module)
+        unlearned = [used for module in own for used in getattr(module, "unlearned", ())]
+        self._pair, self._known = pair, {id(p) for module in [pair, *unlearned] for p in module.parameters()}
+
+    def __torch_function__(
+        self, function: Callable, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        for value in tree_leaves((args, kwargs)):
+            if isinstance(value, nn.Parameter) and value.requires_grad and id(value) not in self._known:
+                raise ContractError(
+                    f"pair: found an nn.Parameter {list(value.shape)} that is none of {type(self._pair).__name__}, "
+                    "expected all that is learned to be one, as otherwise it keeps its first value; make its module an "
+                    "attribute of the pair in __init__, keep several in an nn.ModuleList rather than a list, and "
+                    "freeze what is not learned, by `requires_grad_(False)`"
+                )
+        return function(*args, **(kwargs or {}))
 
 
 def _refuse_plain(module: nn.Module) -> None:
@@ -50,34 +62,7 @@ def _refuse_plain(module: nn.Module) -> None:
             )
 
 
-class _OwnTensors(TorchFunctionMode):
-    """Refuses what is computed from an `nn.Parameter` with `requires_grad` that is not among the known ones.
-
-    Args:
-        role: "model" or "guide".
-        pair: whose parameters are known.
-        known: the ids of these.
-    """
-
-    def __init__(self, role: str, pair: nn.Module, known: set[int]):
-        super().__init__()
-        self._role, self._pair, self._known = role, pair, known
-
-    def __torch_function__(
-        self, function: Callable, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        for value in tree_leaves((args, kwargs)):
-            if isinstance(value, nn.Parameter) and value.requires_grad and id(value) not in self._known:
-                raise ContractError(
-                    f"{self._role}: found an nn.Parameter {list(value.shape)} that is none of "
-                    f"{type(self._pair).__name__}, expected all that is learned to be one, as otherwise it keeps its "
-                    "first value; make its module an attribute of the pair in __init__, keep several in an "
-                    "nn.ModuleList rather than a list, and freeze what is not learned, by `requires_grad_(False)`"
-                )
-        return function(*args, **(kwargs or {}))
-
-
-class _OwnStatements(Messenger):
+class OwnStatements(Messenger):
     """Refuses a `pyro.param` of another's, by name, before it is stored.
 
     A `pyro.param` in a method of a `Pair` lives in Pyro's store alone, and keeps its first value for ever.

@@ -52,6 +52,7 @@ from ppvae.inference.training.update import Update
 from ppvae.mode import buffer_places, mode
 from ppvae.own_rows import refuse_other_rows, refuse_parts, rows_or_all
 from ppvae.pair import Pair
+from ppvae.parameters import OwnParameters
 from ppvae.state import saved_state, set_state, state_of, unsaved_buffers
 from ppvae.threads import exclusive, undisturbed
 
@@ -245,7 +246,7 @@ class Trainer:
                 self.pair.check(batch)
                 refuse_normalized_latents(self.pair, batch)
                 objective = as_objective(self.objective)
-                with ElementCount() as made:
+                with ElementCount() as made, OwnParameters(self.pair):
                     bound, _ = objective(self.pair, batch, math.inf)  # so that it refuses before the first step
                 self.elements, self._points = made.total, num_rows(batch)
                 self.first_bound = bound.detach().double().mean().item()

@@ -39,6 +39,7 @@ INNER = {
     *("features", "of_each", "start_at", "step"),  # of masked networks
     *("surrogate", "weigh"),  # with those before the masked networks': what training asks of an objective
     *("m_step", "take_step", "launch_step", "set_state", "decoded", "denoised", "elbo_term", "sigma", "start_sigma"),
+    *("threads", "undone_on_error"),  # of `Trainer`, with those before
     *("assign", "best_elbo", "counts", "place", "scaled"),
     *("draw_codes", "indices", "laid_under", "vectors"),  # of codes, with those before
     *("generate", "decode"),  # of pairs with an adversary
