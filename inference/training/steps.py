@@ -114,20 +114,19 @@ class Steps:
             return []
         trainer, start = self.trainer, time.perf_counter()
         steps, put_back = trainer.steps, trainer.update.snapshot()
-        reports, rates, num_points, ready = [], [], self.source.batch_size or 0, 0
+        reports, rates, num_points = [], [], self.source.batch_size or 0
         try:
             with trainer.threads(num_points):
                 for minibatch in itertools.islice(self._minibatches, num):
                     batch = self._ready(minibatch)
                     rates.append(self._rate())
-                    ready += 1
                     reports.append(trainer.launch_step(batch, minibatch.weights))
         except BaseException as error:  # the steps before it are taken all the same
             self._error = error
         found = torch.stack(reports).tolist() if reports else []
-        if any(bad for _, bad in found) or ready > len(found):  # the last of them could not be launched
+        if any(bad for _, bad in found) or len(found) < len(rates):  # the last of them could not be launched
             put_back()
-            trainer.steps, self._alone_until = steps, steps + ready
+            trainer.steps, self._alone_until = steps, steps + len(rates)
             self._error, found = None, []
         elif isinstance(self._error, OtherBatchError):
             self._alone_until, self._error = math.inf, None  # there may be more of them
