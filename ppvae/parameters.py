@@ -15,6 +15,9 @@ from torch.overrides import TorchFunctionMode
 from ppvae.internals import tree_leaves
 from ppvae.refusals import ContractError
 
+GRAD_FN: Any = Tensor.grad_fn
+"""The property that is asked of a parameter first when it becomes a module's."""
+
 
 def is_within(name: str, prefix: str) -> bool:
     """Whether a parameter has this name or is in the module of this name; the pair's own name is empty."""
@@ -25,7 +28,8 @@ class OwnParameters(TorchFunctionMode):
     """While a pair that is to be trained runs, what it computes with and is learned has to be its own.
 
     Otherwise it would keep its first value, as an optimizer is given nothing else. Modules that the functions of
-    `Pair.of` use without `pyro.module` are not learned by Pyro either: they are let pass.
+    `Pair.of` use without `pyro.module` are not learned by Pyro either: they are let pass. So are modules that are made
+    while it runs, as Pyro makes some for its transforms.
 
     Args:
         pair: the model and guide.
@@ -37,13 +41,16 @@ class OwnParameters(TorchFunctionMode):
         for module in own:
             _refuse_plain(module)
         unlearned = [used for module in own for used in getattr(module, "unlearned", ())]
-        self._pair, self._known = pair, {id(p) for module in [pair, *unlearned] for p in module.parameters()}
+        self._pair, self._known = pair, {id(p): p for module in [pair, *unlearned] for p in module.parameters()}
 
     def __torch_function__(
         self, function: Callable, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         for value in tree_leaves((args, kwargs)):
             if isinstance(value, nn.Parameter) and value.requires_grad and id(value) not in self._known:
+                if function == GRAD_FN.__get__:
+                    self._known[id(value)] = value
+                    continue
                 raise ContractError(
                     f"pair: found an nn.Parameter {list(value.shape)} that is none of {type(self._pair).__name__}, "
                     "expected all that is learned to be one, as otherwise it keeps its first value; make its module an "

@@ -199,3 +199,10 @@ def test_a_tensor_that_requires_gradients_and_is_no_parameter(x):
     assert pair.offset != 0
     pair.scaled = pair.offset * 2  # computed from one
     ppvae.fit(pair, x, steps=1, progress=False)
+
+
+def test_modules_that_are_made_while_it_runs_pass(x):
+    pair = NoiseInGuide()
+    pair.shift = lambda: 0.0 * dist.transforms.Spline(1, bound=3.0)(torch.ones(1)).sum()
+    ppvae.fit(pair, x, steps=2, progress=False)
+    assert pair.mean != 0
