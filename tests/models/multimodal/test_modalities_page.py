@@ -30,4 +30,4 @@ def test_the_code_of_the_page_runs():
     drawn = names["pair"].generate(names["images"], num_samples=5)["label"]
     right = (drawn == names["test"]["label"]).double().mean()
     assert right > 0.15  # of ten classes, with an error of 0.01
-    assert "gap_by_pattern(pair, test, patterns=" in measured
+    assert "gap_by_pattern(pair, few, patterns=" in measured
