@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:
     """The tensors of `state_dict`, and the buffers that it leaves out; they share memory with the module's."""
-    return _tensors(module) | unsaved_buffers(module)
+    saved = {name: t for name, t in module.state_dict().items() if isinstance(t, Tensor)}
+    return saved | unsaved_buffers(module)
 
 
 def saved_state(module: nn.Module) -> dict[str, Tensor]:
@@ -20,13 +21,14 @@ def saved_state(module: nn.Module) -> dict[str, Tensor]:
     Raises:
         ValueError: a module keeps something else there, as `get_extra_state` may return.
     """
-    for name, value in module.state_dict().items():
+    state = module.state_dict()
+    for name, value in state.items():
         if not isinstance(value, Tensor):
             raise ValueError(
                 f"pair: found a {type(value).__name__} for '{name}' in its state_dict, expected a tensor, as files "
                 "hold tensors alone; return a tensor from get_extra_state, or keep it in a buffer"
             )
-    return _tensors(module)
+    return state
 
 
 def unsaved_buffers(module: nn.Module) -> dict[str, Tensor]:
@@ -47,7 +49,3 @@ def set_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name in unsaved.keys() & state.keys():
             unsaved[name].copy_(state[name])
-
-
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    return {name: t for name, t in module.state_dict().items() if isinstance(t, Tensor)}

@@ -114,10 +114,12 @@ class ELBO(MeanOverDraws):
     def __call__(self, pair: Pair, batch: Batch, step: float | Tensor = math.inf) -> tuple[Tensor, Tensor]:
         fixed, stl = self.gradient == "score", self.gradient == "stl"
         draw = Draw(pair, batch, self.num_particles, fixed=fixed, partial=stl)
-        minus_kl, alike = {}, like_scales(draw.joint)
-        if not isinstance(step, Tensor) or self.kl == "analytic":
-            alike = {name: bool(same) for name, same in alike.items()}
+        minus_kl: dict[str, Tensor] = {}
+        alike: dict[str, bool | Tensor] = {}
         if self._closed_forms:
+            alike = like_scales(draw.joint)
+            if not isinstance(step, Tensor) or self.kl == "analytic":
+                alike = {name: bool(same) for name, same in alike.items()}
             minus_kl = self._minus_analytic_kl(draw, self._separable(pair, batch, draw), alike)
         log_p, log_q = _terms(draw, minus_kl, alike)
         value = log_weight(log_p, log_q).mean(0)

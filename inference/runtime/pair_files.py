@@ -101,9 +101,9 @@ def load(pair: Pair | File, path: File | None = None) -> Pair:
     example = example_in(source, unprefixed("example", tensors), about["example"])
     state = unprefixed("pair", tensors) | unprefixed("average", tensors)
     result = pair if isinstance(pair, Pair) else _remade(source, about["recipe"], state)
-    own = {plain_name(name): name for name in saved_state(result)}
-    state = plain_names(state)
-    check_same(source, layout(state), layout(plain_names(saved_state(result))))
+    found, state = saved_state(result), plain_names(state)
+    own = {plain_name(name): name for name in found}
+    check_same(source, layout(state), layout(plain_names(found)))
     refuse_nan(source, {name: state[plain_name(name)] for name, _ in result.named_parameters()})
     result.load_state_dict({own[name]: t for name, t in state.items()})
     if example is not None:

@@ -165,12 +165,9 @@ class Update:
             pieces, flags = [*pieces, torch.zeros(2, device=pieces[0].device)], [0.0] * (len(self.parameters) + 1)
         checked = [*(0 if self.whole is None else checksum(self.whole)).to_bytes(4, "big")]
         numbers = [*flags, float(bool(error)), *checked, *[byte**2 for byte in checked]]
-        flat = torch.cat(
-            [*[_real(piece).flatten() for piece in pieces], torch.tensor(numbers, device=pieces[0].device)]
-        )
+        rows = [*[_real(piece).flatten() for piece in pieces], torch.tensor(numbers, device=pieces[0].device)]
         self._exchanged = True
-        lengths = [piece.numel() * (2 if piece.is_complex() else 1) for piece in pieces]
-        *parts, found = self.processes.sum(flat).split([*lengths, len(numbers)])
+        *parts, found = self.processes.sum(torch.cat(rows)).split([len(row) for row in rows])
         sums = found.tolist()
         *totals, failed = sums[:-8]
         first, second = sums[-8:-4], sums[-4:]
@@ -234,14 +231,18 @@ def _like(t: Tensor, numbers: Tensor) -> Tensor:
 
 def _change(new: Tensor, old: Tensor) -> Tensor:
     """The difference between a buffer's values; in floating numbers."""
-    return new - old if new.is_floating_point() or new.is_complex() else (new.long() - old.long()).float()
+    return (new.long() - old.long()).float() if _is_count(new) else new - old
 
 
 @torch.no_grad()
 def _set_changed(buffer: Tensor, old: Tensor, change: Tensor) -> None:
     """Gives a buffer its old value with a change, which for whole numbers and booleans is rounded."""
-    exact = buffer.is_floating_point() or buffer.is_complex()
-    buffer.copy_(old + change.view_as(buffer) if exact else old.long() + change.round().long())
+    buffer.copy_(old.long() + change.round().long() if _is_count(buffer) else old + change.view_as(buffer))
+
+
+def _is_count(buffer: Tensor) -> bool:
+    """Whether it is of whole numbers or booleans."""
+    return not (buffer.is_floating_point() or buffer.is_complex())
 
 
 def laid_out_as(p: Tensor, gradient: Tensor) -> Tensor:

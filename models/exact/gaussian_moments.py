@@ -214,10 +214,7 @@ class NarrowGaussians:
         return responsibilities.sum(1), weighted.sum(2), (weighted * features).sum(2)
 
     def moments(self, count: Tensor, first: Tensor, second: Tensor) -> ComponentMoments:
-        divisor = count.clamp_min(_TINY)[:, None]
-        shift = first / divisor
-        covariance = (second / divisor - shift.square()).clamp_min(0)
-        return ComponentMoments(count / count.sum(), self.means + shift, covariance)
+        return _diagonal_moments(self.means, count, first, second)
 
     def precision_trace(self) -> Tensor:
         return self.precision.sum(1)
@@ -260,10 +257,15 @@ class DiagonalGaussians:
         return count[:, 0], first, second
 
     def moments(self, count: Tensor, first: Tensor, second: Tensor) -> ComponentMoments:
-        divisor = count.clamp_min(_TINY)[:, None]
-        shift = first / divisor
-        covariance = (second / divisor - shift.square()).clamp_min(0)
-        return ComponentMoments(count / count.sum(), self.origin + shift, covariance)
+        return _diagonal_moments(self.origin, count, first, second)
 
     def precision_trace(self) -> Tensor:
         return self.precision.sum(1)
+
+
+def _diagonal_moments(around: Tensor, count: Tensor, first: Tensor, second: Tensor) -> ComponentMoments:
+    """Those of sums of what data are off a point, and of its squares."""
+    divisor = count.clamp_min(_TINY)[:, None]
+    shift = first / divisor
+    covariance = (second / divisor - shift.square()).clamp_min(0)
+    return ComponentMoments(count / count.sum(), around + shift, covariance)
