@@ -1,6 +1,7 @@
 """What may change from call to call: whether it still is what it was, and how it becomes that again."""
 
 import types
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -121,12 +122,12 @@ def differs(old: Any, new: Any, met: Sequence[Tensor] = ()) -> bool:
     """Whether a value that took another's place says something else; whatever cannot be compared does.
 
     A tensor does only where the old one is among those that were met; an object of the same class where its parts do.
-    None in the place of anything but a number is what was forgotten.
+    None in the place of anything but a number is what was forgotten; a weak reference is what it refers to.
     """
     pairs: list[tuple[Any, Any]] = [(old, new)]
     seen: dict[tuple[int, int], Any] = {}
     while pairs:
-        a, b = pairs.pop()
+        a, b = (each() if type(each) is weakref.ref else each for each in pairs.pop())
         if a is b or (id(a), id(b)) in seen:
             continue
         seen[id(a), id(b)] = a, b  # kept, as other objects would get their ids

@@ -8,6 +8,7 @@ import functools
 import itertools
 import random
 import types
+import weakref
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ settings = types.ModuleType("settings")
 
 
 class Slots:
-    __slots__ = ("empty", "number")
+    __slots__ = ("__weakref__", "empty", "number")
 
     def __init__(self):
         self.number = 0
@@ -70,6 +71,7 @@ class Owner:
         self.tensors, self.spread = [torch.zeros(2)], torch.zeros(1).expand(10**9)
         self.defaults, self.named = with_default(), with_named_default()
         self.known = cached()
+        self.weak, self.gone = weakref.ref(Phase.FIRST), weakref.ref(Slots())
 
     def nested(self):
         def function():
@@ -154,6 +156,7 @@ CHANGES = {
     "method that is replaced": lambda o: setattr(Owner, "configured", print),
     "attribute behind a property": lambda o: vars(o.behind).update(number=1),
     "module": lambda o: o.configured(),
+    "weak reference": lambda o: setattr(o, "weak", weakref.ref(Phase.SECOND)),
     "Python's generator": lambda o: random.random(),
     "NumPy's generator": lambda o: np.random.rand(),
     "random.Random": lambda o: o.random.random(),
@@ -165,6 +168,7 @@ STAYS = {
     "nothing": lambda o: None,
     "equal dataclass": lambda o: setattr(o, "frozen", Frozen()),
     "equal tuple": lambda o: setattr(o, "fraction_like", type(o.fraction_like)(1, 2)),
+    "weak reference to what was gone": lambda o: setattr(o, "gone", weakref.ref(o.frozen)),
     "another tensor in an object that is made anew": lambda o: setattr(o, "slots", Slots()),
 }
 
