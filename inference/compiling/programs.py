@@ -221,14 +221,22 @@ def traced(
         met: gets the tensors that the trace has met and not been given; see `untouched`.
         learned: tensors whose gradients the function takes, on copies.
     """
-    from torch.fx.experimental.proxy_tensor import make_fx
-
     with torch.enable_grad(), _HiddenValues():
-        graph = make_fx(function, dict(formulas or {}))(*[t.clone() for t in inputs])  # tracing runs the function
+        graph = _graph(function, inputs, formulas or {})
     without_masked_shapes(graph)
     met += held_tensors(graph)
     refuse_learned(met, learned)
     return graph
+
+
+def _graph(function: Program, inputs: Sequence[Tensor], formulas: Mapping[Any, Any]) -> GraphModule:
+    """The operations, as they come when `function` runs on copies of the inputs."""
+    from torch._guards import TracingContext, tracing
+    from torch._subclasses import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    with tracing(TracingContext(FakeTensorMode())):  # else torch makes a mode for each tensor, half of its time
+        return make_fx(function, dict(formulas))(*[t.clone() for t in inputs])
 
 
 class _HiddenValues(TorchFunctionMode):
@@ -245,9 +253,7 @@ def operations(function: Program, inputs: Sequence[Tensor]) -> Program:
 
     Counters among the inputs that it advances together come to share memory, and are advanced by one operation.
     """
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    graph = make_fx(function)(*[t.clone() for t in inputs])
+    graph = _graph(function, inputs, {})
     advance_at_once(graph, inputs)
     for node in reversed(graph.graph.nodes):
         name = getattr(node.target, "__name__", "")
