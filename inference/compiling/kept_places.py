@@ -127,7 +127,7 @@ def differs(old: Any, new: Any, met: Sequence[Tensor] = ()) -> bool:
     pairs: list[tuple[Any, Any]] = [(old, new)]
     seen: dict[tuple[int, int], Any] = {}
     while pairs:
-        a, b = (each() if type(each) is weakref.ref else each for each in pairs.pop())
+        a, b = map(_referred, pairs.pop())
         if a is b or (id(a), id(b)) in seen:
             continue
         seen[id(a), id(b)] = a, b  # kept, as other objects would get their ids
@@ -147,6 +147,11 @@ def differs(old: Any, new: Any, met: Sequence[Tensor] = ()) -> bool:
                 return True
             pairs += [(part, others[name]) for name, part in within.items()]
     return False
+
+
+def _referred(value: Any) -> Any:
+    """What a weak reference refers to, None if it is gone; any other value itself."""
+    return value() if type(value) is weakref.ref else value
 
 
 def _is_plain(value: Any) -> bool:
