@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ppvae.batches import Batch, entries, is_rows, num_rows, rows, with_entries
 from ppvae.conversion import data_for, to_pair
+from ppvae.early_reads import refuse_early_reads
 from ppvae.inference.ledger.cause import SIGNIFICANT, is_significant
 from ppvae.inference.ledger.experiments import ROUNDS, Bench, training_sample
 from ppvae.inference.ledger.head import Head, elbo_of_head
@@ -27,7 +28,7 @@ from ppvae.inference.training.nonfinite import NonFiniteError
 from ppvae.mode import mode
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError
-from ppvae.simulation import simulate
+from ppvae.simulation import simulate_unlooked
 
 SOME = 1000
 """Training data points by which the inputs of networks are standardized."""
@@ -86,12 +87,15 @@ def _second_encoder(bench: Bench, seed: int) -> Measurement:
 
 
 def _model_samples(bench: Bench, seed: int) -> Measurement:
+    with evaluating(bench.pair, seed):
+        refuse_early_reads(bench.pair, _training_data(bench))
+
     def half_simulated(batch: Any) -> Batch:
         given = batch if bench.transform is None else bench.transform(batch)
         given = to_pair(data_for(bench.pair, given), bench.pair)
         half = slice((num_rows(given) + 1) // 2)
         with mode(bench.pair, training=False):
-            simulated, _ = simulate(bench.pair, rows(given, half))
+            simulated, _ = simulate_unlooked(bench.pair, rows(given, half))
         joined = [
             torch.cat([entries(simulated)[name], value[half.stop :]]) if is_rows(value) else value
             for name, value in entries(given).items()
