@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -61,7 +62,7 @@ def fit_many(
 
     Raises:
         ppvae.ContractError: the pairs differ in more than their parameters, or cannot be run at once.
-        ValueError: a setting that would mix the runs, or an optimizer that does.
+        ValueError: no seeds, a setting that would mix the runs, or an optimizer that does.
         NonFiniteError: a step gave NaN or infinity in one of the runs; none has taken it.
 
     Example:
@@ -72,7 +73,9 @@ def fit_many(
         (3, 6)
     """
     _refuse_mixing(settings)
-    numbers = range(seeds) if isinstance(seeds, int) else seeds
+    numbers = seeds if isinstance(seeds, Sequence | np.ndarray) else range(seeds)
+    if not len(numbers):
+        raise ValueError("seeds: found none, expected at least one, for a pair each; seeds=8 stands for 0 to 7")
     pairs = []
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         for number in numbers:
@@ -84,7 +87,7 @@ def fit_many(
         named = {f"run.{prefix}": factor for prefix, factor in groups.factors.items()}
         settings["optimizer"] = replace(groups, factors=named)
     run = fit(ensemble, data, OfAll(as_objective(objective or ELBO())), **settings)
-    return Runs(ensemble.pairs(), run)
+    return Runs(ensemble.given_back(pairs), run)
 
 
 def _refuse_mixing(settings: dict[str, Any]) -> None:
