@@ -203,7 +203,7 @@ def _climb(
     step = mixture.e_step(x, hard=hard, data_weights=weights)
     result.history.append(_mean(step.log_likelihood, weights))
     for iteration in range(1, max_iterations + 1):
-        moments, moved = step.moments, []
+        moments, moved = step.moments, list[int]()
         if "means" in update:  # as an empty component can be moved nowhere else
             moments, moved = _reseed(moments, step.log_likelihood, x, weights)
         result.reseeded += [(iteration, component) for component in moved]
