@@ -54,11 +54,14 @@ def fit_many(
     Source: runs as a further dimension of one program are vmap, as in Horace He & Richard Zou, functorch, 2021.
 
     Args:
-        make_pair: makes an untrained pair; it is called after `torch.manual_seed(s)` for each seed s.
+        make_pair: makes an untrained pair; it is called after `torch.manual_seed(s)` for each seed s. The pairs may
+            differ in the values of parameters and buffers alone; another setting that the objective depends on, such as
+            a rate of dropout, is found out and refused.
         data: of N data points, as for `ppvae.fit`.
         objective: `ELBO()` if not given.
         seeds: the runs' seeds; a number S stands for 0 to S - 1.
-        settings: all other arguments of `ppvae.fit`, but `weights`.
+        settings: all other arguments of `ppvae.fit`, but `weights`. Callbacks are given a `Fit` whose pair is all of
+            them together: it draws and measures as the first one does.
 
     Raises:
         ppvae.ContractError: the pairs differ in more than their parameters, or cannot be run at once.
