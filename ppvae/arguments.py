@@ -230,7 +230,7 @@ Device: TypeAlias = Annotated[torch.device | str, Unchecked()]
 """See `ppvae.devices`."""
 
 File: TypeAlias = Annotated[str | Path, FilePath()]
-NumberOrBatch: TypeAlias = Annotated[Any, CountOrData(at_least=1)]
+NumberOrBatch: TypeAlias = Annotated[Any, CountOrData(at_least=1, said="at least 1, a whole number, or a batch")]
 RealTensor: TypeAlias = Annotated[Tensor, Numbers()]
 Rows: TypeAlias = Annotated[Tensor, Numbers(rows=1)]
 Finite: TypeAlias = Annotated[Tensor, Numbers(finite=True)]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ppvae.sources import as_tensor, is_array, refuse_special, unpacked
+from ppvae.wording import shown
 
 Batch: TypeAlias = Tensor | tuple[Any, ...] | dict[str, Any]
 Transform: TypeAlias = Callable[[Any], Any]
@@ -167,8 +168,8 @@ def as_batch(data: Any, device: torch.device | str | None = None) -> Batch:
     if not named:
         found = {name: type(value).__name__ for name, value in entries(batch).items()}
         raise ValueError(
-            f"data: found {found or 'no entries'}, expected at least one tensor or array [N, ...] of N data points; "
-            "pass a tensor, or a tuple or a dict with one"
+            f"data: found {shown(found) if found else 'no entries'}, expected at least one tensor or array [N, ...] of "
+            "N data points; pass a tensor, or a tuple or a dict with one"
         )
     sizes = {name: t.shape[0] for name, t in named.items()}
     if len(set(sizes.values())) > 1:

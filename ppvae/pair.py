@@ -265,7 +265,7 @@ class Pair(nn.Module):
         Raises:
             ppvae.ContractError: a site depends on data before the statement that observes them (it is named).
         """
-        batch = self.examples(int(at)) if isinstance(at, Integral) else data_for(self, at)
+        batch = self.examples(int(at)) if isinstance(at, Integral) else data_for(self, named_batch("at", at))
         read: set[str] = set()
         stale: set[str] = set()
 

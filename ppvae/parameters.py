@@ -61,12 +61,15 @@ class OwnParameters(TorchFunctionMode):
 
 
 def _refuse_plain(module: nn.Module) -> None:
-    for name, value in vars(module).items():
-        if isinstance(value, Tensor) and value.requires_grad and value.is_leaf:
-            raise ContractError(
-                f"{name}: found a tensor {list(value.shape)} of {type(module).__name__} that requires gradients and is "
-                f"no parameter, expected all that is learned to be one; write self.{name} = nn.Parameter(...)"
-            )
+    for name, held in vars(module).items():
+        for value in [held] if name.startswith("_") else tree_leaves(held):  # torch keeps parameters in dicts
+            is_parameter = isinstance(value, nn.Parameter)  # of which others are met where they are used
+            if isinstance(value, Tensor) and not is_parameter and value.requires_grad and value.is_leaf:
+                made = "nn.Parameter" if value is held else "nn.ParameterList"
+                raise ContractError(
+                    f"{name}: found a tensor {list(value.shape)} of {type(module).__name__} that requires gradients "
+                    f"and is no parameter, expected all that is learned to be one; write self.{name} = {made}(...)"
+                )
 
 
 class OwnStatements(Messenger):

@@ -228,8 +228,9 @@ class Function(Rule):
 
     def _unlike(self, function: Any, number: int) -> Problem | None:
         """That it cannot be called with so many arguments."""
+        called = function.forward if isinstance(function, torch.nn.Module) else function
         try:
-            inspect.signature(function).bind(*range(number))
+            inspect.signature(called).bind(*range(number))
         except TypeError as error:
             return self.wrong_type(function, f"it cannot be called with {number} arguments ({error})")
         except ValueError:  # it is written in C, and Python does not know its arguments
@@ -345,7 +346,7 @@ class CountOrData(Whole):
     """How many, where it is a number; data are checked later, where they are taken in."""
 
     def problem(self, value: Any) -> Problem | None:
-        return super().problem(value) if isinstance(value, numbers.Number | None) else None
+        return super().problem(value) if isinstance(value, numbers.Number | str | None) else None
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from ppvae.inference.training.data_weights import data_weights
 from ppvae.inference.training.em_data import points_of, warn_of_atoms
 from ppvae.progress import progress_bar
 from ppvae.rules import Number, Whole
+from ppvae.sources import is_stream
 
 StartSeed = Annotated[int, Whole(at_least=0, limit=2**31)]
 """Of scikit-learn's generators, which take no more; one for each restart."""
@@ -110,7 +111,8 @@ def fit_em(
     """Trains a mixture by EM, in place, to a local maximum of the likelihood.
 
     E-step `r_nc = p(c | x_n)`; M-step `theta = argmax sum_nc r_nc log p(x_n, c; theta)`. The likelihood cannot fall,
-    except by what the floor costs (which is known) and when a component is reseeded: each iteration is checked. Hard EM
+    except by what the floor costs (which is known) and when an empty component is reseeded, as it is where means are
+    learned: each iteration is checked. Hard EM
     gives a point to one component alone and climbs `sum_n max_c log p(x_n, c)`; from equal weights and equal spherical
     covariances, with `update=["means"]`, it is K-means. The maximum is a local one: use restarts. A component that
     shrinks onto few data points has a high likelihood and means little: raise the floor.
@@ -201,7 +203,9 @@ def _climb(
     step = mixture.e_step(x, hard=hard, data_weights=weights)
     result.history.append(_mean(step.log_likelihood, weights))
     for iteration in range(1, max_iterations + 1):
-        moments, moved = _reseed(step.moments, step.log_likelihood, x, weights)
+        moments, moved = step.moments, list[int]()
+        if "means" in update:  # as an empty component can be moved nowhere else
+            moments, moved = _reseed(moments, step.log_likelihood, x, weights)
         result.reseeded += [(iteration, component) for component in moved]
         least_gain = mixture.m_step(moments, covariance_floor=covariance_floor, update=update)
         step = mixture.e_step(x, hard=hard, data_weights=weights)
@@ -252,8 +256,8 @@ def fit_streaming_em(
     Args:
         mixture: a `ppvae.models.GaussianMixture`. Computed in float64, whatever its dtype, on its device.
         batches: an iterable of tensors or arrays `[B, D]` (or of tuples, such as a `DataLoader` gives, whose first
-            entry is used), or one tensor or array `[N, D]`, which is shuffled for each epoch.
-        batch_size: B, for one tensor or array.
+            entry is used), or one tensor, array or table `[N, D]`, which is shuffled for each epoch.
+        batch_size: B, for one tensor, array or table.
         epochs: passes over `batches`.
         init: as for `fit_em`, on the first batch.
         step_exponent: a.
@@ -277,7 +281,7 @@ def fit_streaming_em(
     """
     refuse_without_numbers(mixture)
     _check_init(mixture, init)
-    if isinstance(batches, Tensor | np.ndarray):
+    if not (is_stream(batches) or isinstance(batches, list | tuple)):
         batches = _Shuffled(points_of(batches, mixture.num_features), batch_size, seed)
     elif batch_size is not None:
         raise ValueError(f"batch_size: found {batch_size} with an iterable of batches, expected None; it has its own")

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import pyro
@@ -12,9 +13,11 @@ from torch import Tensor
 from ppvae.batches import Batch, made_beside
 from ppvae.inference.compiling.inputs import CannotCompileError, kind_of, taken_apart
 from ppvae.inference.compiling.programs import Call, traced, untouched
+from ppvae.inference.compiling.reasons import reason
 from ppvae.inference.compiling.stacked import stacked
 from ppvae.inference.objectives.protocol import Objective
 from ppvae.inference.runtime.isolation import random_state, set_random_state
+from ppvae.mode import mode
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError
 
@@ -25,6 +28,9 @@ class Ensemble(Pair):
     Args:
         pairs: the runs.
 
+    Attributes:
+        others: all but the first, until they are known to compute what it does, if given the same values.
+
     Raises:
         ppvae.ContractError: they differ in more than the values of parameters and buffers.
     """
@@ -32,7 +38,7 @@ class Ensemble(Pair):
     def __init__(self, pairs: Sequence[Pair]):
         super().__init__()
         _refuse_others(pairs)
-        self.size, self.run = len(pairs), copy.deepcopy(pairs[0])
+        self.size, self.run, self.others = len(pairs), _copied(pairs[0]), pairs[1:]
         states = [tensors_of(pair) for pair in pairs]
         for name, t in tensors_of(self.run).items():
             t.data = torch.stack([state[name].detach() for state in states])
@@ -55,15 +61,19 @@ class Ensemble(Pair):
 
     def of_one(self, number: int, function: Callable[[Pair], Any]) -> Any:
         """What a function makes of one of the pairs."""
-        own = {f"pair.{name}": t.detach()[number] for name, t in tensors_of(self.run).items()}
-        return Call(self.run).with_tensors(own, function)
+        return Call(self.run).with_tensors(self.values(number), function)
 
-    def pairs(self) -> list[Pair]:
-        """The runs, each as a pair of its own."""
-        found = [copy.deepcopy(self.run) for _ in range(self.size)]
+    def values(self, number: int) -> dict[str, Tensor]:
+        """Parameters and buffers of one of the pairs, by the names that `Call` gives them."""
+        return {f"pair.{name}": t.detach()[number] for name, t in tensors_of(self.run).items()}
+
+    def given_back(self, pairs: Sequence[Pair]) -> list[Pair]:
+        """Copies of the pairs that this was made of, with what they have learned."""
+        found = [_copied(pair) for pair in pairs]
         for number, pair in enumerate(found):
-            for t in tensors_of(pair).values():
-                t.data = t.data[number].clone()
+            pair.example, pair.particles, pair.guide_leads = self.example, self.run.particles, self.run.guide_leads
+            for t, value in zip(tensors_of(pair).values(), self.values(number).values(), strict=True):
+                t.data = value.clone()
         return found
 
 
@@ -74,40 +84,42 @@ class OfAll(Objective):
 
     Args:
         objective: of one pair.
-        traced: by kind of batch; shared by those that `at` makes.
+        programs: by kind of batch; shared by those that `at` makes.
         held: the values of its schedules, if they are held.
     """
 
     def __init__(
         self,
         objective: Objective,
-        traced: dict[Any, Callable[..., Any]] | None = None,
+        programs: dict[Any, "_Program"] | None = None,
         held: Mapping[str, Any] | None = None,
     ):
         self.objective, self._held = objective, held
-        self._traced = {} if traced is None else traced
+        self._programs = {} if programs is None else programs
+
+    def __repr__(self) -> str:
+        return repr(self.objective)
 
     def __call__(self, pair: Pair, batch: Batch, step: float | Tensor = math.inf) -> tuple[Tensor, Tensor]:
         ensemble = cast(Ensemble, pair)
         schedules = [torch.as_tensor(value) for value in (self._held or self.scheduled(cast(float, step))).values()]
         changing, put_together = taken_apart((schedules, torch.as_tensor(step), batch))
         kind = (kind_of(batch), ensemble.training)
-        if kind not in self._traced:
-            self._traced[kind] = self._trace(ensemble, changing, put_together)
-        with torch.no_grad():
-            value, *gradients = self._traced[kind](*[t.detach() for t in tensors_of(ensemble.run).values()], *changing)
-        learned = [t for t in tensors_of(ensemble.run).values() if t.requires_grad]
-        return value.mean(0), torch.stack([(p * g).sum() for p, g in zip(learned, gradients, strict=True)]).sum()
+        if kind not in self._programs:
+            self._programs[kind] = self._program(ensemble, changing, put_together)
+        value, gradients = self._programs[kind](ensemble, changing)
+        named = dict(ensemble.run.named_parameters())
+        terms = [(named[name] * g.conj()).real.sum() for name, g in gradients.items()]
+        return value.mean(0), torch.stack(terms).sum()
 
-    def _trace(
-        self, ensemble: Ensemble, changing: Sequence[Tensor], put_together: Callable[..., Any]
-    ) -> Callable[..., Any]:
-        """Value and gradients, as a function of all runs' parameters and buffers, then of all that changes."""
+    def _program(self, ensemble: Ensemble, changing: Sequence[Tensor], put_together: Callable[..., Any]) -> "_Program":
+        """Value and gradients of all runs for batches of this kind."""
         call, run = Call(ensemble.run), ensemble.run
         given = put_together(list(changing))[-1]
         prepared = ensemble.of_one(0, lambda pair: self.objective.prepared(pair, given))
-        own = {f"pair.{name}": t.detach()[0] for name, t in tensors_of(run).items()}
-        learned = [name for name, t in zip(own, tensors_of(run).values(), strict=True) if t.requires_grad]
+        names = list(ensemble.values(0))
+        learned = [name for name, t in zip(names, tensors_of(run).values(), strict=True) if t.requires_grad]
+        reached: list[str] = []
 
         def of_one(
             pair: Pair, parameters: Sequence[Tensor], objective: Objective, batch: Batch, step: Tensor
@@ -115,29 +127,45 @@ class OfAll(Objective):
             value, surrogate = objective(pair, batch, step)
             with made_beside(batch):
                 penalty = pair.penalty()
-            gradients = torch.autograd.grad(surrogate - penalty, parameters, materialize_grads=True)
-            return [value.detach(), *gradients]
+            gradients = torch.autograd.grad(surrogate - penalty, parameters, allow_unused=True)
+            found = {name.removeprefix("pair."): g for name, g in zip(learned, gradients, strict=True) if g is not None}
+            _refuse_sparse(found)
+            reached[:] = found
+            return [value.detach(), *found.values()]
 
-        def function(*leaves: Tensor) -> list[Tensor]:
-            schedules, step, batch = put_together(leaves[len(own) :])
-            named = dict(zip(own, leaves, strict=False))
+        def function(*leaves: Tensor, call: Call = call, objective: Objective = prepared) -> list[Tensor]:
+            schedules, step, batch = put_together(leaves[len(names) :])
+            named = dict(zip(names, leaves, strict=False))
             parameters = [named[name].requires_grad_() for name in learned]
-            objective = prepared.at(dict(zip(self.schedules, schedules, strict=True)))
-            return call.with_tensors(named, of_one, parameters, objective, batch, step)
+            held = objective.at(dict(zip(self.schedules, schedules, strict=True)))
+            return call.with_tensors(named, of_one, parameters, held, batch, step)
 
-        inputs = [*own.values(), *[t.detach().clone() for t in changing]]
+        def of_run(number: int, pair: Pair) -> list[Tensor]:
+            call, own = Call(pair), ensemble.values(number)
+            with mode(pair, training=ensemble.training), torch.enable_grad():
+                objective = call.with_tensors(own, lambda pair: self.objective.prepared(pair, given))
+                set_random_state(before, changing[0].device)
+                return function(*[t.clone() for t in (*own.values(), *changing)], call=call, objective=objective)
+
+        inputs = [*ensemble.values(0).values(), *[t.detach().clone() for t in changing]]
         before = random_state(inputs[0].device)
         try:
             with pyro.validation_enabled(False), untouched(run, self.objective) as met:
                 graph = traced(function, inputs, met, [t for t in tensors_of(run).values() if t.requires_grad])
+                results = [
+                    (of_run(number, other), of_run(number, run)) for number, other in enumerate(ensemble.others, 1)
+                ]
         except CannotCompileError as error:
-            raise ContractError(
-                f"{type(run).__name__}: found what cannot be run for several pairs at once, {error}; train them one by "
-                "one, by ppvae.fit"
-            ) from error
+            if isinstance(error.__cause__, ContractError):  # alone, it would be refused, too
+                raise error.__cause__ from None
+            raise _cannot_run(run, str(error)) from error
         finally:
             set_random_state(before, inputs[0].device)
-        return stacked(graph, [0] * len(own) + [None] * len(changing))
+        for number, (found, expected) in enumerate(results, 1):
+            _refuse_other_results(number, found, expected)
+        if ensemble.training:
+            ensemble.others = ()
+        return _Program(stacked(graph, [0] * len(names) + [None] * len(changing)), list(reached))
 
     @property
     def num_particles(self) -> int:  # type: ignore[override]
@@ -151,7 +179,7 @@ class OfAll(Objective):
         return self.objective.scheduled(step)
 
     def at(self, values: Mapping[str, Any]) -> "OfAll":
-        return OfAll(self.objective, self._traced, values)
+        return OfAll(self.objective, self._programs, values)
 
     def probe(self, pair: Pair, batch: Batch) -> Tensor:
         ensemble = cast(Ensemble, pair)
@@ -159,9 +187,49 @@ class OfAll(Objective):
         return torch.stack(each).sum(0)
 
 
+@dataclass(frozen=True)
+class _Program:
+    """An objective and its gradients for all runs of an ensemble at once.
+
+    Args:
+        function: of all runs' parameters and buffers, then of all that changes.
+        reached: the parameters that the objective depends on; an optimizer leaves others alone.
+    """
+
+    function: Callable[..., Sequence[Tensor]]
+    reached: list[str]
+
+    @torch.no_grad()
+    def __call__(self, ensemble: Ensemble, changing: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The values `[S, B]`, and the gradients by parameter.
+
+        Raises:
+            ppvae.ContractError: there is an operation that vmap does not know.
+        """
+        try:
+            value, *gradients = self.function(*[t.detach() for t in tensors_of(ensemble.run).values()], *changing)
+        except Exception as error:  # of any kind: whether it can be run for all depends on its operations
+            raise _cannot_run(ensemble.run, reason(error)) from error
+        return value, dict(zip(self.reached, gradients, strict=True))
+
+
 def tensors_of(pair: Pair) -> dict[str, Tensor]:
     """Parameters and buffers by name."""
     return {name: t for name, t in [*pair.named_parameters(), *pair.named_buffers()]}
+
+
+def _copied(pair: Pair) -> Pair:
+    try:
+        return copy.deepcopy(pair)
+    except Exception as error:  # of any kind: users' code
+        raise _cannot_run(pair, f"copy.deepcopy fails with {reason(error)}") from error
+
+
+def _cannot_run(pair: Pair, why: str) -> ContractError:
+    return ContractError(
+        f"{type(pair).__name__}: found what cannot be run for several pairs at once, {why}; train them one by one, by "
+        "ppvae.fit"
+    )
 
 
 def _refuse_others(pairs: Sequence[Pair]) -> None:
@@ -172,3 +240,28 @@ def _refuse_others(pairs: Sequence[Pair]) -> None:
                 f"make_pair: found a {type(pair).__name__} of another structure than the first, expected pairs that "
                 "differ in the values of parameters alone"
             )
+
+
+def _refuse_sparse(gradients: Mapping[str, Tensor]) -> None:
+    if sparse := [name for name, g in gradients.items() if g.layout != torch.strided]:
+        raise CannotCompileError(
+            f"{sparse[0]}: found a sparse gradient, expected a dense one; make its nn.Embedding with sparse=False, as "
+            "the optimizer is given dense ones anyway"
+        )
+
+
+def _refuse_other_results(number: int, found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    """Refuses a pair that computes something else than the first does with its parameters and the same noise."""
+    if [t.shape for t in found] == [t.shape for t in expected] and all(map(_is_near, found, expected)):
+        return
+    raise ContractError(
+        f"make_pair: found that pair {number} computes other numbers than pair 0 does with its parameters, expected "
+        "pairs that differ in the values of parameters and buffers alone; keep what differs in a buffer, or train them "
+        "one by one, by ppvae.fit"
+    )
+
+
+def _is_near(a: Tensor, b: Tensor) -> bool:
+    tolerance = torch.finfo(b.dtype).eps ** 0.5
+    scale = b.abs().nan_to_num().max().item() if b.numel() else 0.0
+    return torch.allclose(a, b, rtol=tolerance, atol=tolerance * scale, equal_nan=True)

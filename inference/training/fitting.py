@@ -82,7 +82,8 @@ def fit(
             of arguments that are no data; a `TensorDataset`, a `Subset`, or a data set of Hugging Face's in torch
             format. Or, for data that do not fit memory, a `DataLoader` or any other iterable of batches: it is read
             anew in each epoch by `iter()`, in an order of its own; what it draws from torch's generators is decided by
-            `seed`. To resume, it must give the same batches again; those done are skipped.
+            `seed`. To resume, it must give the same batches again (persistent workers may not, and are refused); those
+            done are skipped.
         objective: what to maximize: an objective, or a function `(pair, batch, step) -> (value, surrogate)`; `ELBO()`
             if not given.
         epochs: how many times to go through the data. Either this or `steps`.
@@ -163,6 +164,8 @@ def fit(
     given["checkpoint every"] = checkpoint and (checkpoint.every or "epoch")
     processes.agree(lambda: training_described(pair, where, given))
     intake = Intake.of(data, weights, batch_size, drop_last)
+    if checkpoint is not None:
+        intake.refuse_persistent_workers()
     by_torch, schedule = (schedule, None) if makes_scheduler(schedule) else (None, schedule)
     num_steps = intake.num_steps(epochs, steps, schedule)
     trainer = Trainer(

@@ -68,6 +68,19 @@ class Intake:
         own = None if weights is None else data_weights(weights, num_rows(batch))
         return Intake(batch, own, batch_size, drop_last, False)
 
+    def refuse_persistent_workers(self) -> None:
+        """Refuses a DataLoader whose batches cannot be drawn again, as its workers' generators are set only once.
+
+        Raises:
+            ValueError: its workers live on from epoch to epoch.
+        """
+        if getattr(self.data, "persistent_workers", False):
+            raise ValueError(
+                "data: found a DataLoader with persistent_workers=True and a checkpoint, expected workers that start "
+                "anew in each epoch, as what a worker draws in a later one is not kept in a file; pass it "
+                "persistent_workers=False"
+            )
+
     def num_steps(self, epochs: int | None, steps: int | None, schedule: object) -> int | None:
         """How many steps there will be; None where the data do not say.
 

@@ -29,6 +29,7 @@ from ppvae.inference.runtime.checkpoint import (
 from ppvae.inference.runtime.isolation import interrupts_held, own_randomness
 from ppvae.inference.training.feeding import Source
 from ppvae.inference.training.held_out import HeldOutBound
+from ppvae.inference.training.mixed_precision import networks_unchanged
 from ppvae.inference.training.nonfinite import NonFiniteError
 from ppvae.inference.training.result import Fit
 from ppvae.inference.training.resuming import State, plain, restore, store
@@ -108,8 +109,7 @@ class Training:
         self.history = {name: [] for name in names}
         self.trainer.programs.size = self.source.batch_size
         between = (self.held_out, self.checkpoint, self.scheduler, *self.callbacks)
-        alike = self.source.whole_steps == self.source.steps_per_epoch
-        joined = alike and all(each is None for each in between)
+        joined = self.source.whole_steps == self.source.steps_per_epoch and all(each is None for each in between)
         self._steps = Steps(self.trainer, self.source, self.transform, self.scheduler, joined)
         self._bound = self.held_out and HeldOutBound(self.trainer, self.held_out.data, self.batch_size)
         self.settings = self._settings() if self.checkpoint else {}
@@ -267,7 +267,8 @@ class Training:
 
     def _calls_back(self) -> bool:
         try:
-            with users_own(), own_randomness((self.trainer.seed, CALLBACKS, self.epoch), self.trainer.device):
+            randomness = own_randomness((self.trainer.seed, CALLBACKS, self.epoch), self.trainer.device)
+            with users_own(), networks_unchanged(), randomness:
                 for callback in self.callbacks:
                     callback(self.result())
         except StopIteration:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -53,15 +54,18 @@ def fit_many(
     Source: runs as a further dimension of one program are vmap, as in Horace He & Richard Zou, functorch, 2021.
 
     Args:
-        make_pair: makes an untrained pair; it is called after `torch.manual_seed(s)` for each seed s.
+        make_pair: makes an untrained pair; it is called after `torch.manual_seed(s)` for each seed s. The pairs may
+            differ in the values of parameters and buffers alone; another setting that the objective depends on, such as
+            a rate of dropout, is found out and refused.
         data: of N data points, as for `ppvae.fit`.
         objective: `ELBO()` if not given.
         seeds: the runs' seeds; a number S stands for 0 to S - 1.
-        settings: all other arguments of `ppvae.fit`, but `weights`.
+        settings: all other arguments of `ppvae.fit`, but `weights`. Callbacks are given a `Fit` whose pair is all of
+            them together: it draws and measures as the first one does.
 
     Raises:
         ppvae.ContractError: the pairs differ in more than their parameters, or cannot be run at once.
-        ValueError: a setting that would mix the runs, or an optimizer that does.
+        ValueError: no seeds, a setting that would mix the runs, or an optimizer that does.
         NonFiniteError: a step gave NaN or infinity in one of the runs; none has taken it.
 
     Example:
@@ -72,7 +76,9 @@ def fit_many(
         (3, 6)
     """
     _refuse_mixing(settings)
-    numbers = range(seeds) if isinstance(seeds, int) else seeds
+    numbers = seeds if isinstance(seeds, Sequence | np.ndarray) else range(seeds)
+    if not len(numbers):
+        raise ValueError("seeds: found none, expected at least one, for a pair each; seeds=8 stands for 0 to 7")
     pairs = []
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         for number in numbers:
@@ -84,7 +90,7 @@ def fit_many(
         named = {f"run.{prefix}": factor for prefix, factor in groups.factors.items()}
         settings["optimizer"] = replace(groups, factors=named)
     run = fit(ensemble, data, OfAll(as_objective(objective or ELBO())), **settings)
-    return Runs(ensemble.pairs(), run)
+    return Runs(ensemble.given_back(pairs), run)
 
 
 def _refuse_mixing(settings: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,9 @@ from ppvae.internals import tree_leaves, tree_map
 from ppvae.mode import mode
 from ppvae.pair import Pair
 from ppvae.weights import draw_weights
+
+_MIXED = ContextVar("mixed", default=True)
+"""Whether the networks of a `networks_in` run in its precision now."""
 
 
 @contextlib.contextmanager
@@ -32,18 +36,33 @@ def networks_in(dtype: torch.dtype | None, found: Sequence[nn.Module], device: t
         context = torch.autocast(device.type, dtype, cache_enabled=False)
         hooks.append(network.register_forward_pre_hook(partial(_enter, context)))
         hooks.append(network.register_forward_hook(partial(_leave, context), always_call=True))
+    mixed = _MIXED.set(True)
     try:
         yield
     finally:
+        _MIXED.reset(mixed)
         for hook in hooks:
             hook.remove()
 
 
+@contextlib.contextmanager
+def networks_unchanged() -> Iterator[None]:
+    """Within `networks_in`, around what is no part of training: networks run in the precision of their parameters."""
+    mixed = _MIXED.set(False)
+    try:
+        yield
+    finally:
+        _MIXED.reset(mixed)
+
+
 def _enter(context: torch.autocast, network: nn.Module, inputs: Any) -> None:
-    context.__enter__()
+    if _MIXED.get():
+        context.__enter__()
 
 
 def _leave(context: torch.autocast, network: nn.Module, inputs: Any, output: Any) -> Any:
+    if not _MIXED.get():
+        return output
     context.__exit__(None, None, None)
     return tree_map(_to_float32, output)
 

@@ -37,11 +37,12 @@ def explain(rerun: Callable[[], Any], gradients: dict[str, Tensor | None], index
     bad = [name for name, g in gradients.items() if g is not None and not g.isfinite().all()]
     with _FirstNonFinite(len(index)) as first:
         rerun()
-    site = f"first in the {first.what} of site '{first.site}'" if first.site else "though every site is finite"
+    where = f", first in the {first.what} of site '{first.site}'" if first.site else ", though every site is finite"
+    site = where if first.seen else ""
     point = f" for data point {int(index[first.row])}" if first.row is not None else ""
     some = ", ".join(bad[:SHOWN]) + f" and {len(bad) - SHOWN} more" * (len(bad) > SHOWN)
     return (
-        f"found NaN or infinity, {site}{point}, expected finite numbers (gradients not finite: {some or 'none'}); "
+        f"found NaN or infinity{site}{point}, expected finite numbers (gradients not finite: {some or 'none'}); "
         "the step was not applied. Lower the learning rate, keep scales away from zero, or train in float64"
     )
 
@@ -52,6 +53,7 @@ class _FirstNonFinite(Messenger):
     def __init__(self, num_rows: int):
         super().__init__()
         self.num_rows = num_rows
+        self.seen = False
         self.site = ""
         self.what = ""
         self.row: int | None = None
@@ -59,6 +61,7 @@ class _FirstNonFinite(Messenger):
     def _pyro_post_sample(self, msg: Any) -> None:
         if self.site or site_is_subsample(msg):
             return
+        self.seen = True
         fn, value = msg["fn"], msg["value"]
         drawn = value.isfinite().reshape(*value.shape[: value.dim() - fn.event_dim], -1).all(-1)
         log_prob = scale_and_mask(fn.log_prob(value), mask=msg["mask"])

@@ -20,7 +20,8 @@ class StepOptions:
         ema: keep an exponential moving average of the parameters with this decay, in (0, 1), such as 0.999; after t
             steps the decay is `(1 + t) / (10 + t)` if that is less.
         autocast: run the networks (the modules that return tensors) under `torch.autocast` in this dtype,
-            `torch.bfloat16`; log probabilities stay in float32. Faster where the processor multiplies bfloat16.
+            `torch.bfloat16`; log probabilities stay in float32. Faster where the processor multiplies bfloat16. It
+            holds for the steps and for held-out bounds; what a callback measures is in full precision.
         distributed: share each batch among the processes of torch's process group. "auto": where there is one, or
             `torchrun` has started this script; all processes must have the same data and settings, and agree on them
             first. The process that has a data point draws the noise for it.

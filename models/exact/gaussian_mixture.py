@@ -247,7 +247,7 @@ class GaussianMixture(Pair):
         self, moments: ComponentMoments, *, covariance_floor: float = 0.0, update: Collection[str] = _PARAMETERS
     ) -> float:
         """Sets the parameters named in `update` to their maximum likelihood under `moments`, with `covariance_floor`
-        added to variances.
+        added to variances. A component that owns nothing keeps its covariance.
 
         Returns:
             A lower bound, by EM theory, on the rise of the mean log likelihood, in nats. Without a floor it is 0. With
@@ -269,8 +269,13 @@ class GaussianMixture(Pair):
         if self.covariance == "tied":
             about_means = torch.tensordot(moments.weight, about_means, dims=1)
         if self._is_dense:
-            return about_means + floor * torch.eye(self.num_features).to(about_means)
-        return floor + (about_means.mean(1) if self.covariance == "spherical" else about_means)
+            found = about_means + floor * torch.eye(self.num_features).to(about_means)
+        else:
+            found = floor + (about_means.mean(1) if self.covariance == "spherical" else about_means)
+        if self.covariance != "tied":
+            idle = moments.weight == 0
+            found[idle] = self.covariances[idle].to(found)
+        return found
 
     # Inside.
 

@@ -16,7 +16,7 @@ from ppvae.arguments import Observed, Size, checked
 from ppvae.batches import of_batch
 from ppvae.networks import inverse_softplus
 from ppvae.pair import Pair
-from ppvae.refusals import refuse_shape
+from ppvae.refusals import fitting
 
 
 class LinearGaussianChain(Pair):
@@ -115,13 +115,12 @@ class LinearGaussianChain(Pair):
     @checked
     def log_prob(self, x: Observed) -> Tensor:
         """Exact `log p(x)`, `[B]`, in nats."""
-        refuse_shape(x, self.mean.shape)
-        return self.marginal().log_prob(x)
+        return self.marginal().log_prob(fitting(x, self.mean.shape, self.mean.dtype))
 
     @checked
     def posterior(self, x: Observed) -> dist.MultivariateNormal:
         """Exact `p(z_1, ..., z_L | x)`, with the layers concatenated in that order."""
-        refuse_shape(x, self.mean.shape)
+        x = fitting(x, self.mean.shape, self.mean.dtype)
         gain, precision = self._smoother()
         return dist.MultivariateNormal((x - self.mean) @ gain.T, precision_matrix=precision)
 
@@ -147,7 +146,7 @@ class LinearGaussianChain(Pair):
         divergence; for the exact one, which runs upwards, it may be negative. The ELBO is the term of "x" less the
         others.
         """
-        refuse_shape(x, self.mean.shape)
+        x = fitting(x, self.mean.shape, self.mean.dtype)
         q, (residuals, sigmas) = self._q(x), self._residuals()
         of_z = residuals[:, self.sizes[0] :]
         mean = torch.cat([x - self.mean, q.loc], -1) @ residuals.T
@@ -180,7 +179,7 @@ class LinearGaussianChain(Pair):
     @checked
     def exact_gap(self, x: Observed) -> Tensor:
         """Exact `KL(q(z | x) || p(z | x))` of the guide as it is, `[B]`, in nats."""
-        refuse_shape(x, self.mean.shape)
+        x = fitting(x, self.mean.shape, self.mean.dtype)
         return kl_divergence(self._q(x), self.posterior(x))
 
     def factorized_gap(self) -> Tensor:

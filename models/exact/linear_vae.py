@@ -14,7 +14,7 @@ from ppvae.arguments import Observed, Size, checked
 from ppvae.batches import of_batch
 from ppvae.networks import inverse_softplus
 from ppvae.pair import Pair
-from ppvae.refusals import refuse_shape
+from ppvae.refusals import fitting, refuse_shape
 
 
 class LinearVAE(Pair):
@@ -83,14 +83,12 @@ class LinearVAE(Pair):
     @checked
     def log_prob(self, x: Observed) -> Tensor:
         """Exact `log p(x)`, `[B]`, in nats."""
-        refuse_shape(x, self.mean.shape)
-        return self.marginal().log_prob(x)
+        return self.marginal().log_prob(fitting(x, self.mean.shape, self.mean.dtype))
 
     @checked
     def posterior(self, x: Observed) -> dist.MultivariateNormal:
         """Exact `p(z | x) = N(M^-1 W'(x - mean), sigma^2 M^-1)`."""
-        refuse_shape(x, self.mean.shape)
-        return self._posterior(x)
+        return self._posterior(fitting(x, self.mean.shape, self.mean.dtype))
 
     def _posterior(self, x: Tensor) -> dist.MultivariateNormal:
         M = self._precision_times_variance()
@@ -107,7 +105,7 @@ class LinearVAE(Pair):
     @checked
     def exact_gap(self, x: Observed) -> Tensor:
         """Exact `KL(q(z | x) || p(z | x))` of the guide as it is, `[B]`, in nats."""
-        refuse_shape(x, self.mean.shape)
+        x = fitting(x, self.mean.shape, self.mean.dtype)
         q = self._q(x)
         if isinstance(q, dist.Independent):
             q = dist.MultivariateNormal(q.base_dist.loc, scale_tril=q.base_dist.scale.diag_embed())

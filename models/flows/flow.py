@@ -11,9 +11,10 @@ from torch.distributions import Transform
 
 from ppvae.arguments import Observed, checked
 from ppvae.batches import of_batch
+from ppvae.conversion import floating_type
 from ppvae.models.flows.transforms import fresh, init_from
 from ppvae.pair import Pair
-from ppvae.refusals import refuse_shape
+from ppvae.refusals import fitting, refuse_shape
 
 
 class Flow(Pair):
@@ -65,8 +66,7 @@ class Flow(Pair):
     def log_prob(self, x: Observed) -> Tensor:
         """`log p(x)`, `[B]`, in nats; exact in training mode too."""
         distribution = self._distribution(training=False)
-        refuse_shape(x, distribution.event_shape)
-        return distribution.log_prob(x)
+        return distribution.log_prob(fitting(x, distribution.event_shape, floating_type(self) or x.dtype))
 
     @of_batch
     def exact_elbo(self, x: Tensor) -> Tensor:

@@ -256,3 +256,17 @@ def test_annotations_of_all_checked_callables_can_be_read():
         if name in TABLE:
             function = function.__init__ if isinstance(function, type) else function
             assert hasattr(function, "__wrapped__"), f"{name} is not checked"
+
+
+def test_a_module_takes_what_its_forward_takes():
+    """That of `__call__` is anything."""
+    with pytest.raises(TypeError, match=r"objective: found MSELoss, .*; it cannot be called with 3 arguments"):
+        ppvae.Trainer(ppvae.models.LinearVAE(4, 2), nn.MSELoss())
+
+
+@pytest.mark.parametrize(("at", "found"), [(-1, "-1"), ("3", "'3'"), (None, "None")])
+def test_how_many_or_a_batch(at, found):
+    with pytest.raises((TypeError, ValueError), match=f"at: found {found}, .* a whole number, or a batch"):
+        ppvae.models.LinearVAE(4, 2).sample(at)
+    with pytest.raises(ValueError, match=r"^at: found {'0': 'int'}, expected at least one tensor"):
+        ppvae.models.LinearVAE(4, 2).sample([3])

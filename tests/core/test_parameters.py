@@ -201,6 +201,20 @@ def test_a_tensor_that_requires_gradients_and_is_no_parameter(x):
     ppvae.fit(pair, x, steps=1, progress=False)
 
 
+@pytest.mark.parametrize("held", [list, lambda tensors: dict(enumerate(tensors))])
+def test_tensors_in_a_list_or_a_dict_that_require_gradients(x, held):
+    pair = NoiseInGuide()
+    pair.shift = lambda: pair.offsets[0]
+    pair.offsets = held([torch.zeros((), requires_grad=True)])
+    with pytest.raises(ContractError) as caught:
+        ppvae.fit(pair, x, steps=1, progress=False)
+    assert_says(str(caught.value), "offsets: found a tensor []", "NoiseInGuide", "self.offsets = nn.ParameterList(")
+    pair.offsets = nn.ParameterList([torch.zeros(())])
+    pair.own = held(pair.parameters())
+    ppvae.fit(pair, x, steps=2, lr=0.1, progress=False)
+    assert pair.offsets[0] != 0
+
+
 def test_modules_that_are_made_while_it_runs_pass(x):
     pair = NoiseInGuide()
     pair.shift = lambda: 0.0 * dist.transforms.Spline(1, bound=3.0)(torch.ones(1)).sum()

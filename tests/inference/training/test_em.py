@@ -1,8 +1,10 @@
 """EM against scikit-learn, and what it promises by itself: it climbs, and says when it cannot."""
 
 import functools
+import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.cluster import KMeans, kmeans_plusplus
@@ -10,7 +12,7 @@ from sklearn.datasets import load_digits
 from sklearn.mixture import GaussianMixture as SklearnMixture
 from torch.utils.data import DataLoader, TensorDataset
 
-from ppvae.inference.training.em import fit_em, fit_streaming_em
+from ppvae.inference.training.em import PARAMETERS, fit_em, fit_streaming_em
 from ppvae.models import GaussianMixture
 
 COVARIANCES = {"full": "full", "diagonal": "diag", "spherical": "spherical", "tied": "tied"}
@@ -171,6 +173,27 @@ def test_empty_components_are_reseeded_and_it_is_said(covariance, hard):
     assert mixture.means.abs().max() < 100
 
 
+@pytest.mark.parametrize("update", [["weights"], ["covariances"], ["weights", "covariances"]])
+def test_an_empty_component_whose_mean_is_not_learned_stays_empty(covariance, update):
+    """The others then learn what they learn without it."""
+    x = clusters()
+    far, near = mixture_for(x, 4, covariance), mixture_for(x, 3, covariance)
+    far.start(torch.cat([x[:3], torch.full((1, 3), 1e4).double()]), variance=1.0)
+    near.start(x[:3], variance=1.0)
+    settings = {"init": "current", "update": update, "tolerance": -1, "max_iterations": 40, "covariance_floor": 0.0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with_it, without = (fit_em(mixture, x, **settings) for mixture in (far, near))
+    lost = 0.0 if "weights" in update else np.log(4 / 3)
+    assert not with_it.reseeded
+    assert with_it.history[-1] == pytest.approx(without.history[-1] - lost, abs=1e-9)
+    for name in PARAMETERS[::2]:
+        learned = getattr(far, name).detach()
+        each = learned if name == "covariances" and covariance == "tied" else learned[:3]
+        scale = 0.75 if name == "weights" and name not in update else 1.0
+        torch.testing.assert_close(each, scale * getattr(near, name).detach(), rtol=1e-6, atol=1e-9)
+
+
 def test_the_best_of_several_restarts_is_kept():
     x = clusters(num_clusters=6)
     mixture = mixture_for(x, 6)
@@ -232,6 +255,18 @@ def test_streaming_takes_loaders_lists_and_arrays():
         assert len(result.history) == 4
         ends.append(mixture.means.detach())
     assert all(torch.equal(end, ends[0]) for end in ends)
+
+
+def test_streaming_takes_tables_and_data_sets_whole():
+    x = clusters(num=400)
+    ends = []
+    for data in (x, pd.DataFrame(x.numpy()), TensorDataset(x)):
+        fit_streaming_em(mixture := mixture_for(x, 4), data, batch_size=100)
+        ends.append(mixture.means.detach())
+    assert all(torch.equal(end, ends[0]) for end in ends)
+    for data, found in ((x.tolist()[0], "'0': 'float'"), ({"x": x}, "dict"), (3, "'0': 'int'")):
+        with pytest.raises(ValueError, match=f"data: found .*{found}"):
+            fit_streaming_em(mixture, data)
 
 
 def test_streaming_reseeds_empty_components():

@@ -228,6 +228,7 @@ def test_a_step_that_is_not_finite_is_taken_by_no_run():
     with pytest.raises(NonFiniteError, match="mean") as caught:
         ppvae.fit_many(lambda: LinearVAE(4, 2), data(), seeds=2, optimizer="sgd", **SETTINGS | {"lr": 1e200})
     assert caught.value.fit.steps == 1
+    assert "every site is finite" not in str(caught.value)  # none was looked at
 
 
 class Rates(ppvae.Pair):
@@ -275,3 +276,110 @@ def test_an_optimizer_that_moves_each_number_by_itself(optimizer):
     objective = EnumeratedELBO()
     runs = ppvae.fit_many(lambda: GaussianMixture(2, 4), data(), objective, seeds=3, optimizer=optimizer, **SETTINGS)
     assert_same(runs.pairs, one_by_one(lambda: GaussianMixture(2, 4), objective, range(3), optimizer=optimizer))
+
+
+class Decayed(GaussianMixture):
+    """With a parameter that no bound depends on."""
+
+    def __init__(self):
+        super().__init__(2, 4)
+        self.idle = nn.Parameter(torch.ones(3))
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_a_parameter_without_a_gradient_stays_as_it_is(compile, monkeypatch):
+    run_as_traced(monkeypatch)
+    optimizer = partial(torch.optim.AdamW, weight_decay=0.5)
+    runs = ppvae.fit_many(
+        Decayed, data(), EnumeratedELBO(), seeds=2, optimizer=optimizer, compile=compile, **SETTINGS
+    ).pairs
+    assert_same(runs, one_by_one(Decayed, EnumeratedELBO(), range(2), optimizer=optimizer))
+    assert torch.equal(runs[0].idle, torch.ones(3))
+
+
+class Turned(GaussianMixture):
+    """With a complex parameter."""
+
+    def __init__(self):
+        super().__init__(2, 4)
+        self.factor = nn.Parameter(torch.randn(4, dtype=torch.complex128))
+
+    def penalty(self):
+        return (self.factor * self.means - 1j).abs().sum()
+
+
+def test_complex_parameters_learn_as_they_do_alone():
+    runs = ppvae.fit_many(Turned, data(), EnumeratedELBO(), seeds=2, **SETTINGS).pairs
+    assert_same(runs, one_by_one(Turned, EnumeratedELBO(), range(2)))
+    assert (runs[0].factor != runs[1].factor).all()
+
+
+class Settings(GaussianMixture):
+    """A pair of which each has a setting of its own, in what is no parameter."""
+
+    def __init__(self, setting):
+        super().__init__(2, 4)
+        self.setting = setting
+        self.drop = nn.Dropout(setting if isinstance(setting, float) else 0.0)
+
+    def penalty(self):
+        factor = self.setting(self.means) if callable(self.setting) else self.setting
+        return (factor * self.drop(self.means)).square().sum()
+
+
+@pytest.mark.parametrize("own", [(0.1, 0.2), (torch.ones(4), torch.zeros(4)), (nn.Tanh(), nn.ReLU())])
+def test_pairs_that_differ_in_what_is_no_parameter_are_refused(own):
+    settings = iter(own)
+    with pytest.raises(ContractError, match="make_pair: found that pair 1 computes other numbers than pair 0 does"):
+        ppvae.fit_many(lambda: Settings(next(settings)), data(), EnumeratedELBO(), seeds=2, **SETTINGS)
+
+
+def test_each_pair_keeps_what_training_does_not_look_at():
+    names = iter("ab")
+
+    def make():
+        pair = GaussianMixture(2, 4)
+        pair.name = next(names)
+        return pair
+
+    runs = ppvae.fit_many(make, data(), EnumeratedELBO(), seeds=2, **SETTINGS)
+    assert [pair.name for pair in runs.pairs] == ["a", "b"]
+
+
+class Looked(LinearVAE):
+    def __init__(self, table):
+        super().__init__(4, 2)
+        self.table = table
+
+    def penalty(self):
+        return self.table(torch.arange(3)).square().sum()
+
+
+@pytest.mark.parametrize(
+    ("table", "found"),
+    [
+        (nn.Embedding(3, 2, sparse=True), "table.weight: found a sparse gradient, expected a dense one"),
+        (nn.utils.parametrizations.spectral_norm(nn.Embedding(3, 2)), "RuntimeError: Batching rule not implemented"),
+    ],
+)
+def test_what_vmap_does_not_know_is_refused(table, found):
+    with pytest.raises(ContractError, match=f"Looked: found what cannot be run for several pairs at once, {found}"):
+        ppvae.fit_many(lambda: Looked(table), data(), seeds=2, **SETTINGS)
+
+
+def test_runs_by_another_objective_do_not_go_on(tmp_path):
+    settings = {"progress": False, "checkpoint": tmp_path / "runs.pt"}
+    ppvae.fit_many(lambda: LinearVAE(4, 2), data(), IWAE(2), seeds=2, epochs=1, **settings)
+    with pytest.raises(ppvae.CheckpointError, match=r"objective: found .*IWAE.*2.*, expected .*IWAE.*3"):
+        ppvae.fit_many(lambda: LinearVAE(4, 2), data(), IWAE(3), seeds=2, epochs=2, resume=True, **settings)
+
+
+@pytest.mark.parametrize("seeds", [[], (), range(0)])
+def test_no_seeds_are_refused(seeds):
+    with pytest.raises(ValueError, match="seeds: found none, expected at least one"):
+        ppvae.fit_many(lambda: LinearVAE(4, 2), data(), seeds=seeds, **SETTINGS)
+
+
+def test_what_is_refused_alone_is_refused_in_the_same_words():
+    with pytest.raises(ContractError, match=r"^guide site 'component': found Categorical and one particle"):
+        ppvae.fit_many(lambda: GaussianMixture(2, 4), data(), ELBO(), seeds=2, **SETTINGS)

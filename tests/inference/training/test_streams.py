@@ -201,3 +201,11 @@ def test_drop_last_is_one_of_the_settings_of_a_run(tmp_path):
     trained(X, epochs=2, batch_size=20, drop_last=True, checkpoint=tmp_path / "run", resume=True)
     with pytest.raises(ppvae.CheckpointError, match="steps_per_epoch: found 2, expected 3"):
         trained(X, epochs=2, batch_size=20, checkpoint=tmp_path / "run", resume=True)
+
+
+def test_persistent_workers_are_refused_with_a_checkpoint(tmp_path):
+    """Their generators are set once, so what they draw in a later epoch could not be drawn again."""
+    loader = DataLoader(TensorDataset(X), batch_size=10, num_workers=1, persistent_workers=True)
+    with pytest.raises(ValueError, match="data: found a DataLoader with persistent_workers=True and a checkpoint"):
+        trained(loader, epochs=1, checkpoint=tmp_path / "run.pt")
+    assert trained(loader, epochs=2).steps == 10

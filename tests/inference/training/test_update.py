@@ -263,3 +263,21 @@ def test_networks_are_the_outermost_modules_that_return_tensors():
 def test_refusals(options, message):
     with pytest.raises((ValueError, TypeError), match=message):
         StepOptions(**options)
+
+
+def test_callbacks_measure_in_full_precision():
+    torch.manual_seed(0)
+    pair, found = VAE.mlp(4, 2, hidden=[16], likelihood="gaussian"), []
+
+    def measure(run):
+        torch.manual_seed(0)
+        found.append(pair.log_weights(DATA, 2).log_w.detach())
+
+    options = StepOptions(autocast=torch.bfloat16)
+    settings = {"epochs": 2, "lr": 0.0, "progress": False}
+    mixed = ppvae.fit(pair, DATA, callbacks=[measure], options=options, **settings)
+    measure(mixed)
+    assert torch.equal(found[0], found[2])
+    assert torch.equal(found[1], found[2])
+    whole = ppvae.fit(pair, DATA, **settings)
+    assert (mixed.history["bound_per_step"] != whole.history["bound_per_step"]).all()
