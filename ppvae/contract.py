@@ -83,9 +83,9 @@ def check(pair: ModelAndGuide, batch: Batch, in_vain: bool) -> Found:
 
 def drawn_once(joint: Joint) -> set[str]:
     """Latents that the guide draws by itself, as a Delta with a log_density says, but once for all particles."""
-    found = set()
+    found, in_model = set(), sample_sites(joint.model)
     for name, site in sample_sites(joint.guide).items():
-        q, p = site["fn"], sample_sites(joint.model)[name]["fn"]
+        q, p = site["fn"], in_model[name]["fn"]
         value = site["value"].expand(*joint.shape, *q.event_shape)
         of_its_own = is_given(q) and not (is_point(q) or is_given(p) or is_discrete(p))
         if of_its_own and (value == value[:1]).all():

@@ -156,7 +156,7 @@ def refuse_unlike_support(pair: ModelAndGuide, batch: Batch, joint: Joint, why: 
     """
     for name, (q, p) in _latents(joint).items():
         like = _site(joint, name)["value"]
-        if _left_out(pair, batch, joint, name).any() or _outside(p, q, like).any():
+        if _left_out(pair, batch, joint, name, q, p).any() or _outside(p, q, like).any():
             raise ContractError(
                 f"guide site '{name}': found {family(q)} for {family(p)} in the model, expected the same support in "
                 f"both, {why}"
@@ -186,23 +186,23 @@ def left_out(pair: ModelAndGuide, batch: Batch, joint: Joint) -> Tensor:
         joint: a run of one particle.
     """
     found = [torch.zeros(joint.shape[1], dtype=torch.bool)]
-    found += [_left_out(pair, batch, joint, name).cpu() for name in sample_sites(joint.guide)]
+    found += [_left_out(pair, batch, joint, name, q, p).cpu() for name, (q, p) in _latents(joint).items()]
     return torch.stack(found).any(0)
 
 
-def _left_out(pair: ModelAndGuide, batch: Batch, joint: Joint, name: str) -> Tensor:
-    """The same for one site."""
-    latents = {
-        other: site["value"].expand(*joint.shape, *site["fn"].event_shape)
-        for other, site in sample_sites(joint.guide).items()
-    }
-    q, p = _latents(joint)[name]
-    points, outside = _values(p, latents[name]), _outside(q, p, latents[name])
+def _left_out(pair: ModelAndGuide, batch: Batch, joint: Joint, name: str, q: Any, p: Any) -> Tensor:
+    """The same for one site, with its distributions in guide and model."""
+    like = _site(joint, name)["value"]
+    points, outside = _values(p, like), _outside(q, p, like)
     while outside.dim() > 3:  # the values of latents that are summed out
         points, outside = None if points is None else points[:, 0], outside.any(1)
     if points is None or not outside.any():
         return torch.zeros(joint.shape[1], dtype=torch.bool)
     num = len(points)
+    latents = {
+        other: site["value"].expand(*joint.shape, *site["fn"].event_shape)
+        for other, site in sample_sites(joint.guide).items()
+    }
     given = {other: z.expand(num, *z.shape[1:]) for other, z in latents.items()} | {name: points[:, 0]}
     log_p = sum_terms(trace_model(pair, batch, given, num).log_p_terms())
     return (outside[:, 0] & log_p.isfinite()).any(0).cpu() & _is_there(joint, name)

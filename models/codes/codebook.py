@@ -122,16 +122,31 @@ class Codebook(nn.Module):
         self._start_averages(everywhere)
 
     @torch.no_grad()
-    def place(self, at: Tensor, h: Tensor) -> None:
-        """Moves the codes of a mask `[G, K]` each to one of the vectors `[N, n, D]`, no two to the same if there are
-        enough."""
-        vectors = self.scaled(h).reshape(-1, len(self.weight), self.weight.shape[-1])
+    def place(self, at: Tensor, h: Tensor) -> int:
+        """Moves the codes of a mask `[G, K]`, each to one of the vectors `[N, n, D]` that no other code has.
+
+        Returns:
+            How many: some stay where they are if there are fewer such vectors.
+        """
+        vectors, total = self.scaled(h).reshape(-1, len(self.weight), self.weight.shape[-1]), 0
         for own, moved, others in zip(self.weight, at, vectors.unbind(1), strict=True):
-            num, order = int(moved.sum()), torch.randperm(len(others), device=h.device)
-            own[moved] = others[order.repeat(-(-num // len(order)))[:num]]
+            order = torch.randperm(len(others), device=h.device)
+            new = _distinct(own[~moved], others[order])[: int(moved.sum())]
+            own[moved.nonzero()[: len(new), 0]] = new
+            total += len(new)
         self._start_averages(at)
+        return total
 
     def _start_averages(self, at: Tensor) -> None:
         if self.decay is not None:
             self.sizes[at] = 1.0
             self.sums[at] = self.weight[at]
+
+
+def _distinct(known: Tensor, rows: Tensor) -> Tensor:
+    """The rows `[N, D]` in their order, without those that are known or came before."""
+    every = torch.cat([known, rows])
+    _, value = every.unique(dim=0, return_inverse=True)
+    place = torch.arange(len(every), device=every.device)
+    first = torch.full_like(place, len(every)).scatter_reduce(0, value, place, "amin")
+    return every[(first[value] == place) & (place >= len(known))]

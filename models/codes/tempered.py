@@ -28,7 +28,8 @@ class Softened:
 
     def __call__(self, codebook: Codebook, h: Tensor, event_dim: int, prior: Callable[[], Any]) -> CodeVectors:
         codes = codebook.codes
-        variance = codes.var(1, correction=0).sum(-1, keepdim=True)
+        apart = (codes != codes[:, :1]).flatten(1).any(1, keepdim=True)
+        variance = codes.var(1, correction=0).sum(-1, keepdim=True).masked_fill(~apart, torch.inf)
         logits = -squared_distances(codebook.scaled(h), codes) / variance
         softened = [dist.Categorical(logits=logits / tau).to_event(event_dim - 1) for tau in self.temperatures]
         return CodeVectors(Blend([*softened, prior()]), codes)

@@ -163,9 +163,7 @@ class VQVAE(CodedPair):
         does so after each epoch.
         """
         h = self._encoded(x)
-        dead = self.codebook.counts(h) < least
-        self.codebook.place(dead, h)
-        return int(dead.sum())
+        return self.codebook.place(self.codebook.counts(h) < least, h)
 
     @checked
     def second_stage(self, prior: nn.Module) -> "VQVAE":

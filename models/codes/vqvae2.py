@@ -186,9 +186,7 @@ class VQVAE2(CodedPair):
         num = 0
         for number, level in enumerate((self.top, self.bottom)):
             h = self._held_against(x)[number]
-            dead = level.codebook.counts(h) < least
-            level.codebook.place(dead, h)
-            num += int(dead.sum())
+            num += level.codebook.place(level.codebook.counts(h) < least, h)
         return num
 
     @checked

@@ -17,7 +17,7 @@ from ppvae.models.parts.conditionals import DiagonalNormal
 from ppvae.models.parts.joining import joined
 from ppvae.models.parts.recurrence import GRUStep
 from ppvae.models.sequences.actions import action_at, refuse_actions
-from ppvae.models.sequences.state_space import present_steps, where_present
+from ppvae.models.sequences.state_space import present_steps, repeated_past_the_end, where_present
 from ppvae.networks import mlp
 from ppvae.pair import Pair
 from ppvae.steps import Steps
@@ -119,11 +119,13 @@ class RecurrentStateSpace(Pair):
                 states.append(self.state(h, z))
                 h = self.advance(states[-1], action_at(actions, t))
             fn = self.likelihood(torch.stack(states, -2))
-            pyro.sample("x", (fn if present is None else fn.mask(present)).to_event(1), obs=x)
+            seen = repeated_past_the_end(x, present)
+            pyro.sample("x", (fn if present is None else fn.mask(present)).to_event(1), obs=seen)
 
     def guide(self, x: Tensor, lengths: Tensor | None = None, actions: Tensor | None = None) -> None:
         refuse_actions(x, actions, self.num_actions)
         present, h = present_steps(x, lengths), cast(Tensor, self.first)
+        x = repeated_past_the_end(x, present)
         with pyro.plate("data", x.shape[0], dim=-1):
             for t in range(x.shape[1]):
                 with _in_step(present, t):
@@ -134,6 +136,7 @@ class RecurrentStateSpace(Pair):
         """A chain of states: its step t draws z_t, and carries h_t along."""
         refuse_actions(x, actions, self.num_actions)
         present = present_steps(x, lengths)
+        x = repeated_past_the_end(x, present)
 
         def h_at(t: int, state: Tensor | None) -> Tensor:
             return self.first.expand(len(x), -1) if state is None else self.advance(state, action_at(actions, t - 1))

@@ -16,7 +16,8 @@ class StateSpace(Pair):
 
     The base class of sequences: a subclass has the four members below, as modules or as methods. It takes a batch `x`,
     `[B, T, F]`, or a tuple `(x, lengths)`, `[B]`. What lies past a row's length is masked, latents and data: a padded
-    row has the evidence, the posterior and the gap of the short one, whatever it is padded with.
+    row has the evidence, the posterior and the gap of the short one, whatever it is padded with (a row of length 0:
+    with values that are possible).
 
     Source: Krishnan et al. 2017 (arXiv:1609.09869).
 
@@ -41,16 +42,20 @@ class StateSpace(Pair):
                 fn = self.transition(path[-1]) if path else self.prior()
                 path.append(pyro.sample(f"z{t + 1}", where_present(fn, present, t)))
             fn = self.likelihood(torch.stack(path, -2))
-            pyro.sample("x", (fn if present is None else fn.mask(present)).to_event(1), obs=x)
+            seen = repeated_past_the_end(x, present)
+            pyro.sample("x", (fn if present is None else fn.mask(present)).to_event(1), obs=seen)
 
     def guide(self, x: Tensor, lengths: Tensor | None = None) -> None:
-        present, q, z = present_steps(x, lengths), self.posterior(x, lengths), None
+        present, z = present_steps(x, lengths), None
+        q = self.posterior(repeated_past_the_end(x, present), lengths)
         with pyro.plate("data", x.shape[0], dim=-1):
             for t in range(x.shape[1]):
                 z = pyro.sample(f"z{t + 1}", where_present(q(t, z), present, t))
 
     def time_steps(self, x: Tensor, lengths: Tensor | None = None) -> Steps:
-        present, q = present_steps(x, lengths), self.posterior(x, lengths)
+        present = present_steps(x, lengths)
+        x = repeated_past_the_end(x, present)
+        q = self.posterior(x, lengths)
 
         def prior(t: int, z: Tensor | None) -> Any:
             return where_present(self.prior() if z is None else self.transition(z), present, t)
@@ -83,6 +88,17 @@ def present_steps(x: Tensor, lengths: Tensor | None) -> Tensor | None:
         wrong = lengths[(whole < 0) | (whole > num_steps)][0]
         raise ValueError(f"lengths: found {wrong:g}, {expected}") from error
     return ends.flip(-1).cumsum(-1).flip(-1)[:, 1:] > 0
+
+
+def repeated_past_the_end(x: Tensor, present: Tensor | None) -> Tensor:
+    """Sequences whose first step stands where a row has ended.
+
+    A mask leaves out the terms of what a row is padded with. But that may be outside the support, or so large that
+    networks and gradients overflow, which a row's own values do not.
+    """
+    if present is None:
+        return x
+    return torch.where(present.reshape(*present.shape, *(1,) * (x.dim() - 2)), x, x[:, :1])
 
 
 def where_present(fn: Any, present: Tensor | None, t: int) -> Any:

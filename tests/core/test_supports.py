@@ -10,8 +10,9 @@ import torch
 from support.functions import Functions, normal
 
 import ppvae
-from ppvae import AIS, ContractError, Pair
+from ppvae import AIS, ContractError, Pair, contract, supports
 from ppvae.configurations import log_prob_by_configurations
+from ppvae.sites import sample_sites
 from ppvae.supports import left_out
 from ppvae.tracing import trace_pair
 
@@ -255,3 +256,39 @@ def test_a_probability_against_a_density_is_refused(q, x):
     found = "a value that" if isinstance(q, dist.Empirical) else ".*discrete, for Normal .*continuous"
     with pytest.raises(ContractError, match=f"guide site 'z': found {found}"):
         ppvae.log_evidence(Functions(model, guide), x, "iwae", progress=False)
+
+
+class Layers(Pair):
+    """A chain of as many latents as one likes."""
+
+    def __init__(self, num):
+        super().__init__()
+        self.num = num
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = torch.zeros(len(x))
+            for i in range(self.num):
+                z = pyro.sample(f"z{i}", dist.Normal(z, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            for i in range(self.num):
+                pyro.sample(f"z{i}", dist.Normal(x, 1.0))
+
+
+def test_a_site_is_not_looked_at_once_for_each_other_site(x, monkeypatch):
+    """Diffusions have thousands."""
+
+    def looks(num):
+        count = []
+        for module in (contract, supports):
+            monkeypatch.setattr(module, "sample_sites", lambda *a, **k: count.append(1) or sample_sites(*a, **k))
+        pair = Layers(num)
+        pair.check(x)
+        left_out(pair, x, trace_pair(pair, x, 1))
+        monkeypatch.undo()
+        return len(count)
+
+    assert looks(20) == looks(3)

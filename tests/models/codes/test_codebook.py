@@ -95,6 +95,22 @@ def test_dead_codes_are_those_that_all_data_leave_unused():
     assert (pair.usage(x)[0] > 0).all()
 
 
+@pytest.mark.parametrize("decay", [None, 0.9])
+def test_no_two_codes_are_placed_at_one_vector(decay):
+    """Nor one where a code is already; what cannot be placed stays where it is."""
+    vectors, codebook = torch.randn(3, 2), Codebook(8, 2, decay=decay)
+    before, h = codebook.weight[0].clone(), vectors[torch.arange(40) % 3].unsqueeze(1)
+    codebook.init_from(h)
+    found = codebook.weight[0]
+    torch.testing.assert_close(found[:3].sort(0).values, vectors.sort(0).values)
+    assert torch.equal(found[3:], before[3:])
+    codebook.weight.data[0, :3] = vectors
+    dead = codebook.counts(h) == 0
+    assert codebook.place(dead, h) == 0
+    assert codebook.place(dead, torch.cat([h, h + 1])) == 3
+    assert len(codebook.weight[0].unique(dim=0)) == 8
+
+
 def test_cosine_codes_are_the_nearest_in_angle():
     codebook, h = Codebook(6, 3, cosine=True), 10 * torch.randn(20, 2, 3)
     q = codebook(h)

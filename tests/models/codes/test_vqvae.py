@@ -161,6 +161,28 @@ def test_tempered_weights_have_the_mean_p(pair, x, name, assert_mean):
     assert (log_w <= math.log(5) + log_likelihood.amax(0) + 1e-9).all()  # four temperatures, and the prior
 
 
+@pytest.mark.parametrize("num_codes", [1, 3])
+def test_tempered_weights_of_one_code_and_of_codes_that_coincide(num_codes, x):
+    """Codes without a spread have no distance to be softened by it."""
+    pair = VQVAE.mlp(6, P, num_codes, 2, [8])
+    pair.codebook.weight.data.copy_(torch.tensor([0.1, 0.7]))
+    exact = joint_of_all(pair, x, num_codes).logsumexp(0)
+    torch.testing.assert_close(pair.tempered().log_weights(x, 50).log_w, exact.expand(50, -1))
+    pair.tempered().log_weights(x).log_w.mean().backward()
+    assert all(p.grad.isfinite().all() for p in pair.parameters() if p.grad is not None)
+
+
+def test_weights_have_the_mean_p_where_codes_are_more_than_what_they_can_be_placed_at(assert_mean):
+    """Codes that coincide would have the probability of the first: theirs under a learned prior is another."""
+    x = torch.eye(6)[torch.arange(20) % 2]
+    pair = VQVAE.mlp(6, 1, 8, 2, [8]).init_from(x)
+    pair.restart_dead_codes(x)
+    pair = pair.second_stage(learned(FactorizedCodes([1], 8)))
+    exact = joint_of_all(pair, x[:2], 8, 1).logsumexp(0)
+    with torch.no_grad():
+        assert_mean((pair.proposal().log_weights(x[:2], 5000).log_w - exact).exp(), 1.0)
+
+
 def test_where_codes_are_too_many_for_a_sum_weights_come_from_the_proposal(pair, x, monkeypatch):
     exact = joint_of_all(pair, x).logsumexp(0)
     monkeypatch.setattr(code_search, "MOST_CODES", 10)

@@ -1,5 +1,7 @@
 """Diffusion against Gaussian data, where the bound and p(x) are closed forms, and against its own hierarchy."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from support.diffusion_oracle import covariance, exact_elbo, exact_terms, integrated_terms, marginal, optimal
@@ -11,12 +13,21 @@ from ppvae.models import DiffusionVAE, MLPDenoiser, UNet
 
 pytestmark = pytest.mark.usefixtures("float64")
 
+PAGE = Path(__file__).parents[3] / "docs" / "diffusion.md"
+
 SETTINGS = [
     ("cosine", "x", "posterior"),
     ("linear", "eps", "posterior"),
     ("learned", "v", "posterior"),
     ("cosine", "v", "upper"),
 ]
+
+
+def table(heading):
+    """The rows of the page's table under a heading, without its head."""
+    section = PAGE.read_text().split(f"## {heading}")[1].split("##")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
+    return rows[2:]
 
 
 def data(num):
@@ -149,6 +160,18 @@ def test_bound_reaches_log_p_like_one_over_the_steps(schedule, variance):
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 def test_variance_of_the_posterior_leaves_a_gap_if_the_schedule_begins_without_noise(schedule):
     assert (gaps(schedule, "posterior", [64, 512]) > 1).all()
+
+
+@pytest.mark.parametrize("row", table("What the bound costs"), ids=" ".join)
+def test_the_pages_table(row):
+    """The gap is quadratic in x, so that its mean over data is that over six points."""
+    points = 3**0.5 * torch.linalg.cholesky(covariance()).T
+    truth, x = torch.distributions.MultivariateNormal(torch.zeros(3), covariance()), torch.cat([points, -points])
+    for num_steps, said in zip([8, 32, 128, 512], row[2:], strict=True):
+        pair = optimal(num_steps, row[0].split(",")[0], variance=row[1])
+        found = (truth.log_prob(x) - integrated_terms(pair, x).sum(0)).mean().item()
+        decimals = len(said.partition(".")[2])
+        assert abs(found - float(said)) <= 0.51 * 10**-decimals
 
 
 @pytest.mark.parametrize("variance", ["posterior", "upper"])
