@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ppvae.arguments import Observed, Size, checked
-from ppvae.models.sequences.state_space import present_steps, repeated_past_the_end
+from ppvae.models.sequences.state_space import present_steps
 from ppvae.pair import Pair
 from ppvae.refusals import refuse_shape
 
@@ -56,8 +56,7 @@ class HiddenMarkov(Pair):
 
     def model(self, x: Tensor, lengths: Tensor | None = None) -> None:
         with pyro.plate("data", x.shape[0], dim=-1):
-            seen = repeated_past_the_end(x, present_steps(x, lengths))
-            pyro.sample("x", self._sequence(x, lengths), obs=seen)
+            pyro.sample("x", self._sequence(x, lengths), obs=x)
 
     def guide(self, x: Tensor, lengths: Tensor | None = None) -> None:
         pass

@@ -13,7 +13,7 @@ from ppvae.arguments import Few, Natural, Positive, RealTensor, Size, checked
 from ppvae.models.parts.joining import joined
 from ppvae.models.parts.recurrence import GRUStep
 from ppvae.models.sequences.actions import action_at, refuse_actions
-from ppvae.models.sequences.state_space import present_steps, repeated_past_the_end
+from ppvae.models.sequences.state_space import present_steps
 from ppvae.pair import Pair
 
 
@@ -80,8 +80,7 @@ class MixtureDensityRNN(Pair):
     def model(self, x: Tensor, lengths: Tensor | None = None, actions: Tensor | None = None) -> None:
         refuse_actions(x, actions, self.num_actions)
         with pyro.plate("data", x.shape[0], dim=-1):
-            fn = Forecasts(self, x, lengths, actions)
-            pyro.sample("x", fn, obs=repeated_past_the_end(x, fn.present))
+            pyro.sample("x", Forecasts(self, x, lengths, actions), obs=x)
 
     def guide(self, x: Tensor, lengths: Tensor | None = None, actions: Tensor | None = None) -> None:
         """Nothing to infer: there are no latents."""

@@ -119,8 +119,7 @@ class RecurrentStateSpace(Pair):
                 states.append(self.state(h, z))
                 h = self.advance(states[-1], action_at(actions, t))
             fn = self.likelihood(torch.stack(states, -2))
-            seen = repeated_past_the_end(x, present)
-            pyro.sample("x", (fn if present is None else fn.mask(present)).to_event(1), obs=seen)
+            pyro.sample("x", (fn if present is None else fn.mask(present)).to_event(1), obs=x)
 
     def guide(self, x: Tensor, lengths: Tensor | None = None, actions: Tensor | None = None) -> None:
         refuse_actions(x, actions, self.num_actions)

@@ -16,8 +16,7 @@ class StateSpace(Pair):
 
     The base class of sequences: a subclass has the four members below, as modules or as methods. It takes a batch `x`,
     `[B, T, F]`, or a tuple `(x, lengths)`, `[B]`. What lies past a row's length is masked, latents and data: a padded
-    row has the evidence, the posterior and the gap of the short one, whatever it is padded with (a row of length 0:
-    with values that are possible).
+    row has the evidence, the posterior and the gap of the short one, whatever possible values it is padded with.
 
     Source: Krishnan et al. 2017 (arXiv:1609.09869).
 
@@ -42,8 +41,7 @@ class StateSpace(Pair):
                 fn = self.transition(path[-1]) if path else self.prior()
                 path.append(pyro.sample(f"z{t + 1}", where_present(fn, present, t)))
             fn = self.likelihood(torch.stack(path, -2))
-            seen = repeated_past_the_end(x, present)
-            pyro.sample("x", (fn if present is None else fn.mask(present)).to_event(1), obs=seen)
+            pyro.sample("x", (fn if present is None else fn.mask(present)).to_event(1), obs=x)
 
     def guide(self, x: Tensor, lengths: Tensor | None = None) -> None:
         present, z = present_steps(x, lengths), None
@@ -93,8 +91,8 @@ def present_steps(x: Tensor, lengths: Tensor | None) -> Tensor | None:
 def repeated_past_the_end(x: Tensor, present: Tensor | None) -> Tensor:
     """Sequences whose first step stands where a row has ended.
 
-    A mask leaves out the terms of what a row is padded with. But that may be outside the support, or so large that
-    networks and gradients overflow, which a row's own values do not.
+    A mask leaves out the terms of what a row is padded with. But that may be so large that a guide's network
+    overflows, which a row's own values do not.
     """
     if present is None:
         return x

