@@ -72,12 +72,15 @@ class ExistingFunctions(nn.Module):
         self._model, self._guide = (model,), (guide,)  # in tuples, lest modules among them be registered unasked
         store = pyro.get_param_store()
         with store.scope(store.get_state()), torch.random.fork_rng(devices=[]), torch.no_grad():
-            values = guides_values(guide, example, condition) if isinstance(condition, str) else condition or {}
+            of_drawn = partial(of_model, partial(run_alone, "model", model, example))
+            values = condition or {}
+            if isinstance(values, str):
+                values = guides_values(of_drawn, guide, example, values)
             self._own_values(values)
             at_values = AtValues(self._values())
             with at_values:
                 drawn = run_alone("guide", guide, example)
-                traces = [drawn, of_model(partial(run_alone, "model", model, example), drawn)]
+                traces = [drawn, of_drawn(drawn)]
             state = store.get_state()
         if unknown := sorted(values.keys() - at_values.met):
             sites = sorted({name for trace in traces for name in sample_sites(trace)} | at_values.met)
@@ -85,7 +88,7 @@ class ExistingFunctions(nn.Module):
         modules = modules_of(guide, model, given=_arguments(example))
         announced = _announced(traces, state, modules)
         self._announced = set(announced)
-        self._supports = supports(modules_of(guide))
+        self._supports = supports(modules_of(guide), drawn)
         self._own_modules(modules, announced)
         self._own_leaves(announced, state["constraints"])
 
