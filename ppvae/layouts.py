@@ -67,6 +67,7 @@ def refuse_mixed_rows(by_rows: ModelAndGuide, batch: Batch) -> Drawn:
             f"{role} site '{site}': found log probability {a:.6g}, then {b:.6g}, of the same values, expected one "
             "number; draw all that is random by `pyro.sample`, and give functional dropout `training=self.training`"
         )
+    _refuse_same_draws(by_rows, batch)
     num = num_rows(batch)
     for particles, part in _parts(num):
         moved = {name: z[particles][:, part] for name, z in latents.items()}
@@ -81,6 +82,19 @@ def refuse_mixed_rows(by_rows: ModelAndGuide, batch: Batch) -> Drawn:
                 "rows (`x.max()`), and let batch norm keep running statistics"
             )
     return Drawn(latents, terms)
+
+
+def _refuse_same_draws(pair: ModelAndGuide, batch: Batch) -> None:
+    """Refuses a pair that draws the same each time, as errors of estimates count on draws that are independent."""
+    once = _drawn(pair, batch)
+    _model_terms(pair, batch, once)
+    for name, again in _drawn(pair, batch).items():
+        if again.is_floating_point() and torch.equal(once[name], again) and (again[:1] != again).any():
+            raise ContractError(
+                f"guide site '{name}': found the same draws in two runs, expected new ones each time; leave out what "
+                "sets the random number generator in model or guide (`pyro.set_rng_seed`, `torch.manual_seed`, "
+                "`poutine.seed`), and pass `seed=` to what fits or measures"
+            )
 
 
 def _parts(num: int) -> list[tuple[Tensor, Tensor]]:

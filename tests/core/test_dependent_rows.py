@@ -133,3 +133,27 @@ def test_what_rounds_otherwise_in_another_batch_is_no_dependence():
 
     of(1).check(X)
     assert "depends on the other rows" in refusal(of(1000), X)
+
+
+SEEDED = {
+    "guide": lambda model, guide: (model, seeded(guide)),
+    "model": lambda model, guide: (seeded(model), guide),
+    "handler": lambda model, guide: (model, poutine.seed(guide, rng_seed=3)),
+}
+
+
+def seeded(function):
+    def called(x):
+        pyro.set_rng_seed(0)
+        function(x)
+
+    return called
+
+
+@pytest.mark.parametrize("case", SEEDED)
+@pytest.mark.parametrize("num_rows", [1, 9])
+def test_a_pair_that_draws_the_same_each_time_is_refused(case, num_rows):
+    """The estimates of several runs would be one, and their error none."""
+    message = refusal(Functions(*SEEDED[case](scalar_model, scalar_guide)), X[:num_rows])
+    assert_says(message, "guide site 'z'", "the same draws in two runs", "new ones each time", "poutine.seed", "seed=")
+    Functions(scalar_model, scalar_guide).check(X[:num_rows])
