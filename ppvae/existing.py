@@ -215,17 +215,29 @@ def _arguments(batch: Batch) -> list[Any]:
 def _announced(traces: list[Trace], state: Any, modules: list[nn.Module]) -> dict[str, Any]:
     """The leaves behind all `pyro.param` and `pyro.module` statements of the traces, by name."""
     held = {id(parameter) for module in modules for parameter in module.parameters()}
-    result = {}
+    result: dict[str, Any] = {}
     for name, site in ((name, site) for trace in traces for name, site in trace.nodes.items()):
         if site["type"] == "param":
-            result[name] = state["params"][name]
-            if _DIVIDER in name and id(result[name]) not in held:  # the store has another value than the module uses
-                result[name] = site["args"][1]
-                if id(result[name]) not in held:
-                    raise ContractError(
-                        f"pyro.module '{name.partition(_DIVIDER)[0]}': found a module that model and guide do not hold "
-                        "themselves, expected one that can be found, as a copy of the pair has its own; let the "
-                        "functions refer to it by a global or closure variable, by an attribute of their object or "
-                        "of a Python module, or take it as an argument"
-                    )
+            value = state["params"][name]
+            if _DIVIDER in name:
+                own = site["args"][1]  # by which a module computes, whatever the store has, unless it was given that
+                value = own if id(own) in held else value
+                _refuse_lost(name, id(value) in held, result.get(name, value) is value)
+            result[name] = value
     return result
+
+
+def _refuse_lost(name: str, is_held: bool, is_one: bool) -> None:
+    """Refuses a parameter of a module that cannot be found, or that is not the only one of its name."""
+    where = f"pyro.module '{name.partition(_DIVIDER)[0]}'"
+    if not is_held:
+        raise ContractError(
+            f"{where}: found a module that model and guide do not hold themselves, expected one that can be found, as "
+            "a copy of the pair has its own; let the functions refer to it by a global or closure variable, by an "
+            "attribute of their object or of a Python module, or take it as an argument"
+        )
+    if not is_one:
+        raise ContractError(
+            f"{where}: found two modules of this name, one in the guide, one in the model, expected one, as Pyro "
+            "learns by name, and the other would keep its first values; give each a name of its own"
+        )

@@ -268,6 +268,43 @@ def test_a_module_that_cannot_be_found_is_refused_and_the_remedy_works():
     assert_a_copy_is_its_own(Pair.of(partial(model, None), lambda x: guide(found, x), example=X), net, X)
 
 
+def test_a_module_is_the_one_that_computes_whatever_the_store_has_of_its_name():
+    """Of two in one list, the first was trained by Pyro, and is in its store."""
+    nets = [network(), network()]
+
+    def own(x):
+        guide(nets[1], x)
+
+    with pyro.get_param_store().scope():
+        pyro.module("net", nets[0])
+        pair = Pair.of(partial(model, None), own, example=X)
+        assert {id(p) for p in pair.parameters()} == {id(p) for p in nets[1].parameters()}
+        assert_a_copy_is_its_own(pair, nets[1], X)
+
+
+def test_two_modules_of_one_name_are_refused_and_the_remedy_works():
+    """Pyro learns the first alone."""
+    net, other = network(), nn.Linear(3, 3)
+
+    def named(name):
+        def own(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(pyro.module(name, nn.Sequential(other))(z), 1.0).to_event(1), obs=x)
+
+        def own_guide(x):
+            with pyro.plate("data", len(x)):
+                loc = pyro.module("net", net)(x)
+                pyro.sample("z", dist.Normal(loc.expand(-1, 3), 1.0).to_event(1))
+
+        return own, own_guide
+
+    with pytest.raises(ppvae.ContractError, match=r"pyro\.module 'net': found two modules of this name"):
+        Pair.of(*named("net"), example=X)
+    pair = Pair.of(*named("decoder"), example=X)
+    assert {id(p) for p in pair.parameters()} == {id(p) for p in [*net.parameters(), *other.parameters()]}
+
+
 def frozen():
     net = network()
     return partial(quiet_guide, net), [net]
