@@ -7,8 +7,10 @@ from typing import Any
 
 import pyro
 import torch
+from pyro import poutine
 from pyro.nn import PyroModule
 from pyro.poutine import Trace
+from pyro.poutine.guide import GuideMessenger
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
@@ -79,7 +81,7 @@ class ExistingFunctions(nn.Module):
             self._own_values(values)
             at_values = AtValues(self._values())
             with at_values:
-                drawn = run_alone("guide", guide, example)
+                drawn = run_alone("guide", _drawing(guide), example)
                 traces = [drawn, of_drawn(drawn)]
             state = store.get_state()
         if unknown := sorted(values.keys() - at_values.met):
@@ -150,7 +152,7 @@ class ExistingFunctions(nn.Module):
         return self._run(self._model[0], args, kwargs)
 
     def guide(self, *args: Any, **kwargs: Any) -> Any:
-        return self._run(self._guide[0], args, kwargs)
+        return self._run(_drawing(self._guide[0]), args, kwargs)
 
     def _run(self, function: Callable, args: tuple, kwargs: dict) -> Any:
         """Calls `function` with a parameter store that holds this pair's leaves and nothing else."""
@@ -205,6 +207,13 @@ def example_for(model: Callable, guide: Callable, example: Any) -> Batch:
     store = pyro.get_param_store()
     with store.scope(store.get_state()):
         return to_pair(data_for(functions, batch), functions)
+
+
+def _drawing(guide: Callable) -> Callable:
+    """A guide's draws alone: one of Pyro's GuideMessengers runs the model too, with its observations."""
+    if not isinstance(poutine.unwrap(guide), GuideMessenger):
+        return guide
+    return poutine.block(guide, hide_fn=lambda site: site["type"] == "sample" and site["is_observed"])
 
 
 def _arguments(batch: Batch) -> list[Any]:
