@@ -1,5 +1,6 @@
 """Whether a pair's rows are independent, and whether particles in leading dimensions give the same numbers as rows."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -63,9 +64,15 @@ def refuse_mixed_rows(by_rows: ModelAndGuide, batch: Batch) -> Drawn:
     terms = _terms(by_rows, batch, latents)
     if differing := first_difference(terms, _terms(by_rows, batch, latents)):
         (role, site), a, b = differing
+        if math.isnan(a):
+            raise ContractError(
+                f"{role} site '{site}': found log probability nan of a value that is given, expected that of any "
+                "value; take a distribution that has it, such as OneHotCategorical in place of a straight-through draw"
+            )
         raise ContractError(
             f"{role} site '{site}': found log probability {a:.6g}, then {b:.6g}, of the same values, expected one "
-            "number; draw all that is random by `pyro.sample`, and give functional dropout `training=self.training`"
+            "number; draw all that is random by `pyro.sample`, give functional dropout `training=self.training`, and "
+            "let nothing change from call to call, as a counter does"
         )
     _refuse_same_draws(by_rows, batch)
     num = num_rows(batch)

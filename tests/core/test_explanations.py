@@ -134,3 +134,38 @@ def test_a_value_that_all_rows_share_is_given_to_each():
     weights = pair.log_weights(X, 3)
     expected = dist.Normal(0.0, 2**0.5).log_prob(X) + nn.functional.logsigmoid(weights.latents["z"])
     torch.testing.assert_close(weights.log_w, expected)
+
+
+@pytest.mark.filterwarnings("ignore:Encountered NaN")  # Pyro's, of what is refused
+def test_a_straight_through_draw_has_no_density_of_given_values():
+    """The remedy's bound is the exact one, by Bayes' rule for three classes."""
+    x, classes = torch.randn(4, 3, dtype=torch.float64), torch.eye(3, dtype=torch.float64)
+
+    def coded(x):
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.OneHotCategorical(torch.ones(3) / 3))
+            pyro.sample("x", dist.Normal(c, 1.0).to_event(1), obs=x)
+
+    def straight_through(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("c", dist.RelaxedOneHotCategoricalStraightThrough(torch.tensor(0.5), logits=x))
+
+    def one_hot(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("c", dist.OneHotCategorical(logits=x))
+
+    assert_says(message_of(coded, straight_through, x), "guide site 'c'", "nan of a value that is given", "OneHotCateg")
+    log_x = dist.Normal(classes, 1.0).to_event(1).log_prob(x[:, None])
+    exact = log_x.logsumexp(-1) - torch.tensor(3.0).log()  # the posterior is the softmax of x
+    torch.testing.assert_close(Pair.of(coded, one_hot, x).exact_elbo(x), exact)
+
+
+def test_what_changes_from_call_to_call_is_told_from_chance():
+    calls = []
+
+    def drifting(x):
+        calls.append(len(x))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0 + 0.1 * len(calls)), obs=x)
+
+    assert_says(message_of(drifting, guide), "model site 'x'", "of the same values", "as a counter does")
