@@ -12,10 +12,11 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from ppvae.batches import Batch, call, num_rows, rows
+from ppvae.kinds import is_discrete
 from ppvae.model_and_guide import ModelAndGuide
 from ppvae.particles import run
 from ppvae.refusals import ContractError
-from ppvae.sites import log_prob_terms
+from ppvae.sites import log_prob_terms, sample_sites
 from ppvae.tracing import draw_latents, trace_model
 
 NUM_PARTICLES = 3
@@ -95,8 +96,9 @@ def _refuse_same_draws(pair: ModelAndGuide, batch: Batch) -> None:
     """Refuses a pair that draws the same each time, as errors of estimates count on draws that are independent."""
     once = _drawn(pair, batch)
     _model_terms(pair, batch, once)
-    for name, again in _drawn(pair, batch).items():
-        if again.is_floating_point() and torch.equal(once[name], again) and (again[:1] != again).any():
+    for name, site in sample_sites(run(pair, "guide", batch, NUM_PARTICLES)).items():
+        again = site["value"].expand_as(once[name])
+        if not is_discrete(site["fn"]) and torch.equal(once[name], again) and (again[:1] != again).any():
             raise ContractError(
                 f"guide site '{name}': found the same draws in two runs, expected new ones each time; leave out what "
                 "sets the random number generator in model or guide (`pyro.set_rng_seed`, `torch.manual_seed`, "

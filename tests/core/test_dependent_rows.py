@@ -157,3 +157,20 @@ def test_a_pair_that_draws_the_same_each_time_is_refused(case, num_rows):
     message = refusal(Functions(*SEEDED[case](scalar_model, scalar_guide)), X[:num_rows])
     assert_says(message, "guide site 'z'", "the same draws in two runs", "new ones each time", "poutine.seed", "seed=")
     Functions(scalar_model, scalar_guide).check(X[:num_rows])
+
+
+def test_draws_of_a_discrete_latent_may_be_the_same():
+    """One bit for each of three particles is what it was in one run of eight."""
+
+    def coin(x):
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Bernoulli(0.5))
+            pyro.sample("x", dist.Normal(c, 1.0), obs=x)
+
+    def coin_guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("c", dist.Bernoulli(torch.sigmoid(x)))
+
+    for seed in range(20):
+        torch.manual_seed(seed)
+        Functions(coin, coin_guide).check(X[:1])
