@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from pyro.distributions import TransformedDistribution
 from pyro.infer.autoguide import AutoNormal
+from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from torch import nn
@@ -14,14 +16,23 @@ from torch.distributions.transforms import IndependentTransform, identity_transf
 SUFFIX = "_unconstrained"
 
 
-def supports(modules: Iterable[nn.Module]) -> dict[str, Any]:
-    """The supports of the latents of all AutoNormals among modules and their parts, by site."""
+def supports(modules: Iterable[nn.Module], drawn: Trace) -> dict[str, Any]:
+    """The supports of AutoNormal's latents, by site, where a guide draws such.
+
+    Args:
+        modules: those that the guide refers to. Another AutoNormal among them, for another model, may have latents of
+            the same names.
+        drawn: the guide's trace, which tells by its values whose latents they are.
+    """
     guides = [part for module in modules for part in module.modules() if isinstance(part, AutoNormal)]
+    nodes: dict[str, Any] = drawn.nodes
     return {
         name: site["fn"].support
         for guide in guides
         if guide.prototype_trace is not None
         for name, site in guide.prototype_trace.iter_stochastic_nodes()
+        if {name, name + SUFFIX} <= nodes.keys()
+        and torch.equal(biject_to(site["fn"].support)(nodes[name + SUFFIX]["value"]), nodes[name]["value"])
     }
 
 

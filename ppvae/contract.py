@@ -17,7 +17,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from ppvae.batches import Batch, call, num_rows, rows
-from ppvae.explanations import failures_explained, into_support, without_tensors
+from ppvae.explanations import failures_explained, found_outside, into_support, without_tensors
 from ppvae.internals import enumeration_dim
 from ppvae.kinds import is_discrete, is_given, is_point
 from ppvae.layouts import InLayout, difference_from, refuse_mixed_rows
@@ -26,7 +26,7 @@ from ppvae.own_rows import refuse_other_number, rows_or_all
 from ppvae.parameters import OwnStatements
 from ppvae.particles import LEADING, ROWS, layout_of, run
 from ppvae.refusals import ContractError, SupportError, family
-from ppvae.sites import has_own_term, presence, sample_sites
+from ppvae.sites import has_own_term, is_auxiliary, presence, sample_sites
 from ppvae.tracing import Joint, trace_guide, with_model
 
 MAX_ROWS = 7
@@ -179,19 +179,8 @@ def _check_plates(role: str, trace: Trace, num_rows: int) -> None:
                 "the data plate, at dim -1 (dim -2 is for particles); declare the other dimensions as part of the "
                 "event with `.to_event(n)`"
             )
-        if not frames and (site["infer"] or {}).get("is_auxiliary"):
-            raise ContractError(
-                f"{where}: found one vector for the latents of all rows, as joint AutoGuides have it, expected latents "
-                "of each row, for a weight per data point; take AutoNormal(model), which has parameters for each row, "
-                "or write an amortized guide"
-            )
         if not frames:
-            raise ContractError(
-                f"{where}: found outside any plate at dim -1, expected inside the data plate; write `with "
-                "pyro.plate('data', len(x), dim=-1):` around it. A latent shared by all data points has no weight per "
-                f"data point: make it an nn.Parameter, or measure at a given value with Pair.of(model, guide, example, "
-                f"condition={{'{name}': value}})"
-            )
+            raise ContractError(f"{where}: {found_outside(name, site)}")
         _check_size(where, site["fn"], frames[0], num_rows)
         for dim, size in enumerate(site["fn"].batch_shape[:-1], 1 - len(site["fn"].batch_shape)):
             if size > 1:
@@ -297,12 +286,19 @@ def _check_match(guide: Trace, model: Trace) -> None:
         raise ContractError(
             f"model: found no observed site among {list(sites)}, expected at least one; pass the data as `obs=x`"
         )
+    latents = [name for name, site in sites.items() if not site["is_observed"]]
     for name in drawn:
         if name not in sites or sites[name]["is_observed"]:
+            if is_auxiliary(drawn[name]):
+                raise ContractError(
+                    f"guide site '{name}': found an auxiliary draw, expected draws of the model's latents alone, as "
+                    "log q is their density; draw each of them by `pyro.sample` from a distribution of its own, such "
+                    f"as a TransformedDistribution of this one: the model's are {latents}"
+                )
             kind = "observed" if name in sites else "absent"
             raise ContractError(
                 f"guide site '{name}': found {kind} in the model, expected a latent there; rename it, or leave it out; "
-                f"the model's latents are {[n for n, s in sites.items() if not s['is_observed']]}"
+                f"the model's latents are {latents}"
             )
         _check_event_shapes(name, drawn[name], sites[name])
     for name, site in sites.items():
@@ -322,10 +318,15 @@ def _check_values(joint: Joint) -> None:
             if len(found) > len(expected) and found[0] == joint.shape[0]:
                 found = found[1:]
             if site["is_observed"] and found[-len(expected) :] != expected:
+                remedy = (
+                    "check `.to_event(n)`, and let networks keep leading dimensions (`.flatten(-n)` rather than "
+                    "`.view(len(x), ...)`)"
+                )
+                if found == expected[1:]:
+                    remedy = "where all rows share a value, give it to each, as by `value.expand(len(x))`"
                 raise ContractError(
                     f"{role} site '{name}': found observed data of shape {found}, expected [batch, *event] = "
-                    f"{expected} as its distribution declares; check `.to_event(n)`, and let networks keep leading "
-                    "dimensions (`.flatten(-n)` rather than `.view(len(x), ...)`)"
+                    f"{expected} as its distribution declares; {remedy}"
                 )
             try:
                 fn.log_prob(site["value"])
@@ -335,7 +336,7 @@ def _check_values(joint: Joint) -> None:
                     "which torch has of transforms that are one to one; take FoldedDistribution in place of an "
                     "AbsTransform, a StickBreakingTransform in place of a SoftmaxTransform, or another distribution"
                 ) from error
-            except (ValueError, RuntimeError) as error:
+            except Exception as error:  # of any kind, as of an indexing in a flow
                 said, outside = without_tensors(str(error)), "invalid values" in str(error)
                 remedy = into_support(site["value"]) if site["is_observed"] else SAME_SUPPORT
                 raise (SupportError if outside else ContractError)(

@@ -1,6 +1,5 @@
 """Pairs from existing Pyro code: functions with `pyro.module` and `pyro.param`, unchanged."""
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -8,18 +7,21 @@ from typing import Any
 
 import pyro
 import torch
+from pyro import poutine
 from pyro.nn import PyroModule
 from pyro.poutine import Trace
+from pyro.poutine.guide import GuideMessenger
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from ppvae.auto_guides import OneSite, supports
-from ppvae.batches import Batch, as_batch
+from ppvae.batches import Batch, as_batch, entries
 from ppvae.contract import of_model, run_alone
 from ppvae.conversion import data_for, to_pair
 from ppvae.global_latents import AtValues, guides_values
 from ppvae.internals import contents_lent
 from ppvae.local_parameters import LocalParameters
+from ppvae.reached_modules import modules_of
 from ppvae.refusals import ContractError
 from ppvae.sites import sample_sites
 from ppvae.wording import shown
@@ -70,22 +72,25 @@ class ExistingFunctions(nn.Module):
         self._is_copy = False
         self._unlearned: list[nn.Module] | None = None
         self._model, self._guide = (model,), (guide,)  # in tuples, lest modules among them be registered unasked
-        modules = _modules_of(guide, model)
         store = pyro.get_param_store()
         with store.scope(store.get_state()), torch.random.fork_rng(devices=[]), torch.no_grad():
-            values = guides_values(guide, example, condition) if isinstance(condition, str) else condition or {}
+            of_drawn = partial(of_model, partial(run_alone, "model", model, example))
+            values = condition or {}
+            if isinstance(values, str):
+                values = guides_values(of_drawn, guide, example, values)
             self._own_values(values)
             at_values = AtValues(self._values())
             with at_values:
-                drawn = run_alone("guide", guide, example)
-                traces = [drawn, of_model(partial(run_alone, "model", model, example), drawn)]
+                drawn = run_alone("guide", _drawing(guide), example)
+                traces = [drawn, of_drawn(drawn)]
             state = store.get_state()
         if unknown := sorted(values.keys() - at_values.met):
             sites = sorted({name for trace in traces for name in sample_sites(trace)} | at_values.met)
             raise ContractError(f"condition: found {unknown}, expected names of sites, of {sites}; check the spelling")
+        modules = modules_of(guide, model, given=_arguments(example))
         announced = _announced(traces, state, modules)
         self._announced = set(announced)
-        self._supports = supports(_modules_of(guide))
+        self._supports = supports(modules_of(guide), drawn)
         self._own_modules(modules, announced)
         self._own_leaves(announced, state["constraints"])
 
@@ -125,7 +130,7 @@ class ExistingFunctions(nn.Module):
         """The modules that the functions use without announcing their parameters, or that have none, as dropout."""
         if self._unlearned is None:
             own = {id(module) for module in self.modules()}
-            found = _modules_of(self._guide[0], self._model[0])
+            found = modules_of(self._guide[0], self._model[0])
             self._unlearned = [m for outer in found for m in outer.modules() if id(m) not in own]
         return self._unlearned
 
@@ -147,14 +152,14 @@ class ExistingFunctions(nn.Module):
         return self._run(self._model[0], args, kwargs)
 
     def guide(self, *args: Any, **kwargs: Any) -> Any:
-        return self._run(self._guide[0], args, kwargs)
+        return self._run(_drawing(self._guide[0]), args, kwargs)
 
     def _run(self, function: Callable, args: tuple, kwargs: dict) -> Any:
         """Calls `function` with a parameter store that holds this pair's leaves and nothing else."""
         params = {name: getattr(self, attribute) for name, attribute in self._leaves.items()}
         state: Any = {"params": params, "constraints": self._constraints.copy()}
         store = pyro.get_param_store()
-        with store.scope(state), self._own_modules_in_place(), ExitStack() as handlers:
+        with store.scope(state), self._own_modules_in_place(kwargs or args), ExitStack() as handlers:
             for handler in self._handlers():
                 handlers.enter_context(handler)
             result = function(*args, **kwargs)
@@ -178,11 +183,11 @@ class ExistingFunctions(nn.Module):
             yield OneSite(self._supports)
 
     @contextmanager
-    def _own_modules_in_place(self) -> Iterator[None]:
+    def _own_modules_in_place(self, batch: Batch) -> Iterator[None]:
         """Of a copy of a pair, lends its modules' parameters to those that the functions still refer to."""
         with ExitStack() as lent:
             if self._is_copy:
-                referred = _modules_of(self._guide[0], self._model[0])
+                referred = modules_of(self._guide[0], self._model[0], given=_arguments(batch))
                 for name, place in self._places.items():
                     if referred[place] is not self.get_submodule(name):
                         lent.enter_context(contents_lent(self.get_submodule(name), referred[place]))
@@ -196,7 +201,7 @@ class ExistingFunctions(nn.Module):
 
 def example_for(model: Callable, guide: Callable, example: Any) -> Batch:
     """The example as the functions take it, of the types of their modules' parameters."""
-    functions: Any = nn.ModuleList(_modules_of(guide, model))
+    functions: Any = nn.ModuleList(modules_of(guide, model))
     batch = as_batch(example)  # whole, as the guide may have parameters for its rows
     functions.__dict__.update(model=model, guide=guide, own_rows=batch)  # plainly, lest modules be registered
     store = pyro.get_param_store()
@@ -204,60 +209,44 @@ def example_for(model: Callable, guide: Callable, example: Any) -> Batch:
         return to_pair(data_for(functions, batch), functions)
 
 
+def _drawing(guide: Callable) -> Callable:
+    """A guide's draws alone: one of Pyro's GuideMessengers runs the model too, with its observations."""
+    if not isinstance(poutine.unwrap(guide), GuideMessenger):
+        return guide
+    return poutine.block(guide, hide_fn=lambda site: site["type"] == "sample" and site["is_observed"])
+
+
+def _arguments(batch: Batch) -> list[Any]:
+    """What the functions are called with, dicts in the order of their keys."""
+    return [batch[key] for key in sorted(batch)] if isinstance(batch, dict) else list(entries(batch).values())
+
+
 def _announced(traces: list[Trace], state: Any, modules: list[nn.Module]) -> dict[str, Any]:
     """The leaves behind all `pyro.param` and `pyro.module` statements of the traces, by name."""
     held = {id(parameter) for module in modules for parameter in module.parameters()}
-    result = {}
+    result: dict[str, Any] = {}
     for name, site in ((name, site) for trace in traces for name, site in trace.nodes.items()):
         if site["type"] == "param":
-            result[name] = state["params"][name]
-            if _DIVIDER in name and id(result[name]) not in held:  # the store has another value than the module uses
-                result[name] = site["args"][1]
+            value = state["params"][name]
+            if _DIVIDER in name:
+                own = site["args"][1]  # by which a module computes, whatever the store has, unless it was given that
+                value = own if id(own) in held else value
+                _refuse_lost(name, id(value) in held, result.get(name, value) is value)
+            result[name] = value
     return result
 
 
-def _modules_of(*functions: Callable) -> list[nn.Module]:
-    """The outermost modules that these functions are, belong to, or refer to by closure or global name.
-
-    Followed are: partials and decorators of Pyro's, the object that a method belongs to, callable objects, containers,
-    and the other functions and objects of the same files.
-    """
-    found: dict[int, nn.Module] = {}
-    seen: set[int] = set()
-    files = {_file_of(function) for function in functions}
-    queue: list[Any] = list(functions)
-    while queue:
-        value = queue.pop(0)
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        if isinstance(value, nn.Module):
-            found[id(value)] = value
-        elif isinstance(value, partial):
-            files.add(_file_of(value.func))
-            queue += [value.func, *value.args, *value.keywords.values()]
-        elif inspect.ismethod(value):
-            queue += [value.__func__, value.__self__]
-        elif inspect.isfunction(value) and value.__module__ in files:
-            variables = inspect.getclosurevars(inspect.unwrap(value))
-            queue += [*variables.nonlocals.values(), *variables.globals.values()]
-        elif isinstance(value, dict):
-            queue += value.values()
-        elif isinstance(value, tuple | list):
-            queue += value
-        elif type(value).__module__ in files and not isinstance(value, type):
-            queue += [type(value).__call__] if callable(value) else []
-            queue += _attributes(value)
-    inner = {id(module) for outer in found.values() for module in outer.modules() if module is not outer}
-    return [module for key, module in found.items() if key not in inner]
-
-
-def _file_of(function: Callable) -> str:
-    """The name of the Python module in which a function, or the class of an object that is called, is written."""
-    return getattr(inspect.unwrap(function), "__module__", "")
-
-
-def _attributes(thing: Any) -> list[Any]:
-    """What an object holds, in its dict or its slots."""
-    slots = [name for cls in type(thing).__mro__ for name in getattr(cls, "__slots__", ())]
-    return [*getattr(thing, "__dict__", {}).values(), *(getattr(thing, name, None) for name in slots)]
+def _refuse_lost(name: str, is_held: bool, is_one: bool) -> None:
+    """Refuses a parameter of a module that cannot be found, or that is not the only one of its name."""
+    where = f"pyro.module '{name.partition(_DIVIDER)[0]}'"
+    if not is_held:
+        raise ContractError(
+            f"{where}: found a module that model and guide do not hold themselves, expected one that can be found, as "
+            "a copy of the pair has its own; let the functions refer to it by a global or closure variable, by an "
+            "attribute of their object or of a Python module, or take it as an argument"
+        )
+    if not is_one:
+        raise ContractError(
+            f"{where}: found two modules of this name, one in the guide, one in the model, expected one, as Pyro "
+            "learns by name, and the other would keep its first values; give each a name of its own"
+        )

@@ -3,7 +3,7 @@
 import math
 import re
 import traceback
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from ppvae.batches import Batch, num_rows, tensors
 from ppvae.particles import LEADING, PARTICLES, ROWS
 from ppvae.refusals import ContractError, SupportError
+from ppvae.sites import has_own_term, is_auxiliary
 
 
 @contextmanager
@@ -85,7 +86,8 @@ def _explanation(
         shape = "[values, 1]" if layout == ROWS else "[values, 1, 1]"
         return (
             f"{found}; expected it to take all values of {sorted(summed)} at once, as they are summed out: each has "
-            f"shape {shape}, so index or broadcast with it, as in `loc[c]` or `Vindex(loc)[..., c, :]`"
+            f"shape {shape}, and its event's after it, so index or broadcast with it, as in `loc[c]` or "
+            "`Vindex(loc)[..., c, :]`, and expand it and the others alike before `torch.cat`"
         )
     if layout == ROWS:
         return (
@@ -97,6 +99,38 @@ def _explanation(
         "...], as it does [batch, *event]; a network in it cannot take leading dimensions: use `.flatten(-n)` rather "
         "than `.view(len(x), ...)`, expand x before `torch.cat` with z (`x.expand(*z.shape[:-1], -1)`), and wrap "
         "convolutions in ppvae.networks.Fold"
+    )
+
+
+def found_outside(name: str, site: Mapping[str, Any]) -> str:
+    """What is said of a site that lies in no plate at dim -1."""
+    if has_own_term(site):
+        return (
+            "found pyro.factor outside the data plate, expected a term of each row, inside it; what all rows share, as "
+            "a penalty on parameters, is no part of a row's log p: leave it out, and let training subtract it, as a "
+            "function `pair.penalty` (`pair.penalty = lambda: ...`), per data point, so divided by their number"
+        )
+    if is_auxiliary(site):
+        return (
+            "found one vector for the latents of all rows, as joint AutoGuides have it, expected latents of each row, "
+            "for a weight per data point; take AutoNormal(model), which has parameters for each row, or write an "
+            "amortized guide"
+        )
+    if loops := [frame.name for frame in site["cond_indep_stack"] if not frame.vectorized]:
+        return (
+            f"found outside any plate at dim -1, in a loop over plate '{loops[0]}', expected all rows in one "
+            f"statement; write `with pyro.plate('{loops[0]}', len(x), dim=-1):` in place of the loop, and give the "
+            "site its values of all rows"
+        )
+    found = (
+        "found outside any plate at dim -1, expected inside the data plate; write `with pyro.plate('data', len(x), "
+        "dim=-1):` around it"
+    )
+    if site["is_observed"]:
+        return f"{found}, with all rows in one statement rather than one for each in a loop"
+    return (
+        f"{found}. A latent shared by all data points has no weight per data point: make it an nn.Parameter, or "
+        f"measure at a given value with Pair.of(model, guide, example, condition={{'{name}': value}})"
     )
 
 

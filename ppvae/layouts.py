@@ -1,5 +1,6 @@
 """Whether a pair's rows are independent, and whether particles in leading dimensions give the same numbers as rows."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,10 +12,11 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from ppvae.batches import Batch, call, num_rows, rows
+from ppvae.kinds import is_discrete
 from ppvae.model_and_guide import ModelAndGuide
 from ppvae.particles import run
 from ppvae.refusals import ContractError
-from ppvae.sites import log_prob_terms
+from ppvae.sites import log_prob_terms, sample_sites
 from ppvae.tracing import draw_latents, trace_model
 
 NUM_PARTICLES = 3
@@ -63,10 +65,17 @@ def refuse_mixed_rows(by_rows: ModelAndGuide, batch: Batch) -> Drawn:
     terms = _terms(by_rows, batch, latents)
     if differing := first_difference(terms, _terms(by_rows, batch, latents)):
         (role, site), a, b = differing
+        if math.isnan(a):
+            raise ContractError(
+                f"{role} site '{site}': found log probability nan of a value that is given, expected that of any "
+                "value; take a distribution that has it, such as OneHotCategorical in place of a straight-through draw"
+            )
         raise ContractError(
             f"{role} site '{site}': found log probability {a:.6g}, then {b:.6g}, of the same values, expected one "
-            "number; draw all that is random by `pyro.sample`, and give functional dropout `training=self.training`"
+            "number; draw all that is random by `pyro.sample`, give functional dropout `training=self.training`, and "
+            "let nothing change from call to call, as a counter does"
         )
+    _refuse_same_draws(by_rows, batch)
     num = num_rows(batch)
     for particles, part in _parts(num):
         moved = {name: z[particles][:, part] for name, z in latents.items()}
@@ -81,6 +90,20 @@ def refuse_mixed_rows(by_rows: ModelAndGuide, batch: Batch) -> Drawn:
                 "rows (`x.max()`), and let batch norm keep running statistics"
             )
     return Drawn(latents, terms)
+
+
+def _refuse_same_draws(pair: ModelAndGuide, batch: Batch) -> None:
+    """Refuses a pair that draws the same each time, as errors of estimates count on draws that are independent."""
+    once = _drawn(pair, batch)
+    _model_terms(pair, batch, once)
+    for name, site in sample_sites(run(pair, "guide", batch, NUM_PARTICLES)).items():
+        again = site["value"].expand_as(once[name])
+        if not is_discrete(site["fn"]) and torch.equal(once[name], again) and (again[:1] != again).any():
+            raise ContractError(
+                f"guide site '{name}': found the same draws in two runs, expected new ones each time; leave out what "
+                "sets the random number generator in model or guide (`pyro.set_rng_seed`, `torch.manual_seed`, "
+                "`poutine.seed`), and pass `seed=` to what fits or measures"
+            )
 
 
 def _parts(num: int) -> list[tuple[Tensor, Tensor]]:

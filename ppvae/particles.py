@@ -57,17 +57,19 @@ def run(pair: ModelAndGuide, role: str, batch: Batch, num_particles: int) -> Tra
 
 
 class _Rows(Messenger):
-    """Between a function of K*B rows, inside, and handlers that see K particles of B data points, outside."""
+    """Between a function of K*B rows, and its handlers, inside, and handlers that see K particles of B data points."""
 
     def __init__(self, num_particles: int, num_rows: int):
         super().__init__()
         self._shape = (num_particles, num_rows)
         self._observed: dict[str, Any] = {}
+        self._inside: dict[str, dict[str, Any]] = {}
 
     def _pyro_sample(self, msg: Message) -> None:
         if site_is_subsample(msg) or not isinstance(msg["fn"], TorchDistributionMixin):
             return
-        fn, value = cast(Any, msg["fn"]), msg["value"]
+        fn, value, own = cast(Any, msg["fn"]), msg["value"], cast(dict[str, Any], msg)
+        self._inside[str(msg["name"])] = {key: own[key] for key in ("fn", "mask", "scale", "cond_indep_stack")}
         if msg["is_observed"]:
             self._observed[str(msg["name"])] = value
         if isinstance(value, Tensor):
@@ -101,3 +103,4 @@ class _Rows(Messenger):
             msg["value"] = self._observed[name]
         elif isinstance(msg["value"], Tensor):
             msg["value"] = merged(msg["value"], cast(Any, msg["fn"]).event_dim, self._shape)
+        cast(dict[str, Any], msg).update(self._inside.pop(name))

@@ -47,6 +47,11 @@ def data_sites(trace: Trace) -> dict[str, dict[str, Any]]:
     return {name: site for name, site in sample_sites(trace, observed=True).items() if not is_term(site)}
 
 
+def is_auxiliary(site: Mapping[str, Any]) -> bool:
+    """Whether a guide's site is no latent of the model, but what some are made of; the model has none."""
+    return bool((site["infer"] or {}).get("is_auxiliary", False)) and not has_own_term(site)
+
+
 def is_term(site: Mapping[str, Any]) -> bool:
     """Whether the site is at most a term of the density, and holds no data: `pyro.factor`, or what the model states."""
     *_, inner = wrapped(site["fn"])

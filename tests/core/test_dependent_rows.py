@@ -133,3 +133,44 @@ def test_what_rounds_otherwise_in_another_batch_is_no_dependence():
 
     of(1).check(X)
     assert "depends on the other rows" in refusal(of(1000), X)
+
+
+SEEDED = {
+    "guide": lambda model, guide: (model, seeded(guide)),
+    "model": lambda model, guide: (seeded(model), guide),
+    "handler": lambda model, guide: (model, poutine.seed(guide, rng_seed=3)),
+}
+
+
+def seeded(function):
+    def called(x):
+        pyro.set_rng_seed(0)
+        function(x)
+
+    return called
+
+
+@pytest.mark.parametrize("case", SEEDED)
+@pytest.mark.parametrize("num_rows", [1, 9])
+def test_a_pair_that_draws_the_same_each_time_is_refused(case, num_rows):
+    """The estimates of several runs would be one, and their error none."""
+    message = refusal(Functions(*SEEDED[case](scalar_model, scalar_guide)), X[:num_rows])
+    assert_says(message, "guide site 'z'", "the same draws in two runs", "new ones each time", "poutine.seed", "seed=")
+    Functions(scalar_model, scalar_guide).check(X[:num_rows])
+
+
+def test_draws_of_a_discrete_latent_may_be_the_same():
+    """One bit for each of three particles is what it was in one run of eight."""
+
+    def coin(x):
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Bernoulli(0.5))
+            pyro.sample("x", dist.Normal(c, 1.0), obs=x)
+
+    def coin_guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("c", dist.Bernoulli(torch.sigmoid(x)))
+
+    for seed in range(20):
+        torch.manual_seed(seed)
+        Functions(coin, coin_guide).check(X[:1])

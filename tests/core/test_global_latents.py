@@ -1,6 +1,7 @@
 """Latents that all data points share: refused, or trained and measured at given values."""
 
 import copy
+import math
 
 import pyro
 import pyro.distributions as dist
@@ -68,3 +69,53 @@ def test_bad_conditions(condition, error, words):
     model, guide, x = shared_scale()
     with pytest.raises(error, match=words):
         Pair.of(model, guide, x, condition=condition)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("num_rows", [2, 3, 4])
+@pytest.mark.parametrize("condition", ["mean", "draw"])
+def test_components_may_be_as_many_as_the_examples_rows(num_rows, condition):
+    """Locations of three components are shared by all rows, whatever the number of these is."""
+    means = torch.tensor([-2.0, 0.0, 3.0])
+
+    def model(x):
+        with pyro.plate("components", 3):
+            locs = pyro.sample("locs", dist.Normal(0.0, 3.0))
+        with pyro.plate("data", len(x)):
+            component = pyro.sample("component", dist.Categorical(torch.ones(3)))
+            pyro.sample("x", dist.Normal(locs[component], 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("components", 3):
+            pyro.sample("locs", dist.Normal(means, 0.1))
+
+    x = torch.randn(6)
+    pair = Pair.of(model, guide, x[:num_rows], condition=condition)
+    locs = pair._values()["locs"]
+    assert torch.equal(locs, means) == (condition == "mean")
+    exact = (dist.Normal(locs, 1.0).log_prob(x[:, None]) - math.log(3)).logsumexp(-1)
+    torch.testing.assert_close(log_evidence(pair, x, "exact", progress=False).estimate, exact)
+
+
+@pytest.mark.parametrize(
+    "q",
+    [
+        dist.Cauchy(0.0, 1.0),
+        dist.HalfCauchy(1.0),
+        dist.TransformedDistribution(dist.Normal(0.0, 1.0), dist.transforms.ExpTransform()),
+    ],
+    ids=["none", "infinite", "unknown"],
+)
+def test_a_guide_without_a_mean_is_named_and_the_remedies_work(q):
+    def model(x):
+        w = pyro.sample("w", dist.Normal(0.0, 3.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(w, 1.0), obs=x)
+
+    x, guide = torch.randn(4), lambda x: pyro.sample("w", q)
+    with pytest.raises(ContractError, match=r"condition: found 'mean', but guide site 'w'.*no finite mean.*'draw'"):
+        Pair.of(model, guide, x, condition="mean")
+    for condition in ("draw", {"w": 0.5}):
+        pair = Pair.of(model, guide, x, condition=condition)
+        exact = dist.Normal(pair._values()["w"], 1.0).log_prob(x)
+        torch.testing.assert_close(log_evidence(pair, x, "exact", progress=False).estimate.float(), exact)

@@ -226,6 +226,39 @@ def test_a_latent_is_one_site_with_the_density_that_pyro_gives_it(prior, mean):
         torch.testing.assert_close(weights.log_q[k], expected)
 
 
+def test_guides_of_two_models_may_name_their_latents_alike():
+    """Held by one object, one for a latent on the line, one for a positive one: each has its own support.
+
+    Of z ~ N(0, 1), x ~ N(z, 1) under z ~ N(a, s^2) the ELBO is known; in place of a draw u of that guide, exp(u) would
+    have another.
+    """
+
+    class Experiment:
+        def __init__(self):
+            self.of_real, self.of_positive = AutoNormal(self.real, init_scale=0.5), AutoNormal(self.positive)
+
+        def under(self, prior, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(pyro.sample("z", prior), 1.0), obs=x)
+
+        def real(self, x):
+            self.under(dist.Normal(0.0, 1.0), x)
+
+        def positive(self, x):
+            self.under(dist.Gamma(2.0, 1.0), x)
+
+        def guide(self, x):
+            return self.of_real(x)
+
+    both, x = Experiment(), torch.randn(5)
+    both.of_real(x), both.of_positive(x)
+    found = ppvae.elbo(Pair.of(both.real, both.guide, x), x, 4000, **QUIET)
+    loc, scale = both.of_real.locs.z.detach(), both.of_real.scales.z.detach()
+    kl = torch.distributions.kl_divergence(dist.Normal(loc, scale), dist.Normal(0.0, 1.0))
+    exact_elbo = dist.Normal(loc, 1.0).log_prob(x) - scale.square() / 2 - kl
+    assert ((found.estimate - exact_elbo).abs() < 5 * found.std_error).all()
+
+
 def test_a_model_that_takes_no_leading_dimensions_is_run_by_rows(x):
     """The guide stays as it is; the numbers are those of each particle by itself."""
 

@@ -289,3 +289,27 @@ def invariant_vae_with_rotation():
             pyro.sample("z", dist.Normal(*encoder(x)).to_event(1))
 
     return Program(model, guide, x, x)
+
+
+@runs("rows")
+def vae_with_a_spline_likelihood():
+    """A flow from noise to data, given the latents: splines fill a tensor of the shape of the data alone."""
+    encoder, spline = NormalEncoder(3, 2), dist.transforms.conditional_spline(3, context_dim=2, count_bins=4)
+
+    def decoded(z):
+        noise = dist.Normal(torch.zeros(3), 1.0).to_event(1)
+        return dist.ConditionalTransformedDistribution(noise, [spline]).condition(z)
+
+    def model(x):
+        pyro.module("spline", spline)
+        with pyro.plate("data", x.shape[0]):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", decoded(z), obs=x)
+
+    def guide(x):
+        pyro.module("encoder", encoder)
+        with pyro.plate("data", x.shape[0]):
+            pyro.sample("z", dist.Normal(*encoder(x)).to_event(1))
+
+    x = torch.randn(4, 3)
+    return Program(model, guide, x, x)
