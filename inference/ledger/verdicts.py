@@ -144,10 +144,10 @@ def _tied(first: Cause, second: Cause) -> bool:
 
 def _unmeasured(report: Measured) -> str:
     missing = [f"{name} ({why})" for name, why in report.notes.items()]
-    single = len(report.elbo.estimate) == 1
-    why = "one data point cannot tell" if single else "the guide is too far from the posterior to tell"
     missing += [
-        f"likelihood scale of '{site}' ({why})" for site, scale in report.likelihood.items() if math.isnan(scale.gain)
+        f"likelihood scale of '{site}' ({scale.undefined})"
+        for site, scale in report.likelihood.items()
+        if scale.undefined
     ]
     return f"\nTo note: {'; '.join(missing)}." if missing else ""
 
