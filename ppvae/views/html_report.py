@@ -176,7 +176,8 @@ def _layers(report: GapReport) -> list[Element]:
     rows = []
     for name, usage in report.latents.items():
         kl, information = usage.kl.mean(), _nats(usage.mutual_information)
-        said = f"{usage.active_units} of {usage.num_units}"
+        active = "unknown" if usage.active_units is None else usage.active_units
+        said = f"{active} of {usage.num_units}"
         state = element("span", "collapsed", class_="bad") if usage.collapsed else "in use"
         rows.append([name, f"{kl.estimate:.3f} ± {kl.error:.3f}", information, said, state])
     head = ["latent site", "KL, or E log q/p", "mutual information with the data", "active units", ""]

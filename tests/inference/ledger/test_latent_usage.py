@@ -228,9 +228,30 @@ def test_dimensions_that_the_guide_does_not_move_are_not_active(num_samples):
     assert not usage.collapsed
 
 
-def test_one_data_point_has_no_active_units():
-    usage = measured(LinearVAE(5, 2), torch.randn(1, 5))["z"]
-    assert (usage.active_units, usage.num_units) == (0, 2)
+@pytest.mark.parametrize(("num", "num_samples"), [(1, 100), (30, 1)])
+def test_one_data_point_or_draw_cannot_tell_active_units(num, num_samples):
+    usage = measured(LinearVAE(5, 2), torch.randn(num, 5), num_samples)["z"]
+    assert (usage.active_units, usage.num_units) == (None, 2)
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_noise_makes_no_dimension_active(scale):
+    """Of a guide that is the prior, of any scale; while one dimension that is moved by as much is told."""
+    moved = torch.tensor([1.0] + [0.0] * 19)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(20), scale).to_event(1))
+            pyro.sample("x", dist.Normal(z[..., :1], 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(scale * moved * x, scale).to_event(1))
+
+    x = torch.randn(15, 1)
+    found = [measured(Pair.of(model, guide, x), x, 30, seed)["z"].active_units for seed in range(10)]
+    assert sum(each > 1 for each in found) <= 4  # of 190 that are not moved, at three errors
+    assert all(each >= 1 for each in found)
 
 
 def test_a_guide_that_is_the_prior_has_collapsed():
