@@ -16,7 +16,7 @@ from ppvae.inference.ledger.verdicts import verdict
 from ppvae.inference.runtime.record_files import read_record, write_record
 from ppvae.inference.runtime.records import Evidence, Mean, Measurement, Sandwich
 from ppvae.presentation import present
-from ppvae.wording import counted
+from ppvae.wording import counted, figures
 
 
 @checked
@@ -161,11 +161,11 @@ class GapReport(Measured):
         return read_record(path, (GapReport, Evidence, Measurement, Sandwich, LatentUsage, LikelihoodScale))
 
     def __str__(self) -> str:
-        return f"{self.summary().round(3).to_string()}\n\n{self.verdict()}"
+        return f"{figures(self.summary())}\n\n{self.verdict()}"
 
     def __repr__(self) -> str:
         lines = {"log p(x)": self.log_evidence, "ELBO": self.elbo, "gap": self.gap}
-        told = ", ".join(f"{name} {line.mean().estimate:.3f}" for name, line in lines.items())
+        told = ", ".join(f"{name} {line.mean().estimate:z.3f}" for name, line in lines.items())
         warning = f"; {self.elbo.warning}" if self.elbo.warning else ""
         return f"GapReport({self.pair}, {counted(len(self.elbo.estimate), 'data point')}: {told} nats{warning})"
 

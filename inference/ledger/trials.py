@@ -52,7 +52,7 @@ def advice(found: Measured, name: str, what: str) -> dict[str, Any]:
         return {"remedy": remedy if "elbo_refitted" in found.measured else f"{remedy} Pass train= to have it tried."}
     mean = line.mean()
     how = "one network for all data, trained with the model frozen"
-    told = f"{mean.estimate:.2f} +- {mean.error:.2f} nats"
+    told = f"{mean.estimate:z.2f} +- {mean.error:.2f} nats"
     if mean.estimate > SIGNIFICANT * mean.error:
         said = f"{remedy} With {how}, that gained {told}."
     else:
