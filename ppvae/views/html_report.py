@@ -13,7 +13,7 @@ from ppvae._version import __version__
 from ppvae.files import check_target, write_file
 from ppvae.inference.ledger.report import GapReport
 from ppvae.inference.runtime.records import Mean
-from ppvae.views.elements import Content, Element, element, histogram, table, written
+from ppvae.views.elements import Content, Element, element, figure, histogram, table, written
 from ppvae.views.html_points import worst_points
 from ppvae.views.ledger_plot import LEAST_SPAN, Step, steps
 from ppvae.views.notebook import ERRORS
@@ -168,14 +168,14 @@ def _evidence(report: GapReport) -> list[Element]:
 
 def _summary(report: GapReport) -> Element:
     summary = report.summary()
-    rows = [[label, *map(_nats, each)] for label, each in zip(summary.index, summary.values, strict=True)]
+    rows = [[label, *map(figure, each)] for label, each in zip(summary.index, summary.values, strict=True)]
     return _scrolled(table(["", *ERRORS], rows))
 
 
 def _layers(report: GapReport) -> list[Element]:
     rows = []
     for name, usage in report.latents.items():
-        kl, information = usage.kl.mean(), _nats(usage.mutual_information)
+        kl, information = usage.kl.mean(), figure(usage.mutual_information)
         active = "unknown" if usage.active_units is None else usage.active_units
         said = f"{active} of {usage.num_units}"
         state = element("span", "collapsed", class_="bad") if usage.collapsed else "in use"
@@ -185,7 +185,7 @@ def _layers(report: GapReport) -> list[Element]:
 
 
 def _likelihood(report: GapReport) -> list[Element]:
-    rows = [[site, f"{one.factor:.3f}", _nats(one.gain)] for site, one in report.likelihood.items()]
+    rows = [[site, f"{one.factor:.3f}", figure(one.gain)] for site, one in report.likelihood.items()]
     head = ["observed site", "factor on its standard deviation", "what that gains in log p(x), at least"]
     return [_scrolled(table(head, rows))] if rows else []
 
@@ -201,7 +201,7 @@ def _gradients(ds: xr.Dataset) -> list[Element]:
             [
                 str(name),
                 *(
-                    f"{a:.3f} ± {b:.3f}"
+                    "undefined" if np.isnan(a) else f"{a:.3f} ± {b:.3f}"
                     for a, b in zip(snr.sel(objective=name), error.sel(objective=name), strict=True)
                 ),
             ]
@@ -219,10 +219,6 @@ def _settings(report: GapReport) -> list[Element]:
     return [
         element("details", element("summary", f"{len(rows)} entries"), _scrolled(table(["", ""], rows, class_="words")))
     ]
-
-
-def _nats(value: float) -> str:
-    return "undefined" if np.isnan(value) else f"{value:z.3f}"
 
 
 def _scrolled(content: Element) -> Element:

@@ -11,7 +11,7 @@ from ppvae.inference.ledger.report import GapReport
 from ppvae.inference.runtime.checkpoint import describe
 from ppvae.inference.runtime.records import Evidence, Measurement
 from ppvae.inference.training.result import Fit
-from ppvae.views.elements import Content, curve, element, table, written
+from ppvae.views.elements import Content, curve, element, figure, table, written
 from ppvae.weights import Weights
 from ppvae.wording import counted
 
@@ -83,7 +83,7 @@ def _(record: Weights) -> str:
 @notebook.register
 def _(record: GapReport) -> str:
     summary = record.summary()
-    rows = [[label, *map("{:z.3f}".format, each)] for label, each in zip(summary.index, summary.values, strict=True)]
+    rows = [[label, *map(figure, each)] for label, each in zip(summary.index, summary.values, strict=True)]
     return _shown(summary.index.name, ["", *ERRORS], rows, *record.verdict().splitlines())
 
 
@@ -92,7 +92,7 @@ def _nats(record: Measurement) -> list[Content]:
     if not len(record.estimate):
         return ["no data points", "", ""]
     mean = record.mean()
-    return [f"{each:z.3f}" for each in (mean.estimate, mean.std_error, mean.monte_carlo_error)]
+    return [figure(each) for each in (mean.estimate, mean.std_error, mean.monte_carlo_error)]
 
 
 def _shown(title: str, head: Sequence[str], rows: Sequence[Sequence[Content]], *remarks: str) -> str:

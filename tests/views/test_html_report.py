@@ -134,6 +134,20 @@ def test_gradient_noise_is_shown_where_it_was_measured(full, gradients, report, 
     assert not any(tag == "img" for tag, _ in plain.tags)
 
 
+def test_what_there_is_none_of_is_said_in_words(gradients, report, tmp_path):
+    """A gradient that an objective refuses, and the spread of one data point; on the page and in a notebook."""
+    refused = gradients.copy(deep=True)
+    refused["snr"][:, 0] = refused["snr_std_error"][:, 0] = np.nan
+    report.to_html(tmp_path / "gap.html", gradients=refused)
+    one = LinearVAE(3, 2)
+    single = ppvae.gap(one, one.sample(1), "quick", seed=0, progress=False)
+    single.to_html(tmp_path / "one.html")
+    texts = [Read(tmp_path / "gap.html").text, Read(tmp_path / "one.html").text]
+    for text in [*texts, single._repr_html_(), single.gap._repr_html_()]:
+        assert not re.search(r"\bnan\b", text)
+        assert "undefined" in text
+
+
 def test_settings_and_versions_are_kept(report, tmp_path):
     report.save(tmp_path / "gap.safetensors")
     GapReport.load(tmp_path / "gap.safetensors").to_html(tmp_path / "gap.html")
