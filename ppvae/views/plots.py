@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ppvae.arguments import Count, Few, Real, Rows, Shape, checked
+from ppvae.conversion import to_pair
 from ppvae.inference.evidence.curve import BoundCurve
 from ppvae.inference.evidence.estimates import log_evidence
 from ppvae.inference.evidence.pareto import FINITE_VARIANCE
@@ -106,7 +107,7 @@ def density(ax: Axes, pair: Pair, limits: Limits, num_particles: Count = 200) ->
     """
     left, right, bottom, top = limits
     grid = torch.cartesian_prod(torch.linspace(left, right, GRID_POINTS), torch.linspace(bottom, top, GRID_POINTS))
-    grid = grid.to(next(pair.parameters()))
+    grid = cast(torch.Tensor, to_pair(grid, pair))
     try:
         found = log_evidence(pair, grid, "exact")
     except NotImplementedError:
