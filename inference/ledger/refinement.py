@@ -42,6 +42,7 @@ class Refined:
         improved: where an offset was found that is better than none, `[N]`.
         converged: the share of the chunks of data whose ascent settled.
         fixed: sites that could not be refined, and why.
+        ascended: whether they were refined by an ascent at all.
     """
 
     pair: LocalGuide
@@ -49,6 +50,7 @@ class Refined:
     improved: Tensor
     converged: float
     fixed: Mapping[str, str] = field(default_factory=dict)
+    ascended: bool = False
 
 
 def refine(pair: Pair, batch: Batch, settings: Ascent, restarts: int, progress: bool) -> Refined:
@@ -95,7 +97,7 @@ def refine(pair: Pair, batch: Batch, settings: Ascent, restarts: int, progress: 
     index = torch.arange(num_rows(batch))
     found = over_data(pair, index, 1, measure, "refining" if progress else None, probe=one_step)
     improved, converged = found.pop("improved").bool(), found.pop("converged").mean().item()
-    return Refined(local, local.with_offsets(batch, found), improved, converged, local.fixed)
+    return Refined(local, local.with_offsets(batch, found), improved, converged, local.fixed, ascended=True)
 
 
 def unrefined(pair: Pair, batch: Batch) -> Refined:

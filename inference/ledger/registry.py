@@ -38,6 +38,7 @@ register(
         measure=shared_error,
     ),
     approximation.ELBO_REFINED,
+    approximation.ELBO_MARGINALS,
     approximation.ELBO_FULL_RANK,
     approximation.ELBO_FLOW,
     amortization.ELBO_REFITTED,

@@ -7,7 +7,6 @@ import numpy as np
 import pyro
 import pytest
 import torch
-from support.small_pairs import Shift
 
 import ppvae
 from ppvae import ELBO, IWAE, JVI, RWS, TVO, VIMCO, ContractError, EnumeratedELBO
@@ -253,10 +252,8 @@ def test_bad_arguments_are_refused(pair, x):
     ):
         with pytest.raises(ValueError, match=message):
             look(**({"pair": pair, "data": x, "objectives": [IWAE()]} | settings))
-    frozen = LinearVAE(3, 2).requires_grad_(False)
-    for nothing, data in ((frozen, torch.randn(4, 3)), (Shift(), torch.randn(4))):
-        with pytest.raises(ValueError, match=f"pair: found no parameter of {type(nothing).__name__} with"):
-            look(nothing, data, [IWAE()])
+    with pytest.raises(ValueError, match="pair: found no parameter of LinearVAE with"):
+        look(LinearVAE(3, 2).requires_grad_(False), torch.randn(4, 3), [IWAE()])
 
 
 def test_plot_shows_the_ratios(pair, x):
