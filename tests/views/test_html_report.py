@@ -100,7 +100,7 @@ def test_the_way_down_is_drawn_to_scale(full, report):
     for (left, width), step in zip(bars, way, strict=True):
         assert width == pytest.approx(scale * abs(step.mean.estimate), abs=0.01)
         assert left == pytest.approx(ends[0] + scale * (min(step.start, step.end) - way[0].start), abs=0.01)
-        assert f"{step.mean.estimate:.2f} ± {step.mean.error:.2f}" in page.text
+        assert f"{step.mean.estimate:z.2f} ± {step.mean.error:.2f}" in page.text
     assert way[-1].end == pytest.approx(report.elbo.mean().estimate)
 
 

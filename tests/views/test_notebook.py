@@ -94,7 +94,7 @@ def test_a_report_with_its_verdict(pair, x):
     report = ppvae.gap(pair, x, "quick", seed=0, progress=False)
     cells = shown(report)
     assert cells[0] == "LinearVAE, 200 data points"
-    assert f"{report.mean().estimate:.3f}" in cells
+    assert f"{report.mean().estimate:z.3f}" in cells
     assert cells[-1] == report.verdict().splitlines()[-1]
 
 

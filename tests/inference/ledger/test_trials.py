@@ -85,7 +85,7 @@ def test_a_full_rank_head_gains_what_the_family_costs():
     assert cause.name == "correlation"
     assert cause.nats == pytest.approx(exact, abs=4 * cause.monte_carlo_error + 0.01)
     assert 0.9 * exact < cause.forecast.estimate < exact + 4 * cause.forecast.monte_carlo_error
-    assert f"that gained {cause.forecast.estimate:.2f} +- " in report.verdict()
+    assert f"that gained {cause.forecast.estimate:z.2f} +- " in report.verdict()
     assert report.elbo_second_encoder is None  # there is nothing for it to close
     assert all(torch.equal(t, before[name]) for name, t in pair.state_dict().items())
 
