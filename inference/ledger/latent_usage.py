@@ -65,8 +65,12 @@ class LatentUsage:
 
     @property
     def collapsed(self) -> bool:
-        """Whether the site carries next to nothing: a KL below 0.05 nats; where there is none, no active dimension."""
-        return self.kl.mean().estimate < COLLAPSED_KL if self.is_kl else self.active_units == 0
+        """Whether the site carries next to nothing: a KL below 0.05 nats, in the mean over the data points that pay
+        any, as a masked latent pays none where it is not there; where `kl` is no KL, no active dimension."""
+        if not self.is_kl:
+            return self.active_units == 0
+        paid = self.kl.estimate[self.kl.estimate != 0]
+        return not len(paid) or paid.mean().item() < COLLAPSED_KL
 
 
 def active_units(means: Tensor, noise: Tensor) -> int | None:

@@ -6,10 +6,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from support.small_pairs import Shift
 from support.zoo import ZOO
 from torch.distributions import Normal, kl_divergence
 
+import ppvae
 from ppvae import Pair
 from ppvae.inference.ledger.terms import elbo_terms_of
 from ppvae.inference.runtime.measuring import measuring
@@ -265,6 +267,31 @@ def test_a_guide_that_is_the_prior_has_collapsed():
     assert usage.kl.estimate.abs().max() < 1e-12
     assert abs(usage.mutual_information) < 1e-12
     assert usage.active_units == 0
+
+
+@pytest.mark.parametrize("shift", [0.1, 2.0])
+def test_a_latent_of_few_data_points_has_not_collapsed_if_they_use_it(shift):
+    """Three of a hundred have it, for a KL of `shift^2 / 2` each, and say so beside a latent that all have."""
+
+    def model(x, there):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+            with poutine.mask(mask=there):
+                w = pyro.sample("w", dist.Normal(0.0, 1.0))
+                pyro.sample("x", dist.Normal(w, 1.0), obs=x)
+
+    def guide(x, there):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(pyro.param("slope", torch.tensor(1.0)) * x, 0.5))
+            with poutine.mask(mask=there):
+                pyro.sample("w", dist.Normal(shift, 1.0))
+
+    batch = {"x": torch.randn(100), "there": torch.arange(100) < 3}
+    pair = Pair.of(model, guide, batch)
+    report = ppvae.gap(pair, batch, "quick", seed=0, progress=False)
+    assert report.latents["w"].kl.mean().estimate == pytest.approx(0.03 * shift**2 / 2, abs=0.01)
+    assert report.latents["w"].collapsed == (shift < 1)
+    assert ("Unused: w" in report.verdict()) == (shift < 1)
 
 
 def test_sites_that_a_summation_ties_to_the_observation_are_left_out():
