@@ -42,6 +42,7 @@ register(
     approximation.ELBO_FULL_RANK,
     approximation.ELBO_FLOW,
     amortization.ELBO_REFITTED,
+    amortization.ELBO_CONTROL,
     trials.ELBO_SECOND_ENCODER,
     trials.ELBO_MODEL_SAMPLES,
     trials.ELBO_FULL_RANK_HEAD,

@@ -27,8 +27,9 @@ class GapReport(Measured):
     Each line of the ledger is an attribute, a `Measurement` per data point with standard errors: `log_evidence`,
     `elbo`, `gap`, `approximation_gap`, `correlation_gap`, `shape_gap`, `remaining_gap`, `amortization_gap`,
     `training_gap`, `capacity_gap`, `shared_error`, `elbo_refined`, `elbo_marginals`, `elbo_full_rank`, `elbo_flow`,
-    `elbo_refitted`; and, where they were tried, `elbo_second_encoder`, `elbo_model_samples`, `elbo_full_rank_head`,
-    `elbo_flow_head`. A line that was not measured is None; where it might have been, `notes` says why.
+    `elbo_refitted`, `elbo_control`; and, where they were tried, `elbo_second_encoder`, `elbo_model_samples`,
+    `elbo_full_rank_head`, `elbo_flow_head`. A line that was not measured is None; `notes` says why
+    where it might have been.
 
     `gap = log_evidence - elbo = approximation_gap + amortization_gap`, exactly, for each data point;
     `approximation_gap = correlation_gap + shape_gap + remaining_gap`, and `amortization_gap = training_gap +
