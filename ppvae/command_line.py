@@ -65,6 +65,7 @@ def gap(asked: argparse.Namespace) -> None:
     """Prints the ledger of a pair, and its verdict."""
     from ppvae.files import check_target
     from ppvae.inference.ledger.decomposition import gap as gap_of
+    from ppvae.wording import figures
 
     for path in (asked.save, asked.html):
         if path is not None:
@@ -72,7 +73,7 @@ def gap(asked: argparse.Namespace) -> None:
     pair, data = pair_named(asked.pair), data_in(asked.data)
     train = None if asked.train is None else data_in(asked.train)
     report = gap_of(pair, data, asked.effort, train=train, seed=asked.seed)
-    print(report.summary().round(3).to_string())
+    print(figures(report.summary()))
     print(report.verdict())
     if asked.save is not None:
         report.save(asked.save)
@@ -84,11 +85,12 @@ def compare(asked: argparse.Namespace) -> None:
     """Prints the evidence of several pairs, the best first."""
     from ppvae.inference.evidence.comparison import compare as table_of
     from ppvae.inference.evidence.estimates import log_evidence
+    from ppvae.wording import figures
 
     pairs = {name: pair_named(name) for name in asked.pairs}
     data = data_in(asked.data)
     evidences = {name: log_evidence(pair, data, asked.method, seed=asked.seed) for name, pair in pairs.items()}
-    print(table_of(evidences).round(3).to_string())
+    print(figures(table_of(evidences)))
     for name, evidence in evidences.items():
         if evidence.warning:
             print(f"{name}: {evidence.warning}")

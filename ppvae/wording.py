@@ -19,6 +19,11 @@ def counted(num: int, thing: str) -> str:
     return f"{num} {thing}{'s' * (num != 1)}"
 
 
+def figures(table: Any, na_rep: str = "NaN") -> str:
+    """A data frame in full, its numbers to three decimals; none of them is a negative zero."""
+    return str(table.to_string(float_format="{:z.3f}".format, na_rep=na_rep))
+
+
 def with_article(name: str) -> str:
     """A class's name in a sentence: an ELBO, a Fit, StepOptions."""
     if name.endswith("s"):

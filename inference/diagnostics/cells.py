@@ -29,7 +29,7 @@ class Cell:
             return "undefined"
         digits = 3 if abs(self.estimate) < 100 else 0
         error = "" if math.isnan(self.std_error) else f" +- {self.std_error:.{digits}f}"
-        return f"{self.estimate:.{digits}f}{error}"
+        return f"{self.estimate:z.{digits}f}{error}"
 
 
 @checked

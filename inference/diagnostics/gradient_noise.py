@@ -22,6 +22,7 @@ from ppvae.inference.objectives.gradients import Draw
 from ppvae.inference.objectives.protocol import as_objective
 from ppvae.inference.runtime.isolation import denormals_flushed, own_randomness
 from ppvae.inference.runtime.sharing import measurement
+from ppvae.inference.training.optimizers import refuse_nothing_learned
 from ppvae.mode import mode
 from ppvae.pair import Pair
 from ppvae.parameters import is_within
@@ -100,8 +101,8 @@ def gradient_statistics(
         score function) are NaN; `attrs["undefined"]` says why.
 
     Raises:
-        ValueError: a count out of range, a group that names no parameter, an objective without `num_particles`, or data
-            that are not finite.
+        ValueError: a count out of range, a pair that learns nothing, a group that names no parameter, an objective
+            without `num_particles`, or data that are not finite.
         ContractError: the pair breaks the contract, or an objective refuses it at every K.
 
     Example:
@@ -117,6 +118,7 @@ def gradient_statistics(
     if not len(num_particles):
         raise ValueError("num_particles: found none, expected at least one K")
     named = _named(objectives)
+    refuse_nothing_learned(pair)
     batch = to_pair(data_for(pair, data), pair)
     cells: dict[tuple[str, int], dict[str, Any]] = {}
     refused: dict[tuple[str, int], ValueError] = {}

@@ -20,6 +20,7 @@ from ppvae.inference.ledger.effort import Effort
 from ppvae.inference.ledger.report import GapReport
 from ppvae.pair import Pair
 from ppvae.threads import exclusive
+from ppvae.wording import figures
 
 HAS = "has"
 """The entry of a batch that says which modalities each row has, `[B, M]`."""
@@ -67,14 +68,14 @@ class PatternReport:
         return row
 
     def __str__(self) -> str:
-        return self.summary().round(3).to_string()
+        return figures(self.summary())
 
     def __repr__(self) -> str:
-        gaps = ", ".join(f"{name} {report.gap.mean().estimate:.3f}" for name, report in self.reports.items())
+        gaps = ", ".join(f"{name} {report.gap.mean().estimate:z.3f}" for name, report in self.reports.items())
         return f"PatternReport({self.pair}: gap of {gaps} nats)"
 
     def _repr_html_(self) -> str:
-        return self.summary().round(3).to_html()
+        return self.summary().to_html(float_format="{:z.3f}".format)
 
 
 @checked

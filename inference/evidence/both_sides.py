@@ -21,6 +21,7 @@ from ppvae.inference.runtime.records import Evidence, Mean, Measurement, Sandwic
 from ppvae.inference.runtime.sharing import measurement
 from ppvae.pair import Pair
 from ppvae.simulation import simulate
+from ppvae.wording import figures
 
 MOST_R_HAT, LEAST_ESS = 1.05, 400.0
 """Where long runs agree. Vehtari et al. 2021 ask for an ESS of 400. Of 32 half chains with no more, R-hat is 1.04 by
@@ -79,10 +80,10 @@ class TwoSides:
     def __repr__(self) -> str:
         lower, upper = self.lower.mean().estimate, self.upper.mean().estimate
         reliable = f"{int(self.reliable.sum())} of {len(self.reliable)} reliable"
-        return f"TwoSides(log p(x) between {lower:.3f} and, approximately, {upper:.3f} nats; {reliable})"
+        return f"TwoSides(log p(x) between {lower:z.3f} and, approximately, {upper:z.3f} nats; {reliable})"
 
     def __str__(self) -> str:
-        return f"{self.summary().round(3).to_string()}\n{self.upper.warning}."
+        return f"{figures(self.summary())}\n{self.upper.warning}."
 
 
 @checked

@@ -6,7 +6,7 @@ from ppvae.inference.ledger.cause import Cause, significant
 from ppvae.inference.ledger.lines import Bar, Line, richest
 from ppvae.inference.ledger.measured import Measured
 from ppvae.inference.ledger.trials import advice
-from ppvae.inference.runtime.differences import difference
+from ppvae.inference.runtime.differences import difference, plus
 from ppvae.inference.runtime.records import Measurement
 
 COLOR = "C0"
@@ -46,7 +46,7 @@ def _shape(found: Measured, line: Measurement) -> list[Cause]:
         line,
         lambda nats: (
             f"A flow for each data point gains {nats:.2f} nats over the best "
-            f"{'guides of the family' if _is_line(found) else 'full covariances'}."
+            f"{'guides of the family' if _is_line(found) or _of_marginals(found) else 'full covariances'}."
         ),
         **advice(found, "elbo_flow_head", "a flow as posterior"),
     )
@@ -55,6 +55,27 @@ def _shape(found: Measured, line: Measurement) -> list[Cause]:
 def _is_line(found: Measured) -> bool:
     """Whether there is one latent dimension, which has no correlations."""
     return sum(usage.num_units for usage in found.latents.values()) == 1
+
+
+def _of_marginals(found: Measured) -> Measurement | None:
+    """What moving and scaling each latent by itself gains, where that leaves the family."""
+    return difference("marginals", found.measured.get("elbo_marginals"), found.best_of_family())
+
+
+def _correlation_gap(found: Measured) -> Measurement | None:
+    if _is_line(found):
+        return None
+    without = found.measured.get("elbo_marginals", found.best_of_family())
+    return difference("correlation gap", found.measured.get("elbo_full_rank"), without)
+
+
+def _shape_gap(found: Measured) -> Measurement | None:
+    flow = found.measured.get("elbo_flow")
+    if _is_line(found):
+        return difference("shape gap", flow, found.best_of_family())
+    gained = difference("shape gap", flow, found.measured.get("elbo_full_rank"))
+    marginals = _of_marginals(found)
+    return gained if gained is None or marginals is None else plus("shape gap", gained, marginals)
 
 
 def _beyond(found: Measured, line: Measurement) -> list[Cause]:
@@ -103,13 +124,9 @@ APPROXIMATION_GAP = Line(
 CORRELATION_GAP = Line(
     "correlation_gap",
     label="a full covariance closes",
-    about="`elbo_full_rank - elbo_refined`: what a full covariance gains over the guide's own family; one latent "
-    "dimension has none",
-    value=lambda found: (
-        None
-        if _is_line(found)
-        else difference("correlation gap", found.measured.get("elbo_full_rank"), found.best_of_family())
-    ),
+    about="`elbo_full_rank - elbo_refined`, or `elbo_full_rank - elbo_marginals` where that was measured: what a full "
+    "covariance gains over latents that are each moved and scaled by themselves; one latent dimension has none",
+    value=_correlation_gap,
     part_of="approximation_gap",
     causes=_correlation,
     bar=Bar("family: correlation", COLOR, place=2),
@@ -117,13 +134,9 @@ CORRELATION_GAP = Line(
 SHAPE_GAP = Line(
     "shape_gap",
     label="a flow closes further",
-    about="`elbo_flow - elbo_full_rank`: what a flow gains over a full covariance, or over the guide's own family "
-    "where there is one latent dimension",
-    value=lambda found: difference(
-        "shape gap",
-        found.measured.get("elbo_flow"),
-        found.best_of_family() if _is_line(found) else found.measured.get("elbo_full_rank"),
-    ),
+    about="`elbo_flow - elbo_full_rank`, and `elbo_marginals - elbo_refined` where that was measured: what other "
+    "shapes gain, but for correlations; over the guide's own family where there is one latent dimension",
+    value=_shape_gap,
     part_of="approximation_gap",
     causes=_shape,
     bar=Bar("family: shape", COLOR, place=3),
@@ -143,6 +156,14 @@ ELBO_REFINED = Line(
     about="each data point gets its own offsets to the arguments of each guide site's distribution, within its "
     "family, found by gradient ascent; or the pair searches (`best_elbo`), as for discrete codes",
     measure=lambda bench: bench.own_family.elbo,
+)
+ELBO_MARGINALS = Line(
+    "elbo_marginals",
+    label="ELBO, each latent moved and scaled",
+    about="the best image of the refined guide under a map that moves and scales each latent dimension by itself, "
+    "where that leaves the guide's family, as for an exponential distribution",
+    measure=lambda bench: bench.richer_families.get("marginals"),
+    richer=True,
 )
 ELBO_FULL_RANK = Line(
     "elbo_full_rank",

@@ -46,7 +46,7 @@ Says = Callable[[float], str]
 def is_significant(line: Measurement) -> bool:
     """Whether a line is more than small, and than its Monte Carlo error leaves in doubt."""
     mean = line.mean()
-    return mean.estimate >= max(LEAST, SIGNIFICANT * mean.monte_carlo_error)
+    return LEAST <= mean.estimate >= SIGNIFICANT * mean.monte_carlo_error  # never by one draw, whose error is NaN
 
 
 def significant(name: str, line: Measurement, says: Says, remedy: str, forecast: Mean | None = None) -> list[Cause]:
@@ -65,5 +65,15 @@ def _where(line: Measurement) -> str:
     """In how few data points half of what a line costs lies, where there are several."""
     if len(line.estimate) == 1:
         return ""
-    sums = line.estimate.clamp(min=0).sort(descending=True).values.cumsum(0)
+    sums = _without_noise(line).clamp(min=0).sort(descending=True).values.cumsum(0)
     return f" Half of it lies in {int((sums < sums[-1] / 2).sum()) + 1} of the {len(sums)} data points."
+
+
+def _without_noise(line: Measurement) -> Tensor:
+    """What a line costs each data point, drawn toward the mean until its variance is what Monte Carlo errors leave.
+
+    Else a cost that all data points share would seem to lie in those where noise happens to be high.
+    """
+    mean, variance = line.estimate.mean(), line.estimate.var()
+    signal = (variance - line.std_error.square().mean()).clamp(min=0)
+    return mean + (line.estimate - mean) * (signal / variance).nan_to_num().sqrt()

@@ -23,7 +23,7 @@ class Effort:
         annealing: settings of its AIS.
         num_samples: S, draws for each ELBO and data point.
         ascent: of the refined guides; None leaves out all lines that need an optimization.
-        restarts: further starts of the refined guide.
+        restarts: further starts of the refined guide; four times as many where a site of it is discrete.
         richer: whether to fit the full-rank and flow families.
         refit_steps: of a round of training the guide with the model frozen, and of each remedy that is tried; 0 leaves
             these lines out.

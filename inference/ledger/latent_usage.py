@@ -18,6 +18,9 @@ from ppvae.sites import log_prob_terms, presence, sample_sites
 from ppvae.tracing import draw_latents
 
 ACTIVE_VARIANCE = 0.01
+NOISE = 3.0
+"""Standard errors of a variance of means that are all equal, which an active dimension exceeds."""
+
 COLLAPSED_KL = 0.05
 """KL of a whole site, in nats, below which it counts as collapsed."""
 
@@ -41,7 +44,8 @@ class LatentUsage:
         most_information: the log of the number of data points, which that estimate cannot exceed; near it the true
             value may be larger.
         active_units: dimensions whose posterior mean has a variance over the data of more than 0.01 (Burda et al. 2016,
-            arXiv:1509.00519).
+            arXiv:1509.00519), and more than Monte Carlo noise alone would show. None where that cannot be told: of one
+            data point, or by one draw for each.
         num_units: dimensions.
         is_kl: whether `kl` is an expected KL divergence. It is not where a site that this one depends on in the model
             depends on it in the guide (a bottom-up guide): it may then be negative, and says little by itself.
@@ -50,7 +54,7 @@ class LatentUsage:
     kl: Measurement
     mutual_information: float
     most_information: float
-    active_units: int
+    active_units: int | None
     num_units: int
     is_kl: bool = True
 
@@ -61,16 +65,24 @@ class LatentUsage:
 
     @property
     def collapsed(self) -> bool:
-        """Whether the site carries next to nothing: a KL below 0.05 nats; where there is none, no active dimension."""
-        return self.kl.mean().estimate < COLLAPSED_KL if self.is_kl else self.active_units == 0
+        """Whether the site carries next to nothing: a KL below 0.05 nats, in the mean over the data points that pay
+        any, as a masked latent pays none where it is not there; where `kl` is no KL, no active dimension."""
+        if not self.is_kl:
+            return self.active_units == 0
+        paid = self.kl.estimate[self.kl.estimate != 0]
+        return not len(paid) or paid.mean().item() < COLLAPSED_KL
 
 
-def active_units(means: Tensor, noise: Tensor) -> int:
+def active_units(means: Tensor, noise: Tensor) -> int | None:
     """How many of D dimensions are active, from estimated posterior means, `[N, D]`, corrected for the variance `noise`
-    of the estimates; both NaN where a latent is not there."""
+    of the estimates; both NaN where a latent is not there. None where no dimension can be told."""
     num = (~means.isnan()).sum(0)
-    variance = (means - means.nanmean(0)).square().nansum(0) / (num - 1)
-    return int(((num > 1) & (variance - noise.nanmean(0) > ACTIVE_VARIANCE)).sum())
+    variance = (means - means.nanmean(0)).square().nansum(0) / (num - 1) - noise.nanmean(0)
+    error = (2 * noise.square().nanmean(0) / (num - 1)).sqrt()
+    told = (num > 1) & variance.isfinite()
+    if not told.any():
+        return None
+    return int((told & (variance > (NOISE * error).clamp(min=ACTIVE_VARIANCE))).sum())
 
 
 def mutual_information(pair: Pair, batch: Batch) -> dict[str, float]:

@@ -79,12 +79,20 @@ class LocalGuide(Pair):
         return {name: parameter.new_zeros(num_rows(batch), *shape) for name, shape in self.shapes.items()}
 
     def about(self, batch: Batch) -> dict[str, Tensor]:
-        """Offsets drawn around zero: other places to start from."""
+        """Offsets drawn around zero: other places to start from. Those of discrete sites are drawn around what makes
+        these uniform, as an ascent seldom leaves the values at which a factorized guide starts."""
 
         def spread(name: str) -> float:
             return LOCATION_SPREAD if name.rpartition(SEPARATOR)[2] in LOCATIONS else SPREAD
 
-        return {name: spread(name) * torch.randn_like(t) for name, t in self.zeros(batch).items()}
+        flat = _Flattener()
+        with torch.no_grad(), flat:
+            run(self.pair, "guide", batch, 1)
+        return {
+            name: spread(name) * torch.randn_like(t)
+            + (flat.offsets[name].reshape(t.shape) if name in flat.offsets else 0)
+            for name, t in self.zeros(batch).items()
+        }
 
     def with_offsets(self, batch: Batch, offsets: dict[str, Tensor]) -> Batch:
         """The batch with the offsets in it."""
@@ -163,6 +171,25 @@ class _Finder(_Sites):
         self.shapes |= {name + SEPARATOR + argument: value.shape[leading:] for argument, value in found.items()}
         if not found:
             self.fixed[name] = f"{family(fn)} has no argument that can be moved"
+
+
+class _Flattener(_Sites):
+    """Finds the offsets by which discrete distributions are uniform; zero where a probability of zero stays so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.offsets: dict[str, Tensor] = {}
+
+    def visit(self, name: str, msg: Message) -> None:
+        fn: Any = msg["fn"]
+
+        def note(argument: str, value: Tensor, bijection: Any, unit: Tensor | float) -> Tensor:
+            offset = -bijection.inv(value)
+            self.offsets[name + SEPARATOR + argument] = torch.where(offset.isfinite(), offset, 0.0)
+            return value
+
+        if fn.has_enumerate_support:
+            _moved(fn, note)
 
 
 def movable(fn: Any) -> dict[str, Tensor]:

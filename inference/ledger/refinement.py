@@ -28,6 +28,9 @@ from ppvae.sites import sample_sites
 SELECTION_SAMPLES = 100
 """Draws on which the starts are compared; the reported ELBO comes from others."""
 
+STARTS_OF_CODES = 4
+"""Times as many further starts where a site is discrete: there an ascent ends at the values nearest to its start."""
+
 
 @dataclass(frozen=True)
 class Refined:
@@ -39,6 +42,7 @@ class Refined:
         improved: where an offset was found that is better than none, `[N]`.
         converged: the share of the chunks of data whose ascent settled.
         fixed: sites that could not be refined, and why.
+        ascended: whether they were refined by an ascent at all.
     """
 
     pair: LocalGuide
@@ -46,10 +50,13 @@ class Refined:
     improved: Tensor
     converged: float
     fixed: Mapping[str, str] = field(default_factory=dict)
+    ascended: bool = False
 
 
 def refine(pair: Pair, batch: Batch, settings: Ascent, restarts: int, progress: bool) -> Refined:
     """Ascends the ELBO of each data point from its amortized guide, and from `restarts` points around it.
+
+    Where a site is discrete, it is four times as many, about the uniform.
 
     An ascent that has not settled goes on once, for as many steps as the richer families have, which start from where
     it ends.
@@ -62,6 +69,7 @@ def refine(pair: Pair, batch: Batch, settings: Ascent, restarts: int, progress: 
     if not local.shapes:
         nowhere = torch.zeros(num_rows(batch), dtype=torch.bool)
         return Refined(local, local.with_offsets(batch, {}), nowhere, 1.0, local.fixed)
+    num_starts = 1 + restarts * (STARTS_OF_CODES if _has_codes(pair, two) else 1)
     gradient = Repeated(local, partial(_gradient, _objective(local, two, settings.num_particles)), compile_after(pair))
     values = Repeated(local, streamed.terms_of_the_elbo(pair, two))
 
@@ -74,7 +82,7 @@ def refine(pair: Pair, batch: Batch, settings: Ascent, restarts: int, progress: 
         best = local.zeros(points)
         best_value = values(local.with_offsets(points, best), SELECTION_SAMPLES).mean(0)
         improved, settled = torch.zeros_like(best_value), False
-        for number in range(restarts + 1):
+        for number in range(num_starts):
             start = local.about(points) if number else local.zeros(points)
             offsets, converged = ascend(partial(gradient, points), start, settings)
             if not converged:
@@ -89,7 +97,7 @@ def refine(pair: Pair, batch: Batch, settings: Ascent, restarts: int, progress: 
     index = torch.arange(num_rows(batch))
     found = over_data(pair, index, 1, measure, "refining" if progress else None, probe=one_step)
     improved, converged = found.pop("improved").bool(), found.pop("converged").mean().item()
-    return Refined(local, local.with_offsets(batch, found), improved, converged, local.fixed)
+    return Refined(local, local.with_offsets(batch, found), improved, converged, local.fixed, ascended=True)
 
 
 def unrefined(pair: Pair, batch: Batch) -> Refined:
@@ -102,8 +110,7 @@ def unrefined(pair: Pair, batch: Batch) -> Refined:
 def _objective(local: LocalGuide, points: Batch, num_particles: int) -> Objective:
     """The ELBO with the least noise near its best, as a few points tell."""
     pair = local.pair
-    sites = sample_sites(run(pair, "guide", points, 1), observed=False).values()
-    if any(site["fn"].has_enumerate_support for site in sites) and guide_runs_enumerated(pair, points):
+    if _has_codes(pair, points) and guide_runs_enumerated(pair, points):
         return EnumeratedELBO(num_particles)
     objective = ELBO(num_particles, gradient="stl")
     try:
@@ -112,6 +119,11 @@ def _objective(local: LocalGuide, points: Batch, num_particles: int) -> Objectiv
     except ContractError:  # with gradients stopped, the density of a planar flow's draws is no longer known
         return ELBO(num_particles).prepared(local, local.with_offsets(points, local.zeros(points)))
     return objective
+
+
+def _has_codes(pair: Pair, points: Batch) -> bool:
+    sites = sample_sites(run(pair, "guide", points, 1), observed=False).values()
+    return any(site["fn"].has_enumerate_support for site in sites)
 
 
 def _gradient(

@@ -16,7 +16,7 @@ from ppvae.inference.ledger.verdicts import verdict
 from ppvae.inference.runtime.record_files import read_record, write_record
 from ppvae.inference.runtime.records import Evidence, Mean, Measurement, Sandwich
 from ppvae.presentation import present
-from ppvae.wording import counted
+from ppvae.wording import counted, figures
 
 
 @checked
@@ -26,9 +26,10 @@ class GapReport(Measured):
 
     Each line of the ledger is an attribute, a `Measurement` per data point with standard errors: `log_evidence`,
     `elbo`, `gap`, `approximation_gap`, `correlation_gap`, `shape_gap`, `remaining_gap`, `amortization_gap`,
-    `training_gap`, `capacity_gap`, `shared_error`, `elbo_refined`, `elbo_full_rank`, `elbo_flow`, `elbo_refitted`; and,
-    where they were tried, `elbo_second_encoder`, `elbo_model_samples`, `elbo_full_rank_head`, `elbo_flow_head`. A line
-    that was not measured is None, and `notes` says why.
+    `training_gap`, `capacity_gap`, `shared_error`, `elbo_refined`, `elbo_marginals`, `elbo_full_rank`, `elbo_flow`,
+    `elbo_refitted`, `elbo_control`; and, where they were tried, `elbo_second_encoder`, `elbo_model_samples`,
+    `elbo_full_rank_head`, `elbo_flow_head`. A line that was not measured is None; `notes` says why
+    where it might have been.
 
     `gap = log_evidence - elbo = approximation_gap + amortization_gap`, exactly, for each data point;
     `approximation_gap = correlation_gap + shape_gap + remaining_gap`, and `amortization_gap = training_gap +
@@ -161,11 +162,11 @@ class GapReport(Measured):
         return read_record(path, (GapReport, Evidence, Measurement, Sandwich, LatentUsage, LikelihoodScale))
 
     def __str__(self) -> str:
-        return f"{self.summary().round(3).to_string()}\n\n{self.verdict()}"
+        return f"{figures(self.summary())}\n\n{self.verdict()}"
 
     def __repr__(self) -> str:
         lines = {"log p(x)": self.log_evidence, "ELBO": self.elbo, "gap": self.gap}
-        told = ", ".join(f"{name} {line.mean().estimate:.3f}" for name, line in lines.items())
+        told = ", ".join(f"{name} {line.mean().estimate:z.3f}" for name, line in lines.items())
         warning = f"; {self.elbo.warning}" if self.elbo.warning else ""
         return f"GapReport({self.pair}, {counted(len(self.elbo.estimate), 'data point')}: {told} nats{warning})"
 

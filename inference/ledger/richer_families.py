@@ -1,7 +1,8 @@
 """The best guides of richer families for each data point: how much of the approximation gap each would close.
 
 A family is the image of the refined guide under a family of maps of the latent view, fitted from the identity: affine
-maps (for a Gaussian guide: the full-rank Gaussians), and a flow followed by an affine map.
+maps (for a Gaussian guide: the full-rank Gaussians), and a flow followed by an affine map. Where it leaves the guide's
+family (exponential distributions) to move and scale each dimension by itself, that comes first: it is no correlation.
 """
 
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from pyro.distributions import TransformedDistribution
 from torch import Tensor
 
 from ppvae.batches import Batch, num_rows, rows
@@ -16,15 +18,28 @@ from ppvae.conversion import to_pair
 from ppvae.inference.compiling.repeated import Repeated
 from ppvae.inference.evidence.coverage import refuse_unlike_rows
 from ppvae.inference.ledger.ascent import Ascent, ascend, compile_after, like
+from ppvae.inference.ledger.local_guide import movable
 from ppvae.inference.ledger.refinement import SELECTION_SAMPLES, Refined
-from ppvae.inference.ledger.transport import Affine, Composition, Coupling, Parameters, SinhArcsinh, Transport
+from ppvae.inference.ledger.transport import (
+    Affine,
+    Composition,
+    Coupling,
+    Diagonal,
+    Parameters,
+    SinhArcsinh,
+    Transport,
+)
 from ppvae.inference.runtime.chunks import mean_with_error, over_data, sizes
 from ppvae.inference.runtime.records import Measurement
 from ppvae.latent_view import LatentView
 from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
+from ppvae.particles import run
+from ppvae.sites import sample_sites, wrapped
 
 NUM_COUPLINGS = 4
+SCALES = frozenset({"scale", "scale_tril"})
+"""Arguments, one of which multiplies a distribution's distances from its location."""
 NETWORK_RATE = 0.1
 """Learning rate of maps that have networks, relative to those that have none."""
 MAX_DIMS = 300
@@ -57,11 +72,10 @@ def richer(refined: Refined, settings: Ascent, num_samples: int, progress: bool)
     view = LatentView(pair, to_pair(rows_or_all(pair, batch, slice(2)), pair))
     refuse_unlike_rows(view, pair, batch)
     families = families_of(view.num_dims)
+    if refined.ascended and _has_locations_and_scales(pair, batch):
+        del families["marginals"]
     slower = replace(settings, lr=settings.lr * NETWORK_RATE)
-    fits = {
-        "full_rank": _Fit(pair, view, families["full_rank"], settings),
-        "flow": _Fit(pair, view, families["flow"], slower),
-    }
+    fits = {name: _Fit(pair, view, family, slower if name == "flow" else settings) for name, family in families.items()}
 
     def one_step(index: Any, num_particles: int, at_once: int) -> dict[str, Tensor]:
         points = to_pair(rows(batch, index.cpu()), pair)
@@ -106,9 +120,21 @@ def families_of(num_dims: int) -> dict[str, Transport]:
         )
     couplings = {f"coupling{number}": Coupling(num_dims) for number in range(NUM_COUPLINGS)}
     return {
+        "marginals": Composition({"affine": Diagonal(num_dims)}),
         "full_rank": Composition({"affine": Affine(num_dims)}),
         "flow": Composition(couplings | {"marginals": SinhArcsinh(num_dims), "affine": Affine(num_dims)}),
     }
+
+
+def _has_locations_and_scales(pair: Pair, batch: Batch) -> bool:
+    """Whether all latents of a guide have a location and a scale among the arguments that are refined."""
+    trace = run(pair, "guide", to_pair(rows_or_all(pair, batch, slice(2)), pair), 1)
+
+    def has(fn: Any) -> bool:
+        is_flow = any(type(part) is TransformedDistribution for part in wrapped(fn))  # its base's are no help
+        return not is_flow and "loc" in movable(fn) and not SCALES.isdisjoint(movable(fn))
+
+    return all(has(site["fn"]) for site in sample_sites(trace, observed=False).values())
 
 
 class Standard(NamedTuple):

@@ -29,7 +29,7 @@ from ppvae.refusals import ContractError
 from ppvae.sites import sample_sites, where_there
 from ppvae.tracing import trace_pair
 from ppvae.weights import log_weight, sum_terms, weights_of
-from ppvae.wording import counted
+from ppvae.wording import counted, figures
 
 ELBO, LIKELIHOOD = "estimate", "expected log likelihood"
 """Keys of the results; the keys of sites all contain a slash."""
@@ -89,7 +89,7 @@ class ElboTerms:
 
     def __str__(self) -> str:
         table = self.summary()
-        said = [table.round(dict.fromkeys(table.select_dtypes("number"), 3)).to_string(na_rep="")]
+        said = [figures(table, na_rep="")]
         if self.collapsed:
             said.append(f"Collapsed: {', '.join(self.collapsed)}.")
         if self.elbo.warning:

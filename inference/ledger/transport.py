@@ -31,6 +31,21 @@ class Transport(ABC):
         """v, and `log |det du/dv|` there."""
 
 
+class Diagonal(Transport):
+    """`u_i = exp(a_i) v_i + b_i`: each dimension moved and scaled by itself."""
+
+    def start(self, like: Tensor) -> Parameters:
+        return {"shift": torch.zeros_like(like), "log_diagonal": torch.zeros_like(like)}
+
+    def forward(self, parameters: Parameters, v: Tensor) -> tuple[Tensor, Tensor]:
+        log_scale = parameters["log_diagonal"]
+        return v * log_scale.exp() + parameters["shift"], log_scale.sum(-1).expand(v.shape[:2])
+
+    def inverse(self, parameters: Parameters, u: Tensor) -> tuple[Tensor, Tensor]:
+        log_scale = parameters["log_diagonal"]
+        return (u - parameters["shift"]) * (-log_scale).exp(), log_scale.sum(-1).expand(u.shape[:2])
+
+
 class Affine(Transport):
     """`u = L v + b`, with L lower triangular: it maps a Gaussian to one of any mean and covariance."""
 

@@ -33,11 +33,14 @@ from ppvae.simulation import simulate_unlooked
 SOME = 1000
 """Training data points by which the inputs of networks are standardized."""
 
+CONTROLS = ("elbo_refitted", "elbo_control")
+"""What a remedy must beat: the guide after more training, from which it starts, and that trained on as long."""
+
 Trial = Callable[[Bench, int], Measurement]
 
 
-def gain(found: Measured, name: str, beyond: tuple[str, ...] = ("elbo_refitted",)) -> Measurement | None:
-    """What a remedy gained over the guide after more training, from which it started; None if it was not tried.
+def gain(found: Measured, name: str, beyond: tuple[str, ...] = CONTROLS) -> Measurement | None:
+    """What a remedy gained over the guide after as much training without it; None if it was not tried.
 
     Or over the best of several: a head has a network of its own, and gains what a second encoder does as well.
     """
@@ -49,11 +52,11 @@ def gain(found: Measured, name: str, beyond: tuple[str, ...] = ("elbo_refitted",
 def advice(found: Measured, name: str, what: str) -> dict[str, Any]:
     """To try something, with what it gained where it was tried: `remedy` and `forecast` of a cause."""
     remedy = f"Try {what}."
-    if (line := gain(found, name, ("elbo_refitted", "elbo_second_encoder"))) is None:
+    if (line := gain(found, name, (*CONTROLS, "elbo_second_encoder"))) is None:
         return {"remedy": remedy if "elbo_refitted" in found.measured else f"{remedy} Pass train= to have it tried."}
     mean = line.mean()
     how = "one network for all data, trained with the model frozen"
-    told = f"{mean.estimate:.2f} +- {mean.error:.2f} nats"
+    told = f"{mean.estimate:z.2f} +- {mean.error:.2f} nats"
     if mean.estimate > SIGNIFICANT * mean.error:
         said = f"{remedy} With {how}, that gained {told}."
     else:

@@ -3,7 +3,7 @@
 import math
 
 from ppvae.inference.evidence.registry import METHODS
-from ppvae.inference.ledger.cause import LEAST, SIGNIFICANT, Cause
+from ppvae.inference.ledger.cause import LEAST, SIGNIFICANT, Cause, is_significant
 from ppvae.inference.ledger.measured import Measured
 from ppvae.inference.ledger.registry import LINES, finest, values
 from ppvae.inference.runtime.records import NOT_REACHED, Mean
@@ -40,8 +40,8 @@ def verdict(report: Measured) -> str:
     evidence, elbo, gap = report.log_evidence.mean(), report.elbo.mean(), values(report)["gap"].mean()
     said = [
         *_heavy_tails(report),
-        f"The ELBO is {elbo.estimate:.2f} nats, {gap.estimate:.2f} +- {gap.error:.2f} below log p(x), "
-        f"{evidence.estimate:.2f}, which is {_how(report)}.",
+        f"The ELBO is {elbo.estimate:z.2f} nats, {gap.estimate:z.2f} +- {gap.error:.2f} below log p(x), "
+        f"{evidence.estimate:z.2f}, which is {_how(report)}.",
     ]
     if report.amortization_undefined:
         rest = "The whole gap counts as that of its family."
@@ -57,7 +57,7 @@ def verdict(report: Measured) -> str:
         )
     structure = [report.structure] if report.structure else []
     found, last = causes(report), [*structure, *_unused(report), _more_time(report)]
-    seen = gap.estimate >= max(LEAST, SIGNIFICANT * gap.monte_carlo_error)
+    seen = is_significant(values(report)["gap"])
     trusted = report.log_evidence.reliable.any() and not report.elbo.warning
     # a part may be surer than the whole
     if trusted and not (seen or any(cause.per_point is not None for cause in found)):
@@ -144,10 +144,10 @@ def _tied(first: Cause, second: Cause) -> bool:
 
 def _unmeasured(report: Measured) -> str:
     missing = [f"{name} ({why})" for name, why in report.notes.items()]
-    single = len(report.elbo.estimate) == 1
-    why = "one data point cannot tell" if single else "the guide is too far from the posterior to tell"
     missing += [
-        f"likelihood scale of '{site}' ({why})" for site, scale in report.likelihood.items() if math.isnan(scale.gain)
+        f"likelihood scale of '{site}' ({scale.undefined})"
+        for site, scale in report.likelihood.items()
+        if scale.undefined
     ]
     return f"\nTo note: {'; '.join(missing)}." if missing else ""
 

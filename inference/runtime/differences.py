@@ -1,4 +1,6 @@
-"""What one measurement exceeds another by."""
+"""What one measurement exceeds another by, and what two of them make together."""
+
+from dataclasses import replace
 
 import torch
 
@@ -19,3 +21,8 @@ def less(name: str, a: Measurement, b: Measurement) -> Measurement:
         method=name,
         warning=a.warning or b.warning,
     )
+
+
+def plus(name: str, a: Measurement, b: Measurement) -> Measurement:
+    """a + b, which were measured with independent draws."""
+    return replace(less(name, a, b), estimate=a.estimate + b.estimate)

@@ -54,7 +54,7 @@ class Mean:
     def __str__(self) -> str:
         spread = f" +- {self.std_error:.3f}" if self.num_points > 1 else ""
         error = f"Monte Carlo error {self.monte_carlo_error:.3f}"
-        return f"{self.estimate:.3f}{spread} nats (N = {self.num_points}, {error})"
+        return f"{self.estimate:z.3f}{spread} nats (N = {self.num_points}, {error})"
 
 
 @checked

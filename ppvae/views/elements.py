@@ -32,6 +32,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Content]], **attributes: 
     return element("table", first, element("tbody", *body), **attributes)
 
 
+def figure(value: float) -> str:
+    """A number to three decimals, none of them a negative zero; in words where there is none."""
+    return "undefined" if math.isnan(value) else f"{value:z.3f}"
+
+
 def written(tree: Element) -> str:
     """The tree as HTML."""
     return ElementTree.tostring(tree, encoding="unicode", method="html")

@@ -30,12 +30,12 @@ def worst_points(report: GapReport, data: Any, shape: tuple[int, int] | None) ->
 def _said(report: GapReport, index: int) -> list[Content]:
     evidence, gap = report.log_evidence, report.gap
     lines: list[Content] = [
-        element("strong", f"{gap.estimate[index]:.2f} ± {gap.std_error[index]:.2f}"),
+        element("strong", f"{gap.estimate[index]:z.2f} ± {gap.std_error[index]:.2f}"),
         element("div", f"data point {index}"),
-        element("div", f"log p(x) {evidence.estimate[index]:.2f}, ELBO {report.elbo.estimate[index]:.2f}"),
+        element("div", f"log p(x) {evidence.estimate[index]:z.2f}, ELBO {report.elbo.estimate[index]:z.2f}"),
     ]
     if not evidence.khat[index].isnan():
-        lines.append(element("div", f"k-hat {evidence.khat[index]:.2f}"))
+        lines.append(element("div", f"k-hat {evidence.khat[index]:z.2f}"))
     lines.append(element("div", f"by {evidence.methods[index]}"))
     if not evidence.reliable[index]:
         lines.append(element("div", "not to be trusted", class_="bad"))

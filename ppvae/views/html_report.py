@@ -13,7 +13,7 @@ from ppvae._version import __version__
 from ppvae.files import check_target, write_file
 from ppvae.inference.ledger.report import GapReport
 from ppvae.inference.runtime.records import Mean
-from ppvae.views.elements import Content, Element, element, histogram, table, written
+from ppvae.views.elements import Content, Element, element, figure, histogram, table, written
 from ppvae.views.html_points import worst_points
 from ppvae.views.ledger_plot import LEAST_SPAN, Step, steps
 from ppvae.views.notebook import ERRORS
@@ -66,7 +66,7 @@ def page(report: GapReport, data: Any, shape: tuple[int, int] | None, gradients:
 def _ends(report: GapReport) -> Element:
     means = {"log p(x)": report.log_evidence.mean(), "ELBO": report.elbo.mean(), "gap": report.mean()}
     cards = [
-        element("div", name, element("strong", f"{mean.estimate:.2f}"), element("span", f"± {mean.error:.2f}"))
+        element("div", name, element("strong", f"{mean.estimate:z.2f}"), element("span", f"± {mean.error:.2f}"))
         for name, mean in means.items()
     ]
     return element("div", *cards, class_="cards ends")
@@ -102,7 +102,7 @@ def _waterfall(report: GapReport) -> list[Element]:
         return f"left:{percent(left)};width:{100 * (right - left) / (high - low):.3f}%"
 
     def row(label: str, mean: Mean, *marks: Element) -> list[Element]:
-        number = element("span", f"{mean.estimate:.2f} ± {mean.error:.2f}", class_="number")
+        number = element("span", f"{mean.estimate:z.2f} ± {mean.error:.2f}", class_="number")
         return [element("span", label), number, element("div", *marks, class_="track")]
 
     def end(mean: Mean) -> Element:
@@ -114,7 +114,7 @@ def _waterfall(report: GapReport) -> list[Element]:
         ends = step.end - step.mean.error, step.end + step.mean.error
         rows += row(step.label, step.mean, bar, element("div", class_="whisker", style=span(*ends)))
     rows += row("ELBO", elbo, end(elbo))
-    scale = element("div", element("span", f"{low:.2f}"), element("span", f"{high:.2f} nats"), class_="scale")
+    scale = element("div", element("span", f"{low:z.2f}"), element("span", f"{high:z.2f} nats"), class_="scale")
     rows += [element("span"), element("span"), scale]
     return [element("div", *rows, class_="way")]
 
@@ -136,7 +136,7 @@ def _distributions(report: GapReport) -> list[Element]:
 
 def _histogram(title: str, values: np.ndarray, class_: str = "") -> Element:
     values = values[np.isfinite(values)]
-    low, median, high = (f"{each:.2f}" for each in np.quantile(values, [0, 0.5, 1]))
+    low, median, high = (f"{each:z.2f}" for each in np.quantile(values, [0, 0.5, 1]))
     ends = element("div", *(element("span", each) for each in (low, f"median {median}", high)), class_="scale")
     return element("figure", element("div", title), histogram(values), ends, class_=class_)
 
@@ -168,23 +168,24 @@ def _evidence(report: GapReport) -> list[Element]:
 
 def _summary(report: GapReport) -> Element:
     summary = report.summary()
-    rows = [[label, *map(_nats, each)] for label, each in zip(summary.index, summary.values, strict=True)]
+    rows = [[label, *map(figure, each)] for label, each in zip(summary.index, summary.values, strict=True)]
     return _scrolled(table(["", *ERRORS], rows))
 
 
 def _layers(report: GapReport) -> list[Element]:
     rows = []
     for name, usage in report.latents.items():
-        kl, information = usage.kl.mean(), _nats(usage.mutual_information)
-        said = f"{usage.active_units} of {usage.num_units}"
+        kl, information = usage.kl.mean(), figure(usage.mutual_information)
+        active = "unknown" if usage.active_units is None else usage.active_units
+        said = f"{active} of {usage.num_units}"
         state = element("span", "collapsed", class_="bad") if usage.collapsed else "in use"
-        rows.append([name, f"{kl.estimate:.3f} ± {kl.error:.3f}", information, said, state])
+        rows.append([name, f"{kl.estimate:z.3f} ± {kl.error:.3f}", information, said, state])
     head = ["latent site", "KL, or E log q/p", "mutual information with the data", "active units", ""]
     return [_scrolled(table(head, rows))] if rows else []
 
 
 def _likelihood(report: GapReport) -> list[Element]:
-    rows = [[site, f"{one.factor:.3f}", _nats(one.gain)] for site, one in report.likelihood.items()]
+    rows = [[site, f"{one.factor:.3f}", figure(one.gain)] for site, one in report.likelihood.items()]
     head = ["observed site", "factor on its standard deviation", "what that gains in log p(x), at least"]
     return [_scrolled(table(head, rows))] if rows else []
 
@@ -200,7 +201,7 @@ def _gradients(ds: xr.Dataset) -> list[Element]:
             [
                 str(name),
                 *(
-                    f"{a:.3f} ± {b:.3f}"
+                    "undefined" if np.isnan(a) else f"{a:.3f} ± {b:.3f}"
                     for a, b in zip(snr.sel(objective=name), error.sel(objective=name), strict=True)
                 ),
             ]
@@ -218,10 +219,6 @@ def _settings(report: GapReport) -> list[Element]:
     return [
         element("details", element("summary", f"{len(rows)} entries"), _scrolled(table(["", ""], rows, class_="words")))
     ]
-
-
-def _nats(value: float) -> str:
-    return "undefined" if np.isnan(value) else f"{value:.3f}"
 
 
 def _scrolled(content: Element) -> Element:

@@ -99,7 +99,7 @@ def _waterfall(ax: Axes, report: GapReport, way: list[Step]) -> None:
     ends = [("log p(x)", evidence), ("ELBO", elbo)]
     rows = [ends[0], *((step.label, step.mean) for step in way), ends[1]]
     for row, (_, mean) in enumerate(rows):
-        said = f"{mean.estimate:.2f} ± {mean.error:.2f}"
+        said = f"{mean.estimate:z.2f} ± {mean.error:.2f}"
         weight = "bold" if row in (0, last) else "normal"
         ax.annotate(said, (1.02, row), xycoords=("axes fraction", "data"), va="center", fontsize=10, weight=weight)
     ax.set_yticks(range(last + 1), [label for label, _ in rows])

@@ -11,7 +11,7 @@ from ppvae.inference.ledger.report import GapReport
 from ppvae.inference.runtime.checkpoint import describe
 from ppvae.inference.runtime.records import Evidence, Measurement
 from ppvae.inference.training.result import Fit
-from ppvae.views.elements import Content, curve, element, table, written
+from ppvae.views.elements import Content, curve, element, figure, table, written
 from ppvae.weights import Weights
 from ppvae.wording import counted
 
@@ -40,7 +40,7 @@ def _(record: Evidence) -> str:
     def row(name: str, one: Evidence, points: int) -> list[Content]:
         reliable = f"{int(one.reliable.sum())} of {len(one.reliable)}"
         khat = one.khat[~one.khat.isnan()]
-        median = f"{khat.median().item():.2f}" if len(khat) else "none"
+        median = f"{khat.median().item():z.2f}" if len(khat) else "none"
         return [name, str(points), *_nats(one), reliable, median]
 
     num = len(record.estimate)
@@ -64,7 +64,7 @@ def _(record: Fit) -> str:
         values = np.asarray(record.history.get(key, ()))
         values = values[np.isfinite(values)]
         if len(values):
-            rows.append([f"{name} of the last epoch", f"{values[-1]:.3f} nats per data point"])
+            rows.append([f"{name} of the last epoch", f"{values[-1]:z.3f} nats per data point"])
         if len(values) > 1:
             line = element("div", curve(values), style="width:16em;height:3em")
             rows.append([f"{name} over epochs", line])
@@ -75,15 +75,15 @@ def _(record: Fit) -> str:
 def _(record: Weights) -> str:
     num, size = record.log_p.shape
     terms = [("log p", record.log_p_sites), ("log q", record.log_q_sites)]
-    rows = [[f"{sign}, {site}", f"{v.mean().item():.3f}"] for sign, sites in terms for site, v in sites.items()]
-    rows.append(["log w", f"{record.log_w.mean().item():.3f}"])
+    rows = [[f"{sign}, {site}", f"{v.mean().item():z.3f}"] for sign, sites in terms for site, v in sites.items()]
+    rows.append(["log w", f"{record.log_w.mean().item():z.3f}"])
     return _shown(f"Weights, {num} particles of {size} data points", ["", "mean [nats]"], rows)
 
 
 @notebook.register
 def _(record: GapReport) -> str:
     summary = record.summary()
-    rows = [[label, *map("{:.3f}".format, each)] for label, each in zip(summary.index, summary.values, strict=True)]
+    rows = [[label, *map(figure, each)] for label, each in zip(summary.index, summary.values, strict=True)]
     return _shown(summary.index.name, ["", *ERRORS], rows, *record.verdict().splitlines())
 
 
@@ -92,7 +92,7 @@ def _nats(record: Measurement) -> list[Content]:
     if not len(record.estimate):
         return ["no data points", "", ""]
     mean = record.mean()
-    return [f"{each:.3f}" for each in (mean.estimate, mean.std_error, mean.monte_carlo_error)]
+    return [figure(each) for each in (mean.estimate, mean.std_error, mean.monte_carlo_error)]
 
 
 def _shown(title: str, head: Sequence[str], rows: Sequence[Sequence[Content]], *remarks: str) -> str:

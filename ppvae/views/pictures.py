@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from matplotlib.axes import Axes
@@ -75,7 +75,7 @@ def manifold(ax: Axes, pair: Pair, shape: Shape) -> None:
         z = torch.special.ndtri((torch.arange(GRID_IMAGES, dtype=torch.float64) + 0.5) / GRID_IMAGES)
         up, across = torch.meshgrid(z.flip(0), z, indexing="ij")
         examples = pair.examples(GRID_IMAGES**2)
-        plane = torch.stack([across, up], -1).reshape(-1, 2).to(next(pair.parameters()))
+        plane = cast(Tensor, to_pair(torch.stack([across, up], -1).reshape(-1, 2), pair))
         images(ax, decoded(pair, examples, {site: plane}, shape), shape, GRID_IMAGES)
     ends = [0, GRID_IMAGES // 2, GRID_IMAGES - 1]
     label_tiles(ax, shape, {i: f"{z[i]:.1f}" for i in ends}, {GRID_IMAGES - 1 - i: f"{z[i]:.1f}" for i in ends})

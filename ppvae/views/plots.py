@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ppvae.arguments import Count, Few, Real, Rows, Shape, checked
+from ppvae.conversion import to_pair
 from ppvae.inference.evidence.curve import BoundCurve
 from ppvae.inference.evidence.estimates import log_evidence
 from ppvae.inference.evidence.pareto import FINITE_VARIANCE
@@ -106,7 +107,7 @@ def density(ax: Axes, pair: Pair, limits: Limits, num_particles: Count = 200) ->
     """
     left, right, bottom, top = limits
     grid = torch.cartesian_prod(torch.linspace(left, right, GRID_POINTS), torch.linspace(bottom, top, GRID_POINTS))
-    grid = grid.to(next(pair.parameters()))
+    grid = cast(torch.Tensor, to_pair(grid, pair))
     try:
         found = log_evidence(pair, grid, "exact")
     except NotImplementedError:
@@ -151,7 +152,7 @@ def bounds(ax: Axes, gaps: Annotated[Mapping[str, GapReport], GAPS]) -> None:
             ax.errorbar(evidence.estimate, row, xerr=error, color=color(row))
         ax.plot(evidence.estimate, row, "o", color=color(row), ms=7)
         ax.plot(elbo.estimate, row, "|", color=color(row), ms=14, mew=2.5)
-        label = f"gap {round(apart.estimate, 2) + 0.0:.2f} ± {apart.error:.2f}"  # no -0.00
+        label = f"gap {apart.estimate:z.2f} ± {apart.error:.2f}"
         middle = (elbo.estimate + evidence.estimate) / 2
         ax.annotate(label, (middle, row), (0, 9), textcoords="offset points", ha="center", color=color(row))
     ax.set(ylim=(len(gaps) - 0.5, -0.8), yticks=range(len(gaps)), yticklabels=gaps)
@@ -231,7 +232,7 @@ def bound_curve(ax: Axes, curve: BoundCurve, evidence: Evidence | None = None) -
     for mean, hue, label in lines:
         error = mean.monte_carlo_error
         ax.axhspan(mean.estimate - error, mean.estimate + error, color=hue, alpha=0.25, lw=0)
-        ax.axhline(mean.estimate, color=hue, lw=1, label=f"{mean.estimate:.2f} ± {error:.2f}, {label}")
+        ax.axhline(mean.estimate, color=hue, lw=1, label=f"{mean.estimate:z.2f} ± {error:.2f}, {label}")
     low, high = min(estimates), max([*estimates, *(mean.estimate for mean, _, _ in lines)])
     margin = 0.1 * (high - low)
     ax.set(xscale="log", xlim=(K[0] / 1.5, 10 * K[-1]), ylim=(low - margin, high + margin))

@@ -60,7 +60,7 @@ def test_gap_prints_and_keeps_the_report(folder, data, capsys):
     printed = capsys.readouterr().out
     assert own.verdict() in printed
     assert "which is exact" in Path("gap.html").read_text()
-    assert f"{own.mean().estimate:.3f}" in printed
+    assert f"{own.mean().estimate:z.3f}" in printed
 
 
 def test_where_the_page_cannot_be_written_is_said_before_measuring(folder, capsys):

@@ -100,7 +100,7 @@ def test_the_way_down_is_drawn_to_scale(full, report):
     for (left, width), step in zip(bars, way, strict=True):
         assert width == pytest.approx(scale * abs(step.mean.estimate), abs=0.01)
         assert left == pytest.approx(ends[0] + scale * (min(step.start, step.end) - way[0].start), abs=0.01)
-        assert f"{step.mean.estimate:.2f} ± {step.mean.error:.2f}" in page.text
+        assert f"{step.mean.estimate:z.2f} ± {step.mean.error:.2f}" in page.text
     assert way[-1].end == pytest.approx(report.elbo.mean().estimate)
 
 
@@ -132,6 +132,20 @@ def test_gradient_noise_is_shown_where_it_was_measured(full, gradients, report, 
     plain = Read(tmp_path / "plain.html")
     assert "Noise of the gradients" not in plain.text
     assert not any(tag == "img" for tag, _ in plain.tags)
+
+
+def test_what_there_is_none_of_is_said_in_words(gradients, report, tmp_path):
+    """A gradient that an objective refuses, and the spread of one data point; on the page and in a notebook."""
+    refused = gradients.copy(deep=True)
+    refused["snr"][:, 0] = refused["snr_std_error"][:, 0] = np.nan
+    report.to_html(tmp_path / "gap.html", gradients=refused)
+    one = LinearVAE(3, 2)
+    single = ppvae.gap(one, one.sample(1), "quick", seed=0, progress=False)
+    single.to_html(tmp_path / "one.html")
+    texts = [Read(tmp_path / "gap.html").text, Read(tmp_path / "one.html").text]
+    for text in [*texts, single._repr_html_(), single.gap._repr_html_()]:
+        assert not re.search(r"\bnan\b", text)
+        assert "undefined" in text
 
 
 def test_settings_and_versions_are_kept(report, tmp_path):

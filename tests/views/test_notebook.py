@@ -1,5 +1,6 @@
 """Records in a notebook: a title, a small table, and their warnings; whatever they are called, it is escaped."""
 
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -93,7 +94,7 @@ def test_a_report_with_its_verdict(pair, x):
     report = ppvae.gap(pair, x, "quick", seed=0, progress=False)
     cells = shown(report)
     assert cells[0] == "LinearVAE, 200 data points"
-    assert f"{report.mean().estimate:.3f}" in cells
+    assert f"{report.mean().estimate:z.3f}" in cells
     assert cells[-1] == report.verdict().splitlines()[-1]
 
 
@@ -108,3 +109,20 @@ def test_names_are_escaped(pair, x):
 def test_other_things_have_no_such_form():
     with pytest.raises(TypeError, match="record: found int"):
         notebook(3)
+
+
+def test_no_zero_has_a_sign(pair, x, tmp_path):
+    """A gap within rounding below zero, in all that shows it."""
+    report = ppvae.gap(pair, x, "quick", seed=0, progress=False)
+    gap = report.log_evidence.estimate + 1e-6
+    report = replace(report, elbo=replace(report.elbo, estimate=gap))
+    assert report.gap.mean().estimate < 0
+    report.to_html(tmp_path / "gap.html")
+    page = (tmp_path / "gap.html").read_text()
+    texts = [repr(report), str(report), report._repr_html_(), page, str(report.gap), report.gap._repr_html_()]
+    waterfall = [text.get_text() for axes in report.plot().axes for text in axes.texts]
+    terms = ppvae.elbo_terms(pair, x, 10, seed=0, progress=False)
+    usage = replace(terms.latents["z"], mutual_information=-1e-9)
+    texts += [*waterfall, str(replace(terms, latents={"z": usage}))]
+    for text in texts:
+        assert not re.search(r"-0\.0+(?![\d.])", text), text

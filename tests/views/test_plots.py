@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 
@@ -40,6 +42,25 @@ def test_density_integrates_to_one(ax):
     density = ax.images[0].get_array()
     cell = (limits[1] - limits[0]) * (limits[3] - limits[2]) / (density.shape[0] - 1) / (density.shape[1] - 1)
     assert density.sum() * cell == pytest.approx(1.0, abs=0.01)
+
+
+def test_density_of_a_pair_that_holds_nothing(ax):
+    """Its grid has no type and no device but its own."""
+
+    class Plane(ppvae.Pair):
+        def model(self, x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                pyro.sample("x", dist.Normal(z[..., None].expand(*z.shape, 2), 1.0).to_event(1), obs=x)
+
+        def guide(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(x.sum(-1) / 3, 3**-0.5))
+
+    plots.density(ax, Plane(), (-1.0, 1.0, -1.0, 1.0))
+    cov = torch.eye(2) + 1
+    corner = torch.distributions.MultivariateNormal(torch.zeros(2), cov).log_prob(torch.ones(2)).exp()
+    assert ax.images[0].get_array()[-1, -1] == pytest.approx(corner.item(), rel=1e-4)
 
 
 def test_bounds_show_evidence_and_elbo(ax, gaps):

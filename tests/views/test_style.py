@@ -106,7 +106,7 @@ def test_the_waterfall_writes_each_figure_beside_its_row(gaps):
     left = figure.axes[0]
     rows = {round(text.xy[1]): text.get_text() for text in left.texts}
     ends = {0: report.log_evidence, 1: report.gap, 2: report.elbo}
-    assert rows == {row: f"{line.mean().estimate:.2f} ± {line.mean().std_error:.2f}" for row, line in ends.items()}
+    assert rows == {row: f"{line.mean().estimate:z.2f} ± {line.mean().std_error:.2f}" for row, line in ends.items()}
     low, high = left.get_xlim()
     assert low < report.elbo.mean().estimate < report.log_evidence.mean().estimate < high
     plt.close(figure)

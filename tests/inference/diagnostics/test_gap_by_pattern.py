@@ -8,6 +8,7 @@ import ppvae
 from ppvae import Effort
 from ppvae.inference.ledger.ascent import Ascent
 from ppvae.models import LinearModalities, LinearVAE, MultimodalVAE
+from ppvae.wording import figures
 
 pytestmark = pytest.mark.usefixtures("float64")
 quiet = {"seed": 0, "progress": False}
@@ -113,7 +114,7 @@ def test_the_report_is_a_line_in_text_and_a_table_in_a_notebook():
     report = ppvae.gap_by_pattern(pair, pair.sample(3), EXACT, num_simulations=20, **quiet)
     gap = report.reports["a + b"].gap.mean().estimate
     assert repr(report) == f"PatternReport(LinearModalities: gap of a + b {gap:.3f} nats)"
-    assert str(report) == report.summary().round(3).to_string()
+    assert str(report) == figures(report.summary())
     assert report._repr_html_().count("<table") == 1
     assert isinstance(report.summary(), pd.DataFrame)
 

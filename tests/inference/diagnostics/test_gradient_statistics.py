@@ -252,6 +252,8 @@ def test_bad_arguments_are_refused(pair, x):
     ):
         with pytest.raises(ValueError, match=message):
             look(**({"pair": pair, "data": x, "objectives": [IWAE()]} | settings))
+    with pytest.raises(ValueError, match="pair: found no parameter of LinearVAE with"):
+        look(LinearVAE(3, 2).requires_grad_(False), torch.randn(4, 3), [IWAE()])
 
 
 def test_plot_shows_the_ratios(pair, x):

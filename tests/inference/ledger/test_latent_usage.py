@@ -6,10 +6,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from support.small_pairs import Shift
 from support.zoo import ZOO
 from torch.distributions import Normal, kl_divergence
 
+import ppvae
 from ppvae import Pair
 from ppvae.inference.ledger.terms import elbo_terms_of
 from ppvae.inference.runtime.measuring import measuring
@@ -228,9 +230,30 @@ def test_dimensions_that_the_guide_does_not_move_are_not_active(num_samples):
     assert not usage.collapsed
 
 
-def test_one_data_point_has_no_active_units():
-    usage = measured(LinearVAE(5, 2), torch.randn(1, 5))["z"]
-    assert (usage.active_units, usage.num_units) == (0, 2)
+@pytest.mark.parametrize(("num", "num_samples"), [(1, 100), (30, 1)])
+def test_one_data_point_or_draw_cannot_tell_active_units(num, num_samples):
+    usage = measured(LinearVAE(5, 2), torch.randn(num, 5), num_samples)["z"]
+    assert (usage.active_units, usage.num_units) == (None, 2)
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_noise_makes_no_dimension_active(scale):
+    """Of a guide that is the prior, of any scale; while one dimension that is moved by as much is told."""
+    moved = torch.tensor([1.0] + [0.0] * 19)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(20), scale).to_event(1))
+            pyro.sample("x", dist.Normal(z[..., :1], 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(scale * moved * x, scale).to_event(1))
+
+    x = torch.randn(15, 1)
+    found = [measured(Pair.of(model, guide, x), x, 30, seed)["z"].active_units for seed in range(10)]
+    assert sum(each > 1 for each in found) <= 4  # of 190 that are not moved, at three errors
+    assert all(each >= 1 for each in found)
 
 
 def test_a_guide_that_is_the_prior_has_collapsed():
@@ -244,6 +267,31 @@ def test_a_guide_that_is_the_prior_has_collapsed():
     assert usage.kl.estimate.abs().max() < 1e-12
     assert abs(usage.mutual_information) < 1e-12
     assert usage.active_units == 0
+
+
+@pytest.mark.parametrize("shift", [0.1, 2.0])
+def test_a_latent_of_few_data_points_has_not_collapsed_if_they_use_it(shift):
+    """Three of a hundred have it, for a KL of `shift^2 / 2` each, and say so beside a latent that all have."""
+
+    def model(x, there):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+            with poutine.mask(mask=there):
+                w = pyro.sample("w", dist.Normal(0.0, 1.0))
+                pyro.sample("x", dist.Normal(w, 1.0), obs=x)
+
+    def guide(x, there):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(pyro.param("slope", torch.tensor(1.0)) * x, 0.5))
+            with poutine.mask(mask=there):
+                pyro.sample("w", dist.Normal(shift, 1.0))
+
+    batch = {"x": torch.randn(100), "there": torch.arange(100) < 3}
+    pair = Pair.of(model, guide, batch)
+    report = ppvae.gap(pair, batch, "quick", seed=0, progress=False)
+    assert report.latents["w"].kl.mean().estimate == pytest.approx(0.03 * shift**2 / 2, abs=0.01)
+    assert report.latents["w"].collapsed == (shift < 1)
+    assert ("Unused: w" in report.verdict()) == (shift < 1)
 
 
 def test_sites_that_a_summation_ties_to_the_observation_are_left_out():

@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from support.zoo import ZOO
 
 from ppvae import Pair, gap
@@ -202,3 +203,76 @@ def test_data_are_weighed_alike_in_chunks_of_any_size(widened, monkeypatch):
     pieces = [measured(pair, x, seed=seed)["x"].factor for seed in range(8)]
     difference = torch.tensor(whole) - torch.tensor(pieces)
     assert abs(difference.mean()) < 4 * difference.std() / len(difference) ** 0.5
+
+
+class Gaps(Pair):
+    """Numbers of which a mask says which are there, by a handler or by the distribution's own mask."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+
+    def model(self, x, there):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+            numbers = dist.Normal(torch.zeros(3), 2.0)
+            if self.how == "handler":
+                with poutine.mask(mask=there.all(-1)):
+                    pyro.sample("x", numbers.to_event(1), obs=x)
+            else:
+                pyro.sample("x", numbers.expand(x.shape).mask(there).to_event(1), obs=x)
+
+    def guide(self, x, there):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+
+def by_hand(squares, there):
+    """The factor and the gain of known squares, `[N, D]`."""
+    sums, nums = (squares * there).sum(1), there.sum(1)
+    gains = []
+    for i in range(len(sums)):
+        others = torch.arange(len(sums)) != i
+        s = sums[others].sum() / nums[others].sum()
+        gains.append((sums[i] * (1 - 1 / s) - nums[i] * s.log()) / 2)
+    return (sums.sum() / nums.sum()).sqrt().item(), torch.stack(gains).mean().item()
+
+
+@pytest.mark.parametrize("placeholder", [0.0, 1e3])
+@pytest.mark.parametrize("how", ["handler", "own"])
+def test_what_is_masked_is_no_residual(how, placeholder):
+    """Whole rows, or single numbers: what stands in their place does not matter."""
+    x, there = torch.randn(60, 3), torch.rand(60, 3) < 0.5
+    there = there[:, :1].expand(60, 3).contiguous() if how == "handler" else there
+    found = measured(Gaps(how), {"x": torch.where(there, x, placeholder), "there": there})["x"]
+    factor, gain = by_hand((x / 2).square(), there)
+    assert found.factor == pytest.approx(factor, rel=1e-10)
+    assert found.gain == pytest.approx(gain, rel=1e-9)
+
+
+def test_rows_without_the_site_gain_nothing(widened):
+    """Beside data that have it, as many without halve the gain and leave the factor."""
+    pair, x = widened
+    with_it = measured(pair, x)["x"]
+
+    class HalfMasked(Pair):
+        def model(self, x, there):
+            with poutine.mask(mask=there):
+                pair.model(x)
+
+        def guide(self, x, there):
+            with poutine.mask(mask=there):
+                pair.guide(x)
+
+    there = torch.arange(600) < 300
+    masked = measured(HalfMasked(), {"x": torch.cat([x, 0 * x]), "there": there})["x"]
+    assert masked.factor == pytest.approx(with_it.factor, rel=0.01)
+    assert masked.gain == pytest.approx(with_it.gain / 2, rel=0.02)
+
+
+@pytest.mark.parametrize(("num", "why"), [(0, "no data point has it"), (1, "one data point cannot tell")])
+def test_what_too_few_data_points_have_is_undefined(num, why):
+    there = (torch.arange(20) < num)[:, None].expand(20, 3).contiguous()
+    report = gap(Gaps("handler"), {"x": torch.randn(20, 3), "there": there}, "quick", seed=0, progress=False)
+    assert math.isnan(report.likelihood["x"].gain)
+    assert f"likelihood scale of 'x' ({why})" in report.verdict()

@@ -7,8 +7,10 @@ import pyro.distributions as dist
 import pytest
 import torch
 from support.zoo import ZOO
+from torch.distributions.transforms import ExpTransform
 
-from ppvae import ContractError, Pair
+import ppvae
+from ppvae import ContractError, Effort, Pair
 from ppvae.inference.ledger.ascent import Ascent
 from ppvae.inference.ledger.refinement import refine
 from ppvae.inference.ledger.richer_families import richer
@@ -156,3 +158,64 @@ def test_too_many_dimensions_are_refused():
     pair = LinearVAE(302, 301)
     with pytest.raises(ValueError, match="found 301 latent dimensions, expected at most 300"):
         measured(pair, torch.randn(2, 302), Ascent(max_steps=1))
+
+
+class Rates(Pair):
+    """`r_i ~ Exponential(1)`, `x_i ~ Poisson(3 r_i)`: the posterior is a product of Gammas."""
+
+    def __init__(self, guide):
+        super().__init__()
+        self.of_data, self.offset = guide, torch.nn.Parameter(torch.zeros(()))
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            r = pyro.sample("r", dist.Exponential(torch.ones(2)).to_event(1))
+            pyro.sample("x", dist.Poisson(3 * r).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("r", self.of_data(x, self.offset.exp()).to_event(1))
+
+    def log_prob(self, x):
+        """`p(x_i) = (1/4) (3/4)^x_i`."""
+        return (x * math.log(3) - (x + 1) * math.log(4)).sum(-1)
+
+    def best_exponential(self, x):
+        """The ELBO of each data point's best product of exponential distributions, by a search of their rates."""
+        rate = torch.linspace(0.01, 10, 20_000)
+        found = [n * (math.log(3) + (1 / rate).log() - EULER) - 4 / rate - torch.lgamma(n + 1) for n in x.unique()]
+        best = torch.stack([(each + 1 - rate.log()).max() for each in found])
+        return best[torch.searchsorted(x.unique(), x)].sum(-1)
+
+
+EULER = 0.5772156649015329  # E log r = -log rate - EULER
+
+
+def test_another_shape_is_no_correlation():
+    """Of independent latents: what scaling an exponential distribution's logarithm gains is not to be correlation's."""
+    x = torch.poisson(3 * dist.Exponential(1.0).sample((20, 2)))
+    pair = Rates(lambda x, factor: dist.Exponential(4 * factor / (1 + x)))
+    effort = Effort("iwae", 5000, num_samples=400, ascent=Ascent(max_steps=400), restarts=0, refit_steps=0)
+    report = ppvae.gap(pair, x, effort, seed=0, progress=False)
+    refined = report.elbo_refined.mean()
+    assert abs(refined.estimate - pair.best_exponential(x).mean()) < 4 * refined.monte_carlo_error + 0.005
+    correlation = report.correlation_gap.mean()
+    assert abs(correlation.estimate) < 4 * correlation.monte_carlo_error + 0.01
+    assert report.shape_gap.mean().estimate > 0.5
+    assert_at_most(report.elbo_marginals, pair.log_prob(x))
+    assert "The main cause is shape (" in report.verdict()
+    whole = report.correlation_gap.estimate + report.shape_gap.estimate + report.remaining_gap.estimate
+    torch.testing.assert_close(whole, report.approximation_gap.estimate)
+
+
+@pytest.mark.parametrize(
+    ("guide", "first"),
+    [
+        (lambda x, factor: dist.LogNormal(factor * x.log1p() - 1, 0.5), "full_rank"),
+        (lambda x, factor: dist.Gamma(1 + x, 4 * factor), "marginals"),
+        (lambda x, factor: dist.TransformedDistribution(dist.Normal(factor * x, 1.0), [ExpTransform()]), "marginals"),
+    ],
+)
+def test_latents_with_location_and_scale_are_not_moved_again(guide, first):
+    x = torch.tensor([[0.0, 3.0], [1.0, 2.0]])
+    assert next(iter(measured(Rates(guide), x, Ascent(max_steps=1)))) == first

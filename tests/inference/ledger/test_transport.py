@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ppvae.inference.ledger.transport import Affine, Composition, Coupling, SinhArcsinh
+from ppvae.inference.ledger.transport import Affine, Composition, Coupling, Diagonal, SinhArcsinh
 
 NUM_PARTICLES, NUM_POINTS = 4, 3
 DIMS = (1, 2, 5)
@@ -14,7 +14,7 @@ def flow(num_dims):
     return Composition(couplings | {"marginals": SinhArcsinh(num_dims), "affine": Affine(num_dims)})
 
 
-MAPS = {"affine": Affine, "sinh-arcsinh": SinhArcsinh, "coupling": Coupling, "composition": flow}
+MAPS = {"diagonal": Diagonal, "affine": Affine, "sinh-arcsinh": SinhArcsinh, "coupling": Coupling, "composition": flow}
 
 
 @pytest.fixture(autouse=True)

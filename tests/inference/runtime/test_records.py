@@ -43,7 +43,7 @@ def test_no_record_prints_its_numbers(pair):
 
 def test_a_report_is_a_line_in_text_and_a_table_with_its_verdict_in_a_notebook(pair):
     report = ppvae.gap(pair, torch.randn(20, 4), "quick", seed=0, progress=False)
-    gap = f"{report.gap.mean().estimate:.3f}"
+    gap = f"{report.gap.mean().estimate:z.3f}"
     assert repr(report).startswith("GapReport(LinearVAE, 20 data points: log p(x) ")
     assert repr(report).endswith(f"gap {gap} nats)")
     shown = report._repr_html_()
