@@ -21,15 +21,25 @@ def advance_at_once(graph: GraphModule, inputs: Sequence[Tensor]) -> None:
         counters = [given[counter] for counter in node.args[0] if counter in given]
         if len(counters) < len(node.args[0]) or any(counter.dim() for counter in counters):
             continue
+        if (together := shared(counters)) is None:
+            continue
         name = f"counters_{number}"
-        graph.register_buffer(name, shared(counters))
+        graph.register_buffer(name, together)
         with graph.graph.inserting_before(node):
             graph.graph.call_method("add_", (graph.graph.get_attr(name), *node.args[1:]))
         graph.graph.erase_node(node)
 
 
-def shared(counters: Sequence[Tensor]) -> Tensor:
-    """The counters in one tensor, of which each becomes an entry."""
+def shared(counters: Sequence[Tensor]) -> Tensor | None:
+    """The counters in one tensor, of which each is an entry, or becomes one.
+
+    None if another graph has some of them in a tensor with others, which they must not leave.
+    """
+    first, size = counters[0], counters[0].element_size()
+    if all(counter.data_ptr() == first.data_ptr() + i * size for i, counter in enumerate(counters)):
+        return first.detach().as_strided((len(counters),), (1,))
+    if any(counter.untyped_storage().nbytes() > size for counter in counters):
+        return None
     together = torch.stack(list(counters))
     for counter, entry in zip(counters, together, strict=True):
         counter.data = entry

@@ -192,10 +192,12 @@ def fit(
             held_out = replace(held_out, data=as_batch(held_out.data, trainer.device))
             refuse_other_rows(pair, held_out.data)
             check_data(trainer, "held_out", held_out.data, None, batch_size)
+    may_record = compile is not False and not callbacks and where.type in RECORDED and processes.size == 1
+    trainer.programs.records_rest = may_record and where.type == "cpu"
     if compile == "auto" and (scheduler is None or not scheduler.moved):
         earlier = processes.first(lambda: _compiled_in(checkpoint)) if resume and checkpoint else None
         trainer.programs.compiles = _is_long(trainer, num_steps) if earlier is None else earlier
-        if not trainer.programs.compiles and not callbacks and where.type in RECORDED and processes.size == 1:
+        if not trainer.programs.compiles and may_record:
             trainer.programs.record_after = RECORD_AFTER
     if callbacks:
         callbacks = [*callbacks, lambda run: refuse_others(trainer.update.parameters, pair)]

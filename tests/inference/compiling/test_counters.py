@@ -38,6 +38,16 @@ def test_each_is_still_a_tensor_of_its_own(counters):
     assert together.tolist() == [1.0, 12.0, 3.0, 4.0, 5.0]
 
 
+def test_counters_that_share_memory_stay_there(counters):
+    """As another graph advances them there."""
+    together = shared(counters)
+    assert shared(counters).data_ptr() == together.data_ptr()
+    assert shared(counters[::2]) is None
+    again = operations(advance, counters[:4])
+    again(*counters[:4])
+    assert together.tolist() == [1.0, 2.0, 2.5, 3.5, 4.0]
+
+
 def test_lists_of_other_tensors_are_added_to_as_they_are():
     def function(x, y):
         torch._foreach_add_([x, y], 1)

@@ -48,13 +48,16 @@ def assert_equal(one, other):
         assert torch.equal(p, q), name
 
 
+@pytest.mark.parametrize("num_programs", [1, 2], ids=["", "and of an epoch's rest"])
 @pytest.mark.parametrize("name", CASES)
-def test_no_bit_differs(name, made):
+def test_no_bit_differs(name, num_programs, made, monkeypatch):
+    if num_programs == 2:
+        monkeypatch.setattr("ppvae.inference.training.step_programs.REST_AFTER", 1)
     make, objective, settings = CASES[name]
     eager, a = trained(make, objective, False, **settings)
     assert not made
     pair, b = trained(make, objective, "auto", **settings)
-    assert len(made) == 1
+    assert len(made) == num_programs
     assert_equal(eager, pair)
     assert a.history["bound_per_step"].tolist() == b.history["bound_per_step"].tolist()
 
@@ -101,6 +104,37 @@ def test_what_looks_at_values_stays_eager_without_a_warning(made, caplog):
     eager, _ = trained(lambda: LinearVAE(4, 2), objective, False)
     pair, _ = trained(lambda: LinearVAE(4, 2), objective, "auto")
     assert not made
+    assert not caplog.text
+    assert_equal(eager, pair)
+
+
+def test_the_rest_of_a_compiled_epoch_is_recorded(monkeypatch):
+    run_as_traced(monkeypatch)
+    as_it_was, _ = trained(Busy, ELBO(), True, options=SMOOTH)
+    monkeypatch.setattr("ppvae.inference.training.step_programs.REST_AFTER", 1)
+    made = []
+    step = "ppvae.inference.training.step_programs.CompiledStep"
+    monkeypatch.setattr(step, lambda *args: made.append((len(args[3]), args[-1])) or CompiledStep(*args))
+    pair, _ = trained(Busy, ELBO(), True, options=SMOOTH)
+    assert made == [(20, False), (10, True)]
+    assert_equal(as_it_was, pair)
+
+
+def test_what_cannot_be_recorded_of_an_epochs_rest_is_eager(made, monkeypatch, caplog):
+    caplog.set_level("WARNING")
+
+    class Few(LinearVAE):
+        """Looks at values where there are few."""
+
+        def model(self, x):
+            if len(x) <= 10 and not x.isfinite().all():
+                raise ValueError
+            super().model(x)
+
+    eager, _ = trained(lambda: Few(4, 2), ELBO(), False)
+    monkeypatch.setattr("ppvae.inference.training.step_programs.REST_AFTER", 1)
+    pair, _ = trained(lambda: Few(4, 2), ELBO(), "auto")
+    assert len(made) == 1, "that of the other steps"
     assert not caplog.text
     assert_equal(eager, pair)
 
@@ -178,5 +212,5 @@ def test_the_bar_does_not_call_it_compiling():
     trainer.programs.record_after = 1
     for _ in range(3):
         trainer.step(DATA[:8])
-    assert trainer.programs._step is not None
+    assert trainer.programs._programs
     assert trainer.programs.seconds == 0
