@@ -117,8 +117,9 @@ def fit(
             bits. What Python decides in the model or the guide (a branch, a loop) is decided once, when the step is
             traced. All results are compared again after 2, 4, 8, 16, ... steps, and after callbacks; from a difference
             on training goes on uncompiled; with False it is decided at each step. What cannot be compiled runs
-            uncompiled, with a warning that says why. The first step, and smaller batches, are not compiled. A run that
-            goes on from a file stays as it was.
+            uncompiled, with a warning that says why. The first step, and smaller batches, are not compiled, but on
+            a CPU an epoch's smaller last batch is recorded after a hundred of them. A run that goes on from a file
+            stays as it was.
         checkpoint: a file that keeps the state of training, written after each epoch and its callbacks, on Ctrl-C and
             on SIGTERM, in place of an old one; or `Checkpoint(path, every=...)`, to write it within epochs, too. Where
             it cannot be written, as the disk is full, training goes on, and the result's `warning` says so.
