@@ -4,7 +4,7 @@ So is a parameter or a module that a method of the pair would hide; and in train
 is none of the pair's, and a tensor that requires gradients and is no parameter.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyro
@@ -62,14 +62,29 @@ class OwnParameters(TorchFunctionMode):
 
 def _refuse_plain(module: nn.Module) -> None:
     for name, held in vars(module).items():
-        for value in [held] if name.startswith("_") else tree_leaves(held):  # torch keeps parameters in dicts
+        if name.startswith("_") and not isinstance(held, Tensor):  # torch keeps parameters in dicts
+            continue
+        for value in _tensors_in(held):
             is_parameter = isinstance(value, nn.Parameter)  # of which others are met where they are used
-            if isinstance(value, Tensor) and not is_parameter and value.requires_grad and value.is_leaf:
+            if not is_parameter and value.requires_grad and value.is_leaf:
                 made = "nn.Parameter" if value is held else "nn.ParameterList"
                 raise ContractError(
                     f"{name}: found a tensor {list(value.shape)} of {type(module).__name__} that requires gradients "
                     f"and is no parameter, expected all that is learned to be one; write self.{name} = {made}(...)"
                 )
+
+
+def _tensors_in(held: Any) -> Iterator[Tensor]:
+    """The tensors in lists, tuples and dicts, however deep these are, and if they hold themselves."""
+    todo: list[Any] = [held]
+    seen: set[int] = set()
+    while todo:
+        value = todo.pop()
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple | dict) and id(value) not in seen:
+            seen.add(id(value))
+            todo += value.values() if isinstance(value, dict) else value
 
 
 class OwnStatements(Messenger):

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ppvae.batches import Batch, entries, is_rows, num_rows, rows, with_entries
 from ppvae.conversion import data_for, to_pair
-from ppvae.early_reads import refuse_early_reads
+from ppvae.early_reads import NUM_ROWS, refuse_early_reads
+from ppvae.explanations import failures_explained
 from ppvae.inference.ledger.cause import SIGNIFICANT, is_significant
 from ppvae.inference.ledger.experiments import ROUNDS, Bench, training_sample
 from ppvae.inference.ledger.head import Head, elbo_of_head
@@ -90,7 +91,7 @@ def _second_encoder(bench: Bench, seed: int) -> Measurement:
 
 
 def _model_samples(bench: Bench, seed: int) -> Measurement:
-    with evaluating(bench.pair, seed):
+    with evaluating(bench.pair, seed), failures_explained("model", NUM_ROWS):
         refuse_early_reads(bench.pair, _training_data(bench))
 
     def half_simulated(batch: Any) -> Batch:

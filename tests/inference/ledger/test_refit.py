@@ -261,17 +261,17 @@ def test_minibatches_are_transformed():
 
 def test_a_pair_of_functions_may_be_given():
     """Their parameters are found by what they do, not by where they are."""
-    scale = nn.Parameter(torch.tensor(1.0))
-    shift = nn.Parameter(torch.tensor(-2.0))
+    scale = nn.ParameterList([torch.tensor(1.0)])
+    shift = nn.ParameterList([torch.tensor(-2.0)])
 
     def model(x):
-        pyro.module("scale", nn.ParameterList([scale]))
+        pyro.module("scale", scale)
         with pyro.plate("rows", len(x)):
-            z = pyro.sample("z", dist.Normal(0.0, scale.exp()))
+            z = pyro.sample("z", dist.Normal(0.0, scale[0].exp()))
             pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
     def guide(x):
-        shift_now = pyro.module("shift", nn.ParameterList([shift]))[0]
+        shift_now = pyro.module("shift", shift)[0]
         with pyro.plate("rows", len(x)):
             pyro.sample("z", dist.Normal(x / 2 + shift_now, 0.7))
 
