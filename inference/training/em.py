@@ -112,10 +112,10 @@ def fit_em(
 
     E-step `r_nc = p(c | x_n)`; M-step `theta = argmax sum_nc r_nc log p(x_n, c; theta)`. The likelihood cannot fall,
     except by what the floor costs (which is known) and when an empty component is reseeded, as it is where means are
-    learned: each iteration is checked. Hard EM
-    gives a point to one component alone and climbs `sum_n max_c log p(x_n, c)`; from equal weights and equal spherical
-    covariances, with `update=["means"]`, it is K-means. The maximum is a local one: use restarts. A component that
-    shrinks onto few data points has a high likelihood and means little: raise the floor.
+    learned: each iteration is checked. Hard EM gives a point to one component alone and climbs
+    `sum_n max_c log p(x_n, c)`; from equal weights and equal spherical covariances, with `update=["means"]`, it is
+    K-means. The maximum is a local one: use restarts. A component that shrinks onto few data points has a high
+    likelihood and means little: raise the floor.
 
     Source: Dempster, Laird & Rubin 1977; Celeux & Govaert 1992 for hard EM; Arthur & Vassilvitskii 2007 for k-means++.
 

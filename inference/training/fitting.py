@@ -9,6 +9,7 @@ from ppvae.arguments import Count, Device, File, NonNegative, Seed, checked
 from ppvae.batches import as_batch
 from ppvae.devices import device_for
 from ppvae.files import check_target
+from ppvae.inference.compiling.programs import is_exact
 from ppvae.inference.objectives.protocol import Maximized
 from ppvae.inference.runtime.descriptions import training_described
 from ppvae.inference.runtime.distributed import group_for
@@ -194,7 +195,7 @@ def fit(
             refuse_other_rows(pair, held_out.data)
             check_data(trainer, "held_out", held_out.data, None, batch_size)
     may_record = compile is not False and not callbacks and where.type in RECORDED and processes.size == 1
-    trainer.programs.records_rest = may_record and where.type == "cpu"
+    trainer.programs.records_rest = may_record and is_exact(True, where)
     if compile == "auto" and (scheduler is None or not scheduler.moved):
         earlier = processes.first(lambda: _compiled_in(checkpoint)) if resume and checkpoint else None
         trainer.programs.compiles = _is_long(trainer, num_steps) if earlier is None else earlier
