@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 LIBRARIES = frozenset({*sys.stdlib_module_names, "torch", "pyro", "numpy", "ppvae"})
+"""Packages whose code is not that of a model's author."""
 INSTALLED = ("site-packages", "dist-packages")
 
 
@@ -83,7 +84,7 @@ def _file_of(function: Callable) -> str:
 
 def _reached(function: FunctionType, files: set[str]) -> list[Any]:
     """What a function refers to, and the one that it wraps."""
-    names = dict.fromkeys(_names(function.__code__))  # in order, which a copy in another process is to find again
+    names = dict.fromkeys(names_in(function.__code__))  # in order, which a copy in another process is to find again
     found = [getattr(function, "__wrapped__", None), *_closure(function)]
     found += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     found += [function.__globals__[name] for name in names if name in function.__globals__]
@@ -94,12 +95,12 @@ def _reached(function: FunctionType, files: set[str]) -> list[Any]:
     return found
 
 
-def _names(code: CodeType) -> Iterator[str]:
+def names_in(code: CodeType) -> Iterator[str]:
     """The names of globals and attributes in a function's code, and in that of functions inside it."""
     yield from code.co_names
     for inner in code.co_consts:
         if isinstance(inner, CodeType):
-            yield from _names(inner)
+            yield from names_in(inner)
 
 
 def _closure(function: FunctionType) -> Iterator[Any]:

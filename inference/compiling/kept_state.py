@@ -23,10 +23,9 @@ from ppvae.inference.compiling.object_parts import (
     attributes,
     library,
     may_be_users,
-    names_in,
 )
-from ppvae.inference.compiling.reasons import LIBRARIES
 from ppvae.internals import memory_of
+from ppvae.reached_modules import LIBRARIES, names_in
 
 MOST = 100_000
 """Values that are watched, which takes a fifth of a second; where there are more, nothing is compiled."""
@@ -111,7 +110,7 @@ class _Watch:
             self._add_parts(Place(value, where))
             self._todo.append((kind, where))
             if kind is types.FunctionType and library(value) not in LIBRARIES:
-                self._add_globals("global ", value.__globals__, names_in(value.__code__))
+                self._add_globals("global ", value.__globals__, frozenset(names_in(value.__code__)))
 
     def _add_parts(self, place: Place) -> None:
         self._places.append(place)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ppvae.inference.compiling.reasons import LIBRARIES
+from ppvae.reached_modules import LIBRARIES
 
 SEQUENCES = (list, tuple, deque, bytearray)
 CONTAINERS = (dict, *SEQUENCES, set, frozenset)
@@ -129,12 +129,6 @@ def _members(value: Any) -> dict[str, Any]:
                     with suppress(AttributeError):  # nothing is
                         found[name] = member.__get__(value)
     return found
-
-
-def names_in(code: types.CodeType) -> frozenset[str]:
-    """The names that code uses, in functions within it, too."""
-    within = [names_in(each) for each in code.co_consts if isinstance(each, types.CodeType)]
-    return frozenset(code.co_names).union(*within)
 
 
 def may_be_users(value: Any) -> bool:

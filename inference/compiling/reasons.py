@@ -1,11 +1,10 @@
 """Why something cannot be traced, in the words of whoever wrote it."""
 
 import linecache
-import sys
 import traceback
 from pathlib import Path
 
-LIBRARIES = {"torch", "pyro", "numpy", "ppvae", *sys.stdlib_module_names} - {"__main__"}
+from ppvae.reached_modules import LIBRARIES
 
 
 def reason(error: Exception) -> str:
