@@ -105,7 +105,7 @@ class CompiledStep:
     def moved(self) -> str:
         """The name of a parameter or a buffer that is no longer where the program reads it; empty if all are."""
         for held, name, whole_name, memory in self._places:
-            if (now := held.get(name)) is None or memory_of(now) != memory:
+            if name not in held or (now := held[name]) is None or memory_of(now) != memory:
                 return whole_name
         return ""
 

@@ -220,9 +220,13 @@ def tensors_of(pair: Pair) -> dict[str, Tensor]:
 
 def _copied(pair: Pair) -> Pair:
     try:
-        return copy.deepcopy(pair)
+        found = copy.deepcopy(pair)
     except Exception as error:  # of any kind: users' code
         raise _cannot_run(pair, f"copy.deepcopy fails with {reason(error)}") from error
+    for name, p in found.named_parameters():
+        if not p.is_leaf:
+            raise _cannot_run(pair, f"{name}: copy.deepcopy makes no parameter of it, as of those of TorchScript")
+    return found
 
 
 def _cannot_run(pair: Pair, why: str) -> ContractError:

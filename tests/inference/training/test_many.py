@@ -198,6 +198,17 @@ def test_pairs_that_differ_in_more_than_values_are_refused():
         ppvae.fit_many(lambda: LinearVAE(4, next(sizes)), data(), seeds=2, **SETTINGS)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`")
+def test_what_cannot_be_copied_is_refused():
+    def scripted():
+        pair = ppvae.models.VAE.mlp(6, 2, [4])
+        pair.posterior = torch.jit.script(torch.nn.Linear(6, 4))
+        return pair
+
+    with pytest.raises(ContractError, match=r"posterior.weight: copy.deepcopy makes no parameter of it"):
+        ppvae.fit_many(scripted, data(), seeds=2, **SETTINGS)
+
+
 class Looking(LinearVAE):
     def model(self, x):
         if self.weight.abs().max() > -1:

@@ -43,6 +43,14 @@ class Captured(Linear):
         return x
 
 
+class Scripted(Linear):
+    """TorchScript holds its parameters in what is no dict."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = torch.jit.script(nn.Sequential(self.encoder, nn.BatchNorm1d(4), nn.Dropout(0.1)))
+
+
 class Remembers(Linear):
     """Keeps its last input, which it does not read again."""
 
@@ -163,6 +171,7 @@ class Own(torch.optim.Adam):
 RECORDED = {
     "complex numbers": (Complex, {}),
     "a tensor that others write to": (Captured, {"transform": Captured.cool}),
+    "a scripted network": (Scripted, {}),
     "what is kept, and not read again": (Remembers, {}),
     "double precision with a schedule": (
         lambda: Linear().double(),
@@ -205,6 +214,7 @@ def eager(make, settings):
     return found
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`")
 @pytest.mark.parametrize("name", RECORDED)
 def test_no_bit_differs_where_it_is_recorded(name, made):
     make, settings = RECORDED[name]
