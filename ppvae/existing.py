@@ -8,6 +8,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.contrib.easyguide import EasyGuide
 from pyro.nn import PyroModule
 from pyro.poutine import Trace
 from pyro.poutine.guide import GuideMessenger
@@ -152,7 +153,13 @@ class ExistingFunctions(nn.Module):
         return self._run(self._model[0], args, kwargs)
 
     def guide(self, *args: Any, **kwargs: Any) -> Any:
-        return self._run(_drawing(self._guide[0]), args, kwargs)
+        try:
+            return self._run(_drawing(self._guide[0]), args, kwargs)
+        except Exception:
+            for module in modules_of(self._guide[0]):
+                if isinstance(module, EasyGuide):
+                    module.plates.clear()  # of the batch that failed, which it keeps for the next
+            raise
 
     def _run(self, function: Callable, args: tuple, kwargs: dict) -> Any:
         """Calls `function` with a parameter store that holds this pair's leaves and nothing else."""
