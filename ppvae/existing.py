@@ -233,7 +233,7 @@ def _announced(traces: list[Trace], state: Any, modules: list[nn.Module]) -> dic
     held = {id(parameter) for module in modules for parameter in module.parameters()}
     result: dict[str, Any] = {}
     for name, site in ((name, site) for trace in traces for name, site in trace.nodes.items()):
-        if site["type"] == "param":
+        if site["type"] == "param" and name in state["params"]:  # unless a handler, as `substitute`, gives its value
             value = state["params"][name]
             if _DIVIDER in name:
                 own = site["args"][1]  # by which a module computes, whatever the store has, unless it was given that

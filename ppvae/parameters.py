@@ -121,6 +121,8 @@ class OwnStatements(Messenger):
         self._own = {id(p) for p in pair.parameters()} if isinstance(pair, nn.Module) else set()
 
     def _pyro_param(self, msg: Any) -> None:
+        if msg["value"] is not None:  # given by a handler, as `poutine.substitute`
+            return
         name, *initial = msg["args"]
         store: Any = pyro.get_param_store()
         stored: Any = dict(store.items()).get(name)

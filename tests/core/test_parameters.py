@@ -4,6 +4,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.distributions import constraints
 from pyro.nn import PyroModule, PyroParam
 from support.functions import assert_says, refusal
@@ -264,3 +265,14 @@ def test_tensors_that_are_made_to_require_gradients_while_it_runs_pass(x):
     pair.shift = shift
     ppvae.fit(pair, x.requires_grad_(), steps=2, progress=False)
     assert pair.mean != 0
+
+
+def test_a_parameter_whose_value_a_handler_gives_is_not_the_pairs(x):
+    plain = Noise()
+    pair = Pair.of(poutine.substitute(plain.model, data={"sigma": torch.tensor(2.0)}), plain.guide, example=x)
+    assert [name for name, _ in pair.named_parameters()] == []
+    own = Pair.of(poutine.condition(plain.model, data={}), plain.guide, example=x)
+    with torch.no_grad():
+        own.sigma.fill_(torch.tensor(2.0).log())
+    one, two = (ppvae.elbo(each, x, num_samples=10, seed=0, progress=False).estimate for each in (pair, own))
+    assert torch.allclose(one, two)
