@@ -109,9 +109,9 @@ def _settled(pair: ModelAndGuide, few: list[Batch], summed: Collection[str], in_
                         f"guide site '{name}': found one draw for all particles where they lead, and one for each by "
                         "rows; to run it faster, draw by `pyro.sample` from a distribution"
                     )
+            return difference_from(drawn, other, most)
         except ContractError as error:
             return str(error)
-        return difference_from(drawn, other, most)
 
     reason = ""
     if pair.particles == LEADING:
@@ -303,9 +303,12 @@ def _check_match(guide: Trace, model: Trace) -> None:
         _check_event_shapes(name, drawn[name], sites[name])
     for name, site in sites.items():
         if not site["is_observed"] and name not in drawn and not site["fn"].has_enumerate_support:
+            remedy = f"add `pyro.sample('{name}', ...)` to the guide, which has {list(drawn)}"
+            if is_given(site["fn"]):
+                remedy = f"name what the model computes by `pyro.deterministic('{name}', ...)`"
             raise ContractError(
                 f"model site '{name}': found no site of that name in the guide and no finite support to sum over, "
-                f"expected one or the other; add `pyro.sample('{name}', ...)` to the guide, which has {list(drawn)}"
+                f"expected one or the other; {remedy}"
             )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.contrib.easyguide import EasyGuide
 from pyro.nn import PyroModule
 from pyro.poutine import Trace
 from pyro.poutine.guide import GuideMessenger
@@ -152,7 +153,13 @@ class ExistingFunctions(nn.Module):
         return self._run(self._model[0], args, kwargs)
 
     def guide(self, *args: Any, **kwargs: Any) -> Any:
-        return self._run(_drawing(self._guide[0]), args, kwargs)
+        try:
+            return self._run(_drawing(self._guide[0]), args, kwargs)
+        except Exception:
+            for module in modules_of(self._guide[0]):
+                if isinstance(module, EasyGuide):
+                    module.plates.clear()  # of the batch that failed, which it keeps for the next
+            raise
 
     def _run(self, function: Callable, args: tuple, kwargs: dict) -> Any:
         """Calls `function` with a parameter store that holds this pair's leaves and nothing else."""
@@ -226,7 +233,7 @@ def _announced(traces: list[Trace], state: Any, modules: list[nn.Module]) -> dic
     held = {id(parameter) for module in modules for parameter in module.parameters()}
     result: dict[str, Any] = {}
     for name, site in ((name, site) for trace in traces for name, site in trace.nodes.items()):
-        if site["type"] == "param":
+        if site["type"] == "param" and name in state["params"]:  # unless a handler, as `substitute`, gives its value
             value = state["params"][name]
             if _DIVIDER in name:
                 own = site["args"][1]  # by which a module computes, whatever the store has, unless it was given that

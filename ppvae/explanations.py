@@ -92,7 +92,7 @@ def _explanation(
     if layout == ROWS:
         return (
             f"{found}; expected it to run on a batch of {num_particles * num_rows} rows, as on one of {num_rows}; size "
-            "plates and tensors by the batch, as len(x) does"
+            "plates and tensors by the batch, as len(x) does, and let the model keep nothing from the guide's run"
         )
     return (
         f"{found}; expected it to take latents of shape [particles, batch, *event] = [{num_particles}, {num_rows}, "

@@ -59,6 +59,11 @@ def is_point(fn: Any) -> bool:
     return any(isinstance(part, dist.Delta) and not bool(part.log_density.any()) for part in parts(fn))
 
 
+def is_improper(fn: Any) -> bool:
+    """Whether a distribution is, or may be, one whose density does not integrate to one."""
+    return any(isinstance(part, dist.ImproperUniform) for part in parts(fn))
+
+
 def is_discrete(fn: Any) -> bool:
     """Whether a distribution gives probabilities, not densities, to its values."""
     support = support_of(inner := innermost(fn))

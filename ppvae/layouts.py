@@ -12,9 +12,10 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from ppvae.batches import Batch, call, num_rows, rows
+from ppvae.explanations import failures_explained
 from ppvae.kinds import is_discrete
 from ppvae.model_and_guide import ModelAndGuide
-from ppvae.particles import run
+from ppvae.particles import layout_of, run
 from ppvae.refusals import ContractError
 from ppvae.sites import log_prob_terms, sample_sites
 from ppvae.tracing import draw_latents, trace_model
@@ -161,15 +162,23 @@ def _terms(pair: ModelAndGuide, batch: Batch, latents: dict[str, Tensor]) -> Ter
 
 def _model_terms(pair: ModelAndGuide, batch: Batch, latents: dict[str, Tensor]) -> Terms:
     shape = _shape(batch, latents)
-    terms = trace_model(pair, batch, latents, shape[0]).log_p_terms()
+    with _explained(pair, "model", shape):
+        joint = trace_model(pair, batch, latents, shape[0])
+    terms = joint.log_p_terms()
     return {("model", name): term.expand(shape) for name, term in terms.items()}
 
 
 def _guide_terms(pair: ModelAndGuide, batch: Batch, latents: dict[str, Tensor]) -> Terms:
     shape = _shape(batch, latents)
-    with poutine.condition(data=latents):
-        terms = _log_q(run(pair, "guide", batch, shape[0]))
+    with _explained(pair, "guide", shape), poutine.condition(data=latents):
+        trace = run(pair, "guide", batch, shape[0])
+    terms = _log_q(trace)
     return {("guide", name): term.expand(shape) for name, term in terms.items()}
+
+
+def _explained(pair: ModelAndGuide, role: str, shape: tuple[int, int]) -> Any:
+    num_particles, num = shape
+    return failures_explained(role, num, num_particles, layout=layout_of(pair, role))
 
 
 def _shape(batch: Batch, latents: dict[str, Tensor]) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """What a pair learns is its own: a `pyro.param` that no parameter of the pair stands behind is refused.
 
 So is a parameter or a module that a method of the pair would hide; and in training an `nn.Parameter` of a module that
-is none of the pair's, and a tensor that requires gradients and is no parameter.
+is none of the pair's, and a tensor that requires gradients and is no parameter, wherever it is.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,23 +41,41 @@ class OwnParameters(TorchFunctionMode):
         for module in own:
             _refuse_plain(module)
         unlearned = [used for module in own for used in getattr(module, "unlearned", ())]
-        self._pair, self._known = pair, {id(p): p for module in [pair, *unlearned] for p in module.parameters()}
+        self._pair = pair
+        self._known: dict[int, Tensor] = {id(p): p for module in [pair, *unlearned] for p in module.parameters()}
 
     def __torch_function__(
         self, function: Callable, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        for value in tree_leaves((args, kwargs)):
-            if isinstance(value, nn.Parameter) and value.requires_grad and id(value) not in self._known:
-                if function == GRAD_FN.__get__:
-                    self._known[id(value)] = value
-                    continue
-                raise ContractError(
-                    f"pair: found an nn.Parameter {list(value.shape)} that is none of {type(self._pair).__name__}, "
-                    "expected all that is learned to be one, as otherwise it keeps its first value; make its module an "
-                    "attribute of the pair in __init__, keep several in an nn.ModuleList rather than a list, and "
-                    "freeze what is not learned, by `requires_grad_(False)`"
-                )
-        return function(*args, **(kwargs or {}))
+        for value in self._unknown((args, kwargs)):
+            if function == GRAD_FN.__get__ and isinstance(value, nn.Parameter):
+                self._known[id(value)] = value
+                continue
+            shape = list(value.shape)
+            what = f"an nn.Parameter {shape}" if isinstance(value, nn.Parameter) else f"a tensor {shape} with gradients"
+            remedy = "make it, or its module, an attribute of the pair in __init__, keep several modules in an "
+            remedy += "nn.ModuleList rather than a list"
+            if hasattr(self._pair, "unlearned"):
+                remedy = "name it in model or guide, `w = pyro.param('w', w)`, or its module, by pyro.module"
+            raise ContractError(
+                f"pair: found {what} that is none of {type(self._pair).__name__}'s parameters, "
+                f"expected all that is learned to be one, as otherwise it keeps its first value; {remedy}, and freeze "
+                "what is not learned, by `requires_grad_(False)`"
+            )
+        result = function(*args, **(kwargs or {}))
+        self._known |= {id(made): made for made in self._unknown((args, result))}  # such as by `requires_grad_`
+        return result
+
+    def _unknown(self, values: Any) -> Iterator[Tensor]:
+        """Those tensors of some that are to be learned, and no parameters of the pair.
+
+        Views that are made without gradients, and Pyro's tensors that know where they come from, say that they are
+        leaves that require them.
+        """
+        for value in tree_leaves(values):
+            is_one = (type(value) is Tensor and not value._is_view()) or isinstance(value, nn.Parameter)
+            if is_one and value.requires_grad and value.is_leaf and id(value) not in self._known:
+                yield value
 
 
 def _refuse_plain(module: nn.Module) -> None:
@@ -103,6 +121,8 @@ class OwnStatements(Messenger):
         self._own = {id(p) for p in pair.parameters()} if isinstance(pair, nn.Module) else set()
 
     def _pyro_param(self, msg: Any) -> None:
+        if msg["value"] is not None:  # given by a handler, as `poutine.substitute`
+            return
         name, *initial = msg["args"]
         store: Any = pyro.get_param_store()
         stored: Any = dict(store.items()).get(name)

@@ -50,7 +50,7 @@ def run(pair: ModelAndGuide, role: str, batch: Batch, num_particles: int) -> Tra
                 call(function, repeated(batch, num_particles))
         else:
             call(function, batch)
-    if layout_of(pair, role) != pair.particles:  # lest a model that is run by rows be told to have as many
+    if role == "guide":  # lest a model that is given these draws be given the guide's rows, too, in place of its own
         for name in [name for name, site in tracer.trace.nodes.items() if site_is_subsample(site)]:
             tracer.trace.remove_node(name)
     return tracer.trace

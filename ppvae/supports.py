@@ -23,6 +23,7 @@ from ppvae.kinds import (
     innermost,
     is_circular,
     is_discrete,
+    is_improper,
     is_moved_angle,
     is_point,
     is_sphere,
@@ -95,6 +96,12 @@ def _refuse_without_density(where: str, fn: Any, like: Tensor) -> None:
             f"{where}: found {family(fn)}, which gives a probability to one value and a density to all others, "
             "expected one of the two, as log q and log p of such draws make no weight; draw what decides, a Bernoulli, "
             "and the value as two latents"
+        )
+    if is_improper(fn):
+        raise ContractError(
+            f"{where}: found {family(fn)}, whose density does not integrate to one, expected one that does, as log "
+            "p(x) is undefined without; train with it if you like, and to measure take a wide distribution of the same "
+            "support, such as Normal(0.0, 100.0), or Uniform where it has two ends"
         )
     if is_moved_angle(fn):
         raise ContractError(

@@ -9,7 +9,7 @@ import torch
 from pyro.distributions.torch_distribution import ExpandedDistribution
 from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoDelta
-from support.functions import Functions, normal
+from support.functions import Functions, assert_says, normal, refusal
 from torch import nn
 
 import ppvae
@@ -258,3 +258,21 @@ def test_a_density_that_is_a_number_has_neither_slope_nor_score(objective, x):
     """Sticking the landing would leave out all of log q, and with it the guide's entropy."""
     with pytest.raises(ContractError, match=r"guide site 'z': found Delta with a log_density, .*'reparameterized'"):
         objective(ByHand(), x)
+
+
+def test_a_point_of_the_model_alone_is_told_to_be_named():
+    """Pyro's old idiom for `pyro.deterministic`."""
+
+    def model(x, name=lambda value: pyro.sample("twice", dist.Delta(value))):
+        with pyro.plate("data", len(x)):
+            twice = name(2 * pyro.sample("z", dist.Normal(0.0, 1.0)))
+            pyro.sample("x", dist.Normal(twice / 2, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+
+    x = torch.randn(5)
+    assert_says(refusal(Functions(model, guide), x), "site 'twice'", "pyro.deterministic('twice', ...)")
+    named = Functions(lambda x: model(x, lambda value: pyro.deterministic("twice", value)), guide)
+    assert torch.allclose(named.log_weights(x).log_w, dist.Normal(0.0, 2**0.5).log_prob(x))

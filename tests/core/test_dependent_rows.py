@@ -174,3 +174,25 @@ def test_draws_of_a_discrete_latent_may_be_the_same():
     for seed in range(20):
         torch.manual_seed(seed)
         Functions(coin, coin_guide).check(X[:1])
+
+
+class Shared:
+    """A guide that leaves something for the model on the object of both."""
+
+    left: torch.Tensor
+
+    def guide(self, x):
+        self.left = 0.1 * x
+        scalar_guide(x)
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z + self.left, 1.0), obs=x)
+
+
+@pytest.mark.parametrize("num_rows", [3, 9])
+def test_a_model_that_keeps_something_from_the_guides_run_is_told_so(num_rows):
+    shared = Shared()
+    message = refusal(Functions(shared.model, shared.guide), X[:num_rows])
+    assert_says(message, "model, after site 'z': found RuntimeError", "keep nothing from the guide's run")

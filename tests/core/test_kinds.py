@@ -204,20 +204,38 @@ def test_what_a_distribution_is_made_of_is_split_with_it(name):
     assert ((found.estimate - exact).abs() < 5 * found.std_error).all()
 
 
-def test_a_prior_without_draws_is_measured():
-    """`int N(x; z, 1) dz = 1`, under a prior of density one."""
+class WithoutDraws(dist.Normal):
+    """A density alone, as of a prior that nobody simulates."""
 
+    def rsample(self, sample_shape=()):
+        raise NotImplementedError
+
+
+def test_a_prior_without_draws_is_measured():
+    """`int N(z; 0, 1) N(x; z, 1) dz = N(x; 0, 2)`."""
+    without = pair(lambda: WithoutDraws(torch.zeros(()), 1.0), lambda x: dist.Normal(x / 2, 0.6))
+    report = ppvae.gap(without, X, effort="quick", seed=0, progress=False)
+    exact = dist.Normal(0.0, 2**0.5).log_prob(X)
+    assert ((report.log_evidence.estimate - exact).abs() < 5 * report.log_evidence.std_error + 1e-6).all()
+    ratio = 0.6**2 / 0.5  # of the guide's variance to the posterior's
+    cost = (ratio - 1 - math.log(ratio)) / 2
+    assert ((report.gap.estimate - cost).abs() < 5 * report.gap.std_error).all()
+
+
+@pytest.mark.parametrize("wrap", [lambda fn: fn, lambda fn: fn.mask(True), lambda fn: fn.expand((1,))])
+def test_a_prior_that_is_not_normalized_is_trained_and_not_measured(wrap):
     def model(x):
         with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.ImproperUniform(dist.constraints.real, (), ()))
+            z = pyro.sample("z", wrap(dist.ImproperUniform(dist.constraints.real, (), ())))
             pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
     def guide(x):
+        scale = pyro.param("scale", torch.tensor(0.8), constraint=dist.constraints.positive)
         with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(x, 0.8))
+            pyro.sample("z", dist.Normal(x, scale))
 
     improper = ppvae.Pair.of(model, guide, example=X)
-    report = ppvae.gap(improper, X, effort="quick", seed=0, progress=False)
-    assert (report.log_evidence.estimate.abs() < 5 * report.log_evidence.std_error + 1e-6).all()
-    cost = math.log(1 / 0.8) + 0.8**2 / 2 - 0.5  # of the guide's scale
-    assert ((report.gap.estimate - cost).abs() < 5 * report.gap.std_error).all()
+    ppvae.fit(improper, X, steps=1, progress=False)
+    for measure in (ppvae.elbo, ppvae.log_evidence, ppvae.gap):
+        with pytest.raises(ContractError, match=r"model site 'z': found .*ImproperUniform.* undefined .* Normal\("):
+            measure(improper, X, progress=False)

@@ -99,3 +99,26 @@ def test_it_is_trained_on_shuffled_batches_of_any_size():
         )
         gap = ppvae.elbo(pair, (x, torch.arange(NUM)), progress=False).estimate - dist.Normal(0.0, 2**0.5).log_prob(x)
         assert gap.abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("particles", ["leading", "rows"])
+def test_a_model_is_told_its_own_rows_whatever_the_guides_plate_says(particles):
+    """A guide that computes from the data has no use for the rows' numbers; its plate counts them from zero."""
+    offsets = torch.arange(1000.0)
+
+    def model(x, index):
+        with pyro.plate("data", 1000, subsample=index) as rows:
+            z = pyro.sample("z", dist.Normal(offsets[rows], 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x, index):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal((x + offsets[index]) / 2, 0.5**0.5))
+
+    index = torch.tensor([7, 200, 9, 4])
+    x = offsets[index] + torch.randn(4)
+    pair = Pair.of(model, guide, example=(x, index))
+    pair.particles = particles
+    exact = dist.Normal(offsets[index], 2**0.5).log_prob(x)  # the guide is exact, too
+    assert torch.allclose(pair.log_weights((x, index), num_particles=5).log_w, exact.expand(5, 4))
+    assert torch.allclose(ppvae.elbo(pair, (x, index), progress=False).estimate, exact)

@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.contrib.easyguide import EasyGuide
 from pyro.distributions import constraints
 from pyro.infer.autoguide import AutoDelta, AutoNormal, init_to_value
 from support.corpus.closed_forms import linear_log_evidence, linear_posterior
@@ -330,3 +331,45 @@ def test_a_plate_of_fixed_size_in_the_model_is_refused(x):
 
     with pytest.raises(ContractError, match=r"model.*as len\(x\) does"):
         Pair.of(fixed, auto_normal(x, fixed), x)
+
+
+class Easy(EasyGuide):
+    def guide(self, x):
+        with self.plate("data", len(x)):
+            loc = pyro.param("loc", lambda: posterior(x).mean + 0.2)
+            pyro.sample("z", dist.Normal(loc, 0.6).to_event(1))
+
+
+class EasyPoint(EasyGuide):
+    def guide(self, x):
+        with self.plate("data", len(x)):
+            self.map_estimate("z")
+
+
+def test_an_easy_guide(x):
+    """It keeps the plates of a call that fails, as with fewer rows than it has parameters for."""
+    pair, like = Pair.of(model, Easy(model), example=x), Pair.of(model, guide_like_auto_normal, example=x)
+    assert pair.own_rows is not None
+    assert like.own_rows is None
+    one, two = [ppvae.elbo(each, x, num_samples=1000, **QUIET) for each in (pair, like)]
+    assert ((one.estimate - two.estimate).abs() < 5 * torch.hypot(one.std_error, two.std_error)).all()
+    with pytest.raises(ContractError, match="expected the 5 rows"):
+        ppvae.elbo(pair, x[:3], **QUIET)
+    ppvae.fit(pair, x, steps=2, batch_size=len(x), progress=False)
+    points = Pair.of(model, EasyPoint(model), example=x)
+    ppvae.fit(points, x, steps=2, batch_size=len(x), progress=False)
+    with pytest.raises(ContractError, match="found Delta, a point"):
+        ppvae.elbo(points, x, **QUIET)
+
+
+def test_an_easy_guide_of_any_rows_after_data_that_fail(x):
+    class Amortized(EasyGuide):
+        def guide(self, x):
+            with self.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(posterior(x).mean, 0.6).to_event(1))
+
+    pair = Pair.of(model, Amortized(model), example=x)
+    before = ppvae.elbo(pair, x, **QUIET).estimate
+    with pytest.raises(ContractError):
+        ppvae.elbo(pair, x[:4, :2], **QUIET)
+    assert torch.equal(ppvae.elbo(pair, x, **QUIET).estimate, before)

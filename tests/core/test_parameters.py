@@ -4,6 +4,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.distributions import constraints
 from pyro.nn import PyroModule, PyroParam
 from support.functions import assert_says, refusal
@@ -220,3 +221,58 @@ def test_modules_that_are_made_while_it_runs_pass(x):
     pair.shift = lambda: 0.0 * dist.transforms.Spline(1, bound=3.0)(torch.ones(1)).sum()
     ppvae.fit(pair, x, steps=2, progress=False)
     assert pair.mean != 0
+
+
+def test_a_tensor_of_the_functions_that_requires_gradients(x):
+    """Pyro's SVI would not learn it either; named by pyro.param, it is."""
+    weight = torch.tensor(0.5, requires_grad=True)
+
+    def model(x):
+        slope = pyro.param("weight", weight) if names else weight
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(slope * z, pyro.param("scale", torch.tensor(1.0))), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 4, 1.0))
+
+    names = False
+    pair = Pair.of(model, guide, example=x)
+    pair.log_weights(x, num_particles=2)  # it can be measured
+    with pytest.raises(ContractError) as caught:
+        ppvae.fit(pair, x, steps=1, progress=False)
+    assert_says(str(caught.value), "found a tensor [] with gradients that is none of ExistingPair's", "pyro.param(")
+    weight.requires_grad_(False)
+    ppvae.fit(pair, x, steps=1, progress=False)
+    names = True
+    pair = Pair.of(model, guide, example=x)
+    ppvae.fit(pair, x, steps=2, lr=0.1, progress=False)
+    assert pair.weight != 0.5
+
+
+def test_tensors_that_are_made_to_require_gradients_while_it_runs_pass(x):
+    pair = NoiseInGuide()
+
+    @torch.enable_grad()
+    def shift():
+        one, two = torch.zeros(1).requires_grad_(), torch.zeros(1, requires_grad=True)
+        three = torch.zeros(1)
+        three.requires_grad = True
+        total = (one + two + three).square().sum()
+        return sum(torch.autograd.grad(total, [one, two, three])).sum()
+
+    pair.shift = shift
+    ppvae.fit(pair, x.requires_grad_(), steps=2, progress=False)
+    assert pair.mean != 0
+
+
+def test_a_parameter_whose_value_a_handler_gives_is_not_the_pairs(x):
+    plain = Noise()
+    pair = Pair.of(poutine.substitute(plain.model, data={"sigma": torch.tensor(2.0)}), plain.guide, example=x)
+    assert [name for name, _ in pair.named_parameters()] == []
+    own = Pair.of(poutine.condition(plain.model, data={}), plain.guide, example=x)
+    with torch.no_grad():
+        own.sigma.fill_(torch.tensor(2.0).log())
+    one, two = (ppvae.elbo(each, x, num_samples=10, seed=0, progress=False).estimate for each in (pair, own))
+    assert torch.allclose(one, two)
