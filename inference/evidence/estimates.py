@@ -16,7 +16,7 @@ from ppvae.files import check_target
 from ppvae.inference.compiling.repeated import Repeated
 from ppvae.inference.evidence import pace, streamed
 from ppvae.inference.evidence.annealed_importance import AIS
-from ppvae.inference.evidence.heavy_tails import warning_of_heavy_tails
+from ppvae.inference.evidence.heavy_tails import elbo_record
 from ppvae.inference.evidence.method import EvidenceMethod, Task
 from ppvae.inference.evidence.registry import METHODS, method_named
 from ppvae.inference.runtime.chunks import over_data
@@ -219,5 +219,4 @@ def elbo_of(pair: Pair, batch: Batch, num_samples: int, progress: bool) -> Measu
     terms = streamed.terms_of_the_elbo(pair, to_pair(rows_or_all(pair, batch, slice(2)), pair))
     measure = partial(streamed.mean_log_weight, Repeated(pair, terms))
     found = finite(over_data(pair, batch, num_samples, measure, "elbo" if progress else None))
-    warning = warning_of_heavy_tails(found["khat"], found["std_error"], num_samples)
-    return Measurement(found["estimate"], found["std_error"], num_samples, "elbo", warning, kind_of(pair, batch))
+    return elbo_record(found, num_samples, "elbo", kind_of(pair, batch))

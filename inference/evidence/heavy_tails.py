@@ -1,6 +1,7 @@
 """Whether log w, whose mean is the ELBO, has a variance: it has none where the guide's tails are the heavier ones."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -13,6 +14,11 @@ from ppvae.inference.evidence.pareto import (
     tail_size,
     unshrunk,
 )
+from ppvae.inference.runtime.chunks import mean_with_error
+from ppvae.inference.runtime.records import Measurement
+
+FINITE_MEAN = 1.0
+"""Pareto's k above which the mean is infinite."""
 
 BY_CHANCE = 0.02
 """The share of data points that may seem to have heavy tails without a word."""
@@ -41,6 +47,19 @@ def lower_khat(least: Tensor, greatest: Tensor) -> Tensor:
     return torch.where(greatest - least[-1] > EQUAL_WITHIN, pareto_khat(depth.log()), -torch.inf)
 
 
+def mean_with_tail(log_w: Tensor) -> dict[str, Tensor]:
+    """Of all log weights, `[K, B]`: `estimate` and `std_error` of their mean, and the `khat` of their lower tail."""
+    log_w = log_w.double()
+    least = log_w.topk(min(len(log_w), tail_size(len(log_w)) + 1), dim=0, largest=False).values
+    return mean_with_error(log_w) | {"khat": lower_khat(least, log_w.amax(0))}
+
+
+def elbo_record(found: Mapping[str, Tensor], num_samples: int, method: str, kind: str = "") -> Measurement:
+    """The record of an ELBO from `estimate`, `std_error` and `khat`, `[N]` each, with a warning of heavy tails."""
+    warning = warning_of_heavy_tails(found["khat"], found["std_error"], num_samples)
+    return Measurement(found["estimate"], found["std_error"], num_samples, method, warning, kind)
+
+
 def warning_of_heavy_tails(khat: Tensor, std_error: Tensor, num_samples: int) -> str:
     """What is wrong with an ELBO whose log weights have no finite variance, where more than chance speaks for it.
 
@@ -54,13 +73,14 @@ def warning_of_heavy_tails(khat: Tensor, std_error: Tensor, num_samples: int) ->
         return ""
     typical, _ = khats_drawn_together(khat, num_samples)
     bad = int((typical[counts] > FINITE_VARIANCE).sum())
+    falls = ", and the ELBO may be minus infinity" if (typical[counts] > FINITE_MEAN).any() else ""
     num_points = len(std_error)
     if bad <= BY_CHANCE * num_points:
         return ""
     return (
         f"the log weights of {bad} of {num_points} data points have heavy tails (k-hat > {FINITE_VARIANCE}): their "
-        "mean and its standard error are not to be trusted, and the ELBO may be minus infinity; take a guide with "
-        "lighter tails, or more samples, to see whether it falls"
+        f"mean and its standard error are not to be trusted{falls}; take a guide with lighter "
+        "tails, or more samples, to see whether it falls"
     )
 
 

@@ -8,13 +8,16 @@ import torch
 from torch import Tensor
 
 from ppvae.inference.evidence.method import EvidenceMethod, Halves
-from ppvae.inference.runtime.records import Evidence
+from ppvae.inference.runtime.records import Evidence, Measurement
 
 GAIN = 2.0
 """Joint standard errors by which a bound must exceed the most precise one to be taken in its place."""
 
 SHORTFALL = 2.5
 """Standard errors of their sum by which bounds must exceed another method's, over the data, to discredit it."""
+
+MOST_ERROR = 1.5
+"""Nats of standard error that are told apart: a larger one says that weights are few, not how far off their mean is."""
 
 ROUNDING_ERROR = 1e-6
 """Nats that count as no difference: where weights are equal, errors are zero up to rounding."""
@@ -66,6 +69,26 @@ def _chosen(halves: list[Evidence]) -> Tensor:
     base = torch.where(reliable | ~reliable.any(0), errors, math.inf).argmin(0)[None]
     exceeds = estimates - estimates.gather(0, base) > GAIN * torch.hypot(errors, errors.gather(0, base))
     return torch.where(exceeds.any(0), estimates.masked_fill(~exceeds, -math.inf).argmax(0), base[0])
+
+
+def raised(found: Evidence, bounds: Mapping[str, Measurement]) -> Evidence:
+    """The record with a larger of other lower bounds at data points that are not reliable, if any exceeds it there.
+
+    It must do so by two joint standard errors, or by 3 nats, as the largest of noisy bounds would be too large. Such
+    data points stay unreliable: how far an ELBO is from log p(x) is not known. A bound with a warning is not taken.
+
+    Args:
+        found: log p(x), as it was measured.
+        bounds: lower bounds of it on the same data points, by name.
+    """
+    for name, bound in bounds.items():
+        more = bound.estimate - found.estimate
+        joint = torch.hypot(bound.std_error, found.std_error).nan_to_num(MOST_ERROR).clamp(max=MOST_ERROR)
+        at = ~found.reliable & (more > GAIN * joint) & bound.std_error.isfinite()
+        if at.any() and not bound.warning:
+            of_it = {"estimate": bound.estimate, "std_error": bound.std_error}
+            found = found.with_rows(at, Evidence.of(name, bound.num_particles, of_it, torch.zeros_like(at)))
+    return found
 
 
 def shortfall(found: Evidence, other: Evidence, at: Tensor) -> float:

@@ -2,7 +2,7 @@
 
 import math
 
-from ppvae.inference.ledger.cause import SIGNIFICANT, Cause, significant
+from ppvae.inference.ledger.cause import SIGNIFICANT, Cause, is_significant, significant
 from ppvae.inference.ledger.lines import Bar, Line
 from ppvae.inference.ledger.measured import Measured
 from ppvae.inference.ledger.trials import CONTROLS, gain
@@ -79,6 +79,11 @@ UNSEEN = (
 def _beyond_training(found: Measured, line: Measurement) -> list[Cause]:
     """What remedies gained where they were tried, and what none of them did."""
     gains = {name: gained for name in TRIED if (gained := gain(found, name)) is not None}
+    last = _last_round(found)
+    if last and "elbo_second_encoder" in gains and _no_more_than(gains["elbo_second_encoder"], last):
+        del gains["elbo_second_encoder"]
+    else:
+        last = None
     causes: list[Cause] = []
     for name, gained in gains.items():
         unseen = found.out_of_reach and name == "elbo_second_encoder"
@@ -87,7 +92,33 @@ def _beyond_training(found: Measured, line: Measurement) -> list[Cause]:
     elbos = [found.measured[name] for name in (*CONTROLS, *gains) if name in found.measured]
     best = max(elbos, key=lambda elbo: elbo.mean().estimate)
     named = any(cause.name == "generalization" for cause in causes)
-    return [*causes, *_left(found, less("amortization left", found.measured["elbo_refined"], best), named)]
+    line = less("amortization left", found.measured["elbo_refined"], best)
+    return [*causes, *(_untold(line, last) if last else _left(found, line, named))]
+
+
+def _last_round(found: Measured) -> Measurement | None:
+    """What the last round of training the guide gained, where it did: then training is not over."""
+    line = difference("last round", found.measured.get("elbo_control"), found.measured.get("elbo_refitted"))
+    return line if line and is_significant(line) else None
+
+
+def _no_more_than(gained: Measurement, by_training: Measurement) -> bool:
+    """Whether a remedy gained no more than the round of training before it: it may be but faster to train."""
+    return gained.mean().estimate <= by_training.mean().estimate
+
+
+def _untold(line: Measurement, last: Measurement) -> list[Cause]:
+    """What is left where training is not over, and a second encoder gained no more than training does."""
+    return significant(
+        "amortization",
+        line,
+        lambda nats: (
+            f"Each data point's own best guide gains {nats:.2f} nats more than the guide after that training, whose "
+            f"last round still gained {last.mean().estimate:.2f}. A second encoder gained no more than that, so "
+            "whether the networks are too small cannot be told yet."
+        ),
+        "Train the guide longer, and then look again.",
+    )
 
 
 def _left(found: Measured, line: Measurement, named: bool) -> list[Cause]:

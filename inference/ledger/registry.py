@@ -12,7 +12,7 @@ register(
         "log_evidence",
         label="log p(x)",
         about="exact where the pair knows it; else the largest of importance weights, AIS from the guide, "
-        "and AIS from the prior",
+        "and AIS from the prior; where that is not to be trusted, of the ELBOs below too",
         value=lambda found: found.log_evidence,
     ),
     Line("elbo", label="ELBO", about="draws from the guide as it is", value=lambda found: found.elbo),

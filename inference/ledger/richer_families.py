@@ -5,6 +5,7 @@ maps (for a Gaussian guide: the full-rank Gaussians), and a flow followed by an 
 family (exponential distributions) to move and scale each dimension by itself, that comes first: it is no correlation.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from ppvae.batches import Batch, num_rows, rows
 from ppvae.conversion import to_pair
 from ppvae.inference.compiling.repeated import Repeated
 from ppvae.inference.evidence.coverage import refuse_unlike_rows
+from ppvae.inference.evidence.heavy_tails import elbo_record, mean_with_tail
 from ppvae.inference.ledger.ascent import Ascent, ascend, compile_after, like
 from ppvae.inference.ledger.local_guide import movable
 from ppvae.inference.ledger.refinement import SELECTION_SAMPLES, Refined
@@ -29,7 +31,7 @@ from ppvae.inference.ledger.transport import (
     SinhArcsinh,
     Transport,
 )
-from ppvae.inference.runtime.chunks import mean_with_error, over_data, sizes
+from ppvae.inference.runtime.chunks import over_data, sizes
 from ppvae.inference.runtime.records import Measurement
 from ppvae.latent_view import LatentView
 from ppvae.own_rows import rows_or_all
@@ -92,20 +94,19 @@ def richer(refined: Refined, settings: Ascent, num_samples: int, progress: bool)
         for name, fit in fits.items():
             best, diagnostics = fit(points, standard, fit.start(standard) | best)
             log_w = [fit.log_weights(points, standard, size, best) for size in sizes(num_samples, SELECTION_SAMPLES)]
-            elbo = mean_with_error(torch.cat(log_w))
+            elbo = mean_with_tail(torch.cat(log_w))
             found |= {f"{name}/{key}": value.double() for key, value in (elbo | diagnostics).items()}
         return found
 
     index = torch.arange(num_rows(batch))
     found = over_data(pair, index, 1, measure, "richer families" if progress else None, probe=one_step)
-    return {
-        name: Richer(
-            Measurement(found[f"{name}/estimate"], found[f"{name}/std_error"], num_samples, f"elbo, {name}"),
-            found[f"{name}/failed"].bool(),
-            found[f"{name}/converged"].mean().item(),
-        )
-        for name in families
-    }
+    return {name: _richer(name, found, num_samples) for name in families}
+
+
+def _richer(name: str, found: Mapping[str, Tensor], num_samples: int) -> Richer:
+    own = {key.removeprefix(f"{name}/"): value for key, value in found.items() if key.startswith(f"{name}/")}
+    elbo = elbo_record(own, num_samples, f"elbo, {name}")
+    return Richer(elbo, own["failed"].bool(), own["converged"].mean().item())
 
 
 def families_of(num_dims: int) -> dict[str, Transport]:

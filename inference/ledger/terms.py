@@ -15,8 +15,7 @@ from ppvae.arguments import Count, Distributed, Seed, checked
 from ppvae.batches import Batch, num_rows, some_rows
 from ppvae.contract import check_shapes
 from ppvae.conversion import to_pair
-from ppvae.inference.evidence.heavy_tails import lower_khat, warning_of_heavy_tails
-from ppvae.inference.evidence.pareto import tail_size
+from ppvae.inference.evidence.heavy_tails import mean_with_tail, warning_of_heavy_tails
 from ppvae.inference.ledger.latent_usage import MOST_POINTS, LatentUsage, active_units, mutual_information
 from ppvae.inference.objectives.dependencies import separable
 from ppvae.inference.runtime.chunks import mean_with_error, over_data, sizes
@@ -219,9 +218,7 @@ def _measured(
     for key, pieces in draws.items():
         of_key = mean_with_error(torch.cat(pieces))
         found |= {key: of_key["estimate"], f"{key}/error": of_key["std_error"]}
-    log_w = torch.cat(draws[ELBO])
-    least = log_w.topk(min(len(log_w), tail_size(num_draws) + 1), dim=0, largest=False).values
-    found["khat"] = lower_khat(least, log_w.amax(0))
+    found["khat"] = mean_with_tail(torch.cat(draws[ELBO]))["khat"]
     for term, (num, total, square) in sums.items():
         mean = total / num
         found |= {f"{term}/z": mean, f"{term}/noise": (square / num - mean.square()) / (num - 1)}

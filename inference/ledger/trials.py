@@ -14,6 +14,7 @@ from ppvae.batches import Batch, entries, is_rows, num_rows, rows, with_entries
 from ppvae.conversion import data_for, to_pair
 from ppvae.early_reads import NUM_ROWS, refuse_early_reads
 from ppvae.explanations import failures_explained
+from ppvae.inference.evidence.heavy_tails import elbo_record, mean_with_tail
 from ppvae.inference.ledger.cause import SIGNIFICANT, is_significant
 from ppvae.inference.ledger.experiments import ROUNDS, Bench, training_sample
 from ppvae.inference.ledger.head import Head, elbo_of_head
@@ -21,7 +22,7 @@ from ppvae.inference.ledger.lines import LINES, Line
 from ppvae.inference.ledger.measured import Measured
 from ppvae.inference.ledger.refit import refitted
 from ppvae.inference.ledger.second_encoder import SecondEncoder
-from ppvae.inference.runtime.chunks import evaluating, mean_with_error, over_data, sizes
+from ppvae.inference.runtime.chunks import evaluating, over_data, sizes
 from ppvae.inference.runtime.differences import difference
 from ppvae.inference.runtime.measuring import measuring
 from ppvae.inference.runtime.records import Measurement
@@ -124,7 +125,7 @@ def _head(family: str) -> Trial:
 
         def measure(points: Batch, num_draws: int, at_once: int) -> dict[str, Tensor]:
             log_w = [head.log_weights_of_head(points, size) for size in sizes(num_draws, at_once)]
-            return mean_with_error(torch.cat(log_w).double())
+            return mean_with_tail(torch.cat(log_w))
 
         steps, num = bench.settings.refit_steps, bench.settings.num_samples
         with (
@@ -132,7 +133,7 @@ def _head(family: str) -> Trial:
             measuring(head, bench.batch, bench.seed) as batch,
         ):
             found = over_data(head, batch, num, measure, f"{family} head" if bench.progress else None)
-        return Measurement(found["estimate"], found["std_error"], num, f"elbo, {family} head")
+        return elbo_record(found, num, f"elbo, {family} head")
 
     return trial
 

@@ -119,6 +119,8 @@ def _more_time(report: Measured) -> str:
     gap, evidence = values(report)["gap"].mean(), report.log_evidence
     if report.elbo.warning:
         return "More time for measuring need not lower the error of the gap, but shows whether the ELBO falls."
+    if math.isnan(gap.monte_carlo_error):
+        return "By a single draw the Monte Carlo error of the gap cannot be told; more would tell it."
     left, raised = math.sqrt(max(0.0, gap.error**2 - gap.monte_carlo_error**2)), evidence.std_error.square().mean() / 2
     said = f"More time for measuring would take the error of the gap from {gap.error:.3f} to {left:.3f}"
     up = f", and log p(x) up by {raised:.3f} nats."

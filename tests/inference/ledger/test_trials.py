@@ -146,3 +146,21 @@ def test_what_has_no_head_is_refused(name, message):
     pair, batch = ZOO[name].make()
     with pytest.raises(ppvae.ContractError, match=message):
         Head(pair, batch, "flow")
+
+
+@pytest.mark.parametrize(("gained", "names"), [(0.3, ["amortization"]), (0.9, ["capacity", "amortization"])])
+def test_where_training_is_not_over_a_second_encoder_must_gain_more_than_training(gained, names):
+    """Else it may but learn faster: its networks were once called too small for what longer training closed."""
+    pair = LinearVAE(6, 2).fit_guide()
+    report = ppvae.gap(pair, pair.sample(20), replace(PLAIN, ascent=None, refit_steps=0), **quiet)
+
+    def line(below):
+        return ppvae.Measurement(report.log_evidence.estimate - below, torch.full((20,), 0.01), 100, "made up")
+
+    lines = {"elbo_refined": 0.0, "elbo_refitted": 2.0, "elbo_control": 1.6, "elbo_second_encoder": 1.6 - gained}
+    report = replace(report, elbo=line(2.0), measured={name: line(below) for name, below in lines.items()})
+    found = causes(report)
+    assert sorted(cause.name for cause in found) == sorted(names)
+    left = next(cause for cause in found if cause.name == "amortization")
+    assert left.nats == pytest.approx(1.6 if gained < 0.4 else 0.7)
+    assert ("whose last round still gained 0.40" in left.says) == (gained < 0.4)

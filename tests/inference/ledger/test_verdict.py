@@ -128,3 +128,12 @@ def test_one_data_point_has_a_monte_carlo_error_alone(tmp_path):
     for text in (said, str(gap), page):
         assert "nan" not in text.split()
     assert str(gap) == f"{gap.estimate:.3f} nats (N = 1, Monte Carlo error {gap.monte_carlo_error:.3f})"
+
+
+def test_by_single_draws_no_error_is_promised(float64):
+    """Such errors are not known: more time was once said to take that of the gap to zero."""
+    pair = LinearVAE(6, 3)
+    effort = Effort("iwae", 1, num_samples=1, ascent=None)
+    said = ppvae.gap(pair, pair.sample(20), effort, seed=0, progress=False).verdict()
+    assert "By a single draw the Monte Carlo error of the gap cannot be told" in said
+    assert "to 0.000" not in said
