@@ -172,6 +172,39 @@ def test_tempered_weights_of_one_code_and_of_codes_that_coincide(num_codes, x):
     assert all(p.grad.isfinite().all() for p in pair.parameters() if p.grad is not None)
 
 
+@pytest.mark.parametrize("name", ["factorized", "autoregressive"])
+def test_under_a_learned_prior_codes_that_coincide_are_not_drawn_for_weights(pair, x, name):
+    """A vector would not tell which of them was drawn; the sum over all codes needs no draws."""
+    pair.prior = learned(PRIORS[name]([P], K))
+    with torch.no_grad():
+        pair.codebook.weight[0, 3] = pair.codebook.weight[0, 1]
+    torch.testing.assert_close(pair.log_prob(x), joint_of_all(pair, x).logsumexp(0))
+    assert (pair.log_weights(x).log_w <= pair.log_prob(x)).all()
+    with pytest.raises(ppvae.ContractError, match="codebook: found codes 1 and 3 at the same place"):
+        ppvae.log_evidence(pair, x, method="iwae", **quiet)
+
+
+@pytest.mark.parametrize("num_particles", [1, 3])
+@pytest.mark.parametrize("num_positions", [2, 6])
+def test_a_codebook_for_each_position_is_shared_by_all_rows(num_positions, num_particles, assert_mean):
+    """As many rows as codebooks, or others: a codebook's first dimension is none of rows."""
+    encoder = nn.Sequential(nn.Linear(6, 2 * num_positions), nn.Unflatten(-1, (num_positions, 2)))
+    decoder = nn.Sequential(nn.Flatten(-2), nn.Linear(2 * num_positions, 6))
+    codebook = Codebook(2, 2, num_codebooks=num_positions)
+    pair = VQVAE(encoder, codebook, Bernoulli(decoder), linear([num_positions], 2)).eval()
+    x = torch.rand(6 // num_particles, 6).round()
+    pair.check(x)
+    exact = pair.log_prob(x)
+    nearest = codebook(encoder(x)).mean
+    elbo = pair.likelihood(nearest).log_prob(x) + pair._prior().log_prob(nearest)
+    assert torch.equal(pair.log_weights(x, num_particles).log_w, elbo.expand(num_particles, -1))
+    with torch.no_grad():
+        for particles in ("leading", "rows"):
+            tempered = pair.tempered()
+            tempered.particles = particles
+            assert_mean((tempered.log_weights(x, 2000).log_w - exact).exp(), 1.0)
+
+
 def test_weights_have_the_mean_p_where_codes_are_more_than_what_they_can_be_placed_at(assert_mean):
     """Codes that coincide would have the probability of the first: theirs under a learned prior is another."""
     x = torch.eye(6)[torch.arange(20) % 2]
