@@ -32,10 +32,12 @@ class CodedPair(Pair):
 
     Attributes:
         encoder: of x.
+        likelihood: of x given the vectors of its codes.
         event_shape: of x.
     """
 
     encoder: nn.Module
+    likelihood: nn.Module
     event_shape: Sequence[int]
 
     def guide(self, x: Tensor) -> None:
@@ -48,6 +50,13 @@ class CodedPair(Pair):
     def _joint(self, x: Tensor) -> Joint:
         """`log p(x, c)` as a function of the indices of all positions in one dimension."""
         raise NotImplementedError
+
+    def _log_likelihood(self, z: Tensor, x: Tensor) -> Tensor:
+        """`log p(x | z)`, `[S, B]`, of x `[B, *event]` given vectors z `[S, 1 or B, ...]`."""
+        decoded = self.likelihood(z.flatten(0, 1))
+        if z.shape[1] == 1:
+            return decoded.log_prob(x.unsqueeze(1)).T
+        return decoded.log_prob(x.repeat(len(z), *(1,) * (x.dim() - 1))).unflatten(0, z.shape[:2])
 
     def _nearest(self, x: Tensor) -> Tensor:
         """The indices of the guide's codes, `[B, P]`."""

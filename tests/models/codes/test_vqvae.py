@@ -12,6 +12,7 @@ import ppvae
 from ppvae import ELBO, VectorQuantizedELBO
 from ppvae.models import (
     VQVAE,
+    VQVAE2,
     AutoregressivePrior,
     Bernoulli,
     Codebook,
@@ -21,6 +22,7 @@ from ppvae.models import (
 )
 from ppvae.models.codes import code_search
 from ppvae.models.codes.code_vectors import CodeVectors
+from ppvae.models.named_likelihoods import LIKELIHOODS
 
 pytestmark = pytest.mark.usefixtures("float64")
 K, P = 4, 3
@@ -69,6 +71,19 @@ def test_evidence_is_the_sum_over_all_codes(pair, x, name, monkeypatch):
     torch.testing.assert_close(ppvae.log_evidence(pair, x, progress=False).estimate, exact)
     monkeypatch.setattr(code_search, "ELEMENTS_AT_ONCE", 7 * x.numel())  # in pieces of seven, the last smaller
     torch.testing.assert_close(pair.log_prob(x), exact)
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_under_any_likelihood_the_evidence_of_many_data_points_is_that_of_each(likelihood):
+    flat = VQVAE.mlp(6, P, K, 2, [8], likelihood=likelihood, levels=3).eval()
+    x = flat.sample(5)
+    torch.testing.assert_close(flat.log_prob(x), joint_of_all(flat, x).logsumexp(0))
+    torch.testing.assert_close(flat.exact_elbo(x), flat.log_weights(x, 1).log_w[0])
+    maps = VQVAE2.convolutional((2, 2, 2), 2, 2, channels=4, num_halvings=1, likelihood=likelihood, levels=3).eval()
+    x = maps.sample(5)
+    torch.testing.assert_close(maps.log_prob(x), torch.cat([maps.log_prob(each) for each in x.split(1)]))
+    torch.testing.assert_close(maps.exact_elbo(x), maps.log_weights(x, 1).log_w[0])
+    assert (ppvae.gap(maps, x, "quick", **quiet).gap.estimate > 0).all()
 
 
 @pytest.mark.parametrize("name", PRIORS)
