@@ -31,26 +31,26 @@ def looked_up(codes: Tensor, index: Tensor) -> Tensor:
 
 
 class InCodebook(constraints.Constraint):
-    """The support: vectors `[*, n, D]` of a codebook."""
+    """The support: vectors `[*, n, D]` of a codebook, which all data points share, whatever its first dimension."""
 
     is_discrete = True
 
-    def __init__(self, codes: Tensor, event_dim: int):
-        self._codes, self._event_dim = codes, event_dim
+    def __init__(self, vectors: "CodeVectors"):
+        self._vectors = vectors
 
     @property
     def event_dim(self) -> int:  # type: ignore[override]
-        return self._event_dim
+        return self._vectors.event_dim
 
     def check(self, value: Tensor) -> Tensor:
-        found = (value.unsqueeze(-2) == self._codes).all(-1).any(-1)
-        return found.flatten(found.dim() - self._event_dim + 1).all(-1)
+        return self._vectors.has(value)
 
 
 class CodeVectors(dist.TorchDistribution):
     """`z = codebook[c]`, `c ~ base`: vectors of a codebook, with the probabilities of their indices.
 
-    Probabilities, not densities: any other vector has none. Of codes that coincide, the first stands for all.
+    Probabilities, not densities: any other vector has none. Of codes that coincide, the first stands for all: with
+    probabilities that differ, weights would be wrong, and a `VQVAE` with a learned prior refuses to draw them.
 
     Args:
         base: a distribution over indices, of event shape `[..., n]`.
@@ -71,7 +71,11 @@ class CodeVectors(dist.TorchDistribution):
 
     @property
     def support(self) -> Any:
-        return InCodebook(self.codes, self.event_dim)
+        return InCodebook(self)
+
+    def has(self, value: Tensor) -> Tensor:
+        """Whether all vectors of values `[*, *event]` are codes, `[*]`."""
+        return self._all((value.unsqueeze(-2) == self.codes).all(-1).any(-1))
 
     def log_prob(self, value: Tensor) -> Tensor:
         same = (value.unsqueeze(-2) == self.codes).all(-1)

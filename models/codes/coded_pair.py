@@ -3,17 +3,19 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ppvae.arguments import Observed, Positive, checked
 from ppvae.batches import of_batch
 from ppvae.mode import mode
+from ppvae.models.codes.code_priors import UniformCodes
 from ppvae.models.codes.code_search import Joint, best_codes, log_evidence_by_enumeration
 from ppvae.models.codes.code_vectors import CodeVectors
 from ppvae.models.codes.codebook import Codebook
 from ppvae.models.codes.tempered import TEMPERATURES, Softened
 from ppvae.pair import Pair
-from ppvae.refusals import refuse_shape
+from ppvae.refusals import ContractError, refuse_shape
 
 Quantize = Callable[[Codebook, Tensor, int, Callable[[], Any]], CodeVectors]
 """The distribution of a guide's site, from the codebook, what the encoder gives, the number of event dimensions, and a
@@ -30,10 +32,12 @@ class CodedPair(Pair):
 
     Attributes:
         encoder: of x.
+        likelihood: of x given the vectors of its codes.
         event_shape: of x.
     """
 
     encoder: nn.Module
+    likelihood: nn.Module
     event_shape: Sequence[int]
 
     def guide(self, x: Tensor) -> None:
@@ -46,6 +50,13 @@ class CodedPair(Pair):
     def _joint(self, x: Tensor) -> Joint:
         """`log p(x, c)` as a function of the indices of all positions in one dimension."""
         raise NotImplementedError
+
+    def _log_likelihood(self, z: Tensor, x: Tensor) -> Tensor:
+        """`log p(x | z)`, `[S, B]`, of x `[B, *event]` given vectors z `[S, 1 or B, ...]`."""
+        decoded = self.likelihood(z.flatten(0, 1))
+        if z.shape[1] == 1:
+            return decoded.log_prob(x.unsqueeze(1)).T
+        return decoded.log_prob(x.repeat(len(z), *(1,) * (x.dim() - 1))).unflatten(0, z.shape[:2])
 
     def _nearest(self, x: Tensor) -> Tensor:
         """The indices of the guide's codes, `[B, P]`."""
@@ -80,8 +91,23 @@ class CodedPair(Pair):
 
     @checked
     def tempered(self, temperatures: Sequence[Positive] = TEMPERATURES) -> "TemperedCodes":
-        """The same model, with a guide that has probability everywhere; see `TemperedCodes`."""
+        """The same model, with a guide that has probability everywhere; see `TemperedCodes`.
+
+        Raises:
+            ppvae.ContractError: codes that coincide, under a prior that is not uniform: their vector does not tell
+                which of them has been drawn.
+        """
+        if not all(isinstance(each.prior, UniformCodes) for each in self.modules() if hasattr(each, "prior")):
+            self._refuse_codes_that_coincide()
         return TemperedCodes(self, temperatures)
+
+    def _refuse_codes_that_coincide(self) -> None:
+        for name, each in self.named_modules():
+            if isinstance(each, Codebook) and (twice := _coinciding(each.codes)) is not None:
+                raise ContractError(
+                    f"{name}: found codes {twice[0]} and {twice[1]} at the same place, expected codes that differ, as "
+                    "the prior gives each a probability of its own; move one by restart_dead_codes(data), or take fewer"
+                )
 
     def _encoded(self, x: Tensor) -> Tensor:
         """What the encoder gives of data, in evaluation mode."""
@@ -114,3 +140,14 @@ class TemperedCodes(Pair):
 
     def guide(self, x: Tensor) -> None:
         self.pair.draw_codes(x, self.softened)
+
+
+@torch.no_grad()
+def _coinciding(codes: Tensor) -> tuple[int, int] | None:
+    """The first two codes of a codebook `[G, K, D]` that are equal, if any are."""
+    for own in codes:
+        _, value, count = own.unique(dim=0, return_inverse=True, return_counts=True)
+        if (count > 1).any():
+            first, second, *_ = (value == count.argmax()).nonzero().flatten().tolist()
+            return first, second
+    return None

@@ -18,7 +18,6 @@ from ppvae.models.named_likelihoods import LIKELIHOODS
 from ppvae.models.parts.likelihood import AnyLikelihood
 from ppvae.networks import mlp
 from ppvae.recipes import remembered
-from ppvae.splitting import split_distribution
 
 
 class VQVAE(CodedPair):
@@ -133,8 +132,7 @@ class VQVAE(CodedPair):
         def log_joint(index: Tensor) -> Tensor:
             index = index.unflatten(-1, prior.event_shape)
             z = looked_up(codes, index)
-            decoded = split_distribution(self.likelihood(z.flatten(0, 1)), (len(z), z.shape[1]))
-            return prior.log_prob(index) + decoded.log_prob(x)
+            return prior.log_prob(index) + self._log_likelihood(z, x)
 
         return Joint(log_joint, [codes.shape[1]] * prior.event_shape.numel(), x)
 

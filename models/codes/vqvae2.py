@@ -20,7 +20,6 @@ from ppvae.models.codes.coded_pair import CodedPair, Quantize
 from ppvae.models.named_likelihoods import LIKELIHOODS
 from ppvae.models.parts.likelihood import AnyLikelihood
 from ppvae.recipes import remembered
-from ppvae.splitting import split_distribution
 
 
 class VQVAE2(CodedPair):
@@ -155,9 +154,8 @@ class VQVAE2(CodedPair):
             above = self.bottom.laid_under(looked_up(self.top.codebook.codes, at_top))
             below = looked_up(self.bottom.codebook.codes, at_bottom)
             z = torch.cat([above, below], -1)
-            decoded = split_distribution(self.likelihood(z.flatten(0, 1)), (len(z), z.shape[1]))
             log_prior = self.top.indices().log_prob(at_top) + self.bottom.indices(above).log_prob(at_bottom)
-            return log_prior + decoded.log_prob(x)
+            return log_prior + self._log_likelihood(z, x)
 
         num_codes = [level.codebook.codes.shape[1] for level in levels for _ in range(torch.Size(level.shape).numel())]
         return Joint(log_joint, num_codes, x)

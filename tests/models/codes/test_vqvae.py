@@ -12,6 +12,7 @@ import ppvae
 from ppvae import ELBO, VectorQuantizedELBO
 from ppvae.models import (
     VQVAE,
+    VQVAE2,
     AutoregressivePrior,
     Bernoulli,
     Codebook,
@@ -21,6 +22,7 @@ from ppvae.models import (
 )
 from ppvae.models.codes import code_search
 from ppvae.models.codes.code_vectors import CodeVectors
+from ppvae.models.named_likelihoods import LIKELIHOODS
 
 pytestmark = pytest.mark.usefixtures("float64")
 K, P = 4, 3
@@ -69,6 +71,19 @@ def test_evidence_is_the_sum_over_all_codes(pair, x, name, monkeypatch):
     torch.testing.assert_close(ppvae.log_evidence(pair, x, progress=False).estimate, exact)
     monkeypatch.setattr(code_search, "ELEMENTS_AT_ONCE", 7 * x.numel())  # in pieces of seven, the last smaller
     torch.testing.assert_close(pair.log_prob(x), exact)
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_under_any_likelihood_the_evidence_of_many_data_points_is_that_of_each(likelihood):
+    flat = VQVAE.mlp(6, P, K, 2, [8], likelihood=likelihood, levels=3).eval()
+    x = flat.sample(5)
+    torch.testing.assert_close(flat.log_prob(x), joint_of_all(flat, x).logsumexp(0))
+    torch.testing.assert_close(flat.exact_elbo(x), flat.log_weights(x, 1).log_w[0])
+    maps = VQVAE2.convolutional((2, 2, 2), 2, 2, channels=4, num_halvings=1, likelihood=likelihood, levels=3).eval()
+    x = maps.sample(5)
+    torch.testing.assert_close(maps.log_prob(x), torch.cat([maps.log_prob(each) for each in x.split(1)]))
+    torch.testing.assert_close(maps.exact_elbo(x), maps.log_weights(x, 1).log_w[0])
+    assert (ppvae.gap(maps, x, "quick", **quiet).gap.estimate > 0).all()
 
 
 @pytest.mark.parametrize("name", PRIORS)
@@ -170,6 +185,39 @@ def test_tempered_weights_of_one_code_and_of_codes_that_coincide(num_codes, x):
     torch.testing.assert_close(pair.tempered().log_weights(x, 50).log_w, exact.expand(50, -1))
     pair.tempered().log_weights(x).log_w.mean().backward()
     assert all(p.grad.isfinite().all() for p in pair.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("name", ["factorized", "autoregressive"])
+def test_under_a_learned_prior_codes_that_coincide_are_not_drawn_for_weights(pair, x, name):
+    """A vector would not tell which of them was drawn; the sum over all codes needs no draws."""
+    pair.prior = learned(PRIORS[name]([P], K))
+    with torch.no_grad():
+        pair.codebook.weight[0, 3] = pair.codebook.weight[0, 1]
+    torch.testing.assert_close(pair.log_prob(x), joint_of_all(pair, x).logsumexp(0))
+    assert (pair.log_weights(x).log_w <= pair.log_prob(x)).all()
+    with pytest.raises(ppvae.ContractError, match="codebook: found codes 1 and 3 at the same place"):
+        ppvae.log_evidence(pair, x, method="iwae", **quiet)
+
+
+@pytest.mark.parametrize("num_particles", [1, 3])
+@pytest.mark.parametrize("num_positions", [2, 6])
+def test_a_codebook_for_each_position_is_shared_by_all_rows(num_positions, num_particles, assert_mean):
+    """As many rows as codebooks, or others: a codebook's first dimension is none of rows."""
+    encoder = nn.Sequential(nn.Linear(6, 2 * num_positions), nn.Unflatten(-1, (num_positions, 2)))
+    decoder = nn.Sequential(nn.Flatten(-2), nn.Linear(2 * num_positions, 6))
+    codebook = Codebook(2, 2, num_codebooks=num_positions)
+    pair = VQVAE(encoder, codebook, Bernoulli(decoder), linear([num_positions], 2)).eval()
+    x = torch.rand(6 // num_particles, 6).round()
+    pair.check(x)
+    exact = pair.log_prob(x)
+    nearest = codebook(encoder(x)).mean
+    elbo = pair.likelihood(nearest).log_prob(x) + pair._prior().log_prob(nearest)
+    assert torch.equal(pair.log_weights(x, num_particles).log_w, elbo.expand(num_particles, -1))
+    with torch.no_grad():
+        for particles in ("leading", "rows"):
+            tempered = pair.tempered()
+            tempered.particles = particles
+            assert_mean((tempered.log_weights(x, 2000).log_w - exact).exp(), 1.0)
 
 
 def test_weights_have_the_mean_p_where_codes_are_more_than_what_they_can_be_placed_at(assert_mean):
