@@ -25,6 +25,7 @@ class Recurrent(LinearVAE):
 @pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM, nn.RNN])
 def test_each_run_is_what_it_is_alone(kind):
     x = torch.randn(70, 4, generator=torch.Generator().manual_seed(0))
+
     def norms(pair, batch, step=None):
         states, _ = pair.path(batch.unsqueeze(-1))
         value = -(states[:, -1] - 0.5).square().sum(-1)
