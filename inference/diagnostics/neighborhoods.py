@@ -9,6 +9,8 @@ CHUNK = 1000
 PERMUTATIONS = 999
 ROUNDING = 1e-6
 """Relative: what differs by no more is equal."""
+LOST = 1e-12
+"""What squared distances, summed by products, are off by, relative to the squares that they are made of."""
 
 
 def density_and_coverage(real: Tensor, drawn: Tensor, nearest: int) -> dict[str, float]:
@@ -88,10 +90,13 @@ def memorization(counts: Tensor, generator: torch.Generator) -> tuple[float, flo
 
 def _balls(center: Tensor, other: Tensor, nearest: int) -> tuple[Tensor, Tensor]:
     """How many of `other`, `[M, D]`, lie in each ball about `center`, `[N]`; and which of them lie in any, `[M]`."""
+    origin = center.mean(0)  # far from it, products would lose what distances differ by
+    center, other = center - origin, other - origin
     inside, hit = [], torch.zeros(len(other), dtype=torch.bool)
     for few in center.split(CHUNK):
         radius = torch.cdist(few, center).kthvalue(nearest + 1, dim=1).values  # the first of them is the point itself
-        within = torch.cdist(few, other) <= radius[:, None]
+        lost = LOST * (few.square().sum(1, True) + other.square().sum(1))
+        within = torch.cdist(few, other).square() <= radius.square()[:, None] + lost
         inside.append(within.sum(1))
         hit |= within.any(0)
     return torch.cat(inside), hit

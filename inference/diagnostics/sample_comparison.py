@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Annotated
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ppvae.arguments import Count, Observed, Seed, checked
 from ppvae.batches import some_rows, transformed
@@ -21,6 +22,7 @@ from ppvae.inference.diagnostics.neighborhoods import (
     nearest_in_training,
 )
 from ppvae.inference.runtime.chunks import evaluating
+from ppvae.mode import mode
 from ppvae.pair import Pair
 from ppvae.rules import Numbers, Whole
 
@@ -78,7 +80,8 @@ def compare_samples(
         sources: pairs, or samples `[M, *event]` drawn before, by name.
         held_out: N data points that no model was trained on.
         train: training data, for memorization, which takes any N of them.
-        features: a function of data `[N, *event]`; returns `[N, D]`. By default the data themselves, as vectors.
+        features: a function of data `[N, *event]`; returns `[N, D]`. By default the data themselves, as vectors. A
+            module is evaluated.
         modes: the modes to look for.
         num_samples: M, draws of each pair; as many as held-out points if None.
         nearest: k, of the nearest neighbors.
@@ -89,7 +92,8 @@ def compare_samples(
         A `Table`: `table["name"]["coverage"].estimate`, and `print(table)`.
 
     Raises:
-        ValueError: samples of another shape than the data, or fewer points in a half than neighbors.
+        ValueError: samples of another shape than the data, features that are no finite row for each data point, or
+            fewer points in a half than neighbors.
 
     Example:
         >>> from ppvae.models import LinearVAE
@@ -167,9 +171,15 @@ def _refuse_unlike(name: str, x: Tensor, held_out: Tensor) -> None:
 
 
 def _features(features: Callable[[Tensor], Tensor] | None, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        found = transformed(features, x)
-    return found.detach().flatten(1).double().cpu()
+    evaluated = mode(features, training=False) if isinstance(features, nn.Module) else nullcontext()
+    with torch.no_grad(), evaluated:
+        found = torch.as_tensor(transformed(features, x))
+    if found.shape[:1] != x.shape[:1] or not found.isfinite().all():
+        raise ValueError(
+            f"features: found the shape {list(found.shape)}, {int((~found.isfinite()).sum())} numbers of it not "
+            f"finite, expected finite ones, [{len(x)}, D] for as many data points; return a row for each"
+        )
+    return found.detach().reshape(len(x), -1).double().cpu()
 
 
 def _measured(

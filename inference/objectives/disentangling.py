@@ -11,7 +11,7 @@ from ppvae.batches import Batch, num_rows
 from ppvae.inference.objectives.aggregate import log_aggregate, posteriors, stratified_shares
 from ppvae.inference.objectives.evidence_lower_bound import ELBO
 from ppvae.inference.objectives.protocol import MeanOverDraws
-from ppvae.inference.objectives.weighting import data_weights, mean_over_data
+from ppvae.inference.objectives.weighting import data_weights, mean_over_data, of_whole_batch
 from ppvae.pair import Pair
 
 
@@ -112,4 +112,4 @@ class DIPVAE(MeanOverDraws):
         variances = covariance.diagonal()
         off_diagonal = covariance.square().sum() - variances.square().sum()
         price = self.off_diagonal * off_diagonal + self.diagonal * (variances - 1).square().sum()
-        return value, surrogate - price
+        return value, surrogate - of_whole_batch(price)

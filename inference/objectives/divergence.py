@@ -49,6 +49,8 @@ def kl_divergence(q: AnyDistribution, p: AnyDistribution) -> Tensor:
             raise NotImplementedError(f"{family(fn)} has two values of its base for each of its own")
     if _is_generic(q, p):
         raise NotImplementedError(f"torch's formula for {family(q)} has no gradient for the guide")
+    if isinstance(_base(q), dist.ContinuousBernoulli) and isinstance(_base(p), dist.Uniform):
+        raise NotImplementedError("torch's formula is infinite on the interval from 0 to 1, too")
     return torch_kl_divergence(q, p)
 
 
@@ -74,6 +76,12 @@ def _folds(fn: Any) -> bool:
             return True
         fn = fn.base_dist
     return False
+
+
+def _base(fn: Any) -> Any:
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return fn
 
 
 def _is_generic(q: Any, p: Any) -> bool:

@@ -18,7 +18,7 @@ from ppvae.inference.objectives.gradients import Draw
 from ppvae.inference.objectives.importance_weighted import gain
 from ppvae.inference.objectives.protocol import MeanOverDraws
 from ppvae.inference.objectives.scales import is_pair_scaled, is_scaled, like_scales, scaled
-from ppvae.inference.objectives.weighting import mean_over_data
+from ppvae.inference.objectives.weighting import average
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError
 from ppvae.sites import sample_sites
@@ -201,7 +201,7 @@ class ELBO(MeanOverDraws):
             )
         log_p, log_q = dict(log_p), dict(log_q)
         own = {key: [name for name in names if name in log_q] for key, names in latent.items()}
-        kl = {key: mean_over_data(sum(log_q[name] for name in own[key]) - log_p[key]) for key in latent}
+        kl = {key: average(sum(log_q[name] for name in own[key]) - log_p[key]) for key in latent}
         gamma = _balancing(kl, draw.joint.model) if self.balance else {}
         for key in latent:
             weight = beta * (kl[key] > self.free_bits) if self.free_bits else beta

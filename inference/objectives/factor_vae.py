@@ -13,7 +13,7 @@ from ppvae.inference.objectives.adversarial import frozen
 from ppvae.inference.objectives.aggregate import posteriors
 from ppvae.inference.objectives.evidence_lower_bound import ELBO
 from ppvae.inference.objectives.protocol import MeanOverDraws
-from ppvae.inference.objectives.weighting import data_weights, mean_over_data
+from ppvae.inference.objectives.weighting import data_weights, mean_over_data, of_whole_batch
 from ppvae.pair import Pair
 from ppvae.protocols import has_all_of
 from ppvae.refusals import ContractError
@@ -76,7 +76,7 @@ class FactorVAE(MeanOverDraws):
         critic: Any = pair.latent_critic
         price = mean_over_data(frozen(critic, z).squeeze(-1))
         of_whole, of_margins = (critic(draws.detach()).squeeze(-1) for draws in (z, shuffled(z)))
-        gain = mean_over_data(logsigmoid(of_whole)) + logsigmoid(-of_margins).mean()
+        gain = mean_over_data(logsigmoid(of_whole)) + of_whole_batch(logsigmoid(-of_margins).mean())
         return value, surrogate - self.gamma * price + gain
 
 

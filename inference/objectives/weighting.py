@@ -29,13 +29,30 @@ def mean_over_data(terms: Tensor) -> Tensor:
     return (weights.values * terms).mean()
 
 
-def data_weights(like: Tensor) -> Tensor:
-    """The weights of B data points, `[B]`, which sum to one: equal, if training does not weigh its data."""
+def average(terms: Tensor) -> Tensor:
+    """The mean of `[..., B]` over these data points, by weights that sum to one, and all else."""
+    weights = _in_force.get()
+    return terms.mean() if weights is None else (data_weights(terms.detach().flatten(0, -2)[0]) * terms).sum(-1).mean()
+
+
+def of_whole_batch(term: Tensor) -> Tensor:
+    """A scalar that is one for a whole batch; it counts by the mean weight of the data points, if they have any."""
     weights = _in_force.get()
     if weights is None:
-        return torch.full_like(like, 1 / len(like))
+        return term
     weights.asked = True
-    return weights.values.to(like) / weights.values.sum()
+    return weights.values.mean() * term
+
+
+def data_weights(like: Tensor) -> Tensor:
+    """The weights of B data points, `[B]`, which sum to one: equal, if training does not weigh its data, or if none of
+    these counts, as any mean over them then counts for nothing."""
+    weights, equal = _in_force.get(), torch.full_like(like, 1 / len(like))
+    if weights is None:
+        return equal
+    weights.asked = True
+    values = weights.values.to(like)
+    return torch.where(values.sum() > 0, values / values.sum(), equal)
 
 
 @contextmanager

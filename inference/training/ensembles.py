@@ -9,6 +9,7 @@ from typing import Any, cast
 import pyro
 import torch
 from torch import Tensor
+from torch.fx import GraphModule
 
 from ppvae.batches import Batch, made_beside
 from ppvae.inference.compiling.inputs import CannotCompileError, kind_of, taken_apart
@@ -151,7 +152,7 @@ class OfAll(Objective):
         before = random_state(inputs[0].device)
         try:
             with pyro.validation_enabled(False), untouched(run, self.objective) as met:
-                graph = traced(function, inputs, met, [t for t in tensors_of(run).values() if t.requires_grad])
+                graph = _traced(function, inputs, met, [t for t in tensors_of(run).values() if t.requires_grad])
                 results = [
                     (of_run(number, other), of_run(number, run)) for number, other in enumerate(ensemble.others, 1)
                 ]
@@ -211,6 +212,16 @@ class _Program:
         except Exception as error:  # of any kind: whether it can be run for all depends on its operations
             raise _cannot_run(ensemble.run, reason(error)) from error
         return value, dict(zip(self.reached, gradients, strict=True))
+
+
+def _traced(*args: Any) -> GraphModule:
+    """`traced`, without oneDNN's operation for a whole LSTM, which vmap does not know."""
+    backend = torch.backends.mkldnn
+    before, backend.enabled = backend.enabled, False  # its `flags` would set, and warn of, others too
+    try:
+        return traced(*args)
+    finally:
+        backend.enabled = before
 
 
 def tensors_of(pair: Pair) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ppvae.contract import first_bad_row
+from ppvae.sites import presence, unmasked
 
 SHOWN = 3
 """Gradients that an error names, at most."""
@@ -39,11 +40,15 @@ def explain(rerun: Callable[[], Any], gradients: dict[str, Tensor | None], index
         rerun()
     where = f", first in the {first.what} of site '{first.site}'" if first.site else ", though every site is finite"
     site = where if first.seen else ""
+    remedy = "Lower the learning rate, keep scales away from zero, or train in float64"
+    if not first.site and first.masked:
+        site += f" (where site '{first.masked}' is masked, its density is not, which spoils gradients)"
+        remedy = "Put moderate numbers inside the support, such as zero, where a mask says that one is missing"
     point = f" for data point {int(index[first.row])}" if first.row is not None else ""
     some = ", ".join(bad[:SHOWN]) + f" and {len(bad) - SHOWN} more" * (len(bad) > SHOWN)
     return (
         f"found NaN or infinity{site}{point}, expected finite numbers (gradients not finite: {some or 'none'}); "
-        "the step was not applied. Lower the learning rate, keep scales away from zero, or train in float64"
+        f"the step was not applied. {remedy}"
     )
 
 
@@ -57,6 +62,7 @@ class _FirstNonFinite(Messenger):
         self.site = ""
         self.what = ""
         self.row: int | None = None
+        self.masked = ""
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if self.site or site_is_subsample(msg):
@@ -70,3 +76,5 @@ class _FirstNonFinite(Messenger):
             if (row := first_bad_row(term.expand(shape))) is not None:
                 self.site, self.what, self.row = msg["name"], what, row
                 return
+        if not self.masked and presence(msg) is not None and not unmasked(fn).log_prob(value).isfinite().all():
+            self.masked = msg["name"]

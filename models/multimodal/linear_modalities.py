@@ -10,6 +10,7 @@ from torch.distributions import kl_divergence
 
 from ppvae.accepted import of_accepted
 from ppvae.arguments import Size, checked
+from ppvae.models.multimodal.missing import zero_where_missing
 from ppvae.models.multimodal.multimodal_vae import MultimodalVAE
 from ppvae.models.multimodal.named_fusions import FUSIONS
 from ppvae.models.parts.likelihoods import Gaussian
@@ -83,7 +84,7 @@ class LinearModalities(MultimodalVAE):
     @of_accepted
     def log_prob(self, batch: Any) -> Tensor:
         """Exact `log p(x_S)` of what each row has, `[B]`, in nats."""
-        x, has = self.split(batch)
+        x, has = self._seen(batch)
         linear, precision = self._linear(x, has), self._precision(has)
         explained = (linear * torch.linalg.solve(precision, linear)).sum(-1) - torch.logdet(precision)
         at_zero = torch.zeros_like(linear)
@@ -93,7 +94,7 @@ class LinearModalities(MultimodalVAE):
     @of_accepted
     def true_posterior(self, batch: Any) -> dist.MultivariateNormal:
         """Exact `p(z | x_S)`, batch shape `[B]`."""
-        return self._given(*self.split(batch))
+        return self._given(*self._seen(batch))
 
     @of_accepted
     def exact_gap(self, batch: Any) -> Tensor:
@@ -102,7 +103,7 @@ class LinearModalities(MultimodalVAE):
         Raises:
             NotImplementedError: the guide is a mixture, whose divergence has no closed form.
         """
-        x, has = self.split(batch)
+        x, has = self._seen(batch)
         q = self.shared_posterior(x, has)
         if isinstance(q, Mixture):
             raise NotImplementedError(f"{type(self).__name__}.exact_gap: found a mixture as guide; use ppvae.gap")
@@ -120,6 +121,12 @@ class LinearModalities(MultimodalVAE):
         """`(sum_j log P_jj - log det P) / 2` of rows that have these modalities, bool `[B, M]`: `[B]`, in nats."""
         precision = self._precision(has)
         return (precision.diagonal(dim1=-2, dim2=-1).log().sum(-1) - torch.logdet(precision)) / 2
+
+    def _seen(self, batch: Any) -> tuple[dict[str, Tensor], Tensor]:
+        """What each row has, and zeros, of which any square is finite, for what is missing."""
+        x, has = self.split(batch)
+        there = dict(zip(self.modalities, has.unbind(-1), strict=True))
+        return {name: zero_where_missing(x[name], there[name]) for name in there}, has
 
     def _given(self, x: Mapping[str, Tensor], has: Tensor) -> dist.MultivariateNormal:
         precision = self._precision(has)

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from ppvae.arguments import checked
 from ppvae.sources import as_tensor
 
+FEW_MODALITIES, MOST_MODALITIES = 16, 45
+"""Whose subsets random numbers of 24 and of 53 bits tell apart."""
+
 
 @checked
 def batch_with_missing(modalities: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -62,9 +65,12 @@ def by_modality(argument: str, modules: Mapping[str, nn.Module]) -> nn.ModuleDic
 
 def kept_at_random(has: Tensor) -> Tensor:
     """A mask like `has`, `[B, M]`, of a subset of what each row has, drawn uniformly from those that are not empty."""
+    if (most := has.shape[-1]) > MOST_MODALITIES:
+        raise ValueError(f"has: found {most} modalities, expected {MOST_MODALITIES} at most to hide some at random")
     place = has.cumsum(-1) - 1
     num = 2 ** has.sum(-1, keepdim=True) - 1
-    subset = 1 + (torch.rand(num.shape, device=has.device) * num).long()
+    dtype = torch.float64 if most > FEW_MODALITIES else None
+    subset = 1 + (torch.rand(num.shape, dtype=dtype, device=has.device) * num).long()
     return has & ((subset >> place.clamp(min=0)) % 2 == 1)
 
 

@@ -1,6 +1,6 @@
 """From a DataFrame, or a dict of columns, to numbers with a mask, and back."""
 
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence, Set, Sized
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from ppvae.wording import shown
 
 WHOLE = {"count": (np.inf, "whole numbers from 0 on"), "binary": (1, "0 or 1")}
 """The kinds of whole numbers: the largest, and what they are in words."""
+MOST_COUNT = 2**62
+"""A count that int64 holds."""
 
 
 @checked
@@ -65,7 +67,7 @@ def _kind(name: Any, values: Any) -> str | list[Any]:
 def read_table(table: Any, columns: Columns) -> tuple[Tensor, Tensor]:
     """A table as a pair takes it: its values `[N, F]`, 0 in place of missing ones, and a mask of what is there.
 
-    None, NaN and pandas' NA are missing. Values are of torch's default type.
+    None, NaN, pandas' NA and masked entries are missing. Values are of torch's default type.
 
     Args:
         table: a DataFrame, or a dict of columns, each a sequence of N values.
@@ -90,7 +92,8 @@ def read_table(table: Any, columns: Columns) -> tuple[Tensor, Tensor]:
         raise ValueError(f"table: found no columns {missing}, expected all that are named in `columns`")
     given = {name: table[called[name]] for name in columns}
     for name, values in given.items():
-        if not isinstance(values, Sized) or isinstance(values, str) or getattr(values, "ndim", 1) != 1:
+        no_order = isinstance(values, str | Mapping | Set)
+        if not isinstance(values, Sized) or no_order or getattr(values, "ndim", 1) != 1:
             raise TypeError(
                 f"column '{name}': found {shown(values)}, expected a sequence of values, one for each row; of "
                 "several columns of one name, rename or drop all but one"
@@ -129,10 +132,17 @@ def _numbers(name: str, values: Any, kind: str | Sequence[Any]) -> np.ndarray:
 
 
 def _number(name: str, row: int, value: Any, level: Mapping[Any, float] | None) -> float:
+    if value is np.ma.masked:
+        return np.nan
     if not is_one_value(value):
         raise TypeError(f"column '{name}', row {row}: found {shown(value)}, expected one value, or None")
     if is_missing(value):
         return np.nan
+    if level is None and isinstance(value, np.datetime64 | np.timedelta64):
+        raise TypeError(
+            f"column '{name}', row {row}: found {value!r}, expected a number, or None; pass the days, or another unit, "
+            "since some date: (dates - dates.min()) / np.timedelta64(1, 'D')"
+        )
     if level is None:
         try:
             return float(value)
@@ -152,7 +162,7 @@ def write_table(x: Finite, columns: Columns) -> dict[str, np.ndarray]:
         columns: what each column is.
 
     Raises:
-        ValueError: another number of columns.
+        ValueError: another number of columns, or a value that is impossible in its column.
 
     Example:
         >>> write_table(torch.tensor([[2.0], [0.0]]), {"grade": ["low", "middle", "high"]})
@@ -161,13 +171,18 @@ def write_table(x: Finite, columns: Columns) -> dict[str, np.ndarray]:
     if x.dim() != 2 or x.shape[1] != len(columns):
         raise ValueError(f"x: found shape {list(x.shape)}, expected [N, {len(columns)}], a number for each column")
     read = zip(columns.items(), x.detach().cpu().unbind(1), strict=True)
-    return {name: _written(values, kind) for (name, kind), values in read}
+    return {name: _written(name, values, kind) for (name, kind), values in read}
 
 
-def _written(values: Tensor, kind: str | Sequence[Any]) -> np.ndarray:
+def _written(name: str, values: Tensor, kind: str | Sequence[Any]) -> np.ndarray:
     if kind == "real":
         return values.numpy()
-    whole = values.round().long().numpy()
+    most = {"count": MOST_COUNT, "binary": 1}[kind] if isinstance(kind, str) else len(kind) - 1
+    near = values.round()
+    if not (possible := (near >= 0) & (near <= most)).all():
+        row = int((~possible).nonzero()[0])
+        raise ValueError(f"column '{name}', row {row}: found {values[row]:g}, expected a number from 0 to {most:g}")
+    whole = near.long().numpy()
     if isinstance(kind, str):
         return whole.astype(bool) if kind == "binary" else whole
     levels = np.array(kind)

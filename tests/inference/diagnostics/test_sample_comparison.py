@@ -207,6 +207,47 @@ def test_what_cannot_be_measured_is_undefined_and_says_why():
     assert far["far"]["modes_kl"].undefined == "no draw lies in any mode"
 
 
+@pytest.mark.parametrize("values", ["real", "whole", "bits"])
+@pytest.mark.parametrize("origin", [0.0, 1e9])
+def test_balls_are_those_of_differences(values, origin):
+    """Sums of products would lose what points far from the origin differ by, and what lies on a ball's surface."""
+    real, drawn = torch.randn(2, 200, 3, generator=torch.Generator().manual_seed(0)).double()
+    if values != "real":
+        real, drawn = ((3 * t).round() if values == "whole" else (t > 0).double() for t in (real, drawn))
+
+    def within(center, other):
+        radius = (center[:, None] - center).norm(dim=-1).sort(1).values[:, 5:6]
+        return (center[:, None] - other).norm(dim=-1) <= radius + 1e-9
+
+    balls, others = within(real, drawn).double(), within(drawn, real).double()
+    found = density_and_coverage(real + origin, drawn + origin, nearest=5)
+    assert found["density"] == pytest.approx(balls.sum().item() / (5 * len(drawn)))
+    assert found["coverage"] == pytest.approx(balls.amax(1).mean().item())
+    assert found["precision"] == pytest.approx(balls.amax(0).mean().item())
+    assert found["recall"] == pytest.approx(others.amax(0).mean().item())
+
+
+def test_features_are_evaluated_and_checked():
+    torch.manual_seed(0)
+    x, y = torch.randn(2, 60, 3)
+    noisy = torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.Dropout())
+    settings = {"seed": 0, "num_halves": 2}
+    found = compare_samples({"y": y}, x, features=noisy, **settings)["y"]
+    plain = compare_samples({"y": y}, x, **settings)["y"]
+    assert found["coverage"].estimate == plain["coverage"].estimate
+    assert noisy.training
+    assert noisy[0].num_batches_tracked == 0
+    for features in (lambda x: x[:5], lambda x: x.log()):
+        with pytest.raises(ValueError, match=r"features: found the shape .*expected finite ones, \[60, D\]"):
+            compare_samples({"y": y}, x, features=features, **settings)
+
+
+def test_numbers_alone_are_data_points():
+    x, y = torch.randn(2, 60, generator=torch.Generator().manual_seed(0))
+    one = compare_samples({"y": y}, x, seed=0)["y"]
+    assert one["density"] == compare_samples({"y": y[:, None]}, x[:, None], seed=0)["y"]["density"]
+
+
 def test_refusals():
     x = torch.randn(40, 3)
     with pytest.raises(ValueError, match=r"of 'a' of shape \[40, 2\].*expected finite ones, of shape \[3\] each"):

@@ -83,6 +83,15 @@ def test_folding_loses_what_the_base_had(q, p):
         kl_divergence(q, p)
 
 
+def test_a_formula_that_is_infinite_where_it_should_not_be_is_none():
+    """torch's KL of a continuous Bernoulli against a uniform distribution, on the same interval too."""
+    q, p = dist.ContinuousBernoulli(number(0.3)), dist.Uniform(0.0, number(1.0))
+    assert integral(q, p, torch.sigmoid) < 0.1
+    for of_q, of_p in ((q, p), (q.expand([2]).to_event(1), p.expand([2]).to_event(1))):
+        with pytest.raises(NotImplementedError, match="torch's formula is infinite"):
+            kl_divergence(of_q, of_p)
+
+
 @pytest.mark.parametrize("particles", ["leading", "rows"])
 def test_the_elbo_of_a_folded_latent(particles, assert_mean):
     """By an integral over z; torch's KL, of the bases, would take off up to 0.14 nats more."""

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from ppvae import DIPVAE, ELBO, BetaTCVAE
+from ppvae import DIPVAE, ELBO, BetaTCVAE, FactorVAE
 from ppvae.inference.objectives.weighting import weighted
-from ppvae.models import LinearVAE
+from ppvae.models import LatentCritic, LinearVAE
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -89,6 +89,17 @@ def test_the_covariance_that_is_priced():
             torch.manual_seed(0)
             found = free - DIPVAE(off_diagonal=prices[0], diagonal=prices[1], kind=kind)(pair, x)[1]
             assert found.item() == pytest.approx(known.item())
+
+
+@pytest.mark.parametrize("objective", [BetaTCVAE(), BetaTCVAE(num_data=60), DIPVAE(), FactorVAE()])
+def test_a_batch_of_no_weight_teaches_nothing(objective):
+    pair = LatentCritic(entangled(), torch.nn.Linear(2, 1))
+    x = pair.sample(6)
+    with weighted(torch.zeros(6), objective):
+        value, surrogate = objective(pair, x)
+    gradients = torch.autograd.grad(surrogate, list(pair.parameters()), allow_unused=True)
+    assert value.isfinite().all()
+    assert all((g == 0).all() for g in gradients if g is not None)
 
 
 def test_whole_weights_are_repeated_rows():

@@ -285,6 +285,29 @@ def test_non_finite_gradient_alone_names_the_parameter():
     assert pair.shift.grad is None
 
 
+def test_gradients_of_masked_data_that_are_too_large():
+    x = torch.zeros(4, 2)
+    x[1] = 9.97e36
+
+    class Masked(Shift):
+        def __init__(self):
+            super().__init__()
+            self.log_scale = nn.Parameter(torch.tensor(0.0))
+
+        def model(self, x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                fn = dist.Normal(z + self.shift, self.log_scale.exp()).mask(x < 1e30).to_event(1)
+                pyro.sample("x", fn, obs=x)
+
+        def guide(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+
+    with pytest.raises(NonFiniteError, match=r"where site 'x' is masked, its density is not.* Put moderate numbers"):
+        quiet(Masked(), x, epochs=1)
+
+
 # --- the process is left as it was found --------------------------------------------------------------------------
 
 

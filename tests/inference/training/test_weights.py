@@ -7,7 +7,7 @@ from support.annealed import Watched, annealed
 import ppvae
 from ppvae.inference.objectives.protocol import FunctionObjective, with_penalty
 from ppvae.inference.training.data_weights import data_weights
-from ppvae.models import VAE, GaussianMixture, LinearVAE
+from ppvae.models import VAE, GaussianMixture, LatentCritic, LinearVAE
 
 X = torch.randn(12, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 COUNTS = torch.tensor([2, 1, 3, 0, 1, 1, 2, 4, 0, 1, 1, 2])
@@ -175,3 +175,25 @@ def test_a_transform_that_makes_other_data_points_of_them_is_refused(transform):
     """One row would be weighed by all weights."""
     with pytest.raises(ValueError, match=r"transform: found that it makes \d+ data points of 12, which have weights"):
         ppvae.fit(linear(), X, weights=COUNTS, steps=1, transform=transform, progress=False)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        ppvae.ELBO(free_bits=0.1),
+        ppvae.ELBO(2, beta=0.5, balance=True),
+        ppvae.BetaTCVAE(),
+        ppvae.DIPVAE(),
+        ppvae.FactorVAE(),
+    ],
+    ids=str,
+)
+def test_a_batch_counts_by_its_weights_and_is_seen_as_one_of_equal_sum(objective):
+    """Free bits, shares and prices look at what a batch is like, whatever it counts for."""
+    pair, found = LatentCritic(linear(), torch.nn.Linear(2, 1).double()), []
+    weights = COUNTS.double() / 10
+    for times in (1, 5):
+        torch.manual_seed(2)
+        _, own = gradients(pair, objective, X, times * weights)
+        found.append([g / times for g in own])
+    torch.testing.assert_close(found[0], found[1])

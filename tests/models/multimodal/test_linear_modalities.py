@@ -178,6 +178,21 @@ def test_generation_from_a_part_has_the_moments_of_the_dense_conditional():
     assert (whitened @ whitened.T / K - torch.eye(4)).abs().max() < 4.5 * (2 / K) ** 0.5
 
 
+@pytest.mark.parametrize("guide", ["product", "exact"])
+@pytest.mark.parametrize("filler", [1e5, 9.97e36])
+def test_closed_forms_do_not_see_what_stands_in_for_missing_data(guide, filler):
+    torch.manual_seed(0)
+    pair = LinearModalities({"a": 3, "b": 1}, 2, guide).float()
+    x = {"a": torch.randn(3, 3), "b": torch.randn(3, 1)}
+    has = torch.tensor([[True, False], [False, True], [False, False]])
+    zeros, filled = (
+        {name: torch.where(has[:, m, None], x[name], value) for m, name in enumerate(x)} | {"has": has}
+        for value in (0.0, filler)
+    )
+    for of in (pair.log_prob, pair.exact_gap, pair.exact_elbo, lambda batch: pair.true_posterior(batch).mean):
+        torch.testing.assert_close(of(filled), of(zeros), rtol=0, atol=0)
+
+
 def test_a_mixtures_divergence_is_refused():
     with pytest.raises(NotImplementedError, match=r"exact_gap: found a mixture as guide; use ppvae.gap"):
         modalities("mixture").exact_gap(batch())

@@ -131,6 +131,15 @@ def test_subsets_are_drawn_uniformly_from_what_is_there():
     assert not kept_at_random(torch.zeros(3, 2, dtype=torch.bool)).any()
 
 
+@pytest.mark.parametrize("num", [20, 30, 45])
+def test_each_of_many_modalities_is_kept_half_of_the_time(num):
+    torch.manual_seed(0)
+    share = kept_at_random(torch.ones(10000, num, dtype=torch.bool)).float().mean(0)
+    assert ((share - 0.5).abs() < 4.5 * 0.005).all()
+    with pytest.raises(ValueError, match="has: found 46 modalities, expected 45 at most"):
+        kept_at_random(torch.ones(1, 46, dtype=torch.bool))
+
+
 @pytest.mark.slow(4)
 def test_training_with_hidden_modalities_raises_the_bounds_of_single_ones():
     """From a pair trained on whole rows, on data of which either half tells the other."""

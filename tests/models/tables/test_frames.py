@@ -121,6 +121,41 @@ def test_another_number_of_columns_is_not_written():
         write_table(torch.zeros(2, 3), COLUMNS)
 
 
+def test_masked_entries_are_missing():
+    x, present = read_table({"age": np.ma.masked_array([1.0, 2.0, 3.0], [False, True, False])}, {"age": "real"})
+    assert x[:, 0].tolist() == [1.0, 0.0, 3.0]
+    assert present[:, 0].tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("values", [{0: 52.5, 1: 33.0}, {52.5, 33.0}, {52.5: None}.keys()])
+def test_what_has_keys_or_no_order_is_no_column(values):
+    with pytest.raises(TypeError, match=r"column 'age': found .*, expected a sequence of values, one for each row"):
+        read_table({"age": values}, {"age": "real"})
+
+
+@pytest.mark.parametrize("unit", ["s", "ns", "D"])
+def test_dates_are_no_numbers(unit):
+    dates = np.array(["2020-01-01", "NaT"], dtype=f"datetime64[{unit}]")
+    for values in (dates, dates - dates):
+        with pytest.raises(
+            TypeError, match=r"column 'day', row 0: found .*, expected a number, or None; pass the days"
+        ):
+            read_table({"day": values}, {"day": "real"})
+
+
+@pytest.mark.parametrize(("name", "value", "most"), [("grade", -1.0, 2), ("grade", 3.0, 2), ("smokes", 2.0, 1)])
+def test_impossible_values_are_not_written(name, value, most):
+    with pytest.raises(
+        ValueError, match=f"column '{name}', row 1: found {value:g}, expected a number from 0 to {most}"
+    ):
+        write_table(torch.tensor([[0.0], [value]]), {name: COLUMNS[name]})
+
+
+def test_counts_that_int64_does_not_hold_are_not_written():
+    with pytest.raises(ValueError, match="column 'visits', row 0: found 1e"):
+        write_table(torch.tensor([[1e20]]), {"visits": "count"})
+
+
 def test_two_columns_of_one_name_are_refused():
     twice = pd.DataFrame([[1.0, 2.0]], columns=["a", "a"])
     with pytest.raises(ValueError, match="found several columns 'a', expected one of each name"):
