@@ -4,8 +4,8 @@ Its tensors of one dimension or more are the rows: they share dimension 0. Every
 numbers, strings, modules, tensors without dimensions) is no data, and is passed on as it is.
 """
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import wraps
 from inspect import signature
 from typing import Any, TypeAlias
@@ -136,10 +136,18 @@ def of_batch(method: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Any], Te
 
 def named_batch(name: str, data: Any) -> Batch:
     """`as_batch` of an argument of another name, by which its errors call the data."""
-    try:
+    with naming(name):
         return as_batch(data)
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Around what refuses data: its errors call them by the name of an argument."""
+    try:
+        yield
     except (TypeError, ValueError) as error:
-        raise type(error)(name + str(error).removeprefix("data")) from error
+        told = str(error)
+        raise type(error)(name + told[4:] if told.startswith("data") else f"{name}: {told}") from error
 
 
 def as_batch(data: Any, device: torch.device | str | None = None) -> Batch:

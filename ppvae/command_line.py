@@ -161,7 +161,13 @@ def pair_named(name: str) -> "Pair":
                 f"pair: found {attribute} in {module}, which needs arguments ({error}), expected a pair, or a function "
                 "without arguments that makes one; write such a function, which calls it"
             ) from error
-        pair = pair()
+        try:
+            pair = pair()
+        except Exception as error:  # of any kind: users' code
+            raise ValueError(
+                f"pair: found that {attribute} in {module} fails ({type(error).__name__}: {error}), expected a pair "
+                f"from it; call {attribute}() in Python to see where"
+            ) from error
     if not isinstance(pair, Pair):
         raise TypeError(f"pair: found that {name} is {shown(pair)}, expected a Pair, or a function that makes one")
     return pair
@@ -190,7 +196,7 @@ def data_in(path: str) -> Any:
     """
     kind = Path(path).suffix
     if kind not in READERS:
-        raise ValueError(f"data: found {path}, expected a file whose name ends in .npy, .npz or .csv")
+        raise ValueError(f"data: found {path!r}, expected a file whose name ends in .npy, .npz or .csv")
     try:
         return READERS[kind](path)
     except (ValueError, EOFError, BadZipFile) as error:

@@ -11,6 +11,7 @@ from ppvae.batches import Batch, num_rows
 from ppvae.model_and_guide import ModelAndGuide
 from ppvae.particles import run
 from ppvae.sites import log_prob_terms, log_probability_of_values, sample_sites, wrapped
+from ppvae.unconditioned import PreciseDraws
 from ppvae.weights import sum_terms
 
 MOST = 10_000
@@ -43,7 +44,8 @@ def log_prob_by_configurations(pair: ModelAndGuide, batch: Batch) -> Tensor:
         >>> torch.allclose(log_p, (likelihood @ torch.tensor([0.25, 0.5, 0.25])).log())
         True
     """
-    sites = sample_sites(run(pair, "model", batch, 1), observed=False)
+    with PreciseDraws(pair):
+        sites = sample_sites(run(pair, "model", batch, 1), observed=False)
     values = {name: _values_of_an_entry(name, site["fn"]) for name, site in sites.items()}
     sizes = [len(own) for own, entries in values.values() for _ in range(entries.numel())]
     if (total := math.prod(sizes)) > MOST:

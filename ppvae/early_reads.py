@@ -21,7 +21,7 @@ from ppvae.mode import mode
 from ppvae.model_and_guide import ModelAndGuide
 from ppvae.refusals import ContractError
 from ppvae.sites import is_term, sample_sites, unmasked
-from ppvae.unconditioned import draw_jointly, was_observed
+from ppvae.unconditioned import PreciseDraws, draw_jointly, was_observed
 
 NUM_ROWS = 16
 """How many data points are drawn to find out: enough for a bit that is read to differ from the one that is drawn."""
@@ -81,7 +81,7 @@ def refuse_early_reads(
 def _read_early(pair: ModelAndGuide, batch: Batch) -> list[str]:
     """The sites that observe data which the model has made something of by then, be it only of their shape."""
     reads = _Reads({memory_of(t) for t in tensors(batch).values()})
-    with poutine.trace(), _Observing(reads) as observing, reads, _Leaving(reads):
+    with PreciseDraws(pair), poutine.trace(), _Observing(reads) as observing, reads, _Leaving(reads):
         call(pair.model, batch)
     return observing.late
 

@@ -26,6 +26,7 @@ from ppvae.refusals import ContractError
 from ppvae.sites import log_prob_terms, presence, sample_sites
 from ppvae.supports import at_some_draws, refuse_unlike_support
 from ppvae.tracing import Joint, trace_model, trace_pair
+from ppvae.unconditioned import PreciseDraws
 from ppvae.weights import sum_terms
 
 
@@ -176,7 +177,8 @@ class LatentView:
         """Draws by site, as pieces of u where no site is non-centered, and as latents."""
         role = "guide" if self.start == "guide" else "model"
         try:
-            trace = run(pair, role, batch, num_particles)
+            with PreciseDraws(pair):
+                trace = run(pair, role, batch, num_particles)
         except NotImplementedError as error:
             raise ContractError(
                 f"{type(pair).__name__}: found a distribution without draws in its {role}, expected one that can "

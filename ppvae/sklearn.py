@@ -10,10 +10,13 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Density
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from ppvae.arguments import Count, checked
 from ppvae.inference.evidence.estimates import log_evidence
+from ppvae.inference.objectives.evidence_lower_bound import ELBO
 from ppvae.inference.training.em import fit_em
 from ppvae.inference.training.fitting import fit
 from ppvae.models.exact.gaussian_mixture import GaussianMixture
+from ppvae.models.parts.posteriors import POSTERIOR_FAMILIES
 from ppvae.models.vae import VAE
 from ppvae.pair import Pair
 from ppvae.sources import as_tensor
@@ -54,7 +57,8 @@ class _Density(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, 
         """The mean of `score_samples`: what a grid search maximizes."""
         return float(self.score_samples(X).mean())
 
-    def sample(self, n_samples: int = 1, random_state: Any = None) -> np.ndarray:
+    @checked
+    def sample(self, n_samples: Count = 1, random_state: Any = None) -> np.ndarray:
         """New data points, `[n_samples, D]`."""
         check_is_fitted(self)
         with self._own_draws("sample", check_random_state(random_state).randint(MOST_SEED)):
@@ -161,7 +165,9 @@ class VAEDensity(_Density):
             prior=self.prior,
         )
         pair.double().init_from(x)
-        fit(pair, x, epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, seed=self._seed, progress=False)
+        objective = ELBO(num_particles=POSTERIOR_FAMILIES[self.posterior].num_particles)
+        given = {"epochs": self.epochs, "batch_size": self.batch_size, "lr": self.lr, "seed": self._seed}
+        fit(pair, x, objective, **given, progress=False)
         return pair
 
     def _log_prob(self, x: torch.Tensor) -> torch.Tensor:

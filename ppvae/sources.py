@@ -155,6 +155,8 @@ def _packed(where: str) -> str:
 
 def _table(where: str, value: Any) -> np.ndarray:
     """A pandas DataFrame, Series or the like, as an array of numbers."""
+    if not len(value):
+        return np.empty(value.shape)  # whose columns have no type
     dtypes = dict(value.dtypes) if hasattr(value, "columns") else {getattr(value, "name", None): value.dtype}
     if other := {str(name): str(dtype) for name, dtype in dtypes.items() if dtype.kind not in "biuf"}:
         found = f"columns {other}" if hasattr(value, "columns") else f"a column of {value.dtype}"

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
@@ -26,6 +26,9 @@ PATIENCE = 10.0
 
 INTERVAL = 0.5
 """Seconds after which a thread that waits for its turn looks at the one whose turn it is."""
+
+AUTOCAST = ("cpu", "cuda", "mps", "xpu")
+"""The kinds of device on which `torch.autocast` is looked for."""
 
 WAITING = {threading.__file__, os.path.join(os.path.dirname(threading.__file__), "selectors.py")}
 """The files in which a thread is that waits for another one."""
@@ -80,7 +83,7 @@ def undisturbed(function: Callable[P, R]) -> Callable[P, R]:
 
 @contextmanager
 def turn(call: str) -> Iterator[None]:
-    """Waits until no other thread is in such a block, and then is in it.
+    """Waits until no other thread is in such a block, and then is in it, in full precision.
 
     Raises:
         RuntimeError: another thread is, and never leaves it, as it waits for this one.
@@ -91,13 +94,22 @@ def turn(call: str) -> Iterator[None]:
     own.holder = threading.current_thread()
     own.calls.append(call)
     try:
-        with handlers_kept():
+        with handlers_kept(), _full_precision():
             yield
     finally:
         own.calls.pop()
         if not own.calls:
             own.holder = None
         own.lock.release()
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Leaves a `torch.autocast` of the caller's, in which log probabilities would lose their digits."""
+    with ExitStack() as stack:
+        for kind in filter(torch.is_autocast_enabled, AUTOCAST):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
 
 
 def outermost() -> str:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from ppvae.arguments import Distributed, Seed, checked
-from ppvae.batches import Batch, named_batch, num_rows
+from ppvae.batches import Batch, named_batch, naming, num_rows
 from ppvae.conversion import data_for, to_pair
 from ppvae.inference.evidence.estimates import elbo_of, evidence_of
 from ppvae.inference.evidence.larger_bound import raised
@@ -93,10 +93,14 @@ def gap(
     settings = effort_of(effort, pair)
     batch = data_for(pair, data)
     own = None if train is None else named_batch("train", train)
-    report = _at_rest(pair, batch, settings, seed, progress, structure=True)
     if own is not None:
         sample = training_sample(pair, own, num_rows(batch), transform, seed)
-        report = replace(report, train=_at_rest(pair, sample, settings, seed, progress))
+        with naming("train"):
+            pair.checked(sample)  # before minutes of measuring
+    report = _at_rest(pair, batch, settings, seed, progress, structure=True)
+    if own is not None:
+        with naming("train"):
+            report = replace(report, train=_at_rest(pair, sample, settings, seed, progress))
     bench = Bench(pair, batch, settings, report, seed, progress, own, transform, dict(report.measured))
     _measure(bench, trains=True)
     report = replace(report, log_evidence=_raised(bench))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from ppvae.batches import Batch, Transform, as_batch, num_rows, rows, transformed
+from ppvae.batches import Batch, Transform, as_batch, naming, num_rows, rows, transformed
 from ppvae.conversion import floating_type, floating_types, refuse_lost, to_pair
 from ppvae.inference.objectives.protocol import Maximized, as_objective
 from ppvae.inference.runtime.isolation import denormals_flushed, own_randomness
@@ -22,7 +23,6 @@ from ppvae.mode import mode, settled_if_it_passes
 from ppvae.own_rows import refuse_other_rows, refuse_parts
 from ppvae.pair import Pair
 from ppvae.progress import Bar, progress_bar
-from ppvae.refusals import ContractError
 from ppvae.sources import is_stream
 
 
@@ -165,12 +165,8 @@ def check_data(
     evaluation, settled = mode(trainer.pair, training=False), settled_if_it_passes(trainer.pair)
     with denormals_flushed(), randomness, evaluation, settled, pyro.validation_enabled(True):
         if contract:
-            try:
+            with nullcontext() if name == "data" else naming(name):
                 trainer.check(chunk(0, batch_size))
-            except ContractError as error:
-                if name == "data":
-                    raise
-                raise ContractError(f"{name}: {str(error).removeprefix('data: ')}") from error
         num = num_rows(data)
         with progress_bar(
             shown=trainer.progress, total=num, desc=f"checking {name}", unit="point", delay=1, leave=False

@@ -119,6 +119,7 @@ def optimizer_for(given: AnyOptimizer, named: dict[str, nn.Parameter], lr: float
 
     Raises:
         TypeError: the function makes none.
+        ValueError: it refuses these parameters, or a setting.
     """
     learned = list(named.values())
     if isinstance(given, ParameterGroups):
@@ -129,6 +130,11 @@ def optimizer_for(given: AnyOptimizer, named: dict[str, nn.Parameter], lr: float
         except TypeError as error:
             raise TypeError(
                 f"optimizer: found {shown(given)}, which does not take parameters and lr ({error}), {EXPECTED}"
+            ) from error
+        except ValueError as error:
+            raise ValueError(
+                f"optimizer: found {shown(given)}, which refuses the pair's parameters or its own settings ({error}), "
+                "expected one that takes all of them; change its settings, or take 'adam'"
             ) from error
         if not isinstance(found, Optimizer):
             raise TypeError(f"optimizer: found {shown(given)}, which makes {shown(found)}, {EXPECTED}")

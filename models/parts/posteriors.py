@@ -17,10 +17,12 @@ class NamedPosterior(NamedPart):
     Attributes:
         num_outputs: the size of the encoder's output for D latents.
         make: makes the posterior from an encoder `[*, *event] -> [*, num_outputs(D)]`, and D.
+        num_particles: the least that training by the ELBO takes.
     """
 
     num_outputs: Callable[[int], int]
     make: Callable[[nn.Module, int], nn.Module]
+    num_particles: int = 1
 
     def of(self, encoder: Callable[[int], nn.Module], num_latents: int) -> nn.Module:
         """The posterior on a new encoder.
@@ -70,6 +72,7 @@ POSTERIOR_FAMILIES = Registry(
         source="Morningstar et al. 2021",
         num_outputs=NormalMixture.num_outputs,
         make=NormalMixture,
+        num_particles=2,
     ),
     NamedPosterior(
         name="flow",

@@ -35,7 +35,7 @@ from ppvae.sites import data_sites, deterministic_values, is_term, log_prob_term
 from ppvae.supports import refuse_unlike
 from ppvae.threads import undisturbed
 from ppvae.tracing import FIRST_ENUMERATION_DIM, trace_model, trace_pair
-from ppvae.unconditioned import draw_jointly
+from ppvae.unconditioned import PreciseDraws, draw_jointly
 from ppvae.weights import sum_terms
 from ppvae.wording import shown
 
@@ -90,6 +90,8 @@ def to_arviz(
     Source: the InferenceData schema of Kumar et al. 2019, Journal of Open Source Software 4(33). The ways to draw:
     `ppvae.inference.ledger.posteriors`.
 
+    A "/" in a name, as scopes of Pyro's autoname have it, becomes a dot, as no file of ArviZ's takes it.
+
     A model in which a site depends on data before the statement that observes them cannot be drawn from: a warning
     names the site, and the groups prior, prior_predictive and posterior_predictive are left out.
 
@@ -110,7 +112,8 @@ def to_arviz(
 
     Raises:
         ValueError: no pair, num_samples < 1, runs whose sites or shapes differ, names that do not fit a site's event,
-            names of no site or dimension, an unknown posterior, or `annealing` where nothing is annealed.
+            names of no site or dimension, or of two things (a site "draw"), an unknown posterior, or `annealing` where
+            nothing is annealed.
         EvidenceUndefined: the pair declares that it has no density, and `posterior` is not "guide".
         ppvae.ContractError: "annealed" for a guide with discrete sites, or "refined" where nothing can be refined.
 
@@ -164,6 +167,7 @@ def labeled(
             else (["chain", plate], array)  # one value for all draws of a data point
             for name, array in arrays.items()
         }
+        _refuse_shared(group, {name: own for name, (own, _) in variables.items()})
         dataset = xr.Dataset(variables, attrs={"inference_library": "ppvae", "inference_library_version": __version__})
         datasets[group] = dataset
     _refuse_unknown("coords", coords, [str(dim) for dataset in datasets.values() for dim in dataset.sizes])
@@ -173,6 +177,17 @@ def labeled(
         )
         for group, dataset in datasets.items()
     }
+
+
+def _refuse_shared(group: str, dims: Mapping[str, Sequence[str]]) -> None:
+    """Refuses a group in which a name stands for two things: one would be lost."""
+    named = {dim for own in dims.values() for dim in own}
+    if shared := [name for name, own in dims.items() if name in named or len(set(own)) < len(own)]:
+        raise ValueError(
+            f"{group}: found dimensions {dims[shared[0]]} of '{shared[0]}', a name for two things, expected one of its "
+            "own for each site, entry of the batch and dimension; rename the site, the entry, the data plate, or the "
+            "dimension, by dims={site: [name]}"
+        )
 
 
 def _refuse_unknown(argument: str, given: Iterable[str], known: Iterable[str]) -> None:
@@ -191,8 +206,12 @@ def _coordinates(dim: str, size: int, coords: Mapping[str, Any]) -> Any:
 
 
 def as_arviz(datasets: dict[str, Any]) -> Any:
-    """The container of the installed ArviZ version."""
+    """The container of the installed ArviZ version; where names have a "/", which no file takes, they have a dot."""
     arviz = import_arviz()
+    datasets = {
+        group: dataset.rename({name: str(name).replace("/", ".") for name in {*dataset.variables, *dataset.sizes}})
+        for group, dataset in datasets.items()
+    }
     return arviz.InferenceData(**datasets) if arviz.__version__.startswith("0.") else xr.DataTree.from_dict(datasets)
 
 
@@ -331,7 +350,7 @@ def completed(pair: Pair, batch: Batch, latents: dict[str, Tensor], num_particle
 
 def _given(pair: Pair, batch: Batch) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], str]:
     """The observed data by site, what the model only reads by its place in the batch, and the data plate's name."""
-    with poutine.trace() as tracer:
+    with poutine.trace() as tracer, PreciseDraws(pair):
         call(pair.model, batch)
     sites = data_sites(tracer.trace)
     plate = next(f.name for site in sites.values() for f in site["cond_indep_stack"] if f.dim == -1)

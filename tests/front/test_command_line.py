@@ -22,6 +22,9 @@ number = 3
 def made():
     torch.manual_seed(1)
     return LinearVAE(num_features=3, num_latents=2)
+
+def broken():
+    return {}["absent"]
 """
 
 
@@ -100,7 +103,8 @@ def test_compare_ranks_pairs_of_all_kinds_by_exact_evidence(folder, capsys):
         (["gap", "my_pairs:goood", "x.npy"], "found no 'goood' in my_pairs, expected one of its names; its pairs are"),
         (["gap", "my_pairs:number", "x.npy"], "my_pairs:number is 3, expected a Pair"),
         (["gap", "my_pairs:LinearVAE", "x.npy"], "LinearVAE in my_pairs, which needs arguments (missing a required"),
-        (["gap", "my_pairs:good", "x.txt"], "data: found x.txt, expected a file whose name ends in .npy"),
+        (["gap", "my_pairs:broken", "x.npy"], "broken in my_pairs fails (KeyError: 'absent'), expected a pair"),
+        (["gap", "my_pairs:good", "x.txt"], "data: found 'x.txt', expected a file whose name ends in .npy"),
         (["gap", "my_pairs:good", "none.npy"], "No such file or directory: 'none.npy'"),
         (["gap", "my_pairs:good", "x.npy", "--effort", "quik"], "effort: found 'quik', expected"),
         (["compare", "my_pairs:good", "x.npy", "--method", "auo"], "method: found 'auo', expected"),
@@ -123,6 +127,7 @@ FILES = {
     "numbers.csv": (b"0.5,0.5,2\n1,2,3\n", "first line is of numbers, where a header should name the columns"),
     "index.csv": (b",a,b\n0,1,2\n", "a column without a name, 'Unnamed: 0', as pandas writes its index"),
     "counted.csv": (b",0,1\n0,1,2\n", "cannot be read"),
+    "header.csv": (b"a,b\n", "data: found 0 data points, expected at least 1"),
     "empty.csv": (b"", "empty.csv, which cannot be read (No columns to parse from file)"),
     "empty.npy": (b"", "empty.npy, which cannot be read"),
     "text.npy": (b"hello", "text.npy, which cannot be read (no array of numbers), expected numbers, as numpy.save"),

@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 import ppvae
+from ppvae.models.parts.posteriors import POSTERIOR_FAMILIES
 from ppvae.sklearn import MixtureDensity, VAEDensity
 from ppvae.threads import turn
 
@@ -68,6 +69,17 @@ def test_a_vae_agrees_with_the_integral_over_its_latent():
     assert off[record.reliable].abs().max() < 4
     encoded = torch.as_tensor(density.transform(data[:20]))[:, 0]
     assert torch.corrcoef(torch.stack([encoded, mean]))[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("posterior", POSTERIOR_FAMILIES)
+def test_each_posterior_can_be_named(clusters, posterior):
+    density = VAEDensity(**SMALL, posterior=posterior).set_params(num_latents=2).fit(clusters)
+    assert np.isfinite(density.score(clusters))
+
+
+def test_a_bad_number_of_samples_is_named(clusters):
+    with pytest.raises(ValueError, match="n_samples: found 0, expected at least 1"):
+        MixtureDensity().fit(clusters).sample(0)
 
 
 @pytest.mark.parametrize("posterior", ["diagonal", "flow"])

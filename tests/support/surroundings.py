@@ -173,8 +173,12 @@ CALLS = {
 }
 
 
+def autocast():
+    return torch.autocast("cpu", torch.bfloat16)
+
+
 def within(around, call, expected):
-    """Whether a call within `no_grad` or `inference_mode`, on data made there, gives what is expected."""
+    """Whether a call within such a mode, on data made there, gives what is expected."""
     one = pair()
     with around():
         try:
@@ -195,11 +199,11 @@ def of_pair_made_within(call, expected):
 
 
 def run_modes(names=tuple(CALLS)):
-    """Each call within `no_grad` and `inference_mode`, and of a pair made there."""
+    """Each call within `no_grad`, `inference_mode` and `autocast`, and of a pair made in the second."""
     results = {}
     for name in names:
         expected = CALLS[name](pair(), X)
-        for around in (torch.no_grad, torch.inference_mode):
+        for around in (torch.no_grad, torch.inference_mode, autocast):
             results[f"{name} in {around.__name__}"] = within(around, CALLS[name], expected)
         results[f"{name} of a pair made in inference_mode"] = of_pair_made_within(CALLS[name], expected)
     return results

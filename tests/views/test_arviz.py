@@ -183,6 +183,49 @@ def test_netcdf_round_trip(tmp_path):
     assert group(again, "observed_data")["count"].dtype == np.int64
 
 
+class AnyNames(Pair):
+    """`z ~ N(0, I)`, `x ~ N(z, I)`, by any names."""
+
+    def __init__(self, latent="z", observed="x", plate="data"):
+        super().__init__()
+        self.names = latent, observed, plate
+
+    def model(self, x, **covariates):
+        latent, observed, plate = self.names
+        with pyro.plate(plate, len(x)):
+            z = pyro.sample(latent, dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample(observed, dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(self, x, **covariates):
+        latent, _, plate = self.names
+        with pyro.plate(plate, len(x)):
+            pyro.sample(latent, dist.Normal(x / 2, 0.7).to_event(1))
+
+
+def test_names_of_scopes_can_be_written(tmp_path):
+    found = to_arviz(AnyNames("upper/z", "lower/x", "of/rows"), torch.zeros(3, 2), num_samples=4)
+    assert group(found, "posterior")["upper.z"].dims == ("chain", "draw", "of.rows", "upper.z_dim_0")
+    found.to_netcdf(tmp_path / "named.nc")
+    read = xr.open_dataset(tmp_path / "named.nc", group="observed_data")
+    assert np.array_equal(read["lower.x"].values, np.zeros((3, 2)))
+
+
+@pytest.mark.parametrize(
+    ("pair", "data", "dims", "found"),
+    [
+        (AnyNames(latent="draw"), torch.zeros(3, 2), {}, "posterior: .* of 'draw'"),
+        (AnyNames(observed="chain"), torch.zeros(3, 2), {}, "log_likelihood: .* of 'chain'"),
+        (AnyNames(plate="draw"), torch.zeros(3, 2), {}, "posterior: .* of 'z'"),
+        (AnyNames(), {"x": torch.zeros(3, 2), "data": torch.zeros(3)}, {}, "constant_data: .* of 'data'"),
+        (AnyNames(), torch.zeros(3, 2), {"z": ["z"]}, "posterior: .* of 'z'"),
+        (AnyNames(), torch.zeros(3, 2), {"z": ["chain"]}, "posterior: .* of 'z'"),
+    ],
+)
+def test_a_name_for_two_things_is_refused(pair, data, dims, found):
+    with pytest.raises(ValueError, match=found):
+        to_arviz(pair, data, num_samples=2, dims=dims)
+
+
 def test_arviz_reads_it(pair):
     arviz = import_arviz()
     found = to_arviz([pair, pair], torch.randn(3, 5), num_samples=100)

@@ -274,6 +274,12 @@ def test_refusals(call, message):
         call(rotated(), torch.ones(3, 8))
 
 
+def test_training_data_are_refused_by_name_before_anything_is_measured(monkeypatch):
+    monkeypatch.setattr("ppvae.inference.ledger.decomposition.elbo_of", lambda *args: pytest.fail("measured"))
+    with pytest.raises(ppvae.ContractError, match=r"^train: found rows of shape \[7\], expected \[8\]"):
+        ppvae.gap(rotated(), torch.randn(4, 8), "quick", train=torch.randn(9, 7), **quiet)
+
+
 def test_close_causes_are_not_ranked(float64):
     """Two causes of the same size within their Monte Carlo errors are both named; neither is called the main one."""
     report = ppvae.gap(rotated(), torch.randn(20, 8), QUICK, **quiet)

@@ -1,4 +1,4 @@
-"""Calls under modes of autograd that are not theirs, and where no bar can be drawn."""
+"""Calls under modes of torch that are not theirs, and where no bar can be drawn."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ OTHERS = [name for name in CALLS if name not in QUICK]
 
 
 @pytest.mark.parametrize("names", [QUICK, pytest.param(OTHERS, marks=pytest.mark.slow(60))])
-def test_without_gradients_around_them_calls_give_what_they_give_with_them(names):
+def test_within_modes_calls_give_what_they_give_outside(names):
     found = run_modes(names)
     assert {name: told for name, told in found.items() if told not in ("works", "named")} == {}
     assert all(told == "works" for name, told in found.items() if "made in" not in name)
@@ -26,6 +26,15 @@ def test_the_callers_mode_stays():
     with torch.inference_mode():
         ppvae.elbo(one, X, progress=False)
         assert torch.is_inference_mode_enabled()
+
+
+def test_mixed_precision_of_the_callers_is_left_and_stays():
+    one, around = pair(), torch.autocast("cpu", torch.bfloat16)
+    with around:
+        inside = one.encode(X)
+        assert torch.is_autocast_enabled("cpu")
+    assert inside.mean.dtype == torch.float32
+    assert torch.equal(inside.mean, one.encode(X).mean)
 
 
 def test_a_transform_may_leave_autograd():

@@ -153,6 +153,11 @@ def test_a_scheduler_of_another_optimizer_is_refused():
         train(own)
 
 
+def test_an_optimizer_that_refuses_its_settings_or_the_parameters_is_named():
+    with pytest.raises(ValueError, match=r"optimizer: found .* refuses .* \(Invalid momentum value: -1\), expected"):
+        train(None, optimizer=partial(torch.optim.SGD, momentum=-1))
+
+
 def test_lbfgs_is_refused_by_name():
     with pytest.raises(TypeError, match=r"optimizer: found LBFGS, which evaluates the bound several times"):
         train(None, optimizer=torch.optim.LBFGS)

@@ -1,0 +1,67 @@
+"""Pairs in double precision whose models make their priors of `torch.zeros(2)`, which are in single precision."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+import ppvae
+from ppvae.simulation import simulate
+
+
+class Factors(ppvae.Pair):
+    """`z ~ N(0, I)`, `x ~ N(W z, I)`, so `x ~ N(0, W W' + I)`; a linear module takes draws of its own type only."""
+
+    def __init__(self):
+        super().__init__()
+        self.load, self.encoder = nn.Linear(2, 3, bias=False), nn.Linear(3, 4)
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.load(z), 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            loc, log_scale = self.encoder(x).chunk(2, -1)
+            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+    def marginal(self):
+        weight = self.load.weight
+        return dist.MultivariateNormal(weight.new_zeros(3), weight @ weight.T + torch.eye(3).to(weight))
+
+
+@pytest.fixture
+def pair():
+    torch.manual_seed(0)
+    return Factors().double()
+
+
+@pytest.fixture
+def x(pair):
+    return pair.marginal().sample((6,))
+
+
+def test_all_that_draws_from_the_model_runs(pair, x):
+    pair.check(x)
+    assert pair.sample(5).dtype == pair.sample(x).dtype == torch.float64
+    assert simulate(pair, x)[1]["z"].dtype == torch.float64
+    found = ppvae.to_arviz(pair, x, num_samples=4, seed=0, progress=False)
+    assert str(found.prior["z"].dtype) == "float64"
+    assert len(ppvae.calibration(pair, num_simulations=20, progress=False).quantity) == 3
+
+
+def test_draws_are_of_the_joint(pair, assert_mean):
+    drawn, latents = simulate(pair, torch.zeros(20_000, 3).double())
+    noise = drawn - pair.load(latents["z"]).detach()
+    assert_mean(noise[:, :, None] * noise[:, None, :], torch.eye(3).double())
+    assert_mean(drawn[:, :, None] * drawn[:, None, :], pair.marginal().covariance_matrix.detach())
+
+
+@pytest.mark.parametrize("method", ["auto", "ais from prior"])
+def test_evidence_is_that_of_the_marginal(pair, x, method):
+    found = ppvae.log_evidence(pair, x, method, seed=0, progress=False)
+    exact = pair.marginal().log_prob(x).detach()
+    assert found.reliable.all()
+    assert ((found.estimate - exact).abs() < 5 * found.std_error + 1e-6).all()
