@@ -21,6 +21,7 @@ from ppvae.conversion import data_for, to_pair
 from ppvae.global_latents import AtValues, guides_values
 from ppvae.internals import contents_lent
 from ppvae.local_parameters import LocalParameters
+from ppvae.parameters import leaf_behind
 from ppvae.reached_modules import modules_of
 from ppvae.refusals import ContractError
 from ppvae.sites import sample_sites
@@ -226,7 +227,13 @@ def _announced(traces: list[Trace], state: Any, modules: list[nn.Module]) -> dic
     held = {id(parameter) for module in modules for parameter in module.parameters()}
     result: dict[str, Any] = {}
     for name, site in ((name, site) for trace in traces for name, site in trace.nodes.items()):
-        if site["type"] == "param":
+        if site["type"] == "param" and name not in state["params"]:  # a module's alone: Pyro's module_local_params
+            value = leaf_behind(site["value"])
+            _refuse_lost(name, id(value) in held, is_one=True)
+            while result.get(name, value) is not value:
+                name += "_"
+            result[name] = value
+        elif site["type"] == "param":
             value = state["params"][name]
             if _DIVIDER in name:
                 own = site["args"][1]  # by which a module computes, whatever the store has, unless it was given that
