@@ -22,6 +22,7 @@ from ppvae.conversion import data_for, to_pair
 from ppvae.global_latents import AtValues, guides_values
 from ppvae.internals import contents_lent
 from ppvae.local_parameters import LocalParameters
+from ppvae.parameters import leaf_behind
 from ppvae.reached_modules import modules_of
 from ppvae.refusals import ContractError
 from ppvae.sites import sample_sites
@@ -233,12 +234,19 @@ def _announced(traces: list[Trace], state: Any, modules: list[nn.Module]) -> dic
     held = {id(parameter) for module in modules for parameter in module.parameters()}
     result: dict[str, Any] = {}
     for name, site in ((name, site) for trace in traces for name, site in trace.nodes.items()):
-        if site["type"] == "param" and name in state["params"]:  # unless a handler, as `substitute`, gives its value
+        if site["type"] != "param":
+            continue
+        if name in state["params"]:
             value = state["params"][name]
             if _DIVIDER in name:
                 own = site["args"][1]  # by which a module computes, whatever the store has, unless it was given that
                 value = own if id(own) in held else value
                 _refuse_lost(name, id(value) in held, result.get(name, value) is value)
+            result[name] = value
+        elif (value := leaf_behind(site["value"])).requires_grad:  # a module's alone: Pyro's module_local_params
+            _refuse_lost(name, id(value) in held, is_one=True)
+            while result.get(name, value) is not value:
+                name += "_"
             result[name] = value
     return result
 

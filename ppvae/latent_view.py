@@ -20,6 +20,7 @@ from torch.distributions import Normal
 from ppvae.batches import Batch, num_rows
 from ppvae.contract import check_shapes
 from ppvae.coordinates import Coordinates, Standardized, coordinates, location_and_scale
+from ppvae.enumerable import model_runs_enumerated
 from ppvae.pair import Pair
 from ppvae.particles import run
 from ppvae.refusals import ContractError
@@ -57,7 +58,8 @@ class LatentView:
 
     Raises:
         ppvae.ContractError: a latent is discrete, its support in the guide is not the model's, or its density is known
-            for its own draws alone (the site is named); there is no latent; or it cannot be drawn from.
+            for its own draws alone (the site is named); there is no latent; it cannot be drawn from; or the model does
+            not take all values of a discrete latent at once.
         ValueError: a start of another name.
 
     Example:
@@ -76,7 +78,10 @@ class LatentView:
         self._at: Tensor | None = None
         self._shapes: dict[str, torch.Size] = {}
         with torch.no_grad():
-            self.log_start(pair, batch, self.draw(pair, batch, 1))  # is there a density of any u?
+            u = self.draw(pair, batch, 1)
+            if start == "prior":
+                self._refuse_not_enumerable(pair, batch)
+            self.log_start(pair, batch, u)  # is there a density of any u?
             self.refuse_unlike_support(pair, batch)
 
     @property
@@ -98,6 +103,15 @@ class LatentView:
                 "prior, AIS(start='prior'), or give the guide the model's support"
             )
             at_some_draws(pair, batch, lambda joint: refuse_unlike_support(pair, batch, joint, why))
+
+    def _refuse_not_enumerable(self, pair: Pair, batch: Batch) -> None:
+        """Refuses a model that does not run with all values of its discrete latents, which a guide may draw."""
+        if not model_runs_enumerated(pair, batch):
+            raise ContractError(
+                f"{type(pair).__name__}: found a model that fails with all values of its discrete latents at once, "
+                "along further dimensions on the left, expected one that takes them, as `[..., n]` code does, as views "
+                "from the prior sum them out; use method='iwae', for which the guide draws them"
+            )
 
     def at(self, rows: Tensor) -> "LatentView":
         """The view that is non-centered at some data points of a batch alone, a mask `[B]`."""

@@ -105,6 +105,13 @@ def _tensors_in(held: Any) -> Iterator[Tensor]:
             todo += value.values() if isinstance(value, dict) else value
 
 
+def leaf_behind(value: Any) -> Tensor:
+    """The leaf behind the value of a `pyro.param`."""
+    if hasattr(value, "_pyro_unconstrained_param"):  # of which a plate has selected some rows
+        return value._pyro_unconstrained_param
+    return value.unconstrained() if hasattr(value, "unconstrained") else value
+
+
 class OwnStatements(Messenger):
     """Refuses a `pyro.param` of another's, by name, before it is stored.
 
@@ -126,7 +133,19 @@ class OwnStatements(Messenger):
         name, *initial = msg["args"]
         store: Any = pyro.get_param_store()
         stored: Any = dict(store.items()).get(name)
-        leaf = next(iter(initial), None) if stored is None else stored.unconstrained()
+        if stored is not None:
+            self._refuse_others(name, stored.unconstrained())
+        elif initial:
+            self._refuse_others(name, initial[0])
+
+    def _pyro_post_param(self, msg: Any) -> None:
+        """Of a value that no store has and no statement gives: a module's alone, by Pyro's module_local_params."""
+        name, *initial = msg["args"]
+        leaf = leaf_behind(msg["value"])
+        if not initial and name not in pyro.get_param_store() and leaf.requires_grad:
+            self._refuse_others(name, leaf)
+
+    def _refuse_others(self, name: str, leaf: Any) -> None:
         if id(leaf) not in self._own:
             raise ContractError(
                 f"{self._role}: found pyro.param '{name}', which is no parameter of {type(self._pair).__name__}, "

@@ -154,14 +154,17 @@ def trace_model(
 
 
 def _enumerating(names: Callable[[str], bool] = lambda name: True) -> Any:
-    """A handler that gives finite latent sites of certain names all their values, whatever the function says itself."""
+    """A handler that gives finite latent sites of certain names all their values, whatever the function says itself.
+
+    Only whether these are expanded to the shape of the site's distribution is left to the function.
+    """
 
     def config(site: Any) -> Any:
         finite = getattr(site["fn"], "has_enumerate_support", False) and not site["is_observed"]
         return {
             "enumerate": "parallel" if finite and names(site["name"]) else None,
             "num_samples": None,
-            "expand": False,
+            "expand": site["infer"].get("expand", False),
         }
 
     return poutine.infer_config(config_fn=config)

@@ -79,7 +79,8 @@ def enumerated(pair: Pair, batch: Batch, num_particles: int) -> Joint:
             raise
         raise ContractError(
             f"{type(pair).__name__}: found a failure with all values of the guide's discrete sites at once, along "
-            f"further dimensions on the left ({error}), expected functions that take them, as `[..., n]` code does; or "
+            f"further dimensions on the left ({error}), expected functions that take them, as `[..., n]` code does; "
+            "values that are joined to others get their shape by pyro.infer.config_enumerate(guide, expand=True); or "
             "draw the sites, with ELBO(num_particles=2) or VIMCO()"
         ) from error
     return joint

@@ -16,13 +16,26 @@ from torch import Tensor
 from ppvae.batches import Batch, made_beside, num_rows
 from ppvae.inference.objectives.weighting import weighted
 from ppvae.pair import Pair
-from ppvae.rules import Function
+from ppvae.rules import Function, Problem
 from ppvae.weights import draw_weights
 from ppvae.wording import shown
 
+
+class _Maximizable(Function):
+    """What takes pair, batch and step, which Pyro's losses do not."""
+
+    def problem(self, value: Any) -> Problem | None:
+        of = value if isinstance(value, type) else type(getattr(value, "__self__", value))
+        return self.wrong_type(value, OF_PYRO) if of.__module__.startswith("pyro.infer.") else super().problem(value)
+
+
+OF_PYRO = (
+    "Pyro's take model and guide: in place of Trace_ELBO, TraceMeanField_ELBO or TraceGraph_ELBO take ELBO(), of "
+    "TraceEnum_ELBO EnumeratedELBO(), of RenyiELBO Renyi() or IWAE(), of ReweightedWakeSleep RWS()"
+)
 Maximized = Annotated[
     Callable[..., tuple[Tensor, Tensor]],
-    Function("an objective, such as ELBO(), or a function of pair, batch and step", made=True, takes=3),
+    _Maximizable("an objective, such as ELBO(), or a function of pair, batch and step", made=True, takes=3),
 ]
 """What `fit` takes: an `Objective`, or a plain function of pair, batch and step that returns value and surrogate."""
 

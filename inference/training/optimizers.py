@@ -125,6 +125,7 @@ def optimizer_for(given: AnyOptimizer, named: dict[str, nn.Parameter], lr: float
     if isinstance(given, ParameterGroups):
         return given.of(named, lr)
     if not isinstance(given, str):
+        _refuse_pyros(given)
         try:
             found = given(learned, lr=lr)
         except TypeError as error:
@@ -143,8 +144,27 @@ def optimizer_for(given: AnyOptimizer, named: dict[str, nn.Parameter], lr: float
                 f"optimizer: found {type(found).__name__}, which evaluates the bound several times within a step, "
                 "expected one that is given one gradient, as each evaluation would draw other noise; take 'adam'"
             )
+        if any("lr" not in group for group in found.param_groups):
+            raise TypeError(
+                f"optimizer: found {type(found).__name__}, whose groups of parameters have no rate 'lr', expected one "
+                "with it, as schedules change it; take 'adam', or step yours in a loop of your own: "
+                "value, surrogate = ppvae.ELBO()(pair, batch), then (-surrogate).backward()"
+            )
         return found
     return OPTIMIZERS[given](learned, lr=lr, fused=can_be_fused(learned))
+
+
+def _refuse_pyros(given: Any) -> None:
+    """Refuses Pyro's wrappers of optimizers, which make one for each parameter that they meet."""
+    of = given if hasattr(given, "__module__") else type(given)
+    is_class = isinstance(given, type) and issubclass(given, Optimizer)
+    if of.__module__.startswith("pyro.optim.") and not is_class:
+        raise TypeError(
+            f"optimizer: found {shown(given)}, which does not take parameters and lr, {EXPECTED}; it is Pyro's: in "
+            "place of pyro.optim.ClippedAdam take the one inside it, "
+            "functools.partial(pyro.optim.clipped_adam.ClippedAdam, clip_norm=10.0), of others torch's; for rates by "
+            "parameter take ppvae.ParameterGroups"
+        )
 
 
 def can_be_fused(learned: list[nn.Parameter]) -> bool:

@@ -1,5 +1,7 @@
 """A model that does not run with all values of a discrete latent at once: they are drawn, or taken one by one."""
 
+import math
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -114,3 +116,59 @@ def test_the_rest_draws_too(pair, x):
     assert (ppvae.calibration(pair, 50, 9, seed=0, progress=False)["rank"] >= 0).all()
     found = ppvae.to_arviz(pair, x, num_samples=4, progress=False)
     assert found.posterior["c"].shape == (1, 4, 6)
+
+
+class Labels(Pair):
+    """A label y and a latent z, in code that joins both and takes no further dimensions, unless these are expanded."""
+
+    def __init__(self):
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor(0.7))
+
+    def weights(self):
+        return torch.cat([self.slope.expand(1), MEANS])
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.OneHotCategorical(PRIOR))
+            z = pyro.sample("z", dist.Normal(x.new_zeros(1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(torch.cat([z, y], -1) @ self.weights(), 1.0), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.OneHotCategorical(logits=x[:, None] * MEANS), infer=self.infer)
+            pyro.sample("z", dist.Normal(0.3 * (x[..., None] - y @ MEANS[:, None]), 0.8).to_event(1))
+
+    infer = {}  # noqa: RUF012
+
+    def exact(self, x):
+        """log p(x), `[B]`, and the ELBO."""
+        log_q = torch.log_softmax(x[:, None] * MEANS, -1)
+        slope, scale, residual = self.slope.item(), 0.8, x[:, None] - MEANS
+        loc = 0.3 * residual
+        likelihood = normal(residual, slope * loc, 1.0) - (slope * scale) ** 2 / 2
+        kl = (loc.square() + scale**2 - 1) / 2 - math.log(scale)
+        evidence = (PRIOR.log() + normal(residual, 0.0, (1 + slope**2) ** 0.5)).logsumexp(-1)
+        return evidence, (log_q.exp() * (likelihood - kl + PRIOR.log() - log_q)).sum(-1)
+
+
+class ExpandedLabels(Labels):
+    infer = {"expand": True}  # noqa: RUF012
+
+
+def test_values_are_expanded_where_the_guide_says_so(x):
+    with pytest.raises(ContractError, match=r"config_enumerate\(guide, expand=True\)"):
+        ppvae.EnumeratedELBO()(Labels(), x)
+    pair = ExpandedLabels()
+    value = torch.stack([ppvae.EnumeratedELBO(50)(pair, x)[0] for _ in range(40)])
+    assert ((value.mean(0) - pair.exact(x)[1]).abs() < 4 * value.std(0) / 40**0.5).all()
+
+
+@pytest.mark.parametrize("kind", [Labels, ExpandedLabels])
+def test_annealing_from_the_prior_does_not_apply(kind, x):
+    pair = kind()
+    found = ppvae.log_evidence(pair, x, num_particles=4000, seed=0, progress=False)
+    assert "annealing does not apply" in found.reason
+    assert ((found.estimate - pair.exact(x)[0]).abs() < 5 * found.std_error).all()
+    with pytest.raises(ContractError, match=r"all values of its discrete latents at once.*method='iwae'"):
+        ppvae.log_evidence(pair, x, "ais from prior", progress=False)

@@ -6,7 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import Trace_ELBO
+from pyro.infer import EnergyDistance, Trace_ELBO, TraceEnum_ELBO
 from pyro.poutine.runtime import _PYRO_STACK
 from support.functions import assert_says
 from support.zoo import ZOO
@@ -182,6 +182,9 @@ def test_jvi_of_one_particle_leaves_none_out():
     ("objective", "said"),
     [
         (Trace_ELBO(), "objective: found a Trace_ELBO, expected an objective, such as ELBO()"),
+        (Trace_ELBO, "in place of Trace_ELBO, TraceMeanField_ELBO or TraceGraph_ELBO take ELBO()"),
+        (TraceEnum_ELBO().differentiable_loss, "TraceEnum_ELBO EnumeratedELBO()"),
+        (EnergyDistance(), "objective: found an EnergyDistance, expected an objective, such as ELBO()"),
         (lambda pair, batch: None, "it cannot be called with 3 arguments"),
         (lambda pair, batch, step: ELBO()(pair, batch)[1], "a function returns a Tensor of shape [] and torch.float32"),
         (lambda pair, batch, step: (ELBO()(pair, batch)[0], 1.0), "returns a tuple of 2, expected two tensors"),

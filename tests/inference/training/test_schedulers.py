@@ -141,10 +141,29 @@ def test_pyros_schedulers_are_refused_with_torchs_for_a_remedy(schedule, tmp_pat
     train(partial(lr_scheduler.ExponentialLR, gamma=0.9), pair)  # the remedy
 
 
-@pytest.mark.parametrize("optimizer", [pyro.optim.Adam({"lr": 1e-3}), pyro.optim.ClippedAdam])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        pyro.optim.Adam({"lr": 1e-3}),
+        pyro.optim.Adam(lambda name: {"lr": 1e-3}),
+        pyro.optim.ExponentialLR({**ADAM, "gamma": 0.9}),
+        pyro.optim.Adam,
+        pyro.optim.ClippedAdam,
+    ],
+)
 def test_pyros_optimizers_are_refused_with_torchs_for_a_remedy(optimizer):
-    with pytest.raises(TypeError, match=r"optimizer: found .*which does not take .*makes a torch optimizer, such as"):
+    found = r"optimizer: found .*which does not take .*makes a torch optimizer, such as .*clipped_adam.ClippedAdam"
+    with pytest.raises(TypeError, match=found):
         train(None, optimizer=optimizer)
+    train(None, optimizer=partial(pyro.optim.clipped_adam.ClippedAdam, clip_norm=10.0))  # the remedy
+
+
+def test_an_optimizer_without_a_rate_is_refused():
+    def make(parameters, lr):
+        return pyro.optim.adagrad_rmsprop.AdagradRMSProp(parameters, eta=lr)
+
+    with pytest.raises(TypeError, match=r"optimizer: found AdagradRMSProp, whose groups .* no rate 'lr'"):
+        train(None, optimizer=make)
 
 
 def test_a_scheduler_of_another_optimizer_is_refused():
