@@ -186,7 +186,7 @@ def test_data_unlike_the_example_are_at_fault_only_where_the_example_runs():
     pair.log_weights(torch.randn(4, 5))
     pair.network = nn.Linear(2, 1)
     for length in (3, 5, 6):
-        with pytest.raises(ppvae.ContractError, match=r"^model, after site 'z': found RuntimeError: mat1 and mat2"):
+        with pytest.raises(ppvae.ContractError, match=r"^model, after site 'z': found RuntimeError: .*mat1 and mat2"):
             pair.log_weights(torch.randn(4, length))
 
 
