@@ -200,10 +200,19 @@ def analogies(pair: M2, x: Tensor, y: Tensor) -> Tensor:
     return torch.stack([x, *others], 1).flatten(0, 1)
 
 
+def with_error(result: Result, field: str) -> tuple[float, float]:
+    """A share of the digits, or the mean of what each of them has, with its standard error over the digits."""
+    value, num = getattr(result, field), len(result.log_px)
+    if isinstance(value, float):
+        return value, (value * (1 - value) / num) ** 0.5
+    return value.mean().item(), value.std().item() / num**0.5
+
+
 def bars(ax: Axes, results: dict[str, Result], columns: dict[str, str], factor: float) -> None:
     for number, (label, field) in enumerate(columns.items()):
-        values = [torch.as_tensor(getattr(result, field)).mean() * factor for result in results.values()]
-        ax.bar(np.arange(len(values)) + 0.4 * number - 0.2, values, width=0.38, label=label)
+        found = np.array([with_error(result, field) for result in results.values()]).T * factor
+        place = np.arange(len(results)) + 0.4 * number - 0.2
+        ax.bar(place, found[0], yerr=found[1], width=0.38, label=label)
     ax.set_xticks(range(len(results)), list(results))
 
 

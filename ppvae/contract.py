@@ -354,6 +354,12 @@ def _check_finite(joint: Joint, in_vain: bool) -> None:
         terms = [("guide", joint.log_q_terms()), ("model", joint.log_p_terms())]
     for role, by_site in terms:
         for name, term in by_site.items():
+            if term.dtype.itemsize < torch.float32.itemsize:
+                raise ContractError(
+                    f"{role} site '{name}': found log probabilities of {term.dtype}, which holds three digits, "
+                    "expected float32 or float64; convert the pair, by pair.float(), or the distribution's arguments; "
+                    "to train networks in bfloat16, pass options=ppvae.StepOptions(autocast=torch.bfloat16)"
+                )
             if in_vain and role == "model":
                 term = term.masked_fill(term == -torch.inf, 0.0)
             if (row := first_bad_row(term)) is not None:

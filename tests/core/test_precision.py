@@ -1,4 +1,4 @@
-"""Pairs in double precision whose models make their priors of `torch.zeros(2)`, which are in single precision."""
+"""Pairs whose models make their priors of `torch.zeros(2)`, in single precision, and pairs in half precision."""
 
 import pyro
 import pyro.distributions as dist
@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import ppvae
+from ppvae.models import VAE
 from ppvae.simulation import simulate
 
 
@@ -65,3 +66,13 @@ def test_evidence_is_that_of_the_marginal(pair, x, method):
     exact = pair.marginal().log_prob(x).detach()
     assert found.reliable.all()
     assert ((found.estimate - exact).abs() < 5 * found.std_error + 1e-6).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "call", [ppvae.elbo, ppvae.log_evidence, ppvae.to_arviz, lambda pair, x: ppvae.Trainer(pair).step(x)]
+)
+def test_log_probabilities_of_three_digits_are_refused(dtype, call):
+    """A bound of -100 nats would be off by half a nat."""
+    with pytest.raises(ppvae.ContractError, match=f"site '.': found log probabilities of {dtype}.*pair.float()"):
+        call(VAE.mlp(3, 2, [4]).to(dtype), torch.ones(4, 3))
