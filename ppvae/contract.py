@@ -364,10 +364,13 @@ def _check_finite(joint: Joint, in_vain: bool) -> None:
                 term = term.masked_fill(term == -torch.inf, 0.0)
             if (row := first_bad_row(term)) is not None:
                 value = next(v for v in term[..., row].flatten().tolist() if not math.isfinite(v))
-                raise ContractError(
-                    f"{role} site '{name}': found log probability {value} at row {row}, expected a finite one; "
-                    "is the data inside the distribution's support, and its scale above zero?"
+                question = (
+                    "does the guide draw what the model rules out? Give it the probability zero there, too"
+                    if role == "model" and value == -math.inf and name in joint.guide.nodes
+                    else "is the data inside the distribution's support, and its scale above zero?"
                 )
+                found = f"found log probability {value} at row {row}, expected a finite one"
+                raise ContractError(f"{role} site '{name}': {found}; {question}")
 
 
 def first_bad_row(term: Tensor) -> int | None:

@@ -18,6 +18,7 @@ from ppvae.inference.objectives.gradients import Draw
 from ppvae.inference.objectives.importance_weighted import gain
 from ppvae.inference.objectives.protocol import MeanOverDraws
 from ppvae.inference.objectives.scales import is_pair_scaled, is_scaled, like_scales, scaled
+from ppvae.inference.objectives.schedules import refuse_scheduled
 from ppvae.inference.objectives.weighting import average
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError
@@ -127,8 +128,7 @@ class ELBO(MeanOverDraws):
             return value, value.mean()
         draw.check_scored(True, self.num_particles)
         beta = self.beta(step) if callable(self.beta) else self.beta
-        if not isinstance(beta, Tensor) and not beta >= 0:
-            raise ValueError(f"beta: found {beta} at step {step}, expected 0 or more; change the schedule")
+        refuse_scheduled("beta", beta, step, lambda number: number >= 0, "a number, 0 or more")
         if isinstance(beta, Tensor) or beta != 1.0 or self.free_bits != 0.0:
             log_p, log_q = self._tempered(log_p, log_q, draw, beta)
         if is_scaled(draw.joint):

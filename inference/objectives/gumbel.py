@@ -18,6 +18,7 @@ from ppvae.batches import Batch
 from ppvae.inference.objectives.evidence_lower_bound import ELBO
 from ppvae.inference.objectives.gradients import reparameterized
 from ppvae.inference.objectives.protocol import MeanOverDraws
+from ppvae.inference.objectives.schedules import refuse_scheduled
 from ppvae.pair import Pair
 from ppvae.rebuilding import with_parts
 from ppvae.refusals import ContractError, family
@@ -65,8 +66,7 @@ class GumbelSoftmaxELBO(MeanOverDraws):
 
     def __call__(self, pair: Pair, batch: Batch, step: float | Tensor = math.inf) -> tuple[Tensor, Tensor]:
         temperature = self.temperature(step) if callable(self.temperature) else self.temperature
-        if not isinstance(temperature, Tensor) and not temperature > 0:
-            raise ValueError(f"temperature: found {temperature} at step {step}, expected above 0")
+        refuse_scheduled("temperature", temperature, step, lambda number: number > 0, "a number above 0")
         with _StraightThrough(temperature):
             return ELBO(self.num_particles, kl="monte_carlo")(pair, batch)
 

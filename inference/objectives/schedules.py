@@ -1,6 +1,11 @@
 """Schedules: functions from the training step to a weight."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+from torch import Tensor
 
 from ppvae.arguments import Count, Natural, checked
 
@@ -24,3 +29,16 @@ class LinearWarmup:
 
     def __call__(self, step: float) -> float:
         return min(max((step - self.delay) / self.steps, 0.0), 1.0)
+
+
+def refuse_scheduled(name: str, value: Any, step: Any, allows: Callable[[Any], bool], expected: str) -> None:
+    """Refuses what a schedule says at a step, or a setting is, unless it is a number that is allowed.
+
+    The value of a tensor cannot be looked at while a step is compiled.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not (value.dim() == 0 if isinstance(value, Tensor) else isinstance(value, Real) and allows(value)):
+        found = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        raise ValueError(f"{name}: found {found} at step {step}, expected {expected}; change the schedule")

@@ -217,7 +217,8 @@ class _Program:
 def _traced(*args: Any) -> GraphModule:
     """`traced`, without oneDNN's operation for a whole LSTM, which vmap does not know."""
     backend = torch.backends.mkldnn
-    before, backend.enabled = backend.enabled, False  # its `flags` would set, and warn of, others too
+    before = backend.enabled  # its `flags` would set, and warn of, others too
+    backend.enabled = False  # type: ignore[assignment]
     try:
         return traced(*args)
     finally:

@@ -103,6 +103,10 @@ class GAN(Pair):
                 f"data: found {found}, expected a tensor of shape [N, {', '.join(map(str, expected))}], as the "
                 "generator draws; give each data point that shape"
             )
+        if not x.is_floating_point():
+            raise ValueError(
+                f"data: found {x.dtype}, expected floating-point numbers, as the generator draws; pass x.float()"
+            )
 
     def _noise(self, *shape: int) -> Tensor:
         like = self._like()

@@ -9,7 +9,7 @@ import torch
 from pyro.poutine.runtime import _PYRO_STACK
 from support.functions import Functions, assert_says, refusal, scalar_guide, scalar_model
 
-from ppvae import ContractError
+from ppvae import IWAE, ContractError, fit
 from ppvae.models import DeepMarkov
 
 
@@ -181,3 +181,23 @@ def test_transforms_that_are_not_one_to_one_have_no_density(transform):
 
     message = refusal(Functions(model, guide), torch.randn(9))
     assert_says(message, "guide site 'z': found TransformedDistribution, which knows no density", "FoldedDistribution")
+
+
+def test_a_guide_that_draws_what_the_model_rules_out_is_told_so():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Categorical(logits=torch.tensor([0.0, 0.0, -torch.inf])))
+            pyro.sample("x", dist.Normal(c.to(x), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("c", dist.Categorical(logits=logits.expand(len(x), 3)))
+
+    logits = torch.nn.Parameter(torch.zeros(3))
+    pair = Functions(model, guide)
+    pair.logits = logits
+    with pytest.raises(ContractError) as caught:
+        fit(pair, torch.randn(9), IWAE(20), epochs=1, progress=False)
+    assert_says(
+        str(caught.value), "model site 'c'", "found log probability -inf", "Give it the probability zero there, too"
+    )

@@ -150,3 +150,8 @@ def test_a_prefix_is_a_whole_name_or_that_of_a_module():
     named = {name: torch.nn.Parameter(torch.zeros(1)) for name in ("critic", "critic.a", "critic2.a")}
     made = ParameterGroups({"critic": 4.0}, "sgd").of(named, lr=1.0)
     assert [(group["lr"], len(group["params"])) for group in made.param_groups] == [(4.0, 2), (1.0, 1)]
+
+
+def test_whole_numbers_are_refused_as_the_generator_draws_none():
+    with pytest.raises(ValueError, match=r"data: found torch.int64, expected floating-point numbers.*pass x.float\(\)"):
+        ppvae.fit(GAN.mlp(4, 2), torch.zeros(8, 4, dtype=torch.long), AdversarialLoss(), epochs=1, progress=False)

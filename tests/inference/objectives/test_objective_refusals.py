@@ -197,3 +197,11 @@ def test_what_is_no_objective_is_refused_before_anything_changes(objective, said
         fit(pair, torch.randn(5, 3), objective, steps=1, progress=False)
     assert_says(str(caught.value), said, "expected")
     assert all(torch.equal(a, b) for a, b in zip(before, pair.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("number", ["high", None, -1.0, math.nan, torch.ones(2)])
+@pytest.mark.parametrize(("make", "name"), [(ELBO, "beta"), (GumbelSoftmaxELBO, "temperature")])
+def test_what_a_schedule_says_is_a_number(make, name, number):
+    objective = make(**{name: lambda step: number})
+    with pytest.raises(ValueError, match=rf"{name}: found .* at step inf, expected a number.*change the schedule"):
+        objective(LinearVAE(4, 2), torch.zeros(3, 4))
