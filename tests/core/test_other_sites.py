@@ -82,11 +82,11 @@ def test_what_is_measured_by_latent_is_refused_and_the_remedy_works(order):
 
 @pytest.mark.parametrize(("one", "other"), [(2, 3), (3, 2)])
 def test_a_view_of_other_latents_is_refused(one, other):
-    two, three = ((X[LENGTHS == num], LENGTHS[LENGTHS == num]) for num in (one, other))
+    two, three = ((X[LENGTHS.eq(num)], LENGTHS[LENGTHS.eq(num)]) for num in (one, other))
     view = LatentView(PAIR, two)
     u = view.draw(PAIR, two, 4)
     log_start, log_joint = view.densities(PAIR, two, u)
-    assert torch.allclose(log_joint - log_start, EXACT[LENGTHS == one].expand(4, 6))
+    assert torch.allclose(log_joint - log_start, EXACT[LENGTHS.eq(one)].expand(4, 6))
     for of_view in (view.densities, view.log_start, view.latents):
         with pytest.raises(ContractError, match="site 'z2': found for some data points and not for others"):
             of_view(PAIR, three, u)
