@@ -24,7 +24,7 @@ from ppvae.enumerable import model_runs_enumerated
 from ppvae.pair import Pair
 from ppvae.particles import run
 from ppvae.refusals import ContractError
-from ppvae.sites import log_prob_terms, presence, sample_sites
+from ppvae.sites import log_prob_terms, presence, refuse_other_latents, sample_sites
 from ppvae.supports import at_some_draws, refuse_unlike_support
 from ppvae.tracing import Joint, trace_model, trace_pair
 from ppvae.unconditioned import PreciseDraws
@@ -155,6 +155,7 @@ class LatentView:
         given = self._given(u)
         with given:
             trace = run(pair, "guide", batch, len(u))
+        refuse_other_latents(given.pieces, self._shapes)
         return sum_terms(log_prob_terms(trace)) + given.log_det()
 
     def latents(self, pair: Pair, batch: Batch, u: Tensor) -> dict[str, Tensor]:
@@ -175,14 +176,20 @@ class LatentView:
 
     def _given(self, u: Tensor) -> "_Given":
         pieces = {name: u[..., where].reshape(*u.shape[:2], *self._shapes[name]) for name, where in self.sites.items()}
-        return _Given(lambda name, own: (pieces[name], own(pieces[name])), self._standard)
+
+        def value(name: str, own: Coordinates) -> tuple[Tensor, Tensor]:
+            if name not in pieces:
+                refuse_other_latents([*pieces, name], pieces)
+            return pieces[name], own(pieces[name])
+
+        return _Given(value, self._standard)
 
     def _run(self, pair: Pair, batch: Batch, num_particles: int, given: "_Given") -> Joint:
+        by_guide = self.start == "guide" and not self.noncentered
         with given:
-            if self.start == "guide" and not self.noncentered:
-                return trace_pair(pair, batch, num_particles)
-            joint = trace_model(pair, batch, num_particles=num_particles)
-        if self.start == "prior":
+            joint = (trace_pair if by_guide else trace_model)(pair, batch, num_particles=num_particles)
+        refuse_other_latents(given.pieces, self._shapes)
+        if by_guide or self.start == "prior":
             return joint
         with _Given(lambda name, own: (given.pieces[name], given.values[name])):  # which only the model could tell
             return replace(joint, guide=run(pair, "guide", batch, num_particles))

@@ -9,7 +9,7 @@
 """
 
 import math
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping
 from functools import reduce
 from typing import Any
 
@@ -40,6 +40,17 @@ def sample_sites(trace: Trace, *, observed: bool | None = None) -> dict[str, dic
         and not is_deterministic(site)
         and (observed is None or site["is_observed"] == observed)
     }
+
+
+def refuse_other_latents(found: Collection[str], expected: Collection[str]) -> None:
+    """Refuses a pair that has other latents for other data points, where all are to have the same."""
+    if others := sorted(set(found) ^ set(expected)):
+        raise ContractError(
+            f"site '{others[0]}': found for some data points and not for others, as where a loop ends with the longest "
+            "row of a batch, expected the same latents for each; take as many steps in any batch "
+            "(`range(x.shape[1])`), and mask those that a row has not, in model and guide "
+            "(`poutine.mask(mask=t < lengths)`)"
+        )
 
 
 def data_sites(trace: Trace) -> dict[str, dict[str, Any]]:

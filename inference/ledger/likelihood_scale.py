@@ -66,7 +66,8 @@ def likelihood_scale(pair: Pair, batch: Batch, num_samples: int) -> dict[str, Li
     trusted = found.pop("") <= MOST_KHAT
     if trusted.double().mean().item() <= 0.5:
         return {name: _undefined("the guide is too far from the posterior to tell") for name in found}
-    return {name: _of(each[trusted]) for name, each in found.items()}
+    there = {name: torch.where(each[:, 2:].isnan(), 0.0, each) for name, each in found.items()}  # where a site is not
+    return {name: _of(each[trusted]) for name, each in there.items()}
 
 
 def _squares(pair: Pair, points: Batch, num: int) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,8 +25,8 @@ from ppvae.inference.runtime.sharing import measurement
 from ppvae.own_rows import rows_or_all
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError
-from ppvae.sites import sample_sites, where_there
-from ppvae.tracing import trace_pair
+from ppvae.sites import refuse_other_latents, sample_sites, where_there
+from ppvae.tracing import Joint, trace_pair
 from ppvae.weights import log_weight, sum_terms, weights_of
 from ppvae.wording import counted, figures
 
@@ -146,8 +146,9 @@ def elbo_terms(
 def elbo_terms_of(pair: Pair, batch: Batch, num_samples: int, progress: bool) -> ElboTerms:
     """`elbo_terms` within `measuring`."""
     two = to_pair(rows_or_all(pair, batch, slice(2)), pair)
-    latent, tied = _latent_terms(pair, two)
-    measure = partial(_measured, pair, latent)
+    joint = trace_pair(pair, two, 1)
+    latent, tied = _latent_terms(joint)
+    measure = partial(_measured, pair, sample_sites(joint.guide), latent)
     found = finite(over_data(pair, batch, num_samples, measure, "elbo terms" if progress else None))
     chosen = some_rows(num_rows(batch), MOST_POINTS)
     try:
@@ -177,9 +178,8 @@ def elbo_terms_of(pair: Pair, batch: Batch, num_samples: int, progress: bool) ->
     )
 
 
-def _latent_terms(pair: Pair, batch: Batch) -> tuple[dict[str, list[str]], str]:
+def _latent_terms(joint: Joint) -> tuple[dict[str, list[str]], str]:
     """The guide's sites in each term of log p without observations, and a warning about the others."""
-    joint = trace_pair(pair, batch, 1)
     terms = {site: term for term in joint.log_p_terms() for site in term.split(",")}
     with_observation = {terms[site] for site in sample_sites(joint.model, observed=True)}
     found: dict[str, list[str]] = {}
@@ -191,7 +191,12 @@ def _latent_terms(pair: Pair, batch: Batch) -> tuple[dict[str, list[str]], str]:
 
 
 def _measured(
-    pair: Pair, latent: dict[str, list[str]], points: Batch, num_draws: int, at_once: int
+    pair: Pair,
+    latents: Collection[str],
+    latent: dict[str, list[str]],
+    points: Batch,
+    num_draws: int,
+    at_once: int,
 ) -> dict[str, Tensor]:
     """The mean of each term and its error; for each latent, an estimate of its posterior mean, and its variance, NaN
     where it is not there."""
@@ -201,6 +206,7 @@ def _measured(
         joint = trace_pair(pair, points, size)
         check_shapes(joint)
         weights = weights_of(joint)
+        refuse_other_latents(weights.latents, latents)
         log_p, log_q = (
             {site: t.double() for site, t in each.items()} for each in (weights.log_p_sites, weights.log_q_sites)
         )

@@ -21,6 +21,7 @@ from ppvae.inference.runtime.isolation import derived_seed
 from ppvae.mode import mode
 from ppvae.pair import Pair
 from ppvae.progress import progress_bar
+from ppvae.row_chunks import joined
 from ppvae.threads import turn
 
 CPU_ELEMENTS, GPU_ELEMENTS = 22_000_000, 4_000_000_000
@@ -138,7 +139,7 @@ def _in_chunks(
 
 
 def _concatenated(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return joined(parts, [len(next(iter(part.values()))) for part in parts])
 
 
 def chunk_rows(pair: Pair, batch: Batch, measure: Measure, cpu_elements: int, gpu_elements: int) -> int:

@@ -59,14 +59,15 @@ def _refuse_outside_support(pair: Pair, batch: Batch) -> None:
     scaled: set[str] = set()
     measure = partial(_inside_support, pair, scaled)
     found = over_data(pair, batch, 1, measure, None)
-    if not all(inside.all() for inside in found.values()):  # under one draw; the support may depend on the latents
+    if any((inside == 0).any() for inside in found.values()):  # under one draw; the support may depend on the latents
         with own_randomness((1,), device_of(pair)):
             found = over_data(pair, batch, LATENTS, measure, None)
     for site, inside in found.items():
-        if not inside.all():
+        outside = inside == 0  # and NaN for rows whose batch does not reach the site
+        if outside.any():
             raise ValueError(
-                f"data: found row {int(inside.int().argmin())} outside the support of the likelihood at site '{site}' "
-                f"({int((~inside).sum())} such rows in all), expected values it can produce; "
+                f"data: found row {int(outside.int().argmax())} outside the support of the likelihood at site '{site}' "
+                f"({int(outside.sum())} such rows in all), expected values it can produce; "
                 f"{into_support(next(iter(tensors(batch).values())))}, or choose another likelihood"
             )
     if scaled:
