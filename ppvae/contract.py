@@ -317,11 +317,15 @@ def _check_values(joint: Joint) -> None:
             expected = [joint.shape[1], *fn.event_shape]
             if len(found) > len(expected) and found[0] == joint.shape[0]:
                 found = found[1:]
+            if found[:1] == [joint.shape[0] * joint.shape[1]]:  # by rows, of data in which these are elsewhere
+                found[0] = joint.shape[1]
             if site["is_observed"] and found[-len(expected) :] != expected:
                 remedy = (
                     "check `.to_event(n)`, and let networks keep leading dimensions (`.flatten(-n)` rather than "
                     "`.view(len(x), ...)`)"
                 )
+                if found[:1] == expected[:1] and math.prod(found) == math.prod(expected):
+                    remedy = f"observe them in this shape, as `x.reshape(len(x), {', '.join(map(str, expected[1:]))})`"
                 if found == expected[1:]:
                     remedy = "where all rows share a value, give it to each, as by `value.expand(len(x))`"
                 raise ContractError(
