@@ -293,7 +293,8 @@ def _check_match(guide: Trace, model: Trace) -> None:
                 raise ContractError(
                     f"guide site '{name}': found an auxiliary draw, expected draws of the model's latents alone, as "
                     "log q is their density; draw each of them by `pyro.sample` from a distribution of its own, such "
-                    f"as a TransformedDistribution of this one: the model's are {latents}"
+                    "as a TransformedDistribution of this one, or where it is of several at once let the model draw "
+                    f"one vector, too: the model's are {latents}"
                 )
             kind = "observed" if name in sites else "absent"
             raise ContractError(
