@@ -293,7 +293,8 @@ def _check_match(guide: Trace, model: Trace) -> None:
                 raise ContractError(
                     f"guide site '{name}': found an auxiliary draw, expected draws of the model's latents alone, as "
                     "log q is their density; draw each of them by `pyro.sample` from a distribution of its own, such "
-                    f"as a TransformedDistribution of this one: the model's are {latents}"
+                    "as a TransformedDistribution of this one, or where it is of several at once let the model draw "
+                    f"one vector, too: the model's are {latents}"
                 )
             kind = "observed" if name in sites else "absent"
             raise ContractError(
@@ -320,11 +321,15 @@ def _check_values(joint: Joint) -> None:
             expected = [joint.shape[1], *fn.event_shape]
             if len(found) > len(expected) and found[0] == joint.shape[0]:
                 found = found[1:]
+            if found[:1] == [joint.shape[0] * joint.shape[1]]:  # by rows, of data in which these are elsewhere
+                found[0] = joint.shape[1]
             if site["is_observed"] and found[-len(expected) :] != expected:
                 remedy = (
                     "check `.to_event(n)`, and let networks keep leading dimensions (`.flatten(-n)` rather than "
                     "`.view(len(x), ...)`)"
                 )
+                if found[:1] == expected[:1] and math.prod(found) == math.prod(expected):
+                    remedy = f"observe them in this shape, as `x.reshape(len(x), {', '.join(map(str, expected[1:]))})`"
                 if found == expected[1:]:
                     remedy = "where all rows share a value, give it to each, as by `value.expand(len(x))`"
                 raise ContractError(

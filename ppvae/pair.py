@@ -34,6 +34,7 @@ from ppvae.steps import Steps
 from ppvae.threads import exclusive, undisturbed
 from ppvae.unconditioned import draw_jointly
 from ppvae.weights import Weights, draw_weights, expected_log_weight, sum_terms
+from ppvae.wording import NAMES
 
 logger = logging.getLogger("ppvae")
 
@@ -373,6 +374,9 @@ class Pair(nn.Module):
         A pair whose guide leaves out latents that the posterior has offers another, with the same model.
         """
         return self
+
+
+NAMES[Pair] = "a Pair, as Pair.of(model, guide, example=x[:10]) makes of Pyro's functions"
 
 
 class ExistingPair(ExistingFunctions, Pair):

@@ -20,7 +20,8 @@ def modules_of(*functions: Callable, given: Iterable[Any] = ()) -> list[nn.Modul
 
     Followed are: partials and decorators, the object that a method belongs to, callable objects, containers, defaults,
     what Python modules have by the names in a function, and the other functions and objects of the same files and of
-    all that is no installed library. Of a library's objects, such as a distribution, the modules that they hold.
+    all that is no installed library. Of a library's objects, such as a distribution, the modules that they hold; of a
+    module, what its methods refer to, and those that it holds in lists.
 
     Args:
         functions: the model and guide, or one of them.
@@ -43,6 +44,8 @@ def modules_of(*functions: Callable, given: Iterable[Any] = ()) -> list[nn.Modul
         seen.add(id(value))
         if isinstance(value, nn.Module):
             found[id(value)] = value
+            queue += [held for held in _attributes(value) if _holds_modules(held)]
+            queue += _methods(value) if _is_followed(type(value).__module__, files) else []
         elif isinstance(value, partial):
             files.add(_file_of(value.func))
             queue += [value.func, *value.args, *value.keywords.values()]
@@ -58,8 +61,7 @@ def modules_of(*functions: Callable, given: Iterable[Any] = ()) -> list[nn.Modul
             queue += value
         elif not isinstance(value, type | ModuleType):
             if _is_followed(type(value).__module__, files):
-                queue += _attributes(value)
-                queue += [each for cls in type(value).__mro__[:-1] for each in vars(cls).values()]
+                queue += [*_attributes(value), *_methods(value)]
             else:
                 queue += [held for held in _attributes(value) if _holds_modules(held)]
     inner = {id(module) for outer in found.values() for module in outer.modules() if module is not outer}
@@ -115,6 +117,11 @@ def _attributes(thing: Any) -> list[Any]:
     """What an object holds, in its dict or its slots."""
     slots = [name for cls in type(thing).__mro__ for name in getattr(cls, "__slots__", ())]
     return [*getattr(thing, "__dict__", {}).values(), *(getattr(thing, name, None) for name in slots)]
+
+
+def _methods(thing: Any) -> list[Any]:
+    """What the classes of an object hold."""
+    return [each for cls in type(thing).__mro__[:-1] for each in vars(cls).values()]
 
 
 def _holds_modules(value: Any) -> bool:

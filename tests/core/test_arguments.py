@@ -119,6 +119,12 @@ REFUSED = [
     (Annotated[str, OneOf({"a": 1, "b": 2})], "c", ValueError, "expected one of 'a', 'b'"),
     (nn.Module, nn.Linear, TypeError, "found the class Linear, expected a torch.nn.Module; call the class"),
     (nn.Module, None, TypeError, "x: found None, expected a torch.nn.Module"),
+    (
+        ppvae.Pair,
+        MODULE,
+        TypeError,
+        "expected a Pair, as Pair.of(model, guide, example=x[:10]) makes of Pyro's functions",
+    ),
     (ppvae.AIS | None, ppvae.AIS, TypeError, "expected an AIS or None; call the class, as in AIS(...)"),
     (Sized, Boxed, TypeError, "x: found the class Boxed, expected a Sized"),
     (type[nn.Module], MODULE, TypeError, "expected a class of Modules; pass the class, without calling it"),

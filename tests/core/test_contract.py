@@ -160,6 +160,26 @@ def test_data_of_another_event_shape_than_its_distribution(num_outputs):
     assert_says(message, "check `.to_event(n)`")
 
 
+@pytest.mark.parametrize("shape", [(1, 3, 4), (3, 4), (12, 1)])
+def test_images_observed_as_vectors_are_refused_and_the_remedy_works(shape):
+    encoder, decoder = torch.nn.Linear(12, 2), torch.nn.Linear(2, 12)
+
+    def model(x, observed):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decoder(z), 1.0).to_event(1), obs=observed(x))
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(encoder(x.flatten(1)), 1.0).to_event(1))
+
+    x = torch.randn(9, *shape)
+    message = refusal(Functions(lambda x: model(x, lambda x: x), guide), x)
+    assert_says(message, "model site 'x'", f"found observed data of shape [6, {', '.join(map(str, shape))}]")
+    assert_says(message, "expected [batch, *event] = [6, 12]", "as `x.reshape(len(x), 12)`")
+    Functions(lambda x: model(x, lambda x: x.reshape(len(x), 12)), guide).check(x)
+
+
 def test_batch_shape_of_particles_only():
     """A guide whose `[K, 1]` would broadcast over data points."""
 

@@ -169,6 +169,28 @@ def distribution(net):
     return lambda x: guide(held.transforms[0].net, x)
 
 
+class ListedIn(nn.Module):
+    """A module that holds a network in a list, where PyTorch does not look."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.nets = [net]
+
+    def forward(self, x):
+        guide(self.nets[0], x)
+
+
+def named_by_a_method_of_a_module(net):
+    class Naming(nn.Module):
+        def forward(self, x):
+            return self.drawn(x)
+
+        def drawn(self, x):
+            return guide(net, x)
+
+    return Naming()
+
+
 GUIDES = {
     "partial": lambda net: partial(guide, net),
     "partial_by_name": lambda net: partial(guide, net=net),
@@ -187,6 +209,8 @@ GUIDES = {
     "function_inside": function_inside,
     "class_attribute": class_attribute,
     "distribution": distribution,
+    "list_of_a_module": ListedIn,
+    "method_of_a_module": named_by_a_method_of_a_module,
 }
 
 

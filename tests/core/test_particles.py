@@ -268,3 +268,25 @@ def test_networks_that_take_neither():
     model, guide, x = pair_with(lambda h: h.view(B, D))
     message = refused(model, guide, x)
     assert_says(message, "model, after site 'z'", "expected it to run on a batch of 4 rows")
+
+
+@pytest.mark.filterwarnings("ignore:.*is run by rows")
+def test_a_plate_that_is_told_its_whole_size_takes_more_rows_than_that():
+    """`plate(name, N, len(x))`, of which Pyro takes at most N rows, but K particles by rows make more."""
+    x, network = torch.randn(5, 2), nn.Linear(2, 2)
+
+    def model(x):
+        with pyro.plate("data", 5, len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(network(z.view(-1, 2)), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", 5, len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.8).to_event(1))
+
+    pair = Pair.of(model, guide, x)
+    assert pair.particles == "rows"
+    found = pair.log_weights(x, 3)
+    z = found.latents["z"]
+    log_p = dist.Normal(0.0, 1.0).log_prob(z) + dist.Normal(network(z), 1.0).log_prob(x)
+    torch.testing.assert_close(found.log_w, (log_p - dist.Normal(x / 2, 0.8).log_prob(z)).sum(-1))
