@@ -14,6 +14,7 @@ from ppvae.models.codes.code_search import Joint, best_codes, log_evidence_by_en
 from ppvae.models.codes.code_vectors import CodeVectors
 from ppvae.models.codes.codebook import Codebook
 from ppvae.models.codes.tempered import TEMPERATURES, Softened
+from ppvae.models.parts.likelihood import AnyLikelihood
 from ppvae.pair import Pair
 from ppvae.refusals import ContractError, refuse_shape
 
@@ -37,7 +38,7 @@ class CodedPair(Pair):
     """
 
     encoder: nn.Module
-    likelihood: nn.Module
+    likelihood: AnyLikelihood
     event_shape: Sequence[int]
 
     def guide(self, x: Tensor) -> None:
