@@ -14,6 +14,7 @@ from ppvae.conversion import to_pair
 from ppvae.inference.evidence.ais import AnnealedImportanceSampling
 from ppvae.inference.evidence.annealed_importance import AIS, Sampler, run_chains
 from ppvae.inference.evidence.few_weights import MOST_STD_ERROR, std_error
+from ppvae.inference.evidence.larger_bound import ROUNDING_ERROR
 from ppvae.inference.evidence.long_runs import KINDS, long_run
 from ppvae.inference.runtime.differences import less
 from ppvae.inference.runtime.measuring import kind_of, measuring
@@ -156,7 +157,7 @@ def two_sides(
         (found["r_hat"] <= MOST_R_HAT)
         & (found["ess"] >= LEAST_ESS)
         & (upper.std_error <= MOST_STD_ERROR)
-        & (width.estimate >= -CROSSED * width.std_error)
+        & (width.estimate >= -CROSSED * width.std_error.clamp(min=ROUNDING_ERROR))
     )
     own_lower, own_upper = ais.record_of(annealing, on_own["forward"], on_own), _upper(annealing, on_own["exact"])
     shift = less("approximate - exact", _upper(annealing, on_own["approximate"]), own_upper)
@@ -211,7 +212,7 @@ def _limits(reliable: Tensor) -> str:
 
 def _of_simulated(shift: Measurement) -> str:
     """What simulated data say against long runs; empty if nothing."""
-    short = shift.estimate < -SHORT * shift.std_error
+    short = shift.estimate < -SHORT * shift.std_error.clamp(min=ROUNDING_ERROR)
     if not short.any():
         return ""
     return (

@@ -72,20 +72,28 @@ def _chosen(halves: list[Evidence]) -> Tensor:
 
 
 def raised(found: Evidence, bounds: Mapping[str, Measurement]) -> Evidence:
-    """The record with a larger of other lower bounds at data points that are not reliable, if any exceeds it there.
+    """The record with a larger of other lower bounds at data points that are not reliable, if any is larger there.
 
-    It must do so by two joint standard errors, or by 3 nats, as the largest of noisy bounds would be too large. Such
-    data points stay unreliable: how far an ELBO is from log p(x) is not known. A bound with a warning is not taken.
+    Bounds are noisy, and the largest of them would be too large. So one counts as larger if it exceeds the estimate by
+    two joint standard errors, or by 3 nats; and, where the two agree within that, if it is more precise, and larger in
+    the mean over these data points. They stay unreliable: how far an ELBO is from log p(x) is not known. A bound with a
+    warning is not taken.
 
     Args:
         found: log p(x), as it was measured.
         bounds: lower bounds of it on the same data points, by name.
     """
     for name, bound in bounds.items():
+        if bound.warning:
+            continue
         more = bound.estimate - found.estimate
         joint = torch.hypot(bound.std_error, found.std_error).nan_to_num(MOST_ERROR).clamp(max=MOST_ERROR)
-        at = ~found.reliable & (more > GAIN * joint) & bound.std_error.isfinite()
-        if at.any() and not bound.warning:
+        known = ~found.reliable & bound.std_error.isfinite()
+        at, agree = known & (more > GAIN * joint), known & (more.abs() <= GAIN * joint)
+        errors = [each.std_error.nan_to_num(math.inf)[agree].square().sum() for each in (bound, found)]
+        if errors[0] < errors[1] and more[agree].sum() > 0:
+            at |= agree
+        if at.any():
             of_it = {"estimate": bound.estimate, "std_error": bound.std_error}
             found = found.with_rows(at, Evidence.of(name, bound.num_particles, of_it, torch.zeros_like(at)))
     return found

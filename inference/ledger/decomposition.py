@@ -60,7 +60,7 @@ def gap(
     what these gain by refining is then unfinished training.
 
     Where log p(x) is not known exactly it is a stochastic lower bound, and so are gap and approximation gap; where it
-    is not `reliable`, and an ELBO measured beside it is larger beyond errors, that is taken. Fits can fail: the refined
+    is not `reliable`, and an ELBO measured beside it is larger, that is taken. Fits can fail: the refined
     ELBOs are lower bounds of what their families could reach, and the lines beyond them upper bounds.
     None of this says how good the model is: compare its evidence with another's, by `ppvae.compare`.
 

@@ -109,7 +109,8 @@ def _more(report: Measured) -> str:
     """What would make log p(x) surer where it is not to be trusted."""
     if NOT_REACHED in report.log_evidence.limits:
         return "More seconds"
-    if not any("ais" in name for name in report.log_evidence.methods):
+    tried = (report.log_evidence.method, *report.log_evidence.methods, *report.log_evidence.candidates)
+    if not any("ais" in name for name in tried):
         return "More particles, or a better proposal,"
     return "AIS with more temperatures"
 

@@ -33,6 +33,18 @@ def test_both_sides_cover_the_exact_evidence():
     assert found.upper.kind == found.lower.kind == "density of 6 numbers"
 
 
+def test_rounding_does_not_put_the_sides_the_wrong_way_round(float64):
+    """With an exact guide all weights are equal: half of the data points were called unreliable, by 1e-15 nats."""
+    torch.manual_seed(0)
+    pair = LinearVAE(num_features=6, num_latents=1, guide="exact")
+    found = ppvae.two_sides(pair, pair.sample(20), AIS(num_temperatures=100), **QUIET)
+    assert found.width.estimate.abs().max() < 1e-9
+    long_enough = (found.r_hat <= 1.05) & (found.ess >= 400)
+    assert long_enough.sum() > 10
+    assert (found.reliable == long_enough).all()
+    assert "simulated data points it is too low" not in found.upper.warning
+
+
 class Modes(ppvae.Pair):
     """A latent on the line with a posterior of two modes, of which the guide knows one."""
 
