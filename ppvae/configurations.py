@@ -10,8 +10,8 @@ from torch import Tensor
 from ppvae.batches import Batch, num_rows
 from ppvae.model_and_guide import ModelAndGuide
 from ppvae.particles import run
+from ppvae.precise_draws import PreciseDraws
 from ppvae.sites import log_prob_terms, log_probability_of_values, sample_sites, wrapped
-from ppvae.unconditioned import PreciseDraws
 from ppvae.weights import sum_terms
 
 MOST = 10_000

@@ -19,9 +19,10 @@ from ppvae.internals import TorchDispatchMode, memory_of, tree_leaves
 from ppvae.layouts import Terms, first_difference
 from ppvae.mode import mode
 from ppvae.model_and_guide import ModelAndGuide
+from ppvae.precise_draws import PreciseDraws
 from ppvae.refusals import ContractError
 from ppvae.sites import is_term, sample_sites, unmasked
-from ppvae.unconditioned import PreciseDraws, draw_jointly, was_observed
+from ppvae.unconditioned import draw_jointly, was_observed
 
 NUM_ROWS = 16
 """How many data points are drawn to find out: enough for a bit that is read to differ from the one that is drawn."""

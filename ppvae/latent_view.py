@@ -23,11 +23,11 @@ from ppvae.coordinates import Coordinates, Standardized, coordinates, location_a
 from ppvae.enumerable import model_runs_enumerated
 from ppvae.pair import Pair
 from ppvae.particles import run
+from ppvae.precise_draws import PreciseDraws
 from ppvae.refusals import ContractError
 from ppvae.sites import log_prob_terms, presence, refuse_other_latents, sample_sites
 from ppvae.supports import at_some_draws, refuse_unlike_support
 from ppvae.tracing import Joint, trace_model, trace_pair
-from ppvae.unconditioned import PreciseDraws
 from ppvae.weights import sum_terms
 
 

@@ -18,6 +18,7 @@ from ppvae.internals import eliminate
 from ppvae.kinds import is_sphere
 from ppvae.model_and_guide import ModelAndGuide
 from ppvae.particles import run
+from ppvae.precise_draws import PreciseDraws
 from ppvae.refusals import family
 from ppvae.sites import is_enumerated, log_prob_terms, sample_sites, wrapped
 from ppvae.threads import exclusive
@@ -148,7 +149,8 @@ def trace_model(
     pair: ModelAndGuide, batch: Batch, latents: Mapping[str, Tensor] = MappingProxyType({}), num_particles: int = 1
 ) -> Joint:
     """Runs the model alone: some latents as given, `[K, B, *event]`, other discrete ones enumerated, the rest drawn."""
-    with EnumMessenger(FIRST_ENUMERATION_DIM), _enumerating(), poutine.condition(data=dict(latents)):
+    given = poutine.condition(data=dict(latents))
+    with PreciseDraws(pair), EnumMessenger(FIRST_ENUMERATION_DIM), _enumerating(), given:
         model_trace = run(pair, "model", batch, num_particles)
     return Joint(Trace(), model_trace, (num_particles, num_rows(batch)))
 

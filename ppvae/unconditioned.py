@@ -7,17 +7,16 @@ from typing import Any, NamedTuple, cast
 import torch
 from pyro import poutine
 from pyro.poutine import Trace
-from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ppvae.batches import Batch, call, map_batch, num_rows, tensors
-from ppvae.conversion import floating_type
 from ppvae.internals import memory_of
 from ppvae.invalid_values import after_last_site, invalid_values_told
 from ppvae.model_and_guide import ModelAndGuide
+from ppvae.precise_draws import PreciseDraws
 from ppvae.sites import deterministic_values, is_term, presence, sample_sites
 
 
@@ -87,24 +86,9 @@ def draw_jointly(
     """
     batch = map_batch(lambda t: t.clone(memory_format=torch.contiguous_format), batch)
     told = invalid_values_told(lambda: after_last_site("model", tracer.trace))
-    with told, poutine.trace() as tracer, PreciseDraws(pair), _Unconditioned(batch, given, renewed) as handler:
+    with told, PreciseDraws(pair), poutine.trace() as tracer, _Unconditioned(batch, given, renewed) as handler:
         call(pair.model, batch)
     return Drawn(tracer.trace, batch, handler.without_place)
-
-
-class PreciseDraws(Messenger):
-    """Draws with the digits of a pair's parameters: a prior of `torch.zeros(8)` has its own, whatever these have."""
-
-    def __init__(self, pair: Any):
-        super().__init__()
-        self._type = floating_type(pair)
-
-    def _pyro_sample(self, msg: Message) -> None:
-        if self._type is None or msg["done"] or msg["value"] is not None or site_is_subsample(msg) or is_term(msg):
-            return
-        value = cast(Any, msg["fn"])(*msg["args"], **msg["kwargs"])
-        fewer = value.is_floating_point() and value.dtype.itemsize < self._type.itemsize
-        msg["value"], msg["done"] = value.to(self._type) if fewer else value, True
 
 
 class _Unconditioned(UnconditionMessenger):

@@ -29,13 +29,14 @@ from ppvae.inference.runtime.measuring import measuring
 from ppvae.internals import memory_of
 from ppvae.pair import Pair
 from ppvae.particles import run
+from ppvae.precise_draws import PreciseDraws
 from ppvae.refusals import ContractError
 from ppvae.rules import Elements, Entries, Instance, OneOf
 from ppvae.sites import data_sites, deterministic_values, is_term, log_prob_terms, nan_where_masked, sample_sites
 from ppvae.supports import refuse_unlike
 from ppvae.threads import undisturbed
 from ppvae.tracing import FIRST_ENUMERATION_DIM, trace_model, trace_pair
-from ppvae.unconditioned import PreciseDraws, draw_jointly
+from ppvae.unconditioned import draw_jointly
 from ppvae.weights import sum_terms
 from ppvae.wording import shown
 
@@ -350,7 +351,7 @@ def completed(pair: Pair, batch: Batch, latents: dict[str, Tensor], num_particle
 
 def _given(pair: Pair, batch: Batch) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], str]:
     """The observed data by site, what the model only reads by its place in the batch, and the data plate's name."""
-    with poutine.trace() as tracer, PreciseDraws(pair):
+    with PreciseDraws(pair), poutine.trace() as tracer:
         call(pair.model, batch)
     sites = data_sites(tracer.trace)
     plate = next(f.name for site in sites.values() for f in site["cond_indep_stack"] if f.dim == -1)
