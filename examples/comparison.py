@@ -163,7 +163,8 @@ def draw(models: Models, table: Table, path: Path) -> None:
     for i, (name, cells) in enumerate(table.cells.items()):
         coverage, density = cells["coverage"], cells["density"]
         point = (coverage.estimate, density.estimate)
-        last.errorbar(*point, density.std_error, coverage.std_error, fmt="osD^vPX"[i % 7], color=f"C{i}", label=name)
+        last.plot(*point, "osD^vPX"[i % 7], color=f"C{i}", label=name)
+        last.errorbar(*point, density.std_error, coverage.std_error, color=f"C{i}", capsize=0)
     last.set(xlabel="coverage", ylabel="density", xlim=(0, 1.05), ylim=0)
     last.legend(fontsize=7)
     figure.savefig(path)

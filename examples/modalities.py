@@ -190,7 +190,9 @@ def draw(found: dict[tuple[str, str], Any], digits: ppvae.datasets.Dataset, path
         errors = pd.DataFrame({name: report.summary()["gap_error"] for name, (_, report, _) in own.items()})
         gaps.plot.bar(ax=row[0], yerr=errors, rot=0, legend=task == tasks[0])
         row[0].set(title=f"{task}: the gap", xlabel="", ylabel="nats")
-        pd.DataFrame({name: shares for name, (_, _, shares) in own.items()}).plot.bar(ax=row[1], rot=0, legend=False)
+        shares = pd.DataFrame({name: shares for name, (_, _, shares) in own.items()})
+        errors = (shares * (1 - shares) / len(digits.labels["test"])) ** 0.5
+        shares.plot.bar(ax=row[1], yerr=errors, rot=0, legend=False)
         row[1].set(title="coherent with what is given", ylabel="share of held-out digits", ylim=(0, 1))
         images = torch.cat([generated(task, pair, digits) for pair, _, _ in own.values()])
         plots.images(row[2], images, digits.shape, columns=NUM_CLASSES)
