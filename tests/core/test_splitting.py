@@ -1,5 +1,7 @@
 """A support that is split by rows says of each value what it says of the row, whatever tensors it holds."""
 
+from typing import ClassVar
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -87,7 +89,7 @@ def test_a_support_that_holds_none_of_its_own_stays_as_it_is():
 class Codes(dist.TorchDistribution):
     """A code of a codebook `[C, D]`, by its logits."""
 
-    arg_constraints = {}
+    arg_constraints: ClassVar = {}
     has_enumerate_support = True
 
     def __init__(self, logits, codes):
