@@ -72,8 +72,8 @@ def _explanation(
         rows = num_rows * num_particles if num_particles and layout == ROWS else num_rows
         if dim == "-1" and int(found) == rows:  # as it should be
             return (
-                f"{role} site '{site}': found plate '{plate}' of size {size}, expected {rows}, the number of rows it is "
-                "run on; size the plate by the batch, as len(x) does"
+                f"{role} site '{site}': found plate '{plate}' of size {size}, expected {rows}, the number of "
+                "rows it is run on; size the plate by the batch, as len(x) does"
             )
         return (
             f"{role} site '{site}': found size {found} at dim {dim} of its batch shape, expected batch shape {shape}; "

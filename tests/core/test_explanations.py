@@ -189,7 +189,7 @@ def test_data_points_at_another_dimension_fail_an_assertion_and_the_remedy_works
         assert data.shape[0] == 7
         with pyro.plate("documents", data.shape[1]):
             z = pyro.sample("z", dist.Normal(torch.zeros(data.shape[1]), 1.0))
-            pyro.sample("x", dist.Normal(z[..., None], 1.0).expand([data.shape[1], 7]).to_event(1), obs=data.mT)
+            pyro.sample("x", dist.Normal(z[..., None].expand(*z.shape, 7), 1.0).to_event(1), obs=data.mT)
 
     def guide(data):
         with pyro.plate("documents", data.shape[1]):
