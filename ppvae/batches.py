@@ -11,6 +11,9 @@ from inspect import signature
 from typing import Any, TypeAlias
 
 import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ppvae.sources import as_tensor, is_array, refuse_special, unpacked
@@ -92,15 +95,35 @@ def made_beside(batch: Batch) -> AbstractContextManager[Any]:
 
 
 def call(function: Callable, batch: Batch) -> Any:
-    """`function(x)`, `function(*batch)` or `function(**batch)`, as the batch's type says; within `made_beside`."""
+    """`function(x)`, `function(*batch)` or `function(**batch)`, as the batch's type says; within `made_beside`.
+
+    A plate of N data points, of which it says that the batch is some, takes all rows of a batch that has more.
+    """
     try:
-        with made_beside(batch):
+        with made_beside(batch), _AllRows(batch):
             if isinstance(batch, dict):
                 return function(**batch)
             return function(*batch) if isinstance(batch, tuple) else function(batch)
     except IndexError as error:
         _note_indices(error, batch)
         raise
+
+
+class _AllRows(Messenger):
+    """Pyro would draw N of the batch's rows, where `pyro.plate("data", N, subsample_size=len(x))` is given more."""
+
+    def __init__(self, batch: Batch):
+        super().__init__()
+        self._batch = batch
+
+    def _pyro_sample(self, msg: Message) -> None:
+        fn: Any = msg["fn"]
+        if (
+            site_is_subsample(msg)
+            and msg["value"] is None
+            and fn.size < (fn.subsample_size or 0) == num_rows(self._batch)
+        ):
+            msg["value"] = torch.arange(fn.subsample_size)
 
 
 def transformed(transform: Transform | None, batch: Batch) -> Any:

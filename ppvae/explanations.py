@@ -67,8 +67,14 @@ def _explanation(
     reached: str | None,
 ) -> str:
     shape = f"[particles, batch] = [{num_particles}, {num_rows}]" if num_particles else f"[batch] = [{num_rows}]"
-    if mismatch := re.search(r"at site (.+) dim (-\d+), (\d+) vs (\d+)", str(error)):
-        site, dim, _, found = mismatch.groups()
+    if mismatch := re.search(r"inside plate\('(.+)'\) at site (.+) dim (-\d+), (\d+) vs (\d+)", str(error)):
+        plate, site, dim, size, found = mismatch.groups()
+        rows = num_rows * num_particles if num_particles and layout == ROWS else num_rows
+        if dim == "-1" and int(found) == rows:  # as it should be
+            return (
+                f"{role} site '{site}': found plate '{plate}' of size {size}, expected {rows}, the number of "
+                "rows it is run on; size the plate by the batch, as len(x) does"
+            )
         return (
             f"{role} site '{site}': found size {found} at dim {dim} of its batch shape, expected batch shape {shape}; "
             "declare event dimensions with `.to_event(n)`, and let networks keep leading dimensions"
@@ -79,9 +85,11 @@ def _explanation(
             "`rows = pyro.plate('data', len(x))`, then `with rows:` each time"
         )
     where = f"after site '{reached}'" if reached else "before its first site"
-    found = f"{role}, {where}: found {type(error).__name__}: {without_tensors(str(error))}"
+    said = str(error) or traceback.extract_tb(error.__traceback__)[-1].line or ""  # a bare assertion's own line
+    found = f"{role}, {where}: found {type(error).__name__}: {without_tensors(said)}"
     if num_particles is None:
-        return f"{found}; expected it to run on a batch of {num_rows} rows as it is; {_remedy(str(error))}"
+        remedy = ASSERTED if isinstance(error, AssertionError) else _remedy(said)
+        return f"{found}; expected it to run on a batch of {num_rows} rows as it is; {remedy}"
     if summed:
         shape = "[values, 1]" if layout == ROWS else "[values, 1, 1]"
         return (
@@ -167,6 +175,12 @@ REMEDIES = {
     ),
 }
 """What to do, by what an error says."""
+
+ASSERTED = (
+    "the data points are the rows, dimension 0 of each tensor, of any number: where they are at another dimension, as "
+    "in [words, documents], pass the data transposed, and let model and guide transpose them back (`data = data.mT`)"
+)
+"""What to do where a function's own assertion fails, as of the data's shape."""
 
 MOST_CATEGORIES = 100
 """Whole numbers from 1 up to this are taken for categories rather than gray levels."""

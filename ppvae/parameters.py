@@ -40,7 +40,9 @@ class OwnParameters(TorchFunctionMode):
         own = list(pair.modules())
         for module in own:
             _refuse_plain(module)
-        unlearned = [used for module in own for used in getattr(module, "unlearned", ())]
+        unlearned = [
+            used for module in own for used in (*getattr(module, "unlearned", ()), *getattr(module, "stand_ins", ()))
+        ]
         self._pair = pair
         self._known: dict[int, Tensor] = {id(p): p for module in [pair, *unlearned] for p in module.parameters()}
 

@@ -8,7 +8,6 @@ Pyro would run it. Slower for large K, and right for any function that treats ea
 from typing import Any, cast
 
 import pyro
-import torch
 from pyro import poutine
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.poutine import Trace
@@ -67,10 +66,7 @@ class _Rows(Messenger):
         self._inside: dict[str, dict[str, Any]] = {}
 
     def _pyro_sample(self, msg: Message) -> None:
-        if site_is_subsample(msg):
-            self._take_all_rows(msg)
-            return
-        if not isinstance(msg["fn"], TorchDistributionMixin):
+        if site_is_subsample(msg) or not isinstance(msg["fn"], TorchDistributionMixin):
             return
         fn, value, own = cast(Any, msg["fn"]), msg["value"], cast(dict[str, Any], msg)
         self._inside[str(msg["name"])] = {key: own[key] for key in ("fn", "mask", "scale", "cond_indep_stack")}
@@ -84,12 +80,6 @@ class _Rows(Messenger):
             msg["scale"] = split(msg["scale"], 0, self._shape)
         msg["fn"] = split_distribution(fn, self._shape)
         msg["cond_indep_stack"] = tuple(self._split_frame(frame) for frame in msg["cond_indep_stack"])
-
-    def _take_all_rows(self, msg: Message) -> None:
-        """A plate of N data points, of which a batch is told to be some, takes more rows than N, as particles make."""
-        fn: Any = msg["fn"]
-        if msg["value"] is None and fn.size < (fn.subsample_size or 0) == self._shape[0] * self._shape[1]:
-            msg["value"] = torch.arange(fn.subsample_size)
 
     def _is_unlike(self, value: Tensor, event_dim: int) -> bool:
         """Whether data have no rows where a site's distribution has them, as images observed as vectors do."""

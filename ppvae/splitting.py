@@ -14,6 +14,8 @@ from ppvae.rebuilding import arguments, further_arguments, with_arguments, with_
 
 Shape = tuple[int, int]
 """`(K, B)`"""
+LIBRARIES = ("torch.distributions.", "pyro.distributions.")
+"""Where torch's and Pyro's own distributions and constraints are."""
 
 
 def split(rows: Tensor, event_dim: int, shape: Shape) -> Tensor:
@@ -59,7 +61,7 @@ def split_distribution(fn: Any, shape: Shape) -> Any:
 
 
 def _split_part(fn: Any, dim: int, shape: Shape) -> Any:
-    if type(fn).__module__.startswith(("torch.distributions.", "pyro.distributions.")):
+    if type(fn).__module__.startswith(LIBRARIES):
         old = {name: getattr(fn, name) for name in arguments(fn)}
         num_dims = {name: len(fn.batch_shape) + _event_dim(fn, name) for name in old}
         known = all(isinstance(value, Tensor) and value.dim() == num_dims[name] for name, value in old.items())
@@ -84,20 +86,35 @@ def _split_shape(batch_shape: torch.Size, dim: int, shape: Shape) -> torch.Size:
 
 
 def split_constraint(constraint: Any, event_dim: int, shape: Shape) -> Any:
-    """A support, such as an interval whose ends differ by row, or what transforms make of it."""
+    """A support, such as an interval whose ends differ by row, or what transforms make of it.
+
+    Values are checked as rows, by the constraint itself: a tensor that it holds need not have the rows' dimension.
+    """
     changed: dict[str, Any] = {}
     for name, value in vars(constraint).items():
         if isinstance(value, constraints.Constraint):
             changed[name] = split_constraint(value, event_dim, shape)
-        elif isinstance(value, Tensor):
+        elif isinstance(value, Tensor) and _may_have_rows(value, event_dim, shape):
             changed[name] = split(value, event_dim, shape)
+        elif isinstance(value, list) and all(isinstance(each, constraints.Constraint) for each in value):
+            changed[name] = [split_constraint(each, event_dim, shape) for each in value]
         elif isinstance(value, tuple) and all(isinstance(each, Transform) for each in value):
             changed[name] = tuple(SplitTransform(each, event_dim, shape) for each in value)
-    if not changed:
+    if not changed and type(constraint).__module__.startswith(LIBRARIES):
         return constraint
+
+    def check(value: Tensor) -> Tensor:
+        rows = merged(value, event_dim, shape)
+        inside = constraint.check(rows)
+        return split(inside, event_dim - rows.dim() + inside.dim(), shape)
+
     result = copy.copy(constraint)
-    vars(result).update(changed)
+    vars(result).update(changed, check=check)
     return result
+
+
+def _may_have_rows(t: Tensor, event_dim: int, shape: Shape) -> bool:
+    return t.dim() > event_dim and t.shape[-event_dim - 1] in (1, shape[0] * shape[1])
 
 
 class SplitTransform(Transform):

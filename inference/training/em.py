@@ -7,7 +7,6 @@ import copy
 import math
 import warnings
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol, runtime_checkable
 
@@ -21,6 +20,7 @@ from ppvae.arguments import Count, Natural, NonNegative, Real, checked
 from ppvae.devices import refuse_without_numbers
 from ppvae.inference.training.data_weights import data_weights
 from ppvae.inference.training.em_data import points_of, warn_of_atoms
+from ppvae.inference.training.em_parameters import whole_or_not_at_all
 from ppvae.progress import progress_bar
 from ppvae.rules import Number, Whole
 from ppvae.sources import is_stream
@@ -136,8 +136,8 @@ def fit_em(
         progress: show a bar.
 
     Raises:
-        ValueError: bad data (the index is named), fewer data points than components, or a bad option. The mixture is
-            then as it was.
+        ValueError: bad data (the index is named), fewer data points than components, a bad option, or a frozen
+            parameter that EM would change. The mixture is then as it was.
         FloatingPointError: the likelihood fell, or is not finite; so too.
 
     Example:
@@ -160,7 +160,7 @@ def fit_em(
     if not update or not set(update) <= set(PARAMETERS):
         raise ValueError(f"update: found {update!r}, expected a list of some of {', '.join(PARAMETERS)}")
     best, best_state, finals = EMResult(), None, []
-    with _whole_or_not_at_all(mixture):
+    with whole_or_not_at_all(mixture):
         for restart in range(restarts):
             _start(mixture, x, init, seed + restart, covariance_floor, own_weights)
             with progress_bar(total=max_iterations, shown=progress, desc=f"EM {restart + 1}/{restarts}") as bar:
@@ -173,17 +173,6 @@ def fit_em(
     best.final_log_likelihoods = finals
     _warn_reseeded(best)
     return best
-
-
-@contextmanager
-def _whole_or_not_at_all(mixture: EMMixture) -> Iterator[None]:
-    """Gives the mixture its parameters back where EM fails."""
-    before = copy.deepcopy(mixture.state_dict())
-    try:
-        yield
-    except Exception:
-        mixture.load_state_dict(before)
-        raise
 
 
 def _climb(
@@ -286,7 +275,7 @@ def fit_streaming_em(
     elif batch_size is not None:
         raise ValueError(f"batch_size: found {batch_size} with an iterable of batches, expected None; it has its own")
     result, moments, first_size = EMResult(), None, 0
-    with _whole_or_not_at_all(mixture):
+    with whole_or_not_at_all(mixture):
         for epoch in range(1, epochs + 1):
             before = len(result.history)
             title = f"streaming EM {epoch}/{epochs}"

@@ -44,6 +44,11 @@ class Ensemble(Pair):
         for name, t in tensors_of(self.run).items():
             t.data = torch.stack([state[name].detach() for state in states])
 
+    @property
+    def stand_ins(self) -> Sequence[Pair]:
+        """The others, which run with the first one's values: an LSTM still lists its own (`flatten_parameters()`)."""
+        return self.others
+
     def model(self, *args: Any, **kwargs: Any) -> Any:
         """That of the first pair, as `guide`."""
         return self.of_one(0, lambda pair: pair.model(*args, **kwargs))

@@ -169,3 +169,35 @@ def test_what_changes_from_call_to_call_is_told_from_chance():
             pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(0.0, 1.0)), 1.0 + 0.1 * len(calls)), obs=x)
 
     assert_says(message_of(drifting, guide), "model site 'x'", "of the same values", "as a counter does")
+
+
+def test_a_plate_of_a_fixed_size_is_said_to_be_of_another():
+    def fixed(x):
+        with pyro.plate("documents", 5):
+            pyro.sample("x", dist.Normal(torch.zeros(len(x)), 1.0), obs=x)
+
+    with pytest.raises(ContractError) as error:
+        Pair.of(fixed, lambda x: None, torch.zeros(6))
+    assert_says(str(error.value), "'x'", "plate 'documents' of size 5", "expected 6", "as len(x) does")
+    assert "to_event" not in str(error.value)
+
+
+def test_data_points_at_another_dimension_fail_an_assertion_and_the_remedy_works():
+    """As Pyro's LDA has its data, [words, documents]."""
+
+    def model(data):
+        assert data.shape[0] == 7
+        with pyro.plate("documents", data.shape[1]):
+            z = pyro.sample("z", dist.Normal(torch.zeros(data.shape[1]), 1.0))
+            pyro.sample("x", dist.Normal(z[..., None].expand(*z.shape, 7), 1.0).to_event(1), obs=data.mT)
+
+    def guide(data):
+        with pyro.plate("documents", data.shape[1]):
+            pyro.sample("z", dist.Normal(data.mean(0), 1.0))
+
+    data = torch.randn(7, 5)
+    with pytest.raises(ContractError) as error:
+        Pair.of(model, guide, data[:6])
+    assert_says(str(error.value), "model", "AssertionError: assert", "dimension 0", "data = data.mT")
+    pair = Pair.of(lambda rows: model(rows.mT), lambda rows: guide(rows.mT), data.mT)
+    assert pair.log_weights(data.mT, num_particles=3).log_w.shape == (3, 5)

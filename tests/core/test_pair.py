@@ -8,7 +8,7 @@ from pyro import poutine
 from support.functions import Functions, normal
 from torch import nn
 
-from ppvae import ContractError, Pair
+from ppvae import ContractError, Pair, elbo
 from ppvae.tracing import draw_latents
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -105,6 +105,29 @@ def test_a_plates_scale_never_enters(how):
     pair.check(x)
     torch.testing.assert_close(pair.log_weights(x, num_particles=3).log_w, normal(x, 0.5, 5**0.5).expand(3, 4))
     assert pair.sample(7).shape == (7,)
+
+
+def test_a_plate_told_that_the_batch_is_some_of_n_takes_all_rows_of_a_larger_one():
+    """Pyro draws N of them: each row has its own number, as in a smaller batch."""
+
+    def model(x):
+        with pyro.plate("data", 24, subsample_size=len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", 24, subsample_size=len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+
+    x = torch.randn(60)
+    for pair in (Pair.of(model, guide, x[:24]), Pair.of(model, guide, x)):
+        exact = normal(x, 0.0, 2**0.5)
+        torch.testing.assert_close(pair.log_weights(x, num_particles=3).log_w, exact.expand(3, 60))
+        torch.testing.assert_close(elbo(pair, x, 3, progress=False).estimate, exact)
+        assert pair.sample(100).shape == (100,)
+        assert pair.sample(x).shape == pair.reconstruct(x).shape == (60,)
+        assert len(pair.encode(x).mean) == 60
+        assert pair.latents(x, num_particles=2)["z"].shape == (2, 60)
 
 
 def test_scale_is_ignored_and_masks_are_not():

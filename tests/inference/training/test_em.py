@@ -359,3 +359,19 @@ def test_binary_data_have_no_density(fit):
     with pytest.warns(UserWarning, match="found 5 features of 7 with two values alone"):
         fit(GaussianMixture(2, 7, "diagonal"), x)
     fit(GaussianMixture(2, 2, "diagonal"), x[:, -2:])
+
+
+@pytest.mark.parametrize("train", [fit_em, functools.partial(fit_streaming_em, batch_size=300)])
+def test_frozen_parameters_are_not_changed(train):
+    x = clusters()
+    mixture = GaussianMixture(4, 3)
+    mixture.means.requires_grad_(False)
+    before = {name: t.clone() for name, t in mixture.state_dict().items()}
+    with pytest.raises(ValueError, match=r"found \['means'\] frozen.*init='current', update=.*requires_grad_\(\)"):
+        train(mixture, x)
+    torch.testing.assert_close(mixture.state_dict(), before, rtol=0, atol=0)
+    fit_em(mixture, x, init="current", update=["weights", "covariances"])
+    assert torch.equal(mixture.means, before["means"])
+    assert not torch.equal(mixture.raw_scale, before["raw_scale"])
+    train(mixture.requires_grad_(), x)
+    assert not torch.equal(mixture.means, before["means"])

@@ -39,3 +39,20 @@ def test_each_run_is_what_it_is_alone(kind):
         other = Recurrent(kind)
         ppvae.fit(other, x, norms, compile=False, **SETTINGS)
         torch.testing.assert_close(pair.state_dict(), other.state_dict(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
+def test_weights_may_be_flattened_in_each_call(kind):
+    """It reads the list that the network keeps of its parameters, which its call alone brings up to date."""
+
+    class Flattening(Recurrent):
+        def guide(self, x):
+            self.path.flatten_parameters()
+            super().guide(x)
+
+    x = torch.randn(70, 4, generator=torch.Generator().manual_seed(0))
+    found, expected = [
+        ppvae.fit_many(lambda pair=pair: pair(kind), x, seeds=2, **SETTINGS).pairs for pair in (Flattening, Recurrent)
+    ]
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=0, atol=0)
