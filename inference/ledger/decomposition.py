@@ -96,6 +96,8 @@ def gap(
     if own is not None:
         sample = training_sample(pair, own, num_rows(batch), transform, seed)
         whole = transform is None and settings.refit_steps > 0  # which is trained on
+        with measuring(pair, batch, seed or 0):
+            pass  # what the pair itself is refused for, which is no fault of `train`
         with naming("train"), measuring(pair, own if whole else sample, seed or 0):
             pass  # all that is refused, before minutes of measuring
     report = _at_rest(pair, batch, settings, seed, progress, structure=True)

@@ -309,3 +309,9 @@ def test_training_data_outside_the_support_are_refused_before_anything_is_measur
     effort = ppvae.Effort("iwae", 20, num_samples=10, ascent=None, refit_steps=refit_steps)
     with pytest.raises(ValueError, match=rf"^train: found row {len(train) - 1} outside the support"):
         ppvae.gap(pair, x[:20], effort, train=train, progress=False)
+
+
+def test_what_the_pair_is_refused_for_is_not_blamed_on_training_data():
+    pair, x = ppvae.models.GAN.mlp(num_features=4, num_latents=2), torch.randn(20, 4)
+    with pytest.raises(ppvae.EvidenceUndefined, match=r"^GAN has no evidence"):
+        ppvae.gap(pair, x, "quick", train=x, progress=False)
