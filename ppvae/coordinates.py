@@ -121,7 +121,9 @@ def coordinates(name: str, fn: Any) -> Coordinates:
     if is_discrete(fn):
         raise ContractError(
             f"site '{name}': found {family(fn)}, which is discrete, expected a continuous latent; leave it out of the "
-            "guide to have it summed out of the model if it has finitely many values, or use method='iwae'"
+            "guide to have it summed out of the model if it has finitely many values, or use what takes "
+            "discrete latents: ppvae.log_evidence(method='iwae'), ppvae.to_arviz(posterior='resampled'), "
+            "ppvae.calibration"
         )
     if is_sphere(fn):
         return Sphere()

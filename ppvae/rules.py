@@ -232,7 +232,8 @@ class Function(Rule):
         try:
             inspect.signature(called).bind(*range(number))
         except TypeError as error:
-            return self.wrong_type(function, f"it cannot be called with {number} arguments ({error})")
+            count = f"{number} argument{'s' * (number != 1)}"
+            return self.wrong_type(function, f"it cannot be called with {count} ({error})")
         except ValueError:  # it is written in C, and Python does not know its arguments
             return None
         return None

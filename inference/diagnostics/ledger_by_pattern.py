@@ -11,7 +11,7 @@ import xarray as xr
 from torch import Tensor
 
 from ppvae.arguments import Seed, checked
-from ppvae.batches import Batch, map_batch, num_rows, rows
+from ppvae.batches import Batch, map_batch, naming, num_rows, rows
 from ppvae.conversion import data_for
 from ppvae.inference.diagnostics.simulated_latents import Simulations
 from ppvae.inference.diagnostics.simulation_based_calibration import LOG_JOINT, calibration
@@ -130,12 +130,20 @@ def gap_by_pattern(
             f"{type(pair).__name__}.modalities: found none, expected the names of the columns of `has`; set them"
         )
     batch = _with_mask(data_for(pair, data), len(names))
-    own = None if train is None else _with_mask(data_for(pair, train), len(names))
-    reports, calibrations = {}, {}
+    own = None
+    if train is not None:
+        with naming("train"):
+            own = _with_mask(data_for(pair, train), len(names))
+    of_patterns = {}
     for pattern in _present_patterns(batch[HAS]) if patterns is None else _chosen(patterns, names):
         name = " + ".join(name for name, there in zip(names, pattern.tolist(), strict=True) if there) or "nothing"
-        few = _rows_of(batch, pattern, name, hide=patterns is not None)
-        few_of_train = None if own is None else _rows_of(own, pattern, name, hide=True)
+        few, few_of_train = _rows_of(batch, pattern, name, hide=patterns is not None), None
+        if own is not None:
+            with naming("train"):
+                few_of_train = _rows_of(own, pattern, name, hide=True)
+        of_patterns[name] = few, few_of_train
+    reports, calibrations = {}, {}
+    for name, (few, few_of_train) in of_patterns.items():
         reports[name] = gap(pair, few, effort, train=few_of_train, seed=seed, progress=progress)
         if num_simulations is not None:
             with _example(pair, few):

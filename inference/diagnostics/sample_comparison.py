@@ -77,7 +77,7 @@ def compare_samples(
     (arXiv:1706.08500); Chong & Forsyth 2020 (arXiv:1911.07023); modes: Metz et al. 2017 (arXiv:1611.02163).
 
     Args:
-        sources: pairs, or samples `[M, *event]` drawn before, by name.
+        sources: pairs, or samples `[M, *event]` drawn before, with M at least N / 2, by name.
         held_out: N data points that no model was trained on.
         train: training data, for memorization, which takes any N of them.
         features: a function of data `[N, *event]`; returns `[N, D]`. By default the data themselves, as vectors. A
@@ -92,8 +92,8 @@ def compare_samples(
         A `Table`: `table["name"]["coverage"].estimate`, and `print(table)`.
 
     Raises:
-        ValueError: samples of another shape than the data, features that are no finite row for each data point, or
-            fewer points in a half than neighbors.
+        ValueError: samples of another shape than the data, or fewer than half as many, features that are no finite row
+            for each data point, or fewer points in a half than neighbors.
 
     Example:
         >>> from ppvae.models import LinearVAE
@@ -162,12 +162,15 @@ def _drawn(name: str, source: Pair | Tensor, num: int, seed: int | None) -> tupl
 
 
 def _refuse_unlike(name: str, x: Tensor, held_out: Tensor) -> None:
-    if x.shape[1:] != held_out.shape[1:] or len(x) < len(held_out) // 2 or not x.isfinite().all():
-        raise ValueError(
-            f"sources: found samples of {name!r} of shape {list(x.shape)}, {int((~x.isfinite()).sum())} numbers of "
-            f"them not finite, expected finite ones, of shape {list(held_out.shape[1:])} each, and half as many or "
-            f"more as the {len(held_out)} held-out ones; give all models data of one form"
-        )
+    if x.shape[1:] != held_out.shape[1:]:
+        found, expected = f"shape {list(x.shape[1:])} each", f"{list(held_out.shape[1:])}, as the held-out data have"
+    elif len(x) < len(held_out) // 2:
+        found, expected = f"{len(x)} rows", f"at least half as many as the {len(held_out)} held-out ones; draw more"
+    elif not x.isfinite().all():
+        found, expected = f"{int((~x.isfinite()).sum())} numbers that are not finite", "finite ones"
+    else:
+        return
+    raise ValueError(f"sources: found samples of {name!r} of {found}, expected {expected}")
 
 
 def _features(features: Callable[[Tensor], Tensor] | None, x: Tensor) -> Tensor:

@@ -388,5 +388,6 @@ def _densities(view: LatentView, pair: Pair, batch: Batch, u: Tensor, at: Tensor
 
 
 def _state(evaluate: Repeated, batch: Batch, *at_and_u: Tensor) -> State:
+    """The state at u, the last of these; of its type, which a prior of more digits would turn the densities from."""
     *at, u = at_and_u
-    return State(u, *evaluate(batch, u, *at))
+    return State(u, *(t.to(u.dtype) for t in evaluate(batch, u, *at)))

@@ -81,7 +81,7 @@ def gap(
 
     Raises:
         EvidenceUndefined: the pair declares that it has no evidence.
-        ValueError: an unknown effort, or data that are not finite or outside the likelihood's support.
+        ValueError: an unknown effort, or data or `train` that are not finite or outside the likelihood's support.
 
     Example:
         >>> from ppvae.models import LinearVAE
@@ -95,8 +95,11 @@ def gap(
     own = None if train is None else named_batch("train", train)
     if own is not None:
         sample = training_sample(pair, own, num_rows(batch), transform, seed)
-        with naming("train"):
-            pair.checked(sample)  # before minutes of measuring
+        whole = transform is None and settings.refit_steps > 0  # which is trained on
+        with measuring(pair, batch, seed or 0):
+            pass  # what the pair itself is refused for, which is no fault of `train`
+        with naming("train"), measuring(pair, own if whole else sample, seed or 0):
+            pass  # all that is refused, before minutes of measuring
     report = _at_rest(pair, batch, settings, seed, progress, structure=True)
     if own is not None:
         with naming("train"):

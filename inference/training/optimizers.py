@@ -114,12 +114,17 @@ AnyOptimizer = str | Callable[..., Optimizer] | ParameterGroups
 """A name, a function of parameters and `lr`, or groups of parameters with rates of their own."""
 
 
-def optimizer_for(given: AnyOptimizer, named: dict[str, nn.Parameter], lr: float) -> Optimizer:
+def optimizer_for(
+    given: AnyOptimizer, named: dict[str, nn.Parameter], lr: float, *, scheduled: bool = False
+) -> Optimizer:
     """The optimizer of these parameters: by name, by groups, or by a function called with the list and `lr=lr`.
+
+    Args:
+        scheduled: whether a schedule is to set its learning rates.
 
     Raises:
         TypeError: the function makes none.
-        ValueError: it refuses these parameters, or a setting.
+        ValueError: it refuses these parameters, or a setting; or it would undo the schedule.
     """
     learned = list(named.values())
     if isinstance(given, ParameterGroups):
@@ -144,14 +149,34 @@ def optimizer_for(given: AnyOptimizer, named: dict[str, nn.Parameter], lr: float
                 f"optimizer: found {type(found).__name__}, which evaluates the bound several times within a step, "
                 "expected one that is given one gradient, as each evaluation would draw other noise; take 'adam'"
             )
+        if isinstance(found, torch.optim.SparseAdam):
+            raise TypeError(
+                "optimizer: found SparseAdam, which takes sparse gradients alone, expected one that takes dense "
+                "ones, as those of embeddings with sparse=True are made dense; take 'adam'"
+            )
         if any("lr" not in group for group in found.param_groups):
             raise TypeError(
                 f"optimizer: found {type(found).__name__}, whose groups of parameters have no rate 'lr', expected one "
                 "with it, as schedules change it; take 'adam', or step yours in a loop of your own: "
                 "value, surrogate = ppvae.ELBO()(pair, batch), then (-surrogate).backward()"
             )
+        if scheduled:
+            refuse_two_schedules(found)
         return found
     return OPTIMIZERS[given](learned, lr=lr, fused=can_be_fused(learned))
+
+
+def refuse_two_schedules(optimizer: Optimizer) -> None:
+    """Refuses a schedule beside an optimizer that lowers its learning rates itself, as one would undo the other.
+
+    Raises:
+        ValueError: its groups have a decay of their own.
+    """
+    if decays := [group["lrd"] for group in optimizer.param_groups if group.get("lrd", 1.0) != 1.0]:
+        raise ValueError(
+            f"schedule: found one beside {type(optimizer).__name__}, whose lrd={shown(decays[0])} multiplies the "
+            "learning rate at each step, expected one of the two; leave out lrd, or the schedule"
+        )
 
 
 def _refuse_pyros(given: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
+from ppvae.inference.training.optimizers import refuse_two_schedules
 from ppvae.rules import Function
 from ppvae.wording import listed, shown
 
@@ -44,9 +45,11 @@ class Scheduler:
 
     Raises:
         TypeError: that makes no scheduler, or needs more arguments.
+        ValueError: the optimizer lowers its rates itself.
     """
 
     def __init__(self, make: Callable[..., Any], optimizer: Optimizer):
+        refuse_two_schedules(optimizer)
         self._make, self._rates = make, copy.deepcopy([group["lr"] for group in optimizer.param_groups])
         before = copy.deepcopy([_others(group) for group in optimizer.param_groups])
         self._start(optimizer)

@@ -133,7 +133,7 @@ class Trainer:
         self._places = buffer_places(pair)
         self.processes.copy_first([*pair.parameters(), *pair.buffers()])
         learned = optimizers.learned_by(pair)
-        self.optimizer = optimizers.optimizer_for(optimizer, learned, lr)
+        self.optimizer = optimizers.optimizer_for(optimizer, learned, lr, scheduled=schedule is not None)
         self.update = Update(self.optimizer, learned, self._buffers(), self.options, self.processes)
         self._base_rates = [group["lr"] for group in self.optimizer.param_groups]
 

@@ -1,4 +1,4 @@
-"""Pairs whose models make their priors of `torch.zeros(2)`, in single precision, and pairs in half precision."""
+"""Pairs whose models make their priors of `torch.zeros(2)`, in another precision than theirs."""
 
 import pyro
 import pyro.distributions as dist
@@ -76,3 +76,31 @@ def test_log_probabilities_of_three_digits_are_refused(dtype, call):
     """A bound of -100 nats would be off by half a nat."""
     with pytest.raises(ppvae.ContractError, match=f"site '.': found log probabilities of {dtype}.*pair.float()"):
         call(VAE.mlp(3, 2, [4]).to(dtype), torch.ones(4, 3))
+
+
+@pytest.mark.parametrize("method", ["auto", "ais", "ais from prior"])
+def test_a_pair_in_single_precision_where_the_default_is_double(float64, pair, x, method, assert_mean):
+    pair, x = pair.float(), x.float()
+    found = ppvae.log_evidence(pair, x, method, seed=0, progress=False)
+    exact = pair.marginal().log_prob(x).detach()
+    assert found.reliable.all()
+    assert ((found.estimate - exact).abs() < 5 * found.std_error + 1e-4).all()
+    pair.check(x)
+    drawn = pair.sample(20_000)
+    assert drawn.dtype == torch.float32
+    assert_mean(drawn[:, :, None] * drawn[:, None, :], pair.marginal().covariance_matrix.detach())
+
+
+def test_draws_in_double_precision_stay_so_where_a_pair_holds_both(float64, pair):
+    """A linear module of double precision, after one of single that comes first."""
+    pair.load.float()
+    pair.decode = nn.Linear(2, 3, bias=False)
+    assert next(pair.parameters()).dtype == torch.float32
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(pair.decode(z), 1.0).to_event(1), obs=x)
+
+    pair.model, pair.example = model, torch.zeros(4, 3)
+    assert pair.sample(3).dtype == torch.float64

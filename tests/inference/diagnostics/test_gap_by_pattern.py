@@ -119,7 +119,7 @@ def test_the_report_is_a_line_in_text_and_a_table_in_a_notebook():
     assert isinstance(report.summary(), pd.DataFrame)
 
 
-def test_what_has_no_patterns_is_refused():
+def test_what_has_no_patterns_is_refused(monkeypatch):
     pair = MultimodalVAE.mlp({"a": 3, "b": 2}, 2, [3])
     x = pair.sample(4)
     with pytest.raises(ValueError, match=r"LinearVAE.modalities: found none, expected the names of the columns"):
@@ -128,3 +128,11 @@ def test_what_has_no_patterns_is_refused():
         ppvae.gap_by_pattern(pair, x, EXACT, patterns=[["a", "c"]])
     with pytest.raises(ValueError, match=r"data: found no row with a \+ b, expected one or more"):
         ppvae.gap_by_pattern(pair, of_pattern(x, [True, False]), EXACT, patterns=[["a", "b"]])
+    alone, patterns = of_pattern(x, [True, False]), [["a"], ["a", "b"]]
+    monkeypatch.setattr(
+        "ppvae.inference.diagnostics.ledger_by_pattern.gap", lambda *args, **kw: pytest.fail("measured")
+    )
+    with pytest.raises(ValueError, match=r"^train: found no row with a \+ b, expected one or more"):
+        ppvae.gap_by_pattern(pair, x, EXACT, patterns=patterns, train=alone)
+    with pytest.raises(ValueError, match=r"^train\[a\]: found nan at index \(0, 0\)"):
+        ppvae.gap_by_pattern(pair, x, EXACT, patterns=patterns, train=x | {"a": x["a"] * torch.nan})

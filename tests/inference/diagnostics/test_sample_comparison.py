@@ -250,7 +250,12 @@ def test_numbers_alone_are_data_points():
 
 def test_refusals():
     x = torch.randn(40, 3)
-    with pytest.raises(ValueError, match=r"of 'a' of shape \[40, 2\].*expected finite ones, of shape \[3\] each"):
-        compare_samples({"a": x[:, :2]}, x)
+    for samples, found in {
+        x[:, :2]: r"shape \[2\] each, expected \[3\], as the held-out data have$",
+        x[:19]: r"19 rows, expected at least half as many as the 40 held-out ones; draw more$",
+        torch.cat([x[:-1], x[-1:] / 0]): r"3 numbers that are not finite, expected finite ones$",
+    }.items():
+        with pytest.raises(ValueError, match=r"^sources: found samples of 'a' of " + found):
+            compare_samples({"a": samples}, x)
     with pytest.raises(ValueError, match=r"nearest: found 20, expected fewer than half of the 40"):
         compare_samples({"a": x}, x, nearest=20)

@@ -297,3 +297,21 @@ def test_training_that_diverges_is_said_to_and_loses_no_other_line():
     assert report.training_gap is None
     assert report.notes["training_gap"].startswith("training failed: found NaN or infinity, first in the log")
     assert report.elbo_refined is not None
+
+
+@pytest.mark.parametrize("refit_steps", [0, 20])
+def test_training_data_outside_the_support_are_refused_before_anything_is_measured(monkeypatch, refit_steps):
+    """All of them where the guide is trained on them, else those that are measured."""
+    monkeypatch.setattr("ppvae.inference.ledger.decomposition.elbo_of", lambda *args: pytest.fail("measured"))
+    pair, x = ppvae.models.VAE.mlp(num_features=4, num_latents=2), torch.bernoulli(torch.full((90, 4), 0.5))
+    train = x if refit_steps else x[:20]
+    train = torch.cat([train[:-1], torch.full((1, 4), 0.5)])
+    effort = ppvae.Effort("iwae", 20, num_samples=10, ascent=None, refit_steps=refit_steps)
+    with pytest.raises(ValueError, match=rf"^train: found row {len(train) - 1} outside the support"):
+        ppvae.gap(pair, x[:20], effort, train=train, progress=False)
+
+
+def test_what_the_pair_is_refused_for_is_not_blamed_on_training_data():
+    pair, x = ppvae.models.GAN.mlp(num_features=4, num_latents=2), torch.randn(20, 4)
+    with pytest.raises(ppvae.EvidenceUndefined, match=r"^GAN has no evidence"):
+        ppvae.gap(pair, x, "quick", train=x, progress=False)

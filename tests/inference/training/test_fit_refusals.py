@@ -121,3 +121,11 @@ def test_a_trainer_has_its_parameters_all_along():
     free(pair)
     trainer.step(X)
     assert trainer.steps == 2
+
+
+def test_a_callback_that_takes_nothing_is_refused_before_training():
+    pair = Shift()
+    before = [p.clone() for p in pair.parameters()]
+    with pytest.raises(TypeError, match=r"callbacks\[1\]: found a function, expected a function of the Fit so far"):
+        quiet(pair, X, epochs=1, callbacks=[print, lambda: None])
+    assert all(torch.equal(p, old) for p, old in zip(pair.parameters(), before, strict=True))

@@ -166,6 +166,23 @@ def test_an_optimizer_without_a_rate_is_refused():
         train(None, optimizer=make)
 
 
+def test_an_optimizer_of_sparse_gradients_is_refused():
+    with pytest.raises(TypeError, match=r"optimizer: found SparseAdam, which takes sparse gradients alone, expected"):
+        train(None, optimizer=torch.optim.SparseAdam)
+
+
+@pytest.mark.parametrize("schedule", [lambda done: 1.0, partial(lr_scheduler.LambdaLR, lr_lambda=lambda epoch: 1.0)])
+def test_a_schedule_does_not_replace_the_optimizers_own(schedule):
+    def clipped(lrd):
+        return partial(pyro.optim.clipped_adam.ClippedAdam, lrd=lrd)
+
+    with pytest.raises(ValueError, match=r"schedule: found one beside ClippedAdam, whose lrd=0.5 multiplies .* step"):
+        train(schedule, optimizer=clipped(0.5))
+    train(schedule, optimizer=clipped(1.0))
+    run = train(None, optimizer=clipped(0.5), epochs=2)
+    assert run.history["learning_rate"].tolist() == [RATE / 2**3, RATE / 2**6]
+
+
 def test_a_scheduler_of_another_optimizer_is_refused():
     own = lr_scheduler.StepLR(SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1), 3)
     with pytest.raises(TypeError, match=r"schedule: found a StepLR, expected a function of the fraction of steps"):
