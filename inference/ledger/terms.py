@@ -220,11 +220,11 @@ def _measured(
             sums[term] = sums.get(term, 0) + torch.stack([~z.isnan(), z, z.square()]).nansum(1)
         draws[ELBO].append(elbo)
         draws[LIKELIHOOD].append(expected)
-    found: dict[str, Tensor] = {}
+    of_elbo = mean_with_tail(torch.cat(draws.pop(ELBO)))
+    found = {ELBO: of_elbo["estimate"], f"{ELBO}/error": of_elbo["std_error"], "khat": of_elbo["khat"]}
     for key, pieces in draws.items():
         of_key = mean_with_error(torch.cat(pieces))
         found |= {key: of_key["estimate"], f"{key}/error": of_key["std_error"]}
-    found["khat"] = mean_with_tail(torch.cat(draws[ELBO]))["khat"]
     for term, (num, total, square) in sums.items():
         mean = total / num
         found |= {f"{term}/z": mean, f"{term}/noise": (square / num - mean.square()) / (num - 1)}

@@ -11,6 +11,7 @@ from torch.distributions import ExponentialFamily, TransformedDistribution, kl_d
 
 from ppvae.arguments import checked
 from ppvae.internals import kl_formula
+from ppvae.kinds import innermost
 from ppvae.refusals import family
 from ppvae.rules import Instance
 from ppvae.sites import without_row_mask
@@ -49,7 +50,7 @@ def kl_divergence(q: AnyDistribution, p: AnyDistribution) -> Tensor:
             raise NotImplementedError(f"{family(fn)} has two values of its base for each of its own")
     if _is_generic(q, p):
         raise NotImplementedError(f"torch's formula for {family(q)} has no gradient for the guide")
-    if isinstance(_base(q), dist.ContinuousBernoulli) and isinstance(_base(p), dist.Uniform):
+    if isinstance(innermost(q), dist.ContinuousBernoulli) and isinstance(innermost(p), dist.Uniform):
         raise NotImplementedError("torch's formula is infinite on the interval from 0 to 1, too")
     return torch_kl_divergence(q, p)
 
@@ -76,12 +77,6 @@ def _folds(fn: Any) -> bool:
             return True
         fn = fn.base_dist
     return False
-
-
-def _base(fn: Any) -> Any:
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return fn
 
 
 def _is_generic(q: Any, p: Any) -> bool:
